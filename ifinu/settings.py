@@ -1,0 +1,243 @@
+"""
+The one reader of the environment.
+
+Every setting is `IFINU_<NAME>`. A secret may come from a file instead: `IFINU_<NAME>_FILE` holds its path. A few names
+that deployments already use are accepted as aliases. An unknown `IFINU_*` name is refused, since a typo that is ignored
+is worse than one that is reported.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ifinu import phone
+from ifinu.errors import ConfigurationError
+
+PREFIX = "IFINU_"
+_RATE = re.compile(r"^(?P<count>\d+(?:\.\d+)?)(?:/(?P<per>[smh]))?$")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+class Pool(enum.StrEnum):
+    """
+    How a worker runs its tasks.
+
+    gevent and eventlet are not among them: without the event loop a worker neither renews leases nor keeps its pace.
+    """
+
+    THREADS = "threads"  # one process, `concurrency` threads; the default
+    PREFORK = "prefork"  # `concurrency` child processes: isolation, at about ten times the memory
+
+
+class LogFormat(enum.StrEnum):
+    """How log lines look."""
+
+    AUTO = "auto"  # console on a terminal, json elsewhere
+    CONSOLE = "console"
+    JSON = "json"
+
+
+def rate_per_s(limit: str) -> float:
+    """
+    Read Celery's way to write a rate.
+
+    Args:
+        limit: `50/s`, `3000/m`, `100/h`, or a bare number per second.
+
+    Returns:
+        Messages per second.
+
+    Raises:
+        ValueError: It is none of these, or zero.
+    """
+    match = _RATE.match(limit.strip())
+    if match is None or float(match["count"]) <= 0:
+        raise ValueError(f"{limit!r} is not a rate; write it as 50/s, 3000/m or 100/h")
+    return float(match["count"]) / _SECONDS[match["per"] or "s"]
+
+
+def _blank_is_unset(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Optional = BeforeValidator(_blank_is_unset)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, each with its default and what it does."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+    )
+
+    redis_url: Annotated[
+        SecretStr,
+        Field(
+            validation_alias=AliasChoices("IFINU_REDIS_URL", "REDIS_ADDR"),
+            description="The queue: `redis://[user:password@]host:port/db` or `rediss://…`. "
+            "`REDIS_ADDR` may be a bare `host:port`.",
+        ),
+    ] = SecretStr("redis://localhost:6379/0")
+    evolution_url: Annotated[
+        str,
+        Field(
+            validation_alias=AliasChoices("IFINU_EVOLUTION_URL", "EVOLUTION_API_URL"),
+            description="Base URL of the Evolution API.",
+        ),
+    ] = "http://localhost:8080"
+    evolution_api_key: Annotated[
+        SecretStr | None,
+        _Optional,
+        Field(
+            validation_alias=AliasChoices("IFINU_EVOLUTION_API_KEY", "EVOLUTION_API_KEY"),
+            description="Key sent as `apikey`. A worker does not start without it.",
+        ),
+    ] = None
+    evolution_instance: Annotated[
+        str, Field(min_length=1, description="WhatsApp instance for messages that name none.")
+    ] = "ifinu"
+    evolution_connect_timeout_s: Annotated[_Seconds, Field(description="Time to open a connection to the gateway.")] = 5.0
+    evolution_read_timeout_s: Annotated[
+        _Seconds,
+        Field(description="Time to wait for the gateway's answer; when it runs out the outcome is unknown, so keep it long."),
+    ] = 75.0
+
+    pool: Annotated[Pool, Field(description="How tasks run: `threads` or `prefork`.")] = Pool.THREADS
+    concurrency: Annotated[int, Field(ge=1, le=1000, description="Sends at the same time in one worker.")] = 10
+    rate_limit: Annotated[
+        str, Field(description="Pace of one worker: `50/s`, `3000/m`, `100/h`. It is met exactly while there is a backlog.")
+    ] = "50/s"
+    rate_burst: Annotated[
+        int,
+        Field(ge=1, le=1000, description="How far above the rate any one-second window may go, to catch up after a stall."),
+    ] = 5
+    max_retries: Annotated[int, Field(ge=0, le=100, description="Tries after the first one, before the DLQ.")] = 3
+    retry_backoff_s: Annotated[
+        _Seconds, Field(description="Longest first wait; it doubles with each retry, with full jitter.")
+    ] = 5.0
+    retry_backoff_max_s: Annotated[_Seconds, Field(description="Longest wait between two tries.")] = 600.0
+    misconfigured_wait_s: Annotated[
+        _Seconds,
+        Field(description="How long a message waits when its instance or the key is wrong; not counted as a try."),
+    ] = 30.0
+    lease_s: Annotated[
+        float,
+        Field(ge=2, le=3600, description="A worker that is not heard of for this long loses the messages it holds."),
+    ] = 15.0
+    result_backend: Annotated[
+        SecretStr | None,
+        _Optional,
+        Field(description="Celery result backend; unset: no results are kept and `AsyncResult.get()` cannot work."),
+    ] = None
+    database_url: Annotated[
+        SecretStr | None, _Optional, Field(description="SQLAlchemy URL of the ledger. Not read yet by this version.")
+    ] = None
+    sandbox_number: Annotated[
+        str | None,
+        _Optional,
+        Field(
+            description="Number that stands in for what a test message lacks (demo, staging, load tests). "
+            "Unset in production: such a message goes to the DLQ."
+        ),
+    ] = None
+    max_message_bytes: Annotated[
+        int, Field(ge=1024, description="A message larger than this goes to the DLQ unread.")
+    ] = 262_144
+    heartbeat_file: Annotated[
+        Path | None,
+        _Optional,
+        Field(description="File touched every 5 s while the worker consumes; for probes. Unset: none is written."),
+    ] = None
+    log_level: Annotated[str, Field(pattern=r"^(?i:debug|info|warning|error)$", description="Least severe line logged.")] = "info"
+    log_format: Annotated[LogFormat, Field(description="`json`, `console`, or `auto`: console on a terminal.")] = LogFormat.AUTO
+
+    _secrets: ClassVar[tuple[str, ...]] = ("redis_url", "evolution_api_key", "database_url", "result_backend")
+
+    @field_validator("redis_url", mode="before")
+    @classmethod
+    def _address_or_url(cls, value: object) -> object:
+        if isinstance(value, str) and value and "://" not in value:
+            value = f"redis://{value}/0"
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not isinstance(text, str) or urlsplit(text).scheme not in ("redis", "rediss"):
+            raise ValueError("must be redis://host:port/db, rediss://host:port/db or host:port")
+        return value
+
+    @field_validator("evolution_url")
+    @classmethod
+    def _http_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be http://host:port or https://host")
+        return value.rstrip("/")
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_a_rate(cls, value: str) -> str:
+        rate_per_s(value)
+        return value
+
+    @field_validator("sandbox_number")
+    @classmethod
+    def _sandbox_is_e164(cls, value: str | None) -> str | None:
+        return value and phone.normalize(value)
+
+    @property
+    def rate_per_s(self) -> float:
+        """Pace of one worker, in messages per second."""
+        return rate_per_s(self.rate_limit)
+
+    @classmethod
+    def names(cls) -> dict[str, tuple[str, ...]]:
+        """Each field and the environment variables that set it, the first one being its own."""
+        out = {}
+        for field, info in cls.model_fields.items():
+            alias = info.validation_alias
+            own = (PREFIX + field.upper(),)
+            out[field] = tuple(str(a) for a in alias.choices) if isinstance(alias, AliasChoices) else own
+        return out
+
+
+def load(**overrides: Any) -> Settings:
+    """
+    Read the environment once.
+
+    Args:
+        overrides: Fields that win over the environment, e.g. from the command line.
+
+    Raises:
+        ConfigurationError: Naming every variable at fault, never its value.
+    """
+    names = Settings.names()
+    problems = []
+    values: dict[str, Any] = {}
+    for field in Settings._secrets:
+        if path := os.environ.get(f"{names[field][0]}_FILE"):
+            try:
+                values[field] = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as exc:
+                problems.append(f"{names[field][0]}_FILE: {path}: {getattr(exc, 'strerror', None) or 'not text'}")
+    known = {name for every in names.values() for name in every}
+    known |= {f"{names[field][0]}_FILE" for field in Settings._secrets}
+    problems += [
+        f"{name}: no such setting; README.md lists them all" for name in sorted(os.environ)
+        if name.startswith(PREFIX) and name not in known
+    ]
+    try:
+        settings = Settings(**{**values, **{k: v for k, v in overrides.items() if v is not None}})
+    except ValidationError as exc:
+        for error in exc.errors(include_input=False, include_url=False):
+            field = str(error["loc"][0]) if error["loc"] else ""
+            problems.append(f"{names.get(field, (field,))[0]}: {error['msg'].removeprefix('Value error, ')}")
+    if problems:
+        raise ConfigurationError("; ".join(problems))
+    return settings
