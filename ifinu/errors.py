@@ -6,7 +6,7 @@ Everything ifinu can raise, named by what the caller may do next.
   - InvalidNotification      it can never be sent as it is: fix `.field`, or dead-letter it
   - BrokerUnavailable        Redis did not answer in time: nothing is known to be lost, try again
   - GatewayError             the Evolution API did not do what was asked: `.status`, `.answer`, `.instance`
-    + SendError              ... and it was a send
+    + SendError              ... and it was a send; `.reason` is one word of `Reason`
       · NotSent              nothing reached WhatsApp: safe to send again
       · Throttled            nothing reached WhatsApp, the number is too fast: `.retry_after_s`
       · MaybeSent            the answer was lost: never send again blindly
@@ -15,6 +15,50 @@ Everything ifinu can raise, named by what the caller may do next.
 """
 
 from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Callable
+from typing import Any
+
+
+class Reason(enum.StrEnum):
+    """Why a send failed, in one stable word: the reason in the DLQ and the label of a metric."""
+
+    # Refused
+    NUMBER_NOT_ON_WHATSAPP = "number_not_on_whatsapp"  # wrong now and then: ask once more later
+    INVALID_REQUEST = "invalid_request"
+    GROUP_NOT_FOUND = "group_not_found"
+    TOO_LARGE = "too_large"
+    REFUSED_BY_META = "refused_by_meta"  # WhatsApp Business channel only
+
+    # Misconfigured
+    UNAUTHORIZED = "unauthorized"
+    INSTANCE_NOT_FOUND = "instance_not_found"
+    ROUTE_NOT_FOUND = "route_not_found"  # the URL is not that of an Evolution API
+    REDIRECTED = "redirected"  # e.g. http:// where the gateway wants https://
+    LICENSE_REQUIRED = "license_required"  # 2.4 before it is activated
+
+    # Throttled
+    RATE_OVERLIMIT = "rate_overlimit"  # WhatsApp's word
+    TOO_MANY_REQUESTS = "too_many_requests"  # a proxy's, or Meta's
+
+    # NotSent
+    UNREACHABLE = "unreachable"
+    CONNECTION_CLOSED = "connection_closed"  # the instance has lost WhatsApp
+    NEVER_CONNECTED = "never_connected"  # the instance has not connected since the gateway started
+    WRONG_SHARD = "wrong_shard"  # another gateway process holds the instance
+    LOOKUP_TIMEOUT = "lookup_timeout"  # WhatsApp did not say in time whether the number exists
+    GATEWAY_ERROR = "gateway_error"  # any other 500
+    UNAVAILABLE = "unavailable"  # a proxy found no gateway behind it
+
+    # MaybeSent
+    TIMEOUT = "timeout"  # no answer in time
+    CONNECTION_LOST = "connection_lost"
+    SEND_TIMEOUT = "send_timeout"  # the gateway itself gave up waiting for WhatsApp
+    SEND_FAILED = "send_failed"  # the gateway failed during the send, or just after it
+    GATEWAY_5XX = "gateway_5xx"  # a proxy lost the gateway: 502, 504 and their like
+    UNEXPECTED_ANSWER = "unexpected_answer"  # success without a message id
 
 
 class IfinuError(Exception):
@@ -30,8 +74,8 @@ class InvalidNotification(IfinuError):  # noqa: N818 - the vocabulary of the des
     A notification that can never be sent as it stands.
 
     Args:
-        field: Name of the field at fault, as the producer spelled it (`phone` in Python, `telefone` on the wire);
-            empty when no single field is.
+        field: Name of the field at fault, as the producer spelled it (`phone` in Python, `telefone` on the
+            wire); empty when no single field is.
         reason: What is wrong with it, without repeating personal data.
     """
 
@@ -69,7 +113,28 @@ class GatewayError(IfinuError):
 
 
 class SendError(GatewayError):
-    """One attempt to send failed; the subclass says what that proves."""
+    """
+    One attempt to send failed; the subclass says what that proves.
+
+    Args:
+        message: As in GatewayError.
+        reason: Why, in one word.
+        instance: As in GatewayError.
+        status: As in GatewayError.
+        answer: As in GatewayError.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: Reason = Reason.UNEXPECTED_ANSWER,
+        instance: str | None = None,
+        status: int | None = None,
+        answer: str = "",
+    ) -> None:
+        super().__init__(message, instance=instance, status=status, answer=answer)
+        self.reason = reason
 
 
 class NotSent(SendError):  # noqa: N818
@@ -84,12 +149,17 @@ class Throttled(SendError):  # noqa: N818
         message: str,
         *,
         retry_after_s: float,
+        reason: Reason = Reason.RATE_OVERLIMIT,
         instance: str | None = None,
         status: int | None = None,
         answer: str = "",
     ) -> None:
-        super().__init__(message, instance=instance, status=status, answer=answer)
+        super().__init__(message, reason=reason, instance=instance, status=status, answer=answer)
         self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[Callable[..., Throttled], tuple[Any, ...], dict[str, Any]]:
+        # Celery's prefork pool pickles what a task raises; an exception is rebuilt from its args alone.
+        return functools.partial(type(self), retry_after_s=self.retry_after_s), self.args, self.__dict__
 
 
 class MaybeSent(SendError):  # noqa: N818

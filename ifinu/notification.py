@@ -8,13 +8,27 @@ The vocabulary: what a notification is, which kinds there are, and the states it
 from __future__ import annotations
 
 import enum
+import re
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ifinu import phone as _phone
+
+if TYPE_CHECKING:
+    from pydantic._internal._repr import ReprArgs  # what `__repr_args__` returns; it has no public name
 
 
 class Kind(enum.StrEnum):
@@ -34,10 +48,39 @@ class Priority(enum.StrEnum):
     LOW = "baixa"
 
 
-_Id = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-_Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
-_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4096)]
-_Url = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2048, pattern=r"^https?://\S+$")]
+MISSING_FOR_KIND = "missing_for_kind"  # type of the error that names, in `ctx["fields"]`, what the text lacks
+
+_CONTROLS = r"\x00-\x1f\x7f-\x9f"
+_UNSENDABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LINE_ENDS = re.compile(r"\r\n?")
+_ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+
+
+def _one_line(value: object) -> object:
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+def _sendable(value: object) -> object:
+    # The gateway sends a text with U+0000, then fails to store it and answers with an error for what it sent.
+    return _UNSENDABLE.sub("", _LINE_ENDS.sub("\n", value)).strip() if isinstance(value, str) else value
+
+
+_Id = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=rf"^[^{_CONTROLS}]+$")
+]
+_Line = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=500, pattern=rf"^[^{_CONTROLS}]+$"),
+    BeforeValidator(_one_line),
+]
+_Pix = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=512, pattern=rf"^[^{_CONTROLS}]+$")
+]
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=4096), BeforeValidator(_sendable)]
+_Url = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=2048, pattern=rf"^[hH][tT][tT][pP][sS]?://[^\s{_CONTROLS}]+$"),
+]
 
 # What the template of each kind cannot do without.
 _NEEDED = {
@@ -52,9 +95,13 @@ class Notification(BaseModel):
     """
     One message to one person about one charge.
 
+    Of a text, control characters are dropped; in every other field they are refused, except that a name or a
+    description may come on several lines, which are joined. Its `repr` ends up in logs, so it masks the phone
+    and leaves the rest out.
+
     Attributes:
-        id: The idempotency key, chosen by the producer, e.g. `inv-42:lembrete`. Two messages with one id are one
-            notification.
+        id: The idempotency key, chosen by the producer, e.g. `inv-42:lembrete`. Two messages with one id are
+            one notification.
         kind: Why it is sent; chooses the template.
         phone: E.164 (`+5577998616740`). Any usual Brazilian spelling is accepted and normalised.
         name: Whom it addresses.
@@ -74,7 +121,7 @@ class Notification(BaseModel):
         pydantic.ValidationError: Naming every field at fault.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     id: _Id
     kind: Kind
@@ -86,7 +133,7 @@ class Notification(BaseModel):
     instance: _Id | None = None
     tenant: _Id | None = None
     payment_link: _Url | None = None
-    pix_code: _Line | None = None
+    pix_code: _Pix | None = None
     attachment: _Url | None = None
     valid_until: AwareDatetime | None = None
     priority: Priority = Priority.NORMAL
@@ -102,9 +149,20 @@ class Notification(BaseModel):
     @field_validator("due_date", mode="before")
     @classmethod
     def _date_is_a_date(cls, value: object) -> object:
-        # A datetime would be cut to its UTC day, which is tomorrow after 21:00 in Brazil; a number would be an epoch.
-        if isinstance(value, datetime) or (value is not None and not isinstance(value, (date, str))):
+        # A datetime would be cut to its UTC day, which is tomorrow after 21:00 in Brazil; '20261201' and any
+        # number would be taken for seconds since 1970.
+        if isinstance(value, datetime) or not isinstance(value, (date, str, type(None))):
             raise ValueError("must be a date, such as '2026-12-01'")
+        if isinstance(value, str) and not _ISO_DATE.fullmatch(value):
+            raise ValueError("must be a date, such as '2026-12-01'")
+        return value
+
+    @field_validator("valid_until", mode="before")
+    @classmethod
+    def _instant_is_written_out(cls, value: object) -> object:
+        # As above: a bare number would be taken for seconds, or milliseconds, since 1970.
+        if not isinstance(value, (datetime, str, type(None))) or (isinstance(value, str) and "-" not in value[:8]):
+            raise ValueError("must be a time with its zone, such as '2026-12-01T18:00:00-03:00'")
         return value
 
     @field_validator("amount", mode="before")
@@ -118,15 +176,14 @@ class Notification(BaseModel):
     @model_validator(mode="after")
     def _has_what_its_text_needs(self) -> Self:
         if self.text is None:
-            for field in _NEEDED[self.kind]:
-                if getattr(self, field) is None:
-                    raise MissingField(field, self.kind)
+            lacking = [field for field in _NEEDED[self.kind] if getattr(self, field) is None]
+            if lacking:
+                raise PydanticCustomError(
+                    MISSING_FOR_KIND,
+                    "{names} required for {kind}",
+                    {"fields": tuple(lacking), "names": ", ".join(lacking), "kind": self.kind.value},
+                )
         return self
 
-
-class MissingField(ValueError):  # noqa: N818 - pydantic carries it in ctx["error"]; wire.py reads `.field`
-    """The template of `kind` needs `field`."""
-
-    def __init__(self, field: str, kind: Kind) -> None:
-        super().__init__(f"{field} is required for {kind.value}")
-        self.field = field
+    def __repr_args__(self) -> ReprArgs:
+        return [("id", self.id), ("kind", self.kind.value), ("phone", _phone.mask(self.phone))]

@@ -1,14 +1,15 @@
 """
 The one reader of the environment.
 
-Every setting is `IFINU_<NAME>`. A secret may come from a file instead: `IFINU_<NAME>_FILE` holds its path. A few names
-that deployments already use are accepted as aliases. An unknown `IFINU_*` name is refused, since a typo that is ignored
-is worse than one that is reported.
+Every setting is `IFINU_<NAME>`; an empty one counts as unset. A secret may come from a file instead, which
+`IFINU_<NAME>_FILE` names. A few names that deployments already use are accepted as aliases. An unknown
+`IFINU_*` is refused, since a typo that is ignored is worse than one that is reported.
 """
 
 from __future__ import annotations
 
 import enum
+import itertools
 import os
 import re
 from pathlib import Path
@@ -22,7 +23,7 @@ from ifinu import phone
 from ifinu.errors import ConfigurationError
 
 PREFIX = "IFINU_"
-_RATE = re.compile(r"^(?P<count>\d+(?:\.\d+)?)(?:/(?P<per>[smh]))?$")
+_RATE = re.compile(r"^(?P<count>\d+(?:\.\d+)?)(?:/(?P<per>[smh]))?$", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -30,7 +31,8 @@ class Pool(enum.StrEnum):
     """
     How a worker runs its tasks.
 
-    gevent and eventlet are not among them: without the event loop a worker neither renews leases nor keeps its pace.
+    gevent and eventlet are not among them: without the event loop a worker neither renews leases nor keeps
+    its pace.
     """
 
     THREADS = "threads"  # one process, `concurrency` threads; the default
@@ -65,7 +67,15 @@ def rate_per_s(limit: str) -> float:
 
 
 def _blank_is_unset(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
+    return value.strip() or None if isinstance(value, str) else value
+
+
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, or half an IPv6 address
+        return False
 
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -76,7 +86,12 @@ class Settings(BaseSettings):
     """Everything that can be set, each with its default and what it does."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     redis_url: Annotated[
@@ -105,20 +120,30 @@ class Settings(BaseSettings):
     evolution_instance: Annotated[
         str, Field(min_length=1, description="WhatsApp instance for messages that name none.")
     ] = "ifinu"
-    evolution_connect_timeout_s: Annotated[_Seconds, Field(description="Time to open a connection to the gateway.")] = 5.0
+    evolution_connect_timeout_s: Annotated[_Seconds, Field(description="Time to open a connection to the gateway.")] = (
+        5.0
+    )
     evolution_read_timeout_s: Annotated[
         _Seconds,
-        Field(description="Time to wait for the gateway's answer; when it runs out the outcome is unknown, so keep it long."),
+        Field(
+            description="Time to wait for the gateway's answer; when it runs out the outcome is unknown, "
+            "so keep it long."
+        ),
     ] = 75.0
 
     pool: Annotated[Pool, Field(description="How tasks run: `threads` or `prefork`.")] = Pool.THREADS
     concurrency: Annotated[int, Field(ge=1, le=1000, description="Sends at the same time in one worker.")] = 10
     rate_limit: Annotated[
-        str, Field(description="Pace of one worker: `50/s`, `3000/m`, `100/h`. It is met exactly while there is a backlog.")
+        str,
+        Field(description="Pace of one worker: `50/s`, `3000/m`, `100/h`. It is met exactly while there is a backlog."),
     ] = "50/s"
     rate_burst: Annotated[
         int,
-        Field(ge=1, le=1000, description="How far above the rate any one-second window may go, to catch up after a stall."),
+        Field(
+            ge=1,
+            le=1000,
+            description="How far above the rate any one-second window may go, to catch up after a stall.",
+        ),
     ] = 5
     max_retries: Annotated[int, Field(ge=0, le=100, description="Tries after the first one, before the DLQ.")] = 3
     retry_backoff_s: Annotated[
@@ -127,19 +152,23 @@ class Settings(BaseSettings):
     retry_backoff_max_s: Annotated[_Seconds, Field(description="Longest wait between two tries.")] = 600.0
     misconfigured_wait_s: Annotated[
         _Seconds,
-        Field(description="How long a message waits when its instance or the key is wrong; not counted as a try."),
+        Field(
+            description="How long a message waits when its instance or the key is wrong; not counted as a try.",
+        ),
     ] = 30.0
     lease_s: Annotated[
         float,
-        Field(ge=2, le=3600, description="A worker that is not heard of for this long loses the messages it holds."),
+        Field(ge=2, le=3600, description="A worker not heard of for this long loses the messages it holds."),
     ] = 15.0
     result_backend: Annotated[
         SecretStr | None,
         _Optional,
-        Field(description="Celery result backend; unset: no results are kept and `AsyncResult.get()` cannot work."),
+        Field(description="Celery result backend. Unset: none is kept, `AsyncResult.get()` cannot work."),
     ] = None
     database_url: Annotated[
-        SecretStr | None, _Optional, Field(description="SQLAlchemy URL of the ledger. Not read yet by this version.")
+        SecretStr | None,
+        _Optional,
+        Field(description="SQLAlchemy URL of the ledger. Not read yet by this version."),
     ] = None
     sandbox_number: Annotated[
         str | None,
@@ -152,31 +181,48 @@ class Settings(BaseSettings):
     max_message_bytes: Annotated[
         int, Field(ge=1024, description="A message larger than this goes to the DLQ unread.")
     ] = 262_144
+    worker_name: Annotated[
+        str | None,
+        _Optional,
+        Field(
+            pattern=r"^[\w.@-]{1,100}$",
+            description="Name of this worker at the gateway (`X-Ifinu-Worker`). Unset: its host name.",
+        ),
+    ] = None
     heartbeat_file: Annotated[
         Path | None,
         _Optional,
-        Field(description="File touched every 5 s while the worker consumes; for probes. Unset: none is written."),
+        Field(description="File touched every 5 s while the worker consumes, for probes. Unset: none."),
     ] = None
-    log_level: Annotated[str, Field(pattern=r"^(?i:debug|info|warning|error)$", description="Least severe line logged.")] = "info"
-    log_format: Annotated[LogFormat, Field(description="`json`, `console`, or `auto`: console on a terminal.")] = LogFormat.AUTO
+    log_level: Annotated[
+        str, Field(pattern=r"^(?i:debug|info|warning|error)$", description="Least severe line logged.")
+    ] = "info"
+    log_format: Annotated[LogFormat, Field(description="`json`, `console`, or `auto`: console on a terminal.")] = (
+        LogFormat.AUTO
+    )
 
     _secrets: ClassVar[tuple[str, ...]] = ("redis_url", "evolution_api_key", "database_url", "result_backend")
 
     @field_validator("redis_url", mode="before")
     @classmethod
     def _address_or_url(cls, value: object) -> object:
-        if isinstance(value, str) and value and "://" not in value:
-            value = f"redis://{value}/0"
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if not isinstance(text, str) or urlsplit(text).scheme not in ("redis", "rediss"):
-            raise ValueError("must be redis://host:port/db, rediss://host:port/db or host:port")
-        return value
+        if not isinstance(text, str):
+            return value
+        text = text.strip()
+        url = text if "://" in text else f"redis://{text}/0"
+        if not _is_url(url, ("redis", "rediss")) or not re.fullmatch(r"/?\d*", urlsplit(url).path):
+            # Named alone, since what a password with a slash or a hash in it breaks would be shown.
+            raise ValueError(
+                "must be redis://host:port/db, rediss://host:port/db or host:port, "
+                "with a password's special characters as %XX"
+            )
+        return url
 
     @field_validator("evolution_url")
     @classmethod
     def _http_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_url(value, ("http", "https")):
             raise ValueError("must be http://host:port or https://host")
         return value.rstrip("/")
 
@@ -218,26 +264,38 @@ def load(**overrides: Any) -> Settings:
         ConfigurationError: Naming every variable at fault, never its value.
     """
     names = Settings.names()
+    overrides = {field: value for field, value in overrides.items() if value is not None}
     problems = []
+    # What set each field, so that an error names what is there to mend.
+    origin = {field: next((name for name in every if os.environ.get(name)), every[0]) for field, every in names.items()}
     values: dict[str, Any] = {}
     for field in Settings._secrets:
-        if path := os.environ.get(f"{names[field][0]}_FILE"):
+        variable = f"{names[field][0]}_FILE"
+        if path := os.environ.get(variable):
+            origin[field] = variable
             try:
                 values[field] = Path(path).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as exc:
-                problems.append(f"{names[field][0]}_FILE: {path}: {getattr(exc, 'strerror', None) or 'not text'}")
-    known = {name for every in names.values() for name in every}
-    known |= {f"{names[field][0]}_FILE" for field in Settings._secrets}
+            except OSError as exc:
+                problems.append(f"{variable}: {path}: {exc.strerror}")
+            except UnicodeDecodeError:
+                problems.append(f"{variable}: {path}: not text")
+            else:
+                if not values[field]:
+                    problems.append(f"{variable}: {path}: is empty")
+    known = {*itertools.chain(*names.values()), *(f"{names[field][0]}_FILE" for field in Settings._secrets)}
     problems += [
-        f"{name}: no such setting; README.md lists them all" for name in sorted(os.environ)
-        if name.startswith(PREFIX) and name not in known
+        f"{name}: no such setting; README.md lists them all"
+        for name in sorted(os.environ)
+        if name.upper().startswith(PREFIX) and name.upper() not in known
     ]
+    origin |= {field: field for field in overrides}
+    by_location = origin | {every[0]: origin[field] for field, every in names.items()}  # pydantic's, by alias
     try:
-        settings = Settings(**{**values, **{k: v for k, v in overrides.items() if v is not None}})
+        settings = Settings(**(values | overrides))
     except ValidationError as exc:
         for error in exc.errors(include_input=False, include_url=False):
             field = str(error["loc"][0]) if error["loc"] else ""
-            problems.append(f"{names.get(field, (field,))[0]}: {error['msg'].removeprefix('Value error, ')}")
+            problems.append(f"{by_location.get(field, field)}: {error['msg'].removeprefix('Value error, ')}")
     if problems:
         raise ConfigurationError("; ".join(problems))
     return settings

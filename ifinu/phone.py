@@ -1,0 +1,183 @@
+"""
+Brazilian phone numbers: any usual spelling in, E.164 out.
+
+A Brazilian number is a two-digit area code (DDD) and a line: 9 digits beginning with 9 for a mobile, 8 digits
+beginning with 2-5 for a landline (WhatsApp Business runs on those too). What may stand around or be missing:
+
+    +55, 0055, 55                 the country code
+    0, (0), 0xx, 0 15             the trunk zero, alone or with the code of a long-distance carrier
+    ...@s.whatsapp.net, ...@c.us  a WhatsApp address, always with the country code
+    8616-7400                     a mobile of before 2016: 8 digits beginning with 6-9 get their ninth digit
+
+55 is both the country and the DDD of Santa Maria (RS). Without a plus the length tells them apart: 10 or 11
+digits are a DDD and a line, 12 or 13 have the country code before them. After a plus or 00 it is the country.
+
+Sources: Anatel, Resolução 749/2022 (numbering plan) and 553/2010 (ninth digit). libphonenumber is the judge
+of area codes and plain spellings in the tests, and no more: it refuses mobiles without their ninth digit and
+WhatsApp addresses, takes 0800 numbers and (11) 99999-9999, reads the `.0` of a spreadsheet as a digit, and
+cannot say what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+COUNTRY = "55"
+
+_LONGEST_SPELLING = 64  # characters; a WhatsApp address has about 32
+_DDD = r"(?:[14689][1-9]|2[12478]|3[1-578]|5[1345]|7[134579])"  # 67 of them
+# A line that is one digit eight times over is what people type to get past a form.
+_NATIONAL = re.compile(rf"{_DDD}(?!9?(\d)\1{{7}}$)(?:9\d{{8}}|[2-9]\d{{7}})")
+_E164 = re.compile(r"\+55(\d\d)(\d)\d{3,4}(\d{4})")
+_SERVICE = re.compile(r"(?:300|303|500|800|900)\d{6,7}|400[34]\d{4}|\d\d400[34]\d{4}")
+# The carriers people wrote. With any two digits, a digit too many would make somebody else's number.
+_CARRIER = "1[24578]|2[135]|31|4[13]"
+_WITH_ZERO = re.compile(rf"^0(?:{_CARRIER})?(?=\d{{10,11}}$)")
+_ANY_CARRIER = re.compile(r"(?<!\d)0\s?xx", re.IGNORECASE)
+_FLOAT = re.compile(r"\+?\d+\.0")  # how a spreadsheet prints a number
+_ADDRESS = re.compile(r"(\d+)(?::\d+)?@(?:s\.whatsapp\.net|c\.us)")
+_SPELLING = re.compile(r"[\s(]*(\+)?([\d\s()./-]*)")
+_NOT_A_DIGIT = re.compile(r"\D+")
+# Ten digits or more with at most three separators between two of them.
+_IN_TEXT = re.compile(r"\+?\(?\d(?:[\s().\-\u2010-\u2015]{0,3}\d){9,}")
+
+_SHAPE = "a Brazilian number has a two-digit area code and 8 or 9 digits"
+
+
+def normalize(raw: str) -> str:
+    """
+    Read a Brazilian number in any usual spelling.
+
+    Returns:
+        E.164: `+55`, the area code, and 8 (landline) or 9 (mobile) digits.
+
+    Raises:
+        ValueError: Saying what is wrong, without the digits.
+    """
+    national = _national(raw)
+    if _SERVICE.fullmatch(national) or not _NATIONAL.fullmatch(national):
+        raise ValueError(_objection(national))
+    if len(national) == 10 and national[2] >= "6":
+        national = f"{national[:2]}9{national[2:]}"
+    return f"+{COUNTRY}{national}"
+
+
+def digits(e164: str) -> str:
+    """What the gateway takes: E.164 without its plus."""
+    return e164.removeprefix("+")
+
+
+def ninth_digit_forms(e164: str) -> tuple[str, ...]:
+    """
+    Name a number as WhatsApp may know it.
+
+    Accounts made before the ninth digit keep the old address, so a look-up must try both. Only lines of 6-9
+    existed then; the old form of any other mobile would be somebody's landline.
+
+    Returns:
+        Bare digits, the current form first; one form for a landline or a newer mobile.
+    """
+    now = digits(e164)
+    ddd, line = now[2:4], now[4:]
+    if len(line) == 9 and line[1] >= "6":
+        return now, f"{COUNTRY}{ddd}{line[1:]}"
+    return (now,)
+
+
+def mask(e164: str) -> str:
+    """Hide who it is: `+55 77 9****-6740`. Anything but a Brazilian E.164 keeps two characters at most."""
+    if match := _E164.fullmatch(e164):
+        ddd, first, last = match.groups()
+        return f"+{COUNTRY} {ddd} {first}{'*' * (len(e164) - 10)}-{last}"
+    return "****" + (e164[-2:] if len(e164) >= 8 else "")
+
+
+def mask_in(text: str) -> str:
+    """Mask whatever may be a phone in a text, such as a gateway's answer; other long figures go with it."""
+    return _IN_TEXT.sub(lambda found: _mask_any(found.group()), text)
+
+
+def _mask_any(spelling: str) -> str:
+    try:
+        return mask(normalize(spelling))
+    except ValueError:
+        return mask(spelling)
+
+
+def _national(raw: str) -> str:
+    """
+    Peel off everything around area code and line.
+
+    Raises:
+        ValueError: It is no phone number at all, or another country's.
+    """
+    text = _plain(raw)
+    if address := _ADDRESS.fullmatch(text):
+        return _without_country(address[1])
+    if "@" in text:
+        raise ValueError("is an e-mail or the address of a group, not a phone number")
+    if _FLOAT.fullmatch(text):
+        text = text.removesuffix(".0")
+    spelling = _SPELLING.fullmatch(_ANY_CARRIER.sub("0", text))
+    if spelling is None:
+        raise ValueError("has characters that no phone number has")
+    plus, rest = spelling.groups()
+    number = _NOT_A_DIGIT.sub("", rest)
+    if plus:
+        number = _without_country(number)
+    elif number.startswith("00"):
+        number = _without_country(number[2:])
+    elif number.startswith(COUNTRY) and len(number) >= 12:
+        number = number[2:]
+    return _WITH_ZERO.sub("", number)
+
+
+def _plain(raw: str) -> str:
+    """Bring every digit, space and dash of Unicode down to ASCII."""
+    if len(raw) > _LONGEST_SPELLING:
+        raise ValueError("is too long to be a phone number")
+    text = raw.strip()
+    if not text.isascii():
+        text = "".join(map(_ascii, unicodedata.normalize("NFKC", text))).strip()
+    if not text:
+        raise ValueError("is empty")
+    if not text.isprintable():
+        raise ValueError("has control characters")
+    return text
+
+
+def _ascii(char: str) -> str:
+    match unicodedata.category(char):
+        case "Nd":
+            return str(unicodedata.decimal(char))
+        case "Pd":
+            return "-"
+        case "Zs":
+            return " "
+        case "Cf":  # direction marks and zero-width spaces, which come along when a contact is copied
+            return ""
+    return "-" if char == "\N{MINUS SIGN}" else char
+
+
+def _without_country(number: str) -> str:
+    if not number.startswith(COUNTRY):
+        raise ValueError("is not a Brazilian number: its country code is not 55")
+    return number[2:]
+
+
+def _objection(national: str) -> str:
+    count = len(national)
+    if _SERVICE.fullmatch(national.removeprefix("0")):
+        return "is a service number (0300, 0800, 4004 and the like), which is not a person's phone"
+    if count in (8, 9):
+        return f"has no area code: it has {count} digits; {_SHAPE}"
+    if count not in (10, 11):
+        return f"has {count} digits; {_SHAPE}"
+    if not re.match(_DDD, national):
+        return "has an area code (DDD) that does not exist"
+    if count == 11 and national[2] != "9":
+        return "has 9 digits after the area code but does not begin with 9, as every mobile does"
+    if national[2] < "2":
+        return "begins with 0 or 1 after the area code, as no line in Brazil does"
+    return "is the same digit eight times, which is nobody's number"

@@ -1,0 +1,389 @@
+"""
+The Portuguese edge: JSON <-> `Notification`.
+
+What producers in other languages push is flat. Only `id`, `tipo_notificacao`, `telefone` and what the text of
+that kind needs must be there; null and "" count as absent, and unknown keys are ignored:
+
+    {"id": "inv-42:lembrete", "tipo_notificacao": "lembrete|vencimento|atraso|pagamento",
+     "telefone": "(77) 99861-6740", "nome": …, "valor": 1234.5 | "1234.50" | "R$ 1.234,50",
+     "vencimento": "2026-12-01" | "01/12/2026" | "2026-12-01T18:00:00-03:00", "descricao": …, "texto": …,
+     "link_pagamento": …, "pix_copia_cola": …, "anexo": …, "instancia": …, "usuario_id": …,
+     "valido_ate": "2026-12-01T18:00:00-03:00" | "2026-12-01", "prioridade": "urgente|normal|baixa"}
+
+or nested, where what stands at the top wins over what stands below:
+
+    {"id": …, "tipo_notificacao": …, "usuario_id": …, "cobranca": {"valor": …, "descricao": …,
+     "vencimento" | "data_vencimento": …, "link_pagamento": …, "pix_copia_cola": …,
+     "cliente": {"nome": …, "telefone": …}}}
+
+`cobranca.id` is not read: a charge has several notifications, and each needs an id of its own.
+
+Times without a zone are those of São Paulo. Midnight UTC on the dot is how Go and JavaScript print a bare
+date, so `2026-12-01T00:00:00Z` is due that day and not on the evening before; Go's zero time is absent.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, NoReturn
+from zoneinfo import ZoneInfo
+
+from pydantic import ValidationError
+
+from ifinu import phone
+from ifinu.errors import InvalidNotification
+from ifinu.notification import MISSING_FOR_KIND, Kind, Notification, Priority
+
+_ZONE = "America/Sao_Paulo"
+_DEEPEST = 32  # levels; a notification has three
+_LONGEST_ECHO = 40  # characters of a misspelt kind that an error repeats
+_GO_ZERO_TIME = "0001-01-01T00:00:00Z"
+
+# Wire name -> field, in the order in which problems are told: the most useful one first.
+_TOP = {
+    "id": "id",
+    "tipo_notificacao": "kind",
+    "telefone": "phone",
+    "nome": "name",
+    "valor": "amount",
+    "vencimento": "due_date",
+    "descricao": "description",
+    "texto": "text",
+    "link_pagamento": "payment_link",
+    "pix_copia_cola": "pix_code",
+    "anexo": "attachment",
+    "valido_ate": "valid_until",
+    "prioridade": "priority",
+    "instancia": "instance",
+    "usuario_id": "tenant",
+}
+_CHARGE = {
+    "valor": "amount",
+    "data_vencimento": "due_date",
+    "vencimento": "due_date",
+    "descricao": "description",
+    "link_pagamento": "payment_link",
+    "pix_copia_cola": "pix_code",
+}
+_CUSTOMER = {"nome": "name", "telefone": "phone"}
+_WIRE = {field: wire for wire, field in _TOP.items()}
+_CHOICES: dict[str, type[Kind] | type[Priority]] = {"kind": Kind, "priority": Priority}
+
+_PLAIN_AMOUNT = re.compile(r"\d+(?:\.\d{1,2})?", re.ASCII)
+_BRAZILIAN_AMOUNT = re.compile(r"(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d{1,2})", re.ASCII)
+_CURRENCY = re.compile(r"^R\$\s*")
+_ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_BRAZILIAN_DATE = re.compile(r"(\d\d)/(\d\d)/(\d{4})", re.ASCII)
+_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*", re.ASCII)
+
+
+def parse(raw: bytes | str) -> dict[str, object]:
+    """
+    Read one JSON object, strictly.
+
+    Raises:
+        InvalidNotification: It is not UTF-8, not JSON, not an object, has a key twice, a number that is none
+            (NaN, Infinity, 1e999), or nests too deeply.
+    """
+    try:
+        text = raw.decode() if isinstance(raw, bytes) else raw
+        body = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite_float)
+    except UnicodeDecodeError as exc:
+        raise InvalidNotification("", f"is not UTF-8, at byte {exc.start}") from exc
+    except json.JSONDecodeError as exc:
+        raise InvalidNotification("", f"is not JSON: {exc.msg} at character {exc.pos}") from exc
+    except ValueError as exc:  # ours, below, or Python's refusal of an integer of thousands of digits
+        raise InvalidNotification("", f"is not JSON to go by: {exc}") from exc
+    except RecursionError as exc:
+        raise InvalidNotification("", f"nests deeper than {_DEEPEST} levels") from exc
+    if not isinstance(body, dict):
+        raise InvalidNotification("", f"must be a JSON object, not {_json_type(body)}")
+    _refuse_depth(body)
+    return body
+
+
+def decode(body: Mapping[str, object], *, sandbox_number: str | None = None, today: date | None = None) -> Notification:
+    """
+    Read either wire form.
+
+    Args:
+        body: A JSON object as `parse` returns it.
+        sandbox_number: Stands in for a missing `telefone`, and sample data for whatever else the text lacks.
+            None (production): what is missing is an error.
+        today: The day in Brazil that sample due dates count from; None reads the clock.
+
+    Raises:
+        InvalidNotification: Naming the wire field, without repeating what stood in it. When several are
+            wrong, `.field` is the first and `.reason` appends the others.
+    """
+    values: dict[str, object] = {}
+    problems: dict[str, str] = {}
+    if body.get("cobranca") is not None:
+        _take_charge(body["cobranca"], values, problems)
+    _take(body, _TOP, values, problems)
+    if sandbox_number is not None:
+        _fill_in(values, problems, sandbox_number, today)
+    try:
+        notification = Notification.model_validate(values)
+    except ValidationError as exc:
+        for field, reason in _reasons(exc, values):
+            problems.setdefault(_WIRE[field], reason)
+    if problems:
+        raise _invalid(problems, _TOP)
+    return notification
+
+
+def from_fields(fields: Mapping[str, object]) -> Notification:
+    """
+    Build a notification from Python's field names, such as `kind` and `phone`.
+
+    Raises:
+        InvalidNotification: Naming the field, without repeating what stood in it.
+    """
+    try:
+        return Notification.model_validate(dict(fields))
+    except ValidationError as exc:
+        raise _invalid(dict(_reasons(exc, fields)), _WIRE) from exc
+
+
+def encode(notification: Notification) -> dict[str, str]:
+    """
+    Write the flat wire form, ready for JSON; `decode` gives the same notification back.
+
+    Absent fields and the normal priority are left out.
+    """
+    body = {}
+    for wire, field in _TOP.items():
+        value = getattr(notification, field)
+        if value is not None and value is not Priority.NORMAL:
+            body[wire] = _written(value)
+    return body
+
+
+def _written(value: object) -> str:
+    match value:
+        case Decimal():
+            return f"{value:.2f}"
+        case date():  # a datetime is one too
+            return value.isoformat()
+        case _:
+            return str(value)
+
+
+def _take_charge(charge: object, values: dict[str, object], problems: dict[str, str]) -> None:
+    if not isinstance(charge, Mapping):
+        problems["cobranca"] = f"must be an object, not {_json_type(charge)}"
+        return
+    _take(charge, _CHARGE, values, problems)
+    customer = charge.get("cliente")
+    if isinstance(customer, Mapping):
+        _take(customer, _CUSTOMER, values, problems)
+    elif customer is not None:
+        problems["cliente"] = f"must be an object, not {_json_type(customer)}"
+
+
+def _take(
+    body: Mapping[str, object], names: Mapping[str, str], values: dict[str, object], problems: dict[str, str]
+) -> None:
+    for wire, raw in body.items():
+        field = names.get(wire)
+        if field is None or raw is None or raw == _GO_ZERO_TIME:
+            continue
+        if isinstance(raw, str):
+            raw = raw.strip()
+            if not raw:
+                continue
+        try:
+            values[field] = _READERS.get(field, _string)(raw)
+            problems.pop(_WIRE[field], None)  # a nested one that this overrides
+        except ValueError as exc:
+            problems[_WIRE[field]] = str(exc)
+
+
+def _string(raw: object) -> str:
+    if not isinstance(raw, str):
+        raise ValueError(f"must be a string, not {_json_type(raw)}")
+    return raw
+
+
+def _identifier(raw: object) -> str:
+    # A database's own integer is as good a key as its decimal form.
+    return str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else _string(raw)
+
+
+def _amount(raw: object) -> Decimal:
+    if isinstance(raw, float | int) and not isinstance(raw, bool):
+        return Decimal(repr(raw))
+    if isinstance(raw, Decimal):
+        return raw
+    if not isinstance(raw, str):
+        raise ValueError(f"must be a number or a string, not {_json_type(raw)}")
+    text = _CURRENCY.sub("", raw)
+    if _PLAIN_AMOUNT.fullmatch(text):
+        return Decimal(text)
+    if _BRAZILIAN_AMOUNT.fullmatch(text):
+        return Decimal(text.replace(".", "").replace(",", "."))
+    raise ValueError("is not an amount; write 1234.50 or '1.234,50'")
+
+
+def _due_date(raw: object) -> date:
+    at = _date_or_time(raw)
+    if not isinstance(at, datetime):
+        return at
+    if at.tzinfo is None or (at.utcoffset() == timedelta(0) and at.time() == time.min):
+        return at.date()
+    try:
+        return at.astimezone(ZoneInfo(_ZONE)).date()
+    except OverflowError as exc:
+        raise ValueError("is out of the calendar") from exc
+
+
+def _valid_until(raw: object) -> datetime:
+    at = _date_or_time(raw)
+    if not isinstance(at, datetime):  # the whole day
+        return datetime.combine(at, time.max, ZoneInfo(_ZONE))
+    return at if at.tzinfo else at.replace(tzinfo=ZoneInfo(_ZONE))
+
+
+def _date_or_time(raw: object) -> date | datetime:
+    if isinstance(raw, date):
+        return raw
+    text = _string(raw)
+    try:
+        if _ISO_DATE.fullmatch(text):
+            return date.fromisoformat(text)
+        if _ISO_TIME.fullmatch(text):
+            return datetime.fromisoformat(text)
+        if match := _BRAZILIAN_DATE.fullmatch(text):
+            day, month, year = map(int, match.groups())
+            return date(year, month, day)
+    except ValueError as exc:
+        raise ValueError("is not in the calendar") from exc
+    raise ValueError("is not a date; write 2026-12-01, 01/12/2026 or 2026-12-01T18:00:00-03:00")
+
+
+_READERS: dict[str, Callable[[object], object]] = {
+    "id": _identifier,
+    "tenant": _identifier,
+    "amount": _amount,
+    "due_date": _due_date,
+    "valid_until": _valid_until,
+}
+
+# Days from today to the due date of a sample charge.
+_SAMPLE_DUE = {Kind.REMINDER: 3, Kind.DUE: 0, Kind.OVERDUE: -2, Kind.PAID: 0}
+
+
+def _fill_in(values: dict[str, object], problems: Mapping[str, str], sandbox_number: str, today: date | None) -> None:
+    due_in = {kind.value: days for kind, days in _SAMPLE_DUE.items()}.get(str(values.get("kind")), 0)
+    today = today or datetime.now(ZoneInfo(_ZONE)).date()
+    sample = {
+        "phone": sandbox_number,
+        "name": "Cliente de Teste",
+        "amount": Decimal("100.00"),
+        "due_date": today + timedelta(days=due_in),
+        "description": "Cobrança de teste",
+    }
+    for field, value in sample.items():
+        if _WIRE[field] not in problems:
+            values.setdefault(field, value)
+
+
+def _reasons(error: ValidationError, values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Say what pydantic found, field by field, in words that repeat no value but a misspelt kind."""
+    for detail in error.errors(include_url=False, include_input=False):
+        if detail["type"] == MISSING_FOR_KIND:
+            for lacking in detail["ctx"]["fields"]:
+                yield lacking, f"is required for {detail['ctx']['kind']}"
+        else:
+            field = str(detail["loc"][0])
+            yield _short(field), _reason(detail["type"], detail["msg"], field, values.get(field))
+
+
+def _reason(kind: str, message: str, field: str, value: object) -> str:
+    match kind:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            close = difflib.get_close_matches(field, Notification.model_fields, n=1)
+            return "unknown field" + (f"; did you mean {close[0]}?" if close else "")
+        case "enum":
+            allowed = ", ".join(_CHOICES[field])
+            return f"{_echo(value)} is not one of {allowed}"
+        case "string_pattern_mismatch" if field in ("payment_link", "attachment"):
+            return "is not an http or https address"
+        case "string_pattern_mismatch":
+            return "has control characters"
+        case "string_unicode":
+            return "has half of a surrogate pair, which is no character"
+        case "string_too_short":
+            return "is empty"
+        case "value_error":
+            return message.removeprefix("Value error, ")
+    return re.sub(r"^\w+(?: input)? should ", "must ", message)
+
+
+def _echo(value: object) -> str:
+    return repr(_short(value)) if isinstance(value, str) else _json_type(value)
+
+
+def _short(text: str) -> str:
+    return phone.mask_in(text)[:_LONGEST_ECHO]
+
+
+def _invalid(problems: Mapping[str, str], order: Iterable[str]) -> InvalidNotification:
+    # Names outside the order come first: an unknown or malformed key is why the others are missing.
+    rank = {name: place for place, name in enumerate(order)}
+    (field, reason), *others = sorted(problems.items(), key=lambda item: rank.get(item[0], -1))
+    return InvalidNotification(field, "; ".join([reason, *(f"{name}: {why}" for name, why in others)]))
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    body = dict(pairs)
+    if len(body) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return body
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is out of range")
+    return number
+
+
+def _refuse_depth(body: dict[str, object]) -> None:
+    level: list[Any] = [body]
+    for _ in range(_DEEPEST):
+        inner = (value for each in level for value in (each.values() if isinstance(each, dict) else each))
+        level = [value for value in inner if isinstance(value, dict | list)]
+        if not level:
+            return
+    raise InvalidNotification("", f"nests deeper than {_DEEPEST} levels")
+
+
+def _json_type(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case str():
+            return "a string"
+        case int() | float():
+            return "a number"
+        case Mapping():
+            return "an object"
+        case list() | tuple():
+            return "a list"
+    return "something else"
