@@ -1,0 +1,42 @@
+"""What a simulator is started with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatorConfig:
+    """
+    How to start a simulator.
+
+    Args:
+        api_key: The global key; clients send it as `apikey`.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        instances: Names of the instances that exist and are connected from the start.
+        boot_ms: Time during which those instances are `close` after a start; 0 for none.
+        pairing_ms: Time from a QR code until the phone has paired and the state is `open`.
+        ledger_file: JSON Lines file to which every real send is appended.
+        webhook_url: Receiver of every event of every instance (the gateway's global webhook).
+        webhook_retry_s: First wait before a failed webhook is tried again; it doubles up to 300 s.
+        keep_alive_s: Idle connections are closed after this time.
+        script: Faults in force from the start, as `Faults.apply` reads them.
+        seed: Of every draw; None draws one.
+    """
+
+    api_key: str = field(repr=False)
+    host: str = "127.0.0.1"
+    port: int = 0
+    instances: tuple[str, ...] = ("ifinu",)
+    boot_ms: float = 0.0
+    pairing_ms: float = 1000.0
+    ledger_file: Path | None = None
+    webhook_url: str | None = None
+    webhook_retry_s: float = 5.0
+    keep_alive_s: float = 5.0
+    script: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None

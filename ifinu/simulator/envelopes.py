@@ -1,0 +1,81 @@
+"""
+The shapes in which the Evolution API answers.
+
+1. `error(...)`     {"status", "error", "response": {"message": M}}
+                    where M is a string, ["text"], [["a", "b"]] or [{…}]
+2. `raw_error(...)` {"status", "error", "message": […]}, only from `chat/whatsappNumbers`
+3. `hidden_error()` HTTP 200 with {"error": true, …}, from `instance/connect` and `instance/restart`
+"""
+
+from __future__ import annotations
+
+import http
+import json
+from typing import Any, NamedTuple
+
+JSON = "application/json; charset=utf-8"
+HTML = "text/html; charset=utf-8"
+
+
+class Reply(NamedTuple):
+    """One answer, or `RESET`."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+
+
+# Not an answer: the connection is reset (RST), as when a pod is killed or a proxy gives up.
+RESET = Reply(0, b"")
+
+
+def encode(value: object) -> bytes:
+    """`value` as `JSON.stringify` writes it: no spaces, text as UTF-8."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def answer(status: int, value: object) -> Reply:
+    """Any JSON answer."""
+    return Reply(status, encode(value))
+
+
+def error(status: int, message: Any, phrase: str | None = None) -> Reply:
+    """
+    Envelope 1.
+
+    Args:
+        status: HTTP status.
+        message: One of the four forms in the module's docstring.
+        phrase: `error` field when it is not the reason phrase of `status`.
+    """
+    phrase = phrase or http.HTTPStatus(status).phrase
+    return answer(status, {"status": status, "error": phrase, "response": {"message": message}})
+
+
+def raw_error(message: Any) -> Reply:
+    """Envelope 2."""
+    return answer(400, {"status": 400, "error": "Bad Request", "message": message})
+
+
+def boom(status: int, phrase: str, message: str) -> Reply:
+    """Envelope 2 when Baileys raised: its Boom object, whose own status is not the HTTP one."""
+    payload = {"statusCode": status, "error": phrase, "message": message}
+    output = {"statusCode": status, "payload": payload, "headers": {}}
+    return answer(400, {"data": None, "isBoom": True, "isServer": False, "output": output})
+
+
+def hidden_error() -> Reply:
+    """Envelope 3."""
+    return answer(200, {"error": True, "message": "[object Object]"})
+
+
+def unreadable(property_name: str) -> Reply:
+    """What Node says when this process does not hold the instance (the wrong shard)."""
+    return error(500, f"Cannot read properties of undefined (reading '{property_name}')")
+
+
+def proxy_page(status: int) -> Reply:
+    """What a proxy in front of the gateway answers by itself."""
+    title = f"{status} {http.HTTPStatus(status).phrase}"
+    page = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>"
+    return Reply(status, page.encode(), HTML)

@@ -1,0 +1,138 @@
+"""
+What an instance tells its webhooks.
+
+`send.message`, `messages.update`, `messages.upsert`, `connection.update`, each to the instance's own webhook
+and to the global one. With no webhook at all nothing here costs more than two look-ups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import time
+from typing import TYPE_CHECKING, Any
+
+from ifinu.simulator import receipts
+from ifinu.simulator.faults import Outcome
+from ifinu.simulator.state import Instance, Message
+
+if TYPE_CHECKING:
+    from ifinu.simulator.world import World
+
+# The stock image runs in America/Sao_Paulo and writes its wall time with a `Z` that is not true.
+_IMAGE_ZONE = datetime.timezone(datetime.timedelta(hours=-3))
+_STOP = "SAIR"
+
+
+class Events:
+    """The webhook side of a world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def sent(self, instance: Instance, message: Message, body: dict[str, Any]) -> None:
+        """A message was stored: announce it, and its receipts when they happen."""
+        stops = message.outcome == Outcome.ANSWERS_STOP
+        if not self._heard(instance) and not stops:
+            return
+        self._emit(instance, "send.message", body)
+        loop = asyncio.get_running_loop()
+        last_ms = 0.0
+        for after_ms, status in receipts.timeline(message.outcome, self._world.faults):
+            loop.call_later(after_ms / 1000, self._receipt, instance, message, status)
+            last_ms = max(last_ms, after_ms)
+        if stops:
+            loop.call_later(last_ms / 1000, self._stop, instance, message)
+
+    def inbound(
+        self, instance: Instance, jid: str, text: str, *, quoted: str | None, name: str, variant: str
+    ) -> Message:
+        """
+        A person writes.
+
+        Args:
+            instance: Whose phone it reaches.
+            jid: The person.
+            text: What is written.
+            quoted: `key.id` of the message that is answered.
+            name: The person's own name.
+            variant: `plain`, `lid` (a LID and the phone beside it) or `lid_alone`.
+        """
+        message = self._world.messages.insert(
+            self._world.new_key_id(), instance.name, jid, text, from_me=False, push_name=name
+        )
+        key: dict[str, Any] = {"remoteJid": jid, "fromMe": False, "id": message.key_id}
+        if variant != "plain":
+            key["remoteJid"] = receipts.lid(jid)
+            key["addressingMode"] = "lid"
+        if variant == "lid":
+            key["remoteJidAlt"] = jid
+        data: dict[str, Any] = {
+            "key": key,
+            "pushName": name,
+            "status": "DELIVERY_ACK",
+            "message": message.message,
+            "messageType": message.type,
+            "messageTimestamp": message.at,
+            "instanceId": instance.id,
+            "source": "ios",
+        }
+        if quoted:
+            original = self._world.messages.find(quoted)
+            data["contextInfo"] = {
+                "stanzaId": quoted,
+                "participant": instance.owner_jid,
+                "quotedMessage": original.message if original else {},
+            }
+        self._emit(instance, "messages.upsert", data)
+        return message
+
+    def connection(self, instance: Instance) -> None:
+        """The state changed."""
+        data: dict[str, Any] = {"instance": instance.name, "state": instance.state, "statusReason": 200}
+        if instance.state == "open":
+            data |= {"wuid": instance.owner_jid, "profileName": instance.name, "profilePictureUrl": None}
+        self._emit(instance, "connection.update", data)
+
+    def _receipt(self, instance: Instance, message: Message, status: str) -> None:
+        data = {
+            "keyId": message.key_id,
+            "remoteJid": receipts.jid_in_receipts(message),
+            "fromMe": True,
+            "participant": None,
+            "status": status,
+            "instanceId": instance.id,
+            "messageId": message.row_id,
+        }
+        self._emit(instance, "messages.update", data)
+
+    def _stop(self, instance: Instance, message: Message) -> None:
+        self.inbound(instance, message.jid, _STOP, quoted=message.key_id, name="Maria", variant="plain")
+
+    def _heard(self, instance: Instance) -> bool:
+        return bool(self._world.config.webhook_url or (instance.webhook and instance.webhook.enabled))
+
+    def _emit(self, instance: Instance, event: str, data: object) -> None:
+        envelope = {
+            "event": event,
+            "instance": instance.name,
+            "data": data,
+            "destination": "",
+            "date_time": _false_z(),
+            "sender": instance.owner_jid,
+            "server_url": self._world.url,
+            "apikey": instance.token,
+        }
+        if envelope["sender"] is None:
+            del envelope["sender"]
+        hook = instance.webhook
+        if hook and hook.enabled and (not hook.events or event.upper().replace(".", "_") in hook.events):
+            url = f"{hook.url.rstrip('/')}/{event.replace('.', '-')}" if hook.by_events else hook.url
+            self._world.couriers.post(url, {**envelope, "destination": hook.url}, hook.headers or {})
+        if everybody := self._world.config.webhook_url:
+            self._world.couriers.post(everybody, {**envelope, "destination": everybody}, {})
+
+
+def _false_z() -> str:
+    now = datetime.datetime.fromtimestamp(time.time(), _IMAGE_ZONE)
+    return now.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

@@ -1,0 +1,318 @@
+"""
+The script of what goes wrong.
+
+What decides a send, first match wins:
+
+1. `next`       a queue of outcomes for whatever send comes next
+2. `instances`  an outcome for every send of one instance
+3. `endings`    by the last digits of the number asked; the longest wins, a whole number is an ending too
+4. `rates`      a probability for each outcome
+5. `ok`
+
+An ending's outcomes are taken in order, for each number by itself; the last one repeats.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ifinu.errors import ConfigurationError
+
+_E = TypeVar("_E", bound=enum.StrEnum)
+
+
+class Outcome(enum.StrEnum):
+    """How one send ends. "Sent" means that WhatsApp has it, whatever the answer says."""
+
+    OK = "ok"  # 201, sent, receipts follow
+    NOT_ON_WHATSAPP = "not_on_whatsapp"  # 400 exists:false, not sent
+    CONNECTION_CLOSED = "connection_closed"  # not sent; 500 for an unknown number, 400 for a cached one
+    LOOKUP_CLOSED = "lookup_closed"  # 500 Connection Closed, not sent
+    LOOKUP_TIMEOUT = "lookup_timeout"  # 500 Timed Out, not sent
+    NEVER_CONNECTED = "never_connected"  # 500 reading 'onWhatsApp', not sent
+    DATABASE_DOWN = "database_down"  # 500 Prisma text, not sent
+    SEND_CLOSED = "send_closed"  # 400 Error: Connection Closed, not sent
+    SEND_TIMEOUT = "send_timeout"  # 400 Error: Timed Out, not sent
+    RATE_OVERLIMIT = "rate_overlimit"  # 400 Error: rate-overlimit, not sent
+    GROUP_NOT_FOUND = "group_not_found"  # 400 [object Object], not sent
+    TYPE_ERROR = "type_error"  # 400 TypeError, not sent
+    SENT_THEN_TYPE_ERROR = "sent_then_type_error"  # the same answer, but sent and not stored
+    SENT_THEN_DATABASE_ERROR = "sent_then_database_error"  # 400 Prisma text, sent and not stored
+    RESET_BEFORE_SEND = "reset_before_send"  # connection reset, not sent
+    SENT_THEN_RESET = "sent_then_reset"  # sent and stored, connection reset
+    BAD_GATEWAY = "bad_gateway"  # 502 page of a proxy, not sent
+    SENT_THEN_GATEWAY_TIMEOUT = "sent_then_gateway_timeout"  # sent and stored, 504 page of a proxy
+    HANG = "hang"  # sent and stored at once; 201 only after `hang_ms`
+    HANG_UNSENT = "hang_unsent"  # 500 Timed Out after `hang_ms`, not sent
+    SLOW_INSERT = "slow_insert"  # sent at once; stored, and 201, after `hang_ms`; receipts are lost
+    NO_RECEIPTS = "no_receipts"  # 201, sent, no receipt ever
+    REFUSED_LATER = "refused_later"  # 201, then a receipt ERROR (as for code 463); WhatsApp never delivers it
+    RECEIPTS_DISORDERED = "receipts_disordered"  # 201; DELIVERY_ACK, READ, READ again, SERVER_ACK
+    RECEIPTS_LID = "receipts_lid"  # 201; receipts name an @lid
+    ANSWERS_STOP = "answers_stop"  # 201; the person reads it and answers SAIR
+
+
+HANGING = frozenset({Outcome.HANG, Outcome.HANG_UNSENT, Outcome.SLOW_INSERT})
+
+ENDINGS: Mapping[str, tuple[Outcome, ...]] = {
+    "0001": (Outcome.NOT_ON_WHATSAPP,),
+    "0002": (Outcome.LOOKUP_CLOSED, Outcome.LOOKUP_CLOSED, Outcome.OK),
+    "0003": (Outcome.LOOKUP_CLOSED,),
+    "0004": (Outcome.SENT_THEN_RESET,),
+    "0005": (Outcome.SENT_THEN_DATABASE_ERROR,),
+    "0006": (Outcome.HANG,),
+    "0007": (Outcome.SEND_CLOSED,),
+    "0008": (Outcome.RATE_OVERLIMIT,),
+    "0009": (Outcome.REFUSED_LATER,),
+    "0010": (Outcome.NO_RECEIPTS,),
+    "0011": (Outcome.SEND_TIMEOUT,),
+    "0012": (Outcome.RESET_BEFORE_SEND,),
+    "0013": (Outcome.SENT_THEN_TYPE_ERROR,),
+    "0014": (Outcome.NOT_ON_WHATSAPP, Outcome.OK),
+    "0015": (Outcome.LOOKUP_TIMEOUT,),
+    "0016": (Outcome.DATABASE_DOWN,),
+    "0017": (Outcome.TYPE_ERROR,),
+    "0018": (Outcome.SLOW_INSERT,),
+    "0019": (Outcome.HANG_UNSENT,),
+    "0020": (Outcome.BAD_GATEWAY, Outcome.OK),
+    "0021": (Outcome.SENT_THEN_GATEWAY_TIMEOUT,),
+    "0022": (Outcome.RECEIPTS_DISORDERED,),
+    "0023": (Outcome.RECEIPTS_LID,),
+    "0024": (Outcome.ANSWERS_STOP,),
+    "0025": (Outcome.CONNECTION_CLOSED,),
+    "0026": (Outcome.RATE_OVERLIMIT, Outcome.OK),
+}
+
+
+class Gateway(enum.StrEnum):
+    """How the whole gateway behaves; the control surface answers in all of them but `refuse`."""
+
+    UP = "up"
+    RESET = "reset"  # every request resets its connection
+    UNAVAILABLE = "unavailable"  # 503 page of a proxy
+    HANG = "hang"  # requests are read and never answered
+    REFUSE = "refuse"  # as if killed: in-flight requests are dropped and connections refused
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """
+    Time one request takes, in milliseconds.
+
+    `fixed`: a = ms. `uniform`: from a to b. `lognormal`: a = median ms, b = sigma of the logarithm.
+    """
+
+    shape: str = "fixed"
+    a: float = 0.0
+    b: float = 0.0
+
+    @classmethod
+    def parse(cls, value: object) -> Latency:
+        """Read `5`, `{"fixed": 5}`, `{"uniform": [1, 9]}` or `{"lognormal": [40, 0.6]}`."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = {"fixed": value}
+        if isinstance(value, Mapping) and len(value) == 1:
+            ((shape, arguments),) = value.items()
+            numbers = _floats(arguments if isinstance(arguments, Sequence) else [arguments])
+            if numbers and len(numbers) == {"fixed": 1, "uniform": 2, "lognormal": 2}.get(shape):
+                return cls(shape, *numbers)
+        raise ConfigurationError(
+            'latency_ms must be 5, {"fixed": 5}, {"uniform": [1, 9]} or {"lognormal": [median, sigma]}'
+        )
+
+    def as_script(self) -> dict[str, object]:
+        """What `parse` reads."""
+        return {self.shape: self.a if self.shape == "fixed" else [self.a, self.b]}
+
+    def draw_s(self, rng: random.Random) -> float:
+        """One latency, in seconds."""
+        if self.shape == "fixed":
+            return self.a / 1000
+        if self.shape == "uniform":
+            return rng.uniform(self.a, self.b) / 1000
+        return self.a * rng.lognormvariate(0.0, self.b) / 1000
+
+
+class Faults:
+    """The script in force; every method runs on the simulator's loop."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.gateway = Gateway.UP
+        self.latency = Latency()
+        self.hang_s = 120.0
+        self.duplicate_rate = 0.0
+        self.drop_rate = 0.0
+        self.shuffle_s = 0.0
+        self.server_ack_ms, self.delivery_ack_ms, self.read_ms = 200.0, 800.0, 3000.0
+        self._next: collections.deque[Outcome] = collections.deque()
+        self._instances: dict[str, Outcome] = {}
+        self._rates: dict[Outcome, float] = {}
+        self._endings: dict[str, tuple[Outcome, ...]] = {}
+        self._lengths: tuple[int, ...] = ()
+        self._taken: dict[str, int] = {}
+        self._use_endings(ENDINGS)
+
+    def outcome(self, instance: str, number: str) -> Outcome:
+        """Decide one send and advance the script."""
+        if self._next:
+            return self._next.popleft()
+        if self._instances and (fixed := self._instances.get(instance)):
+            return fixed
+        for length in self._lengths:
+            if outcomes := self._endings.get(number[-length:]):
+                return self._in_turn(number, outcomes)
+        if self._rates:
+            return self._by_chance()
+        return Outcome.OK
+
+    def is_on_whatsapp(self, number: str) -> bool:
+        """Whether a look-up finds a number; one that is scripted as missing takes its turn by being asked."""
+        for length in self._lengths:
+            if outcomes := self._endings.get(number[-length:]):
+                turn = min(self._taken.get(number, 0), len(outcomes) - 1)
+                return outcomes[turn] is not Outcome.NOT_ON_WHATSAPP or self._in_turn(number, outcomes) is Outcome.OK
+        return True
+
+    def forget_turns(self) -> None:
+        """Let every number start its ending's outcomes anew."""
+        self._taken.clear()
+
+    def apply(self, script: Mapping[str, Any]) -> None:
+        """
+        Change what the script names and keep the rest; nothing changes when any of it is wrong.
+
+        Args:
+            script: `gateway`, `latency_ms`, `hang_ms`, `next`, `instances`, `endings`, `rates`, `receipts_ms`
+                (`server_ack`, `delivery_ack`, `read`) and `webhooks` (`duplicate`, `drop`, `shuffle_ms`).
+
+        Raises:
+            ConfigurationError: Saying which part is wrong.
+        """
+        readers: dict[str, Callable[[Any], dict[str, Any]]] = {
+            "gateway": lambda v: {"gateway": _member(Gateway, v)},
+            "latency_ms": lambda v: {"latency": Latency.parse(v)},
+            "hang_ms": lambda v: {"hang_s": _float("hang_ms", v) / 1000},
+            "next": lambda v: {"_next": collections.deque(_outcomes(v))},
+            "instances": lambda v: {"_instances": {k: _member(Outcome, o) for k, o in _mapping(v).items() if o}},
+            "rates": lambda v: {"_rates": _rates(v)},
+            "endings": lambda v: {"_endings": {k: _outcomes(o) for k, o in _mapping(v).items()}},
+            "receipts_ms": self._read_receipts,
+            "webhooks": self._read_webhooks,
+        }
+        changes: dict[str, Any] = {}
+        for key, value in script.items():
+            if key not in readers:
+                raise ConfigurationError(f"{key}: no such fault; there are {', '.join(readers)}")
+            changes |= readers[key](value)
+        endings = changes.pop("_endings", None)
+        for name, value in changes.items():
+            setattr(self, name, value)
+        if endings is not None:
+            self._use_endings(endings)
+
+    def as_script(self) -> dict[str, Any]:
+        """The script in force, as `apply` reads it."""
+        return {
+            "gateway": self.gateway,
+            "latency_ms": self.latency.as_script(),
+            "hang_ms": self.hang_s * 1000,
+            "next": list(self._next),
+            "instances": self._instances,
+            "endings": self._endings,
+            "rates": self._rates,
+            "receipts_ms": {
+                "server_ack": self.server_ack_ms,
+                "delivery_ack": self.delivery_ack_ms,
+                "read": self.read_ms,
+            },
+            "webhooks": {
+                "duplicate": self.duplicate_rate,
+                "drop": self.drop_rate,
+                "shuffle_ms": self.shuffle_s * 1000,
+            },
+        }
+
+    def _in_turn(self, number: str, outcomes: tuple[Outcome, ...]) -> Outcome:
+        if len(outcomes) == 1:
+            return outcomes[0]
+        turn = self._taken.get(number, 0)
+        self._taken[number] = turn + 1
+        return outcomes[min(turn, len(outcomes) - 1)]
+
+    def _by_chance(self) -> Outcome:
+        point = self._rng.random()
+        for outcome, rate in self._rates.items():
+            point -= rate
+            if point < 0:
+                return outcome
+        return Outcome.OK
+
+    def _use_endings(self, endings: Mapping[str, tuple[Outcome, ...]]) -> None:
+        self._endings = dict(endings)
+        self._lengths = tuple(sorted({len(e) for e in endings if e}, reverse=True))
+        self._taken.clear()
+
+    @staticmethod
+    def _read_receipts(value: object) -> dict[str, Any]:
+        names = {"server_ack": "server_ack_ms", "delivery_ack": "delivery_ack_ms", "read": "read_ms"}
+        return {names[_known(k, names)]: _float(f"receipts_ms.{k}", v) for k, v in _mapping(value).items()}
+
+    @staticmethod
+    def _read_webhooks(value: object) -> dict[str, Any]:
+        names = {"duplicate": "duplicate_rate", "drop": "drop_rate", "shuffle_ms": "shuffle_s"}
+        scale = {"shuffle_ms": 0.001}
+        return {
+            names[_known(k, names)]: _float(f"webhooks.{k}", v) * scale.get(k, 1.0) for k, v in _mapping(value).items()
+        }
+
+
+def _known(key: str, names: Iterable[str]) -> str:
+    if key not in names:
+        raise ConfigurationError(f"{key}: unknown; there are {', '.join(names)}")
+    return key
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError("a fault of several parts must be a JSON object")
+    return value
+
+
+def _floats(values: Sequence[object]) -> list[float] | None:
+    if all(isinstance(v, int | float) and not isinstance(v, bool) and v >= 0 for v in values):
+        return [float(v) for v in values]  # type: ignore[arg-type]  # the line above has checked it
+    return None
+
+
+def _float(name: str, value: object) -> float:
+    numbers = _floats([value])
+    if numbers is None:
+        raise ConfigurationError(f"{name} must be a number, zero or more")
+    return numbers[0]
+
+
+def _member(kind: type[_E], value: object) -> _E:
+    try:
+        return kind(str(value))
+    except ValueError:
+        raise ConfigurationError(f"{value}: must be one of {', '.join(kind)}") from None
+
+
+def _outcomes(value: object) -> tuple[Outcome, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
+        raise ConfigurationError("outcomes must be a name or a list of names")
+    return tuple(_member(Outcome, v) for v in values)
+
+
+def _rates(value: object) -> dict[Outcome, float]:
+    rates = {_member(Outcome, k): _float(f"rates.{k}", v) for k, v in _mapping(value).items()}
+    if sum(rates.values()) > 1:
+        raise ConfigurationError("rates must add up to 1 or less")
+    return rates

@@ -1,0 +1,59 @@
+"""A world with its socket, on whatever event loop runs it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ifinu.simulator.config import SimulatorConfig
+from ifinu.simulator.faults import Gateway
+from ifinu.simulator.router import Router
+from ifinu.simulator.server import Server
+from ifinu.simulator.world import World
+
+
+class Host:
+    """
+    One simulated gateway process.
+
+    Raises:
+        ConfigurationError: `config.script` is wrong.
+        OSError: `config.ledger_file` cannot be written.
+    """
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        self.world = World(config)
+        self.world.gateway_changed = self._gateway_changed
+        self._server = Server(Router(self.world), keep_alive_s=config.keep_alive_s)
+        self.port = config.port
+        self._rebinding: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """
+        Listen and boot.
+
+        Raises:
+            OSError: The address is taken or forbidden.
+        """
+        host = self.world.config.host
+        self.port = await self._server.listen(host, self.port)
+        self.world.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        self.world.boot()
+
+    async def settled(self) -> None:
+        """Wait until a change of the gateway is in force."""
+        if self._rebinding:
+            await self._rebinding
+
+    async def stop(self) -> None:
+        """Drop every request under way, as the real one does on SIGTERM."""
+        if self._rebinding:
+            self._rebinding.cancel()
+        self._server.close()
+        await self.world.couriers.close()
+        self.world.ledger.close()
+
+    def _gateway_changed(self) -> None:
+        if self.world.faults.gateway is Gateway.REFUSE:
+            self._server.drop()
+        elif not self._server.listening and (self._rebinding is None or self._rebinding.done()):
+            self._rebinding = asyncio.get_running_loop().create_task(self.start())

@@ -1,0 +1,162 @@
+"""
+What really happened, seen from the wire.
+
+Two records: the sends WhatsApp got (whatever the gateway answered), and the POSTs that arrived (whatever
+came of them). They are plain tuples and arrays, so that a load test of 100,000 messages costs megabytes.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from ifinu.simulator.envelopes import encode
+
+
+class Send(NamedTuple):
+    """One message that WhatsApp got."""
+
+    at_monotonic: float  # seconds
+    at: float  # seconds since the epoch
+    instance: str
+    number: str  # digits of the account, as WhatsApp knows it
+    text: str
+    key_id: str
+    outcome: str  # how the gateway's caller was treated
+
+
+class Ledger:
+    """
+    Sends and arrivals, in order.
+
+    Args:
+        file: JSON Lines file to which each send is appended as it happens; None keeps them in memory only.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        # Exact tuples, not `Send`: the collector stops tracking those instead of walking them for ever.
+        self._rows: list[tuple[Any, ...]] = []
+        self._arrivals: dict[str, array.array[float]] = {}
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._in_flight: collections.Counter[str] = collections.Counter()
+        self._peak: dict[str, int] = {}
+        self._epoch = time.time() - time.monotonic()
+        self._file: IO[bytes] | None = file.open("ab", buffering=0) if file else None
+
+    def arrived(self, worker: str) -> None:
+        """A POST to a send route came in from this worker."""
+        try:
+            self._arrivals[worker].append(time.monotonic())
+        except KeyError:
+            self._arrivals[worker] = array.array("d", [time.monotonic()])
+
+    def ended(self, how: str) -> None:
+        """A POST to a send route ended this way."""
+        self._counts[how] += 1
+
+    def begins(self, instance: str) -> None:
+        """A send of this instance is under way."""
+        now = self._in_flight[instance] = self._in_flight[instance] + 1
+        if now > self._peak.get(instance, 0):
+            self._peak[instance] = now
+
+    def finishes(self, instance: str) -> None:
+        """The other end of `begins`."""
+        self._in_flight[instance] -= 1
+
+    def sent(self, instance: str, number: str, text: str, key_id: str, outcome: str) -> None:
+        """WhatsApp got a message."""
+        now = time.monotonic()
+        row = (now, now + self._epoch, instance, number, text, key_id, outcome)
+        self._rows.append(row)
+        if self._file:
+            self._file.write(encode(Send._make(row)._asdict()) + b"\n")
+
+    def sends(self, since: int = 0, limit: int | None = None) -> list[Send]:
+        """Sends from number `since` (counted from 0) on."""
+        return [Send._make(row) for row in self._rows[since : None if limit is None else since + limit]]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def summary(self) -> dict[str, Any]:
+        """
+        The figures of a run.
+
+        Returns:
+            `sends` (total, distinct (number, text), duplicates, worst one-second window), `posts` (total, by
+            outcome, worst window, mean rate, first and last arrival in epoch seconds), `clients` (the same
+            per worker, but for the outcomes) and `peak_in_flight` (per instance).
+        """
+        distinct = len({(row[3], row[4]) for row in self._rows})
+        everything = array.array("d", sorted(at for times in self._arrivals.values() for at in times))
+        return {
+            "sends": {
+                "total": len(self._rows),
+                "distinct": distinct,
+                "duplicates": len(self._rows) - distinct,
+                "worst_window": worst_window([row[0] for row in self._rows]),
+            },
+            "posts": {
+                **self._pace(everything),
+                "by_outcome": {str(how): count for how, count in self._counts.items()},
+            },
+            "clients": {worker: self._pace(times) for worker, times in sorted(self._arrivals.items())},
+            "peak_in_flight": dict(self._peak),
+        }
+
+    def reset(self) -> None:
+        """Forget everything but the requests that are under way."""
+        self._rows.clear()
+        self._arrivals.clear()
+        self._counts.clear()
+        self._peak.clear()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _pace(self, times: Sequence[float]) -> dict[str, Any]:
+        first, last = (times[0], times[-1]) if times else (None, None)
+        return {
+            "total": len(times),
+            "worst_window": worst_window(times),
+            "mean_per_s": mean_rate(times),
+            "first_at": first and first + self._epoch,
+            "last_at": last and last + self._epoch,
+        }
+
+
+def worst_window(times: Sequence[float], width_s: float = 1.0) -> int:
+    """
+    The most events in any window of `width_s` seconds, closed on the left and open on the right.
+
+    Args:
+        times: Seconds, ascending.
+        width_s: Width of the window.
+    """
+    worst = start = 0
+    for end, at in enumerate(times):
+        while at - times[start] >= width_s:
+            start += 1
+        worst = max(worst, end - start + 1)
+    return worst
+
+
+def mean_rate(times: Sequence[float]) -> float | None:
+    """Events per second between the first and the last (n - 1 gaps); None when there is no interval."""
+    if len(times) < 2 or times[-1] <= times[0]:
+        return None
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def duplicates(sends: Iterable[Send]) -> dict[tuple[str, str], int]:
+    """(number, text) that WhatsApp got more than once, and how often."""
+    counts = collections.Counter((send.number, send.text) for send in sends)
+    return {key: count for key, count in counts.items() if count > 1}

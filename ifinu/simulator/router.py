@@ -1,0 +1,177 @@
+"""
+From a request to its route, past the guards in upstream's order:
+
+body is JSON (400) > route exists (404) > instance exists (404), or its name is free (403) > key (401) > the
+query string may replace the instance's name, which is upstream's hole and is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from ifinu.simulator import chats, control, hooks, instances, sending
+from ifinu.simulator.envelopes import HTML, RESET, Reply, answer, error, proxy_page
+from ifinu.simulator.faults import Gateway
+from ifinu.simulator.server import Request
+from ifinu.simulator.world import VERSION, World
+
+Route = Callable[[World, Request, str], Reply | Coroutine[Any, Any, Reply]]
+
+_SENDS: dict[tuple[str, str], Route] = {
+    ("POST", "message/sendText"): sending.send_text,
+    ("POST", "message/sendMedia"): sending.send_media,
+}
+_WITH_INSTANCE: dict[tuple[str, str], Route] = {
+    **_SENDS,
+    ("GET", "instance/connect"): instances.connect,
+    ("GET", "instance/connectionState"): instances.connection_state,
+    ("POST", "instance/restart"): instances.restart,
+    ("DELETE", "instance/logout"): instances.logout,
+    ("DELETE", "instance/delete"): instances.delete,
+    ("POST", "chat/whatsappNumbers"): chats.whatsapp_numbers,
+    ("POST", "chat/findMessages"): chats.find_messages,
+    ("POST", "chat/findStatusMessage"): chats.find_status_message,
+    ("POST", "webhook/set"): hooks.set_webhook,
+    ("GET", "webhook/find"): hooks.find_webhook,
+}
+
+
+def _no_constant(name: str) -> float:
+    raise json.JSONDecodeError("no JSON", name, 0)
+
+
+# JSON as Node reads it: without NaN and Infinity.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_MANAGER = Reply(200, b"<!doctype html><title>Evolution Manager</title>", HTML)
+
+
+class Router:
+    """Answers every request of one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __call__(self, request: Request) -> Reply | Coroutine[Any, Any, Reply]:
+        """One request."""
+        path = request.path
+        if path.startswith(control.PREFIX):
+            return self._control(request)
+        group, _, name = path[1:].rpartition("/")
+        key = (request.method, group)
+        is_send = key in _SENDS
+        if is_send:
+            self._world.ledger.arrived(request.headers.get("x-ifinu-worker", "-"))
+        if self._world.faults.gateway is not Gateway.UP:
+            return self._down(self._world.faults.gateway, is_send)
+        if problem := parse_body(request):
+            return self._refused(is_send, "malformed", error(400, problem, "Internal Server Error"))
+        route = _WITH_INSTANCE.get(key)
+        if route is None or not name:
+            return self._without_instance(request)
+        if "%" in name:
+            name = unquote(name)
+        return self._guarded(route, request, name, is_send)
+
+    def _guarded(self, route: Route, request: Request, name: str, is_send: bool) -> Reply | Coroutine[Any, Any, Reply]:
+        instance = self._world.instances.get(name)
+        if instance is None:
+            missing = error(404, [f'The "{name}" instance does not exist'])
+            return self._refused(is_send, "unknown_instance", missing)
+        given = request.headers.get("apikey", "")
+        if not (_same(given, self._world.config.api_key) or _same(given, instance.token)):
+            return self._refused(is_send, "unauthorized", error(401, "Unauthorized"))
+        if request.query:
+            name = dict(parse_qsl(request.query)).get("instanceName", name)
+        return route(self._world, request, name)
+
+    def _without_instance(self, request: Request) -> Reply:
+        where = (request.method, request.path)
+        authorized = _same(request.headers.get("apikey", ""), self._world.config.api_key)
+        if where == ("GET", "/"):
+            return self._welcome()
+        if where in (("GET", "/manager/"), ("GET", "/manager")):
+            return _MANAGER
+        if where == ("POST", "/instance/create"):
+            name = request.json.get("instanceName")
+            if isinstance(name, str) and name in self._world.instances:
+                return error(403, [f'This name "{name}" is already in use.'])
+            return instances.create(self._world, request, "") if authorized else error(401, "Unauthorized")
+        if where == ("GET", "/instance/fetchInstances"):
+            return instances.fetch(self._world, request, "")
+        return error(404, [f"Cannot {request.method} {request.path}"])
+
+    def _control(self, request: Request) -> Reply | Coroutine[Any, Any, Reply]:
+        if not _same(request.headers.get("apikey", ""), self._world.config.api_key):
+            return error(401, "Unauthorized")
+        if problem := parse_body(request):
+            return error(400, problem)
+        return control.answer_control(self._world, request)
+
+    def _down(self, gateway: Gateway, is_send: bool) -> Reply | Coroutine[Any, Any, Reply]:
+        label = f"gateway_{gateway}"
+        if gateway is Gateway.UNAVAILABLE:
+            return self._refused(is_send, label, proxy_page(503))
+        if gateway is Gateway.HANG:
+            self._refused(is_send, label, RESET)
+            return _silence(self._world.faults.hang_s)
+        return self._refused(is_send, label, RESET)
+
+    def _refused(self, is_send: bool, how: str, reply: Reply) -> Reply:
+        if is_send:
+            self._world.ledger.ended(how)
+        return reply
+
+    def _welcome(self) -> Reply:
+        return answer(
+            200,
+            {
+                "status": 200,
+                "message": "Welcome to the Evolution API, it is working!",
+                "version": VERSION,
+                "clientName": "evolution_exchange",
+                "manager": f"{self._world.url}/manager",
+                "documentation": "https://doc.evolution-api.com",
+                "whatsappWebVersion": "2.3000.1028450369",
+            },
+        )
+
+
+async def _silence(for_s: float) -> Reply:
+    await asyncio.sleep(for_s)
+    return RESET
+
+
+def _same(given: str, secret: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode("utf-8", "replace"))
+
+
+def parse_body(request: Request) -> str | None:
+    """
+    Fill `request.json` from a JSON or form body.
+
+    Returns:
+        What Node says about a body that is not JSON; None when all is well.
+    """
+    if not request.body:
+        return None
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/x-www-form-urlencoded":
+        request.json = dict(parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True))
+    elif kind == "application/json":
+        try:
+            value = _DECODER.decode(request.body.decode())
+        except UnicodeDecodeError:
+            return "Unexpected token '\ufffd' is not valid JSON"
+        except json.JSONDecodeError as exc:
+            if exc.pos >= len(exc.doc.rstrip()) or exc.msg.startswith("Unterminated"):
+                return "Unexpected end of JSON input"
+            return f"Unexpected token '{exc.doc[exc.pos]}' is not valid JSON"
+        if not isinstance(value, dict | list):
+            return f"Unexpected token '{request.body[:1].decode()}' is not valid JSON"
+        request.json = value if isinstance(value, dict) else {}
+    return None

@@ -1,0 +1,95 @@
+"""What the JSON schemas of the send routes say of a body, in upstream's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+MEDIA = {
+    "image": "imageMessage",
+    "document": "documentMessage",
+    "video": "videoMessage",
+    "audio": "audioMessage",
+}
+_MENTIONED = re.compile(r"\d+")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+
+
+_Check = Callable[[Any], list[str]]
+
+
+def _of_type(name: str, kind: type, word: str) -> _Check:
+    return lambda value: [] if isinstance(value, kind) else [f"{name} is not of a type(s) {word}"]
+
+
+def _string(name: str) -> _Check:
+    return _of_type(name, str, "string")
+
+
+def _number(value: Any) -> list[str]:
+    return [] if isinstance(value, str) else ["Invalid format"]
+
+
+def _delay(value: Any) -> list[str]:
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value == int(value)
+    return [] if whole else ["Enter a value in milliseconds"]
+
+
+def _quoted(value: Any) -> list[str]:
+    if not isinstance(value, dict):
+        return ["quoted is not of a type(s) object"]
+    key = value.get("key", {"id": ""})
+    if not isinstance(key, dict):
+        return ["quoted.key is not of a type(s) object"]
+    return [] if "id" in key else ['quoted.key requires property "id"']
+
+
+def _mentioned(value: Any) -> list[str]:
+    if isinstance(value, list) and value and all(isinstance(v, str) and _MENTIONED.match(v) for v in value):
+        return []
+    return ['"mentioned" must be an array of numeric strings']
+
+
+def _mediatype(value: Any) -> list[str]:
+    return (
+        [] if isinstance(value, str) and value in MEDIA else [f"mediatype is not one of enum values: {','.join(MEDIA)}"]
+    )
+
+
+_OPTIONS: dict[str, _Check] = {
+    "linkPreview": _of_type("linkPreview", bool, "boolean"),
+    "delay": _delay,
+    "quoted": _quoted,
+    "mentioned": _mentioned,
+}
+_TEXT: dict[str, _Check] = {"number": _number, "text": _string("text"), **_OPTIONS}
+_MEDIA: dict[str, _Check] = {
+    "number": _number,
+    "mediatype": _mediatype,
+    "media": _string("media"),
+    "fileName": _string("fileName"),
+    "caption": _string("caption"),
+    "mimetype": _string("mimetype"),
+    **_OPTIONS,
+}
+
+
+def text_problems(body: dict[str, Any]) -> list[str]:
+    """The JSON schema of sendText: property problems in order, then what is missing."""
+    return _problems(body, _TEXT, ("number", "text"))
+
+
+def media_problems(body: dict[str, Any]) -> list[str]:
+    """The JSON schema of sendMedia."""
+    return _problems(body, _MEDIA, ("number", "mediatype"))
+
+
+def is_url_or_base64(media: str) -> bool:
+    """Whether upstream takes it; a `data:` URI is neither."""
+    return media.startswith(("http://", "https://")) or _BASE64.fullmatch(media) is not None
+
+
+def _problems(body: dict[str, Any], checks: dict[str, _Check], required: tuple[str, ...]) -> list[str]:
+    problems = [problem for key, check in checks.items() if key in body for problem in check(body[key])]
+    return problems + [f'instance requires property "{key}"' for key in required if key not in body]

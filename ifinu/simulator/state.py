@@ -1,0 +1,196 @@
+"""
+What a gateway pod and its database hold: instances, stored messages, and the cache of known numbers.
+
+The stored messages are those whose INSERT succeeded. They differ on purpose from the ledger's sends.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import enum
+import random
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ifinu.simulator.faults import Outcome
+
+BAILEYS = "WHATSAPP-BAILEYS"
+EVOLUTION = "EVOLUTION"
+
+
+class Link(enum.StrEnum):
+    """`state` of an instance."""
+
+    OPEN = "open"
+    CONNECTING = "connecting"
+    CLOSE = "close"
+
+
+def now_iso() -> str:
+    """The present as Prisma writes it."""
+    now = datetime.datetime.now(datetime.UTC)
+    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(slots=True)
+class Webhook:
+    """A row of `webhook/set`; no events means all of them."""
+
+    url: str
+    enabled: bool
+    events: list[str]
+    headers: dict[str, Any] | None
+    by_events: bool
+    base64: bool
+    instance_id: str
+    id: str = field(default_factory=lambda: f"c{uuid.uuid4().hex[:24]}")
+    created_at: str = field(default_factory=now_iso)
+
+    def row(self) -> dict[str, Any]:
+        """As the API shows it."""
+        return {
+            "id": self.id,
+            "url": self.url,
+            "headers": self.headers,
+            "enabled": self.enabled,
+            "events": self.events,
+            "webhookByEvents": self.by_events,
+            "webhookBase64": self.base64,
+            "createdAt": self.created_at,
+            "updatedAt": now_iso(),
+            "instanceId": self.instance_id,
+        }
+
+
+@dataclass(slots=True)
+class Instance:
+    """One WhatsApp number. Its state is the last event of its socket, which may be long dead."""
+
+    name: str
+    token: str
+    integration: str = BAILEYS
+    number: str | None = None
+    state: Link = Link.CLOSE
+    has_session: bool = False  # it has been paired, and not logged out since
+    ever_connected: bool = False  # it has a socket, dead or alive
+    socket_alive: bool = True
+    held: bool = True  # False: another process's instance, seen only in the database
+    qr_count: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    webhook: Webhook | None = None
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    created_at: str = field(default_factory=now_iso)
+
+    @property
+    def can_send(self) -> bool:
+        """Its socket works."""
+        return self.state is Link.OPEN and self.socket_alive
+
+    @property
+    def owner_jid(self) -> str | None:
+        """The number's own JID, once paired."""
+        if not self.has_session or self.integration != BAILEYS:
+            return None
+        return f"{self.number or '5511900000000'}@s.whatsapp.net"
+
+
+class Message(NamedTuple):
+    """One stored row."""
+
+    key_id: str
+    instance: str
+    jid: str
+    content: str | dict[str, Any]  # the text of a conversation, or the message of another type
+    at_monotonic: float
+    at: int  # epoch seconds
+    outcome: str  # decides its receipts
+    from_me: bool
+    push_name: str
+
+    @property
+    def type(self) -> str:
+        """`messageType`."""
+        return "conversation" if isinstance(self.content, str) else next(iter(self.content))
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """`message`."""
+        return {"conversation": self.content} if isinstance(self.content, str) else self.content
+
+    @property
+    def row_id(self) -> str:
+        """The database's id, which is not WhatsApp's."""
+        return f"cm{self.key_id.lower()[-22:]}"
+
+
+class Messages:
+    """The Message table: by key and, newest last, by contact."""
+
+    def __init__(self) -> None:
+        # Exact tuples, for the reason given in ledger.py.
+        self._by_key: dict[str, tuple[Any, ...]] = {}
+        self._by_jid: dict[str, list[str]] = {}
+        self._counts: collections.Counter[str] = collections.Counter()
+
+    def insert(
+        self,
+        key_id: str,
+        instance: str,
+        jid: str,
+        content: str | dict[str, Any],
+        *,
+        outcome: str = Outcome.OK,
+        from_me: bool = True,
+        push_name: str = "Você",
+    ) -> Message:
+        """Store one row, stamped now."""
+        row = (
+            key_id,
+            instance,
+            jid,
+            content,
+            time.monotonic(),
+            int(time.time()),
+            outcome,
+            from_me,
+            push_name,
+        )
+        self._by_key[key_id] = row
+        self._counts[instance] += 1
+        self._by_jid.setdefault(jid, []).append(key_id)
+        return Message._make(row)
+
+    def find(self, key_id: str) -> Message | None:
+        """One row by WhatsApp's id."""
+        row = self._by_key.get(key_id)
+        return Message._make(row) if row else None
+
+    def newest_first(self, jid: str | None = None) -> Iterator[Message]:
+        """Every row, or those of a contact."""
+        keys = reversed(self._by_key) if jid is None else reversed(self._by_jid.get(jid, []))
+        return (Message._make(self._by_key[key]) for key in keys if key in self._by_key)
+
+    def count(self, instance: str) -> int:
+        """How many rows an instance has."""
+        return self._counts[instance]
+
+    def forget_instance(self, name: str) -> None:
+        """Delete an instance's rows."""
+        for key in [key for key, row in self._by_key.items() if row[1] == name]:
+            del self._by_key[key]
+        del self._counts[name]
+
+    def clear(self) -> None:
+        """Delete every row."""
+        self._by_key.clear()
+        self._by_jid.clear()
+        self._counts.clear()
+
+
+def new_key_id(rng: random.Random) -> str:
+    """An id as Baileys makes them."""
+    return f"3EB0{rng.getrandbits(72):018X}"

@@ -1,0 +1,154 @@
+"""A simulator inside the process that uses it, on a thread of its own: for tests and the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ifinu.simulator import control
+from ifinu.simulator.config import SimulatorConfig
+from ifinu.simulator.host import Host
+from ifinu.simulator.ledger import Send
+
+_T = TypeVar("_T")
+_ANSWER_TIMEOUT_S = 10.0
+
+
+class Simulator:
+    """
+    A running gateway; use it as a context manager.
+
+    Args:
+        api_key: The global key.
+        options: Other fields of `SimulatorConfig`.
+    """
+
+    def __init__(self, *, api_key: str, **options: Any) -> None:
+        self.config = SimulatorConfig(api_key=api_key, **options)
+        self._host = Host(self.config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = asyncio.Event()
+
+    def __enter__(self) -> Simulator:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """
+        Listen; the simulator answers when this returns.
+
+        Raises:
+            OSError: The address is taken or forbidden.
+        """
+        started: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._main(started),), name="simulator", daemon=True)
+        self._thread.start()
+        started.result(_ANSWER_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """Stop at once, dropping what is under way; what was recorded can still be read."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread is not None:
+            self._thread.join(_ANSWER_TIMEOUT_S)
+
+    @property
+    def url(self) -> str:
+        """Base URL."""
+        return self._host.world.url
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self._host.port
+
+    @property
+    def api_key(self) -> str:
+        """The global key."""
+        return self.config.api_key
+
+    @property
+    def sends(self) -> list[Send]:
+        """Every message that WhatsApp got, in order."""
+        return self._call(self._host.world.ledger.sends)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures so far, as `GET /_simulator/summary` answers them."""
+        return self._call(lambda: control.summary(self._host.world))
+
+    def token(self, instance: str) -> str:
+        """The key of one instance."""
+        return self._call(lambda: self._host.world.instances[instance].token)
+
+    def set_fault(self, **script: Any) -> None:
+        """
+        Change the script, as `POST /_simulator/faults` does; here `gateway="refuse"` needs no `for_s`.
+
+        Raises:
+            ConfigurationError: The script is wrong.
+        """
+
+        async def apply() -> None:
+            control.set_faults(self._host.world, script, reachable=True)
+            await self._host.settled()
+
+        self._await(apply)
+
+    def set_instance(self, name: str, **changes: Any) -> None:
+        """
+        Put an instance into a state, as `POST /_simulator/instances/{name}` does.
+
+        Raises:
+            ConfigurationError: No such instance, or no such state.
+        """
+        self._call(lambda: control.set_instance(self._host.world, name, changes))
+
+    def inbound(self, **message: Any) -> str:
+        """
+        A person writes, as `POST /_simulator/inbound` does.
+
+        Returns:
+            `key.id` of the message.
+
+        Raises:
+            ConfigurationError: Something is missing or unknown.
+        """
+        return self._call(lambda: control.inbound(self._host.world, message))
+
+    def reset(self) -> None:
+        """Forget what was observed; faults and instances stay."""
+        self._call(self._host.world.reset)
+
+    async def _main(self, started: concurrent.futures.Future[None]) -> None:
+        try:
+            await self._host.start()
+        except OSError as exc:
+            await self._host.stop()
+            started.set_exception(exc)
+            return
+        self._loop = asyncio.get_running_loop()
+        started.set_result(None)
+        await self._stopping.wait()
+        self._loop = None
+        await self._host.stop()
+
+    def _call(self, work: Callable[[], _T]) -> _T:
+        async def call() -> _T:
+            return work()
+
+        return self._await(call) if self._loop else work()
+
+    def _await(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        if self._loop is None:
+            raise RuntimeError("the simulator is not running")
+        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(_ANSWER_TIMEOUT_S)

@@ -1,0 +1,125 @@
+"""A running simulator, and a client that keeps nothing open."""
+
+import contextlib
+import http.client
+import http.server
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from ifinu.simulator import Simulator
+
+KEY = "global-key"
+RECEIVED = 200
+
+
+class Answer(NamedTuple):
+    status: int
+    body: Any
+    headers: dict[str, str]
+
+
+class Api:
+    """Calls one simulator; each call has a connection of its own."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = KEY,
+        headers: dict[str, str] | None = None,
+        raw: bytes | None = None,
+    ) -> Answer:
+        sent = dict(headers or {})
+        if key is not None:
+            sent["apikey"] = key
+        if body is not None:
+            raw = json.dumps(body).encode()
+        if raw is not None:
+            sent.setdefault("Content-Type", "application/json")
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.simulator.port, timeout=10)) as line:
+            line.request(method, path, raw, sent)
+            response = line.getresponse()
+            text = response.read()
+            is_json = response.headers["Content-Type"].startswith("application/json")
+            return Answer(response.status, json.loads(text) if is_json else text.decode(), dict(response.headers))
+
+    def send(self, number: str, text: str = "Fatura 1", instance: str = "ifinu", **more: Any) -> Answer:
+        return self("POST", f"/message/sendText/{instance}", {"number": number, "text": text, **more})
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Api]]:
+    """Start simulators with options of one's own; all are stopped at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: Api(stack.enter_context(Simulator(api_key=KEY, **options)))
+
+
+@pytest.fixture
+def api(start: Callable[..., Api]) -> Api:
+    return start(seed=1)
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Wait for a fact; on time-out say what was seen instead."""
+
+    def wait(fact: Callable[[], object], expected: object = True, deadline_s: float = 10.0) -> None:
+        give_up_at = time.monotonic() + deadline_s
+        while (seen := fact()) != expected:
+            assert time.monotonic() < give_up_at, f"expected {expected!r}, saw {seen!r}"
+            time.sleep(0.005)
+
+    return wait
+
+
+class Sink:
+    """Receives webhooks; answers what it is told to, `RECEIVED` when it is told nothing."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, dict[str, str], Any]] = []
+        self.answers: list[int] = []
+        sink = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                sink.got.append((self.path, dict(self.headers), body))
+                self.send_response(sink.answers.pop(0) if sink.answers else RECEIVED)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+
+    def events(self, name: str | None = None) -> list[Any]:
+        return [body for _, _, body in list(self.got) if name in (None, body["event"])]
+
+    def statuses(self) -> list[str]:
+        return [body["data"]["status"] for body in self.events("messages.update")]
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    sink = Sink()
+    thread = threading.Thread(target=sink.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield sink
+    sink.server.shutdown()
+    thread.join()
+    sink.server.server_close()

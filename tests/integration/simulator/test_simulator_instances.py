@@ -1,0 +1,189 @@
+"""The life of an instance, and what is stored of its messages."""
+
+import datetime
+import threading
+
+import pytest
+
+from ifinu.simulator import Simulator
+
+
+def state_of(api, name):
+    return api("GET", f"/instance/connectionState/{name}").body["instance"].get("state")
+
+
+def create(api, name="new", **more):
+    return api("POST", "/instance/create", {"instanceName": name, "integration": "WHATSAPP-BAILEYS", **more})
+
+
+def test_an_instance_is_created_paired_logged_out_and_deleted(start, eventually):
+    api = start(pairing_ms=50)
+    created = create(api, webhook={"url": "http://127.0.0.1:9/x", "events": []})
+    assert created.status == 201
+    assert set(created.body) == {
+        *("instance", "hash", "webhook", "websocket", "rabbitmq", "nats", "sqs", "settings"),
+    }
+    assert len(created.body["settings"]) == 8
+    assert state_of(api, "new") == "close"
+    assert api.send("5511987654321", instance="new").body["response"]["message"].endswith("(reading 'onWhatsApp')")
+
+    qr = api("GET", "/instance/connect/new")
+    assert qr.body["code"].startswith("2@")
+    assert qr.body["base64"].startswith("data:image/png;base64,")
+    assert (qr.body["pairingCode"], qr.body["count"]) == (None, 1)
+    eventually(lambda: state_of(api, "new"), "open")
+    assert api("GET", "/instance/connect/new").body == {"instance": {"instanceName": "new", "state": "open"}}
+    assert api.send("5511987654321", instance="new").status == 201
+
+    assert api("DELETE", "/instance/logout/new").body == {
+        "status": "SUCCESS",
+        "error": False,
+        "response": {"message": "Instance logged out"},
+    }
+    assert state_of(api, "new") == "close"
+    assert api("POST", "/instance/restart/new").body == {"error": True, "message": "[object Object]"}
+    assert api("DELETE", "/instance/delete/new").body["response"]["message"] == "Instance deleted"
+    assert api("GET", "/instance/connectionState/new").status == 404
+
+
+def test_a_number_gives_a_pairing_code_at_once(api):
+    created = create(api, qrcode=True, number="5511987654321")
+    assert len(created.body["qrcode"]["pairingCode"]) == 8
+    assert created.body["instance"]["status"] == "connecting"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"webhook": {"url": "http://x.test"}}, [['webhook requires property "events"']]),
+        ({"number": "abc"}, [['number does not match pattern "^\\\\d+[\\\\.@\\\\w-]+"']]),
+    ],
+)
+def test_a_wrong_creation_leaves_no_instance(api, more, message):
+    refused = create(api, **more)
+    assert (refused.status, refused.body["response"]["message"]) == (400, message)
+    assert api("GET", "/instance/connectionState/new").status == 404
+
+
+def test_a_restart_brings_a_dead_socket_back(api):
+    api.simulator.set_instance("ifinu", socket="dead")
+    assert api.send("5511987654321").status == 500
+    assert api("POST", "/instance/restart/ifinu").body == {"instance": {"instanceName": "ifinu", "state": "open"}}
+    assert api.send("5511987654321").status == 201
+
+
+def test_the_list_of_instances_shows_their_rows(start):
+    api = start(instances=("a", "b"))
+    api.send("5511987654321", instance="a")
+    rows = {row["name"]: row for row in api("GET", "/instance/fetchInstances").body}
+    assert set(rows) == {"a", "b"}
+    assert rows["a"]["connectionStatus"] == "open"
+    assert rows["a"]["token"] == api.simulator.token("a")
+    assert [rows[name]["_count"]["Message"] for name in ("a", "b")] == [1, 0]
+
+
+def test_the_evolution_channel_stores_and_sends_nothing(api):
+    created = create(api, "plumbing", integration="EVOLUTION")
+    assert created.body["instance"]["status"] == "open"
+    sent = api.send("whatever", "", instance="plumbing")
+    assert sent.status == 201
+    assert sent.body["key"]["remoteJid"] == "whatever"
+    assert sent.body["source"] == "unknown"
+    assert not {"status", "pushName", "contextInfo"} & set(sent.body)
+    assert api.simulator.sends == []
+    numbers = api("POST", "/chat/whatsappNumbers/plumbing", {"numbers": ["5511987654321"]})
+    assert (numbers.status, numbers.body["message"]) == (400, ["Method not available on Evolution Channel"])
+
+
+def numbers(api, *asked):
+    return api("POST", "/chat/whatsappNumbers/ifinu", {"numbers": list(asked)})
+
+
+def test_numbers_are_looked_up_groups_first(api):
+    answer = numbers(api, "5585987654321", "5511987650001", "120363025246125486@g.us")
+    assert [row["exists"] for row in answer.body] == [True, True, False]
+    assert [row["jid"] for row in answer.body] == [
+        "120363025246125486@g.us",
+        "558587654321@s.whatsapp.net",
+        "5511987650001@s.whatsapp.net",
+    ]
+
+
+def test_a_look_up_fails_in_an_envelope_of_its_own(api):
+    assert (numbers(api).status, set(numbers(api).body)) == (400, {"status", "error", "message"})
+    missing = api("POST", "/chat/whatsappNumbers/ifinu", {})
+    assert (missing.status, missing.body) == (400, {})
+    numbers(api, "5511987654321")
+    api.simulator.set_instance("ifinu", socket="dead")
+    assert numbers(api, "5511987654321").status == 200  # from the cache
+    dead = numbers(api, "5511987654322")
+    assert (dead.status, dead.body["output"]["payload"]["message"]) == (400, "Connection Closed")
+
+
+def find(api, **where):
+    return api("POST", "/chat/findMessages/ifinu", {"where": where, "offset": 2}).body["messages"]
+
+
+def test_stored_messages_are_found_newest_first_by_page(api):
+    ids = [api.send("5511987654321", f"Fatura {n}").body["key"]["id"] for n in range(3)]
+    api.send("5511987654322")
+    found = find(api, key={"remoteJid": "5511987654321@s.whatsapp.net", "fromMe": True})
+    assert (found["total"], found["pages"], found["currentPage"]) == (3, 2, 1)
+    assert [record["key"]["id"] for record in found["records"]] == [ids[2], ids[1]]
+    assert found["records"][0]["message"] == {"conversation": "Fatura 2"}
+    assert find(api, key={"id": ids[0]})["total"] == 1
+
+
+def test_a_time_window_needs_both_ends(api):
+    api.send("5511987654321")
+    now = datetime.datetime.now(datetime.UTC)
+    hour = datetime.timedelta(hours=1)
+    past = {"gte": (now - 2 * hour).isoformat(), "lte": (now - hour).isoformat()}
+    present = {"gte": (now - hour).isoformat(), "lte": (now + hour).isoformat()}
+    assert find(api, messageTimestamp=past)["total"] == 0
+    assert find(api, messageTimestamp=present)["total"] == 1
+    assert find(api, messageTimestamp={"lte": past["lte"]})["total"] == 1
+
+
+def test_a_slow_insert_is_sent_and_not_yet_found(api, eventually):
+    api.simulator.set_fault(hang_ms=400)
+    thread = threading.Thread(target=api.send, args=("5511987650018",))
+    thread.start()
+    eventually(lambda: len(api.simulator.sends), 1)
+    assert find(api)["total"] == 0
+    thread.join()
+    assert find(api)["total"] == 1
+
+
+def statuses(api, key_id):
+    found = api("POST", "/chat/findStatusMessage/ifinu", {"where": {"id": key_id}})
+    return [row["status"] for row in found.body]
+
+
+@pytest.mark.parametrize(
+    ("ending", "expected"),
+    [
+        ("9999", ["SERVER_ACK", "DELIVERY_ACK", "READ"]),
+        ("0009", ["ERROR"]),
+        ("0010", []),
+        ("0022", ["DELIVERY_ACK", "READ", "READ", "SERVER_ACK"]),
+    ],
+)
+def test_receipts_are_kept_without_any_webhook(api, ending, expected):
+    api.simulator.set_fault(receipts_ms={"server_ack": 0, "delivery_ack": 0, "read": 0})
+    key_id = api.send(f"551198765{ending}").body["key"]["id"]
+    assert statuses(api, key_id) == expected
+    assert [update["status"] for update in find(api)["records"][0]["MessageUpdate"]] == expected
+
+
+def test_a_receipt_takes_its_time(api):
+    api.simulator.set_fault(receipts_ms={"server_ack": 0, "delivery_ack": 600_000, "read": 900_000})
+    assert statuses(api, api.send("5511987654321").body["key"]["id"]) == ["SERVER_ACK"]
+
+
+def test_what_was_recorded_outlives_the_simulator():
+    with Simulator(api_key="k") as simulator:
+        url = simulator.url
+    assert url.startswith("http://127.0.0.1:")
+    assert simulator.sends == []
+    assert simulator.summary()["posts"]["total"] == 0

@@ -1,0 +1,216 @@
+"""What a receiver of webhooks gets."""
+
+import base64
+import datetime
+import hashlib
+import hmac
+import json
+
+import pytest
+
+FAST = {"receipts_ms": {"server_ack": 10, "delivery_ack": 20, "read": 30}}
+NUMBER = "5511987654321"
+
+
+def subscribe(api, sink, **more):
+    hook = {"enabled": True, "url": sink.url, "events": [], **more}
+    return api("POST", "/webhook/set/ifinu", {"webhook": hook})
+
+
+@pytest.fixture
+def api(start):
+    return start(seed=1, script=FAST, webhook_retry_s=0.02)
+
+
+def test_a_webhook_is_set_and_found(api, sink):
+    assert api("GET", "/webhook/find/ifinu").body is None
+    row = subscribe(api, sink, byEvents=True, headers={"x-a": "b"})
+    assert row.status == 201
+    assert set(row.body) == {
+        *("id", "url", "headers", "enabled", "events", "webhookByEvents", "webhookBase64"),
+        *("createdAt", "updatedAt", "instanceId"),
+    }
+    found = api("GET", "/webhook/find/ifinu").body
+    assert {**found, "updatedAt": ""} == {**row.body, "updatedAt": ""}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"enabled": True, "url": "http://x.test", "events": []}, 400),  # flat
+        ({"webhook": {"url": "http://x.test", "events": []}}, 400),
+        ({"webhook": {"enabled": True, "events": []}}, 400),
+        ({"webhook": {"enabled": True, "url": "http://x.test", "events": ["NOISE"]}}, 400),
+        ({"webhook": {"enabled": True, "url": "http://x.test"}}, 500),
+    ],
+)
+def test_a_wrong_webhook_is_refused(api, body, status):
+    assert api("POST", "/webhook/set/ifinu", body).status == status
+    assert api("GET", "/webhook/find/ifinu").body is None
+
+
+def test_a_send_is_announced_and_its_receipts_follow(api, sink, eventually):
+    subscribe(api, sink)
+    sent = api.send(NUMBER, "Fatura 1").body
+    eventually(sink.statuses, ["SERVER_ACK", "DELIVERY_ACK", "READ"])
+    (announced,) = sink.events("send.message")
+    assert announced["data"] == sent
+    update = sink.events("messages.update")[0]["data"]
+    assert update["keyId"] == sent["key"]["id"] != update["messageId"]
+    assert (update["fromMe"], update["remoteJid"]) == (True, "5511987654321@s.whatsapp.net")
+
+
+def test_the_envelope_has_the_token_and_a_time_that_lies(api, sink, eventually):
+    subscribe(api, sink)
+    api.send(NUMBER)
+    eventually(lambda: len(sink.events("send.message")), 1)
+    envelope = sink.events("send.message")[0]
+    assert envelope["apikey"] == api.simulator.token("ifinu")
+    assert (envelope["instance"], envelope["destination"]) == ("ifinu", sink.url)
+    assert (envelope["server_url"], envelope["sender"]) == (api.simulator.url, "5511900000000@s.whatsapp.net")
+    claimed = datetime.datetime.fromisoformat(envelope["date_time"])
+    behind = datetime.datetime.now(datetime.UTC) - claimed
+    assert datetime.timedelta(hours=3) <= behind < datetime.timedelta(hours=3, minutes=1)
+
+
+def test_events_can_be_chosen_and_have_paths_of_their_own(api, sink, eventually):
+    subscribe(api, sink, events=["MESSAGES_UPDATE"], byEvents=True)
+    api.send(NUMBER)
+    eventually(sink.statuses, ["SERVER_ACK", "DELIVERY_ACK", "READ"])
+    assert {path for path, _, _ in sink.got} == {"/hook/messages-update"}
+
+
+def test_a_jwt_key_becomes_a_bearer_token_and_other_headers_go_as_they_are(api, sink, eventually):
+    subscribe(api, sink, events=["SEND_MESSAGE"], headers={"jwt_key": "s3cret", "X-Tenant": "7"})
+    api.send(NUMBER)
+    eventually(lambda: len(sink.got), 1)
+    _, headers, _ = sink.got[0]
+    assert headers["X-Tenant"] == "7"
+    assert "jwt_key" not in headers
+    signed, _, signature = headers["Authorization"].removeprefix("Bearer ").rpartition(".")
+    expected = hmac.digest(b"s3cret", signed.encode(), hashlib.sha256)
+    assert base64.urlsafe_b64decode(signature + "=") == expected
+    claims = json.loads(base64.urlsafe_b64decode(signed.partition(".")[2] + "=="))
+    assert claims["exp"] - claims["iat"] == 600
+    assert (claims["app"], claims["action"]) == ("evolution", "webhook")
+
+
+@pytest.mark.parametrize(
+    ("answers", "deliveries", "counted"),
+    [
+        ([200], 1, {"delivered": 1}),
+        ([500, 429, 200], 3, {"retried": 2, "delivered": 1}),
+        ([400], 1, {"refused": 1}),
+        ([404], 1, {"refused": 1}),
+        ([422], 1, {"refused": 1}),
+    ],
+)
+def test_only_some_failures_are_tried_again(api, sink, eventually, answers, deliveries, counted):
+    sink.answers = list(answers)
+    subscribe(api, sink, events=["SEND_MESSAGE"])
+    api.send(NUMBER)
+    eventually(lambda: {k: v for k, v in api.simulator.summary()["webhooks"].items() if v}, counted)
+    assert len(sink.got) == deliveries
+
+
+def test_a_receiver_that_is_away_gets_it_later(start, sink, eventually):
+    api = start(webhook_retry_s=0.02, webhook_url="http://127.0.0.1:9/hook")
+    api.send(NUMBER)
+    eventually(lambda: api.simulator.summary()["webhooks"]["retried"] > 0)
+    assert sink.got == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "expected"),
+    [
+        ("0009", ["ERROR"]),
+        ("0022", ["DELIVERY_ACK", "READ", "READ", "SERVER_ACK"]),
+    ],
+)
+def test_receipts_follow_the_script(api, sink, eventually, ending, expected):
+    subscribe(api, sink)
+    api.send(f"551198765{ending}")
+    # Two that fall due together go out on two connections, and may change places.
+    eventually(lambda: sorted(sink.statuses()), sorted(expected))
+
+
+def test_a_send_without_receipts_is_announced_all_the_same(api, sink, eventually):
+    subscribe(api, sink)
+    api.send("5511987650010")
+    later = api.send(NUMBER).body["key"]["id"]
+    eventually(sink.statuses, ["SERVER_ACK", "DELIVERY_ACK", "READ"])
+    assert {event["data"]["keyId"] for event in sink.events("messages.update")} == {later}
+    assert len(sink.events("send.message")) == 2
+
+
+def test_receipts_may_name_a_lid(api, sink, eventually):
+    subscribe(api, sink)
+    key_id = api.send("5511987650023").body["key"]["id"]
+    eventually(lambda: len(sink.statuses()), 3)
+    for event in sink.events("messages.update"):
+        assert event["data"]["remoteJid"].endswith("@lid")
+        assert event["data"]["keyId"] == key_id
+
+
+def test_a_person_can_answer_stop_by_herself(api, sink, eventually):
+    subscribe(api, sink)
+    sent = api.send("5511987650024").body
+    eventually(lambda: len(sink.events("messages.upsert")), 1)
+    data = sink.events("messages.upsert")[0]["data"]
+    assert (data["message"], data["key"]["fromMe"]) == ({"conversation": "SAIR"}, False)
+    assert data["contextInfo"]["stanzaId"] == sent["key"]["id"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "shows_phone_in"),
+    [("plain", "remoteJid"), ("lid", "remoteJidAlt"), ("lid_alone", None)],
+)
+def test_a_person_writes(api, sink, eventually, variant, shows_phone_in):
+    subscribe(api, sink)
+    key_id = api.simulator.inbound(instance="ifinu", number=NUMBER, text="SAIR", variant=variant)
+    eventually(lambda: len(sink.events("messages.upsert")), 1)
+    key = sink.events("messages.upsert")[0]["data"]["key"]
+    assert key["id"] == key_id
+    assert [name for name, value in key.items() if value == f"{NUMBER}@s.whatsapp.net"] == (
+        [shows_phone_in] if shows_phone_in else []
+    )
+    assert key["remoteJid"].endswith("@s.whatsapp.net" if variant == "plain" else "@lid")
+
+
+def test_a_change_of_state_is_told(api, sink, eventually):
+    subscribe(api, sink)
+    for state in ("connecting", "open", "open"):
+        api.simulator.set_instance("ifinu", state=state)
+    eventually(
+        lambda: sorted(event["data"]["state"] for event in sink.events("connection.update")),
+        ["connecting", "open"],
+    )
+
+
+def test_both_webhooks_fire(start, sink, eventually):
+    api = start(webhook_url=sink.url)
+    subscribe(api, sink)
+    api.send(NUMBER)
+    eventually(lambda: len(sink.events("send.message")), 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "deliveries"), [({"duplicate": 1.0}, 2), ({"drop": 1.0}, 0), ({"shuffle_ms": 50.0}, 1)]
+)
+def test_deliveries_are_repeated_lost_or_late(api, sink, eventually, fault, deliveries):
+    subscribe(api, sink, events=["SEND_MESSAGE"])
+    api.simulator.set_fault(webhooks=fault)
+    api.send(NUMBER)
+    eventually(lambda: len(sink.got), deliveries)
+    counts = api.simulator.summary()["webhooks"]
+    assert counts["lost_on_purpose"] == (1 if "drop" in fault else 0)
+
+
+def test_shuffled_deliveries_change_their_order(api, sink, eventually):
+    subscribe(api, sink, events=["SEND_MESSAGE"])
+    api.simulator.set_fault(webhooks={"shuffle_ms": 200.0})
+    sent = [api.send(NUMBER, f"text {n}").body["key"]["id"] for n in range(12)]
+    eventually(lambda: len(sink.got), 12)
+    got = [event["data"]["key"]["id"] for event in sink.events()]
+    assert sorted(got) == sorted(sent)
+    assert got != sent
