@@ -1,0 +1,109 @@
+"""
+CPU per POST of three HTTP clients on a kept-alive connection, against a trivial local server.
+
+    python bench/http_client.py [posts]
+
+CPU time of this process, not wall time: the server is another process, and cores may be shared.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import requests
+import urllib3
+
+from ifinu.gateway.transport import Transport
+
+BODY = b'{"number":"5577998616740","text":"' + b"x" * 400 + b'","linkPreview":false}'
+HEADERS = {"apikey": "k" * 32, "Content-Type": "application/json"}
+PATH = "/message/sendText/ifinu"
+ROUNDS = 5
+_JSON = (
+    b'{"key":{"remoteJid":"5577998616740@s.whatsapp.net","fromMe":true,"id":"3EB0215708B0C9E11F64B0"},'
+    b'"pushName":"","status":"PENDING","messageTimestamp":1795477301,"source":"web"}'
+)
+# The headers a real gateway sends.
+ANSWER = (
+    b"HTTP/1.1 201 Created\r\nX-Powered-By: Express\r\nVary: Origin\r\n"
+    b"Access-Control-Allow-Credentials: true\r\n"
+    b'Content-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\nETag: W/"2f0-x"\r\n'
+    b"Date: Fri, 24 Oct 2025 12:00:00 GMT\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\n\r\n%s"
+    % (len(_JSON), _JSON)
+)
+
+
+def serve(ready: Connection) -> None:
+    """Answer every POST alike, one connection at a time."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ready.send(listener.getsockname()[1])
+        while True:
+            conn, _ = listener.accept()
+            with conn:
+                conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                seen = b""
+                while chunk := conn.recv(65536):
+                    seen += chunk
+                    if seen.endswith(BODY):
+                        conn.sendall(ANSWER)
+                        seen = b""
+
+
+def clients(url: str) -> dict[str, tuple[Callable[[], int], Callable[[], None]]]:
+    """How each posts once, returning the status, and how it is closed."""
+    session = requests.Session()
+    session.trust_env = False
+    pool = urllib3.connection_from_url(url, retries=False, maxsize=1)
+    transport = Transport(url, headers={"apikey": HEADERS["apikey"]}, connect_timeout_s=5, read_timeout_s=75)
+    return {
+        "requests.Session": (
+            lambda: (
+                session.post(url + PATH, data=BODY, headers=HEADERS, timeout=(5, 75), allow_redirects=False).status_code
+            ),
+            session.close,
+        ),
+        "urllib3 pool": (
+            lambda: (
+                pool.request(
+                    "POST", PATH, body=BODY, headers=HEADERS, timeout=urllib3.Timeout(5, 75), redirect=False
+                ).status
+            ),
+            pool.close,
+        ),
+        "ifinu.gateway": (lambda: transport.exchange("POST", PATH, BODY).status, transport.close),
+    }
+
+
+def cpu_us(post: Callable[[], int], posts: int) -> float:
+    """CPU microseconds of one POST: the best of some rounds, since noise only ever adds."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        for _ in range(posts):
+            assert post() == 201
+        best = min(best, time.process_time() - start)
+    return best / posts * 1e6
+
+
+def main(posts: int) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.Process(target=serve, args=(theirs,), daemon=True)
+    server.start()
+    measured = {}
+    for name, (post, close) in clients(f"http://127.0.0.1:{ours.recv()}").items():
+        post()
+        measured[name] = cpu_us(post, posts)
+        close()
+    server.terminate()
+    least = min(measured.values())
+    for name, cost in measured.items():
+        print(f"{name:18} {cost:7.1f} µs CPU per POST  {cost / least:4.1f}×")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)

@@ -1,0 +1,277 @@
+"""
+The Evolution API, as far as ifinu uses it.
+
+Sending raises SendError's classes, which say what a failure proves; every other route raises plain
+GatewayError. No route is called with a query string: the gateway lets a query parameter override the instance
+in the path after it has checked the key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from ifinu import errors, phone
+from ifinu.errors import Reason
+from ifinu.gateway import answers, outcomes, records, transport
+
+_T = TypeVar("_T")
+
+_REASONS = {401: Reason.UNAUTHORIZED} | dict.fromkeys((301, 302, 303, 307, 308), Reason.REDIRECTED)
+
+
+class Evolution:
+    """
+    A client of one gateway process; threads may share it, and a forked process opens its own connections.
+
+    Args:
+        url: Base URL, `http://host:port` or `https://host/prefix`.
+        api_key: Sent as `apikey`; it is in no repr, error or log.
+        connect_timeout_s: Longest wait for a connection.
+        read_timeout_s: Longest wait for an answer; a send takes several queries of up to 60 s each at
+            WhatsApp, and what runs out of time here may still be sent.
+        worker: Name of this worker, sent as `X-Ifinu-Worker` so that logs on the way can tell workers apart.
+
+    Raises:
+        ConfigurationError: The URL or the key cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        connect_timeout_s: float = 5.0,
+        read_timeout_s: float = 75.0,
+        worker: str | None = None,
+    ) -> None:
+        self._api_key = api_key.strip()
+        headers = {"apikey": self._api_key} | ({"X-Ifinu-Worker": worker} if worker else {})
+        self._transport = transport.Transport(
+            url, headers=headers, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._transport.url!r})"
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        self._transport.close()
+
+    def send_text(self, instance: str, number_e164: str, text: str, *, link_preview: bool = False) -> outcomes.Sent:
+        """
+        Send one text, once: nothing on the way tries again.
+
+        Args:
+            instance: Name of the WhatsApp instance to send from.
+            number_e164: To whom, as `+5577998616740`.
+            text: What; U+0000 is taken out, since the gateway sends it and then fails to store it.
+            link_preview: Whether the gateway fetches the first link of the text for a preview, which takes up
+                to 3 s.
+
+        Returns:
+            The message's id; `confirmed` is False when it was sent but the id was lost.
+
+        Raises:
+            NotSent: Nothing reached WhatsApp.
+            Throttled: As NotSent; the number is too fast.
+            MaybeSent: The outcome is unknown.
+            Refused: Not this message, not to this number.
+            Misconfigured: No message of this instance.
+        """
+        body = _json({"number": phone.digits(number_e164), "text": text.replace("\0", ""), "linkPreview": link_preview})
+        hide = (self._api_key, text)
+        try:
+            answer = self._transport.exchange("POST", _path("message/sendText", instance), body)
+        except (transport.RequestNotDelivered, transport.AnswerLost) as exc:
+            raise outcomes.unanswered(exc, instance=instance, hide=hide) from exc
+        wait_s = outcomes.retry_after_s(answer.retry_after, now=datetime.now(UTC))
+        return outcomes.classify(answer.status, answer.body, instance=instance, retry_after_s=wait_s, hide=hide)
+
+    def find_messages(
+        self,
+        instance: str,
+        *,
+        since: datetime,
+        until: datetime,
+        remote_jid: str | None = None,
+        key_id: str | None = None,
+        page: int = 1,
+        page_size: int = 50,
+    ) -> records.FoundMessages:
+        """
+        Look among the messages this instance has sent and stored.
+
+        Found means sent. Not found does not mean not sent: the row is written after the send, and may have
+        failed. The gateway cannot search by text.
+
+        Args:
+            instance: Name of the WhatsApp instance.
+            since: Oldest time of sending, aware.
+            until: Newest, aware.
+            remote_jid: Only to this address (`Sent.remote_jid`; or ask for each of
+                `phone.ninth_digit_forms`).
+            key_id: Only this message.
+            page: From 1.
+            page_size: Messages a page.
+        """
+        key = {"fromMe": True, "remoteJid": remote_jid, "id": key_id}
+        where = {
+            "key": {name: value for name, value in key.items() if value is not None},
+            "messageTimestamp": {"gte": _iso(since), "lte": _iso(until)},
+        }
+        body = {"where": where, "page": page, "offset": page_size}
+        return self._ask(records.read_messages, "POST", "chat/findMessages", instance, body)
+
+    def whatsapp_numbers(self, instance: str, numbers_e164: Iterable[str]) -> dict[str, records.WhatsAppNumber]:
+        """
+        Ask WhatsApp which of these numbers it knows.
+
+        Asking for many is what spammers do, and gets an instance banned. A "no" is wrong now and then.
+
+        Returns:
+            By number, in E.164; a number the gateway left out is not there.
+        """
+        asked = {phone.digits(number): number for number in numbers_e164}
+        body = {"numbers": list(asked)}
+        found = self._ask(records.read_numbers, "POST", "chat/whatsappNumbers", instance, body)
+        return {asked[digits]: number for digits, number in found.items() if digits in asked}
+
+    def connection_state(self, instance: str) -> records.State:
+        """Tell the state of an instance; ABSENT when another gateway process holds it."""
+        return self._ask(records.read_connection, "GET", "instance/connectionState", instance).state
+
+    def create_instance(
+        self,
+        instance: str,
+        *,
+        channel: records.Channel = records.Channel.BAILEYS,
+        number: str | None = None,
+        token: str | None = None,
+    ) -> records.CreatedInstance:
+        """
+        Create an instance. Never two of one name at a time: the loser's clean-up deletes the winner.
+
+        Args:
+            instance: Its name, unique in the gateway's whole database.
+            channel: What it speaks to.
+            number: Digits of the phone, for a pairing code beside the QR code; Meta's phone-number id for
+                BUSINESS.
+            token: The instance's own key, or Meta's token for BUSINESS; the gateway makes one up when there
+                is none.
+
+        Raises:
+            ConfigurationError: The name is blank, with which the gateway would create an instance nothing can
+                address.
+            GatewayError: 403 when the name is taken.
+        """
+        if not instance.strip():
+            raise errors.ConfigurationError("an instance needs a name")
+        wanted = {"instanceName": instance, "integration": channel, "number": number, "token": token}
+        body = {name: value for name, value in wanted.items() if value is not None}
+        return self._ask(records.read_created, "POST", "instance/create", body=body)
+
+    def connect_instance(self, instance: str) -> records.Connection:
+        """Start pairing: a QR code to show, no QR code yet (ask again), or OPEN when it is paired already."""
+        return self._ask(records.read_connection, "GET", "instance/connect", instance)
+
+    def restart_instance(self, instance: str) -> records.Connection:
+        """Open the instance's connection to WhatsApp anew; GatewayError when it is not connected."""
+        return self._ask(records.read_connection, "POST", "instance/restart", instance)
+
+    def logout_instance(self, instance: str) -> None:
+        """Unpair: a new QR code is needed afterwards."""
+        self._call("DELETE", "instance/logout", instance)
+
+    def delete_instance(self, instance: str) -> None:
+        """Delete the instance with its messages and webhook; the gateway does it after it has answered."""
+        self._call("DELETE", "instance/delete", instance)
+
+    def fetch_instances(self) -> tuple[records.Instance, ...]:
+        """List the instances of this gateway process."""
+        return self._ask(records.read_instances, "GET", "instance/fetchInstances")
+
+    def set_webhook(
+        self, instance: str, url: str, events: Iterable[str], *, headers: dict[str, str] | None = None
+    ) -> records.Webhook:
+        """
+        Say where an instance's events go.
+
+        Args:
+            instance: Name of the WhatsApp instance.
+            url: Receives them as POST.
+            events: Names such as `MESSAGES_UPDATE`; none means all of them.
+            headers: Sent along as they are. `jwt_key` is turned into `Authorization: Bearer <a ten-minute
+                JWT>`.
+        """
+        webhook = {"enabled": True, "url": url, "events": list(events)} | ({"headers": headers} if headers else {})
+        return self._ask(records.read_webhook, "POST", "webhook/set", instance, {"webhook": webhook})
+
+    def find_webhook(self, instance: str) -> records.Webhook | None:
+        """Tell where an instance's events go; None when none was set."""
+        return self._ask(records.read_found_webhook, "GET", "webhook/find", instance)
+
+    def _ask(
+        self,
+        read: Callable[[Any], _T],
+        method: str,
+        route: str,
+        instance: str | None = None,
+        body: dict[str, Any] | None = None,
+    ) -> _T:
+        answer = self._call(method, route, instance, body)
+        try:
+            return read(answer)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as exc:
+            said = f"{method} {route}: the answer is not understood ({type(exc).__name__})"
+            raise self._error(said, instance, Reason.ROUTE_NOT_FOUND) from exc
+
+    def _call(self, method: str, route: str, instance: str | None = None, body: dict[str, Any] | None = None) -> Any:
+        content = b"" if body is None else _json(body)
+        try:
+            answer = self._transport.exchange(method, _path(route, instance), content)
+        except transport.RequestNotDelivered as exc:
+            raise self._error(str(exc), instance, Reason.UNREACHABLE) from exc
+        except transport.AnswerLost as exc:
+            raise self._error(f"{method} {route}: no answer, so it may be done: {exc}", instance) from exc
+        ok = 200 <= answer.status < 300
+        reason = _REASONS.get(answer.status)
+        try:
+            decoded = answers.decode(answer.body)
+        except ValueError:
+            decoded, reason = {"error": True}, Reason.ROUTE_NOT_FOUND if ok else reason
+        # `connect` and `restart` answer 200 with an error inside.
+        if not ok or (isinstance(decoded, dict) and decoded.get("error") is True):
+            words = answers.words(answer.body, hide=(self._api_key,))
+            said = ": ".join(filter(None, (f"{method} {route}", f"HTTP {answer.status}", words)))
+            raise self._error(said, instance, reason, status=answer.status, answer=words)
+        return decoded
+
+    def _error(
+        self,
+        said: str,
+        instance: str | None,
+        reason: Reason | None = None,
+        *,
+        status: int | None = None,
+        answer: str = "",
+    ) -> errors.GatewayError:
+        line = answers.one_line(f"{instance or self._transport.url}: {said}", hide=(self._api_key,))
+        message = "; ".join(filter(None, (line, reason and outcomes.hint(reason))))
+        return errors.GatewayError(message, instance=instance, status=status, answer=answer)
+
+
+def _path(route: str, instance: str | None) -> str:
+    return f"/{route}" if instance is None else f"/{route}/{quote(instance, safe='')}"
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    # Half of a surrogate pair is no character; the gateway's database would refuse it after the send.
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

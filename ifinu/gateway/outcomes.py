@@ -1,0 +1,261 @@
+"""
+What the answer to `POST /message/sendText/{instance}` proves.
+
+| answer | outcome |
+|---|---|
+| 201 with `key.id` | `Sent` |
+| 201 with Meta's error in it | Refused; Misconfigured or Throttled by its code |
+| any other 2xx | MaybeSent |
+| 3xx | Misconfigured: redirects are not followed |
+| 400 the schema's complaints, `exists: false`, `[object Object]`, any other text | Refused |
+| 400 `Error: Connection Closed` | NotSent |
+| 400 `Error: rate-overlimit` | Throttled |
+| 400 `Error: Timed Out`, `TypeError …`, any other `…Error` | MaybeSent |
+| 400 a database's text (`Prisma…`, `DriverAdapterError…`) | `Sent`, not confirmed |
+| 401, 403, 404, 405, 407 | Misconfigured |
+| 408 | MaybeSent |
+| 413, any other 4xx | Refused |
+| 429 | Throttled |
+| 500 | NotSent: all that can fail with 500 runs before the send |
+| 503 | NotSent, unless it is the licence (Misconfigured) or Envoy's report of a lost connection (MaybeSent) |
+| 502, 504, any other 5xx | MaybeSent |
+| no connection, or the request was not written to its end | NotSent |
+| no answer, or half of one | MaybeSent |
+
+Source: Evolution API 2.3.6 and 2.3.7, each row seen on a running server or read in its source; a proxy's rows
+by what the proxy had to have done. The same fault is a 500 when the gateway must look the number up and a 400
+when it has it in its cache, hence the two tables of texts below.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from ifinu import errors
+from ifinu.errors import MaybeSent, Misconfigured, NotSent, Reason, Refused, Throttled
+from ifinu.gateway import answers, transport
+
+_Verdict = tuple[type[errors.SendError], Reason]
+
+_DEFAULT_RETRY_AFTER_S = 60.0  # WhatsApp names no time: long enough to matter, short enough to try
+_RETRY_AFTER_S = (1.0, 3600.0)  # least and most that is believed
+
+_BY_STATUS: dict[int, _Verdict] = {
+    401: (Misconfigured, Reason.UNAUTHORIZED),
+    403: (Misconfigured, Reason.UNAUTHORIZED),
+    405: (Misconfigured, Reason.ROUTE_NOT_FOUND),
+    407: (Misconfigured, Reason.UNAUTHORIZED),
+    408: (MaybeSent, Reason.TIMEOUT),
+    413: (Refused, Reason.TOO_LARGE),
+    429: (Throttled, Reason.TOO_MANY_REQUESTS),
+}
+_BY_HUNDRED: dict[int, _Verdict] = {
+    3: (Misconfigured, Reason.REDIRECTED),
+    4: (Refused, Reason.INVALID_REQUEST),
+    5: (MaybeSent, Reason.GATEWAY_5XX),
+}
+# The first that matches the beginning of a 400's text.
+_IN_400: tuple[tuple[re.Pattern[str], _Verdict], ...] = (
+    (re.compile(r"Error: Connection Closed"), (NotSent, Reason.CONNECTION_CLOSED)),
+    (re.compile(r"Error: rate-overlimit"), (Throttled, Reason.RATE_OVERLIMIT)),
+    (re.compile(r"Error: Timed Out"), (MaybeSent, Reason.SEND_TIMEOUT)),
+    (re.compile(r"\w*Error\b"), (MaybeSent, Reason.SEND_FAILED)),
+    (re.compile(r"\[object Object\]"), (Refused, Reason.GROUP_NOT_FOUND)),
+)
+# The message was handed to WhatsApp, then the row about it could not be written.
+_SENT_THEN_FAILED = re.compile(r"Prisma|DriverAdapterError")
+# The first that is found in a 500's text.
+_IN_500: tuple[tuple[str, Reason], ...] = (
+    ("reading 'textMessage'", Reason.WRONG_SHARD),
+    ("reading 'onWhatsApp'", Reason.NEVER_CONNECTED),
+    ("Connection Closed", Reason.CONNECTION_CLOSED),
+    ("Timed Out", Reason.LOOKUP_TIMEOUT),
+)
+_NO_SUCH_INSTANCE = re.compile(r'The ".*" instance does not exist$|Instance ".*" not found$', re.DOTALL)
+# Envoy says 503 both when it had no connection and when it lost one; only these reasons are the former.
+_ENVOY = re.compile(
+    rb"disconnect/reset before headers"
+    rb"(?!.*(?:connection failure|connection timeout|overflow|refused stream))"
+)
+# Source: Meta, WhatsApp Cloud API, "Error codes": authorization and throttling.
+_META_UNAUTHORIZED = frozenset({0, 3, 10, 190, *range(200, 300)})
+_META_THROTTLED = frozenset({4, 80007, 130429, 131048, 131056})
+
+_HINTS = {
+    Reason.UNAUTHORIZED: "check IFINU_EVOLUTION_API_KEY",
+    Reason.INSTANCE_NOT_FOUND: "create the instance, or correct its name",
+    Reason.ROUTE_NOT_FOUND: "check that IFINU_EVOLUTION_URL is an Evolution API",
+    Reason.REDIRECTED: "redirects are not followed: set IFINU_EVOLUTION_URL to the final address",
+    Reason.LICENSE_REQUIRED: "activate the gateway, or run 2.3.x",
+    Reason.UNREACHABLE: "check IFINU_EVOLUTION_URL, and that the gateway is up",
+    Reason.NUMBER_NOT_ON_WHATSAPP: "the number is not on WhatsApp",
+    Reason.WRONG_SHARD: "another gateway process holds this instance",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """
+    The gateway handed the message over; WhatsApp's own answer comes later, by webhook, or never.
+
+    Attributes:
+        key_id: The gateway's id of the message, by which receipts name it; None when it was lost.
+        status: The gateway's word, usually `PENDING`.
+        remote_jid: The address WhatsApp knows the person by, whose ninth digit may differ from the number's;
+            by it `find_messages` finds the message.
+        confirmed: False when the message was sent but the gateway could not store it: no receipt will come
+            and no look-up will find it, and sending again would send twice.
+    """
+
+    key_id: str | None
+    status: str | None = None
+    remote_jid: str | None = field(default=None, repr=False)
+    confirmed: bool = True
+
+
+def classify(
+    status: int, body: bytes, *, instance: str, retry_after_s: float | None = None, hide: Iterable[str] = ()
+) -> Sent:
+    """
+    Judge one answer, by its body as much as by its status.
+
+    Args:
+        status: HTTP status.
+        body: The answer as it came.
+        instance: Name of the WhatsApp instance, for the error.
+        retry_after_s: What the answer asks to wait, if it does.
+        hide: What the error must not repeat even if the gateway does: the key, the text of the message.
+
+    Raises:
+        SendError: Always one of NotSent, Throttled, MaybeSent, Refused, Misconfigured, with its `reason`.
+    """
+    try:
+        answer = answers.decode(body)
+    except ValueError:
+        answer = None
+    judged = _success(answer) if 200 <= status < 300 else _failure(status, answer, body)
+    if isinstance(judged, Sent):
+        return judged
+    said = answers.words(body, hide=hide)
+    raise _error(judged, f"HTTP {status}", said, instance=instance, status=status, retry_after_s=retry_after_s)
+
+
+def unanswered(
+    exc: transport.RequestNotDelivered | transport.AnswerLost, *, instance: str, hide: Iterable[str] = ()
+) -> errors.SendError:
+    """
+    Judge a request that got no answer.
+
+    Returns:
+        What to raise: NotSent when the request was not delivered, else MaybeSent.
+    """
+    if isinstance(exc, transport.RequestNotDelivered):
+        verdict: _Verdict = (NotSent, Reason.UNREACHABLE)
+    elif isinstance(exc.__cause__, TimeoutError):
+        verdict = (MaybeSent, Reason.TIMEOUT)
+    else:
+        verdict = (MaybeSent, Reason.CONNECTION_LOST)
+    what = "not delivered" if verdict[0] is NotSent else "no answer"
+    return _error(verdict, what, answers.one_line(str(exc), hide=hide), instance=instance)
+
+
+def retry_after_s(header: str | None, *, now: datetime) -> float | None:
+    """
+    Read a `Retry-After` header.
+
+    Args:
+        header: Seconds or an HTTP date; None when the answer has none.
+        now: The time the answer came, aware.
+
+    Returns:
+        Seconds, at least 1 and at most 3600; None when there is no header or it is neither.
+    """
+    if header is None:
+        return None
+    header = header.strip()
+    if header.isascii() and header.isdigit():
+        wait_s = float(header[:10])
+    else:
+        try:
+            at = email.utils.parsedate_to_datetime(header)
+        except (ValueError, OverflowError):
+            return None
+        wait_s = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds()
+    least_s, most_s = _RETRY_AFTER_S
+    return min(max(wait_s, least_s), most_s)
+
+
+def hint(reason: Reason) -> str:
+    """What to look at; empty when the reason says it all."""
+    return _HINTS.get(reason, "")
+
+
+def _success(answer: Any) -> Sent | _Verdict:
+    if not isinstance(answer, dict):
+        return MaybeSent, Reason.UNEXPECTED_ANSWER
+    key = answer.get("key")
+    if isinstance(key, dict) and isinstance(key.get("id"), str) and key["id"]:
+        return Sent(key["id"], status=_text(answer.get("status")), remote_jid=_text(key.get("remoteJid")))
+    # The WhatsApp Business channel answers 201 to Meta's refusal too.
+    code = answer.get("code")
+    if isinstance(code, int) and isinstance(answer.get("message"), str) and "type" in answer:
+        if code in _META_UNAUTHORIZED:
+            return Misconfigured, Reason.UNAUTHORIZED
+        return (Throttled, Reason.TOO_MANY_REQUESTS) if code in _META_THROTTLED else (Refused, Reason.REFUSED_BY_META)
+    return MaybeSent, Reason.UNEXPECTED_ANSWER
+
+
+def _failure(status: int, answer: Any, body: bytes) -> Sent | _Verdict:
+    said = answers.message(answer)
+    first = next(iter(answers.texts(said)), "")
+    match status:
+        case 400:
+            return _bad_request(said, first)
+        case 404:
+            found = _NO_SUCH_INSTANCE.match(first)
+            return Misconfigured, Reason.INSTANCE_NOT_FOUND if found else Reason.ROUTE_NOT_FOUND
+        case 500:
+            return NotSent, next((reason for words, reason in _IN_500 if words in first), Reason.GATEWAY_ERROR)
+        case 503:
+            if isinstance(answer, dict) and answer.get("code") == "LICENSE_REQUIRED":
+                return Misconfigured, Reason.LICENSE_REQUIRED
+            return (MaybeSent, Reason.GATEWAY_5XX) if _ENVOY.search(body) else (NotSent, Reason.UNAVAILABLE)
+    return _BY_STATUS.get(status) or _BY_HUNDRED.get(status // 100, (MaybeSent, Reason.UNEXPECTED_ANSWER))
+
+
+def _bad_request(said: Any, first: str) -> Sent | _Verdict:
+    if isinstance(said, list) and said:
+        if isinstance(said[0], list):
+            return Refused, Reason.INVALID_REQUEST
+        if isinstance(said[0], dict) and said[0].get("exists") is False:
+            return Refused, Reason.NUMBER_NOT_ON_WHATSAPP
+    if _SENT_THEN_FAILED.match(first):
+        return Sent(None, confirmed=False)
+    return next((verdict for begins, verdict in _IN_400 if begins.match(first)), (Refused, Reason.INVALID_REQUEST))
+
+
+def _error(
+    verdict: _Verdict,
+    what: str,
+    said: str,
+    *,
+    instance: str,
+    status: int | None = None,
+    retry_after_s: float | None = None,
+) -> errors.SendError:
+    kind, reason = verdict
+    line = ": ".join(filter(None, (answers.one_line(instance), what, said)))
+    message = "; ".join(filter(None, (line, hint(reason))))
+    if kind is Throttled:
+        wait_s = _DEFAULT_RETRY_AFTER_S if retry_after_s is None else retry_after_s
+        return Throttled(message, retry_after_s=wait_s, reason=reason, instance=instance, status=status, answer=said)
+    return kind(message, reason=reason, instance=instance, status=status, answer=said)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
