@@ -1,0 +1,330 @@
+"""
+The Kombu channel: how messages are taken, acknowledged, delayed and buried.
+
+It differs from Kombu's Redis channel in this, and in nothing else:
+
+* A message is taken by `fetch.lua`, a batch at a time, and is in flight from that instant; stock pops it and records it
+  in a second command, and a crash between the two loses it (kombu #305).
+* It is held by the process, with a lease (see `leases.py`); stock ties it to the channel and restores after an hour.
+* One with a future `eta` waits in a sorted set in Redis; stock hands it to a worker, which holds it in memory.
+* What Celery cannot run goes to the dead letters (see `intake.py`); stock drops it, or the worker dies of it.
+
+Queues that are consumed without acknowledgement (replies to `inspect`) and fanout (control, events) stay with stock.
+
+Waiting: one connection alternates between two commands. `fetch.lua` answers at once; when it brings nothing, a
+`BLMOVE q q RIGHT RIGHT` follows, which moves the last element onto itself: it wakes when there is one and takes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from queue import Empty
+from time import monotonic
+from typing import Any
+
+import redis
+import structlog
+from kombu.transport import redis as stock
+from kombu.transport import virtual
+from kombu.utils.json import dumps
+
+from ifinu.broker import dead_letters, intake, leases
+from ifinu.broker.keys import Keys
+
+log = structlog.get_logger(__name__)
+
+_FETCH, _WAIT = "EVALSHA", "BLMOVE"
+_IDLE_S = 1.0  # longest wait; also how late a due message may be noticed by an idle worker
+_IDLE_SHARED_S = 0.25  # the same while other queues than the one waited on are consumed
+_UNLIMITED_BATCH = 100
+_MOST = 500  # Lua's unpack takes a few thousand arguments at most
+
+
+class QoS(virtual.QoS):
+    """Counts what the channel may still take; the messages themselves are with `leases.Leases`."""
+
+    restore_at_shutdown = False
+
+    def can_consume(self) -> bool:
+        """Whether to fetch: not for one free place at a time, so that a trip to Redis brings a batch."""
+        room = self.room()
+        return room is None or room >= max(1, min(8, self.prefetch_count // 4))
+
+    def room(self) -> int | None:
+        """How many messages may still be taken; None without a limit."""
+        if not self.prefetch_count:
+            return None
+        return max(0, int(self.prefetch_count) - (len(self._delivered) - len(self._dirty)))
+
+    def ack(self, delivery_tag: str) -> None:
+        """The message is done with."""
+        self.channel.leases.ack(delivery_tag)
+        self.let_go(delivery_tag)
+
+    def let_go(self, delivery_tag: str) -> None:
+        """Its place is free again. Any thread may call this; the tag is dropped at the next `append`."""
+        if delivery_tag in self._delivered:
+            self._quick_ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Back to the queue, or to the dead letters."""
+        if requeue:
+            self.channel.leases.give_back((delivery_tag,))
+            self.let_go(delivery_tag)
+        else:
+            self.channel.bury(delivery_tag, reason="rejected", error="rejected by its consumer")
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """On close: what was not acknowledged goes back, unless the consumer sees to that itself."""
+        self._on_collect.cancel()
+        self._flush()
+        if not self.channel.leases.managed:
+            self.channel.leases.give_back(list(self._delivered))
+        self._delivered.clear()
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the sweep in `leases.py` does it."""
+
+
+class Channel(stock.Channel):
+    """See the module. Its transport options beside the stock ones are `lease_s`, `max_message_bytes` and `wait_on`."""
+
+    QoS = QoS
+
+    lease_s: float = 15.0
+    max_message_bytes: int = 262_144
+    #: The queue to wait on while all are empty; a message on it is taken at once, on another within a quarter second.
+    wait_on: str | None = None
+
+    from_transport_options = (
+        *stock.Channel.from_transport_options,
+        "lease_s",
+        "max_message_bytes",
+        "wait_on",
+    )
+
+    _command: str | None = None  # what was sent last
+    _fetching: tuple[Keys, ...] = ()  # the queues that a fetch under way asks, in its order
+    _wait_s = 0.0  # how long the next command is to wait; 0: it fetches
+    _all_paused = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._leased: dict[str, Keys] = {}
+        self._leases: leases.Leases | None = None
+        super().__init__(*args, **kwargs)
+
+    @property
+    def leases(self) -> leases.Leases:
+        """What this process holds at this server."""
+        if self._leases is None:
+            params = self._connparams()
+            server = tuple(params.get(name) for name in ("host", "port", "path", "db"))
+            self._leases = leases.of_server(server, lambda: redis.Redis(connection_pool=self._get_pool()), self.lease_s)
+        return self._leases
+
+    def bury(self, tag: str, *, reason: str, error: str, attempts: int = 0, first_at: datetime | None = None) -> None:
+        """
+        Move a message that this process holds to the dead letters; nothing if it holds it no more.
+
+        Args:
+            tag: The message's delivery tag.
+            reason: See `dead_letters.py`.
+            error: One line, phones masked.
+            attempts: How often a send was tried.
+            first_at: When it was first tried.
+        """
+        raw = self.leases.raw(tag)
+        if raw is not None:
+            record = dead_letters.encode(
+                raw, reason=reason, error=error, attempts=attempts, first_at=first_at, now=datetime.now(UTC)
+            )
+            self.leases.bury(tag, record)
+            log.warning("ifinu.message.buried", reason=reason, error=error, attempts=attempts)
+        self.qos.let_go(tag)
+
+    # -- consuming
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """Consume; with acknowledgement, by lease."""
+        if not no_ack and queue not in self._fanout_queues:
+            keys = self._leased[queue] = Keys.of(queue)
+            self.leases.load()
+            self.leases.watch(keys)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """Take one message, or None."""
+        while True:
+            answer = self.leases.fetch(
+                self.client, Keys.of(queue), (1, self.leases.lease_ms, self.leases.next_prefix())
+            )
+            taken = self._hold(answer, [Keys.of(queue)])
+            if not taken:
+                return None
+            self.leases.watch(Keys.of(queue))
+            payload = self._admit(*taken[0])
+            if payload is None:
+                continue
+            message = self.Message(payload, channel=self)
+            self.qos.append(message, message.delivery_tag)
+            if no_ack:
+                self.qos.ack(message.delivery_tag)
+            return message
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        queue = self._tag_to_queue.get(consumer_tag)
+        answer = super()._basic_cancel(consumer_tag)
+        self._leased.pop(queue or "", None)
+        if not self._leased:
+            self._return_fetched()
+        return answer
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Send the next command; its answer wakes the event loop, which calls `_brpop_read`."""
+        if not self._leased:
+            super()._brpop_start(timeout)
+            return
+        connection = self.client.connection
+        self._in_poll = connection
+        self._brpop_sent_at = monotonic()
+        if self._wait_s > 0:
+            self._command = _WAIT
+            connection.send_command(*self._wait_command())
+            return
+        self._command = _FETCH
+        self._fetching = tuple(self._leased[q] for q in self.active_queues if q in self._leased)
+        room = self.qos.room()
+        want = min(_MOST, _UNLIMITED_BATCH if room is None else max(1, room))
+        keys = [key for queue in self._fetching for key in queue]
+        script = self.leases.fetch
+        connection.send_command(
+            _FETCH, script.sha, len(keys), *keys, want, self.leases.lease_ms, self.leases.next_prefix()
+        )
+
+    def _wait_command(self) -> tuple[Any, ...]:
+        queue = self.wait_on if self.wait_on in self._leased else next(iter(self._leased))
+        if self._all_paused:
+            # A paused queue that is not empty would wake at once, again and again: wait where nothing ever comes.
+            return "BLPOP", f"{queue}:pausada:espera", self._wait_s
+        return _WAIT, queue, queue, "RIGHT", "RIGHT", self._wait_s
+
+    def _brpop_read(self, **options: Any) -> bool:
+        if self._command is None:
+            return bool(super()._brpop_read(**options))
+        try:
+            answer = self._answer()
+        finally:
+            self._in_poll = None
+        if self._command == _WAIT:
+            self._wait_s = 0.0
+            raise Empty
+        taken = self._hold(answer, self._fetching)
+        self._all_paused = bool(answer[1])
+        self._wait_s = 0.0 if taken else self._idle_s(answer[0])
+        if not taken:
+            raise Empty
+        self._deliver(taken)
+        return True
+
+    def _answer(self) -> Any:
+        connection = self.client.connection
+        try:
+            return self.client.parse_response(connection, self._command)
+        except redis.exceptions.NoScriptError:
+            self.leases.load()  # the server restarted, or somebody flushed its scripts
+            raise Empty from None
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+
+    def _idle_s(self, next_due_ms: int) -> float:
+        idle = _IDLE_S if len(self._leased) == 1 else _IDLE_SHARED_S
+        return idle if next_due_ms < 0 else min(idle, max(0.01, next_due_ms / 1000))
+
+    def _hold(self, answer: list[Any], queues: Sequence[Keys]) -> list[tuple[str, Keys, bytes]]:
+        taken = []
+        for index, tag, raw in zip(answer[2::3], answer[3::3], answer[4::3], strict=True):
+            keys = queues[index]
+            self.leases.hold(tag.decode(), keys, raw)
+            taken.append((tag.decode(), keys, raw))
+        return taken
+
+    def _admit(self, tag: str, keys: Keys, raw: bytes) -> dict[str, Any] | None:
+        try:
+            return intake.admit(raw, queue=keys.ready, tag=tag, max_bytes=self.max_message_bytes)
+        except intake.Unreadable as exc:
+            self.bury(tag, reason=exc.reason, error=str(exc))
+            return None
+
+    def _deliver(self, taken: list[tuple[str, Keys, bytes]]) -> None:
+        left = [tag for tag, _, _ in taken]
+        try:
+            for tag, keys, raw in taken:
+                payload = self._admit(tag, keys, raw)
+                if payload is not None:
+                    self._deliver_one(tag, keys, payload)
+                left.remove(tag)
+        finally:
+            # Only after an error of the connection: what was not handed on is nobody's.
+            self.leases.give_back(left)
+
+    def _deliver_one(self, tag: str, keys: Keys, payload: dict[str, Any]) -> None:
+        try:
+            self.connection._deliver(payload, keys.ready)
+        except (redis.RedisError, OSError):
+            raise
+        except Exception as exc:  # whatever Celery makes of it, one message must not stop a worker
+            log.exception("ifinu.message.undeliverable")
+            self.bury(tag, reason="undeliverable", error=type(exc).__name__)
+
+    def _return_fetched(self) -> None:
+        """Nobody will read the answer to a command that is under way: undo what it may bring."""
+        if not self._in_poll or self._command is None:
+            return
+        connection, self._in_poll = self._in_poll, None
+        with contextlib.suppress(redis.RedisError, OSError, Empty):
+            if self._command == _FETCH:  # answers at once
+                answer = self.client.parse_response(connection, _FETCH)
+                self.leases.give_back([tag for tag, _, _ in self._hold(answer, self._fetching)])
+        if self._command == _WAIT:
+            connection.disconnect()
+        self._command, self._wait_s = None, 0.0
+
+    def close(self) -> None:
+        """Close; what a command under way brings goes back first."""
+        self._closing = True
+        self._return_fetched()
+        super().close()
+
+    # -- publishing
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        due_ms = _take_eta(message)
+        if due_ms is None:
+            super()._put(queue, message, **kwargs)
+            return
+        entry = {dumps(message): due_ms}
+        batch = kwargs.pop("_publish_batch", None)
+        if batch is not None:
+            batch.add("zadd", Keys.of(queue).delayed, entry)
+            return
+        with self.conn_or_acquire() as client:
+            client.zadd(Keys.of(queue).delayed, entry)
+
+    def _restore(self, message: Any, leftmost: bool = False) -> None:
+        self.leases.give_back((message.delivery_tag,))
+
+
+def _take_eta(message: dict[str, Any]) -> int | None:
+    """Epoch in ms of a message's future `eta`, removed from it so that no worker waits for it again; else None."""
+    headers = message.get("headers") or {}
+    eta = headers.get("eta")
+    if not isinstance(eta, str):
+        return None
+    due = datetime.fromisoformat(eta)
+    if due.tzinfo is None:
+        due = due.replace(tzinfo=UTC)
+    headers["eta"] = None
+    return int(due.timestamp() * 1000) if due > datetime.now(UTC) else None

@@ -1,0 +1,270 @@
+"""
+Dead letters: what a record holds, and what people do with them.
+
+A record is a JSON object on the list `<queue>:dlq`, newest first:
+
+    reason    a short word from a bounded set; the transport's own are not_utf8, not_json, not_an_object, too_large,
+              bad_envelope, unknown_task, undeliverable, rejected, revoked, expired; the others name why a send failed
+    error     the last error in words, phones masked
+    attempts  how often a send was tried
+    first_at  when it was first tried, ISO 8601 UTC
+    last_at   when it was given up, ISO 8601 UTC
+    id, kind  of the notification, where they could be read
+    raw       the message as it was on the queue, when it is text; else
+    raw_b64   the same bytes in base64
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import redis
+
+from ifinu.broker import intake
+from ifinu.broker.keys import Keys, Scripts
+
+_PAGE = 500
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One record; `record` is its exact bytes on the list, which identify it."""
+
+    queue: str
+    reason: str
+    error: str
+    attempts: int
+    first_at: datetime
+    last_at: datetime
+    id: str | None
+    kind: str | None
+    raw: bytes
+    record: bytes
+
+    def original(self) -> bytes:
+        """What the producer pushed: the raw JSON inside a message that was wrapped and retried, else all."""
+        call = _call_of(self.raw)
+        if call is not None and call[0] and isinstance(call[0][0], str):
+            return call[0][0].encode()
+        return self.raw
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields for a person or a program; bytes that are not text appear as `raw_b64`."""
+        return {
+            "queue": self.queue,
+            "id": self.id,
+            "kind": self.kind,
+            "reason": self.reason,
+            "error": self.error,
+            "attempts": self.attempts,
+            "first_at": self.first_at.isoformat(timespec="milliseconds"),
+            "last_at": self.last_at.isoformat(timespec="milliseconds"),
+            **_raw_fields(self.original()),
+        }
+
+
+def encode(
+    raw: bytes,
+    *,
+    reason: str,
+    error: str,
+    attempts: int = 0,
+    first_at: datetime | None = None,
+    now: datetime,
+) -> str:
+    """
+    Write a record.
+
+    Args:
+        raw: The message's bytes as they were on the queue.
+        reason: See the module.
+        error: One line, phones masked.
+        attempts: How often a send was tried.
+        first_at: When it was first tried; None when it never was.
+        now: When it is given up.
+    """
+    notification_id, kind = _identity(raw)
+    return json.dumps(
+        {
+            "reason": reason,
+            "error": error,
+            "attempts": attempts,
+            "first_at": (first_at or now).isoformat(),
+            "last_at": now.isoformat(),
+            "id": notification_id,
+            "kind": kind,
+            **_raw_fields(raw),
+        },
+        ensure_ascii=False,
+    )
+
+
+def decode(queue: str, record: bytes) -> DeadLetter:
+    """
+    Read a record; one that somebody else put there is shown as what it is.
+
+    Args:
+        queue: The queue whose dead letter it is.
+        record: An element of its list.
+    """
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        body = json.loads(record)
+        raw = body["raw"].encode() if "raw" in body else base64.b64decode(body["raw_b64"])
+        return DeadLetter(
+            queue=queue,
+            reason=str(body["reason"]),
+            error=str(body["error"]),
+            attempts=int(body["attempts"]),
+            first_at=datetime.fromisoformat(body["first_at"]),
+            last_at=datetime.fromisoformat(body["last_at"]),
+            id=body["id"],
+            kind=body["kind"],
+            raw=raw,
+            record=record,
+        )
+    epoch = datetime.fromtimestamp(0, UTC)
+    return DeadLetter(queue, "foreign", "not a record of ours", 0, epoch, epoch, None, None, record, record)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which dead letters are meant; what is None does not restrict."""
+
+    reason: str | None = None
+    kind: str | None = None
+    id: str | None = None
+    older_than: timedelta | None = None
+    newer_than: timedelta | None = None
+
+    def takes(self, letter: DeadLetter, now: datetime) -> bool:
+        """Whether this letter is meant; its age counts from when it was given up."""
+        age = now - letter.last_at
+        return (
+            (self.reason is None or letter.reason == self.reason)
+            and (self.kind is None or letter.kind == self.kind)
+            and (self.id is None or letter.id == self.id)
+            and (self.older_than is None or age >= self.older_than)
+            and (self.newer_than is None or age <= self.newer_than)
+        )
+
+
+class DeadLetters:
+    """
+    The dead letters of one queue.
+
+    Args:
+        client: A connection that returns bytes.
+        queue: The queue's list.
+    """
+
+    def __init__(self, client: redis.Redis, queue: str) -> None:
+        self._client = client
+        self._keys = Keys.of(queue)
+        self._scripts = Scripts()
+
+    def count(self) -> int:
+        """How many there are."""
+        return int(self._client.llen(self._keys.dead))
+
+    def find(self, wanted: Filter, now: datetime) -> Iterator[DeadLetter]:
+        """Those that `wanted` takes, oldest first, read page by page."""
+        start = 0
+        while page := self._page(start):
+            start += len(page)
+            yield from (letter for letter in page if wanted.takes(letter, now))
+
+    def clear(
+        self,
+        wanted: Filter,
+        now: datetime,
+        act: Callable[[DeadLetter], bool],
+        pause: Callable[[], None] = lambda: None,
+    ) -> int:
+        """
+        Apply `replay` or `purge` to those that `wanted` takes, oldest first.
+
+        Args:
+            wanted: Which ones.
+            now: What their age is counted to.
+            act: `self.replay` or `self.purge`.
+            pause: Called before each, to pace them.
+
+        Returns:
+            How many were there to act upon; one that somebody else took meanwhile is not counted.
+        """
+        kept = done = 0
+        while page := self._page(kept):
+            for letter in page:
+                if wanted.takes(letter, now):
+                    pause()
+                    done += act(letter)
+                else:
+                    kept += 1
+        return done
+
+    def _page(self, start: int) -> list[DeadLetter]:
+        """Up to a page of letters, oldest first, `start` from the old end; new ones come in at the other end."""
+        records = self._client.lrange(self._keys.dead, -start - _PAGE, -start - 1)
+        return [decode(self._keys.ready, bytes(record)) for record in reversed(records)]  # type: ignore[arg-type]  # bytes
+
+    def replay(self, letter: DeadLetter) -> bool:
+        """
+        Put a letter back on its queue, with all its tries before it; False when it was gone already.
+
+        What is replayed is what the producer pushed, so that it starts afresh. Two people who replay one letter replay
+        it once.
+        """
+        return bool(
+            self._scripts.exhume(self._client, (self._keys.dead, self._keys.ready), (letter.record, _fresh(letter)))
+        )
+
+    def purge(self, letter: DeadLetter) -> bool:
+        """Delete a letter; False when it was gone already."""
+        return bool(self._client.lrem(self._keys.dead, -1, letter.record))  # type: ignore[arg-type]  # bytes are fine
+
+
+def _fresh(letter: DeadLetter) -> bytes:
+    original = letter.original()
+    if original is not letter.raw:
+        return original
+    try:
+        payload = json.loads(letter.raw)
+        payload["headers"].update(retries=0, eta=None)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return letter.raw  # no envelope: it goes back as it came
+    return json.dumps(payload).encode()
+
+
+def _raw_fields(raw: bytes) -> dict[str, str]:
+    try:
+        return {"raw": raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"raw_b64": base64.b64encode(raw).decode("ascii")}
+
+
+def _call_of(raw: bytes) -> tuple[list[Any], dict[str, Any]] | None:
+    try:
+        payload = json.loads(raw)
+        return intake.call_of(payload) if "headers" in payload else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _identity(raw: bytes) -> tuple[str | None, str | None]:
+    """The notification's id and kind, where the message can be read that far."""
+    try:
+        body = json.loads(raw)
+        call = _call_of(raw)
+        if call is not None:
+            first = call[0][0] if call[0] else call[1]
+            body = json.loads(first) if isinstance(first, str) else first
+        found = body.get("id"), body.get("tipo_notificacao", body.get("kind"))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return None, None
+    return tuple(v[:200] if isinstance(v, str) else None for v in found)  # type: ignore[return-value]  # two of them

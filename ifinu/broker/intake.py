@@ -1,0 +1,148 @@
+"""
+What may become a task: bytes from a queue -> the message that Kombu delivers.
+
+Two forms are admitted: Celery's envelope (protocol 2), as `send_notification.delay` publishes it, and a bare JSON
+object, as any language can `LPUSH` it, which is wrapped as a call of `send_notification`. Whatever else is on the list, Celery
+would crash on it, loop on it or drop it (reference: celery #1462, #4354); here it is `Unreadable`, with a reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import uuid
+from typing import Any
+
+TASK = "ifinu.send_notification"
+_EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_MAX_ID = 200  # as notification.Notification.id
+
+
+class Unreadable(ValueError):  # noqa: N818
+    """
+    These bytes cannot be a task.
+
+    Args:
+        reason: One of the transport's dead-letter reasons, see `dead_letters.py`.
+        detail: What is wrong, without the content.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def admit(raw: bytes, *, queue: str, tag: str, max_bytes: int) -> dict[str, Any]:
+    """
+    Read one message.
+
+    Args:
+        raw: The bytes as they were on the list.
+        queue: The list they were on.
+        tag: What acknowledges them.
+        max_bytes: Larger messages are not read.
+
+    Returns:
+        A payload of Kombu's virtual transports, its `delivery_tag` set to `tag`.
+
+    Raises:
+        Unreadable: It belongs to the dead letters.
+    """
+    if len(raw) > max_bytes:
+        raise Unreadable("too_large", f"{len(raw)} bytes; the limit is {max_bytes}")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise Unreadable("not_utf8", f"byte {exc.start} is not UTF-8") from None
+    body = _json(text, "not_json")
+    if not isinstance(body, dict):
+        raise Unreadable("not_an_object", f"a JSON {type(body).__name__}, not an object")
+    if "headers" in body and "properties" in body and "body" in body:
+        return _envelope(body, tag)
+    return _wrapped(text, body, queue, tag)
+
+
+def call_of(payload: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """
+    The arguments a message calls its task with.
+
+    Args:
+        payload: A protocol-2 message of Kombu's virtual transports.
+
+    Raises:
+        Unreadable: Its body is not `[args, kwargs, embed]` in JSON.
+    """
+    body, encoding = payload.get("body"), payload["properties"].get("body_encoding")
+    if not isinstance(body, str):
+        raise Unreadable("bad_envelope", "the body is not a string")
+    if encoding == "base64":
+        try:
+            body = base64.b64decode(body, validate=True).decode("utf-8")
+        except (binascii.Error, ValueError):
+            raise Unreadable("bad_envelope", "the body is not base64 of UTF-8") from None
+    elif encoding not in (None, "utf-8"):
+        raise Unreadable("bad_envelope", "the body's encoding is neither base64 nor utf-8")
+    call = _json(body, "bad_envelope")
+    if not (isinstance(call, list) and len(call) == 3):
+        raise Unreadable("bad_envelope", "the body is not [args, kwargs, embed]")
+    args, kwargs, embed = call
+    if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(embed, dict)):
+        raise Unreadable("bad_envelope", "the body is not [args, kwargs, embed]")
+    return args, kwargs
+
+
+def _json(text: str, reason: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise Unreadable(reason, "nested too deeply") from None
+    except ValueError as exc:
+        # A JSONDecodeError quotes no content; the limit on the digits of an integer is a plain ValueError.
+        raise Unreadable(reason, str(exc)) from None
+
+
+def _envelope(payload: dict[str, Any], tag: str) -> dict[str, Any]:
+    headers, properties = payload["headers"], payload["properties"]
+    if not isinstance(headers, dict) or not isinstance(properties, dict):
+        raise Unreadable("bad_envelope", "headers and properties must be objects")
+    for name in ("task", "id"):
+        if not isinstance(headers.get(name), str):
+            raise Unreadable("bad_envelope", f"headers.{name} must be a string")
+    if not isinstance(headers.get("retries", 0), int):
+        raise Unreadable("bad_envelope", "headers.retries must be a whole number")
+    if payload.get("content-type") != "application/json" or payload.get("content-encoding") != "utf-8":
+        raise Unreadable("bad_envelope", "the content must be application/json in utf-8")
+    if headers.get("compression") is not None:
+        raise Unreadable("bad_envelope", "compressed messages are not read")
+    if not isinstance(properties.get("delivery_info"), dict):
+        raise Unreadable("bad_envelope", "properties.delivery_info must be an object")
+    call_of(payload)
+    properties["delivery_tag"] = tag  # the publisher's own may stand in two copies of one message
+    return payload
+
+
+def _wrapped(text: str, body: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
+    given = body.get("id")
+    task_id = given if isinstance(given, str) and 0 < len(given) <= _MAX_ID else uuid.uuid4().hex
+    headers = {
+        "lang": "py", "task": TASK, "id": task_id, "root_id": task_id, "parent_id": None, "group": None, "shadow": None,
+        "eta": None, "expires": None, "retries": 0, "timelimit": [None, None], "origin": "wire", "ignore_result": True,
+        "argsrepr": f"<{body.get('tipo_notificacao')!s:.20}>", "kwargsrepr": "{}",
+    }  # fmt: skip
+    return {
+        # The text, not what was read from it: a retry and a dead letter keep the producer's own bytes.
+        "body": json.dumps([[text], {}, _EMBED]),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers,
+        "properties": {
+            "correlation_id": task_id,
+            "reply_to": None,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "body_encoding": "utf-8",
+            "delivery_tag": tag,
+        },
+    }

@@ -1,0 +1,104 @@
+"""
+The Redis keys of a queue, and the moves between them.
+
+    <queue>                LIST   ready; LPUSH adds, the tail is served next; LLEN is the backlog
+    <queue>:agendadas      ZSET   delayed: message -> due time in ms
+    <queue>:em_voo         HASH   in flight: tag -> the message's bytes, as they were on the list
+    <queue>:em_voo:prazos  ZSET   in flight: tag -> when its lease ends, in ms
+    <queue>:dlq            LIST   dead letters, newest first; LLEN counts them
+    <queue>:pausada        STRING present while the queue is paused
+
+A message is in exactly one of ready, delayed, in flight and dead, and every move is one Lua script in `scripts/`:
+
+    fetch      delayed -> ready when due; ready -> in flight, a batch at a time
+    ack        in flight -> gone
+    give_back  in flight -> ready, to be served next
+    bury       in flight -> dead
+    renew      in flight stays: a later deadline
+    sweep      in flight -> ready where the deadline has passed; delayed -> ready when due
+    exhume     dead -> ready, by replay
+
+Times are Redis' own (`TIME`), so that workers' clocks do not matter. A move needs no memory to speak of, so scripts
+that move run even when Redis is full (`allow-oom`): a full queue can always be drained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+import redis
+
+URGENT = "ifinu:fila:urgente"
+NORMAL = "ifinu:fila:whatsapp"  # what producers in other languages LPUSH to
+LOW = "ifinu:fila:baixa"
+QUEUES = (URGENT, NORMAL, LOW)  # in the order they are served
+
+
+class Keys(NamedTuple):
+    """The keys of one queue, in the order that the scripts take them."""
+
+    ready: str
+    delayed: str
+    in_flight: str
+    deadlines: str
+    dead: str
+    paused: str
+
+    @classmethod
+    def of(cls, queue: str) -> Keys:
+        """The keys of the queue whose list is `queue`."""
+        return cls(queue, *(f"{queue}:{s}" for s in ("agendadas", "em_voo", "em_voo:prazos", "dlq", "pausada")))
+
+
+class Script:
+    """
+    One Lua script: run by its hash, and loaded again when the server has forgotten it (restart, `SCRIPT FLUSH`).
+
+    `redis.Redis.register_script` does the same but binds to one client; here the caller brings the connection, and the
+    event loop needs the bare hash.
+    """
+
+    def __init__(self, name: str) -> None:
+        source = resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
+        self.name = name
+        self.source = source
+        # What Redis calls the script; it asks for SHA-1.
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    def load(self, client: redis.Redis) -> None:
+        """Teach the server this script."""
+        client.script_load(self.source)
+
+    def __call__(self, client: redis.Redis, keys: Sequence[str], args: Iterable[Any] = ()) -> Any:
+        """
+        Run it.
+
+        Args:
+            client: Any connection to the server that holds the keys.
+            keys: What the head of the script lists.
+            args: Likewise.
+
+        Raises:
+            redis.RedisError: As the server answers.
+        """
+        arguments = (*keys, *args)
+        try:
+            return client.evalsha(self.sha, len(keys), *arguments)
+        except redis.exceptions.NoScriptError:
+            return client.eval(self.source, len(keys), *arguments)
+
+
+class Scripts:
+    """All scripts, read from the package once, when the first is needed."""
+
+    def __init__(self) -> None:
+        self.fetch = Script("fetch")
+        self.ack = Script("ack")
+        self.give_back = Script("give_back")
+        self.bury = Script("bury")
+        self.renew = Script("renew")
+        self.sweep = Script("sweep")
+        self.exhume = Script("exhume")

@@ -1,0 +1,262 @@
+"""
+What this process holds in flight, and the thread that keeps it.
+
+Kombu ties an unacknowledged message to the channel it came through. A channel dies with its connection, while the send
+that it started goes on; so here the process holds the message, whichever channel is open. A thread of its own renews
+the leases, since the event loop neither runs during a warm shutdown nor while it waits for a connection.
+
+What cannot be told to Redis while it is away (an ack, a message given back) is owed, and paid when it answers again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import redis
+import structlog
+
+from ifinu.broker.keys import Keys, Script, Scripts
+
+log = structlog.get_logger(__name__)
+
+_SWEEP_MOST = 500
+
+
+class Leases:
+    """
+    The messages in flight of one process at one Redis server.
+
+    Args:
+        connect: Makes a client with connections of its own; called once.
+        lease_s: How long the server lets a message be held without news of its holder, in seconds.
+
+    Attributes:
+        managed: True once a consumer has taken over the duty to give back what it does not start. Closing a channel
+            then gives nothing back by itself, so that what is being sent stays with this process.
+    """
+
+    def __init__(self, connect: Callable[[], redis.Redis], lease_s: float) -> None:
+        self.lease_s = lease_s
+        self.managed = False
+        self._client = connect()
+        self._scripts = Scripts()
+        self._id = f"{uuid.uuid4().hex[:12]}."
+        self._batches = itertools.count()
+        self._held: dict[str, tuple[Keys, bytes]] = {}
+        self._lock = threading.Lock()
+        self._owed: deque[tuple[Script, Sequence[str], Sequence[Any]]] = deque()
+        self._queues: set[Keys] = set()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def lease_ms(self) -> int:
+        """The lease in the unit that the scripts take."""
+        return int(self.lease_s * 1000)
+
+    @property
+    def fetch(self) -> Script:
+        """The script that takes messages; the event loop sends it."""
+        return self._scripts.fetch
+
+    def load(self) -> None:
+        """Teach the server the script that the event loop runs by its hash alone."""
+        self._scripts.fetch.load(self._client)
+
+    def watch(self, keys: Keys) -> None:
+        """Sweep this queue, and start the thread if it is not running."""
+        with self._lock:
+            self._queues = self._queues | {keys}
+            if self._thread is None:
+                self._stopping = False
+                self._thread = threading.Thread(target=self._keep, name="ifinu-leases", daemon=True)
+                self._thread.start()
+
+    def next_prefix(self) -> str:
+        """A prefix for the tags of one batch, never used before by any process."""
+        return f"{self._id}{next(self._batches):x}."
+
+    def hold(self, tag: str, keys: Keys, raw: bytes) -> None:
+        """This process holds the message `tag` of the queue `keys`, whose bytes are `raw`."""
+        with self._lock:
+            self._held[tag] = keys, raw
+
+    def holds(self, tag: str) -> bool:
+        """Whether it still does: False when its lease ran out and another worker may have it."""
+        return tag in self._held
+
+    def raw(self, tag: str) -> bytes | None:
+        """The bytes of a message it holds, as they were on the list."""
+        held = self._held.get(tag)
+        return held and held[1]
+
+    def count(self) -> int:
+        """How many messages this process holds."""
+        return len(self._held)
+
+    def ack(self, tag: str) -> None:
+        """The message is done with. Never raises: what Redis cannot be told now it is told later."""
+        if (keys := self._let_go(tag)) is not None:
+            self._tell(self._scripts.ack, (keys.in_flight, keys.deadlines), (tag,))
+
+    def bury(self, tag: str, record: bytes | str) -> None:
+        """The message goes to its queue's dead letters as `record`. Never raises, like `ack`."""
+        if (keys := self._let_go(tag)) is not None:
+            self._tell(self._scripts.bury, (keys.in_flight, keys.deadlines, keys.dead), (tag, record))
+
+    def give_back(self, tags: Iterable[str]) -> None:
+        """The messages go back to their queues, to be served next, in this order. Never raises, like `ack`."""
+        by_queue: dict[Keys, list[str]] = {}
+        for tag in tags:
+            if (keys := self._let_go(tag)) is not None:
+                by_queue.setdefault(keys, []).append(tag)
+        for keys, mine in by_queue.items():
+            for some in _batches(mine, 500):
+                self._tell(self._scripts.give_back, (keys.ready, keys.in_flight, keys.deadlines), some)
+
+    def give_back_all(self) -> None:
+        """Everything this process still holds goes back to the queues."""
+        with self._lock:
+            tags = list(self._held)
+        self.give_back(tags)
+
+    def close(self) -> None:
+        """Pay what is owed if Redis answers, and stop the thread. What stays owed comes back when its lease ends."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=2 * self.lease_s)
+            self._thread = None
+        try:
+            self._pay()
+        except redis.RedisError as exc:
+            log.warning("ifinu.leases.unpaid", count=len(self._owed), error=type(exc).__name__)
+        self._client.close()
+
+    def _let_go(self, tag: str) -> Keys | None:
+        with self._lock:
+            held = self._held.pop(tag, None)
+        return held and held[0]
+
+    def _tell(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> None:
+        if not self._owed:
+            try:
+                script(self._client, keys, args)
+            except redis.RedisError:
+                pass
+            else:
+                return
+        self._owed.append((script, keys, args))
+
+    def _pay(self) -> None:
+        while self._owed:
+            script, keys, args = self._owed[0]
+            try:
+                script(self._client, keys, args)
+            except redis.ResponseError:
+                self._owed.rotate(-1)  # one debt that Redis will not take must not hold up the others
+                raise
+            self._owed.popleft()
+
+    def _keep(self) -> None:
+        """
+        The thread: pay, renew, sweep.
+
+        A sweep takes messages from workers whose leases ran out. After Redis was away every lease may have run out
+        while all workers live, so nobody sweeps before it has been in touch for a whole lease: by then who lives has renewed.
+        """
+        tick_s = min(1.0, self.lease_s / 5)
+        in_touch_since = last_tick = time.monotonic()
+        renew_at = 0.0
+        away = False
+        while not self._stopping:
+            started = time.monotonic()
+            if started - last_tick > self.lease_s / 2:  # this process was stopped, and so were its renewals
+                in_touch_since = started
+            last_tick = started
+            try:
+                self._pay()
+                if started >= renew_at:
+                    self._renew()
+                    renew_at = started + self.lease_s / 3
+                if started - in_touch_since >= self.lease_s:
+                    self._sweep()
+                else:
+                    self._client.ping()
+            except redis.RedisError as exc:
+                in_touch_since, renew_at = time.monotonic(), 0.0
+                if not away:
+                    log.warning("ifinu.leases.redis_away", error=type(exc).__name__)
+                away = True
+            else:
+                if away:
+                    log.info("ifinu.leases.redis_back", owed=len(self._owed))
+                    away = False
+                if time.monotonic() - started > self.lease_s / 3:  # it answered, but as late as if it had been away
+                    in_touch_since = time.monotonic()
+            self._wake.wait(tick_s)
+            self._wake.clear()
+
+    def _renew(self) -> None:
+        with self._lock:
+            held = list(self._held.items())
+        by_queue: dict[Keys, list[str]] = {}
+        for tag, (keys, _) in held:
+            by_queue.setdefault(keys, []).append(tag)
+        lost = 0
+        for keys, tags in by_queue.items():
+            for some in _batches(tags, 1000):
+                for tag in self._scripts.renew(self._client, (keys.deadlines,), (self.lease_ms, *some)):
+                    # An ack may have passed this renewal; then the tag is let go of already.
+                    lost += self._let_go(tag.decode()) is not None
+        if lost:
+            log.warning("ifinu.leases.lost", count=lost)
+
+    def _sweep(self) -> None:
+        for keys in self._queues:
+            reaped, _moved = self._scripts.sweep(
+                self._client, (keys.ready, keys.delayed, keys.in_flight, keys.deadlines), (_SWEEP_MOST,)
+            )
+            if reaped:
+                log.warning("ifinu.leases.reaped", count=reaped, queue=keys.ready)
+
+
+def _batches(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+_of_server: dict[tuple[Any, ...], Leases] = {}
+_registry_lock = threading.Lock()
+
+
+def of_server(server: tuple[Any, ...], connect: Callable[[], redis.Redis], lease_s: float) -> Leases:
+    """
+    The leases of this process at a server; one object for all its channels.
+
+    Args:
+        server: What tells the server apart: host, port, database.
+        connect: As for `Leases`.
+        lease_s: As for `Leases`.
+    """
+    key = (os.getpid(), *server)  # a forked child shares neither sockets nor threads with its parent
+    with _registry_lock:
+        if key not in _of_server:
+            _of_server[key] = Leases(connect, lease_s)
+        return _of_server[key]
+
+
+def release(leases: Leases) -> None:
+    """Forget the leases after they were closed, so that the next consumer of this process starts afresh."""
+    with _registry_lock:
+        for key, value in list(_of_server.items()):
+            if value is leases:
+                del _of_server[key]

@@ -1,0 +1,50 @@
+#!lua flags=allow-oom
+-- Take up to `want` messages, recording each as in flight with a lease, in one step.
+-- KEYS: per queue, in the order of service: ready, delayed, in flight, deadlines, dead, paused
+-- ARGV: want, lease (ms), tag prefix
+-- Returns {ms until the next due message or -1, 1 when every queue is paused, then per message: queue index, tag, bytes}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local want, lease, prefix = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local out, taken, soonest, paused = {-1, 1}, 0, -1, 1
+
+for q = 1, #KEYS, 6 do
+  local ready, delayed, in_flight, deadlines = KEYS[q], KEYS[q + 1], KEYS[q + 2], KEYS[q + 3]
+  -- Due messages are served next, the earliest first, so that a retry does not wait behind the backlog again.
+  local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, 500)
+  for i = #due, 1, -1 do
+    redis.call('RPUSH', ready, due[i])
+  end
+  if #due > 0 then
+    redis.call('ZREM', delayed, unpack(due))
+  end
+  local next_due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+  if next_due[2] and (soonest < 0 or next_due[2] - now < soonest) then
+    soonest = math.max(1, math.ceil(next_due[2] - now))
+  end
+
+  if redis.call('EXISTS', KEYS[q + 5]) == 0 then
+    paused = 0
+    if taken < want then
+      local messages = redis.call('RPOP', ready, want - taken)
+      if messages then
+        local held, leased = {}, {}
+        for i, message in ipairs(messages) do
+          local tag = prefix .. taken + i
+          held[#held + 1] = tag
+          held[#held + 1] = message
+          leased[#leased + 1] = now + lease
+          leased[#leased + 1] = tag
+          out[#out + 1] = (q - 1) / 6
+          out[#out + 1] = tag
+          out[#out + 1] = message
+        end
+        redis.call('HSET', in_flight, unpack(held))
+        redis.call('ZADD', deadlines, unpack(leased))
+        taken = taken + #messages
+      end
+    end
+  end
+end
+out[1], out[2] = soonest, paused
+return out

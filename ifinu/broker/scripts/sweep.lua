@@ -1,0 +1,30 @@
+#!lua flags=allow-oom
+-- Return to the queue what dead workers held, and what has become due; a bounded number a time.
+-- KEYS: ready, delayed, in flight, deadlines
+-- ARGV: the most of each
+-- Returns {reaped, moved}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local due = redis.call('ZRANGE', KEYS[2], '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[1])
+for i = #due, 1, -1 do
+  redis.call('RPUSH', KEYS[1], due[i])
+end
+if #due > 0 then
+  redis.call('ZREM', KEYS[2], unpack(due))
+end
+
+local expired = redis.call('ZRANGE', KEYS[4], '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[1])
+local reaped = 0
+for i = #expired, 1, -1 do
+  local message = redis.call('HGET', KEYS[3], expired[i])
+  if message then
+    redis.call('RPUSH', KEYS[1], message)
+    redis.call('HDEL', KEYS[3], expired[i])
+    reaped = reaped + 1
+  end
+end
+if #expired > 0 then
+  redis.call('ZREM', KEYS[4], unpack(expired))
+end
+return {reaped, #due}

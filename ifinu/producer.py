@@ -1,0 +1,164 @@
+"""
+Producers: what a caller gives -> a message on a queue.
+
+One notification at a time goes through `send_notification.delay` (`worker/tasks.py`); many go through `enqueue_many`,
+which pushes bare JSON, as any other language would, hundreds of messages a trip.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from ifinu import settings, wire
+from ifinu.broker import LOW, NORMAL, URGENT
+from ifinu.errors import BrokerUnavailable, InvalidNotification
+from ifinu.notification import Notification, Priority
+
+QUEUE_OF = {Priority.URGENT: URGENT, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
+
+Source = Notification | Mapping[str, object]
+
+_CHUNK = 500  # messages a trip
+_CHUNK_BYTES = 1_000_000  # and bytes, whichever comes first
+_WIRE_MARKS = frozenset({"tipo_notificacao", "cobranca"})
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A notification that was not accepted: its place in the input (from 0), its id if it has one, and why."""
+
+    index: int
+    id: str | None
+    field: str
+    reason: str
+
+
+@dataclass
+class Enqueued:
+    """What became of a bulk publish."""
+
+    accepted: int = 0
+    refused: list[Refusal] = field(default_factory=list)
+
+
+class PartlyEnqueued(BrokerUnavailable):
+    """
+    Redis went away in the middle of a bulk publish.
+
+    Attributes:
+        done: What was accepted and refused before; the next `unsure` messages may or may not be on the queue, which is
+            harmless if they are given again with the same ids.
+        unsure: Size of the batch whose answer was lost.
+    """
+
+    def __init__(self, message: str, done: Enqueued, unsure: int) -> None:
+        super().__init__(message)
+        self.done = done
+        self.unsure = unsure
+
+
+def notification_of(source: Source, *, sandbox_number: str | None = None) -> Notification:
+    """
+    Read what a caller gives.
+
+    Args:
+        source: A `Notification`; a mapping of its fields (`kind`, `phone`, …); or a wire object (`tipo_notificacao`,
+            `telefone`, …).
+        sandbox_number: Stands in for what a wire object lacks; see `IFINU_SANDBOX_NUMBER`.
+
+    Raises:
+        InvalidNotification: Naming the field at fault, as the caller spelled it.
+    """
+    if isinstance(source, Notification):
+        return source
+    if not isinstance(source, Mapping):
+        raise InvalidNotification(
+            "", f"expected a Notification or a mapping of its fields, not {type(source).__name__}"
+        )
+    if _WIRE_MARKS & source.keys():
+        return wire.decode(source, sandbox_number=sandbox_number)
+    return wire.from_fields(source)
+
+
+def connect(url: str) -> redis.Redis:
+    """
+    A client for publishing and for looking at the queues, which fails within seconds when Redis is away.
+
+    Args:
+        url: As `IFINU_REDIS_URL`.
+    """
+    return redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5, health_check_interval=10)
+
+
+def enqueue_many(sources: Iterable[Source], *, client: redis.Redis | None = None) -> Enqueued:
+    """
+    Publish many notifications, in memory for one batch only.
+
+    Args:
+        sources: As for `notification_of`; read lazily, so a generator over a million rows is fine.
+        client: Connection to publish on; by default one to `IFINU_REDIS_URL`.
+
+    Returns:
+        How many were accepted, and each one refused with the reason. Those accepted are on the queue, in their order.
+
+    Raises:
+        PartlyEnqueued: Redis went away; it says how far it got.
+    """
+    chosen = settings.load()
+    own = client is None
+    connection = connect(chosen.redis_url.get_secret_value()) if client is None else client
+    done = Enqueued()
+    try:
+        for batch in _batches(sources, done, chosen.sandbox_number):
+            size = sum(len(messages) for messages in batch.values())
+            _push(connection, batch, done, size)
+            done.accepted += size
+    finally:
+        if own:
+            connection.close()
+    return done
+
+
+def _batches(sources: Iterable[Source], done: Enqueued, sandbox_number: str | None) -> Iterator[dict[str, list[bytes]]]:
+    batch: dict[str, list[bytes]] = {}
+    count = size = 0
+    for index, source in enumerate(sources):
+        try:
+            notification = notification_of(source, sandbox_number=sandbox_number)
+        except InvalidNotification as exc:
+            done.refused.append(Refusal(index, _id_of(source), exc.field, exc.reason))
+            continue
+        message = json.dumps(wire.encode(notification), ensure_ascii=False).encode()
+        batch.setdefault(QUEUE_OF[notification.priority], []).append(message)
+        count += 1
+        size += len(message)
+        if count >= _CHUNK or size >= _CHUNK_BYTES:
+            yield batch
+            batch, count, size = {}, 0, 0
+    if batch:
+        yield batch
+
+
+def _push(client: redis.Redis, batch: Mapping[str, list[bytes]], done: Enqueued, size: int) -> None:
+    pipe = client.pipeline(transaction=True)
+    for queue, messages in batch.items():
+        pipe.lpush(queue, *messages)
+    try:
+        pipe.execute()
+    except redis.RedisError as exc:
+        raise PartlyEnqueued(
+            f"Redis did not take a batch of {size} ({type(exc).__name__}) after {done.accepted} were accepted; "
+            "give the rest again with the same ids when it is back",
+            done,
+            size,
+        ) from exc
+
+
+def _id_of(source: Any) -> str | None:
+    value = source.get("id") if isinstance(source, Mapping) else None
+    return value[:200] if isinstance(value, str) else None

@@ -1,0 +1,1 @@
+"""The Celery application: its configuration, its task, and a consumer that keeps the pace."""

@@ -1,0 +1,153 @@
+"""
+The Celery application, configured from the settings when it is first used.
+
+`celery -A ifinu worker` needs no flags: pool, concurrency, pace, queues, transport and consumer all come from here.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from celery import Celery, signals
+from kombu import Exchange, Queue
+
+from ifinu import logs, settings
+from ifinu.broker import NORMAL, QUEUES
+from ifinu.delivery import Delivery
+from ifinu.errors import ConfigurationError
+from ifinu.gateway import Evolution
+from ifinu.render import Renderer
+from ifinu.settings import Settings
+from ifinu.worker.consumer import Heartbeat, TakeOver
+
+_BRAZIL = ZoneInfo("America/Sao_Paulo")
+# Fetched messages per slot: with a pace of 5/s per slot this keeps the bucket fed and lets a trip bring eight at once.
+_PREFETCH_MULTIPLIER = 4
+
+
+class Application(Celery):
+    """Celery with typed settings, read from the environment when first needed."""
+
+    _settings: Settings | None = None
+    _delivery: Delivery | None = None
+    _delivery_lock = threading.Lock()
+
+    @property
+    def settings(self) -> Settings:
+        """What the environment says."""
+        if self._settings is None:
+            self._settings = settings.load()
+        return self._settings
+
+    @property
+    def delivery(self) -> Delivery:
+        """
+        What sends, made by the process that sends.
+
+        Raises:
+            ConfigurationError: There is no key for the gateway.
+        """
+        with self._delivery_lock:
+            if self._delivery is None:
+                self._delivery = delivery_of(self.settings)
+            return self._delivery
+
+    def use(self, chosen: Settings) -> None:
+        """Take these settings instead of the environment's; before the application is first used."""
+        self._settings = chosen
+
+
+def delivery_of(chosen: Settings) -> Delivery:
+    """
+    What sends, by these settings.
+
+    Args:
+        chosen: The settings.
+
+    Raises:
+        ConfigurationError: There is no key for the gateway.
+    """
+    if chosen.evolution_api_key is None:
+        raise ConfigurationError(
+            "IFINU_EVOLUTION_API_KEY is not set: it is the key that the Evolution API was started with"
+        )
+    return Delivery(
+        gateway=Evolution(
+            chosen.evolution_url,
+            chosen.evolution_api_key.get_secret_value(),
+            connect_timeout_s=chosen.evolution_connect_timeout_s,
+            read_timeout_s=chosen.evolution_read_timeout_s,
+            worker=chosen.worker_name or socket.gethostname(),
+        ),
+        renderer=Renderer(),
+        instance=chosen.evolution_instance,
+        today=today_in_brazil,
+    )
+
+
+def today_in_brazil() -> date:
+    """The day in São Paulo, by which a charge is due."""
+    return datetime.now(_BRAZIL).date()
+
+
+def configuration(chosen: Settings) -> dict[str, Any]:
+    """Celery's settings, by ours."""
+    return {
+        "broker_url": chosen.redis_url.get_secret_value(),
+        "broker_transport": "ifinu.broker.transport:Transport",
+        "broker_transport_options": {
+            "lease_s": chosen.lease_s,
+            "max_message_bytes": chosen.max_message_bytes,
+            "wait_on": NORMAL,
+            "queue_order_strategy": "priority",
+            "priority_steps": [0],  # one plain list a queue, so that LLEN is the backlog
+            "body_encoding": "utf-8",
+            # Without them a half-open connection hangs the worker for ever.
+            "socket_timeout": 10, "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 10,
+        },
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,  # a Redis that is full or loading is away, not gone
+        "task_queues": [Queue(name, Exchange(""), routing_key=name) for name in QUEUES],
+        "task_default_queue": NORMAL,
+        "task_default_exchange": "",
+        "task_default_routing_key": NORMAL,
+        "task_create_missing_queues": False,
+        "task_serializer": "json", "accept_content": ["json"], "result_serializer": "json",
+        "result_backend": chosen.result_backend and chosen.result_backend.get_secret_value(),
+        "task_ignore_result": chosen.result_backend is None,
+        "task_acks_late": True,
+        "task_acks_on_failure_or_timeout": True,
+        "task_reject_on_worker_lost": True,
+        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0.2, "interval_step": 0.5, "interval_max": 1},
+        "worker_pool": chosen.pool.value,
+        "worker_concurrency": chosen.concurrency,
+        "worker_prefetch_multiplier": _PREFETCH_MULTIPLIER,
+        "worker_consumer": "ifinu.worker.consumer:PacedConsumer",
+        "worker_send_task_events": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_enable_prefetch_count_reduction": False,  # what is being sent at a reconnect stays with the process
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_state_db": None,
+        "enable_utc": True,
+        "timezone": "UTC",
+    }  # fmt: skip
+
+
+app = Application("ifinu", include=["ifinu.worker.tasks"], set_as_current=False)
+app.steps["consumer"].update((TakeOver, Heartbeat))
+
+
+@app.on_configure.connect
+def _configure(sender: Application, **_: Any) -> None:
+    sender.config_from_object(configuration(sender.settings))
+
+
+@signals.setup_logging.connect
+def _set_up_logs(**_: Any) -> None:
+    logs.configure(app.settings.log_level, app.settings.log_format)

@@ -1,0 +1,218 @@
+"""
+Celery's consumer with three things done differently: the pace, what happens to messages that were fetched and not
+started, and when an acknowledgement is told to Redis.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from celery import bootsteps
+from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.utils.time import rate
+from celery.worker import state
+from celery.worker.consumer import Consumer
+
+from ifinu.broker import leases as _leases
+from ifinu.worker.pacing import Bucket
+
+# When every slot is busy the end of a task wakes the loop; where it cannot (early ack, Kombu 5.6) this does.
+_SLOT_POLL_S = 0.01
+_OVERDUE_S = 0.5
+_HEARTBEAT_S = 5.0
+
+
+class PacedConsumer(Consumer):
+    """`worker_consumer` of the application."""
+
+    leases: _leases.Leases | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._timers: dict[Bucket, float] = {}  # when the one timer of a bucket is due
+        # Every worker would read the events of all others, for nothing that we use.
+        super().__init__(*args, **{**kwargs, "without_gossip": True, "without_mingle": True})
+
+    # -- pace
+
+    def bucket_for_task(self, task: Any) -> Bucket | None:
+        """The bucket of a task, or None where it has no limit."""
+        limit = rate(getattr(task, "rate_limit", None))
+        if not limit:
+            return None
+        # Two fifths of the declared burst are left for jitter on the way from the token to the gateway.
+        return Bucket(limit, max(1, math.ceil(getattr(task, "rate_burst", 1) * 0.6)))
+
+    def reset_rate_limits(self) -> None:
+        """Make the buckets; `celery control rate_limit` calls this too, and what waits must go on waiting."""
+        old = {name: bucket for name, bucket in self.task_buckets.items() if bucket}
+        super().reset_rate_limits()
+        for name, bucket in old.items():
+            new = self.task_buckets[name]
+            if new is None:
+                while bucket.contents:
+                    self._start(bucket.contents.popleft())
+                continue
+            new.contents.extend(bucket.contents)
+            new.take()  # the old one's last token may just have been used
+            bucket.contents.clear()
+            self._release(new)
+
+    def _limit_task(self, request: Any, bucket: Bucket, tokens: int) -> None:
+        bucket.contents.append(request)
+        self._release(bucket)
+
+    def _limit_post_eta(self, request: Any, bucket: Bucket, tokens: int) -> None:
+        self.qos.decrement_eventually()
+        self._limit_task(request, bucket, tokens)
+
+    def _release(self, bucket: Bucket) -> None:
+        """
+        Start what may start: a token and a free slot for each.
+
+        Without the slot, messages would pile up in the pool while the gateway is slow and leave it in a burst after.
+        """
+        while bucket.contents:
+            if len(state.reserved_requests) >= self.pool.num_processes:
+                self._wake_in(bucket, _SLOT_POLL_S)
+                return
+            if not bucket.take():
+                self._wake_in(bucket, bucket.wait_s())
+                return
+            self._start(bucket.contents.popleft())
+
+    def _start(self, request: Any) -> None:
+        tag = request.message.delivery_tag
+        if self.leases is not None and not self.leases.holds(tag):
+            request.message.channel.qos.let_go(tag)  # its lease ran out: another worker may have it
+            return
+        self._limit_move_to_pool(request)
+
+    def _wake_in(self, bucket: Bucket, delay_s: float) -> None:
+        now = monotonic()
+        # A timer long overdue was cleared with its connection.
+        if now < self._timers.get(bucket, 0.0) + _OVERDUE_S:
+            return
+        self._timers[bucket] = now + delay_s
+        self.timer.call_after(delay_s, self._on_timer, (bucket,))
+
+    def _on_timer(self, bucket: Bucket) -> None:
+        self._timers.pop(bucket, None)
+        self._release(bucket)
+
+    def _release_all(self) -> None:
+        for bucket in self.task_buckets.values():
+            if bucket and bucket.contents:
+                self._release(bucket)
+
+    # -- acknowledgements
+
+    def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        Run an acknowledgement now, in the thread that asks; anything else in the event loop, as stock does.
+
+        Ours needs no loop, and one that waits in it is lost when the connection is (the loop is reset), and late in a
+        warm shutdown (the loop has ended).
+        """
+        if getattr(p, "__name__", "") not in ("ack_log_error", "reject_log_error"):
+            return super().call_soon(p, *args, **kwargs)
+        p(*args, **kwargs)
+        if self.hub:
+            self.hub.call_soon(self._release_all)
+        return p
+
+    def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
+        """Celery 5.7's name for the same."""
+        return self.call_soon(p, *args, **kwargs)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
+        """Dead-letter a message whose task this worker does not have."""
+        name = message.headers.get("task")
+        message.channel.bury(message.delivery_tag, reason="unknown_task", error=f"no task is named {name!s:.80}")
+
+    # -- what was fetched and not started
+
+    def _waiting(self) -> list[str]:
+        return [
+            request.message.delivery_tag
+            for bucket in self.task_buckets.values() if bucket
+            for request in bucket.contents
+        ]  # fmt: skip
+
+    def on_close(self) -> None:
+        """
+        The connection is lost. What waits goes back to the queue; what is being sent stays ours, and its outcome is
+        told when Redis is there again.
+        """
+        waiting = self._waiting()
+        queued = [r for r in tuple(state.reserved_requests) if r not in state.active_requests]
+        super().on_close()
+        self._timers.clear()
+        if self.leases is not None:
+            self.leases.give_back(waiting)
+            if not isinstance(self.pool, ThreadPool):  # a pool of processes just threw these away
+                self.leases.give_back([r.message.delivery_tag for r in queued])
+
+    def stop(self) -> None:
+        """A warm shutdown begins: take no more, give back at once what waits, and let what is being sent finish."""
+        super().stop()
+        if self.leases is not None:
+            self.leases.give_back(self._waiting())
+        for bucket in self.task_buckets.values():
+            if bucket:
+                bucket.clear_pending()
+
+    def shutdown(self) -> None:
+        """It ends: the pool has stopped, and what is still held was never started."""
+        super().shutdown()
+        if self.leases is not None:
+            self.leases.give_back_all()
+            self.leases.close()
+            _leases.release(self.leases)
+            self.leases = None
+
+
+class TakeOver(bootsteps.StartStopStep):
+    """From here on the consumer, not the channel, decides what goes back to the queue."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, c: PacedConsumer) -> None:
+        """Connected: find the leases of this process."""
+        c.leases = c.task_consumer.channel.leases
+        c.leases.managed = True
+
+
+class Heartbeat(bootsteps.StartStopStep):
+    """
+    A file for probes, touched while the worker consumes.
+
+    Fresh: consuming. Absent: starting, reconnecting or draining. Stale: stuck.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, c: PacedConsumer, **kwargs: Any) -> None:
+        super().__init__(c, **kwargs)
+        self._timer: Any = None
+        self._file: Path | None = c.app.settings.heartbeat_file
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)  # it may have outlived a restart of the container
+
+    def start(self, c: PacedConsumer) -> None:
+        """The worker consumes."""
+        if self._file is not None:
+            self._file.touch()
+            self._timer = c.timer.call_repeatedly(_HEARTBEAT_S, self._file.touch)
+
+    def stop(self, c: PacedConsumer) -> None:
+        """It does so no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+    shutdown = stop
