@@ -40,6 +40,7 @@ class _Server:
     def __init__(self, directory: Path | None, port: int | None) -> None:
         self._own = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix=f"ifinu-{self.name}-"))
+        self.directory.mkdir(parents=True, exist_ok=True)
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ifinu import phone
@@ -182,10 +190,9 @@ class Settings(BaseSettings):
         int, Field(ge=1024, description="A message larger than this goes to the DLQ unread.")
     ] = 262_144
     worker_name: Annotated[
-        str | None,
+        Annotated[str, StringConstraints(pattern=r"^[\w.@-]{1,100}$")] | None,
         _Optional,
         Field(
-            pattern=r"^[\w.@-]{1,100}$",
             description="Name of this worker at the gateway (`X-Ifinu-Worker`). Unset: its host name.",
         ),
     ] = None

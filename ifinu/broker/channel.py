@@ -12,7 +12,7 @@ It differs from Kombu's Redis channel in this, and in nothing else:
 Queues that are consumed without acknowledgement (replies to `inspect`) and fanout (control, events) stay with stock.
 
 Waiting: one connection alternates between two commands. `fetch.lua` answers at once; when it brings nothing, a
-`BLMOVE q q RIGHT RIGHT` follows, which moves the last element onto itself: it wakes when there is one and takes nothing.
+`BLMOVE q q RIGHT RIGHT` follows, which moves the last element onto itself: it wakes when there is one, taking nothing.
 """
 
 from __future__ import annotations

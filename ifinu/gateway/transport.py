@@ -13,16 +13,21 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import io
 import os
-import select
 import socket
 import ssl
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import client as http_client
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+from urllib3.util import SKIP_HEADER
 
 from ifinu import errors
 
@@ -74,29 +79,36 @@ class Transport:
     Args:
         url: `http://host:port` or `https://host`, with an optional path that goes before every route.
         headers: Sent with every request; they are in no repr or error.
-        connect_timeout_s: Longest wait for a connection, its TLS handshake included, per address of the host.
+        connect_timeout_s: Longest wait for a connection, per address of the host, and then for its TLS handshake.
         read_timeout_s: Longest wait for the whole answer.
 
     Raises:
         ConfigurationError: The URL or a header cannot be used.
     """
 
-    # http.client's parser on plain sockets, not a client library: of the CPU per POST it saves 3/4 against a
-    # requests session and 1/2 against a urllib3 pool (83, 362 and 172 µs; bench/http_client.py), and it alone
-    # knows the phase.
+    # Connections of urllib3 and not its pool, nor requests: neither tells the phase, and they cost 1.3 and 2.4 times
+    # the CPU per POST (X, X and X µs; bench/http_client.py).
 
     def __init__(self, url: str, *, headers: dict[str, str], connect_timeout_s: float, read_timeout_s: float) -> None:
         parts = _parts(url)
-        host = parts.hostname or ""
+        for name, value in headers.items():
+            if not _plain(value):
+                raise errors.ConfigurationError(
+                    f"the value for the header {name} is empty or has characters HTTP does not take"
+                )
+        kind: Callable[..., HTTPConnection] = HTTPConnection
+        if parts.scheme == "https":
+            # One context for all connections, since reading the certificates of the system takes long.
+            kind = functools.partial(HTTPSConnection, ssl_context=ssl.create_default_context())
         self.url = url
-        self._address = (host, parts.port or _PORTS[parts.scheme])
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._open = functools.partial(
+            kind, parts.hostname, parts.port or _PORTS[parts.scheme], timeout=connect_timeout_s
+        )
         self._prefix = parts.path.rstrip("/")
-        self._headers = "".join(_header(name, value) for name, value in {"Host": parts.netloc, **headers}.items())
-        self._connect_timeout_s = connect_timeout_s
+        self._headers = headers | dict.fromkeys(("Accept-Encoding", "User-Agent"), SKIP_HEADER)
         self._read_timeout_s = read_timeout_s
         # Idle connections and since when, the latest at the right. Its pops are atomic: it needs no lock.
-        self._idle: collections.deque[tuple[socket.socket, float]] = collections.deque()
+        self._idle: collections.deque[tuple[HTTPConnection, float]] = collections.deque()
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -115,27 +127,23 @@ class Transport:
             RequestNotDelivered: The gateway cannot have acted on it.
             AnswerLost: It may have. The cause is a TimeoutError when the time ran out.
         """
+        headers = self._headers | {"Content-Type": "application/json"} if method == "POST" else self._headers
+        conn = self._take()
         try:
-            sock = self._take() or self._connect()
-            try:
-                sock.settimeout(self._read_timeout_s)
-                # Built in place, since a traceback that shows local variables must not show the key.
-                sock.sendall(self._head(method, path, len(body)) + body)
-            except BaseException:
-                sock.close()
-                raise
-        except OSError as exc:
-            raise RequestNotDelivered(_explain(exc)) from exc
-        reusable = False
-        try:
-            answer, reusable = self._read(sock, method)
-        except (OSError, http_client.HTTPException) as exc:
-            raise AnswerLost(_explain(exc)) from exc
-        finally:
-            if reusable:
-                self._keep(sock)
-            else:
-                sock.close()
+            with _failing_as(RequestNotDelivered):
+                if conn.is_closed:
+                    conn.connect()
+                    conn.timeout = self._read_timeout_s
+                conn.request(
+                    method, self._prefix + path, body or None, headers, preload_content=False, decode_content=False
+                )
+            with _failing_as(AnswerLost):
+                answer = _read(conn)
+        except BaseException:
+            conn.close()
+            raise
+        if not conn.is_closed:
+            self._keep(conn)
         return answer
 
     def close(self) -> None:
@@ -144,20 +152,7 @@ class Transport:
             while True:
                 self._idle.pop()[0].close()
 
-    def _head(self, method: str, path: str, body_bytes: int) -> bytes:
-        content = f"Content-Type: application/json\r\nContent-Length: {body_bytes}\r\n" if method == "POST" else ""
-        return f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}{content}\r\n".encode("ascii")
-
-    def _connect(self) -> socket.socket:
-        sock = socket.create_connection(self._address, timeout=self._connect_timeout_s)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return self._tls.wrap_socket(sock, server_hostname=self._address[0]) if self._tls else sock
-        except BaseException:
-            sock.close()
-            raise
-
-    def _take(self) -> socket.socket | None:
+    def _take(self) -> HTTPConnection:
         if self._pid != os.getpid():
             # Copied by a fork: two processes writing to one connection would read each other's answers.
             # Closing our copies leaves the parent's open.
@@ -165,95 +160,98 @@ class Transport:
             self._pid = os.getpid()
         with contextlib.suppress(IndexError):  # there is none
             while True:
-                sock, since = self._idle.pop()
-                if time.monotonic() - since < _LONGEST_IDLE_S and not _readable(sock):
-                    return sock
-                sock.close()
-        return None
+                conn, since = self._idle.pop()
+                # Connected means nothing to read: it would be the end, or what nobody asked for.
+                if time.monotonic() - since < _LONGEST_IDLE_S and conn.is_connected:
+                    return conn
+                conn.close()
+        conn = self._open()
+        conn.response_class = _Response
+        return conn
 
-    def _keep(self, sock: socket.socket) -> None:
+    def _keep(self, conn: HTTPConnection) -> None:
         now = time.monotonic()
-        self._idle.append((sock, now))
+        self._idle.append((conn, now))
         # What the busy ones at the right leave unused at the left would stay open half-closed by the gateway.
         with contextlib.suppress(IndexError):  # another thread took the last one
             while len(self._idle) > _MOST_IDLE or now - self._idle[0][1] >= _LONGEST_IDLE_S:
                 self._idle.popleft()[0].close()
 
-    def _read(self, sock: socket.socket, method: str) -> tuple[Answer, bool]:
-        reader = _Reader(sock, deadline=time.monotonic() + self._read_timeout_s)
-        # The parser asks a socket for makefile() only.
-        response = http_client.HTTPResponse(reader, method=method)  # type: ignore[arg-type]
-        try:
-            response.begin()
-            if reader.ended:
-                # The parser takes that for the end of the headers, and would call a cut answer a short one.
-                raise http_client.IncompleteRead(b"")
-            body = response.read(_LARGEST_BODY_BYTES)
-            if response.length and len(body) < _LARGEST_BODY_BYTES:
-                raise http_client.IncompleteRead(body, response.length)
-            ended = response.isclosed()
-        finally:
-            response.close()
-        answer = Answer(response.status, body, response.getheader("Retry-After"))
-        # After an interim answer (1xx) the real one would be taken for that of the next request.
-        return answer, ended and not response.will_close and response.status >= http_client.OK
+
+class _Response(http_client.HTTPResponse):
+    """Reads the socket until its timeout is over: an answer that trickles in must not hold a thread for ever."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._reader = _Reader(self.fp.detach(), sock)
+        self.fp = io.BufferedReader(self._reader)
+
+    def begin(self) -> None:
+        super().begin()
+        if self._reader.ended:
+            # The parser takes that for the end of the headers, and would call a cut answer a short one.
+            raise http_client.IncompleteRead(b"")
 
 
 class _Reader(io.RawIOBase):
-    """Reads a socket until a moment in time: an answer that trickles in must not hold a thread for ever."""
-
-    def __init__(self, sock: socket.socket, *, deadline: float) -> None:
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
+        self._raw = raw
         self._sock = sock
-        self._deadline = deadline
+        # urllib3 has just set the timeout: it is a number.
+        self._deadline = time.monotonic() + sock.gettimeout()  # type: ignore[operator]
         self.ended = False
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
         left_s = self._deadline - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("timed out")
         self._sock.settimeout(left_s)
-        read_bytes = self._sock.recv_into(buffer)
+        read_bytes = self._raw.readinto(buffer)
         self.ended = read_bytes == 0
         return read_bytes
 
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
-def _readable(sock: socket.socket) -> bool:
-    # Between two exchanges there is nothing to read but the end of the connection, or what nobody asked for.
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+
+def _read(conn: HTTPConnection) -> Answer:
+    """Read the answer, and close the connection unless it can be used again."""
+    with contextlib.closing(conn.getresponse()) as response:
+        body = response.read(_LARGEST_BODY_BYTES)
+        if response.length_remaining and len(body) < _LARGEST_BODY_BYTES:
+            raise http_client.IncompleteRead(body, response.length_remaining)
+        # After an interim answer (1xx) the real one would be taken for that of the next request.
+        if not response.closed or response.status < http_client.OK:
+            conn.close()
+        return Answer(response.status, body, response.headers.get("Retry-After"))
+
+
+@contextlib.contextmanager
+def _failing_as(kind: type[RequestNotDelivered | AnswerLost]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, HTTPError, http_client.HTTPException) as exc:
+        cause = exc.__cause__ or exc  # urllib3 wraps some, and not all, of what happens
+        raise kind(f"{type(cause).__name__}: {cause}") from cause
 
 
 def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        usable = bool(parts.hostname and parts.hostname.encode("idna")) and parts.port != 0
+        usable = parts.hostname and parts.hostname.encode("idna") and parts.port != 0 and parts.scheme in _PORTS
     except ValueError:  # a port that is no number, a label too long for a host name
         usable = False
-    if not usable or parts.scheme not in _PORTS or not _plain(url) or " " in url:
-        raise errors.ConfigurationError("the gateway's URL must look like http://host:port or https://host/prefix")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise errors.ConfigurationError("the gateway's URL takes no user, query or fragment")
-    return parts
-
-
-def _header(name: str, value: str) -> str:
-    if not _plain(value):
+    if not usable or parts.username is not None or parts.query or parts.fragment or not _plain(url) or " " in url:
         raise errors.ConfigurationError(
-            f"the value for the header {name} is empty or has characters HTTP does not take"
+            "the gateway's URL must look like http://host:port or https://host/prefix, "
+            "without a user, a query or a fragment"
         )
-    return f"{name}: {value}\r\n"
+    return parts
 
 
 def _plain(value: str) -> bool:
     return value.isascii() and value.isprintable() and value.strip() == value != ""
-
-
-def _explain(exc: Exception) -> str:
-    return f"{type(exc).__name__}: {exc}"

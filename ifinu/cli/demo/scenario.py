@@ -1,0 +1,195 @@
+"""
+What the demo pushes, and what must follow.
+
+Each case has telephone numbers of its own, so that the simulator's ledger tells what became of it. The simulator treats
+numbers by their last four digits: 0001 is not on WhatsApp, 0002 fails twice, 0003 always.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+# A second message with an id is sent again; once ids are claimed before a send, this is 1.
+SENDS_PER_REPEATED_ID = 3
+
+SANDBOX_NUMBER = "+5511987654321"
+COUNTDOWN_S = 4
+_REPEATS = 3  # messages for each repeated id
+_TRIES = 4  # the first and three retries
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    One kind of message.
+
+    Attributes:
+        pushed: What it is.
+        follows: What must become of it, in words.
+        messages: Pushed by LPUSH, as they are.
+        sends: How often WhatsApp must get something, by number (digits).
+        dead: Dead letters that must be there: how many, by (reason, tries).
+        failures: Failed tries that must be there, by the simulator's name for them.
+        size: Messages, where they are not pushed by LPUSH.
+    """
+
+    pushed: str
+    follows: str
+    messages: tuple[bytes, ...] = ()
+    sends: Mapping[str, int] = field(default_factory=dict)
+    dead: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    size: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many messages it is."""
+        return len(self.messages) or self.size
+
+
+def cases(load: int, today: date) -> list[Case]:
+    """
+    All of them.
+
+    Args:
+        load: How many messages of the load test.
+        today: The day in Brazil.
+    """
+    due = today + timedelta(days=3)
+    return [
+        _load_test(load),
+        _nested(due),
+        Case(
+            "send_notification.delay(…) from Python", "sent once", size=1, sends={_PYTHON: 1}
+        ),
+        Case(
+            f"send_notification.enqueue(…, countdown={COUNTDOWN_S})",
+            f"sent once, {COUNTDOWN_S} s later or more",
+            size=1,
+            sends={_LATER: 1},
+        ),
+        _repeated(due),
+        Case(
+            "a number whose sends fail twice (500)",
+            "sent once, by the second retry",
+            (_flat("demo_twice", "11987650002", due),),
+            sends={"5511987650002": 1},
+            failures={"lookup_closed": 2},
+        ),
+        Case(
+            "a number whose sends always fail (500)",
+            f"dead letter after {_TRIES} tries",
+            (_flat("demo_always", "11987650003", due),),
+            dead={("connection_closed", _TRIES): 1},
+            failures={"lookup_closed": _TRIES},
+        ),
+        Case(
+            "a number that is not on WhatsApp",
+            "dead letter at once",
+            (_flat("demo_no_whatsapp", "11987650001", due),),
+            dead={("number_not_on_whatsapp", 1): 1},
+            failures={"not_on_whatsapp": 1},
+        ),
+        Case(
+            "a phone that is none, a missing and an unknown tipo_notificacao",
+            "3 dead letters: invalid",
+            (
+                _flat("demo_bad_phone", "123", due),
+                _flat("demo_no_kind", "11987651301", due, tipo_notificacao=None),
+                _flat("demo_unknown_kind", "11987651302", due, tipo_notificacao="promocao"),
+            ),
+            dead={("invalid", 0): 3},
+        ),
+        Case("JSON cut off in the middle", "dead letter: not_json", (b'{"id":"demo_cut","tipo',), dead={("not_json", 0): 1}),
+        Case("bytes that are not UTF-8", "dead letter: not_utf8", (b'{"nome":"Jo\xe3o"}',), dead={("not_utf8", 0): 1}),
+        Case("a JSON list", "dead letter: not_an_object", (b'["lembrete"]',), dead={("not_an_object", 0): 1}),
+    ]  # fmt: skip
+
+
+def python_producer(today: date) -> str:
+    """The lines that a Python producer runs, in a process of its own."""
+    fields = (
+        f"kind='lembrete', name='Maria', amount='1234.50', due_date='{today + timedelta(days=3)}', "
+        "description='Mensalidade'"
+    )
+    return (
+        "from ifinu import send_notification\n"
+        f"send_notification.delay(id='demo_python', phone='+{_PYTHON}', {fields})\n"
+        f"send_notification.enqueue(id='demo_later', phone='+{_LATER}', countdown={COUNTDOWN_S}, {fields})\n"
+    )
+
+
+def sum_of(parts: list[Mapping[Any, int]]) -> Counter[Any]:
+    """The counts of all parts together."""
+    total: Counter[Any] = Counter()
+    for part in parts:
+        total.update(part)
+    return total
+
+
+LATER = _LATER = "5511987651103"
+_PYTHON = "5511987651102"
+
+
+def _load_test(count: int) -> Case:
+    messages = tuple(
+        json.dumps({"id": f"test_{number}", "tipo_notificacao": "lembrete"}).encode()
+        for number in range(1, count + 1)
+    )
+    sandbox = SANDBOX_NUMBER.removeprefix("+")
+    return Case(
+        'LPUSH {"id":"test_…","tipo_notificacao":"lembrete"}', "each sent once", messages, sends={sandbox: count}
+    )
+
+
+def _nested(due: date) -> Case:
+    body = {
+        "id": "demo_nested",
+        "tipo_notificacao": "vencimento",
+        "cobranca": {
+            "valor": 89.9,
+            "descricao": "Academia",
+            "data_vencimento": f"{due}T00:00:00Z",
+            "cliente": {"nome": "João", "telefone": "(11) 98765-1101"},
+        },
+        "tentativas": 0,
+        "criado_em": f"{due}T12:00:00Z",
+    }
+    return Case("the nested form of the Go service", "sent once", (_json(body),), sends={"5511987651101": 1})
+
+
+def _repeated(due: date) -> Case:
+    numbers = ("11987651201", "11987651202", "11987651203")
+    messages = tuple(_flat(f"demo_repeated_{n[-1]}", n, due) for _ in range(_REPEATS) for n in numbers)
+    if SENDS_PER_REPEATED_ID == 1:
+        follows = "each id sent once"
+    else:
+        follows = "each message sent: ids are told apart from the next version on"
+    return Case(
+        f"{len(numbers)} ids, each pushed {_REPEATS} times",
+        follows,
+        messages,
+        sends={f"55{number}": SENDS_PER_REPEATED_ID for number in numbers},
+    )
+
+
+def _flat(notification_id: str, telefone: str, due: date, **changes: Any) -> bytes:
+    body = {
+        "id": notification_id,
+        "tipo_notificacao": "lembrete",
+        "telefone": telefone,
+        "nome": "Maria",
+        "valor": "1234.50",
+        "vencimento": due.isoformat(),
+        "descricao": "Mensalidade",
+    }
+    return _json(body | changes)
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False).encode()

@@ -1,0 +1,193 @@
+"""
+Everything the demo starts, and ends: a Valkey, a simulated Evolution API and workers, as processes of their own in one
+temporary directory.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from ifinu.embedded import Valkey
+from ifinu.errors import IfinuError
+from ifinu.settings import PREFIX, Settings
+from ifinu.simulator import Control
+
+_GATEWAY_LATENCY_MS = 20
+_START_S = 30.0  # longest start of a process
+_STOP_S = 10.0  # longest warm shutdown
+
+
+class StageError(IfinuError):
+    """Something the demo started did not start, or ended by itself; the message says where its log is."""
+
+
+class Stage:
+    """
+    The processes; as a context manager it ends them, and keeps their logs when something went wrong.
+
+    Args:
+        workers: How many.
+        settings: `IFINU_*` variables of the workers.
+
+    Attributes:
+        directory: Holds the logs.
+        keep_logs: Whether the directory stays when all has ended; an error sets it.
+        control: The simulator, from outside.
+        client: A connection to the Valkey.
+    """
+
+    control: Control
+    client: redis.Redis
+
+    def __init__(self, workers: int, settings: Mapping[str, str]) -> None:
+        self.names = [f"worker-{number}" for number in range(1, workers + 1)]
+        self.keep_logs = False
+        self.directory = Path(tempfile.mkdtemp(prefix="ifinu-demo-"))
+        self._settings = dict(settings)
+        self._valkey = Valkey(self.directory / "valkey")
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `ifinu` and the workers need to find the servers; nothing of the caller's own settings is in it."""
+        return {
+            "IFINU_REDIS_URL": self._valkey.url,
+            "IFINU_EVOLUTION_URL": self.control.url,
+            "IFINU_EVOLUTION_API_KEY_FILE": str(self._key_file),
+            **self._settings,
+        }
+
+    def __enter__(self) -> Self:
+        try:
+            self.keep_logs = True
+            self._valkey.start()
+            self.client = redis.Redis.from_url(self._valkey.url, socket_timeout=10)
+            self._start_simulator()
+            self.keep_logs = False
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.keep_logs |= kind is not None and issubclass(kind, Exception)
+        self._end()
+
+    def start_workers(self) -> None:
+        """
+        Start them and wait until each consumes.
+
+        Raises:
+            StageError: One did not.
+        """
+        for name in self.names:
+            own = {"IFINU_WORKER_NAME": name, "IFINU_HEARTBEAT_FILE": str(self._heartbeat(name))}
+            command = ("-m", "celery", "-A", "ifinu", "worker", "--hostname", f"{name}@%h")
+            self._start(name, command, {**self.environment, **own})
+        for name in self.names:
+            self._wait_for(name, self._heartbeat(name).exists)
+
+    def run_python(self, code: str) -> None:
+        """
+        Run a few lines as a producer of its own would.
+
+        Raises:
+            StageError: They failed.
+        """
+        with self._log("producer").open("ab") as log:
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env=self._inherited() | self.environment, stdout=log, stderr=log, timeout=_START_S, check=False,
+            )  # fmt: skip
+        if done.returncode:
+            raise StageError(f"the Python producer failed; see {self._log('producer')}")
+
+    def check(self) -> None:
+        """
+        See that all processes live.
+
+        Raises:
+            StageError: One has ended.
+        """
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise StageError(f"{name} ended by itself (exit code {process.returncode}); see {self._log(name)}")
+
+    @property
+    def _key_file(self) -> Path:
+        return self.directory / "api-key"
+
+    def _heartbeat(self, name: str) -> Path:
+        return self.directory / f"{name}.heartbeat"
+
+    def _log(self, name: str) -> Path:
+        return self.directory / f"{name}.log"
+
+    def _start_simulator(self) -> None:
+        key = secrets.token_urlsafe(24)
+        self._key_file.touch(mode=0o600)
+        self._key_file.write_text(key, encoding="utf-8")
+        latency = ("--latency-ms", str(_GATEWAY_LATENCY_MS))
+        self._start("simulator", ("-m", "ifinu.simulator", "--api-key-file", str(self._key_file), *latency), {})
+        self._wait_for("simulator", lambda: self._log("simulator").read_text().endswith("\n"))
+        self.control = Control(self._log("simulator").read_text().split()[-1], key)
+
+    def _start(self, name: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        with self._log(name).open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, *arguments],
+                env=self._inherited() | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the demo, which then ends them in order
+            )
+
+    def _wait_for(self, name: str, ready: Callable[[], bool]) -> None:
+        give_up_at = time.monotonic() + _START_S
+        while not ready():
+            self.check()
+            if time.monotonic() > give_up_at:
+                raise StageError(f"{name} did not start within {_START_S:.0f} s; see {self._log(name)}")
+            time.sleep(0.02)
+
+    def _inherited(self) -> dict[str, str]:
+        ours = {alias for names in Settings.names().values() for alias in names}
+        return {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ours and not name.upper().startswith(PREFIX)
+        }
+
+    def _end(self) -> None:
+        simulator = [self._processes.pop("simulator")] if "simulator" in self._processes else []
+        # Workers before what they talk to.
+        for group in (list(self._processes.values()), simulator):
+            for process in group:
+                process.terminate()
+            for process in group:
+                try:
+                    process.wait(_STOP_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        self._processes.clear()
+        if hasattr(self, "client"):
+            self.client.close()
+        self._valkey.stop()
+        if not self.keep_logs:
+            shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import redis
+from kombu import pools
+from processes import Fleet, Queue, Simulated, fleet_of, raw, stopping, wait_until
+
+from ifinu import errors
+from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, DeadLetters, Filter
+from ifinu.embedded import Valkey
+from ifinu.settings import load
+from ifinu.worker.app import app
+from ifinu.worker.tasks import send_notification
+
+FIELDS = {
+    "kind": "lembrete", "name": "Maria", "amount": "1234.50", "due_date": "2026-12-01", "description": "Mensalidade",
+}  # fmt: skip
+GO_FORM = {
+    "id": "go-1", "tipo_notificacao": "atraso", "usuario_id": "u1", "tentativas": 0, "criado_em": "2026-11-01T10:00:00Z",
+    "cobranca": {
+        "valor": 99.9, "vencimento": "2026-11-01", "descricao": "Plano",
+        "cliente": {"nome": "João", "telefone": "77 99861-5555"},
+    },
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def publishing_to(url: str):
+    """The application of this process, with connections to `url` of its own."""
+    app.use(load(redis_url=url))
+    app.conf.broker_url = url
+    app._pool = app.amqp._producer_pool = None
+    try:
+        yield
+    finally:
+        pools.reset()
+        app._pool = app.amqp._producer_pool = None
+
+
+@pytest.fixture
+def producer(valkey: Valkey):
+    """The application, publishing to this test's server."""
+    with publishing_to(valkey.url):
+        yield send_notification
+
+
+def test_raw_json_the_go_form_and_envelopes_share_one_list(fleet: Fleet, queue: Queue, simulator: Simulated, producer):
+    producer.delay(id="inv-42:lembrete", phone="(77) 99861-6740", **FIELDS)
+    queue.push(raw(1), json.dumps(GO_FORM).encode())
+    assert queue.counts()["ready"] == 3
+    fleet.start().ready()
+    wait_until(lambda: simulator.total() == 3 and queue.idle(), seen=queue.counts)
+    texts = {send.number: send.text for send in simulator.sends()}
+    assert "Maria" in simulator.sends()[0].text + simulator.sends()[1].text + simulator.sends()[2].text
+    assert any("João" in text and "R$ 99,90" in text for text in texts.values())
+    assert queue.dead() == []
+
+
+# What happens to each kind of bad input; README.md shows this table.
+BAD_INPUT = [
+    (b"{not json", "not_json"),
+    (b"", "not_json"),
+    (b"\xff\xfe\x00{}", "not_utf8"),
+    (b"[1, 2]", "not_an_object"),
+    (b"null", "not_an_object"),
+    (b"42", "not_an_object"),
+    (b'"a string"', "not_an_object"),
+    (b"[" * 5000 + b"]" * 5000, "not_json"),
+    (b'{"a":' * 5000 + b"1" + b"}" * 5000, "not_json"),
+    (b'{"id": ' + b"9" * 5000 + b"}", "not_json"),
+    (b"{" + b" " * 300_000 + b"}", "too_large"),
+    (b"{}", "invalid"),
+    (raw("x", tipo_notificacao="lembrte"), "invalid"),
+    (raw("x", telefone="123"), "invalid"),
+    (raw("x", telefone=77998616740), "invalid"),
+    (raw("x", valor="de graca"), "invalid"),
+    (raw("x", vencimento="31/02/2026"), "invalid"),
+    (raw("x", id=["a", "list"]), "invalid"),
+    (b'{"id":"a","id":"b","tipo_notificacao":"lembrete"}', "invalid"),
+    (b'{"headers":{},"properties":{},"body":""}', "bad_envelope"),
+    (b'{"headers":{"task":"t","id":"i"},"properties":{"delivery_info":{}},"body":"x"}', "bad_envelope"),
+    (
+        b'{"headers":{"task":"no.such.task","id":"i"},"properties":{"delivery_info":{},"body_encoding":"utf-8"},'
+        b'"content-type":"application/json","content-encoding":"utf-8","body":"[[],{},{}]"}',
+        "unknown_task",
+    ),
+    (
+        b'{"headers":{"task":"ifinu.send_notification","id":"i"},"properties":{"delivery_info":{},"body_encoding":"utf-8"},'
+        b'"content-type":"application/json","content-encoding":"utf-8","body":"[[],{},{}]"}',
+        "error",
+    ),
+    (
+        b'{"headers":{"task":"ifinu.send_notification","id":"i"},"properties":{"delivery_info":{},"body_encoding":"base64"},'
+        b'"content-type":"application/json","content-encoding":"utf-8","body":"%%%"}',
+        "bad_envelope",
+    ),
+    (
+        b'{"headers":{"task":"ifinu.send_notification","id":"i"},"properties":{"delivery_info":{}},'
+        b'"content-type":"application/x-python-serialize","content-encoding":"binary","body":"gASVBQ=="}',
+        "bad_envelope",
+    ),
+    (
+        b'{"headers":{"task":"ifinu.send_notification","id":"old","expires":"2020-01-01T00:00:00+00:00"},'
+        b'"properties":{"delivery_info":{},"body_encoding":"utf-8"},'
+        b'"content-type":"application/json","content-encoding":"utf-8","body":"[[{}],{},{}]"}',
+        "expired",
+    ),
+]  # fmt: skip
+
+
+def test_bad_input_of_every_kind_is_dead_lettered_with_its_bytes_and_nothing_else_suffers(
+    fleet: Fleet, queue: Queue, simulator: Simulated
+):
+    """
+    Each between two good messages; the worker lives, the queue drains, the reason and the bytes are kept.
+    """
+    for number, (message, _) in enumerate(BAD_INPUT):
+        queue.push(raw(number), message)
+    queue.push(raw("last"))
+    worker = fleet.start().ready()
+    good = len(BAD_INPUT) + 1
+    wait_until(lambda: simulator.total() == good and queue.idle(), seen=queue.counts)
+    found = [
+        ((letter["raw"].encode() if "raw" in letter else base64.b64decode(letter["raw_b64"])), letter["reason"])
+        for letter in queue.dead()
+    ]
+    assert sorted(found) == sorted(BAD_INPUT)
+    assert worker.process.poll() is None
+
+
+def test_a_number_that_fails_twice_is_sent_by_a_retry(fleet: Fleet, queue: Queue, simulator: Simulated):
+    queue.push(raw(1, telefone="77 99860-0002"))
+    fleet.start().ready()
+    wait_until(lambda: simulator.total() == 1 and queue.idle(), seen=queue.counts)
+    assert simulator.control.summary()["posts"]["total"] == 3
+    assert queue.dead() == []
+
+
+def test_what_always_fails_is_tried_four_times_and_dead_lettered(fleet: Fleet, queue: Queue, simulator: Simulated):
+    message = raw(1, telefone="77 99860-0003")
+    queue.push(message)
+    fleet.start().ready()
+    (letter,) = wait_until(lambda: queue.idle() and queue.dead(), seen=queue.counts)
+    assert (letter["reason"], letter["attempts"], letter["id"], letter["kind"]) == (
+        "connection_closed", 4, "test_1", "lembrete",
+    )  # fmt: skip
+    assert letter["first_at"] < letter["last_at"]
+    assert simulator.control.summary()["posts"]["total"] == 4
+    (found,) = DeadLetters(queue.client, NORMAL).find(Filter(), datetime.now(UTC))
+    assert found.original() == message
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason", "sent"),
+    [
+        ("0001", "number_not_on_whatsapp", 0),
+        ("0004", "connection_lost", 1),
+        ("0011", "send_timeout", 0),
+        ("0013", "send_failed", 1),
+    ],
+)
+def test_what_must_not_be_sent_again_is_dead_lettered_at_once(
+    fleet: Fleet, queue: Queue, simulator: Simulated, ending: str, reason: str, sent: int
+):
+    queue.push(raw(1, telefone=f"77 99860-{ending}"))
+    fleet.start().ready()
+    (letter,) = wait_until(lambda: queue.idle() and queue.dead(), seen=queue.counts)
+    assert (letter["reason"], letter["attempts"]) == (reason, 1)
+    assert simulator.total() == sent
+    assert simulator.control.summary()["posts"]["total"] == 1
+
+
+def test_a_send_whose_row_was_not_stored_counts_as_sent(fleet: Fleet, queue: Queue, simulator: Simulated):
+    queue.push(raw(1, telefone="77 99860-0005"))
+    fleet.start().ready()
+    wait_until(lambda: simulator.total() == 1 and queue.idle(), seen=queue.counts)
+    assert queue.dead() == []
+
+
+def test_a_message_whose_instance_is_unknown_waits_and_counts_no_try(fleet: Fleet, queue: Queue, simulator: Simulated):
+    queue.push(raw(1, instancia="not-there"))
+    fleet.start(IFINU_MISCONFIGURED_WAIT_S="0.2").ready()
+    wait_until(lambda: simulator.control.summary()["posts"]["total"] >= 6, seen=queue.counts)
+    assert queue.dead() == []
+    assert sum(queue.counts()[k] for k in ("ready", "delayed", "in_flight")) == 1
+
+
+def test_queues_are_served_in_order_of_urgency(fleet: Fleet, client: redis.Redis, simulator: Simulated):
+    for number, name in enumerate((LOW, NORMAL, URGENT)):
+        for i in range(10):
+            client.lpush(name, raw(f"{name}-{i}", telefone=f"77 99861-{5000 + number * 100 + i}"))
+    fleet.start(IFINU_RATE_LIMIT="20/s", IFINU_CONCURRENCY="1").ready()
+    wait_until(lambda: simulator.total() == 30)
+    hundreds = [send.number[-4:-2] for send in simulator.sends()]
+    assert hundreds == ["52"] * 10 + ["51"] * 10 + ["50"] * 10
+
+
+def test_a_countdown_waits_in_redis_and_not_in_a_worker(
+    fleet: Fleet, queue: Queue, simulator: Simulated, producer
+):
+    worker = fleet.start().ready()
+    producer.enqueue(id="later", phone="77998616740", countdown=1.5, **FIELDS)
+    assert queue.counts() == {"ready": 0, "delayed": 1, "in_flight": 0, "deadlines": 0, "dead": 0}
+    queue.push(raw(1))
+    wait_until(lambda: simulator.total() == 1)
+    assert queue.counts()["delayed"] == 1
+    worker.kill()
+    fleet.start().ready()
+    wait_until(lambda: simulator.total() == 2 and queue.idle(), seen=queue.counts)
+
+
+def test_a_paused_queue_keeps_its_messages(fleet: Fleet, queue: Queue, client: redis.Redis, simulator: Simulated):
+    client.set(queue.keys.paused, "1")
+    queue.push(raw(1))
+    client.lpush(LOW, raw("low"))
+    fleet.start().ready()
+    wait_until(lambda: simulator.total() == 1)
+    assert queue.counts()["ready"] == 1
+    client.delete(queue.keys.paused)
+    wait_until(lambda: simulator.total() == 2)
+
+
+def test_sigterm_under_load_finishes_what_is_being_sent_and_returns_the_rest(
+    fleet: Fleet, queue: Queue, simulator: Simulated
+):
+    simulator.control.set_fault(latency_ms=300)
+    queue.push(*(raw(i, telefone=f"77 99861-{i:04}") for i in range(1000, 1500)))
+    worker = fleet.start().ready()
+    wait_until(lambda: simulator.total() >= 20)
+    assert worker.terminate() == 0
+    counts = queue.counts()
+    assert counts["in_flight"] == counts["deadlines"] == 0
+    assert simulator.total() + counts["ready"] == 500
+    assert len({send.number for send in simulator.sends()}) == simulator.total()
+    fleet.start(IFINU_RATE_LIMIT="500/s", IFINU_RATE_BURST="50", IFINU_CONCURRENCY="50").ready()
+    wait_until(lambda: queue.idle(), seen=queue.counts)
+    assert simulator.total() == 500
+
+
+def test_inspect_and_live_rate_limits_go_on_working(fleet: Fleet, queue: Queue, simulator: Simulated, producer):
+    worker = fleet.start(IFINU_RATE_LIMIT="1/m").ready()
+    replies = app.control.ping(timeout=3)
+    assert list(replies[0].values()) == [{"ok": "pong"}]
+    queue.push(*(raw(i) for i in range(30)))
+    wait_until(lambda: queue.counts()["in_flight"] == 30)
+    app.control.rate_limit("ifinu.send_notification", "100/s")
+    wait_until(lambda: simulator.total() == 30 and queue.idle(), seen=queue.counts)
+    assert worker.process.poll() is None
+    stats = app.control.inspect(timeout=3).stats()
+    assert stats["w0@test"]["pool"]["max-concurrency"] == 10
+
+
+def test_the_heartbeat_file_is_there_while_the_worker_consumes(tmp_path: Path, fleet: Fleet):
+    beat = tmp_path / "beat"
+    worker = fleet.start(IFINU_HEARTBEAT_FILE=str(beat)).ready()
+    wait_until(beat.exists)
+    worker.terminate()
+    assert not beat.exists()
+
+
+def test_a_pool_of_processes_sends_retries_and_dead_letters_alike(fleet: Fleet, queue: Queue, simulator: Simulated):
+    queue.push(
+        raw(1), raw(2, telefone="77 99860-0002"), raw(3, telefone="77 99860-0003"), raw(4, telefone="1"),
+        raw(5, telefone="77 99860-0026"),
+    )  # fmt: skip
+    worker = fleet.start(IFINU_POOL="prefork", IFINU_CONCURRENCY="2").ready()
+    wait_until(lambda: len(queue.dead()) == 2 and simulator.total() >= 2, 40, queue.counts)
+    assert sorted(letter["reason"] for letter in queue.dead()) == ["connection_closed", "invalid"]
+    assert worker.terminate() == 0
+    counts = queue.counts()
+    assert counts["in_flight"] == 0
+    assert simulator.total() + counts["ready"] + counts["delayed"] == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_redis_goes_away_and_comes_back_and_nothing_is_lost_or_sent_twice(
+    tmp_path: Path, simulator: Simulated, number: signal.Signals
+):
+    with Valkey(tmp_path / "redis") as server, redis.Redis.from_url(server.url) as client:
+        queue = Queue(client)
+        queue.push(*(raw(i, telefone=f"77 99861-{i:04}") for i in range(1000, 1400)))
+        simulator.control.set_fault(latency_ms=100)
+        with stopping(fleet_of(tmp_path, server.url, simulator.url)) as workers:
+            worker = workers.start().ready()
+            wait_until(lambda: simulator.total() >= 50)
+            client.execute_command("WAITAOF", 1, 0, 3000)
+            server.kill() if number is signal.SIGKILL else server.terminate()
+            server.start()
+            wait_until(lambda: queue.idle(), 60, lambda: (queue.counts(), worker.text()[-3000:]))
+            assert worker.process.poll() is None
+        sends = [send.number for send in simulator.sends()]
+        assert len(set(sends)) == 400
+        assert len(sends) == 400
+
+
+def test_a_producer_gets_one_clear_error_when_redis_is_away():
+    with publishing_to("redis://127.0.0.1:1/0"), pytest.raises(errors.BrokerUnavailable, match="inv-1"):
+        send_notification.delay(id="inv-1", phone="77998616740", **FIELDS)
+
+
+def test_every_queue_is_a_plain_list(producer, client: redis.Redis):
+    for number, priority in enumerate(("urgente", "normal", "baixa")):
+        producer.delay(id=f"p{number}", phone="77998616740", priority=priority, **FIELDS)
+    assert [client.llen(name) for name in QUEUES] == [1, 1, 1]

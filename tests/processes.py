@@ -1,0 +1,189 @@
+"""Workers and a simulator as processes, and a way to wait for facts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from ifinu.broker import NORMAL, Keys
+from ifinu.simulator import Control, Send
+
+API_KEY = "a-key-of-the-tests"
+SANDBOX = "+5577998616740"
+
+
+def wait_until(fact: Callable[[], Any], deadline_s: float = 20.0, seen: Callable[[], Any] | None = None) -> Any:
+    """The first true value of `fact`; AssertionError with what was seen when the deadline passes."""
+    give_up_at = time.monotonic() + deadline_s
+    while True:
+        value = fact()
+        if value:
+            return value
+        if time.monotonic() > give_up_at:
+            raise AssertionError(f"not within {deadline_s} s; seen: {seen() if seen else value!r}")
+        time.sleep(0.02)
+
+
+def raw(number: int | str, **fields: Any) -> bytes:
+    """A message as another language pushes it."""
+    return json.dumps({"id": f"test_{number}", "tipo_notificacao": "lembrete", **fields}).encode()
+
+
+class Queue:
+    """A queue as an operator sees it."""
+
+    def __init__(self, client: redis.Redis, name: str = NORMAL) -> None:
+        self.client = client
+        self.keys = Keys.of(name)
+
+    def push(self, *messages: bytes) -> None:
+        for start in range(0, len(messages), 1000):
+            self.client.lpush(self.keys.ready, *messages[start : start + 1000])
+
+    def counts(self) -> dict[str, int]:
+        return {
+            "ready": self.client.llen(self.keys.ready),
+            "delayed": self.client.zcard(self.keys.delayed),
+            "in_flight": self.client.hlen(self.keys.in_flight),
+            "deadlines": self.client.zcard(self.keys.deadlines),
+            "dead": self.client.llen(self.keys.dead),
+        }
+
+    def idle(self) -> bool:
+        counts = self.counts()
+        return not (counts["ready"] or counts["delayed"] or counts["in_flight"])
+
+    def dead(self) -> list[dict[str, Any]]:
+        """The dead letters, oldest first."""
+        return [json.loads(record) for record in reversed(self.client.lrange(self.keys.dead, 0, -1))]
+
+
+class Simulated:
+    """The simulator as a process of its own."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        key = directory / "key"
+        key.write_text(API_KEY)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "ifinu.simulator", "--api-key-file", str(key), "--seed", "1", *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().split()[-1]
+        self.control = Control(self.url, API_KEY)
+
+    def sends(self) -> list[Send]:
+        return self.control.sends_since(0)
+
+    def total(self) -> int:
+        return int(self.control.summary()["sends"]["total"])
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(20)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+class Worker:
+    """A worker process, in a process group of its own."""
+
+    def __init__(self, environment: dict[str, str], log: Path, *arguments: str) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "ifinu", "worker", *arguments],
+                env={**os.environ, **environment},
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def ready(self, deadline_s: float = 40.0) -> Worker:
+        """Wait until it consumes."""
+        wait_until(lambda: "ready." in self.text() or self.process.poll() is not None, deadline_s, self.text)
+        assert self.process.poll() is None, self.text()
+        return self
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """kill -9 of the whole group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(20)
+
+    def terminate(self, deadline_s: float = 30.0) -> int:
+        """SIGTERM, and its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(deadline_s)
+
+    def memory_mb(self) -> float:
+        """Resident memory in MB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1000
+
+    def cpu_s(self) -> float:
+        """CPU time used, its children's included once they ended."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(int(f) for f in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+class Fleet:
+    """Makes workers of one environment, and ends them."""
+
+    def __init__(self, directory: Path, **environment: str) -> None:
+        self._directory = directory
+        self._environment = environment
+        self.workers: list[Worker] = []
+
+    def start(self, *arguments: str, **environment: str) -> Worker:
+        number = len(self.workers)
+        worker = Worker(
+            {**self._environment, "IFINU_WORKER_NAME": f"w{number}", **environment},
+            self._directory / f"worker-{number}.log",
+            "--hostname",
+            f"w{number}@test",
+            *arguments,
+        )
+        self.workers.append(worker)
+        return worker
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+
+
+def fleet_of(directory: Path, redis_url: str, gateway_url: str) -> Fleet:
+    """Workers with quick retries and short leases."""
+    return Fleet(
+        directory,
+        IFINU_REDIS_URL=redis_url,
+        IFINU_EVOLUTION_URL=gateway_url,
+        IFINU_EVOLUTION_API_KEY=API_KEY,
+        IFINU_SANDBOX_NUMBER=SANDBOX,
+        IFINU_RETRY_BACKOFF_S="0.2",
+        IFINU_LEASE_S="3",
+    )
+
+
+@contextlib.contextmanager
+def stopping(server: Any) -> Iterator[Any]:
+    """Whatever has `stop`, stopped at the end."""
+    try:
+        yield server
+    finally:
+        server.stop()
