@@ -39,6 +39,11 @@ def raw(number: int | str, **fields: Any) -> bytes:
     return json.dumps({"id": f"test_{number}", "tipo_notificacao": "lembrete", **fields}).encode()
 
 
+def numbered(count: int) -> list[bytes]:
+    """Messages, each to a phone of its own, by which the simulator's ledger tells them apart."""
+    return [raw(i, telefone=f"77 9{81_000_000 + i}") for i in range(count)]
+
+
 class Queue:
     """A queue as an operator sees it."""
 

@@ -7,6 +7,7 @@ The Celery application, configured from the settings when it is first used.
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from datetime import date, datetime
 from typing import Any
@@ -146,6 +147,16 @@ app.steps["consumer"].update((TakeOver, Heartbeat))
 @app.on_configure.connect
 def _configure(sender: Application, **_: Any) -> None:
     sender.config_from_object(configuration(sender.settings))
+
+
+@signals.worker_init.connect
+def _make_ready(**_: Any) -> None:
+    """Before the first message, so that none waits for it and a burst follows; children of a pool inherit it."""
+    try:
+        _ = app.delivery
+    except ConfigurationError as exc:  # Celery would log it and go on
+        print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - to the person who starts the worker
+        raise SystemExit(2) from exc
 
 
 @signals.setup_logging.connect

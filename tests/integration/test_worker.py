@@ -305,6 +305,12 @@ def test_a_producer_gets_one_clear_error_when_redis_is_away():
         send_notification.delay(id="inv-1", phone="77998616740", **FIELDS)
 
 
+def test_a_worker_without_the_gateways_key_does_not_start(fleet: Fleet):
+    worker = fleet.start(IFINU_EVOLUTION_API_KEY="")
+    assert worker.process.wait(30) == 2
+    assert "error: IFINU_EVOLUTION_API_KEY is not set" in worker.text()
+
+
 def test_every_queue_is_a_plain_list(producer, client: redis.Redis):
     for number, priority in enumerate(("urgente", "normal", "baixa")):
         producer.delay(id=f"p{number}", phone="77998616740", priority=priority, **FIELDS)

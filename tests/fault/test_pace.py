@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+from processes import Fleet, Queue, Simulated, numbered, wait_until
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("pool", "limit", "per_s", "count"),
+    [("threads", "50/s", 50, 400), ("threads", "100/s", 100, 600), ("threads", "5/s", 5, 40), ("prefork", "50/s", 50, 300)],
+)
+def test_the_pace_is_met_and_never_passed(
+    fleet: Fleet, queue: Queue, simulator: Simulated, pool: str, limit: str, per_s: int, count: int
+):
+    """
+    A backlog goes at the limit, not at Celery's 1/s; and no second has more than the limit and the declared burst.
+
+    The lower bound is loose, since a shared machine may stall; bench/pace.py measures.
+    """
+    simulator.control.set_fault(latency_ms=30)
+    queue.push(*numbered(count))
+    fleet.start(IFINU_POOL=pool, IFINU_RATE_LIMIT=limit, IFINU_RATE_BURST="5")
+    wait_until(lambda: simulator.total() == count, 60, queue.counts)
+    posts = simulator.control.summary()["posts"]
+    assert posts["worst_window"] <= per_s + 5
+    assert posts["mean_per_s"] > 0.8 * per_s
+
+
+@pytest.mark.fault
+def test_a_gateway_that_was_slow_is_not_flooded_when_it_recovers(fleet: Fleet, queue: Queue, simulator: Simulated):
+    """
+    Ten slots at 1 s each make 10/s; what the pace allowed meanwhile is not caught up afterwards.
+    """
+    simulator.control.set_fault(latency_ms=1000)
+    queue.push(*numbered(250))
+    fleet.start(IFINU_RATE_LIMIT="50/s", IFINU_RATE_BURST="5")
+    wait_until(lambda: simulator.total() >= 30)
+    simulator.control.set_fault(latency_ms=1)
+    wait_until(lambda: simulator.total() == 250, 60, queue.counts)
+    assert simulator.control.summary()["posts"]["worst_window"] <= 55
+
+
+@pytest.mark.fault
+def test_retries_count_against_the_pace(fleet: Fleet, queue: Queue, simulator: Simulated):
+    """
+    A third of all sends fail and come back: the attempts, not the messages, keep the limit.
+    """
+    simulator.control.set_fault(latency_ms=10, rates={"lookup_closed": 0.33})
+    queue.push(*numbered(200))
+    fleet.start(IFINU_RATE_LIMIT="50/s", IFINU_RATE_BURST="5", IFINU_MAX_RETRIES="20")
+    wait_until(lambda: queue.idle() and simulator.total() == 200, 60, queue.counts)
+    posts = simulator.control.summary()["posts"]
+    assert posts["total"] > 230
+    assert posts["worst_window"] <= 55
