@@ -214,6 +214,15 @@ def test_a_gateway_that_says_nothing_may_have_sent(serve: Any, connect: Any) -> 
     assert len(gateway.requests) == 1
 
 
+def test_an_answer_may_take_longer_than_a_connection(serve: Any, connect: Any) -> None:
+    def late(sock: socket.socket, request: Request) -> bool:
+        gateway.released.wait(0.4)
+        return reply(201, sent())(sock, request)
+
+    gateway = serve(late)
+    assert connect(gateway.url, connect_timeout_s=0.2).send_text("wa1", PHONE, "Olá").key_id == "3EB0"
+
+
 @pytest.mark.parametrize(
     "head", [b"HTTP/1.1 201 Created\r\nX: ", b"HTTP/1.1 201 Created\r\nContent-Length: 999\r\n\r\n"]
 )
