@@ -15,7 +15,9 @@ import structlog
 from ifinu.settings import LogFormat
 
 # A line for each message received, started and finished costs more than the send; ours say what happened.
-_QUIET = ("celery.worker.strategy", "celery.app.trace", "kombu", "urllib3")
+_QUIET = ("celery.worker.strategy", "celery.app.trace", "kombu")
+# It warns with the path it asked for, and an instance may be named after its phone.
+_SILENT = ("urllib3",)
 
 
 def configure(level: str = "info", style: LogFormat = LogFormat.AUTO) -> None:
@@ -60,3 +62,5 @@ def configure(level: str = "info", style: LogFormat = LogFormat.AUTO) -> None:
     root.setLevel(number)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -194,7 +194,7 @@ class Channel(stock.Channel):
             connection.send_command(*self._wait_command())
             return
         self._command = _FETCH
-        self._fetching = tuple(self._leased[q] for q in self.active_queues if q in self._leased)
+        self._fetching = tuple(self._leased.values())  # in the order in which they were subscribed to
         room = self.qos.room()
         want = min(_MOST, _UNLIMITED_BATCH if room is None else max(1, room))
         keys = [key for queue in self._fetching for key in queue]

@@ -249,7 +249,7 @@ def test_inspect_and_live_rate_limits_go_on_working(fleet: Fleet, queue: Queue, 
     replies = app.control.ping(timeout=3)
     assert list(replies[0].values()) == [{"ok": "pong"}]
     queue.push(*(raw(i) for i in range(30)))
-    wait_until(lambda: queue.counts()["in_flight"] == 30)
+    wait_until(lambda: queue.counts()["in_flight"] == 29)  # and one is sent
     app.control.rate_limit("ifinu.send_notification", "100/s")
     wait_until(lambda: simulator.total() == 30 and queue.idle(), seen=queue.counts)
     assert worker.process.poll() is None
