@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from ifinu.errors import ConfigurationError
 
@@ -54,8 +55,9 @@ class _Server:
         Start it and wait until it answers.
 
         Raises:
-            ConfigurationError: It did not; the end of its log is in the message.
+            ConfigurationError: It did not; the end of its log is in the message. Or its port is taken.
         """
+        self._refuse_taken_port()
         with self.log_file.open("ab") as out:
             self._process = self._spawn(out.fileno())
         give_up_at = time.monotonic() + deadline_s
@@ -93,6 +95,15 @@ class _Server:
 
     def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.stop()
+
+    def _refuse_taken_port(self) -> None:
+        # Another server of the same kind would answer in place of this one.
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_HOST, self.port))
+            except OSError as exc:
+                raise ConfigurationError(f"port {self.port} for the embedded {self.name}: {exc.strerror}") from exc
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
@@ -137,7 +148,7 @@ class Valkey(_Server):
     @property
     def url(self) -> str:
         """What `IFINU_REDIS_URL` takes."""
-        password = self._config.get("requirepass")
+        password = quote(self._config.get("requirepass", ""), safe="")
         return f"redis://{f':{password}@' if password else ''}{_HOST}:{self.port}/0"
 
     def _spawn(self, out: int) -> subprocess.Popen[bytes]:

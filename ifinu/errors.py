@@ -4,6 +4,7 @@ Everything ifinu can raise, named by what the caller may do next.
 * IfinuError
   - ConfigurationError       fix the environment or the arguments; the CLI exits with 2
   - InvalidNotification      it can never be sent as it is: fix `.field`, or dead-letter it
+    + IdReused               its id belongs to other content: give it an id of its own
   - BrokerUnavailable        Redis did not answer in time: nothing is known to be lost, try again
   - GatewayError             the Evolution API did not do what was asked: `.status`, `.answer`, `.instance`
     + SendError              ... and it was a send; `.reason` is one word of `Reason`
@@ -86,6 +87,10 @@ class InvalidNotification(IfinuError):  # noqa: N818 - the vocabulary of the des
 
     def __reduce__(self) -> tuple[type[InvalidNotification], tuple[str, str]]:
         return type(self), (self.field, self.reason)
+
+
+class IdReused(InvalidNotification):
+    """The id was used before, for a notification that says something else."""
 
 
 class BrokerUnavailable(IfinuError):  # noqa: N818

@@ -178,6 +178,9 @@ class Settings(BaseSettings):
         _Optional,
         Field(description="SQLAlchemy URL of the ledger. Not read yet by this version."),
     ] = None
+    claim_ttl_s: Annotated[
+        _Seconds, Field(description="How long a notification id is remembered: a second message with it is not sent.")
+    ] = 604_800.0
     sandbox_number: Annotated[
         str | None,
         _Optional,

@@ -31,9 +31,12 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps
 
 from ifinu.broker import dead_letters, intake, leases
-from ifinu.broker.keys import Keys
+from ifinu.broker.keys import Keys, claim_key
 
 log = structlog.get_logger(__name__)
+
+# Header of a published retry: {"queue", "tag", "id"} of the message whose place it takes.
+POSTPONES = "ifinu_postpones"
 
 _FETCH, _WAIT = "EVALSHA", "BLMOVE"
 _IDLE_S = 1.0  # longest wait; also how late a due message may be noticed by an idle worker
@@ -108,7 +111,7 @@ class Channel(stock.Channel):
     _command: str | None = None  # what was sent last
     _fetching: tuple[Keys, ...] = ()  # the queues that a fetch under way asks, in its order
     _wait_s = 0.0  # how long the next command is to wait; 0: it fetches
-    _all_paused = False
+    _some_paused = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._leased: dict[str, Keys] = {}
@@ -124,7 +127,17 @@ class Channel(stock.Channel):
             self._leases = leases.of_server(server, lambda: redis.Redis(connection_pool=self._get_pool()), self.lease_s)
         return self._leases
 
-    def bury(self, tag: str, *, reason: str, error: str, attempts: int = 0, first_at: datetime | None = None) -> None:
+    def bury(
+        self,
+        tag: str,
+        *,
+        reason: str,
+        error: str,
+        attempts: int = 0,
+        first_at: datetime | None = None,
+        notification_id: str | None = None,
+        maybe_sent: bool = False,
+    ) -> None:
         """
         Move a message that this process holds to the dead letters; nothing if it holds it no more.
 
@@ -134,13 +147,16 @@ class Channel(stock.Channel):
             error: One line, phones masked.
             attempts: How often a send was tried.
             first_at: When it was first tried.
+            notification_id: Whose claim ends with it.
+            maybe_sent: Whether it may have been sent after all.
         """
         raw = self.leases.raw(tag)
         if raw is not None:
             record = dead_letters.encode(
                 raw, reason=reason, error=error, attempts=attempts, first_at=first_at, now=datetime.now(UTC)
             )
-            self.leases.bury(tag, record)
+            state = "unknown" if maybe_sent else "dead"
+            self.leases.bury(tag, record, notification_id=notification_id, state=state)
             log.warning("ifinu.message.buried", reason=reason, error=error, attempts=attempts)
         self.qos.let_go(tag)
 
@@ -205,7 +221,7 @@ class Channel(stock.Channel):
 
     def _wait_command(self) -> tuple[Any, ...]:
         queue = self.wait_on if self.wait_on in self._leased else next(iter(self._leased))
-        if self._all_paused:
+        if self._some_paused:
             # A paused queue that is not empty would wake at once, again and again: wait where nothing ever comes.
             return "BLPOP", f"{queue}:pausada:espera", self._wait_s
         return _WAIT, queue, queue, "RIGHT", "RIGHT", self._wait_s
@@ -221,7 +237,7 @@ class Channel(stock.Channel):
             self._wait_s = 0.0
             raise Empty
         taken = self._hold(answer, self._fetching)
-        self._all_paused = bool(answer[1])
+        self._some_paused = bool(answer[1])
         self._wait_s = 0.0 if taken else self._idle_s(answer[0])
         if not taken:
             raise Empty
@@ -302,6 +318,10 @@ class Channel(stock.Channel):
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         due_ms = _take_eta(message)
+        postponed = (message.get("headers") or {}).pop(POSTPONES, None)
+        if postponed is not None:
+            self._postpone(queue, message, due_ms, postponed)
+            return
         if due_ms is None:
             super()._put(queue, message, **kwargs)
             return
@@ -312,6 +332,16 @@ class Channel(stock.Channel):
             return
         with self.conn_or_acquire() as client:
             client.zadd(Keys.of(queue).delayed, entry)
+
+    def _postpone(self, queue: str, message: dict[str, Any], due_ms: int | None, postponed: dict[str, str]) -> None:
+        """A retry takes the place of the message that it retries, in one step: neither both nor none is ever there."""
+        origin = Keys.of(postponed["queue"])
+        with self.conn_or_acquire() as client:
+            self.leases.postpone(
+                client,
+                (origin.in_flight, origin.deadlines, Keys.of(queue).delayed, claim_key(postponed["id"])),
+                (postponed["tag"], dumps(message), due_ms or int(datetime.now(UTC).timestamp() * 1000)),
+            )
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
         self.leases.give_back((message.delivery_tag,))

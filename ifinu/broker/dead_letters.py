@@ -27,7 +27,7 @@ from typing import Any
 import redis
 
 from ifinu.broker import intake
-from ifinu.broker.keys import Keys, Scripts
+from ifinu.broker.keys import Keys, Scripts, claim_key
 
 _PAGE = 500
 
@@ -51,7 +51,8 @@ class DeadLetter:
         """What the producer pushed: the raw JSON inside a message that was wrapped and retried, else all."""
         call = _call_of(self.raw)
         if call is not None and call[0] and isinstance(call[0][0], str):
-            return call[0][0].encode()
+            with contextlib.suppress(UnicodeEncodeError):  # half a surrogate pair, which JSON can escape
+                return call[0][0].encode()
         return self.raw
 
     def as_json(self) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def encode(
         now: When it is given up.
     """
     notification_id, kind = _identity(raw)
-    return json.dumps(
+    record = json.dumps(
         {
             "reason": reason,
             "error": error,
@@ -103,6 +104,8 @@ def encode(
         },
         ensure_ascii=False,
     )
+    # An error may repeat half a surrogate pair, which is no UTF-8: as JSON escapes it, it can be stored.
+    return record.encode(errors="backslashreplace").decode()
 
 
 def decode(queue: str, record: bytes) -> DeadLetter:
@@ -113,7 +116,7 @@ def decode(queue: str, record: bytes) -> DeadLetter:
         queue: The queue whose dead letter it is.
         record: An element of its list.
     """
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         body = json.loads(record)
         raw = body["raw"].encode() if "raw" in body else base64.b64decode(body["raw_b64"])
         return DeadLetter(
@@ -121,10 +124,10 @@ def decode(queue: str, record: bytes) -> DeadLetter:
             reason=str(body["reason"]),
             error=str(body["error"]),
             attempts=int(body["attempts"]),
-            first_at=datetime.fromisoformat(body["first_at"]),
-            last_at=datetime.fromisoformat(body["last_at"]),
-            id=body["id"],
-            kind=body["kind"],
+            first_at=_instant(body["first_at"]),
+            last_at=_instant(body["last_at"]),
+            id=_word(body["id"]),
+            kind=_word(body["kind"]),
             raw=raw,
             record=record,
         )
@@ -187,7 +190,8 @@ class DeadLetters:
         pause: Callable[[], None] = lambda: None,
     ) -> int:
         """
-        Apply `replay` or `purge` to those that `wanted` takes, oldest first.
+        Apply `replay` or `purge` to those that `wanted` takes, oldest first. What arrives meanwhile is left alone:
+        replaying what fails at once would never end.
 
         Args:
             wanted: Which ones.
@@ -199,7 +203,9 @@ class DeadLetters:
             How many were there to act upon; one that somebody else took meanwhile is not counted.
         """
         kept = done = 0
-        while page := self._page(kept):
+        left = self.count()
+        while left > 0 and (page := self._page(kept)[:left]):
+            left -= len(page)
             for letter in page:
                 if wanted.takes(letter, now):
                     pause()
@@ -220,9 +226,9 @@ class DeadLetters:
         What is replayed is what the producer pushed, so that it starts afresh. Two people who replay one letter replay
         it once.
         """
-        return bool(
-            self._scripts.exhume(self._client, (self._keys.dead, self._keys.ready), (letter.record, _fresh(letter)))
-        )
+        claim = () if letter.id is None else (claim_key(letter.id),)
+        keys = (self._keys.dead, self._keys.ready, *claim)
+        return bool(self._scripts.exhume(self._client, keys, (letter.record, _fresh(letter))))
 
     def purge(self, letter: DeadLetter) -> bool:
         """Delete a letter; False when it was gone already."""
@@ -233,12 +239,19 @@ def _fresh(letter: DeadLetter) -> bytes:
     original = letter.original()
     if original is not letter.raw:
         return original
-    try:
-        payload = json.loads(letter.raw)
-        payload["headers"].update(retries=0, eta=None)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    payload = {} if _call_of(letter.raw) is None else json.loads(letter.raw)
+    headers = payload.get("headers")
+    if not isinstance(headers, dict):
         return letter.raw  # no envelope: it goes back as it came
+    headers.update(retries=0, eta=None)
     return json.dumps(payload).encode()
+
+
+def _instant(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return at
 
 
 def _raw_fields(raw: bytes) -> dict[str, str]:
@@ -267,4 +280,10 @@ def _identity(raw: bytes) -> tuple[str | None, str | None]:
         found = body.get("id"), body.get("tipo_notificacao", body.get("kind"))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None, None
-    return tuple(v[:200] if isinstance(v, str) else None for v in found)  # type: ignore[return-value]  # two of them
+    return _word(found[0]), _word(found[1])
+
+
+def _word(value: object) -> str | None:
+    """An id or a kind as the notification has it; None when it cannot have one like that."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return text.strip()[:200] if isinstance(text, str) and intake.is_text(text) else None

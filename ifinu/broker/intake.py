@@ -2,8 +2,8 @@
 What may become a task: bytes from a queue -> the message that Kombu delivers.
 
 Two forms are admitted: Celery's envelope (protocol 2), as `send_notification.delay` publishes it, and a bare JSON
-object, as any language can `LPUSH` it, which is wrapped as a call of `send_notification`. Whatever else is on the list, Celery
-would crash on it, loop on it or drop it (reference: celery #1462, #4354); here it is `Unreadable`, with a reason.
+object, as any language can `LPUSH` it, which is wrapped as a call of `send_notification`. Whatever else is on the list,
+Celery would crash on it, loop on it or drop it; here it is `Unreadable`, with a reason.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import base64
 import binascii
 import json
 import uuid
-from typing import Any
+from typing import Any, TypeGuard
 
 TASK = "ifinu.send_notification"
+# Headers that tell a task which message it runs for.
+TAG, QUEUE = "ifinu_tag", "ifinu_queue"
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _MAX_ID = 200  # as notification.Notification.id
 
@@ -59,7 +61,7 @@ def admit(raw: bytes, *, queue: str, tag: str, max_bytes: int) -> dict[str, Any]
     if not isinstance(body, dict):
         raise Unreadable("not_an_object", f"a JSON {type(body).__name__}, not an object")
     if "headers" in body and "properties" in body and "body" in body:
-        return _envelope(body, tag)
+        return _envelope(body, queue, tag)
     return _wrapped(text, body, queue, tag)
 
 
@@ -92,6 +94,14 @@ def call_of(payload: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     return args, kwargs
 
 
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether it is a string that UTF-8 can write; JSON can escape half a surrogate pair, and Redis cannot take it."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def _json(text: str, reason: str) -> Any:
     try:
         return json.loads(text)
@@ -102,12 +112,12 @@ def _json(text: str, reason: str) -> Any:
         raise Unreadable(reason, str(exc)) from None
 
 
-def _envelope(payload: dict[str, Any], tag: str) -> dict[str, Any]:
+def _envelope(payload: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
     headers, properties = payload["headers"], payload["properties"]
     if not isinstance(headers, dict) or not isinstance(properties, dict):
         raise Unreadable("bad_envelope", "headers and properties must be objects")
     for name in ("task", "id"):
-        if not isinstance(headers.get(name), str):
+        if not is_text(headers.get(name)):
             raise Unreadable("bad_envelope", f"headers.{name} must be a string")
     if not isinstance(headers.get("retries", 0), int):
         raise Unreadable("bad_envelope", "headers.retries must be a whole number")
@@ -119,15 +129,20 @@ def _envelope(payload: dict[str, Any], tag: str) -> dict[str, Any]:
         raise Unreadable("bad_envelope", "properties.delivery_info must be an object")
     call_of(payload)
     properties["delivery_tag"] = tag  # the publisher's own may stand in two copies of one message
+    headers[TAG], headers[QUEUE] = tag, queue
     return payload
 
 
 def _wrapped(text: str, body: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
     given = body.get("id")
-    task_id = given if isinstance(given, str) and 0 < len(given) <= _MAX_ID else uuid.uuid4().hex
+    if isinstance(given, int) and not isinstance(given, bool):
+        given = str(given)
+    # The notification's id as `Notification` will have it; what has none is refused later.
+    task_id = given.strip() if is_text(given) and given.strip() and len(given) <= _MAX_ID else uuid.uuid4().hex
     headers = {
         "lang": "py", "task": TASK, "id": task_id, "root_id": task_id, "parent_id": None, "group": None, "shadow": None,
         "eta": None, "expires": None, "retries": 0, "timelimit": [None, None], "origin": "wire", "ignore_result": True,
+        TAG: tag, QUEUE: queue,
         "argsrepr": f"<{body.get('tipo_notificacao')!s:.20}>", "kwargsrepr": "{}",
     }  # fmt: skip
     return {

@@ -7,11 +7,14 @@ The Redis keys of a queue, and the moves between them.
     <queue>:em_voo:prazos  ZSET   in flight: tag -> when its lease ends, in ms
     <queue>:dlq            LIST   dead letters, newest first; LLEN counts them
     <queue>:pausada        STRING present while the queue is paused
+    ifinu:claim:<id>       HASH   what becomes of a notification id, for days (see `claims.py`)
 
 A message is in exactly one of ready, delayed, in flight and dead, and every move is one Lua script in `scripts/`:
 
     fetch      delayed -> ready when due; ready -> in flight, a batch at a time
     ack        in flight -> gone
+    settle     in flight -> gone, and the outcome is recorded in the id's claim
+    postpone   in flight -> delayed, as its retry
     give_back  in flight -> ready, to be served next
     bury       in flight -> dead
     renew      in flight stays: a later deadline
@@ -51,6 +54,11 @@ class Keys(NamedTuple):
     def of(cls, queue: str) -> Keys:
         """The keys of the queue whose list is `queue`."""
         return cls(queue, *(f"{queue}:{s}" for s in ("agendadas", "em_voo", "em_voo:prazos", "dlq", "pausada")))
+
+
+def claim_key(notification_id: str) -> str:
+    """Where the claim of a notification id is."""
+    return f"ifinu:claim:{notification_id}"
 
 
 class Script:
@@ -97,6 +105,9 @@ class Scripts:
     def __init__(self) -> None:
         self.fetch = Script("fetch")
         self.ack = Script("ack")
+        self.claim = Script("claim")
+        self.settle = Script("settle")
+        self.postpone = Script("postpone")
         self.give_back = Script("give_back")
         self.bury = Script("bury")
         self.renew = Script("renew")

@@ -22,7 +22,7 @@ from typing import Any
 import redis
 import structlog
 
-from ifinu.broker.keys import Keys, Script, Scripts
+from ifinu.broker.keys import Keys, Script, Scripts, claim_key
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +67,11 @@ class Leases:
         """The script that takes messages; the event loop sends it."""
         return self._scripts.fetch
 
+    @property
+    def postpone(self) -> Script:
+        """The script that puts a retry in the place of its message; who publishes runs it, on its own connection."""
+        return self._scripts.postpone
+
     def load(self) -> None:
         """Teach the server the script that the event loop runs by its hash alone."""
         self._scripts.fetch.load(self._client)
@@ -82,7 +87,7 @@ class Leases:
 
     def next_prefix(self) -> str:
         """A prefix for the tags of one batch, never used before by any process."""
-        return f"{self._id}{next(self._batches):x}."
+        return f"{self._id}{next(self._batches):08x}."  # they sort in the order of their use
 
     def hold(self, tag: str, keys: Keys, raw: bytes) -> None:
         """This process holds the message `tag` of the queue `keys`, whose bytes are `raw`."""
@@ -107,10 +112,29 @@ class Leases:
         if (keys := self._let_go(tag)) is not None:
             self._tell(self._scripts.ack, (keys.in_flight, keys.deadlines), (tag,))
 
-    def bury(self, tag: str, record: bytes | str) -> None:
-        """The message goes to its queue's dead letters as `record`. Never raises, like `ack`."""
+    def settle(self, tag: str, notification_id: str, *, state: str, key_id: str, ttl_s: float) -> None:
+        """The message was sent: it is done with, and its id's claim says so. Never raises, like `ack`."""
         if (keys := self._let_go(tag)) is not None:
-            self._tell(self._scripts.bury, (keys.in_flight, keys.deadlines, keys.dead), (tag, record))
+            claim = claim_key(notification_id)
+            self._tell(
+                self._scripts.settle,
+                (keys.in_flight, keys.deadlines, claim),
+                (tag, state, key_id, int(ttl_s * 1000)),
+            )
+
+    def bury(self, tag: str, record: bytes | str, *, notification_id: str | None, state: str) -> None:
+        """
+        The message goes to its queue's dead letters as `record`. Never raises, like `ack`.
+
+        Args:
+            tag: The message.
+            record: See `dead_letters.py`.
+            notification_id: Whose claim ends with it, if the message had one and holds its claim.
+            state: What that claim ends in: `dead`, or `unknown` when it may have been sent.
+        """
+        if (keys := self._let_go(tag)) is not None:
+            claim = () if notification_id is None else (claim_key(notification_id),)
+            self._tell(self._scripts.bury, (keys.in_flight, keys.deadlines, keys.dead, *claim), (tag, record, state))
 
     def give_back(self, tags: Iterable[str]) -> None:
         """The messages go back to their queues, to be served next, in this order. Never raises, like `ack`."""
@@ -157,21 +181,27 @@ class Leases:
         self._owed.append((script, keys, args))
 
     def _pay(self) -> None:
-        while self._owed:
+        """Each debt once. One that Redis will not take stays owed, and holds up neither the others nor the leases."""
+        refused = ""
+        for _ in range(len(self._owed)):
             script, keys, args = self._owed[0]
             try:
                 script(self._client, keys, args)
-            except redis.ResponseError:
-                self._owed.rotate(-1)  # one debt that Redis will not take must not hold up the others
-                raise
-            self._owed.popleft()
+            except redis.ResponseError as exc:
+                refused = f"{script.name}: {exc}"
+                self._owed.rotate(-1)
+            else:
+                self._owed.popleft()
+        if refused:
+            log.error("ifinu.leases.refused", owed=len(self._owed), error=refused)
 
     def _keep(self) -> None:
         """
         The thread: pay, renew, sweep.
 
         A sweep takes messages from workers whose leases ran out. After Redis was away every lease may have run out
-        while all workers live, so nobody sweeps before it has been in touch for a whole lease: by then who lives has renewed.
+        while all workers live, so nobody sweeps before it has been in touch for a whole lease: by then who lives has
+        renewed.
         """
         tick_s = min(1.0, self.lease_s / 5)
         in_touch_since = last_tick = time.monotonic()

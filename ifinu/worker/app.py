@@ -16,8 +16,9 @@ from zoneinfo import ZoneInfo
 from celery import Celery, signals
 from kombu import Exchange, Queue
 
-from ifinu import logs, settings
+from ifinu import logs, producer, settings
 from ifinu.broker import NORMAL, QUEUES
+from ifinu.broker.claims import Claims
 from ifinu.delivery import Delivery
 from ifinu.errors import ConfigurationError
 from ifinu.gateway import Evolution
@@ -35,6 +36,7 @@ class Application(Celery):
 
     _settings: Settings | None = None
     _delivery: Delivery | None = None
+    _claims: Claims | None = None
     _delivery_lock = threading.Lock()
 
     @property
@@ -56,6 +58,15 @@ class Application(Celery):
             if self._delivery is None:
                 self._delivery = delivery_of(self.settings)
             return self._delivery
+
+    @property
+    def claims(self) -> Claims:
+        """Who may send which id. Redis' client opens connections of its own in a forked process."""
+        with self._delivery_lock:
+            if self._claims is None:
+                client = producer.connect(self.settings.redis_url.get_secret_value())
+                self._claims = Claims(client, self.settings.claim_ttl_s)
+            return self._claims
 
     def use(self, chosen: Settings) -> None:
         """Take these settings instead of the environment's; before the application is first used."""
@@ -153,7 +164,7 @@ def _configure(sender: Application, **_: Any) -> None:
 def _make_ready(**_: Any) -> None:
     """Before the first message, so that none waits for it and a burst follows; children of a pool inherit it."""
     try:
-        _ = app.delivery
+        app.delivery  # noqa: B018 - making it is the point
     except ConfigurationError as exc:  # Celery would log it and go on
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - to the person who starts the worker
         raise SystemExit(2) from exc

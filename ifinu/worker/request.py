@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ from billiard.einfo import ExceptionWithTraceback
 from celery import exceptions
 from celery.worker.request import Request as CeleryRequest
 
-from ifinu.errors import InvalidNotification, SendError
+from ifinu.errors import IdReused, InvalidNotification, MaybeSent, SendError
 
 # These do not end a message: it is retried, returned to the queue, or dealt with by Celery.
 _NOT_THE_END = (
@@ -17,24 +18,52 @@ _NOT_THE_END = (
     SystemExit, KeyboardInterrupt, MemoryError,
 )  # fmt: skip
 
-FIRST_TRY = "ifinu_first_at"  # message header, set by the first retry: when the first try was
+# Message headers of a retry: when the first try was, and what lets it through to its claim.
+FIRST_TRY = "ifinu_first_at"
+TOKEN = "ifinu_token"
 
 
 def first_try_at(headers: dict[str, Any] | None) -> datetime:
     """When a message was first tried: now, unless a retry says otherwise."""
     stamp = (headers or {}).get(FIRST_TRY)
-    return datetime.fromisoformat(stamp) if isinstance(stamp, str) else datetime.now(UTC)
+    with contextlib.suppress(TypeError, ValueError):  # anybody can push a message with such a header
+        at = datetime.fromisoformat(stamp)  # type: ignore[arg-type]  # as suppressed
+        if at.tzinfo is not None:
+            return at
+    return datetime.now(UTC)
 
 
 def reason_of(exc: BaseException) -> str:
     """The dead-letter reason of an exception: a word from a bounded set."""
     if isinstance(exc, SendError):
         return exc.reason
+    if isinstance(exc, IdReused):
+        return "id_reused"
     return "invalid" if isinstance(exc, InvalidNotification) else "error"
 
 
 class Request(CeleryRequest):
     """Runs in the worker's main process, where the message is at hand."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Celery derives a class for each task, with an `on_success` of its own: settle before it acknowledges."""
+        super().__init_subclass__(**kwargs)
+        acknowledge = cls.on_success
+
+        def on_success(self: Request, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> Any:
+            failed, outcome, _ = failed__retval__runtime
+            if not failed:
+                self._settle(outcome)  # the repr of what the task returned, whatever the pool
+            return acknowledge(self, failed__retval__runtime, **kwargs)
+
+        cls.on_success = on_success
+
+    def _settle(self, outcome: str) -> None:
+        state, _, key_id = outcome.strip("'").partition(" ")
+        if state == "sent":
+            self.message.channel.leases.settle(
+                self.message.delivery_tag, self.id, state=state, key_id=key_id, ttl_s=self.app.settings.claim_ttl_s
+            )
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """A task raised; unless it will run again, its message moves to the dead letters before it is acknowledged."""
@@ -55,7 +84,23 @@ class Request(CeleryRequest):
             error=error,
             attempts=tries + 1 if isinstance(exc, SendError) else tries,
             first_at=first_try_at(self.request_dict),
+            notification_id=self.id,
+            maybe_sent=isinstance(exc, MaybeSent),
         )
+
+    def on_timeout(self, soft: bool, timeout: float) -> Any:
+        """The pool killed the task's process (`--time-limit`), in the middle of whatever it did."""
+        if not soft:
+            self.message.channel.bury(
+                self.message.delivery_tag,
+                reason="time_limit",
+                error=f"its process was killed after {timeout} s",
+                attempts=self.request_dict.get("retries", 0) + 1,
+                first_at=first_try_at(self.request_dict),
+                notification_id=self.id,
+                maybe_sent=True,
+            )
+        return super().on_timeout(soft, timeout)
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         self.message.channel.bury(

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
+import redis
 import structlog
 from celery import Task, exceptions
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
 from ifinu import phone, producer, wire
-from ifinu.errors import BrokerUnavailable, InvalidNotification, Misconfigured, NotSent, Throttled
+from ifinu.broker import intake
+from ifinu.broker.channel import POSTPONES
+from ifinu.broker.claims import Verdict
+from ifinu.errors import BrokerUnavailable, IdReused, InvalidNotification, Misconfigured, NotSent, Throttled
+from ifinu.notification import Notification
 from ifinu.worker.app import app
-from ifinu.worker.request import FIRST_TRY, first_try_at
+from ifinu.worker.request import FIRST_TRY, TOKEN, first_try_at
 from ifinu.worker.retry import backoff_s
 
 log = structlog.get_logger(__name__)
@@ -116,21 +123,66 @@ class NotificationTask(Task):
             raise exceptions.Reject(error, requeue=True) from exc
         raise exceptions.Ignore from exc
 
-    def _headers(self) -> dict[str, str]:
-        return {FIRST_TRY: first_try_at(self.request.headers).isoformat()}
+    def claim(self, notification: Notification) -> Verdict:
+        """
+        Ask whether this message may be sent.
+
+        Raises:
+            IdReused: Its id belongs to other content.
+            celery.exceptions.Reject: Redis did not answer; the message goes back to the queue.
+        """
+        headers = self.request.headers or {}
+        try:
+            claim = app.claims.claim(
+                notification.id,
+                queue=headers[intake.QUEUE],
+                tag=headers[intake.TAG],
+                # Sandbox data change from day to day, and load tests use their ids again.
+                digest="" if app.settings.sandbox_number else digest_of(notification),
+                token=headers.get(TOKEN, ""),
+            )
+        except redis.RedisError as exc:
+            raise exceptions.Reject(exc, requeue=True) from exc
+        if claim.verdict is Verdict.REUSED:
+            raise IdReused("id", "was used before, for a notification that says something else")
+        if claim.verdict is Verdict.DUPLICATE:
+            log.info("ifinu.message.duplicate", id=notification.id, kind=notification.kind.value, first=claim.before)
+        elif claim.before == "sending":
+            log.warning("ifinu.message.recovered", id=notification.id)  # who claimed it before died of it
+        self.request.ifinu_token = claim.token
+        return claim.verdict
+
+    def _headers(self) -> dict[str, Any]:
+        """Headers of the message that takes this one's place."""
+        mine = self.request.headers or {}
+        return {
+            FIRST_TRY: first_try_at(mine).isoformat(),
+            TOKEN: getattr(self.request, "ifinu_token", ""),
+            POSTPONES: {"queue": mine[intake.QUEUE], "tag": mine[intake.TAG], "id": self.request.id},
+        }
 
 
-@app.task(bind=True, base=NotificationTask, name="ifinu.send_notification", autoretry_for=(NotSent,))
-def send_notification(self: NotificationTask, message: str | Mapping[str, object]) -> None:
+def digest_of(notification: Notification) -> str:
+    """A digest of everything that a notification says."""
+    return hashlib.sha256(json.dumps(wire.encode(notification), sort_keys=True).encode()).hexdigest()[:32]
+
+
+@app.task(bind=True, base=NotificationTask, name=intake.TASK, autoretry_for=(NotSent,))
+def send_notification(self: NotificationTask, message: str | Mapping[str, object]) -> str:
     """
     Send one notification; run by a worker.
 
     Args:
         self: The task.
         message: A wire object, or its JSON text as a producer pushed it.
+
+    Returns:
+        `sent` and the gateway's id of the message, or `duplicate`.
     """
     body = wire.parse(message) if isinstance(message, str) else message
     notification = wire.decode(body, sandbox_number=app.settings.sandbox_number)
+    if self.claim(notification) is Verdict.DUPLICATE:
+        return "duplicate"
     try:
         sent = app.delivery.deliver(notification)
     except Throttled as exc:
@@ -149,3 +201,4 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
         phone=phone.mask(notification.phone),
         confirmed=sent.confirmed,
     )
+    return f"sent {sent.key_id or ''}"

@@ -315,3 +315,57 @@ def test_every_queue_is_a_plain_list(producer, client: redis.Redis):
     for number, priority in enumerate(("urgente", "normal", "baixa")):
         producer.delay(id=f"p{number}", phone="77998616740", priority=priority, **FIELDS)
     assert [client.llen(name) for name in QUEUES] == [1, 1, 1]
+
+
+def test_a_second_message_with_the_same_id_is_not_sent(fleet: Fleet, queue: Queue, simulator: Simulated, producer):
+    """
+    Before, during and after the first one, raw or as an envelope.
+    """
+    simulator.control.set_fault(latency_ms=300)
+    message = raw(1, telefone="77 99861-6740", nome="Maria", valor="10.00", vencimento="2026-12-01")
+    queue.push(message, message, message)
+    fleet.start(IFINU_SANDBOX_NUMBER="").ready()
+    wait_until(lambda: simulator.total() == 1)
+    queue.push(message)
+    wait_until(queue.idle, seen=queue.counts)
+    producer.delay(json.loads(message))
+    wait_until(queue.idle, seen=queue.counts)
+    assert simulator.control.summary()["posts"]["total"] == 1
+    assert queue.dead() == []
+
+
+def test_an_id_that_says_something_else_is_a_conflict(fleet: Fleet, queue: Queue, simulator: Simulated):
+    whole = {"telefone": "77 99861-6740", "nome": "Maria", "vencimento": "2026-12-01"}
+    queue.push(raw(1, valor="10.00", **whole))
+    fleet.start(IFINU_SANDBOX_NUMBER="").ready()
+    wait_until(lambda: simulator.total() == 1 and queue.idle())
+    queue.push(raw(1, valor="20.00", **whole))
+    (letter,) = wait_until(lambda: queue.idle() and queue.dead(), seen=queue.counts)
+    assert letter["reason"] == "id_reused"
+    assert simulator.total() == 1
+
+
+def test_a_duplicate_of_a_message_that_waits_for_its_retry_is_not_sent(
+    fleet: Fleet, queue: Queue, simulator: Simulated
+):
+    message = raw(1, telefone="77 99860-0002")
+    queue.push(message)
+    fleet.start(IFINU_RETRY_BACKOFF_S="3").ready()
+    wait_until(lambda: queue.counts()["delayed"] == 1, seen=queue.counts)
+    queue.push(message)
+    wait_until(lambda: queue.idle() and simulator.total() == 1, 30, queue.counts)
+    assert simulator.control.summary()["posts"]["total"] == 3
+
+
+def test_a_dead_letter_that_is_replayed_is_sent_again(fleet: Fleet, queue: Queue, simulator: Simulated):
+    """
+    Both of what failed for good and of what may have been sent, since a person decided it.
+    """
+    queue.push(raw(1, telefone="77 99860-0003"), raw(2, telefone="77 99860-0004"))
+    fleet.start(IFINU_MAX_RETRIES="0").ready()
+    wait_until(lambda: len(queue.dead()) == 2)
+    simulator.control.set_fault(endings={"0003": ["ok"], "0004": ["ok"]})
+    letters = DeadLetters(queue.client, NORMAL)
+    assert letters.clear(Filter(), datetime.now(UTC), letters.replay) == 2
+    wait_until(lambda: queue.idle() and simulator.control.summary()["posts"]["total"] == 4, seen=queue.counts)
+    assert queue.dead() == []

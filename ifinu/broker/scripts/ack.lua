@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- A message is done with.
 -- KEYS: in flight, deadlines
 -- ARGV: tag

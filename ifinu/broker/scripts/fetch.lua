@@ -2,11 +2,11 @@
 -- Take up to `want` messages, recording each as in flight with a lease, in one step.
 -- KEYS: per queue, in the order of service: ready, delayed, in flight, deadlines, dead, paused
 -- ARGV: want, lease (ms), tag prefix
--- Returns {ms until the next due message or -1, 1 when every queue is paused, then per message: queue index, tag, bytes}
+-- Returns {ms until the next due message or -1, 1 when a queue is paused, then per message: queue index, tag, bytes}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local want, lease, prefix = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local out, taken, soonest, paused = {-1, 1}, 0, -1, 1
+local out, taken, soonest, paused = {-1, 0}, 0, -1, 0
 
 for q = 1, #KEYS, 6 do
   local ready, delayed, in_flight, deadlines = KEYS[q], KEYS[q + 1], KEYS[q + 2], KEYS[q + 3]
@@ -23,26 +23,29 @@ for q = 1, #KEYS, 6 do
     soonest = math.max(1, math.ceil(next_due[2] - now))
   end
 
-  if redis.call('EXISTS', KEYS[q + 5]) == 0 then
-    paused = 0
-    if taken < want then
-      local messages = redis.call('RPOP', ready, want - taken)
-      if messages then
-        local held, leased = {}, {}
-        for i, message in ipairs(messages) do
-          local tag = prefix .. taken + i
-          held[#held + 1] = tag
-          held[#held + 1] = message
-          leased[#leased + 1] = now + lease
-          leased[#leased + 1] = tag
-          out[#out + 1] = (q - 1) / 6
-          out[#out + 1] = tag
-          out[#out + 1] = message
-        end
-        redis.call('HSET', in_flight, unpack(held))
-        redis.call('ZADD', deadlines, unpack(leased))
-        taken = taken + #messages
+  if redis.call('EXISTS', KEYS[q + 5]) == 1 then
+    paused = 1
+  elseif taken < want then
+    -- Keys of a wrong type fail here, before a message has left its list.
+    redis.call('HLEN', in_flight)
+    redis.call('ZCARD', deadlines)
+    local messages = redis.call('RPOP', ready, want - taken)
+    if messages then
+      local held, leased = {}, {}
+      for i, message in ipairs(messages) do
+        -- Padded, since equal deadlines are swept in the order of their tags.
+        local tag = string.format('%s%03d', prefix, taken + i)
+        held[#held + 1] = tag
+        held[#held + 1] = message
+        leased[#leased + 1] = now + lease
+        leased[#leased + 1] = tag
+        out[#out + 1] = (q - 1) / 6
+        out[#out + 1] = tag
+        out[#out + 1] = message
       end
+      redis.call('HSET', in_flight, unpack(held))
+      redis.call('ZADD', deadlines, unpack(leased))
+      taken = taken + #messages
     end
   end
 end

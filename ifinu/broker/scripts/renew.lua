@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Extend the leases of messages that their worker still holds.
 -- KEYS: deadlines
 -- ARGV: lease (ms), tags
