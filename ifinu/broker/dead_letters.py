@@ -188,6 +188,7 @@ class DeadLetters:
         now: datetime,
         act: Callable[[DeadLetter], bool],
         pause: Callable[[], None] = lambda: None,
+        limit: int | None = None,
     ) -> int:
         """
         Apply `replay` or `purge` to those that `wanted` takes, oldest first. What arrives meanwhile is left alone:
@@ -198,6 +199,7 @@ class DeadLetters:
             now: What their age is counted to.
             act: `self.replay` or `self.purge`.
             pause: Called before each, to pace them.
+            limit: The most that are acted upon.
 
         Returns:
             How many were there to act upon; one that somebody else took meanwhile is not counted.
@@ -207,6 +209,8 @@ class DeadLetters:
         while left > 0 and (page := self._page(kept)[:left]):
             left -= len(page)
             for letter in page:
+                if done == limit:
+                    return done
                 if wanted.takes(letter, now):
                     pause()
                     done += act(letter)

@@ -17,6 +17,8 @@ from typing import Any, TypeGuard
 TASK = "ifinu.send_notification"
 # Headers that tell a task which message it runs for.
 TAG, QUEUE = "ifinu_tag", "ifinu_queue"
+# Header of a retry, which lets it through to its claim.
+TOKEN = "ifinu_token"  # noqa: S105 - a header's name
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _MAX_ID = 200  # as notification.Notification.id
 

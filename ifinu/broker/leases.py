@@ -143,7 +143,7 @@ class Leases:
             if (keys := self._let_go(tag)) is not None:
                 by_queue.setdefault(keys, []).append(tag)
         for keys, mine in by_queue.items():
-            for some in _batches(mine, 500):
+            for some in reversed(list(_batches(mine, 500))):  # the last one given back is served first
                 self._tell(self._scripts.give_back, (keys.ready, keys.in_flight, keys.deadlines), some)
 
     def give_back_all(self) -> None:

@@ -1,23 +1,115 @@
-"""`ifinu`, the command line: one file a command group."""
+"""
+`ifinu`, the command line: one file a command group.
+
+Every command that prints takes `--json`. What goes wrong becomes one line on stderr and an exit code, in `main` alone.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
+import redis
 import typer
 
-from ifinu.cli.demo import demo
+from ifinu import __version__
+from ifinu.cli import dead_letters, demo, doctor, enqueue, load, queues, send, simulator, status, worker
+from ifinu.errors import BrokerUnavailable, ConfigurationError, GatewayError, IfinuError, InvalidNotification
 
-app = typer.Typer(name="ifinu", rich_markup_mode="rich", no_args_is_help=True, pretty_exceptions_enable=False)
-app.command()(demo)
+FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
+_INTERRUPTED = 130  # as a shell reports SIGINT
+
+_EXIT_CODES = """[bold]Exit codes[/bold]
+
+0 all is well.
+1 something is wrong: a check failed, lines were refused, nothing was found.
+2 the arguments or the environment are wrong.
+3 Redis or the gateway cannot be reached, or refused.
+
+Settings are [bold]IFINU_*[/bold] variables; the README lists them."""
+
+app = typer.Typer(
+    name="ifinu",
+    epilog=_EXIT_CODES,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo.demo)
+app.command()(worker.worker)
+app.command()(send.send)
+app.command()(enqueue.enqueue)
+app.command()(status.status)
+app.add_typer(queues.app, name="queue")
+app.add_typer(dead_letters.app, name="dlq")
+app.command()(load.load)
+app.command()(doctor.doctor)
+app.command()(simulator.simulator)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ifinu {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def _root() -> None:
-    """Billing notifications over WhatsApp."""
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Billing notifications over WhatsApp: never lost, at an exact pace."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    app(arguments)
+    """
+    Run a command.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+
+    Returns:
+        The exit code, as `ifinu --help` tells them.
+    """
+    try:
+        app(arguments, prog_name="ifinu")
+        sys.stdout.flush()
+    except SystemExit as exc:  # how Typer ends, always
+        return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else FAILED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not complain when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (IfinuError, redis.RedisError) as exc:
+        typer.echo(f"error: {_told(exc)}", err=True)
+        return exit_code(exc)
     return 0
+
+
+def exit_code(exc: IfinuError | redis.RedisError) -> int:
+    """The exit code that an error stands for."""
+    match exc:
+        case ConfigurationError() | InvalidNotification():
+            return WRONG_USAGE
+        case BrokerUnavailable() | redis.RedisError():
+            return UNREACHABLE
+        case GatewayError():
+            return UNREACHABLE if exc.status is None else FAILED
+    return FAILED
+
+
+def _told(exc: IfinuError | redis.RedisError) -> str:
+    match exc:
+        case redis.AuthenticationError():
+            return f"Redis refused the login ({exc}); correct the user and password in IFINU_REDIS_URL"
+        case redis.ConnectionError() | redis.TimeoutError():
+            return f"Redis cannot be reached ({exc}); is it running, is IFINU_REDIS_URL right? Try `ifinu doctor`"
+        case redis.RedisError():
+            return f"Redis refused ({exc}); try `ifinu doctor`"
+    return str(exc)

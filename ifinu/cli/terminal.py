@@ -1,24 +1,28 @@
 """
 What commands print, and where.
 
-Results go to stdout; progress, questions and errors go to stderr. With `--json` stdout carries one JSON document, or one
-a line, and nothing else.
+Results go to stdout; progress, questions and errors go to stderr. With `--json` stdout carries one JSON document, or
+one a line, and nothing else.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ifinu.errors import ConfigurationError
 
 # Wide enough for the tables where there is no terminal to measure, as in a CI log.
-_WIDTH_OFF_TERMINAL = 120
+_WIDTH_OFF_TERMINAL = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def results() -> Console:
@@ -26,23 +30,61 @@ def results() -> Console:
     return Console(width=None if sys.stdout.isatty() else _WIDTH_OFF_TERMINAL, highlight=False)
 
 
-def progress() -> Console:
+def notes() -> Console:
     """Where progress, warnings and questions go."""
     return Console(width=None if sys.stderr.isatty() else _WIDTH_OFF_TERMINAL, highlight=False, stderr=True)
+
+
+def columns(*names: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> Table:
+    """
+    A table without lines.
+
+    Args:
+        names: Of the columns.
+        right: Those that hold figures.
+        whole: Those that are never broken.
+    """
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for name in names:
+        figures = name in right
+        table.add_column(name, justify="right" if figures else "left", no_wrap=figures or name in whole)
+    return table
+
+
+def plain(text: str) -> str:
+    """A text from elsewhere: its brackets are no markup, and it cannot steer the terminal."""
+    return escape("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
 
 
 def print_json(document: Any) -> None:
     """One JSON document on one line."""
     sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
-def span(length: timedelta | float) -> str:
-    """A length of time in its two largest units: `2 d 3 h`, `1 min 30 s`, `0.4 s`."""
-    seconds = length.total_seconds() if isinstance(length, timedelta) else length
-    if seconds < 10:
-        return f"{max(0.0, seconds):.1f} s"
-    for size, unit, smaller, name in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            whole, rest = divmod(int(seconds), size)
-            return f"{whole} {unit} {rest // smaller} {name}"
-    return f"{seconds:.0f} s"
+def is_there_somebody() -> bool:
+    """Whether a question would be answered."""
+    return sys.stdin.isatty()
+
+
+def confirm(what: str, word: str, *, yes: bool) -> None:
+    """
+    Go on only if somebody types a word.
+
+    Args:
+        what: What is going to happen.
+        word: What to type.
+        yes: It was said already.
+
+    Raises:
+        ConfigurationError: There is nobody to ask.
+        typer.Exit: They typed something else.
+    """
+    if yes:
+        return
+    if not is_there_somebody():
+        raise ConfigurationError("nobody is there to confirm it: add --yes")
+    notes().print(f"{plain(what)} This cannot be undone.", style="yellow")
+    if typer.prompt(f"Type {word} to go on", default="", show_default=False, err=True) != word:
+        notes().print("Nothing was done.")
+        raise typer.Exit(1)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
-from datetime import date, datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from celery import Celery, signals
 from kombu import Exchange, Queue
@@ -19,14 +17,13 @@ from kombu import Exchange, Queue
 from ifinu import logs, producer, settings
 from ifinu.broker import NORMAL, QUEUES
 from ifinu.broker.claims import Claims
-from ifinu.delivery import Delivery
+from ifinu.delivery import Delivery, today_in_brazil
 from ifinu.errors import ConfigurationError
 from ifinu.gateway import Evolution
 from ifinu.render import Renderer
 from ifinu.settings import Settings
 from ifinu.worker.consumer import Heartbeat, TakeOver
 
-_BRAZIL = ZoneInfo("America/Sao_Paulo")
 # Fetched messages per slot: with a pace of 5/s per slot this keeps the bucket fed and lets a trip bring eight at once.
 _PREFETCH_MULTIPLIER = 4
 
@@ -99,11 +96,6 @@ def delivery_of(chosen: Settings) -> Delivery:
         instance=chosen.evolution_instance,
         today=today_in_brazil,
     )
-
-
-def today_in_brazil() -> date:
-    """The day in São Paulo, by which a charge is due."""
-    return datetime.now(_BRAZIL).date()
 
 
 def configuration(chosen: Settings) -> dict[str, Any]:

@@ -18,9 +18,7 @@ _NOT_THE_END = (
     SystemExit, KeyboardInterrupt, MemoryError,
 )  # fmt: skip
 
-# Message headers of a retry: when the first try was, and what lets it through to its claim.
-FIRST_TRY = "ifinu_first_at"
-TOKEN = "ifinu_token"
+FIRST_TRY = "ifinu_first_at"  # message header of a retry: when the first try was
 
 
 def first_try_at(headers: dict[str, Any] | None) -> datetime:

@@ -19,10 +19,10 @@ from ifinu import phone, producer, wire
 from ifinu.broker import intake
 from ifinu.broker.channel import POSTPONES
 from ifinu.broker.claims import Verdict
-from ifinu.errors import BrokerUnavailable, IdReused, InvalidNotification, Misconfigured, NotSent, Throttled
+from ifinu.errors import BrokerUnavailable, IdReused, InvalidNotification, Misconfigured, NotSent, SendError, Throttled
 from ifinu.notification import Notification
 from ifinu.worker.app import app
-from ifinu.worker.request import FIRST_TRY, TOKEN, first_try_at
+from ifinu.worker.request import FIRST_TRY, first_try_at
 from ifinu.worker.retry import backoff_s
 
 log = structlog.get_logger(__name__)
@@ -139,7 +139,7 @@ class NotificationTask(Task):
                 tag=headers[intake.TAG],
                 # Sandbox data change from day to day, and load tests use their ids again.
                 digest="" if app.settings.sandbox_number else digest_of(notification),
-                token=headers.get(TOKEN, ""),
+                token=headers.get(intake.TOKEN, ""),
             )
         except redis.RedisError as exc:
             raise exceptions.Reject(exc, requeue=True) from exc
@@ -157,7 +157,7 @@ class NotificationTask(Task):
         mine = self.request.headers or {}
         return {
             FIRST_TRY: first_try_at(mine).isoformat(),
-            TOKEN: getattr(self.request, "ifinu_token", ""),
+            intake.TOKEN: getattr(self.request, "ifinu_token", ""),
             POSTPONES: {"queue": mine[intake.QUEUE], "tag": mine[intake.TAG], "id": self.request.id},
         }
 
@@ -167,7 +167,11 @@ def digest_of(notification: Notification) -> str:
     return hashlib.sha256(json.dumps(wire.encode(notification), sort_keys=True).encode()).hexdigest()[:32]
 
 
-@app.task(bind=True, base=NotificationTask, name=intake.TASK, autoretry_for=(NotSent,))
+# They become dead letters, with a line that says so; a traceback says nothing more.
+_EXPECTED = (InvalidNotification, SendError)
+
+
+@app.task(bind=True, base=NotificationTask, name=intake.TASK, autoretry_for=(NotSent,), throws=_EXPECTED)
 def send_notification(self: NotificationTask, message: str | Mapping[str, object]) -> str:
     """
     Send one notification; run by a worker.

@@ -7,7 +7,12 @@ from processes import Fleet, Queue, Simulated, numbered, wait_until
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("pool", "limit", "per_s", "count"),
-    [("threads", "50/s", 50, 400), ("threads", "100/s", 100, 600), ("threads", "5/s", 5, 40), ("prefork", "50/s", 50, 300)],
+    [
+        ("threads", "50/s", 50, 400),
+        ("threads", "100/s", 100, 600),
+        ("threads", "5/s", 5, 40),
+        ("prefork", "50/s", 50, 300),
+    ],
 )
 def test_the_pace_is_met_and_never_passed(
     fleet: Fleet, queue: Queue, simulator: Simulated, pool: str, limit: str, per_s: int, count: int

@@ -14,6 +14,7 @@ from processes import Fleet, Queue, Simulated, fleet_of, raw, redis_server, stop
 
 from ifinu import errors
 from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, DeadLetters, Filter
+from ifinu.broker.purge import purge
 from ifinu.embedded import Valkey
 from ifinu.settings import load
 from ifinu.worker.app import app
@@ -367,3 +368,13 @@ def test_a_dead_letter_that_is_replayed_is_sent_again(fleet: Fleet, queue: Queue
     assert letters.clear(Filter(), datetime.now(UTC), letters.replay) == 2
     wait_until(lambda: queue.idle() and simulator.control.summary()["posts"]["total"] == 4, seen=queue.counts)
     assert queue.dead() == []
+
+
+def test_the_id_of_a_purged_retry_can_be_sent_again(fleet: Fleet, queue: Queue, simulator: Simulated):
+    message = raw(1, telefone="77 99860-0026")
+    queue.push(message)
+    fleet.start().ready()
+    wait_until(lambda: queue.counts()["delayed"] == 1, seen=queue.counts)
+    assert purge(queue.client, queue.keys, delayed=True) == 1
+    queue.push(message)
+    wait_until(lambda: simulator.total() == 1 and queue.idle(), seen=queue.counts)

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
-# A second message with an id is sent again; once ids are claimed before a send, this is 1.
-SENDS_PER_REPEATED_ID = 3
+# An id is claimed before it is sent. Without claims it would be `_REPEATS`: each message is sent.
+SENDS_PER_REPEATED_ID = 1
 
 SANDBOX_NUMBER = "+5511987654321"
 COUNTDOWN_S = 4
+LATER = "5511987651103"  # whom the message with the countdown is for
+_PYTHON = "5511987651102"
 _REPEATS = 3  # messages for each repeated id
 _TRIES = 4  # the first and three retries
 
@@ -71,7 +73,7 @@ def cases(load: int, today: date) -> list[Case]:
             f"send_notification.enqueue(…, countdown={COUNTDOWN_S})",
             f"sent once, {COUNTDOWN_S} s later or more",
             size=1,
-            sends={_LATER: 1},
+            sends={LATER: 1},
         ),
         _repeated(due),
         Case(
@@ -96,8 +98,8 @@ def cases(load: int, today: date) -> list[Case]:
             failures={"not_on_whatsapp": 1},
         ),
         Case(
-            "a phone that is none, a missing and an unknown tipo_notificacao",
-            "3 dead letters: invalid",
+            "bad phone, no or unknown tipo_notificacao",
+            "dead letters: invalid",
             (
                 _flat("demo_bad_phone", "123", due),
                 _flat("demo_no_kind", "11987651301", due, tipo_notificacao=None),
@@ -105,22 +107,24 @@ def cases(load: int, today: date) -> list[Case]:
             ),
             dead={("invalid", 0): 3},
         ),
-        Case("JSON cut off in the middle", "dead letter: not_json", (b'{"id":"demo_cut","tipo',), dead={("not_json", 0): 1}),
+        Case("cut-off JSON", "dead letter: not_json", (b'{"id":"demo_cut","tipo',), dead={("not_json", 0): 1}),
         Case("bytes that are not UTF-8", "dead letter: not_utf8", (b'{"nome":"Jo\xe3o"}',), dead={("not_utf8", 0): 1}),
         Case("a JSON list", "dead letter: not_an_object", (b'["lembrete"]',), dead={("not_an_object", 0): 1}),
     ]  # fmt: skip
 
 
 def python_producer(today: date) -> str:
-    """The lines that a Python producer runs, in a process of its own."""
+    """The lines that a Python producer runs, in a process of its own; they print when the countdown began."""
     fields = (
         f"kind='lembrete', name='Maria', amount='1234.50', due_date='{today + timedelta(days=3)}', "
         "description='Mensalidade'"
     )
     return (
+        "import time\n"
         "from ifinu import send_notification\n"
         f"send_notification.delay(id='demo_python', phone='+{_PYTHON}', {fields})\n"
-        f"send_notification.enqueue(id='demo_later', phone='+{_LATER}', countdown={COUNTDOWN_S}, {fields})\n"
+        "print(time.time())\n"
+        f"send_notification.enqueue(id='demo_later', phone='+{LATER}', countdown={COUNTDOWN_S}, {fields})\n"
     )
 
 
@@ -132,19 +136,12 @@ def sum_of(parts: list[Mapping[Any, int]]) -> Counter[Any]:
     return total
 
 
-LATER = _LATER = "5511987651103"
-_PYTHON = "5511987651102"
-
-
 def _load_test(count: int) -> Case:
     messages = tuple(
-        json.dumps({"id": f"test_{number}", "tipo_notificacao": "lembrete"}).encode()
-        for number in range(1, count + 1)
+        json.dumps({"id": f"test_{number}", "tipo_notificacao": "lembrete"}).encode() for number in range(1, count + 1)
     )
     sandbox = SANDBOX_NUMBER.removeprefix("+")
-    return Case(
-        'LPUSH {"id":"test_…","tipo_notificacao":"lembrete"}', "each sent once", messages, sends={sandbox: count}
-    )
+    return Case('load test, {"id":…,"tipo_notificacao":…}', "each sent once", messages, sends={sandbox: count})
 
 
 def _nested(due: date) -> Case:
@@ -166,10 +163,7 @@ def _nested(due: date) -> Case:
 def _repeated(due: date) -> Case:
     numbers = ("11987651201", "11987651202", "11987651203")
     messages = tuple(_flat(f"demo_repeated_{n[-1]}", n, due) for _ in range(_REPEATS) for n in numbers)
-    if SENDS_PER_REPEATED_ID == 1:
-        follows = "each id sent once"
-    else:
-        follows = "each message sent: ids are told apart from the next version on"
+    follows = "each id sent once" if SENDS_PER_REPEATED_ID == 1 else "each sent: ids not told apart yet"
     return Case(
         f"{len(numbers)} ids, each pushed {_REPEATS} times",
         follows,

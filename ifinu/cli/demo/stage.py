@@ -5,14 +5,16 @@ temporary directory.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -101,9 +103,9 @@ class Stage:
         for name in self.names:
             self._wait_for(name, self._heartbeat(name).exists)
 
-    def run_python(self, code: str) -> None:
+    def run_python(self, code: str) -> str:
         """
-        Run a few lines as a producer of its own would.
+        Run a few lines as a producer of its own would, and return what they print.
 
         Raises:
             StageError: They failed.
@@ -111,10 +113,15 @@ class Stage:
         with self._log("producer").open("ab") as log:
             done = subprocess.run(
                 [sys.executable, "-c", code],
-                env=self._inherited() | self.environment, stdout=log, stderr=log, timeout=_START_S, check=False,
-            )  # fmt: skip
+                env=self._inherited() | self.environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                timeout=_START_S,
+                check=False,
+            )
         if done.returncode:
             raise StageError(f"the Python producer failed; see {self._log('producer')}")
+        return done.stdout.decode()
 
     def check(self) -> None:
         """
@@ -150,7 +157,7 @@ class Stage:
         with self._log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *arguments],
-                env=self._inherited() | environment,
+                env={**self._inherited(), **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -174,6 +181,10 @@ class Stage:
         }
 
     def _end(self) -> None:
+        with _undisturbed():
+            self._end_all()
+
+    def _end_all(self) -> None:
         simulator = [self._processes.pop("simulator")] if "simulator" in self._processes else []
         # Workers before what they talk to.
         for group in (list(self._processes.values()), simulator):
@@ -191,3 +202,14 @@ class Stage:
         self._valkey.stop()
         if not self.keep_logs:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C must not leave processes behind."""
+    usual = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, action in usual.items():
+            signal.signal(number, action)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -15,9 +14,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from ifinu.broker import DeadLetter
+from ifinu.cli import terminal
 from ifinu.cli.backlog import Backlog
 from ifinu.cli.demo.scenario import Case
-from ifinu.cli.demo.verdict import Check, Pace
+from ifinu.cli.demo.verdict import Check, Evidence, Pace
 
 _LINE_EVERY_S = 2.0
 _RATE_OVER_S = 2.0
@@ -50,7 +50,9 @@ class View:
         if self._live:
             self._live.stop()
 
-    def show(self, backlogs: Sequence[Backlog], summary: Mapping[str, Any], paces: Sequence[Pace]) -> None:
+    def show(
+        self, backlogs: Sequence[Backlog], summary: Mapping[str, Any], paces: Sequence[Pace], *, at_rest: bool
+    ) -> None:
         """
         Bring it up to date.
 
@@ -58,6 +60,7 @@ class View:
             backlogs: All queues.
             summary: The simulator's.
             paces: Of each worker so far.
+            at_rest: It is the last time.
         """
         now = time.monotonic()
         self._posts.append((now, summary["posts"]["total"]))
@@ -74,7 +77,7 @@ class View:
         }
         if self._live:
             self._live.update(self._picture(figures, paces, now - self._began), refresh=True)
-        elif now - self._last_line >= _LINE_EVERY_S:
+        elif at_rest or now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
             line = "  ".join(f"{name} {value}" for name, value in figures.items())
             self._console.print(f"{now - self._began:5.1f} s  {line}")
@@ -95,10 +98,8 @@ class View:
 
 def pace_table(paces: Sequence[Pace]) -> Table:
     """The pace of each worker."""
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("worker", min_width=10)
-    for name in ("POSTs", "per second", "worst second"):
-        table.add_column(name, justify="right")
+    figures = ("POSTs", "per second under a backlog", "busiest second")
+    table = terminal.columns("worker", *figures, right=figures)
     for pace in paces:
         mean = "–" if pace.mean_per_s is None else f"{pace.mean_per_s:.2f}"
         table.add_row(pace.worker, str(pace.total), mean, str(pace.worst_window))
@@ -107,31 +108,26 @@ def pace_table(paces: Sequence[Pace]) -> Table:
 
 def print_pushed(console: Console, cases: Sequence[Case]) -> None:
     """What goes in, before anything runs."""
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim", title_justify="left")
-    table.add_column("pushed", justify="right")
-    table.add_column("what")
-    table.add_column("what must follow")
+    table = terminal.columns("pushed", "", "what must become of it", right=("pushed",))
     for case in cases:
-        table.add_row(f"{case.count:,}", _plain(case.pushed), _plain(case.follows))
+        table.add_row(f"{case.count:,}", terminal.plain(case.pushed), terminal.plain(case.follows))
+    console.print()
     console.print(table)
+    console.print()
 
 
-def print_verdict(
-    console: Console, checks: Sequence[Check], paces: Sequence[Pace], letters: Sequence[DeadLetter]
-) -> None:
+def print_verdict(console: Console, checks: Sequence[Check], evidence: Evidence) -> None:
     """The end: every expectation with a tick or a cross, the dead letters, the pace."""
     good, bad = _marks(console)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("")
-    table.add_column("expected")
-    table.add_column("seen")
+    table = terminal.columns("", "", "expected", "seen")
     for check in checks:
-        table.add_row(good if check.holds else bad, _plain(check.what), _plain(check.seen))
+        table.add_row(good if check.holds else bad, *map(terminal.plain, (check.what, check.expected, check.seen)))
+    console.print()
     console.print(table)
     console.print()
-    console.print(_letter_table(letters))
+    console.print(_letter_table(evidence.letters))
     console.print()
-    console.print(pace_table(paces))
+    console.print(pace_table(evidence.paces))
     console.print()
     failed = sum(not check.holds for check in checks)
     if failed:
@@ -141,27 +137,16 @@ def print_verdict(
 
 
 def _letter_table(letters: Sequence[DeadLetter]) -> Table:
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("dead letters", justify="right")
-    table.add_column("reason")
-    table.add_column("tries", justify="right")
-    table.add_column("last error, for example", overflow="ellipsis", no_wrap=True)
+    table = terminal.columns(
+        "dead", "reason", "tries", "last error, for example", right=("dead", "tries"), whole=("reason",)
+    )
     counts = Counter((letter.reason, letter.attempts) for letter in letters)
     errors = {(letter.reason, letter.attempts): letter.error for letter in letters}
     for (reason, attempts), count in sorted(counts.items()):
-        table.add_row(str(count), reason, str(attempts), _plain(errors[reason, attempts]))
+        table.add_row(str(count), reason, str(attempts), terminal.plain(errors[reason, attempts]))
     return table
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _marks(console: Console) -> tuple[str, str]:
     # A console in an ASCII locale cannot print them.
     return ("[green]✓[/]", "[red]✗[/]") if console.encoding.startswith("utf") else ("ok", "[red]FAILED[/]")
-
-
-def is_terminal() -> bool:
-    """Whether somebody watches."""
-    return sys.stderr.isatty()

@@ -1,0 +1,155 @@
+"""The demo from beginning to end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from ifinu.broker import NORMAL, QUEUES, DeadLetters, Filter
+from ifinu.cli import backlog, terminal
+from ifinu.cli.demo import scenario, verdict, view
+from ifinu.cli.demo.scenario import Case
+from ifinu.cli.demo.stage import Stage, StageError
+from ifinu.cli.demo.verdict import Check, Evidence, Pace
+from ifinu.delivery import today_in_brazil
+
+_RATE_PER_S = 50
+_BURST = 5
+_POLL_S = 0.25
+_SLACK_S = 60.0  # beyond what the pace alone asks for
+_STALLED_S = 20.0  # longer than any wait before a retry
+
+
+def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
+    """
+    Run it.
+
+    Args:
+        messages: Of the load test.
+        workers: How many.
+        keep: Leave everything running at the end, until Ctrl-C.
+        as_json: Print one JSON document.
+
+    Returns:
+        Whether every expectation holds.
+
+    Raises:
+        ConfigurationError: The `demo` extra is not installed.
+        StageError: A process did not start, or ended by itself.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended
+    today = today_in_brazil()
+    cases = scenario.cases(messages, today)
+    notes, results = terminal.notes(), terminal.results()
+    settings = {
+        "IFINU_SANDBOX_NUMBER": scenario.SANDBOX_NUMBER,
+        "IFINU_RATE_LIMIT": f"{_RATE_PER_S}/s",
+        "IFINU_RATE_BURST": str(_BURST),
+        "IFINU_RETRY_BACKOFF_S": "1",
+        "IFINU_MAX_RETRIES": "3",
+        "IFINU_LOG_FORMAT": "json",
+    }
+    with Stage(workers, settings) as running:
+        notes.print(f"[dim]a Valkey and a simulated Evolution API are running; logs: {running.directory}[/]")
+        if not as_json:
+            view.print_pushed(results, cases)
+        _push(running, cases)
+        later_from = float(running.run_python(scenario.python_producer(today)))
+        running.start_workers()
+        notes.print(f"[dim]{workers} worker{'s' * (workers > 1)} at {_RATE_PER_S}/s each[/]")
+        expected = scenario.sum_of([case.sends for case in cases]).total()
+        with view.View(notes, expected) as watching:
+            paces = _watch(running, watching, messages / (_RATE_PER_S * workers) * 2 + _SLACK_S)
+        evidence = _evidence(running, paces, later_from)
+        checks = verdict.judge(cases, evidence, rate_per_s=_RATE_PER_S, burst=_BURST)
+        holds = all(check.holds for check in checks)
+        if as_json:
+            terminal.print_json(_document(cases, evidence, checks, holds))
+        else:
+            view.print_verdict(results, checks, evidence)
+        if not holds:
+            running.keep_logs = True
+            notes.print(f"The logs are in {running.directory}", style="yellow", soft_wrap=True)
+        if keep:
+            _keep(running, notes)
+    return holds
+
+
+def _push(running: Stage, cases: Sequence[Case]) -> None:
+    with running.client.pipeline(transaction=False) as pipe:
+        # The awkward ones first, so that their retries run beside the rest.
+        for case in sorted(cases, key=lambda case: case.count):
+            if case.messages:
+                pipe.lpush(NORMAL, *case.messages)
+        pipe.execute()
+
+
+def _watch(running: Stage, watching: view.View, deadline_s: float) -> list[Pace]:
+    """Show the run until all has come to rest; return the pace of each worker."""
+    paces = [Pace.of(name, None) for name in running.names]
+    moved_at = time.monotonic()
+    give_up_at = moved_at + deadline_s
+    backed_up, left_before = True, -1
+    while True:
+        running.check()
+        queues = backlog.survey(running.client)
+        summary = running.control.summary()
+        heard_of = [summary["clients"].get(name) for name in running.names]
+        if backed_up:
+            paces = [Pace.of(name, figures) for name, figures in zip(running.names, heard_of, strict=True)]
+        else:
+            paces = [pace.when_idle(figures) for pace, figures in zip(paces, heard_of, strict=True)]
+        backed_up = any(queue.ready for queue in queues)
+        left = sum(queue.unsettled for queue in queues)
+        watching.show(queues, summary, paces, at_rest=not left)
+        if not left:
+            return paces
+        if left != left_before:
+            moved_at, left_before = time.monotonic(), left
+        if time.monotonic() > min(give_up_at, moved_at + _STALLED_S):
+            raise StageError(f"{left:,} messages do not come to rest; the logs are in {running.directory}")
+        time.sleep(_POLL_S)
+
+
+def _evidence(running: Stage, paces: Sequence[Pace], later_from: float) -> Evidence:
+    now = datetime.now(UTC)
+    return Evidence(
+        sends=running.control.sends,
+        posts=running.control.summary()["posts"]["by_outcome"],
+        letters=[letter for queue in QUEUES for letter in DeadLetters(running.client, queue).find(Filter(), now)],
+        backlogs=backlog.survey(running.client),
+        paces=paces,
+        later_from=later_from,
+    )
+
+
+def _document(cases: Sequence[Case], evidence: Evidence, checks: Sequence[Check], holds: bool) -> dict[str, Any]:
+    return {
+        "ok": holds,
+        "pushed": {case.pushed: case.count for case in cases},
+        "sends": len(evidence.sends),
+        "posts": dict(evidence.posts),
+        "dead": [
+            {"id": letter.id, "reason": letter.reason, "attempts": letter.attempts, "error": letter.error}
+            for letter in evidence.letters
+        ],
+        "workers": [asdict(pace) for pace in evidence.paces],
+        "checks": [asdict(check) for check in checks],
+    }
+
+
+def _keep(running: Stage, notes: Console) -> None:
+    notes.print("\nEverything is still running. In another terminal:\n")
+    for name, value in running.environment.items():
+        notes.print(f"  export {name}={value}", soft_wrap=True)
+    notes.print("\n  ifinu status --watch\n  ifinu dlq list\n  ifinu load 5000\n\nCtrl-C ends it all.")
+    while True:
+        running.check()
+        time.sleep(1)

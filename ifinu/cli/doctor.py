@@ -1,0 +1,292 @@
+"""`ifinu doctor`: is everything as ifinu needs it, and how to mend what is not."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import redis
+import typer
+
+from ifinu import phone, producer, settings
+from ifinu.broker import QUEUES, Keys
+from ifinu.cli import terminal
+from ifinu.errors import ConfigurationError, GatewayError
+from ifinu.settings import Settings
+
+_OLDEST_REDIS = (7, 0)
+_SKEW_WARN_S, _SKEW_FAIL_S = 1.0, 5.0
+_SLOW_PING_MS = 20.0
+_FULL_WARN, _FULL_FAIL = 0.8, 0.95
+_STALE_HEARTBEAT_S = 30.0
+_GATEWAY_S = 5.0
+_TYPES = ("list", "zset", "hash", "zset", "list", "string")  # of Keys, in its order
+
+
+class Level(enum.StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"  # works, or could not be checked
+    FAIL = "fail"  # messages are lost or not sent
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what, how it is, what was seen, and what mends it."""
+
+    check: str
+    level: Level
+    seen: str
+    mend: str = ""
+
+
+def doctor(as_json: terminal.Json = False) -> None:
+    """
+    Check Redis, the gateway and the settings, and say how to mend what is
+    wrong.
+
+    Exit code 1 when anything fails; a warning is no failure.
+
+    [bold]Examples[/bold]
+
+    ifinu doctor
+    ifinu doctor --json | jq '.checks[] | select(.level != "ok")'
+    """
+    chosen = settings.load()
+    findings = list(examine(chosen))
+    failed = any(finding.level is Level.FAIL for finding in findings)
+    if as_json:
+        terminal.print_json({"ok": not failed, "checks": [asdict(finding) for finding in findings]})
+    else:
+        _print(findings)
+    if failed:
+        raise typer.Exit(1)
+
+
+def examine(chosen: Settings) -> Iterator[Finding]:
+    """Every check, by these settings."""
+    client = producer.connect(chosen.redis_url.get_secret_value())
+    try:
+        yield from examine_redis(client)
+    finally:
+        client.close()
+    yield from _gateway(chosen)
+    yield _sandbox(chosen)
+    if chosen.heartbeat_file is not None:
+        yield _heartbeat(chosen)
+
+
+def examine_redis(client: redis.Redis) -> Iterator[Finding]:
+    """The checks of the server; when it is away, that alone."""
+    started = time.perf_counter()
+    try:
+        client.ping()
+    except redis.RedisError as exc:
+        mend = "start it, or correct IFINU_REDIS_URL (host, port, password, rediss:// for TLS)"
+        yield Finding("redis", Level.FAIL, f"{type(exc).__name__}: {exc}", mend)
+        return
+    ping_ms = (time.perf_counter() - started) * 1000
+    started = time.perf_counter()
+    client.ping()  # the first one opened the connection too
+    ping_ms = (time.perf_counter() - started) * 1000
+    slow = ping_ms > _SLOW_PING_MS
+    mend = "workers make several trips a message: put them nearer to Redis" if slow else ""
+    yield Finding("redis", Level.WARN if slow else Level.OK, f"answers in {ping_ms:.2f} ms", mend)
+    for check, look in _CHECKS.items():
+        try:
+            yield look(client)
+        except redis.ResponseError as exc:
+            # Managed servers forbid CONFIG and INFO to their users.
+            mend = f"look at it in the provider's console: {_WANTED[check]}"
+            yield Finding(check, Level.WARN, f"may not be asked: {exc}", mend)
+
+
+def _version(client: redis.Redis) -> Finding:
+    info = _info(client, "server")
+    text = str(info.get("valkey_version") or info.get("redis_version", "0"))
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    number = tuple(int(part) for part in text.split(".")[:2] if part.isdecimal())
+    if number < _OLDEST_REDIS:
+        return Finding("version", Level.FAIL, f"{name} {text}", "ifinu needs Redis 7.0 or later, or Valkey")
+    return Finding("version", Level.OK, f"{name} {text}")
+
+
+def _appendonly(client: redis.Redis) -> Finding:
+    value = _config(client, "appendonly")
+    if value != "yes":
+        mend = "messages are lost when Redis stops: redis-cli CONFIG SET appendonly yes, and the same in redis.conf"
+        return Finding("appendonly", Level.FAIL, value, mend)
+    return Finding("appendonly", Level.OK, value)
+
+
+def _eviction(client: redis.Redis) -> Finding:
+    value = _config(client, "maxmemory-policy")
+    if value != "noeviction":
+        mend = (
+            "a full Redis would delete messages: redis-cli CONFIG SET maxmemory-policy noeviction, "
+            "and the same in redis.conf"
+        )
+        return Finding("maxmemory-policy", Level.FAIL, value, mend)
+    return Finding("maxmemory-policy", Level.OK, value)
+
+
+def _memory(client: redis.Redis) -> Finding:
+    info = _info(client, "memory")
+    used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
+    if not most:
+        return Finding("memory", Level.OK, f"{_mib(used)} used, no limit set")
+    share = used / most
+    level = Level.FAIL if share >= _FULL_FAIL else Level.WARN if share >= _FULL_WARN else Level.OK
+    mend = "producers are refused when it is full: raise maxmemory, or let the workers drain the queues"
+    return Finding("memory", level, f"{_mib(used)} of {_mib(most)} used ({share:.0%})", mend * (level is not Level.OK))
+
+
+def _persistence(client: redis.Redis) -> Finding:
+    info = _info(client, "persistence")
+    states = ("aof_last_write_status", "aof_last_bgrewrite_status")
+    bad = [name for name in states if info.get(name, "ok") != "ok"]
+    if bad:
+        return Finding("persistence", Level.FAIL, f"{', '.join(bad)}: err", "is its disk full? See the server's log")
+    if int(info.get("loading", 0)):
+        return Finding("persistence", Level.WARN, "loading its data", "wait until it has")
+    return Finding("persistence", Level.OK, "last writes went well")
+
+
+def _clock(client: redis.Redis) -> Finding:
+    before = time.time()
+    seconds, micros = client.time()
+    skew_s = abs(seconds + micros / 1e6 - (before + time.time()) / 2)
+    level = Level.FAIL if skew_s > _SKEW_FAIL_S else Level.WARN if skew_s > _SKEW_WARN_S else Level.OK
+    mend = "this machine and Redis disagree, so schedules come early or late: run NTP on both"
+    return Finding("clock", level, f"{skew_s:.1f} s apart", mend * (level is not Level.OK))
+
+
+def _key_types(client: redis.Redis) -> Finding:
+    wrong = []
+    for queue in QUEUES:
+        for key, wanted in zip(Keys.of(queue), _TYPES, strict=True):
+            found = client.type(key)
+            text = found.decode() if isinstance(found, bytes) else str(found)
+            if text not in ("none", wanted):
+                wrong.append(f"{key} is a {text}, not a {wanted}")
+    if wrong:
+        return Finding(
+            "keys", Level.FAIL, "; ".join(wrong), "something else writes there: rename its key, or use another db"
+        )
+    return Finding("keys", Level.OK, "of the right types")
+
+
+_CHECKS: dict[str, Callable[[redis.Redis], Finding]] = {
+    "version": _version,
+    "appendonly": _appendonly,
+    "maxmemory-policy": _eviction,
+    "memory": _memory,
+    "persistence": _persistence,
+    "clock": _clock,
+    "keys": _key_types,
+}
+_WANTED = {
+    "version": "7.0 or later",
+    "appendonly": "append-only persistence is on",
+    "maxmemory-policy": "it is noeviction",
+    "memory": "there is room",
+    "persistence": "the last write to disk went well",
+    "clock": "the clocks agree",
+    "keys": "the user may read the keys ifinu:*",
+}
+
+
+def _gateway(chosen: Settings) -> Iterator[Finding]:
+    from ifinu.gateway import Evolution, State
+
+    if chosen.evolution_api_key is None:
+        mend = "set it to the key that the Evolution API was started with: no worker starts without it"
+        yield Finding("gateway", Level.FAIL, "IFINU_EVOLUTION_API_KEY is not set", mend)
+        return
+    try:
+        gateway = Evolution(
+            chosen.evolution_url,
+            chosen.evolution_api_key.get_secret_value(),
+            connect_timeout_s=_GATEWAY_S,
+            read_timeout_s=_GATEWAY_S,
+            worker="doctor",
+        )
+    except ConfigurationError as exc:
+        yield Finding("gateway", Level.FAIL, str(exc), "correct IFINU_EVOLUTION_URL and IFINU_EVOLUTION_API_KEY")
+        return
+    try:
+        state = gateway.connection_state(chosen.evolution_instance)
+    except GatewayError as exc:
+        yield Finding("gateway", Level.FAIL, str(exc), _gateway_mend(exc.status))
+        return
+    finally:
+        gateway.close()
+    yield Finding("gateway", Level.OK, f"{chosen.evolution_url} answers and takes the key")
+    check = f"instance {chosen.evolution_instance}"
+    if state is State.OPEN:
+        yield Finding(check, Level.OK, state.value)
+    else:
+        yield Finding(
+            check, Level.FAIL, state.value, "connect its phone again: scan the QR code in the gateway's manager"
+        )
+
+
+def _gateway_mend(status: int | None) -> str:
+    match status:
+        case None:
+            return "start the gateway, or correct IFINU_EVOLUTION_URL"
+        case 401 | 403:
+            return "correct IFINU_EVOLUTION_API_KEY"
+        case 404:
+            return "create the instance, or correct IFINU_EVOLUTION_INSTANCE and IFINU_EVOLUTION_URL"
+        case _:
+            return "see the gateway's log"
+
+
+def _sandbox(chosen: Settings) -> Finding:
+    if chosen.sandbox_number is None:
+        return Finding("sandbox", Level.OK, "not set: a message without a phone is a dead letter")
+    number = phone.mask(chosen.sandbox_number)
+    mend = "right for a demo, staging and load tests; unset IFINU_SANDBOX_NUMBER in production"
+    return Finding("sandbox", Level.WARN, f"messages without a phone go to {number}", mend)
+
+
+def _heartbeat(chosen: Settings) -> Finding:
+    try:
+        age_s = time.time() - chosen.heartbeat_file.stat().st_mtime  # type: ignore[union-attr]  # the caller has looked
+    except OSError:
+        mend = "no worker with this IFINU_HEARTBEAT_FILE consumes: it starts, drains, waits for Redis or is not there"
+        return Finding("heartbeat", Level.WARN, "no file", mend)
+    if age_s > _STALE_HEARTBEAT_S:
+        return Finding("heartbeat", Level.FAIL, f"{age_s:.0f} s old", "the worker is stuck or was killed: restart it")
+    return Finding("heartbeat", Level.OK, f"{age_s:.0f} s old")
+
+
+def _info(client: redis.Redis, section: str) -> dict[str, Any]:
+    return dict(client.info(section))
+
+
+def _config(client: redis.Redis, name: str) -> str:
+    found: dict[Any, Any] = dict(client.config_get(name))
+    if not found:
+        raise redis.ResponseError(f"CONFIG GET {name} answers nothing")
+    (value,) = found.values()
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+def _print(findings: list[Finding]) -> None:
+    colours = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+    out = terminal.results()
+    table = terminal.columns("", "check", "seen", "mend", whole=("check",))
+    for finding in findings:
+        level = f"[{colours[finding.level]}]{finding.level}[/]"
+        table.add_row(level, *map(terminal.plain, (finding.check, finding.seen, finding.mend)))
+    out.print(table)

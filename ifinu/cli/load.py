@@ -1,0 +1,177 @@
+"""`ifinu load`: the load test of the README."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import redis
+import typer
+from rich.live import Live
+
+from ifinu import settings
+from ifinu.broker import NORMAL
+from ifinu.cli import backlog, connection, terminal
+from ifinu.cli.durations import span
+from ifinu.errors import ConfigurationError, IfinuError
+
+_CHUNK = 500  # messages a trip
+_POLL_S = 0.2
+_LINE_EVERY_S = 2.0
+_RATE_OVER_S = 5.0
+_STALLED_S = 60.0
+
+
+class Stalled(IfinuError):  # noqa: N818 - it is not this program that failed
+    """The backlog does not get smaller."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: `left` on their way, `dead` since it began, at this pace."""
+
+    left: int
+    dead: int
+    rate_per_s: float
+
+
+def load(
+    count: Annotated[int, typer.Argument(metavar="N", min=1, max=10_000_000, help="How many messages.")],
+    envelope: Annotated[
+        bool, typer.Option("--envelope/--raw", help="As Celery publishes them, or as bare JSON by LPUSH.")
+    ] = False,
+    rate: Annotated[str | None, typer.Option(metavar="RATE", help="Push at this pace; else at once.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Watch until the queue is empty.")] = True,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Push N test messages, and watch the workers drain them.
+
+    Each is [bold]{"id":"test_<run>_<i>","tipo_notificacao":"lembrete"}[/bold],
+    without a phone: workers send it to their [bold]IFINU_SANDBOX_NUMBER[/bold].
+    Point it at a simulator or a number of your own.
+
+    [bold]Examples[/bold]
+
+    ifinu load 1000
+    ifinu load 100000 --rate 500/s --no-wait
+    """
+    chosen = settings.load()
+    notes = terminal.notes()
+    if chosen.sandbox_number is None:
+        if envelope:
+            raise ConfigurationError("IFINU_SANDBOX_NUMBER is not set, and --envelope needs it to fill in the phone")
+        notes.print(
+            "IFINU_SANDBOX_NUMBER is not set here; workers without it dead-letter these messages", style="yellow"
+        )
+    run = secrets.token_hex(3)
+    bodies = ({"id": f"test_{run}_{i}", "tipo_notificacao": "lembrete"} for i in range(1, count + 1))
+    with connection.broker() as client:
+        dead_before = _dead(client)
+        started = time.monotonic()
+        for batch in _paced(bodies, rate):
+            _publish(client, batch, envelope=envelope)
+        told: dict[str, Any] = {"run": run, "pushed": count, "push_s": round(time.monotonic() - started, 3)}
+        notes.print(f"{count:,} pushed in {span(told['push_s'])}: ids test_{run}_1 to test_{run}_{count}")
+        if wait:
+            dead = _watch(client, dead_before, count, show=not as_json)
+            took_s = time.monotonic() - started
+            told |= {"drained_s": round(took_s, 3), "per_s": round(count / took_s, 2), "dead": dead}
+    if as_json:
+        terminal.print_json(told)
+    elif wait:
+        terminal.results().print(
+            f"{count:,} messages in {span(took_s)}: {told['per_s']:g} per second; {dead:,} dead letters"
+        )
+
+
+def _paced(bodies: Iterable[dict[str, str]], rate: str | None) -> Iterator[list[dict[str, str]]]:
+    """Batches, each when it is due."""
+    try:
+        per_s = None if rate is None else settings.rate_per_s(rate)
+    except ValueError as exc:
+        raise ConfigurationError(f"--rate: {exc}") from None
+    # Ten batches a second, so that a paced run does not come in bursts.
+    size = _CHUNK if per_s is None else max(1, min(_CHUNK, int(per_s / 10)))
+    started, pushed, left = time.monotonic(), 0, iter(bodies)
+    while batch := list(itertools.islice(left, size)):
+        if per_s is not None:
+            time.sleep(max(0.0, started + pushed / per_s - time.monotonic()))
+        yield batch
+        pushed += len(batch)
+
+
+def _publish(client: redis.Redis, batch: list[dict[str, str]], *, envelope: bool) -> None:
+    if not envelope:
+        client.lpush(NORMAL, *(json.dumps(body, separators=(",", ":")) for body in batch))
+        return
+    from ifinu.worker.tasks import send_notification
+
+    for body in batch:
+        send_notification.enqueue(body)
+
+
+def _dead(client: redis.Redis) -> int:
+    return sum(queue.dead for queue in backlog.survey(client))
+
+
+def _watch(client: redis.Redis, dead_before: int, pushed: int, *, show: bool) -> int:
+    """
+    Show the backlog until nothing is on its way.
+
+    Returns:
+        Dead letters since the run began.
+
+    Raises:
+        Stalled: Nothing has moved for a minute.
+    """
+    notes = terminal.notes()
+    seen: deque[tuple[float, int]] = deque()
+    moved_at = line_at = time.monotonic()
+    live = Live(console=notes, auto_refresh=False) if show and notes.is_terminal else None
+    if live:
+        live.start()
+    try:
+        while True:
+            queues = backlog.survey(client)
+            now, left = time.monotonic(), sum(queue.unsettled for queue in queues)
+            dead = sum(queue.dead for queue in queues) - dead_before
+            if seen and left != seen[-1][1]:
+                moved_at = now
+            seen.append((now, left))
+            while now - seen[0][0] > _RATE_OVER_S:
+                seen.popleft()
+            progress = Progress(left, dead, _falling_per_s(seen))
+            if live:
+                live.update(_line(progress, pushed), refresh=True)
+            elif show and now - line_at >= _LINE_EVERY_S:
+                line_at = now
+                notes.print(_line(progress, pushed))
+            if left == 0:
+                return dead
+            if now - moved_at > _STALLED_S:
+                raise Stalled(
+                    f"{left:,} messages are on their way and none has moved for {_STALLED_S:.0f} s: is a worker "
+                    "running, is the queue paused? `ifinu status --workers` shows it"
+                )
+            time.sleep(_POLL_S)
+    finally:
+        if live:
+            live.stop()
+
+
+def _falling_per_s(seen: deque[tuple[float, int]]) -> float:
+    (then, before), (now, after) = seen[0], seen[-1]
+    return max(0.0, (before - after) / (now - then)) if now > then else 0.0
+
+
+def _line(progress: Progress, pushed: int) -> str:
+    done = max(0, pushed - progress.left - progress.dead)
+    eta = f"{span(progress.left / progress.rate_per_s)} to go" if progress.rate_per_s else "–"
+    return f"{progress.rate_per_s:.0f}/s   {progress.left:,} left   {done:,} sent   {progress.dead:,} dead   {eta}"

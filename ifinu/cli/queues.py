@@ -1,0 +1,172 @@
+"""`ifinu queue`: look into the queues, pause and empty them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import redis
+import typer
+
+from ifinu import phone, settings, wire
+from ifinu.broker import Keys, intake
+from ifinu.broker.purge import purge as remove
+from ifinu.cli import backlog, connection, terminal
+from ifinu.cli.connection import Queues
+from ifinu.cli.status import queue_table
+from ifinu.errors import InvalidNotification
+
+app = typer.Typer(no_args_is_help=True, help="Look into the queues, pause them, empty them.")
+
+
+@app.command()
+def size(queue: connection.Queue = Queues.NORMAL, as_json: terminal.Json = False) -> None:
+    """
+    How many messages are where.
+
+    [bold]Examples[/bold]
+
+    ifinu queue size
+    ifinu queue size --queue all --json
+    """
+    with connection.broker() as client:
+        found = backlog.survey(client, queue.lists)
+    if as_json:
+        terminal.print_json([one.as_json() for one in found])
+    else:
+        terminal.results().print(queue_table(found))
+
+
+@app.command()
+def peek(
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="How many.")] = 10,
+    queue: connection.Queue = Queues.NORMAL,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Show what is served next, without taking it; phones masked, no names and no
+    texts.
+
+    [bold]Examples[/bold]
+
+    ifinu queue peek
+    ifinu queue peek -n 50 --queue urgente
+    """
+    sandbox_number = settings.load().sandbox_number
+    with connection.broker() as client:
+        seen = [
+            one for key in queue.lists for one in _next_of(client, key, count, sandbox_number)
+        ]  # fmt: skip
+    if as_json:
+        for one in seen:
+            terminal.print_json(one)
+        return
+    if not seen:
+        terminal.results().print("Nothing is ready.")
+        return
+    table = terminal.columns("queue", "id", "kind", "phone", "bytes", "", right=("bytes",), whole=("queue", "phone"))
+    for one in seen:
+        what = (one["queue"], one["id"] or "–", one["kind"] or "–", one["phone"] or "–", str(one["bytes"]))
+        table.add_row(*map(terminal.plain, what), terminal.plain(one["problem"] or ""))
+    terminal.results().print(table)
+
+
+@app.command()
+def pause(queue: connection.Queue = Queues.NORMAL, as_json: terminal.Json = False) -> None:
+    """
+    Stop taking messages; producers go on, and what is being sent is finished.
+
+    [bold]Examples[/bold]
+
+    ifinu queue pause
+    ifinu queue pause --queue all
+    """
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    with connection.broker() as client:
+        changed = {key: bool(client.set(Keys.of(key).paused, since, nx=True)) for key in queue.lists}
+    _tell_changes(changed, "paused", "was paused already", as_json=as_json)
+
+
+@app.command()
+def resume(queue: connection.Queue = Queues.NORMAL, as_json: terminal.Json = False) -> None:
+    """
+    Take messages again.
+
+    [bold]Examples[/bold]
+
+    ifinu queue resume
+    ifinu queue resume --queue all
+    """
+    with connection.broker() as client:
+        changed = {key: bool(client.delete(Keys.of(key).paused)) for key in queue.lists}
+    _tell_changes(changed, "resumed", "was not paused", as_json=as_json)
+
+
+@app.command()
+def purge(
+    queue: connection.Queue = Queues.NORMAL,
+    delayed: Annotated[bool, typer.Option("--delayed", help="Also what waits for its time.")] = False,
+    yes: terminal.Yes = False,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Delete what is ready, for good; what is being sent and the dead letters
+    stay.
+
+    [bold]Examples[/bold]
+
+    ifinu queue purge
+    ifinu queue purge --queue baixa --delayed --yes
+    """
+    with connection.broker() as client:
+        there = backlog.survey(client, queue.lists)
+        count = sum(one.ready + one.delayed * delayed for one in there)
+        terminal.confirm(f"{count:,} messages of {', '.join(queue.lists)} will be deleted.", queue.value, yes=yes)
+        removed = {key: remove(client, Keys.of(key), delayed=delayed) for key in queue.lists}
+    if as_json:
+        terminal.print_json({"deleted": removed})
+        return
+    for key, number in removed.items():
+        terminal.results().print(f"{key}: {number:,} deleted")
+
+
+def _next_of(client: redis.Redis, queue: str, count: int, sandbox_number: str | None) -> Iterator[dict[str, Any]]:
+    for raw in reversed(client.lrange(queue, -count, -1)):
+        yield _preview(queue, bytes(raw), sandbox_number)  # type: ignore[arg-type]  # this client returns bytes
+
+
+def _preview(queue: str, raw: bytes, sandbox_number: str | None) -> dict[str, Any]:
+    """What may be shown of a message, and what would become of it where it cannot be sent."""
+    shown: dict[str, Any] = {
+        "queue": queue,
+        "id": None,
+        "kind": None,
+        "phone": None,
+        "bytes": len(raw),
+        "problem": None,
+    }
+    try:
+        args, kwargs = intake.call_of(intake.admit(raw, queue=queue, tag="", max_bytes=len(raw)))
+        given = args[0] if args else kwargs
+        body = wire.parse(given) if isinstance(given, str) else given
+        notification = wire.decode(body, sandbox_number=sandbox_number)
+    except intake.Unreadable as exc:
+        return shown | {"problem": f"{exc.reason}: {exc}"}
+    except InvalidNotification as exc:
+        return shown | {"problem": f"invalid: {exc}"}
+    except AttributeError:
+        return shown | {"problem": "not a call of send_notification"}
+    return shown | {
+        "id": notification.id,
+        "kind": notification.kind.value,
+        "phone": phone.mask(notification.phone),
+    }
+
+
+def _tell_changes(changed: dict[str, bool], done: str, was: str, *, as_json: bool) -> None:
+    if as_json:
+        terminal.print_json({key: done if did else was for key, did in changed.items()})
+        return
+    for key, did in changed.items():
+        terminal.results().print(f"{key}: {done if did else was}")

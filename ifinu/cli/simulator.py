@@ -1,0 +1,70 @@
+"""`ifinu simulator`: an Evolution API that sends nothing and remembers everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ifinu import settings
+from ifinu.errors import ConfigurationError
+
+
+def simulator(
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the key that clients must send. Else IFINU_EVOLUTION_API_KEY.")
+    ] = None,
+    instance: Annotated[
+        list[str] | None, typer.Option(help="Connected instance; repeatable. Else IFINU_EVOLUTION_INSTANCE.")
+    ] = None,
+    latency_ms: Annotated[float, typer.Option(min=0, help="Time that a send takes.")] = 20.0,
+    plain: Annotated[bool, typer.Option("--plain", help="Every send works, whatever the number ends in.")] = False,
+    ledger: Annotated[Path | None, typer.Option(help="JSON Lines file that gets every send.")] = None,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Receives the events of all instances.")] = None,
+) -> None:
+    """
+    Simulate an Evolution API: it answers as the real one and sends nothing.
+
+    What a number ends in decides what becomes of it: 0001 is not on WhatsApp,
+    0002 fails twice, 0003 always.
+
+    [bold]Examples[/bold]
+
+    IFINU_EVOLUTION_API_KEY=secret ifinu simulator
+    ifinu simulator --port 0 --api-key-file key --plain --latency-ms 200
+    """
+    from ifinu.simulator import SimulatorConfig, run
+
+    chosen = settings.load()
+    script: dict[str, Any] = {"latency_ms": latency_ms} | ({"endings": {}} if plain else {})
+    try:
+        run(
+            SimulatorConfig(
+                api_key=_key(api_key_file, chosen),
+                host=host,
+                port=port,
+                instances=tuple(instance or [chosen.evolution_instance]),
+                ledger_file=ledger,
+                webhook_url=webhook,
+                script=script,
+            )
+        )
+    except OSError as exc:
+        raise ConfigurationError(f"{host}:{port}: {exc.strerror or exc}") from exc
+
+
+def _key(file: Path | None, chosen: settings.Settings) -> str:
+    if file is not None:
+        try:
+            key = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigurationError(f"--api-key-file: {exc}") from exc
+        if not key:
+            raise ConfigurationError(f"--api-key-file: {file} is empty")
+        return key
+    if chosen.evolution_api_key is None:
+        raise ConfigurationError("choose the key that clients must send: --api-key-file or IFINU_EVOLUTION_API_KEY")
+    return chosen.evolution_api_key.get_secret_value()

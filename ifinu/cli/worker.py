@@ -1,0 +1,40 @@
+"""`ifinu worker`: one worker, in this process."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ifinu import settings
+from ifinu.settings import Pool
+
+
+def worker(
+    concurrency: Annotated[int | None, typer.Option(help="Sends at the same time.")] = None,
+    rate_limit: Annotated[str | None, typer.Option(metavar="RATE", help="Pace: 50/s, 3000/m, 100/h.")] = None,
+    pool: Annotated[Pool | None, typer.Option(help="How sends run.")] = None,
+    log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name among the workers and at the gateway.")] = None,
+) -> None:
+    """
+    Send what is on the queues.
+
+    The options win over [bold]IFINU_CONCURRENCY[/bold],
+    [bold]IFINU_RATE_LIMIT[/bold] and so on; without any it is the same as
+    [bold]celery -A ifinu worker[/bold]. SIGTERM ends it in order: what is being
+    sent is finished, the rest goes back. While Redis is away it waits.
+
+    [bold]Examples[/bold]
+
+    ifinu worker
+    ifinu worker --concurrency 20 --rate-limit 100/s --name worker-1
+    """
+    chosen = settings.load(
+        concurrency=concurrency, rate_limit=rate_limit, pool=pool, log_level=log_level, worker_name=name
+    )
+    from ifinu.worker.app import app
+
+    app.use(chosen)
+    app.delivery  # noqa: B018 - a missing key is told now, not with the first message
+    app.worker_main(["worker", *(("--hostname", f"{name}@%h") if name else ())])

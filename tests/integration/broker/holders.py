@@ -1,0 +1,118 @@
+"""Workers without Celery, and what they hold, for the tests of the broker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import kombu
+import redis
+from processes import Queue, wait_until
+
+from ifinu.broker import NORMAL, Keys
+from ifinu.broker.keys import Scripts
+from ifinu.broker.leases import Leases
+
+KEYS = Keys.of(NORMAL)
+LONG_S = 60.0  # a lease that does not end during a test
+SHORT_S = 0.5
+
+
+def named(count: int, start: int = 0) -> list[bytes]:
+    return [b"m%d" % number for number in range(start, start + count)]
+
+
+class Account:
+    """What was pushed to one queue and what was acknowledged: the rest must be in it."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.pushed = self.acked = 0
+
+    def push(self, *messages: bytes) -> None:
+        self.queue.push(*messages)
+        self.pushed += len(messages)
+
+    def ready(self) -> list[bytes]:
+        """In the order in which they will be served."""
+        return list(reversed(self.queue.client.lrange(self.queue.keys.ready, 0, -1)))
+
+    def balance(self, **expected: int) -> None:
+        """Each message is in exactly one place; `expected` says which, what is not named being empty."""
+        counts = self.queue.counts()
+        assert counts.pop("deadlines") == counts["in_flight"]
+        assert sum(counts.values()) == self.pushed - self.acked
+        assert {place: count for place, count in counts.items() if count} == expected
+
+
+class Holder:
+    """A worker's leases, with what it takes to fill them."""
+
+    def __init__(self, url: str, lease_s: float) -> None:
+        self.client = redis.Redis.from_url(url, socket_timeout=5)
+        self.leases = Leases(lambda: redis.Redis.from_url(url, socket_timeout=5), lease_s)
+
+    def fetch(self, want: int, *queues: Keys) -> list[tuple[str, bytes]]:
+        """Take up to `want` messages as the channel does; tags and bytes in the order of their service."""
+        places = queues or (KEYS,)
+        answer = self.answer(want, *places)
+        taken = list(zip(answer[2::3], answer[3::3], answer[4::3], strict=True))
+        for index, tag, raw in taken:
+            self.leases.hold(tag.decode(), places[index], raw)
+        return [(tag.decode(), raw) for _, tag, raw in taken]
+
+    def answer(self, want: int, *queues: Keys) -> list[Any]:
+        """What the script says."""
+        keys = [key for place in queues or (KEYS,) for key in place]
+        return self.leases.fetch(self.client, keys, (want, self.leases.lease_ms, self.leases.next_prefix()))
+
+    def sweep(self) -> None:
+        """Once, as its thread does it."""
+        Scripts().sweep(self.client, KEYS[:4], (500,))
+
+    def die(self) -> None:
+        """Stop without a word to Redis."""
+        self.leases._held.clear()
+        self.leases.close()
+        self.client.close()
+
+
+def now_ms(client: redis.Redis) -> int:
+    seconds, micros = client.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+def wire(number: int) -> bytes:
+    return json.dumps({"id": f"id-{number}", "tipo_notificacao": "lembrete"}).encode()
+
+
+def wires(count: int, start: int = 0) -> list[bytes]:
+    return [wire(number) for number in range(start, start + count)]
+
+
+class Consumer:
+    """Consumes and keeps what it got."""
+
+    def __init__(self, connection: kombu.Connection, *names: str, prefetch: int = 0) -> None:
+        self.connection = connection
+        self.messages: list[Any] = []
+        self.channel = connection.channel()
+        self.channel.basic_qos(0, prefetch, False)
+        queues = [kombu.Queue(name, kombu.Exchange(""), routing_key=name) for name in names or (NORMAL,)]
+        self.consumer = kombu.Consumer(self.channel, queues, on_message=self.messages.append, accept=["json"])
+        self.consumer.consume()
+
+    def drain(self, until: Callable[[], object]) -> None:
+        """Serve the connection until a fact is there."""
+
+        def step() -> object:
+            with contextlib.suppress(TimeoutError):
+                self.connection.drain_events(timeout=0.05)
+            return until()
+
+        wait_until(step, seen=lambda: len(self.messages))
+
+    def ids(self) -> list[str]:
+        return [message.headers["id"] for message in self.messages]

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import kombu
+import pytest
+import redis
+from holders import KEYS, Account, Consumer, wire, wires
+from processes import wait_until
+
+from ifinu.broker import LOW, NORMAL, URGENT
+
+
+def test_a_consumer_gets_raw_json_as_calls_in_order_and_holds_it_until_it_acknowledges(
+    account: Account, connection: kombu.Connection
+):
+    account.push(*wires(30))
+    consumer = Consumer(connection)
+    consumer.drain(lambda: len(consumer.messages) == 30)
+    assert consumer.ids() == [f"id-{number}" for number in range(30)]
+    account.balance(in_flight=30)
+    for message in consumer.messages:
+        message.ack()
+    account.acked = 30
+    account.balance()
+
+
+def test_the_prefetch_count_bounds_what_is_taken(account: Account, connection: kombu.Connection):
+    account.push(*wires(30))
+    consumer = Consumer(connection, prefetch=8)
+    consumer.drain(lambda: len(consumer.messages) == 8)
+    account.balance(in_flight=8, ready=22)
+    for message in list(consumer.messages):
+        message.ack()
+    consumer.drain(lambda: len(consumer.messages) == 16)
+    account.acked = 8
+    account.balance(in_flight=8, ready=14)
+
+
+def test_a_rejected_message_is_dead_lettered_and_a_requeued_one_is_served_next(
+    account: Account, connection: kombu.Connection
+):
+    account.push(*wires(3))
+    consumer = Consumer(connection, prefetch=2)
+    consumer.drain(lambda: len(consumer.messages) == 2)
+    rejected, requeued = consumer.messages
+    rejected.reject()
+    requeued.requeue()
+    consumer.drain(lambda: len(consumer.messages) == 4)
+    assert consumer.ids() == ["id-0", "id-1", "id-1", "id-2"]
+    assert [(letter["reason"], letter["raw"]) for letter in account.queue.dead()] == [("rejected", wire(0).decode())]
+    account.balance(in_flight=2, dead=1)
+
+
+def test_what_cannot_be_a_task_is_dead_lettered_and_the_rest_of_its_batch_is_delivered(
+    account: Account, connection: kombu.Connection
+):
+    account.push(wire(0), b"{not json", b"\xff", wire(1))
+    consumer = Consumer(connection)
+    consumer.drain(lambda: len(consumer.messages) == 2)
+    assert [letter["reason"] for letter in account.queue.dead()] == ["not_json", "not_utf8"]
+    account.balance(in_flight=2, dead=2)
+
+
+def test_a_message_that_its_consumer_chokes_on_is_dead_lettered_and_the_next_one_served(
+    account: Account, connection: kombu.Connection
+):
+    account.push(*wires(2))
+    consumer = Consumer(connection)
+    got = consumer.messages
+
+    def choke(message: Any) -> None:
+        if message.headers["id"] == "id-0":
+            raise RuntimeError("77998616740")
+        got.append(message)
+
+    consumer.consumer.on_message = choke
+    consumer.drain(lambda: got)
+    (letter,) = account.queue.dead()
+    assert (letter["reason"], letter["error"], letter["id"]) == ("undeliverable", "RuntimeError", "id-0")
+    account.balance(in_flight=1, dead=1)
+
+
+def test_what_a_consumer_had_not_acknowledged_goes_back_in_order_when_it_closes(
+    account: Account, connection: kombu.Connection
+):
+    account.push(*wires(12))
+    consumer = Consumer(connection)
+    consumer.drain(lambda: len(consumer.messages) == 12)
+    consumer.messages[3].ack()
+    account.acked = 1
+    consumer.channel.close()
+    assert account.ready() == wires(3) + wires(8, 4)
+    account.balance(ready=11)
+
+
+def test_what_a_fetch_under_way_brings_goes_back_when_its_channel_closes(
+    account: Account, connection: kombu.Connection
+):
+    consumer = Consumer(connection)
+    account.push(*wires(5))
+    connection.transport.cycle._register_BRPOP(consumer.channel)  # sends it; nobody reads the answer
+    wait_until(lambda: account.queue.counts()["in_flight"] == 5, seen=account.queue.counts)
+    consumer.channel.close()
+    assert account.ready() == wires(5)
+    assert consumer.messages == []
+    account.balance(ready=5)
+
+
+def test_a_consumer_goes_on_when_the_server_forgets_the_scripts(
+    account: Account, connection: kombu.Connection, client: redis.Redis
+):
+    consumer = Consumer(connection)
+    account.push(wire(0))
+    consumer.drain(lambda: len(consumer.messages) == 1)
+    client.script_flush()
+    account.push(wire(1))
+    consumer.drain(lambda: len(consumer.messages) == 2)
+    account.balance(in_flight=2)
+
+
+def test_a_cancelled_queue_is_served_no_more_and_keeps_its_messages(
+    account: Account, connection: kombu.Connection, client: redis.Redis
+):
+    consumer = Consumer(connection, URGENT, NORMAL)
+    client.lpush(URGENT, wire(0))
+    consumer.drain(lambda: len(consumer.messages) == 1)
+    consumer.consumer.cancel_by_queue(NORMAL)
+    account.push(wire(1))
+    client.lpush(URGENT, wire(2))
+    consumer.drain(lambda: len(consumer.messages) == 2)
+    assert consumer.ids() == ["id-0", "id-2"]
+    account.balance(ready=1)
+
+
+def test_a_paused_queue_that_is_not_empty_does_not_make_its_consumer_spin(
+    account: Account, connection: kombu.Connection, client: redis.Redis
+):
+    """
+    It is the queue that is waited on: a wait for it would end at once, again and again.
+    """
+    account.push(*wires(3))
+    client.set(KEYS.paused, "1")
+    consumer = Consumer(connection, URGENT, NORMAL, LOW)
+
+    def calls() -> int:
+        return sum(stats["calls"] for name, stats in client.info("commandstats").items() if name == "cmdstat_evalsha")
+
+    consumer.drain(lambda: calls() >= 2)
+    before, start = calls(), time.monotonic()
+    consumer.drain(lambda: time.monotonic() - start > 1)
+    assert calls() - before <= 10  # four a second, not thousands
+    client.lpush(LOW, wire(7))
+    consumer.drain(lambda: consumer.messages)
+    client.delete(KEYS.paused)
+    consumer.drain(lambda: len(consumer.messages) == 4)
+    assert consumer.ids()[1:] == ["id-0", "id-1", "id-2"]
+    account.balance(in_flight=3)
+
+
+def test_one_message_can_be_taken_without_consuming(account: Account, connection: kombu.Connection):
+    account.push(b"{not json", *wires(3))
+    queue = kombu.Queue(NORMAL, channel=connection.default_channel)
+    first = queue.get()
+    assert first.headers["id"] == "id-0"
+    account.balance(ready=2, in_flight=1, dead=1)
+    assert queue.get(no_ack=True).headers["id"] == "id-1"
+    account.acked = 1
+    first.requeue()
+    account.balance(ready=2, dead=1)
+    assert [queue.get(no_ack=True).headers["id"] for _ in range(2)] == ["id-0", "id-2"]
+    account.acked = 3
+    assert queue.get() is None
+    account.balance(dead=1)
+
+
+def test_the_length_of_a_queue_is_its_backlog_and_a_purge_empties_it(account: Account, connection: kombu.Connection):
+    account.push(*wires(7))
+    queue = kombu.Queue(NORMAL, channel=connection.default_channel)
+    assert queue.queue_declare(passive=True).message_count == 7
+    message = queue.get()
+    assert queue.queue_declare(passive=True).message_count == 6
+    assert queue.purge() == 6
+    account.acked = 6
+    account.balance(in_flight=1)
+    message.ack()
+
+
+@pytest.mark.parametrize(
+    ("after", "place"), [(timedelta(hours=1), "delayed"), (timedelta(hours=-1), "ready"), (None, "ready")]
+)
+def test_a_message_published_with_a_future_time_waits_in_redis(
+    account: Account, connection: kombu.Connection, after: timedelta | None, place: str
+):
+    eta = after and (datetime.now(UTC) + after).isoformat()
+    with connection.Producer() as producer:
+        producer.publish([[], {}, {}], routing_key=NORMAL, headers={"task": "t", "id": "i", "eta": eta})
+    account.pushed = 1
+    account.balance(**{place: 1})
+    if place == "delayed":
+        ((message, due_ms),) = account.queue.client.zrange(KEYS.delayed, 0, -1, withscores=True)
+        assert eta is not None
+        assert due_ms == pytest.approx(datetime.fromisoformat(eta).timestamp() * 1000, abs=1)
+        assert json.loads(message)["headers"]["eta"] is None  # no worker waits for it again
+
+
+def test_a_delayed_message_wakes_an_idle_consumer_when_it_is_due(account: Account, connection: kombu.Connection):
+    consumer = Consumer(connection)
+    eta = (datetime.now(UTC) + timedelta(seconds=0.6)).isoformat()
+    with connection.Producer() as producer:
+        producer.publish([[], {}, {}], routing_key=NORMAL, headers={"task": "t", "id": "i", "eta": eta})
+    account.pushed = 1
+    consumer.drain(lambda: consumer.messages)
+    assert datetime.now(UTC) >= datetime.fromisoformat(eta) - timedelta(milliseconds=1)
+    account.balance(in_flight=1)
+
+
+def test_channels_of_one_process_share_its_leases(account: Account, connection: kombu.Connection):
+    account.push(*wires(2))
+    consumer = Consumer(connection)
+    consumer.drain(lambda: len(consumer.messages) == 2)
+    assert connection.default_channel.leases is consumer.channel.leases
+    assert consumer.channel.leases.count() == 2

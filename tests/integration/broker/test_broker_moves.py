@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+from holders import KEYS, Account, Holder, named, now_ms
+from processes import wait_until
+
+from ifinu.broker import LOW, NORMAL, URGENT, Keys
+
+
+def test_a_batch_is_taken_and_in_flight_with_its_bytes_and_a_lease_in_one_step(account: Account, holder: Holder):
+    account.push(*named(5))
+    before = now_ms(holder.client)
+    taken = holder.fetch(3)
+    after = now_ms(holder.client)
+    assert [raw for _, raw in taken] == named(3)
+    assert holder.client.hgetall(KEYS.in_flight) == {tag.encode(): raw for tag, raw in taken}
+    for _, deadline in holder.client.zrange(KEYS.deadlines, 0, -1, withscores=True):
+        assert before + 60_000 <= deadline <= after + 60_000
+    account.balance(ready=2, in_flight=3)
+
+
+def test_messages_are_served_in_the_order_in_which_they_came(account: Account, holder: Holder):
+    account.push(*named(25))
+    taken = [raw for want in (1, 7, 500) for _, raw in holder.fetch(want)]
+    assert taken == named(25)
+    account.balance(in_flight=25)
+
+
+def test_a_batch_is_filled_from_the_queues_in_their_order(client: redis.Redis, holder: Holder):
+    for name in (LOW, NORMAL, URGENT):
+        client.lpush(name, *(f"{name}-{i}" for i in range(3)))
+    queues = [Keys.of(name) for name in (URGENT, NORMAL, LOW)]
+    taken = [[raw.decode() for _, raw in holder.fetch(4, *queues)] for _ in range(3)]
+    assert taken == [
+        [*(f"{URGENT}-{i}" for i in range(3)), f"{NORMAL}-0"],
+        [f"{NORMAL}-1", f"{NORMAL}-2", f"{LOW}-0", f"{LOW}-1"],
+        [f"{LOW}-2"],
+    ]
+    assert [client.hlen(queue.in_flight) for queue in queues] == [3, 3, 3]
+
+
+def test_two_messages_with_the_same_bytes_are_two_messages(account: Account, holder: Holder):
+    account.push(b"same", b"same", b"same")
+    tags = [tag for tag, _ in holder.fetch(3)]
+    assert len(set(tags)) == 3
+    holder.leases.ack(tags[1])
+    account.acked = 1
+    account.balance(in_flight=2)
+    holder.leases.give_back_all()
+    assert account.ready() == [b"same", b"same"]
+    account.balance(ready=2)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x00\xff\xfe", b"\r\n$-1\r\n", b"x" * 1_000_000])
+def test_any_bytes_are_held_and_given_back_unchanged(account: Account, holder: Holder, raw: bytes):
+    account.push(raw)
+    ((tag, taken),) = holder.fetch(1)
+    assert (taken, holder.leases.raw(tag)) == (raw, raw)
+    holder.leases.give_back([tag])
+    assert account.ready() == [raw]
+    account.balance(ready=1)
+
+
+def test_an_empty_queue_gives_nothing_and_says_that_nothing_is_due(account: Account, holder: Holder):
+    assert holder.answer(10) == [-1, 0]
+    account.balance()
+
+
+# -- the end of a message
+
+
+def test_an_acknowledged_message_is_gone_and_a_second_acknowledgement_does_nothing(account: Account, holder: Holder):
+    account.push(*named(3))
+    tags = [tag for tag, _ in holder.fetch(3)]
+    for _ in range(2):
+        holder.leases.ack(tags[1])
+    account.acked = 1
+    assert [holder.leases.holds(tag) for tag in tags] == [True, False, True]
+    assert holder.leases.count() == 2
+    account.balance(in_flight=2)
+
+
+def test_what_is_given_back_is_served_next_and_in_its_old_order(account: Account, holder: Holder):
+    account.push(*named(1_500))
+    taken = holder.fetch(500) + holder.fetch(500) + holder.fetch(300)
+    holder.leases.give_back([tag for tag, _ in taken[100:110]])
+    assert account.ready() == named(10, 100) + named(200, 1_300)
+    account.balance(ready=210, in_flight=1_290)
+
+
+def test_all_given_back_is_as_if_it_had_not_been_taken(account: Account, holder: Holder):
+    account.push(*named(1_500))
+    for want in (500, 500, 300):
+        holder.fetch(want)
+    for _ in range(2):
+        holder.leases.give_back_all()
+        assert account.ready() == named(1_500)
+        account.balance(ready=1_500)
+
+
+def test_a_message_is_buried_once(account: Account, holder: Holder):
+    account.push(*named(2))
+    (tag, _), _ = holder.fetch(2)
+    for record in ("first", "second"):
+        holder.leases.bury(tag, record, notification_id=None, state="dead")
+    assert holder.client.lrange(KEYS.dead, 0, -1) == [b"first"]
+    account.balance(in_flight=1, dead=1)
+
+
+@pytest.mark.parametrize("end", ["ack", "bury", "give_back"])
+def test_who_lost_a_message_to_another_worker_can_no_longer_end_it(
+    account: Account, holder_of: Callable[..., Holder], end: str
+):
+    account.push(b"m")
+    slow, quick = holder_of(0.001), holder_of()
+    ((tag, _),) = slow.fetch(1)
+    wait_until(lambda: now_ms(slow.client) > slow.client.zscore(KEYS.deadlines, tag))
+    quick.sweep()
+    ((other, _),) = quick.fetch(1)
+    if end == "bury":
+        slow.leases.bury(tag, "record", notification_id=None, state="dead")
+    else:
+        {"ack": slow.leases.ack, "give_back": lambda tag: slow.leases.give_back([tag])}[end](tag)
+    assert quick.leases.holds(other)
+    account.balance(in_flight=1)
+
+
+# -- the delayed
+
+
+def test_delayed_messages_are_served_when_due_the_earliest_first_and_before_the_backlog(
+    account: Account, holder: Holder
+):
+    account.push(*named(2))
+    now = now_ms(holder.client)
+    due = {"third": now - 1, "first": now - 3_000, "second": now - 2_000, "later": now + 60_000}
+    holder.client.zadd(KEYS.delayed, due)
+    account.pushed += len(due)
+    answer = holder.answer(4)
+    assert answer[4::3] == [b"first", b"second", b"third", b"m0"]
+    assert 59_000 < answer[0] <= 60_000
+    account.balance(ready=1, in_flight=4, delayed=1)
+
+
+def test_two_messages_due_at_the_same_time_are_both_served(account: Account, holder: Holder):
+    holder.client.zadd(KEYS.delayed, {"a": 1_000, "b": 1_000})
+    account.pushed = 2
+    assert sorted(raw for _, raw in holder.fetch(5)) == [b"a", b"b"]
+    account.balance(in_flight=2)
+
+
+def test_a_fetch_that_brings_nothing_says_how_long_to_wait_over_all_queues(client: redis.Redis, holder: Holder):
+    now = now_ms(client)
+    for name, after_ms in ((URGENT, 50_000), (NORMAL, 20_000), (LOW, 40_000)):
+        client.zadd(Keys.of(name).delayed, {"x": now + after_ms})
+    wait_ms, paused = holder.answer(5, *(Keys.of(name) for name in (URGENT, NORMAL, LOW)))
+    assert 19_000 < wait_ms <= 20_000
+    assert paused == 0
+
+
+@pytest.mark.parametrize("want", [1, 7, 500])
+def test_two_thousand_due_at_once_are_each_served_once_the_earliest_of_their_batch_first(
+    account: Account, holder: Holder, want: int
+):
+    holder.client.zadd(KEYS.delayed, {f"d{number:04}": number + 1 for number in range(2_000)})
+    account.pushed = 2_000
+    served: list[bytes] = []
+    while batch := holder.fetch(want):
+        served += [raw for _, raw in batch]
+    assert sorted(served) == [b"d%04d" % number for number in range(2_000)]
+    assert served[:want] == [b"d%04d" % number for number in range(want)]
+    account.balance(in_flight=2_000)
+
+
+def test_a_sweep_moves_what_is_due_even_when_nobody_fetches(account: Account, holder: Holder):
+    holder.client.zadd(KEYS.delayed, {"b": 2_000, "a": 1_000, "later": now_ms(holder.client) + 60_000})
+    account.pushed = 3
+    holder.sweep()
+    assert account.ready() == [b"a", b"b"]
+    account.balance(ready=2, delayed=1)
+
+
+def test_a_paused_queue_gives_nothing_and_the_others_do(account: Account, holder: Holder):
+    account.push(*named(2))
+    holder.client.lpush(LOW, b"low")
+    holder.client.set(KEYS.paused, "1")
+    assert [raw for _, raw in holder.fetch(5, KEYS, Keys.of(LOW))] == [b"low"]
+    assert holder.answer(5, KEYS, Keys.of(LOW)) == [-1, 1]
+    holder.client.delete(KEYS.paused)
+    assert [raw for _, raw in holder.fetch(5)] == named(2)
+    account.balance(in_flight=2)

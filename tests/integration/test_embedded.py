@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from processes import stopping
+
+from ifinu.embedded import Postgres, Valkey, free_port
+from ifinu.errors import ConfigurationError
+
+
+def ended(pid: int) -> bool:
+    """Whether there is no such process; a zombie would still be there."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_valkey_keeps_what_it_was_given_through_a_kill_and_a_restart(tmp_path: Path, end: str):
+    with Valkey(tmp_path / "data") as server, redis.Redis.from_url(server.url) as client:
+        client.lpush("a", *range(1_000))
+        client.execute_command("WAITAOF", 1, 0, 5_000)
+        first = server.pid
+        getattr(server, end)()
+        assert ended(first)
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+        server.start()
+        assert client.llen("a") == 1_000
+        assert server.pid != first
+
+
+def test_valkey_is_configured_to_keep_everything(tmp_path: Path):
+    with Valkey(config={"maxmemory": "123456789"}) as server, redis.Redis.from_url(server.url) as client:
+        config = {name: client.config_get(name)[name] for name in ("appendonly", "maxmemory-policy", "save", "bind")}
+        assert config == {"appendonly": "yes", "maxmemory-policy": "noeviction", "save": "", "bind": "127.0.0.1"}
+        assert client.config_get("maxmemory") == {"maxmemory": "123456789"}
+
+
+@pytest.mark.parametrize("password", ["secret", "p@ss:w/ord#?%"])
+def test_valkey_asks_for_its_password_and_its_url_has_it(password: str):
+    with Valkey(config={"requirepass": password}) as server:
+        with redis.Redis.from_url(server.url) as client:
+            assert client.ping()
+        with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+
+
+def test_what_it_made_itself_is_removed_and_what_it_was_given_stays(tmp_path: Path):
+    with Valkey() as server:
+        own = server.directory
+        assert own.exists()
+    assert not own.exists()
+    with Valkey(tmp_path / "given"):
+        pass
+    assert (tmp_path / "given").exists()
+
+
+@pytest.mark.parametrize("make", [Valkey, Postgres])
+def test_a_port_in_use_is_one_clear_error(make: Callable[..., Any]):
+    """
+    Even when who uses it is a server of the same kind, which would answer in its place.
+    """
+    with make() as first, stopping(make(port=first.port)) as second:
+        with pytest.raises(ConfigurationError, match=f"port {first.port} .*Address already in use"):
+            second.start()
+        with pytest.raises(RuntimeError, match="is not running"):
+            _ = second.pid
+
+
+def test_an_option_that_it_does_not_know_is_one_clear_error_with_its_own_words():
+    server = Valkey(config={"maxmemory-policy": "none-such"})
+    with pytest.raises(ConfigurationError, match=r"(?s)embedded valkey did not start:.*argument"):
+        server.start()
+    server.stop()
+
+
+def test_a_free_port_is_one_that_can_be_bound():
+    port = free_port()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
+
+
+def ask(server: Postgres, statement: str) -> str:
+    connect = ["-h", "127.0.0.1", "-p", str(server.port), "-U", "ifinu", "-d", "postgres"]
+    answer = subprocess.run(
+        [server.binaries() / "psql", *connect, "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return answer.stdout.strip()
+
+
+def test_postgres_answers_and_keeps_its_rows_through_a_restart_whoever_runs_it():
+    """
+    Root too: the server then runs as another user, which it insists on.
+    """
+    with Postgres() as server:
+        assert ask(server, "SELECT current_user, getdatabaseencoding()") == "ifinu|UTF8"
+        owner = Path(f"/proc/{server.pid}").stat().st_uid
+        assert owner != 0
+        assert os.geteuid() in (0, owner)
+        ask(server, "CREATE TABLE a AS SELECT generate_series(1, 1000) AS n")
+        first = server.pid
+        server.terminate()
+        assert ended(first)
+        server.start()
+        assert ask(server, "SELECT count(*), sum(n) FROM a") == "1000|500500"
+        own = server.directory
+    assert not own.exists()

@@ -1,0 +1,147 @@
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import redis
+from command_line import Shell
+
+from ifinu import cli
+from ifinu.errors import (
+    BrokerUnavailable,
+    ConfigurationError,
+    GatewayError,
+    IfinuError,
+    InvalidNotification,
+    NotSent,
+)
+
+COMMANDS = [
+    "demo", "worker", "send", "enqueue", "status", "load", "doctor", "simulator",
+    "queue size", "queue peek", "queue pause", "queue resume", "queue purge",
+    "dlq list", "dlq show", "dlq replay", "dlq purge", "dlq export",
+]  # fmt: skip
+# They run until they are ended, or write a format of their own.
+WITHOUT_JSON = {"worker", "simulator", "dlq export"}
+
+
+@pytest.fixture
+def ifinu(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    return Shell(capsys, monkeypatch)
+
+
+def test_the_commands_are_these(ifinu):
+    listed = {*re.findall(r"^│ (\w+)  ", ifinu("--help").out, re.MULTILINE)} - {"Options"}
+    assert listed == {name.split()[0] for name in COMMANDS}
+    for group in ("queue", "dlq"):
+        listed = {*re.findall(r"^│ (\w+)  ", ifinu(group, "--help").out, re.MULTILINE)}
+        assert listed == {name.split()[1] for name in COMMANDS if name.startswith(f"{group} ")}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help_examples_and_json(ifinu, command):
+    ended = ifinu(*command.split(), "--help")
+    assert ended.code == 0
+    assert f"Usage: ifinu {command}" in ended.out
+    _, _, examples = ended.out.partition("Examples")
+    assert f"ifinu {command}" in examples
+    assert ("--json" in ended.out) == (command not in WITHOUT_JSON)
+
+
+def test_help_tells_the_exit_codes(ifinu):
+    told = ifinu("--help").out
+    assert [line.strip()[:2] for line in told.splitlines() if re.match(r" \d \w", line)] == ["0 ", "1 ", "2 ", "3 "]
+
+
+def test_version(ifinu):
+    ended = ifinu("--version")
+    assert (ended.code, ended.out) == (0, "ifinu 0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nope",),
+        ("demo", "--messages", "0"),
+        ("load",),
+        ("dlq", "list", "--older-than", "soon"),
+        ("queue", "size", "-q", "x"),
+        ("send", "--id", "a"),
+    ],
+)
+def test_wrong_arguments_end_with_2(ifinu, arguments):
+    ended = ifinu(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "told"),
+    [
+        (ConfigurationError("IFINU_X: no"), 2, "error: IFINU_X: no\n"),
+        (InvalidNotification("phone", "is empty"), 2, "error: phone: is empty\n"),
+        (BrokerUnavailable("Redis is away"), 3, "error: Redis is away\n"),
+        (GatewayError("no answer"), 3, "error: no answer\n"),
+        (GatewayError("HTTP 404", status=404), 1, "error: HTTP 404\n"),
+        (NotSent("refused"), 3, "error: refused\n"),
+        (IfinuError("anything else"), 1, "error: anything else\n"),
+        (redis.ConnectionError("refused"), 3, "Redis cannot be reached (refused)"),
+        (redis.TimeoutError("too late"), 3, "Redis cannot be reached (too late)"),
+        (redis.AuthenticationError("WRONGPASS"), 3, "Redis refused the login (WRONGPASS)"),
+        (redis.ResponseError("OOM"), 3, "Redis refused (OOM)"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(ifinu, monkeypatch, raised, code, told):
+    def fail(*_args, **_kwargs):
+        raise raised
+
+    monkeypatch.setattr("ifinu.settings.load", fail)
+    ended = ifinu("status")
+    assert (ended.code, ended.out) == (code, "")
+    assert told in ended.err
+    assert ended.err.count("\n") <= 1
+
+
+def test_what_is_no_error_of_ours_is_not_hidden(ifinu, monkeypatch):
+    monkeypatch.setattr("ifinu.settings.load", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ifinu("status")
+
+
+def test_a_misspelt_setting_ends_with_2(ifinu, monkeypatch):
+    monkeypatch.setenv("IFINU_REDIS_ULR", "redis://x")
+    ended = ifinu("queue", "size")
+    assert ended.code == 2
+    assert "IFINU_REDIS_ULR" in ended.err
+
+
+def test_a_worker_does_not_start_without_the_key(ifinu):
+    # In a process of its own, since it configures the application.
+    ended = subprocess.run(
+        [sys.executable, "-m", "ifinu", "worker"], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: IFINU_EVOLUTION_API_KEY is not set")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",)])
+def test_a_closed_pipe_is_no_traceback(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "ifinu", *arguments]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=30, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_help_does_not_load_what_only_some_commands_need():
+    code = "import sys, ifinu.cli; print(*{'celery', 'kombu', 'urllib3', 'babel', 'jinja2'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout.strip() == ""
+
+
+def test_exit_codes_are_those_of_the_help():
+    assert (cli.FAILED, cli.WRONG_USAGE, cli.UNREACHABLE) == (1, 2, 3)

@@ -1,0 +1,54 @@
+import pytest
+from command_line import Shell
+
+GIVEN = ("--id", "inv-42", "--kind", "lembrete", "--phone", "(77) 99861-6740")
+FULL = (*GIVEN, "--name", "Maria", "--amount", "1234.50", "--due-date", "2026-12-01")
+
+
+@pytest.fixture
+def ifinu(capsys, monkeypatch):
+    # Nothing here may reach a server.
+    monkeypatch.setenv("IFINU_REDIS_URL", "redis://localhost:1")
+    return Shell(capsys, monkeypatch)
+
+
+def test_a_dry_run_prints_the_text_and_the_phone_masked(ifinu):
+    ended = ifinu("send", *FULL, "--dry-run")
+    assert ended.code == 0
+    assert "Maria" in ended.out
+    assert "R$ 1.234,50" in ended.out.replace("\xa0", " ")
+    assert "+55 77 9****-6740" in ended.out
+    assert "99861" not in ended.out
+
+
+def test_json_of_a_dry_run(ifinu):
+    ended = ifinu("send", *GIVEN, "--text", "Bom [dia]", "--priority", "urgente", "--dry-run", "--json")
+    assert ended.json == {
+        "id": "inv-42",
+        "queue": "ifinu:fila:urgente",
+        "due": None,
+        "phone": "+55 77 9****-6740",
+        "text": "Bom [dia]",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (GIVEN, "name: is required for lembrete"),
+        ((*FULL, "--phone", "123"), "phone: has 3 digits"),
+        ((*FULL, "--in", "1m", "--at", "2026-12-01T09:00:00-03:00"), "not both"),
+        ((*FULL, "--at", "tomorrow"), "--at must be an ISO time"),
+        ((*FULL, "--at", "2026-12-01T09:00:00"), "--at needs its zone"),
+    ],
+)
+def test_what_is_wrong_is_told_and_ends_with_2(ifinu, arguments, told):
+    ended = ifinu("send", *arguments, "--dry-run")
+    assert (ended.code, ended.out) == (2, "")
+    assert told in ended.err
+
+
+@pytest.mark.parametrize("wait", [("--in", "2h"), ("--at", "2099-12-01T09:00:00-03:00")])
+def test_when_it_is_due_is_told(ifinu, wait):
+    ended = ifinu("send", *FULL, *wait, "--dry-run", "--json")
+    assert ended.json["due"].startswith("20")
