@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ifinu.simulator import receipts
-from ifinu.simulator.faults import Outcome
-from ifinu.simulator.state import Instance, Message
-
-if TYPE_CHECKING:
-    from ifinu.simulator.world import World
+from ifinu.simulator.couriers import Couriers
+from ifinu.simulator.faults import Faults, Outcome
+from ifinu.simulator.state import Instance, Message, Messages, new_key_id
 
 # The stock image runs in America/Sao_Paulo and writes its wall time with a `Z` that is not true.
 _IMAGE_ZONE = datetime.timezone(datetime.timedelta(hours=-3))
@@ -25,10 +24,29 @@ _STOP = "SAIR"
 
 
 class Events:
-    """The webhook side of a world."""
+    """
+    The webhook side of a world.
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    Args:
+        messages: What is stored; what people write is added.
+        faults: Says which receipts come, and when.
+        couriers: Who delivers.
+        rng: Draws the ids of what people write.
+        everybody: URL that gets the events of every instance, or None.
+
+    Attributes:
+        server_url: What the gateway calls itself; known once it listens.
+    """
+
+    def __init__(
+        self, messages: Messages, faults: Faults, couriers: Couriers, rng: random.Random, everybody: str | None
+    ) -> None:
+        self._messages = messages
+        self._faults = faults
+        self._couriers = couriers
+        self._rng = rng
+        self._everybody = everybody
+        self.server_url = ""
 
     def sent(self, instance: Instance, message: Message, body: dict[str, Any]) -> None:
         """A message was stored: announce it, and its receipts when they happen."""
@@ -38,7 +56,7 @@ class Events:
         self._emit(instance, "send.message", body)
         loop = asyncio.get_running_loop()
         last_ms = 0.0
-        for after_ms, status in receipts.timeline(message.outcome, self._world.faults):
+        for after_ms, status in receipts.timeline(message.outcome, self._faults):
             loop.call_later(after_ms / 1000, self._receipt, instance, message, status)
             last_ms = max(last_ms, after_ms)
         if stops:
@@ -58,9 +76,7 @@ class Events:
             name: The person's own name.
             variant: `plain`, `lid` (a LID and the phone beside it) or `lid_alone`.
         """
-        message = self._world.messages.insert(
-            self._world.new_key_id(), instance.name, jid, text, from_me=False, push_name=name
-        )
+        message = self._messages.insert(new_key_id(self._rng), instance.name, jid, text, from_me=False, push_name=name)
         key: dict[str, Any] = {"remoteJid": jid, "fromMe": False, "id": message.key_id}
         if variant != "plain":
             key["remoteJid"] = receipts.lid(jid)
@@ -78,7 +94,7 @@ class Events:
             "source": "ios",
         }
         if quoted:
-            original = self._world.messages.find(quoted)
+            original = self._messages.find(quoted)
             data["contextInfo"] = {
                 "stanzaId": quoted,
                 "participant": instance.owner_jid,
@@ -110,7 +126,7 @@ class Events:
         self.inbound(instance, message.jid, _STOP, quoted=message.key_id, name="Maria", variant="plain")
 
     def _heard(self, instance: Instance) -> bool:
-        return bool(self._world.config.webhook_url or (instance.webhook and instance.webhook.enabled))
+        return bool(self._everybody or (instance.webhook and instance.webhook.enabled))
 
     def _emit(self, instance: Instance, event: str, data: object) -> None:
         envelope = {
@@ -120,7 +136,7 @@ class Events:
             "destination": "",
             "date_time": _false_z(),
             "sender": instance.owner_jid,
-            "server_url": self._world.url,
+            "server_url": self.server_url,
             "apikey": instance.token,
         }
         if envelope["sender"] is None:
@@ -128,9 +144,9 @@ class Events:
         hook = instance.webhook
         if hook and hook.enabled and (not hook.events or event.upper().replace(".", "_") in hook.events):
             url = f"{hook.url.rstrip('/')}/{event.replace('.', '-')}" if hook.by_events else hook.url
-            self._world.couriers.post(url, {**envelope, "destination": hook.url}, hook.headers or {})
-        if everybody := self._world.config.webhook_url:
-            self._world.couriers.post(everybody, {**envelope, "destination": everybody}, {})
+            self._couriers.post(url, {**envelope, "destination": hook.url}, hook.headers or {})
+        if everybody := self._everybody:
+            self._couriers.post(everybody, {**envelope, "destination": everybody}, {})
 
 
 def _false_z() -> str:

@@ -28,7 +28,6 @@ class World:
 
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
-        self.url = ""
         self.rng = random.Random(config.seed)
         self.faults = Faults(self.rng)
         self.faults.apply(config.script)
@@ -38,11 +37,20 @@ class World:
         # Table IsOnWhatsapp: canonical JIDs that were looked up once. Shared by all instances.
         self.known_jids: set[str] = set()
         self.couriers = Couriers(self.faults, self.rng, retry_s=config.webhook_retry_s)
-        self.events = Events(self)
+        self.events = Events(self.messages, self.faults, self.couriers, self.rng, config.webhook_url)
         # Called when `faults.gateway` has changed; whoever owns the socket sets it.
         self.gateway_changed: Callable[[], None] = lambda: None
         for name in config.instances:
             self.instances[name] = Instance(name, str(uuid.uuid4()).upper(), has_session=True, ever_connected=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens; empty before it does."""
+        return self.events.server_url
+
+    @url.setter
+    def url(self, value: str) -> None:
+        self.events.server_url = value
 
     def boot(self) -> None:
         """Connect every instance that has a session, after `boot_ms` in `close`."""
