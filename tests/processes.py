@@ -105,11 +105,11 @@ class Simulated:
 class Worker:
     """A worker process, in a process group of its own."""
 
-    def __init__(self, environment: dict[str, str], log: Path, *arguments: str) -> None:
+    def __init__(self, application: str, environment: dict[str, str], log: Path, *arguments: str) -> None:
         self.log = log
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "ifinu", "worker", *arguments],
+                [sys.executable, "-m", "celery", "-A", application, "worker", *arguments],
                 env={**os.environ, **environment},
                 stdout=out,
                 stderr=out,
@@ -156,9 +156,10 @@ class Fleet:
         self._environment = environment
         self.workers: list[Worker] = []
 
-    def start(self, *arguments: str, **environment: str) -> Worker:
+    def start(self, *arguments: str, application: str = "ifinu", **environment: str) -> Worker:
         number = len(self.workers)
         worker = Worker(
+            application,
             {**self._environment, "IFINU_WORKER_NAME": f"w{number}", **environment},
             self._directory / f"worker-{number}.log",
             "--hostname",

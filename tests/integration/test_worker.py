@@ -3,7 +3,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import signal
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -378,3 +381,22 @@ def test_the_id_of_a_purged_retry_can_be_sent_again(fleet: Fleet, queue: Queue, 
     assert purge(queue.client, queue.keys, delayed=True) == 1
     queue.push(message)
     wait_until(lambda: simulator.total() == 1 and queue.idle(), seen=queue.counts)
+
+
+def test_results_are_kept_where_a_backend_is_set(fleet: Fleet, valkey: Valkey, simulator: Simulated):
+    """
+    As a program of its own: the fields of the documentation, and `.get()`.
+    """
+    program = (
+        "from ifinu import send_notification; "
+        "handle = send_notification.delay(kind='lembrete', phone='(77) 99861-6740', name='Maria', amount='1234.50', "
+        "due_date='2026-12-01', description='Mensalidade', id='inv-42:lembrete'); "
+        "print(handle.id, handle.get(timeout=20))"
+    )
+    backend = {"IFINU_RESULT_BACKEND": valkey.url, "IFINU_REDIS_URL": valkey.url}
+    fleet.start(**backend).ready()
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **backend}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("inv-42:lembrete sent 3EB0"), done.stderr
+    assert simulator.total() == 1
