@@ -100,8 +100,9 @@ def delivery_of(chosen: Settings) -> Delivery:
 
 def configuration(chosen: Settings) -> dict[str, Any]:
     """Celery's settings, by ours."""
+    url = chosen.redis_url.get_secret_value()
     return {
-        "broker_url": chosen.redis_url.get_secret_value(),
+        "broker_url": url,
         "broker_transport": "ifinu.broker.transport:Transport",
         "broker_transport_options": {
             "lease_s": chosen.lease_s,
@@ -113,6 +114,8 @@ def configuration(chosen: Settings) -> dict[str, Any]:
             # Without them a half-open connection hangs the worker for ever.
             "socket_timeout": 10, "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 10,
         },
+        # Kombu speaks TLS only when it is told to; options in the URL (`?ssl_ca_certs=…`) win.
+        "broker_use_ssl": {"ssl_cert_reqs": "required"} if url.startswith("rediss://") else None,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,  # a Redis that is full or loading is away, not gone
