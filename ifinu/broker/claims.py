@@ -15,8 +15,9 @@ A worker claims the id just before it sends. The claim is a hash, `ifinu:claim:<
 
                   claim            settle
     (none), dead ──────▶ sending ────────▶ sent
-                        ▲   │ ╰──── bury ──▶ dead | unknown ── replay ──▶ (none)
-                  claim ╰── waiting ◀── postpone
+                        ▲   │ │ ╰── bury ──▶ dead | unknown ── replay ──▶ (none)
+                  claim │   │ ╰──── release ──▶ (none)
+                        ╰── waiting ◀── postpone
 
 A second message with the id finds `sending`, `waiting`, `sent` or `unknown`: it is a duplicate.
 """
@@ -80,6 +81,19 @@ class Claims:
         )
         verdict, before, its_token = (part.decode() for part in answer)
         return Claim(Verdict(verdict), before, its_token)
+
+    def release(self, notification_id: str, tag: str) -> None:
+        """
+        Nothing was sent and the message goes back to its queue as it is: as if it had not claimed.
+
+        Args:
+            notification_id: The id.
+            tag: Of the message that claimed it.
+
+        Raises:
+            redis.RedisError: The claim stays, and is found to be orphaned when the message comes again.
+        """
+        self._scripts.release(self._client, (claim_key(notification_id),), (tag,))
 
     def state(self, notification_id: str) -> str | None:
         """What became of an id; None when nothing is remembered."""

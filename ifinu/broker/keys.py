@@ -106,6 +106,7 @@ class Scripts:
         self.fetch = Script("fetch")
         self.ack = Script("ack")
         self.claim = Script("claim")
+        self.release = Script("release")
         self.settle = Script("settle")
         self.postpone = Script("postpone")
         self.give_back = Script("give_back")

@@ -22,6 +22,7 @@ from ifinu.errors import ConfigurationError
 from ifinu.gateway import Evolution
 from ifinu.render import Renderer
 from ifinu.settings import Settings
+from ifinu.worker.breaker import Breaker
 from ifinu.worker.consumer import Heartbeat, TakeOver
 
 # Fetched messages per slot: with a pace of 5/s per slot this keeps the bucket fed and lets a trip bring eight at once.
@@ -29,12 +30,21 @@ _PREFETCH_MULTIPLIER = 4
 
 
 class Application(Celery):
-    """Celery with typed settings, read from the environment when first needed."""
+    """
+    Celery with typed settings, read from the environment when first needed.
+
+    Attributes:
+        breaker: Of this process' gateway; its consumer asks it.
+    """
 
     _settings: Settings | None = None
     _delivery: Delivery | None = None
     _claims: Claims | None = None
     _delivery_lock = threading.Lock()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.breaker = Breaker()
 
     @property
     def settings(self) -> Settings:

@@ -70,7 +70,7 @@ class PacedConsumer(Consumer):
 
     def _release(self, bucket: Bucket) -> None:
         """
-        Start what may start: a token and a free slot for each.
+        Start what may start: a token and a free slot for each, and a gateway that is there.
 
         Without the slot, messages would pile up in the pool while the gateway is slow and leave it in a burst after.
         """
@@ -78,9 +78,10 @@ class PacedConsumer(Consumer):
             if len(state.reserved_requests) >= self.pool.num_processes:
                 self._wake_in(bucket, _SLOT_POLL_S)
                 return
-            if not bucket.take():
-                self._wake_in(bucket, bucket.wait_s())
+            if (wait_s := self.app.breaker.wait_s()) > 0 or not bucket.take():
+                self._wake_in(bucket, wait_s or bucket.wait_s())
                 return
+            self.app.breaker.started()
             self._start(bucket.contents.popleft())
 
     def _start(self, request: Any) -> None:

@@ -6,11 +6,15 @@ import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
 from billiard.einfo import ExceptionWithTraceback
 from celery import exceptions
 from celery.worker.request import Request as CeleryRequest
 
 from ifinu.errors import IdReused, InvalidNotification, MaybeSent, SendError
+from ifinu.worker.breaker import is_outage
+
+log = structlog.get_logger(__name__)
 
 # These do not end a message: it is retried, returned to the queue, or dealt with by Celery.
 _NOT_THE_END = (
@@ -59,6 +63,7 @@ class Request(CeleryRequest):
     def _settle(self, outcome: str) -> None:
         state, _, key_id = outcome.strip("'").partition(" ")
         if state == "sent":
+            self._tell_breaker(None)
             self.message.channel.leases.settle(
                 self.message.delivery_tag, self.id, state=state, key_id=key_id, ttl_s=self.app.settings.claim_ttl_s
             )
@@ -68,9 +73,20 @@ class Request(CeleryRequest):
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
+        self._tell_breaker(exc)
         if not isinstance(exc, _NOT_THE_END):
             self._bury(exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _tell_breaker(self, exc: BaseException | None) -> None:
+        """Whether the gateway answered; None stands for a send that worked."""
+        if isinstance(exc, exceptions.Retry):
+            exc = exc.exc
+        if isinstance(exc, exceptions.Reject) and is_outage(exc.reason):
+            if self.app.breaker.failed():
+                log.error("ifinu.gateway.away", error=str(exc.reason))
+        elif (exc is None or isinstance(exc, SendError)) and self.app.breaker.answered():
+            log.info("ifinu.gateway.back")
 
     def _bury(self, exc: BaseException) -> None:
         # Words of our own errors are masked; those of others may quote what they choked on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -22,6 +23,7 @@ from ifinu.broker.claims import Verdict
 from ifinu.errors import BrokerUnavailable, IdReused, InvalidNotification, Misconfigured, NotSent, SendError, Throttled
 from ifinu.notification import Notification
 from ifinu.worker.app import app
+from ifinu.worker.breaker import is_outage
 from ifinu.worker.request import FIRST_TRY, first_try_at
 from ifinu.worker.retry import backoff_s
 
@@ -152,6 +154,12 @@ class NotificationTask(Task):
         self.request.ifinu_token = claim.token
         return claim.verdict
 
+    def give_back(self, notification: Notification, exc: BaseException) -> NoReturn:
+        """Return the message to its queue as it is; no try is counted."""
+        with contextlib.suppress(redis.RedisError):  # then the claim is orphaned, which lets the message through too
+            app.claims.release(notification.id, (self.request.headers or {})[intake.TAG])
+        raise exceptions.Reject(exc, requeue=True) from exc
+
     def _headers(self) -> dict[str, Any]:
         """Headers of the message that takes this one's place."""
         mine = self.request.headers or {}
@@ -196,6 +204,8 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
         log.error("ifinu.instance.misconfigured", instance=exc.instance, reason=exc.reason, error=str(exc))
         self.defer(app.settings.misconfigured_wait_s, exc)
     except NotSent as exc:
+        if is_outage(exc):
+            self.give_back(notification, exc)
         log.warning("ifinu.message.not_sent", id=notification.id, reason=exc.reason, retries=self.request.retries)
         raise
     log.info(

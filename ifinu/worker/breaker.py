@@ -1,0 +1,79 @@
+"""
+The breaker: a gateway that is away costs time, not tries.
+
+    closed ── a few failures in a row ──▶ open ── after a wait ──▶ half open: one message goes as a probe
+       ▲                                   ▲                            │
+       ╰───────── it got an answer ────────┼────────────────────────────┤
+                                           ╰──── it got none, wait longer ╯
+
+Only a gateway that cannot be reached, or a proxy that finds none behind it, counts as a failure. Any answer at all, a
+refusal too, shows that it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from ifinu.errors import NotSent, Reason
+
+OUTAGE = frozenset({Reason.UNREACHABLE, Reason.UNAVAILABLE})
+
+_FAILURES_TO_OPEN = 3
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 4.0  # so that sending resumes within five seconds of the gateway's return
+
+
+def is_outage(exc: object) -> bool:
+    """Whether this is the gateway's absence, and says nothing about the message."""
+    return isinstance(exc, NotSent) and exc.reason in OUTAGE
+
+
+class Breaker:
+    """
+    Whether messages may start.
+
+    Args:
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._wait_s = _FIRST_WAIT_S
+        self._probe_at: float | None = None  # None while closed
+        self._probing = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages are held back."""
+        return self._probe_at is not None
+
+    def wait_s(self) -> float:
+        """Seconds until a message may start; 0 when one may now."""
+        return 0.0 if self._probe_at is None else max(0.0, self._probe_at - self._clock())
+
+    def started(self) -> None:
+        """A message starts. While open it is the probe, and the next has to wait for what becomes of it."""
+        if self._probe_at is not None:
+            self._probing = True
+            self._probe_at = self._clock() + self._wait_s
+
+    def failed(self) -> bool:
+        """The gateway was away; True when this opens the breaker."""
+        self._failures += 1
+        if self._probing:
+            self._probing = False
+            self._wait_s = min(_LONGEST_WAIT_S, self._wait_s * 2)
+            self._probe_at = self._clock() + self._wait_s
+        elif self._probe_at is None and self._failures >= _FAILURES_TO_OPEN:
+            self._wait_s = _FIRST_WAIT_S
+            self._probe_at = self._clock() + self._wait_s
+            return True
+        return False
+
+    def answered(self) -> bool:
+        """The gateway is there; True when this closes the breaker."""
+        was_open = self.is_open
+        self._probe_at, self._probing, self._failures = None, False, 0
+        return was_open
