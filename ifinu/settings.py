@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     ] = 30.0
     lease_s: Annotated[
         float,
-        Field(ge=2, le=3600, description="A worker not heard of for this long loses the messages it holds."),
+        Field(ge=2, le=3600, description="A worker not heard of for this long is dead: what it held goes back."),
     ] = 15.0
     result_backend: Annotated[
         SecretStr | None,

