@@ -77,6 +77,11 @@ def call_of(payload: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     Raises:
         Unreadable: Its body is not `[args, kwargs, embed]` in JSON.
     """
+    args, kwargs, _ = _call_in(payload)
+    return args, kwargs
+
+
+def _call_in(payload: dict[str, Any]) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     body, encoding = payload.get("body"), payload["properties"].get("body_encoding")
     if not isinstance(body, str):
         raise Unreadable("bad_envelope", "the body is not a string")
@@ -93,7 +98,7 @@ def call_of(payload: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     args, kwargs, embed = call
     if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(embed, dict)):
         raise Unreadable("bad_envelope", "the body is not [args, kwargs, embed]")
-    return args, kwargs
+    return args, kwargs, embed
 
 
 def is_text(value: object) -> TypeGuard[str]:
@@ -121,6 +126,8 @@ def _envelope(payload: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
     for name in ("task", "id"):
         if not is_text(headers.get(name)):
             raise Unreadable("bad_envelope", f"headers.{name} must be a string")
+    if not is_text(headers.get(TOKEN, "")):
+        raise Unreadable("bad_envelope", f"headers.{TOKEN} must be a string")
     if not isinstance(headers.get("retries", 0), int):
         raise Unreadable("bad_envelope", "headers.retries must be a whole number")
     if payload.get("content-type") != "application/json" or payload.get("content-encoding") != "utf-8":
@@ -129,7 +136,10 @@ def _envelope(payload: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
         raise Unreadable("bad_envelope", "compressed messages are not read")
     if not isinstance(properties.get("delivery_info"), dict):
         raise Unreadable("bad_envelope", "properties.delivery_info must be an object")
-    call_of(payload)
+    _, _, embed = _call_in(payload)
+    # Celery runs what they name after the send; over one that is no task it fails where nothing ends the message.
+    if embed.keys() - _EMBED.keys() or any(place.get(name) for place in (headers, embed) for name in _EMBED):
+        raise Unreadable("bad_envelope", "it asks for other tasks to be run after it")
     properties["delivery_tag"] = tag  # the publisher's own may stand in two copies of one message
     headers[TAG], headers[QUEUE] = tag, queue
     return payload

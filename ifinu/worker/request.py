@@ -60,7 +60,10 @@ class Request(CeleryRequest):
 
         cls.on_success = on_success
 
-    def _settle(self, outcome: str) -> None:
+    def _settle(self, outcome: str | None) -> None:
+        if outcome is None:  # Celery itself failed around the task, e.g. over a link that is none
+            self._bury_unsure("error", "failed outside of the task")
+            return
         state, _, key_id = outcome.strip("'").partition(" ")
         if state == "sent":
             self._tell_breaker(None)
@@ -105,16 +108,20 @@ class Request(CeleryRequest):
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         """The pool killed the task's process (`--time-limit`), in the middle of whatever it did."""
         if not soft:
-            self.message.channel.bury(
-                self.message.delivery_tag,
-                reason="time_limit",
-                error=f"its process was killed after {timeout} s",
-                attempts=self.request_dict.get("retries", 0) + 1,
-                first_at=first_try_at(self.request_dict),
-                notification_id=self.id,
-                maybe_sent=True,
-            )
+            self._bury_unsure("time_limit", f"its process was killed after {timeout} s")
         return super().on_timeout(soft, timeout)
+
+    def _bury_unsure(self, reason: str, error: str) -> None:
+        """Dead-letter it as one that may have been sent."""
+        self.message.channel.bury(
+            self.message.delivery_tag,
+            reason=reason,
+            error=error,
+            attempts=self.request_dict.get("retries", 0) + 1,
+            first_at=first_try_at(self.request_dict),
+            notification_id=self.id,
+            maybe_sent=True,
+        )
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         self.message.channel.bury(

@@ -61,6 +61,7 @@ REFUSED = [
     (envelope(headers__task=None), "bad_envelope", "headers.task must be a string"),
     (envelope(headers__id="\ud800"), "bad_envelope", "headers.id must be a string"),
     (envelope(headers__id=7), "bad_envelope", "headers.id must be a string"),
+    (envelope(headers__ifinu_token={}), "bad_envelope", "headers.ifinu_token must be a string"),
     (envelope(headers__retries="0"), "bad_envelope", "headers.retries must be a whole number"),
     (envelope(headers__compression="zlib"), "bad_envelope", "compressed messages are not read"),
     (envelope(content_type="application/x-python-serialize"), "bad_envelope", "application/json in utf-8"),
@@ -75,6 +76,10 @@ REFUSED = [
     (envelope(body="[[], {}]"), "bad_envelope", "the body is not [args, kwargs, embed]"),
     (envelope(body="[{}, {}, {}]"), "bad_envelope", "the body is not [args, kwargs, embed]"),
     (envelope(body="[[], [], {}]"), "bad_envelope", "the body is not [args, kwargs, embed]"),
+    (envelope(body='[[], {}, {"chain": [{"task": "t"}]}]'), "bad_envelope", "other tasks to be run after it"),
+    (envelope(body='[[], {}, {"callbacks": [1]}]'), "bad_envelope", "other tasks to be run after it"),
+    (envelope(body='[[], {}, {"id": "another"}]'), "bad_envelope", "other tasks to be run after it"),
+    (envelope(headers__chord={"task": "t"}), "bad_envelope", "other tasks to be run after it"),
     (envelope(body="[[], {}, null]"), "bad_envelope", "the body is not [args, kwargs, embed]"),
 ]
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from billiard.einfo import ExceptionInfo
 from celery import exceptions
+from celery.worker.request import create_request_cls
 from kombu.message import Message
 
 from ifinu import errors
@@ -93,7 +95,10 @@ def request_of(channel: Channel) -> Callable[..., Request]:
             headers={"task": send_notification.name, "id": "inv-1", "retries": 0, **headers},
             channel=channel,
         )
-        return Request(message, app=app, task=app.tasks[send_notification.name], on_ack=channel.acknowledge)
+        task = app.tasks[send_notification.name]
+        pool = SimpleNamespace(apply_async=None)
+        derived = create_request_cls(Request, task, pool, "w@host", None, app=app)
+        return cast(Request, derived(message, app=app, task=task, on_ack=channel.acknowledge))
 
     return make
 
@@ -151,6 +156,18 @@ def test_a_task_killed_for_its_time_limit_is_dead_lettered_as_one_that_may_have_
     assert [
         {name: letter[name] for name in ("reason", "maybe_sent", "notification_id")} for letter in channel.buried
     ] == buried
+
+
+def test_a_task_around_which_celery_failed_is_dead_lettered_as_one_that_may_have_been_sent(
+    request_of: Callable[..., Request], channel: Channel
+):
+    """
+    Then it reports success, without a result.
+    """
+    request_of(retries=1).on_success((0, None, 0.1))
+    (letter,) = channel.buried
+    assert (letter["reason"], letter["maybe_sent"], letter["attempts"]) == ("error", True, 2)
+    assert channel.seen == ["buried", "acknowledged"]
 
 
 def test_an_expired_message_is_dead_lettered(request_of: Callable[..., Request], channel: Channel):

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Claim a notification id before its send.
 -- KEYS: claim, in flight
 -- ARGV: tag, digest of the content ('' when it is not compared), token of the retry ('' for a first message), ttl (ms)

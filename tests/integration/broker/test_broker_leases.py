@@ -11,6 +11,7 @@ from holders import KEYS, SHORT_S, Account, Holder, named, now_ms
 from processes import Queue, wait_until
 
 from ifinu.broker import NORMAL
+from ifinu.broker.claims import Claims, Verdict
 from ifinu.embedded import Valkey
 
 
@@ -169,6 +170,8 @@ def test_a_full_redis_can_be_drained(account: Account, holder: Holder):
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             holder.client.lpush(NORMAL, "more")
         holder.leases._renew()
+        claim = Claims(holder.client, 60).claim("inv-1", queue=NORMAL, tag=tags[0], digest="")
+        assert claim.verdict is Verdict.GO
         holder.leases.ack(tags[0])
         holder.leases.bury(tags[1], "record", notification_id=None, state="dead")
         holder.leases.give_back([tags[2]])

@@ -1,0 +1,137 @@
+"""
+CPU time that a worker needs for one message, beside that of stock Celery on Redis with `requests`.
+
+    python bench/cost.py [--messages 5000] [--rounds 3]
+
+Three workers take turns at the same simulated gateway (20 ms a send), each with a backlog of its own: ifinu's with
+raw JSON and all that it does, and `bench/stock.py` with envelopes, in a pool of ten threads and in one of ten
+processes. Counted is the CPU time of the worker's processes from the first tenth of the messages to the last one, so
+that neither its start nor other programs on the machine matter. The exit code is 1 when ifinu needs more than half of
+what stock threads do, or more than 90 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from rig import Rig, WorkerProcess, push, raw, table, wait_for, wire
+
+from ifinu import wire as wire_form
+from ifinu.broker import NORMAL
+from ifinu.render import Renderer
+from ifinu.worker.app import today_in_brazil
+
+SLOTS = "10"
+MOST_RATIO, MOST_MB = 0.5, 90.0
+
+
+class Contender(NamedTuple):
+    """A worker, the list that it consumes, and what stands on that list."""
+
+    start: Callable[[Rig], WorkerProcess]
+    queue: str
+    message: Callable[[int], bytes]
+
+
+class Cost(NamedTuple):
+    cpu_us: float
+    memory_mb: float
+
+
+def ifinu(rig: Rig) -> WorkerProcess:
+    return rig.start(
+        "-A", "ifinu", "worker",
+        IFINU_RATE_LIMIT="5000/s", IFINU_RATE_BURST="1000", IFINU_CONCURRENCY=SLOTS,
+    )  # fmt: skip
+
+
+def stock(pool: str) -> Callable[[Rig], WorkerProcess]:
+    return lambda rig: rig.start(
+        "-A", "stock", "worker", "--pool", pool, "--concurrency", SLOTS, STOCK_REDIS_URL=rig.redis_url
+    )
+
+
+def envelope() -> Callable[[int], bytes]:
+    """Stock's message of a number: the same notification, its text made already."""
+    renderer, today = Renderer(), today_in_brazil()
+
+    def of(number: int) -> bytes:
+        notification = wire_form.decode(wire(number))
+        text = renderer.render(notification, today=today)
+        return published({"number": notification.phone.removeprefix("+"), "text": text})
+
+    return of
+
+
+def published(argument: dict[str, Any]) -> bytes:
+    """As Celery publishes a call of `stock.send`."""
+    task_id = str(uuid.uuid4())
+    return json.dumps(
+        {
+            "body": json.dumps([[argument], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
+            "content-encoding": "utf-8", "content-type": "application/json",
+            "headers": {
+                "lang": "py", "task": "stock.send", "id": task_id, "root_id": task_id, "parent_id": None, "group": None,
+                "shadow": None, "eta": None, "expires": None, "retries": 0, "timelimit": [None, None],
+                "argsrepr": "()", "kwargsrepr": "{}", "origin": "bench", "ignore_result": True,
+            },
+            "properties": {
+                "correlation_id": task_id, "reply_to": str(uuid.uuid4()), "delivery_mode": 2, "priority": 0,
+                "delivery_info": {"exchange": "", "routing_key": "celery"}, "body_encoding": "utf-8",
+                "delivery_tag": str(uuid.uuid4()),
+            },
+        }
+    ).encode()  # fmt: skip
+
+
+def measure(rig: Rig, contender: Contender, messages: list[bytes]) -> Cost:
+    rig.reset()
+    push(rig.client, contender.queue, messages)
+    worker = contender.start(rig)
+    count, tenth = len(messages), len(messages) // 10
+    wait_for(lambda: rig.sent() >= tenth, worker, 120)
+    before, cpu_before = rig.sent(), worker.cpu_s()
+    wait_for(lambda: rig.sent() >= count, worker, 600)
+    cost = Cost((worker.cpu_s() - cpu_before) / (count - before) * 1e6, worker.memory_mb())
+    worker.end()
+    assert rig.sent() == count
+    return cost
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--messages", type=int, default=5_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    of_stock = envelope()
+    contenders = {
+        "ifinu, threads": Contender(ifinu, NORMAL, raw),
+        "stock, threads": Contender(stock("threads"), "celery", of_stock),
+        "stock, prefork": Contender(stock("prefork"), "celery", of_stock),
+    }
+    backlogs = {name: [c.message(number) for number in range(given.messages)] for name, c in contenders.items()}
+    costs: dict[str, list[Cost]] = {name: [] for name in contenders}
+    with Rig(latency_ms=20) as rig:
+        for _ in range(given.rounds):
+            for name, contender in contenders.items():
+                costs[name].append(measure(rig, contender, backlogs[name]))
+    median = {name: Cost(*map(statistics.median, zip(*measured, strict=True))) for name, measured in costs.items()}
+    ours, theirs = median["ifinu, threads"], median["stock, threads"]
+    table(
+        ("worker, ten slots", "CPU µs a message", "of stock, threads", "memory MB"),
+        [
+            (name, f"{cost.cpu_us:.0f}", f"{cost.cpu_us / theirs.cpu_us:.2f}", f"{cost.memory_mb:.0f}")
+            for name, cost in median.items()
+        ],
+    )
+    return 0 if ours.cpu_us <= MOST_RATIO * theirs.cpu_us and ours.memory_mb <= MOST_MB else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
