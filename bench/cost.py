@@ -5,7 +5,7 @@ CPU time that a worker needs for one message, beside that of stock Celery on Red
 
 Three workers take turns at the same simulated gateway (20 ms a send), each with a backlog of its own: ifinu's with
 raw JSON and all that it does, and `bench/stock.py` with envelopes, in a pool of ten threads and in one of ten
-processes. Counted is the CPU time of the worker's processes from the first tenth of the messages to the last one, so
+processes. All log what becomes of a message, at the level `info`. Counted is the CPU time of the worker's processes from the first tenth of the messages to the last one, so
 that neither its start nor other programs on the machine matter. The exit code is 1 when ifinu needs more than half of
 what stock threads do, or more than 90 MB.
 """
@@ -53,8 +53,9 @@ def ifinu(rig: Rig) -> WorkerProcess:
 
 def stock(pool: str) -> Callable[[Rig], WorkerProcess]:
     return lambda rig: rig.start(
-        "-A", "stock", "worker", "--pool", pool, "--concurrency", SLOTS, STOCK_REDIS_URL=rig.redis_url
-    )
+        "-A", "stock", "worker", "--pool", pool, "--concurrency", SLOTS, "--loglevel", "INFO",
+        STOCK_REDIS_URL=rig.redis_url,
+    )  # fmt: skip
 
 
 def envelope() -> Callable[[int], bytes]:

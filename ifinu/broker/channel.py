@@ -42,6 +42,7 @@ _FETCH, _WAIT = "EVALSHA", "BLMOVE"
 _IDLE_S = 1.0  # longest wait; also how late a due message may be noticed by an idle worker
 _IDLE_SHARED_S = 0.25  # the same while other queues than the one waited on are consumed
 _UNLIMITED_BATCH = 100
+_MOST_CONNECTIONS = 2_000
 _MOST = 500  # Lua's unpack takes a few thousand arguments at most
 
 
@@ -124,7 +125,9 @@ class Channel(stock.Channel):
         if self._leases is None:
             params = self._connparams()
             server = tuple(params.get(name) for name in ("host", "port", "path", "db"))
-            self._leases = leases.of_server(server, lambda: redis.Redis(connection_pool=self._get_pool()), self.lease_s)
+            # Kombu's limit of ten connections is for a channel; a worker has more threads.
+            pool = redis.ConnectionPool(**{**params, "max_connections": _MOST_CONNECTIONS})
+            self._leases = leases.of_server(server, lambda: redis.Redis(connection_pool=pool), self.lease_s)
         return self._leases
 
     def bury(

@@ -30,6 +30,7 @@ from typing import NamedTuple
 import redis
 
 from ifinu.broker.keys import Keys, Scripts, claim_key
+from ifinu.broker.line import Line
 
 
 class Verdict(enum.StrEnum):
@@ -59,6 +60,7 @@ class Claims:
 
     def __init__(self, client: redis.Redis, ttl_s: float) -> None:
         self._client = client
+        self._line = Line(client)
         self._ttl_ms = int(ttl_s * 1000)
         self._scripts = Scripts()
 
@@ -76,9 +78,8 @@ class Claims:
         Raises:
             redis.RedisError: Nothing is known; nothing may be sent.
         """
-        answer = self._scripts.claim(
-            self._client, (claim_key(notification_id), Keys.of(queue).in_flight), (tag, digest, token, self._ttl_ms)
-        )
+        keys = claim_key(notification_id), Keys.of(queue).in_flight
+        answer = self._line.run(self._scripts.claim, keys, (tag, digest, token, self._ttl_ms))
         verdict, before, its_token = (part.decode() for part in answer)
         return Claim(Verdict(verdict), before, its_token)
 

@@ -23,6 +23,7 @@ import redis
 import structlog
 
 from ifinu.broker.keys import Keys, Script, Scripts, claim_key
+from ifinu.broker.line import Line
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +47,7 @@ class Leases:
         self.lease_s = lease_s
         self.managed = False
         self._client = connect()
+        self._line = Line(self._client)
         self._scripts = Scripts()
         self._id = f"{uuid.uuid4().hex[:12]}."
         self._batches = itertools.count()
@@ -173,7 +175,7 @@ class Leases:
     def _tell(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> None:
         if not self._owed:
             try:
-                script(self._client, keys, args)
+                self._line.run(script, keys, args)
             except redis.RedisError:
                 pass
             else:

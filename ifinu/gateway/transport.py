@@ -14,25 +14,18 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import io
 import os
-import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http import client as http_client
-from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
+import httptools
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
-from urllib3.util import SKIP_HEADER
 
 from ifinu import errors
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 # Node closes a kept-alive connection after 5 s without a request, and a request that meets that close gets no
 # answer; so a connection that has been idle this long is not used again.
@@ -41,7 +34,9 @@ _LONGEST_IDLE_S = 4.0
 _MOST_IDLE = 32
 # More than any route answers; a larger answer is cut, so that it cannot fill a worker's memory.
 _LARGEST_BODY_BYTES = 16 * 1024 * 1024
+_LARGEST_HEAD_BYTES = 64 * 1024
 _PORTS = {"http": 80, "https": 443}
+_FIRST_FINAL = 200
 
 
 class RequestNotDelivered(Exception):  # noqa: N818 - says what is known, as the tree in errors.py does
@@ -86,8 +81,8 @@ class Transport:
         ConfigurationError: The URL or a header cannot be used.
     """
 
-    # On urllib3's connections, since requests costs 2.8 times the CPU per POST and urllib3's pool 1.3 times
-    # (310, 140 and 110 µs; bench/http_client.py), and neither tells the phase.
+    # urllib3 connects (DNS, TLS, verification) and httptools reads: requests costs 7.5 times the CPU per POST and
+    # urllib3's pool 3.9 times (364, 188 and 49 µs; bench/http_client.py), and neither tells the phase.
 
     def __init__(self, url: str, *, headers: dict[str, str], connect_timeout_s: float, read_timeout_s: float) -> None:
         parts = _parts(url)
@@ -105,7 +100,8 @@ class Transport:
             kind, parts.hostname, parts.port or _PORTS[parts.scheme], timeout=connect_timeout_s
         )
         self._prefix = parts.path.rstrip("/")
-        self._headers = headers | dict.fromkeys(("Accept-Encoding", "User-Agent"), SKIP_HEADER)
+        lines = {"Host": parts.netloc.lower(), **headers}
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         self._read_timeout_s = read_timeout_s
         # Idle connections and since when, the latest at the right. Its pops are atomic: it needs no lock.
         self._idle: collections.deque[tuple[HTTPConnection, float]] = collections.deque()
@@ -127,24 +123,26 @@ class Transport:
             RequestNotDelivered: The gateway cannot have acted on it.
             AnswerLost: It may have. The cause is a TimeoutError when the time ran out.
         """
-        headers = self._headers | {"Content-Type": "application/json"} if method == "POST" else self._headers
+        content = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if method == "POST" else ""
+        request = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}{content}\r\n".encode("ascii") + body
         conn = self._take()
         try:
             with _failing_as(RequestNotDelivered):
                 if conn.is_closed:
                     conn.connect()
-                    conn.timeout = self._read_timeout_s
-                conn.request(
-                    method, self._prefix + path, body or None, headers, preload_content=False, decode_content=False
-                )
+                conn.sock.settimeout(self._read_timeout_s)
+                conn.sock.sendall(request)
+            reading = _Reading()
             with _failing_as(AnswerLost):
-                answer = _read(conn)
+                reading.read(conn, deadline=time.monotonic() + self._read_timeout_s)
         except BaseException:
             conn.close()
             raise
-        if not conn.is_closed:
+        if reading.reusable:
             self._keep(conn)
-        return answer
+        else:
+            conn.close()
+        return reading.answer
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -165,9 +163,7 @@ class Transport:
                 if time.monotonic() - since < _LONGEST_IDLE_S and conn.is_connected:
                     return conn
                 conn.close()
-        conn = self._open()
-        conn.response_class = _Response
-        return conn
+        return self._open()
 
     def _keep(self, conn: HTTPConnection) -> None:
         now = time.monotonic()
@@ -178,63 +174,81 @@ class Transport:
                 self._idle.popleft()[0].close()
 
 
-class _Response(http_client.HTTPResponse):
-    """Reads the socket until its timeout is over: an answer that trickles in must not hold a thread for ever."""
+class _Reading:
+    """One answer, as it comes in; what is public without a docstring is called by the parser."""
 
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self._reader = _Reader(self.fp.detach(), sock)
-        self.fp = io.BufferedReader(self._reader)
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._body = bytearray()
+        self._retry_after: str | None = None
+        self._framed = False  # whether it says where it ends
+        self._headed = False
+        self._ended = False
+        self._keeps = False
+        self._surplus = False
 
-    def begin(self) -> None:
-        super().begin()
-        if self._reader.ended:
-            # The parser takes that for the end of the headers, and would call a cut answer a short one.
-            raise http_client.IncompleteRead(b"")
+    def on_message_begin(self) -> None:
+        self._surplus = self._ended
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        match name.lower():
+            case b"content-length" | b"transfer-encoding":
+                self._framed = True
+            case b"retry-after":
+                self._retry_after = value.decode("latin-1")
 
-class _Reader(io.RawIOBase):
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
-        self._raw = raw
-        self._sock = sock
-        # urllib3 has just set the timeout: it is a number.
-        self._deadline = time.monotonic() + sock.gettimeout()  # type: ignore[operator]
-        self.ended = False
+    def on_headers_complete(self) -> None:
+        self._headed = True
 
-    def readable(self) -> bool:
-        return True
+    def on_body(self, body: bytes) -> None:
+        self._body += body
 
-    def readinto(self, buffer: WriteableBuffer) -> int | None:
-        left_s = self._deadline - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("timed out")
-        self._sock.settimeout(left_s)
-        read_bytes = self._raw.readinto(buffer)
-        self.ended = read_bytes == 0
-        return read_bytes
+    def on_message_complete(self) -> None:
+        self._ended = True
+        self._keeps = self._parser.should_keep_alive()  # the parser forgets with the next byte
 
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
+    def read(self, conn: HTTPConnection, *, deadline: float) -> None:
+        """
+        Read it to its end. The deadline is for all of it: one that trickles in must not hold a thread for ever.
 
+        Raises:
+            OSError: The connection broke, the time ran out, or the answer ended too early.
+            httptools.HttpParserError: It is no HTTP.
+        """
+        head_bytes = 0
+        while not self._ended and len(self._body) < _LARGEST_BODY_BYTES:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("timed out")
+            conn.sock.settimeout(left_s)
+            data = conn.sock.recv(65_536)
+            if not data:
+                if self._headed and not self._framed:  # it ends with its connection
+                    return
+                raise ConnectionError("the answer ended too early")
+            head_bytes += len(data)
+            if not self._headed and head_bytes > _LARGEST_HEAD_BYTES:
+                raise ConnectionError("the head of the answer has no end")
+            self._parser.feed_data(data)
 
-def _read(conn: HTTPConnection) -> Answer:
-    """Read the answer, and close the connection unless it can be used again."""
-    with contextlib.closing(conn.getresponse()) as response:
-        body = response.read(_LARGEST_BODY_BYTES)
-        if response.length_remaining and len(body) < _LARGEST_BODY_BYTES:
-            raise http_client.IncompleteRead(body, response.length_remaining)
-        # After an interim answer (1xx) the real one would be taken for that of the next request.
-        if not response.closed or response.status < http_client.OK:
-            conn.close()
-        return Answer(response.status, body, response.headers.get("Retry-After"))
+    @property
+    def answer(self) -> Answer:
+        """What was read."""
+        return Answer(self._parser.get_status_code(), bytes(self._body[:_LARGEST_BODY_BYTES]), self._retry_after)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection may carry another request: after an interim answer (1xx) the real one is to come."""
+        status: int = self._parser.get_status_code()
+        cut = len(self._body) > _LARGEST_BODY_BYTES
+        return self._keeps and not cut and not self._surplus and status >= _FIRST_FINAL
 
 
 @contextlib.contextmanager
 def _failing_as(kind: type[RequestNotDelivered | AnswerLost]) -> Iterator[None]:
     try:
         yield
-    except (OSError, HTTPError, http_client.HTTPException) as exc:
+    except (OSError, HTTPError, httptools.HttpParserError) as exc:
         cause = exc.__cause__ or exc  # urllib3 wraps some, and not all, of what happens
         raise kind(f"{type(cause).__name__}: {cause}") from cause
 

@@ -6,6 +6,7 @@ started, and when an acknowledgement is told to Redis.
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -19,8 +20,10 @@ from celery.worker.consumer import Consumer
 from ifinu.broker import leases as _leases
 from ifinu.worker.pacing import Bucket
 
-# When every slot is busy the end of a task wakes the loop; where it cannot (early ack, Kombu 5.6) this does.
-_SLOT_POLL_S = 0.01
+# When every slot is busy, the end of a task starts the next one. What is acknowledged early ends unheard: look often.
+_SLOT_POLL_S = 0.25
+_EARLY_SLOT_POLL_S = 0.01
+_SHORTEST_WAIT_S = 0.0005
 _OVERDUE_S = 0.5
 _HEARTBEAT_S = 5.0
 
@@ -31,7 +34,10 @@ class PacedConsumer(Consumer):
     leases: _leases.Leases | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._timers: dict[Bucket, float] = {}  # when the one timer of a bucket is due
+        self._loop = threading.get_ident()
+        self._timers: dict[Bucket, tuple[float, Any]] = {}  # when the one timer of a bucket is due, and the timer
+        self._no_slot: set[Bucket] = set()  # buckets that could start a message, but for a slot
+        self._releasing = threading.RLock()  # the loop releases, and so does the thread whose task ends
         # Every worker would read the events of all others, for nothing that we use.
         super().__init__(*args, **{**kwargs, "without_gossip": True, "without_mingle": True})
 
@@ -69,20 +75,30 @@ class PacedConsumer(Consumer):
         self._limit_task(request, bucket, tokens)
 
     def _release(self, bucket: Bucket) -> None:
-        """
-        Start what may start: a token and a free slot for each, and a gateway that is there.
+        """Start what may start, and see to it that somebody looks again for the rest."""
+        with self._releasing:
+            self._no_slot.discard(bucket)
+            while bucket.contents:
+                if (wait_s := self._hold_s(bucket)) > 0:
+                    self._wake_in(bucket, wait_s)
+                    return
+                self.app.breaker.started()
+                self._start(bucket.contents.popleft())
 
-        Without the slot, messages would pile up in the pool while the gateway is slow and leave it in a burst after.
+    def _hold_s(self, bucket: Bucket) -> float:
         """
-        while bucket.contents:
-            if len(state.reserved_requests) >= self.pool.num_processes:
-                self._wake_in(bucket, _SLOT_POLL_S)
-                return
-            if (wait_s := self.app.breaker.wait_s()) > 0 or not bucket.take():
-                self._wake_in(bucket, wait_s or bucket.wait_s())
-                return
-            self.app.breaker.started()
-            self._start(bucket.contents.popleft())
+        Seconds until the next message may start; 0: it may now, and its token is taken.
+
+        It needs a gateway that is there, a token, and a free slot. Without the slot, messages would pile up in the pool
+        while the gateway is slow, and leave it in a burst after.
+        """
+        if len(state.reserved_requests) >= self.pool.num_processes:
+            self._no_slot.add(bucket)
+            return _SLOT_POLL_S if bucket.contents[0].task.acks_late else _EARLY_SLOT_POLL_S
+        away_s: float = self.app.breaker.wait_s()
+        if away_s > 0:
+            return away_s
+        return 0.0 if bucket.take() else max(bucket.wait_s(), _SHORTEST_WAIT_S)
 
     def _start(self, request: Any) -> None:
         tag = request.message.delivery_tag
@@ -93,11 +109,16 @@ class PacedConsumer(Consumer):
 
     def _wake_in(self, bucket: Bucket, delay_s: float) -> None:
         now = monotonic()
-        # A timer long overdue was cleared with its connection.
-        if now < self._timers.get(bucket, 0.0) + _OVERDUE_S:
+        due = now + delay_s
+        armed, entry = self._timers.get(bucket, (0.0, None))
+        if armed <= due + _SHORTEST_WAIT_S and now < armed + _OVERDUE_S:  # overdue: it went with its connection
             return
-        self._timers[bucket] = now + delay_s
-        self.timer.call_after(delay_s, self._on_timer, (bucket,))
+        if threading.get_ident() != self._loop:  # only the loop may set timers
+            self.hub.call_soon(self._release_all)
+            return
+        if entry is not None:
+            entry.cancel()
+        self._timers[bucket] = due, self.timer.call_after(delay_s, self._on_timer, (bucket,))
 
     def _on_timer(self, bucket: Bucket) -> None:
         self._timers.pop(bucket, None)
@@ -121,8 +142,16 @@ class PacedConsumer(Consumer):
             return super().call_soon(p, *args, **kwargs)
         p(*args, **kwargs)
         if self.hub:
-            self.hub.call_soon(self._release_all)
+            self._use_slot()
         return p
+
+    def _use_slot(self) -> None:
+        """A task ended, maybe in a thread of the pool: start the next one here; wake the loop only if it must fetch."""
+        for bucket in tuple(self._no_slot):
+            self._release(bucket)
+        channel = self.task_consumer and self.task_consumer.channel
+        if channel is not None and not channel._in_poll and channel.qos.can_consume():
+            self.hub.call_soon(self._release_all)
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Celery 5.7's name for the same."""
@@ -151,6 +180,7 @@ class PacedConsumer(Consumer):
         queued = [r for r in tuple(state.reserved_requests) if r not in state.active_requests]
         super().on_close()
         self._timers.clear()
+        self._no_slot.clear()
         if self.leases is not None:
             self.leases.give_back(waiting)
             if not isinstance(self.pool, ThreadPool):  # a pool of processes just threw these away
