@@ -5,9 +5,9 @@ CPU time that a worker needs for one message, beside that of stock Celery on Red
 
 Three workers take turns at the same simulated gateway (20 ms a send), each with a backlog of its own: ifinu's with
 raw JSON and all that it does, and `bench/stock.py` with envelopes, in a pool of ten threads and in one of ten
-processes. All log what becomes of a message, at the level `info`. Counted is the CPU time of the worker's processes from the first tenth of the messages to the last one, so
-that neither its start nor other programs on the machine matter. The exit code is 1 when ifinu needs more than half of
-what stock threads do, or more than 90 MB.
+processes. All log what becomes of a message, at the level `info`. Counted is the CPU time of the worker's processes
+from the first tenth of the messages to the last one, so that neither its start nor other programs on the machine
+matter. The exit code is 1 when ifinu needs more than half of what stock threads do, or more than 90 MB.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Dead letters: what a record holds, and what people do with them.
 A record is a JSON object on the list `<queue>:dlq`, newest first:
 
     reason    a short word from a bounded set; the transport's own are not_utf8, not_json, not_an_object, too_large,
-              bad_envelope, unknown_task, undeliverable, rejected, revoked, expired; the others name why a send failed
+              bad_envelope, unknown_task, undeliverable, rejected, revoked, expired, time_limit; the others name why a
+              send failed
     error     the last error in words, phones masked
     attempts  how often a send was tried
     first_at  when it was first tried, ISO 8601 UTC

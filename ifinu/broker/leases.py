@@ -228,6 +228,8 @@ class Leases:
                 if not away:
                     log.warning("ifinu.leases.redis_away", error=type(exc).__name__)
                 away = True
+            except Exception:  # whatever it is: a worker whose renewals end loses what it is sending
+                log.exception("ifinu.leases.failed")
             else:
                 if away:
                     log.info("ifinu.leases.redis_back", owed=len(self._owed))

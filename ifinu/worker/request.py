@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from billiard.einfo import ExceptionWithTraceback
 from celery import exceptions
+from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
 from ifinu.errors import IdReused, InvalidNotification, MaybeSent, SendError
@@ -54,9 +55,15 @@ class Request(CeleryRequest):
 
         def on_success(self: Request, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> Any:
             failed, outcome, _ = failed__retval__runtime
-            if not failed:
-                self._settle(outcome)  # the repr of what the task returned, whatever the pool
-            return acknowledge(self, failed__retval__runtime, **kwargs)
+            try:
+                if not failed:
+                    self._settle(outcome)  # the repr of what the task returned, whatever the pool
+                return acknowledge(self, failed__retval__runtime, **kwargs)
+            except Exception as exc:  # the pool swallows it, and would leave the message in flight for ever
+                log.exception("ifinu.message.unfinished", id=self.id)
+                state.task_ready(self)
+                self._bury_unsure("error", f"{type(exc).__name__} after the task")
+                return None
 
         cls.on_success = on_success
 
@@ -102,7 +109,8 @@ class Request(CeleryRequest):
             attempts=tries + 1 if isinstance(exc, SendError) else tries,
             first_at=first_try_at(self.request_dict),
             notification_id=self.id,
-            maybe_sent=isinstance(exc, MaybeSent),
+            # What nobody foresaw may have come from anywhere, the middle of the send too.
+            maybe_sent=not isinstance(exc, (SendError, InvalidNotification)) or isinstance(exc, MaybeSent),
         )
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:

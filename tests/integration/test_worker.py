@@ -111,6 +111,20 @@ BAD_INPUT = [
         b'"content-type":"application/x-python-serialize","content-encoding":"binary","body":"gASVBQ=="}',
         "bad_envelope",
     ),
+    (b'{"id":"\\ud800","tipo_notificacao":"lembrete"}', "invalid"),
+    (
+        b'{"headers":{"task":"ifinu.send_notification","id":"t","ifinu_token":[1]},'
+        b'"properties":{"delivery_info":{},"body_encoding":"utf-8"},'
+        b'"content-type":"application/json","content-encoding":"utf-8","body":"[[{}],{},{}]"}',
+        "bad_envelope",
+    ),
+    (
+        b'{"headers":{"task":"ifinu.send_notification","id":"l"},'
+        b'"properties":{"delivery_info":{},"body_encoding":"utf-8"},'
+        b'"content-type":"application/json","content-encoding":"utf-8",'
+        b'"body":"[[{}],{},{\\"callbacks\\":[\\"no signature\\"]}]"}',
+        "bad_envelope",
+    ),
     (
         b'{"headers":{"task":"ifinu.send_notification","id":"old","expires":"2020-01-01T00:00:00+00:00"},'
         b'"properties":{"delivery_info":{},"body_encoding":"utf-8"},'

@@ -174,3 +174,18 @@ def test_an_expired_message_is_dead_lettered(request_of: Callable[..., Request],
     request = request_of(expires="2020-01-01T00:00:00+00:00")
     assert request.revoked()
     assert [letter["reason"] for letter in channel.buried] == ["expired"]
+
+
+def test_a_callback_that_breaks_leaves_no_message_in_flight(
+    request_of: Callable[..., Request], channel: Channel, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    It runs in a thread of the pool, where an exception is seen by nobody.
+    """
+    request = request_of()
+    monkeypatch.setattr(request, "_settle", lambda outcome: 1 / 0)
+    request.on_success((False, "'sent 3EB0'", 0.1))
+    (letter,) = channel.buried
+    assert (letter["reason"], letter["error"], letter["maybe_sent"]) == (
+        "error", "ZeroDivisionError after the task", True,
+    )  # fmt: skip

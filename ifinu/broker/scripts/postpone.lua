@@ -3,6 +3,7 @@
 -- KEYS: in flight, deadlines, delayed, claim
 -- ARGV: tag, message, due (epoch ms)
 -- Returns 1, or 0 when the message was not in flight any more: then it is on the queue again, and needs no second copy.
+redis.call('ZCARD', KEYS[3]) -- a key of a wrong type fails here, before the message has left its place
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
   return 0
 end
