@@ -7,7 +7,7 @@ Three workers take turns at the same simulated gateway (20 ms a send), each with
 raw JSON and all that it does, and `bench/stock.py` with envelopes, in a pool of ten threads and in one of ten
 processes. All log what becomes of a message, at the level `info`. Counted is the CPU time of the worker's processes
 from the first tenth of the messages to the last one, so that neither its start nor other programs on the machine
-matter. The exit code is 1 when ifinu needs more than half of what stock threads do, or more than 90 MB.
+matter. The exit code is 1 when ifinu needs more than half of what stock threads do, or more than 90 MiB.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ifinu.render import Renderer
 from ifinu.worker.app import today_in_brazil
 
 SLOTS = "10"
-MOST_RATIO, MOST_MB = 0.5, 90.0
+MOST_RATIO, MOST_MIB = 0.5, 90.0
 
 
 class Contender(NamedTuple):
@@ -41,7 +41,7 @@ class Contender(NamedTuple):
 
 class Cost(NamedTuple):
     cpu_us: float
-    memory_mb: float
+    memory_mib: float
 
 
 def ifinu(rig: Rig) -> WorkerProcess:
@@ -99,7 +99,7 @@ def measure(rig: Rig, contender: Contender, messages: list[bytes]) -> Cost:
     wait_for(lambda: rig.sent() >= tenth, worker, 120)
     before, cpu_before = rig.sent(), worker.cpu_s()
     wait_for(lambda: rig.sent() >= count, worker, 600)
-    cost = Cost((worker.cpu_s() - cpu_before) / (count - before) * 1e6, worker.memory_mb())
+    cost = Cost((worker.cpu_s() - cpu_before) / (count - before) * 1e6, worker.memory_mib())
     worker.end()
     assert rig.sent() == count
     return cost
@@ -125,13 +125,13 @@ def main() -> int:
     median = {name: Cost(*map(statistics.median, zip(*measured, strict=True))) for name, measured in costs.items()}
     ours, theirs = median["ifinu, threads"], median["stock, threads"]
     table(
-        ("worker, ten slots", "CPU µs a message", "of stock, threads", "memory MB"),
+        ("worker, ten slots", "CPU µs a message", "of stock, threads", "memory MiB"),
         [
-            (name, f"{cost.cpu_us:.0f}", f"{cost.cpu_us / theirs.cpu_us:.2f}", f"{cost.memory_mb:.0f}")
+            (name, f"{cost.cpu_us:.0f}", f"{cost.cpu_us / theirs.cpu_us:.2f}", f"{cost.memory_mib:.0f}")
             for name, cost in median.items()
         ],
     )
-    return 0 if ours.cpu_us <= MOST_RATIO * theirs.cpu_us and ours.memory_mb <= MOST_MB else 1
+    return 0 if ours.cpu_us <= MOST_RATIO * theirs.cpu_us and ours.memory_mib <= MOST_MIB else 1
 
 
 if __name__ == "__main__":

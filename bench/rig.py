@@ -116,9 +116,9 @@ class WorkerProcess:
         """CPU time of all its processes so far."""
         return sum(int(ticks) for stat in self._stats() for ticks in stat[11:13]) * _TICK_S
 
-    def memory_mb(self) -> float:
-        """Resident memory of all its processes, in MB; what they share is counted for each."""
-        return sum(int(stat[21]) for stat in self._stats()) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    def memory_mib(self) -> float:
+        """Resident memory of all its processes, in MiB, as `ps` and Kubernetes count; shared pages count for each."""
+        return sum(int(stat[21]) for stat in self._stats()) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def check(self) -> None:
         """It lives."""

@@ -81,8 +81,8 @@ class Transport:
         ConfigurationError: The URL or a header cannot be used.
     """
 
-    # urllib3 connects (DNS, TLS, verification) and httptools reads: requests costs 7.5 times the CPU per POST and
-    # urllib3's pool 3.9 times (364, 188 and 49 µs; bench/http_client.py), and neither tells the phase.
+    # urllib3 connects (DNS, TLS, verification) and httptools reads: requests costs 8.4 times the CPU per POST and
+    # urllib3's pool 4.4 times (360, 186 and 43 µs; bench/http_client.py), and neither tells the phase.
 
     def __init__(self, url: str, *, headers: dict[str, str], connect_timeout_s: float, read_timeout_s: float) -> None:
         parts = _parts(url)
