@@ -114,15 +114,19 @@ class Leases:
         if (keys := self._let_go(tag)) is not None:
             self._tell(self._scripts.ack, (keys.in_flight, keys.deadlines), (tag,))
 
-    def settle(self, tag: str, notification_id: str, *, state: str, key_id: str, ttl_s: float) -> None:
-        """The message was sent: it is done with, and its id's claim says so. Never raises, like `ack`."""
-        if (keys := self._let_go(tag)) is not None:
-            claim = claim_key(notification_id)
-            self._tell(
-                self._scripts.settle,
-                (keys.in_flight, keys.deadlines, claim),
-                (tag, state, key_id, int(ttl_s * 1000)),
-            )
+    def settle(self, tag: str, notification_id: str, *, queue: str, state: str, key_id: str, ttl_s: float) -> None:
+        """
+        The message was sent: it is done with, and its id's claim says so. Never raises, like `ack`.
+
+        The claim says so even where the lease was lost meanwhile: who has the message now must not send it again.
+        """
+        self._let_go(tag)
+        keys = Keys.of(queue)
+        self._tell(
+            self._scripts.settle,
+            (keys.in_flight, keys.deadlines, claim_key(notification_id)),
+            (tag, state, key_id, int(ttl_s * 1000)),
+        )
 
     def bury(self, tag: str, record: bytes | str, *, notification_id: str | None, state: str) -> None:
         """

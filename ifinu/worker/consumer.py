@@ -16,13 +16,15 @@ from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.utils.time import rate
 from celery.worker import state
 from celery.worker.consumer import Consumer
+from kombu.asynchronous.hub import Hub
 
 from ifinu.broker import leases as _leases
 from ifinu.worker.pacing import Bucket
 
-# When every slot is busy, the end of a task starts the next one. What is acknowledged early ends unheard: look often.
-_SLOT_POLL_S = 0.25
-_EARLY_SLOT_POLL_S = 0.01
+# When every slot is busy, the end of a task starts the next one. What is acknowledged early ends unheard, and a loop of
+# Kombu 5.6 cannot be woken from a thread: there, look often.
+_OFTEN_S = 0.01
+_SLOT_POLL_S = 0.25 if hasattr(Hub, "_create_waker") else _OFTEN_S
 _SHORTEST_WAIT_S = 0.0005
 _OVERDUE_S = 0.5
 _HEARTBEAT_S = 5.0
@@ -94,7 +96,7 @@ class PacedConsumer(Consumer):
         """
         if len(state.reserved_requests) >= self.pool.num_processes:
             self._no_slot.add(bucket)
-            return _SLOT_POLL_S if bucket.contents[0].task.acks_late else _EARLY_SLOT_POLL_S
+            return _SLOT_POLL_S if bucket.contents[0].task.acks_late else _OFTEN_S
         away_s: float = self.app.breaker.wait_s()
         if away_s > 0:
             return away_s
@@ -164,19 +166,21 @@ class PacedConsumer(Consumer):
 
     # -- what was fetched and not started
 
-    def _waiting(self) -> list[str]:
-        return [
-            request.message.delivery_tag
-            for bucket in self.task_buckets.values() if bucket
-            for request in bucket.contents
-        ]  # fmt: skip
+    def _drain(self) -> list[str]:
+        """Forget what waits; its tags. Under the lock, since a task that ends meanwhile would start some of it."""
+        with self._releasing:
+            buckets = [bucket for bucket in self.task_buckets.values() if bucket]
+            waiting = [request.message.delivery_tag for bucket in buckets for request in bucket.contents]
+            for bucket in buckets:
+                bucket.clear_pending()
+            return waiting
 
     def on_close(self) -> None:
         """
         The connection is lost. What waits goes back to the queue; what is being sent stays ours, and its outcome is
         told when Redis is there again.
         """
-        waiting = self._waiting()
+        waiting = self._drain()
         queued = [r for r in tuple(state.reserved_requests) if r not in state.active_requests]
         super().on_close()
         self._timers.clear()
@@ -189,11 +193,9 @@ class PacedConsumer(Consumer):
     def stop(self) -> None:
         """A warm shutdown begins: take no more, give back at once what waits, and let what is being sent finish."""
         super().stop()
+        waiting = self._drain()
         if self.leases is not None:
-            self.leases.give_back(self._waiting())
-        for bucket in self.task_buckets.values():
-            if bucket:
-                bucket.clear_pending()
+            self.leases.give_back(waiting)
 
     def shutdown(self) -> None:
         """It ends: the pool has stopped, and what is still held was never started."""

@@ -12,6 +12,7 @@ from celery import exceptions
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
+from ifinu.broker import intake
 from ifinu.errors import IdReused, InvalidNotification, MaybeSent, SendError
 from ifinu.worker.breaker import is_outage
 
@@ -75,7 +76,12 @@ class Request(CeleryRequest):
         if state == "sent":
             self._tell_breaker(None)
             self.message.channel.leases.settle(
-                self.message.delivery_tag, self.id, state=state, key_id=key_id, ttl_s=self.app.settings.claim_ttl_s
+                self.message.delivery_tag,
+                self.id,
+                queue=self.message.headers[intake.QUEUE],
+                state=state,
+                key_id=key_id,
+                ttl_s=self.app.settings.claim_ttl_s,
             )
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
