@@ -5,6 +5,7 @@ the tests, so that neither needs root, Docker or a service. Not for production.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import importlib.util
 import os
@@ -33,7 +34,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class _Server:
+class _Server(abc.ABC):
     """A child process in a directory of its own, which `stop` removes unless the caller gave it."""
 
     name = "server"
@@ -120,11 +121,13 @@ class _Server:
             process.kill()
             process.wait()
 
+    @abc.abstractmethod
     def _spawn(self, out: int) -> subprocess.Popen[bytes]:
-        raise NotImplementedError
+        """Start the process, its output going to the file descriptor `out`."""
 
+    @abc.abstractmethod
     def _answers(self) -> bool:
-        raise NotImplementedError
+        """Whether it takes commands by now."""
 
 
 class Valkey(_Server):
