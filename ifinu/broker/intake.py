@@ -20,6 +20,7 @@ TAG, QUEUE = "ifinu_tag", "ifinu_queue"
 # Header of a retry, which lets it through to its claim.
 TOKEN = "ifinu_token"  # noqa: S105 - a header's name
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_DEEPEST = 500
 _MAX_ID = 200  # as notification.Notification.id
 
 
@@ -111,12 +112,26 @@ def is_text(value: object) -> TypeGuard[str]:
 
 def _json(text: str, reason: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError:
         raise Unreadable(reason, "nested too deeply") from None
     except ValueError as exc:
         # A JSONDecodeError quotes no content; the limit on the digits of an integer is a plain ValueError.
         raise Unreadable(reason, str(exc)) from None
+    # How deep Python reads differs between its versions; what we admit must not. Few brackets cannot be deep.
+    if text.count("[") + text.count("{") > _DEEPEST and _nests_deeper(value, _DEEPEST):
+        raise Unreadable(reason, "nested too deeply")
+    return value
+
+
+def _nests_deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        inner = (part for each in level for part in (each.values() if isinstance(each, dict) else each))
+        level = [part for part in inner if isinstance(part, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _envelope(payload: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
