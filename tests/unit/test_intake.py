@@ -72,7 +72,7 @@ REFUSED = [
     (envelope(properties__body_encoding="base64", body="/w=="), "bad_envelope", "not base64 of UTF-8"),
     (envelope(body=[]), "bad_envelope", "the body is not a string"),
     (envelope(body="{"), "bad_envelope", "Expecting property name"),
-    (envelope(body="[" * 5_000 + "]" * 5_000), "bad_envelope", "nested too deeply"),
+    (envelope(body="[" * 3_000 + "]" * 3_000), "bad_envelope", "nested too deeply"),
     (envelope(body="[[], {}]"), "bad_envelope", "the body is not [args, kwargs, embed]"),
     (envelope(body="[{}, {}, {}]"), "bad_envelope", "the body is not [args, kwargs, embed]"),
     (envelope(body="[[], [], {}]"), "bad_envelope", "the body is not [args, kwargs, embed]"),
