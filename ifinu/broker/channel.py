@@ -126,8 +126,10 @@ class Channel(stock.Channel):
             params = self._connparams()
             server = tuple(params.get(name) for name in ("host", "port", "path", "db"))
             # Kombu's limit of ten connections is for a channel; a worker has more threads.
-            pool = redis.ConnectionPool(**{**params, "max_connections": _MOST_CONNECTIONS})
-            self._leases = leases.of_server(server, lambda: redis.Redis(connection_pool=pool), self.lease_s)
+            params["max_connections"] = _MOST_CONNECTIONS
+            self._leases = leases.of_server(
+                server, lambda: redis.Redis(connection_pool=redis.ConnectionPool(**params)), self.lease_s
+            )
         return self._leases
 
     def bury(

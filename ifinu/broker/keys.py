@@ -27,6 +27,7 @@ that move run even when Redis is full (`allow-oom`): a full queue can always be 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -70,11 +71,10 @@ class Script:
     """
 
     def __init__(self, name: str) -> None:
-        source = resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
         self.name = name
-        self.source = source
+        self.source = _source(name)
         # What Redis calls the script; it asks for SHA-1.
-        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def load(self, client: redis.Redis) -> None:
         """Teach the server this script."""
@@ -99,8 +99,13 @@ class Script:
             return client.eval(self.source, len(keys), *arguments)
 
 
+@functools.cache
+def _source(name: str) -> str:
+    return resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
+
+
 class Scripts:
-    """All scripts, read from the package once, when the first is needed."""
+    """All scripts, each read from the package once in a process."""
 
     def __init__(self) -> None:
         self.fetch = Script("fetch")

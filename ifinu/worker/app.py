@@ -40,7 +40,7 @@ class Application(Celery):
     _settings: Settings | None = None
     _delivery: Delivery | None = None
     _claims: Claims | None = None
-    _delivery_lock = threading.Lock()
+    _making = threading.Lock()  # tasks of several threads may be the first to ask
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,19 +61,21 @@ class Application(Celery):
         Raises:
             ConfigurationError: There is no key for the gateway.
         """
-        with self._delivery_lock:
-            if self._delivery is None:
-                self._delivery = delivery_of(self.settings)
-            return self._delivery
+        if self._delivery is None:
+            with self._making:
+                if self._delivery is None:
+                    self._delivery = delivery_of(self.settings)
+        return self._delivery
 
     @property
     def claims(self) -> Claims:
         """Who may send which id. Redis' client opens connections of its own in a forked process."""
-        with self._delivery_lock:
-            if self._claims is None:
-                client = producer.connect(self.settings.redis_url.get_secret_value())
-                self._claims = Claims(client, self.settings.claim_ttl_s)
-            return self._claims
+        if self._claims is None:
+            with self._making:
+                if self._claims is None:
+                    client = producer.connect(self.settings.redis_url.get_secret_value())
+                    self._claims = Claims(client, self.settings.claim_ttl_s)
+        return self._claims
 
     def use(self, chosen: Settings) -> None:
         """Take these settings instead of the environment's; before the application is first used."""

@@ -63,23 +63,23 @@ class Request(CeleryRequest):
             except Exception as exc:  # the pool swallows it, and would leave the message in flight for ever
                 log.exception("ifinu.message.unfinished", id=self.id)
                 state.task_ready(self)
-                self._bury_unsure("error", f"{type(exc).__name__} after the task")
+                self._bury("error", f"{type(exc).__name__} after the task")
                 return None
 
         cls.on_success = on_success
 
     def _settle(self, outcome: str | None) -> None:
         if outcome is None:  # Celery itself failed around the task, e.g. over a link that is none
-            self._bury_unsure("error", "failed outside of the task")
+            self._bury("error", "failed outside of the task")
             return
-        state, _, key_id = outcome.strip("'").partition(" ")
-        if state == "sent":
+        what, _, key_id = outcome.strip("'").partition(" ")
+        if what == "sent":
             self._tell_breaker(None)
             self.message.channel.leases.settle(
                 self.message.delivery_tag,
                 self.id,
                 queue=self.message.headers[intake.QUEUE],
-                state=state,
+                state=what,
                 key_id=key_id,
                 ttl_s=self.app.settings.claim_ttl_s,
             )
@@ -91,7 +91,7 @@ class Request(CeleryRequest):
             exc = exc.exc
         self._tell_breaker(exc)
         if not isinstance(exc, _NOT_THE_END):
-            self._bury(exc)
+            self._bury_failed(exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _tell_breaker(self, exc: BaseException | None) -> None:
@@ -104,38 +104,34 @@ class Request(CeleryRequest):
         elif (exc is None or isinstance(exc, SendError)) and self.app.breaker.answered():
             log.info("ifinu.gateway.back")
 
-    def _bury(self, exc: BaseException) -> None:
-        # Words of our own errors are masked; those of others may quote what they choked on.
-        error = str(exc) if isinstance(exc, (SendError, InvalidNotification)) else type(exc).__name__
-        tries = self.request_dict.get("retries", 0)
+    def _bury_failed(self, exc: BaseException) -> None:
+        foreseen = isinstance(exc, (SendError, InvalidNotification))
+        self._bury(
+            reason_of(exc),
+            # Words of our own errors are masked; those of others may quote what they choked on.
+            str(exc) if foreseen else type(exc).__name__,
+            tried=isinstance(exc, SendError),
+            # What nobody foresaw may have come from anywhere, the middle of the send too.
+            maybe_sent=not foreseen or isinstance(exc, MaybeSent),
+        )
+
+    def _bury(self, reason: str, error: str, *, tried: bool = True, maybe_sent: bool = True) -> None:
+        """Dead-letter the message; unless told otherwise, as one that may have been sent."""
         self.message.channel.bury(
             self.message.delivery_tag,
-            reason=reason_of(exc),
+            reason=reason,
             error=error,
-            attempts=tries + 1 if isinstance(exc, SendError) else tries,
+            attempts=self.request_dict.get("retries", 0) + tried,
             first_at=first_try_at(self.request_dict),
             notification_id=self.id,
-            # What nobody foresaw may have come from anywhere, the middle of the send too.
-            maybe_sent=not isinstance(exc, (SendError, InvalidNotification)) or isinstance(exc, MaybeSent),
+            maybe_sent=maybe_sent,
         )
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         """The pool killed the task's process (`--time-limit`), in the middle of whatever it did."""
         if not soft:
-            self._bury_unsure("time_limit", f"its process was killed after {timeout} s")
+            self._bury("time_limit", f"its process was killed after {timeout} s")
         return super().on_timeout(soft, timeout)
-
-    def _bury_unsure(self, reason: str, error: str) -> None:
-        """Dead-letter it as one that may have been sent."""
-        self.message.channel.bury(
-            self.message.delivery_tag,
-            reason=reason,
-            error=error,
-            attempts=self.request_dict.get("retries", 0) + 1,
-            first_at=first_try_at(self.request_dict),
-            notification_id=self.id,
-            maybe_sent=True,
-        )
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         self.message.channel.bury(
