@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ifinu.notification import Kind, Notification, Priority
-    from ifinu.producer import Enqueued, Refusal, enqueue_many
+    from ifinu.producer import Enqueued, Refusal, cancel, enqueue_many
     from ifinu.worker.app import app
     from ifinu.worker.tasks import send_notification
 
@@ -28,6 +28,7 @@ __all__ = [
     "Priority",
     "Refusal",
     "app",
+    "cancel",
     "enqueue_many",
     "send_notification",
 ]
@@ -39,6 +40,7 @@ _HOMES = {
     "Priority": "ifinu.notification",
     "Refusal": "ifinu.producer",
     "app": "ifinu.worker.app",
+    "cancel": "ifinu.producer",
     "enqueue_many": "ifinu.producer",
     "send_notification": "ifinu.worker.tasks",
 }

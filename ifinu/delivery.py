@@ -1,17 +1,106 @@
-"""One message: render it and send it. Knows neither Celery nor Redis."""
+"""
+One message: claim its id, check that it may go now, render it, send it, and say what became of it.
+
+Knows nothing of Celery: it is given a message and returns how it ended (`Settled`), that it has to wait (`Wait`), or
+raises why it cannot be sent.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from ifinu.gateway import Evolution, Sent
-from ifinu.notification import Notification
-from ifinu.render import Renderer
+import structlog
 
-_BRAZIL = ZoneInfo("America/Sao_Paulo")
+from ifinu import phone, wire
+from ifinu.broker.claims import Asker, Claim, Claims, Resend, Verdict
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import senders_key
+from ifinu.broker.leases import Settled
+from ifinu.broker.pseudonyms import Pseudonyms
+from ifinu.errors import (
+    GatewayError,
+    IdReused,
+    MaybeSent,
+    Misconfigured,
+    NotSent,
+    Reason,
+    SendError,
+    Throttled,
+)
+from ifinu.gateway import Evolution, Sent
+from ifinu.gateway.breaker import is_outage
+from ifinu.gateway.instances import Instances
+from ifinu.notification import Notification
+from ifinu.reference import reference_of, references_in, with_reference
+from ifinu.render import Renderer
+from ifinu.settings import OnUnknown
+from ifinu.window import BRASILIA, Windows, expires_at
+
+log = structlog.get_logger(__name__)
+
+_BRAZIL = ZoneInfo(BRASILIA)
+_CLOCKS_DIFFER = timedelta(minutes=5)  # ours and the gateway's
+_FIRST_LOOK_S = 5.0
+_LOOK_AGAIN_S = 10.0  # after the gateway could not be asked
+_MOST_PAGES = 20
+
+
+class Wait(NamedTuple):
+    """
+    The message has to wait, in the delayed set.
+
+    Attributes:
+        until: When it comes back, aware.
+        claim: What its id's claim waits in: `waiting` or `unknown`.
+        token: What it has to carry.
+        event: Says so; None when it was said before.
+        free: Whether nothing went to the gateway, so that the pace need not count it.
+    """
+
+    until: datetime
+    claim: str
+    token: str
+    event: Event | None
+    free: bool = False
+
+
+class Failed(NamedTuple):
+    """
+    Nothing was sent, and it may be tried again: this try counts.
+
+    Attributes:
+        error: Why.
+        token: What the next try has to carry.
+        event: Says so.
+    """
+
+    error: NotSent
+    token: str
+    event: Event
+
+
+class _Message(NamedTuple):
+    """What is being delivered, and on whose behalf."""
+
+    notification: Notification
+    instance: str
+    asker: Asker
+    about: dict[str, Any]
+    pseudonym: str
+
+    def event(self, name: Name, **data: Any) -> Event:
+        """An event of this notification."""
+        return Event(name, self.notification.id, {**self.about, **data})
+
+    def untried(self, name: Name, **data: Any) -> Event:
+        """The same, where this try was none: nothing went to the gateway."""
+        return self.event(name, attempts=self.about["attempts"] - 1, **data)
 
 
 @dataclass(frozen=True)
@@ -22,25 +111,233 @@ class Delivery:
     Attributes:
         gateway: Where it is sent through.
         renderer: What makes its text.
+        claims: Who may send which id.
+        instances: Which of them are held back.
+        windows: When messages may go.
+        pseudonyms: What stands for phones.
         instance: WhatsApp instance for notifications that name none.
-        today: Says which day it is in Brazil.
+        on_unknown: What follows when a message may have been sent and the gateway does not have it.
+        grace_s: How long the gateway is asked for one, in seconds.
+        reference: Whether texts end in a reference.
+        compares: Whether an id that comes with other content is refused.
+        clock: The time, aware.
     """
 
     gateway: Evolution
     renderer: Renderer
+    claims: Claims
+    instances: Instances
+    windows: Windows
+    pseudonyms: Pseudonyms
     instance: str
-    today: Callable[[], date]
+    on_unknown: OnUnknown
+    grace_s: float
+    reference: bool
+    compares: bool
+    clock: Callable[[], datetime]
 
-    def deliver(self, notification: Notification) -> Sent:
+    def deliver(self, notification: Notification, asker: Asker, *, attempt: int) -> Settled | Wait | Failed:
         """
-        Send one notification.
+        Send one notification, if it may be sent.
+
+        Args:
+            notification: What to say, and to whom.
+            asker: The message that brought it.
+            attempt: Which try this is, from 1.
 
         Raises:
-            InvalidNotification: Its text cannot be made.
-            SendError: The send failed; the subclass says what follows.
+            InvalidNotification: It can never be sent as it is.
+            NotSent: The gateway is away (`breaker.is_outage`), which says nothing about this message.
+            Refused: No, and no again next time.
+            MaybeSent: It is still unknown whether it was sent, and a person has to decide.
+            redis.RedisError: Its claim could not be asked for; nothing was sent.
         """
-        text = self.renderer.render(notification, today=self.today())
-        return self.gateway.send_text(notification.instance or self.instance, notification.phone, text)
+        message = self._message(notification, asker, attempt)
+        if (hold_s := self.instances.hold_s(message.instance)) > 0:
+            deferred = None if asker.waited else message.untried(Name.DEFERRED, reason="instance")
+            return self._wait(hold_s, "waiting", asker.token, deferred, free=True)
+        claim = self.claims.claim(
+            asker,
+            message.event(Name.UNKNOWN, reason="worker_died", error="its worker died while it sent it"),
+            digest=_digest(notification) if self.compares else "",
+            tenant=notification.tenant,
+            pseudonym=message.pseudonym,
+            reference=reference_of(notification.id),
+        )
+        match claim.verdict:
+            case Verdict.GO:
+                return self._check(message, claim) or self._send(message, claim)
+            case Verdict.LOOK_UP:
+                return self._look_up(message, claim)
+            case Verdict.DUPLICATE:
+                log.info("ifinu.message.duplicate", id=notification.id, first=claim.before)
+                return Settled("duplicate", message.untried(Name.DUPLICATE, first=claim.before))
+            case Verdict.CANCELLED:
+                return _ended(message, "cancelled", Name.CANCELLED)
+            case Verdict.OPTED_OUT:
+                return _ended(message, "suppressed", Name.SUPPRESSED, reason="opt_out")
+            case Verdict.REUSED:
+                raise IdReused("id", "was used before, for a notification that says something else")
+
+    def text(self, notification: Notification) -> str:
+        """
+        What a person reads.
+
+        Raises:
+            InvalidNotification: It cannot be made.
+        """
+        text = self.renderer.render(notification, today=self.clock().astimezone(_BRAZIL).date())
+        return with_reference(text, notification.id) if self.reference else text
+
+    def about(self, notification: Notification) -> dict[str, Any]:
+        """What events tell of a notification; nothing of it is personal data."""
+        return {
+            "kind": notification.kind.value,
+            "tenant": notification.tenant,
+            "instance": notification.instance or self.instance,
+            "phone": phone.mask(notification.phone),
+            "hash": self.pseudonyms.of(notification.phone),
+        }
+
+    def _message(self, notification: Notification, asker: Asker, attempt: int) -> _Message:
+        about = self.about(notification)
+        told = {**about, "queue": asker.queue, "attempts": attempt}
+        return _Message(notification, about["instance"], asker, told, about["hash"])
+
+    def _check(self, message: _Message, claim: Claim) -> Settled | Wait | None:
+        """Whether it may go at this time: it is expired, has to wait, or (None) may."""
+        now = self.clock()
+        expires = expires_at(message.notification)
+        if expires is not None and now >= expires:
+            return _ended(message, "expired", Name.EXPIRED, reason=f"it was valid until {expires.isoformat()}")
+        opens = self.windows.opens_at(now, phone=message.notification.phone, tenant=message.notification.tenant)
+        if opens is None:
+            return None
+        if expires is not None and opens >= expires:
+            return _ended(message, "expired", Name.EXPIRED, reason="its sending window opens after it has expired")
+        state = "unknown" if claim.verdict is Verdict.LOOK_UP else "waiting"
+        return Wait(opens, state, claim.token, message.untried(Name.DEFERRED, reason="window"), free=True)
+
+    def _send(self, message: _Message, claim: Claim) -> Settled | Wait | Failed:
+        try:
+            sent = self.gateway.send_text(message.instance, message.notification.phone, self.text(message.notification))
+        except MaybeSent as exc:
+            log.warning("ifinu.message.unknown", id=message.notification.id, reason=exc.reason)
+            unknown = message.event(Name.UNKNOWN, reason=exc.reason, error=str(exc))
+            return self._wait(min(_FIRST_LOOK_S, self.grace_s / 2), "unknown", claim.token, unknown)
+        except (Throttled, Misconfigured) as exc:
+            return self._held_back(message, claim, exc, self.instances.failed(message.instance, exc))
+        except NotSent as exc:
+            if is_outage(exc):
+                raise
+            if (hold_s := self.instances.failed(message.instance, exc)) > 0:
+                return self._held_back(message, claim, exc, hold_s)
+            log.warning("ifinu.message.not_sent", id=message.notification.id, reason=exc.reason)
+            return Failed(exc, claim.token, message.event(Name.RETRYING, reason=exc.reason, error=str(exc)))
+        if self.instances.sent(message.instance):
+            log.info("ifinu.instance.back", instance=message.instance)
+        return self._sent(message, sent, "gateway")
+
+    def _held_back(self, message: _Message, claim: Claim, exc: SendError, hold_s: float) -> Wait:
+        """The instance is at fault, not the message: it waits, and no try is counted."""
+        log.warning("ifinu.instance.held", instance=message.instance, reason=exc.reason, wait_s=round(hold_s, 1))
+        if isinstance(exc, Misconfigured):
+            log.error("ifinu.instance.misconfigured", instance=message.instance, reason=exc.reason, error=str(exc))
+        why = {Throttled: "throttled", Misconfigured: "misconfigured"}.get(type(exc), "instance")
+        deferred = message.event(Name.DEFERRED, reason=why, error=str(exc))
+        return self._wait(hold_s, "waiting", claim.token, deferred)
+
+    def _look_up(self, message: _Message, claim: Claim) -> Settled | Wait | Failed:
+        """It may have been sent: adopt it if the gateway has it, else wait, send it again, or leave it to a person."""
+        notification = message.notification
+        started = claim.started or self.clock()
+        try:
+            found = claim.seen or self._find(message, claim.since or started)
+        except GatewayError as exc:
+            log.warning("ifinu.message.not_looked_up", id=notification.id, error=str(exc))
+            return self._wait(min(_LOOK_AGAIN_S, self.grace_s), "unknown", claim.token, None)
+        if found:
+            return self._sent(message, Sent(found, None, None), "webhook" if claim.seen else "look_up")
+        waited_s = (self.clock() - started).total_seconds()
+        if waited_s < self.grace_s:
+            wait_s = min(max(waited_s, _FIRST_LOOK_S), self.grace_s - waited_s)
+            return self._wait(wait_s, "unknown", claim.token, None)
+        if self.on_unknown is OnUnknown.HOLD:
+            raise self._undecided(message, "it is held, as IFINU_ON_UNKNOWN asks")
+        if (not_now := self._check(message, claim)) is not None:
+            return not_now
+        match self.claims.resend(message.asker, message.event(Name.RESENDING)):
+            case Resend.GO:
+                log.warning("ifinu.message.resending", id=notification.id)
+                return self._send(message, claim)
+            case Resend.AGAIN:
+                raise self._undecided(message, "it was sent once more already")
+            case Resend.CANCELLED:
+                return _ended(message, "cancelled", Name.CANCELLED)
+            case Resend.LOST:
+                return Settled("duplicate", message.untried(Name.DUPLICATE, first="unknown"))
+
+    def _find(self, message: _Message, since: datetime) -> str:
+        """
+        The gateway's id of this message, or empty.
+
+        Raises:
+            GatewayError: It could not be asked.
+        """
+        reference = reference_of(message.notification.id)
+        text = "" if self.reference else self.text(message.notification)
+        since, until = since - _CLOCKS_DIFFER, self.clock() + _CLOCKS_DIFFER
+        for form in phone.ninth_digit_forms(message.notification.phone):
+            jid = f"{phone.digits(form)}@s.whatsapp.net"
+            for page in range(1, _MOST_PAGES + 1):
+                found = self.gateway.find_messages(
+                    message.instance, since=since, until=until, remote_jid=jid, page=page
+                )
+                for one in found.messages:
+                    if one.text and (reference in references_in(one.text) if self.reference else one.text == text):
+                        return one.key_id
+                if page >= found.pages:
+                    break
+        return ""
+
+    def _undecided(self, message: _Message, why: str) -> MaybeSent:
+        log.error("ifinu.message.held", id=message.notification.id)
+        return MaybeSent(
+            f"{message.instance}: it may have been sent, was looked for during {self.grace_s:g} s, not found; {why}: "
+            "look at the phone, then `ifinu unknown resolve`",
+            reason=Reason.UNKNOWN,
+            instance=message.instance,
+        )
+
+    def _sent(self, message: _Message, sent: Sent, by: str) -> Settled:
+        notification = message.notification
+        log.info(
+            "ifinu.message.sent",
+            id=notification.id,
+            kind=notification.kind.value,
+            phone=message.about["phone"],
+            confirmed=sent.confirmed,
+            by=by,
+        )
+        sender = None
+        if notification.tenant is not None:  # an answer of this person is for them
+            key = senders_key(message.instance, f"{self.clock():%Y-%m}")
+            sender = key, message.pseudonym, notification.tenant
+        event = message.event(Name.SENT, key_id=sent.key_id, confirmed=sent.confirmed, by=by)
+        return Settled("sent", event, sent.key_id or "", sender)
+
+    def _wait(self, wait_s: float, claim: str, token: str, event: Event | None, *, free: bool = False) -> Wait:
+        return Wait(self.clock() + timedelta(seconds=wait_s), claim, token, event, free)
+
+
+def _ended(message: _Message, state: str, name: Name, **data: Any) -> Settled:
+    log.info("ifinu.message.not_to_be_sent", id=message.notification.id, state=state, **data)
+    return Settled(state, message.untried(name, **data))
+
+
+def _digest(notification: Notification) -> str:
+    """A digest of everything that a notification says."""
+    return hashlib.sha256(json.dumps(wire.encode(notification), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def today_in_brazil() -> date:

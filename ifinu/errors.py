@@ -5,7 +5,9 @@ Everything ifinu can raise, named by what the caller may do next.
   - ConfigurationError       fix the environment or the arguments; the CLI exits with 2
   - InvalidNotification      it can never be sent as it is: fix `.field`, or dead-letter it
     + IdReused               its id belongs to other content: give it an id of its own
+    + Poison                 worker after worker died of it: find out why before it is replayed
   - BrokerUnavailable        Redis did not answer in time: nothing is known to be lost, try again
+  - LedgerUnavailable        the database did not answer, or lacks the ledger's tables: sending goes on without it
   - GatewayError             the Evolution API did not do what was asked: `.status`, `.answer`, `.instance`
     + SendError              ... and it was a send; `.reason` is one word of `Reason`
       · NotSent              nothing reached WhatsApp: safe to send again
@@ -60,6 +62,7 @@ class Reason(enum.StrEnum):
     SEND_FAILED = "send_failed"  # the gateway failed during the send, or just after it
     GATEWAY_5XX = "gateway_5xx"  # a proxy lost the gateway: 502, 504 and their like
     UNEXPECTED_ANSWER = "unexpected_answer"  # success without a message id
+    UNKNOWN = "unknown"  # any of these, and then it was looked for and not found: a person decides
 
 
 class IfinuError(Exception):
@@ -93,8 +96,16 @@ class IdReused(InvalidNotification):
     """The id was used before, for a notification that says something else."""
 
 
+class Poison(InvalidNotification):
+    """Each worker that started it died."""
+
+
 class BrokerUnavailable(IfinuError):  # noqa: N818
     """Redis could not be reached, or refused the write (for example because it is full)."""
+
+
+class LedgerUnavailable(IfinuError):  # noqa: N818
+    """The ledger's database could not be reached in time, or is not migrated; what happened waits in the stream."""
 
 
 class GatewayError(IfinuError):

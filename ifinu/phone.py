@@ -20,6 +20,7 @@ cannot say what is wrong.
 
 from __future__ import annotations
 
+import hmac
 import re
 import unicodedata
 
@@ -27,6 +28,37 @@ COUNTRY = "55"
 
 _LONGEST_SPELLING = 64  # characters; a WhatsApp address has about 32
 _DDD = r"(?:[14689][1-9]|2[12478]|3[1-578]|5[1345]|7[134579])"  # 67 of them
+# 61 is also that of the towns of Goiás around Brasília.
+_DDDS = {
+    "AC": "68",
+    "AL": "82",
+    "AM": "92 97",
+    "AP": "96",
+    "BA": "71 73 74 75 77",
+    "CE": "85 88",
+    "DF": "61",
+    "ES": "27 28",
+    "GO": "62 64",
+    "MA": "98 99",
+    "MG": "31 32 33 34 35 37 38",
+    "MS": "67",
+    "MT": "65 66",
+    "PA": "91 93 94",
+    "PB": "83",
+    "PE": "81 87",
+    "PI": "86 89",
+    "PR": "41 42 43 44 45 46",
+    "RJ": "21 22 24",
+    "RN": "84",
+    "RO": "69",
+    "RR": "95",
+    "RS": "51 53 54 55",
+    "SC": "47 48 49",
+    "SE": "79",
+    "SP": "11 12 13 14 15 16 17 18 19",
+    "TO": "63",
+}
+_STATES = {ddd: state for state, ddds in _DDDS.items() for ddd in ddds.split()}
 # A line that is one digit eight times over is what people type to get past a form.
 _NATIONAL = re.compile(rf"{_DDD}(?!9?(\d)\1{{7}}$)(?:9\d{{8}}|[2-9]\d{{7}})")
 _E164 = re.compile(r"\+55(\d\d)(\d)\d{3,4}(\d{4})")
@@ -68,6 +100,11 @@ def digits(e164: str) -> str:
     return e164.removeprefix("+")
 
 
+def state(e164: str) -> str:
+    """Name the state (UF) of a number's area code: `BA` for `+5577998616740`. People move and keep their number."""
+    return _STATES[e164[3:5]]
+
+
 def ninth_digit_forms(e164: str) -> tuple[str, ...]:
     """
     Name a number as WhatsApp may know it.
@@ -91,6 +128,19 @@ def mask(e164: str) -> str:
         ddd, first, last = match.groups()
         return f"+{COUNTRY} {ddd} {first}{'*' * (len(e164) - 10)}-{last}"
     return "****" + (e164[-2:] if len(e164) >= 8 else "")
+
+
+def pseudonym(e164: str, key: bytes) -> str:
+    """
+    What stands for a number where the number must not: the same for the same number and key, 32 hex digits.
+
+    A plain hash would be undone in an hour, since Brazil has few numbers; a keyed one needs the key.
+
+    Args:
+        e164: A number as `normalize` returns it, so with its ninth digit.
+        key: Secret bytes.
+    """
+    return hmac.digest(key, e164.encode(), "sha256").hex()[:32]
 
 
 def mask_in(text: str) -> str:

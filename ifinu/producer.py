@@ -2,7 +2,7 @@
 Producers: what a caller gives -> a message on a queue.
 
 One notification at a time goes through `send_notification.delay` (`worker/tasks.py`); many go through `enqueue_many`,
-which pushes bare JSON, as any other language would, hundreds of messages a trip.
+which pushes bare JSON, as any other language would, hundreds of messages a trip. `cancel` calls one off.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import redis
 
 from ifinu import settings, wire
 from ifinu.broker import LOW, NORMAL, URGENT
+from ifinu.broker.claims import Claims
+from ifinu.broker.intake import is_text
 from ifinu.errors import BrokerUnavailable, InvalidNotification
 from ifinu.notification import Notification, Priority
 
@@ -25,6 +27,7 @@ Source = Notification | Mapping[str, object]
 
 _CHUNK = 500  # messages a trip
 _CHUNK_BYTES = 1_000_000  # and bytes, whichever comes first
+_LONGEST_ID = 200  # as notification.Notification.id
 _WIRE_MARKS = frozenset({"tipo_notificacao", "cobranca"})
 
 
@@ -122,6 +125,57 @@ def enqueue_many(sources: Iterable[Source], *, client: redis.Redis | None = None
         if own:
             connection.close()
     return done
+
+
+def cancel(notification_id: str, *, client: redis.Redis | None = None) -> str:
+    """
+    Call a notification off, for example because the charge was paid. It may be on its way, or not be there yet.
+
+    Args:
+        notification_id: The id.
+        client: Connection to use; by default one to `IFINU_REDIS_URL`.
+
+    Returns:
+        Its state until now. It is called off, and will not be sent, where that is
+            empty: it was not tried yet; should it come within 90 days, it is not sent
+            waiting: a try failed or it was not the time, and its retry is not sent
+            dead: it is in the dead letters, and a replay does not send it
+            cancelled: it was called off before
+            unknown: it may have been sent; it is looked up, and not sent again
+        and in every other state it was too late, and nothing has changed:
+            sending: a worker sends it at this moment
+            sent: the gateway took it
+            expired, suppressed: it had ended before, without being sent
+
+    Raises:
+        InvalidNotification: No notification has such an id.
+        BrokerUnavailable: Redis did not answer in time: it may or may not be called off; it is safe to try again.
+    """
+    notification_id = id_of(notification_id)
+    chosen = settings.load()
+    connection = connect(chosen.redis_url.get_secret_value()) if client is None else client
+    try:
+        return Claims(connection, chosen.claim_ttl_s).cancel(notification_id)
+    except redis.RedisError as exc:
+        raise BrokerUnavailable(
+            f"Redis did not say whether {notification_id!r} is called off ({type(exc).__name__}); try again"
+        ) from exc
+    finally:
+        if client is None:
+            connection.close()
+
+
+def id_of(text: str) -> str:
+    """
+    An id as its notification has it.
+
+    Raises:
+        InvalidNotification: None has such an id.
+    """
+    found = text.strip() if is_text(text) else ""
+    if not 0 < len(found) <= _LONGEST_ID:
+        raise InvalidNotification("id", f"is not 1 to {_LONGEST_ID} characters")
+    return found
 
 
 def _batches(sources: Iterable[Source], done: Enqueued, sandbox_number: str | None) -> Iterator[dict[str, list[bytes]]]:

@@ -47,6 +47,13 @@ class Pool(enum.StrEnum):
     PREFORK = "prefork"  # `concurrency` child processes: isolation, at about ten times the memory
 
 
+class OnUnknown(enum.StrEnum):
+    """What follows when a message may have been sent and the gateway does not have it."""
+
+    RESEND_ONCE = "resend_once"  # send it once more; a second time it is held
+    HOLD = "hold"  # a person decides: `ifinu unknown`
+
+
 class LogFormat(enum.StrEnum):
     """How log lines look."""
 
@@ -174,13 +181,73 @@ class Settings(BaseSettings):
         Field(description="Celery result backend. Unset: none is kept, `AsyncResult.get()` cannot work."),
     ] = None
     database_url: Annotated[
+        SecretStr,
+        Field(
+            description="The ledger: `postgresql://user:password@host/database`, or `sqlite:///file` where all "
+            "processes are on one machine."
+        ),
+    ] = SecretStr("sqlite:///ifinu.db")
+    recorder: Annotated[
+        bool,
+        Field(description="Whether workers write the ledger; `false` where `ifinu recorder` runs by itself."),
+    ] = True
+    retention_days: Annotated[
+        int, Field(ge=1, description="Age in days at which the ledger forgets a notification and its events.")
+    ] = 365
+    unconfirmed_after_s: Annotated[
+        _Seconds, Field(description="How long a sent message may lack a receipt before it counts as unconfirmed.")
+    ] = 21_600.0
+    phone_key: Annotated[
         SecretStr | None,
         _Optional,
-        Field(description="SQLAlchemy URL of the ledger. Not read yet by this version."),
+        Field(
+            description="Key of the hash under which the ledger and the opt-outs know a phone. "
+            "Unset: one is made, and kept in Redis."
+        ),
     ] = None
     claim_ttl_s: Annotated[
         _Seconds, Field(description="How long a notification id is remembered: a second message with it is not sent.")
     ] = 604_800.0
+    on_unknown: Annotated[
+        OnUnknown,
+        Field(
+            description="What follows when a message may have been sent and the gateway does not have it: "
+            "`resend_once` or `hold`."
+        ),
+    ] = OnUnknown.RESEND_ONCE
+    unknown_grace_s: Annotated[
+        _Seconds,
+        Field(
+            description="How long the gateway is asked for such a message before it counts as not there. "
+            "One request can take minutes inside the gateway."
+        ),
+    ] = 300.0
+    reference: Annotated[
+        bool,
+        Field(description="Whether texts end in a short reference, by which such a message is found."),
+    ] = True
+    sending_window: Annotated[
+        str | None,
+        _Optional,
+        Field(
+            description="When messages may go, by the clock where the phone is: `mon-fri 08:00-20:00, sat 09:00-13:00`."
+        ),
+    ] = None
+    sending_windows_file: Annotated[
+        Path | None,
+        _Optional,
+        Field(description="JSON file of windows by tenant and state; it wins over `IFINU_SENDING_WINDOW`."),
+    ] = None
+    webhook_secret: Annotated[
+        SecretStr | None,
+        _Optional,
+        Field(description="What the gateway has to show to `ifinu webhook`, which does not start without it."),
+    ] = None
+    webhook_url: Annotated[
+        str | None,
+        _Optional,
+        Field(description="Where the gateway reaches `ifinu webhook`; `ifinu instance webhook` registers it."),
+    ] = None
     sandbox_number: Annotated[
         str | None,
         _Optional,
@@ -211,7 +278,14 @@ class Settings(BaseSettings):
         LogFormat.AUTO
     )
 
-    _secrets: ClassVar[tuple[str, ...]] = ("redis_url", "evolution_api_key", "database_url", "result_backend")
+    _secrets: ClassVar[tuple[str, ...]] = (
+        "redis_url",
+        "evolution_api_key",
+        "database_url",
+        "result_backend",
+        "phone_key",
+        "webhook_secret",
+    )
 
     @field_validator("redis_url", mode="before")
     @classmethod
@@ -235,6 +309,30 @@ class Settings(BaseSettings):
         if not _is_url(value, ("http", "https")):
             raise ValueError("must be http://host:port or https://host")
         return value.rstrip("/")
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _http_url_or_none(cls, value: str | None) -> str | None:
+        return value and cls._http_url(value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _driver_is_named(cls, value: SecretStr) -> SecretStr:
+        scheme, separator, rest = value.get_secret_value().strip().partition("://")
+        match scheme:
+            case "postgres" | "postgresql" | "postgresql+psycopg2":
+                return SecretStr(f"postgresql+psycopg2://{rest}")
+            case "sqlite" if separator:
+                return SecretStr(f"sqlite://{rest}")
+        raise ValueError("must be postgresql://user:password@host/database or sqlite:///file")
+
+    @field_validator("phone_key", "webhook_secret")
+    @classmethod
+    def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        # As many bytes as the hash that they key (RFC 7518, 3.2).
+        if value is not None and len(value.get_secret_value().encode()) < 32:
+            raise ValueError("must have 32 characters or more; try: openssl rand -hex 32")
+        return value
 
     @field_validator("rate_limit")
     @classmethod

@@ -24,6 +24,7 @@ date, so `2026-12-01T00:00:00Z` is due that day and not on the evening before; G
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
@@ -137,6 +138,17 @@ def decode(body: Mapping[str, object], *, sandbox_number: str | None = None, tod
     if problems:
         raise _invalid(problems, _TOP)
     return notification
+
+
+def phone_of(body: Mapping[str, object]) -> str | None:
+    """The phone of either wire form, or of Python's fields, as E.164, however wrong the rest is; None for none."""
+    charge = body.get("cobranca")
+    customer = charge.get("cliente") if isinstance(charge, Mapping) else None
+    parts = [part for part in (body, customer) if isinstance(part, Mapping)]
+    for spelling in (part.get(name) for part in parts for name in ("telefone", "phone")):
+        with contextlib.suppress(ValueError):
+            return phone.normalize(str(spelling))
+    return None
 
 
 def from_fields(fields: Mapping[str, object]) -> Notification:

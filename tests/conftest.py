@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from ledgers import database, migrated
 from processes import Fleet, Queue, Simulated, fleet_of, redis_server, stopping
+from sqlalchemy import Engine
 
-from ifinu.embedded import Valkey
+from ifinu.embedded import Postgres, Valkey
+from ifinu.ledger.engine import connect
 
 _ALIASES = ("REDIS_ADDR", "EVOLUTION_API_URL", "EVOLUTION_API_KEY")
 
@@ -46,6 +51,50 @@ def client(valkey: Valkey) -> Iterator[redis.Redis]:
 @pytest.fixture
 def queue(client: redis.Redis) -> Queue:
     return Queue(client)
+
+
+@pytest.fixture(scope="session")
+def _postgres_of_the_session() -> Iterator[Postgres]:
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(_postgres_of_the_session: Postgres) -> str:
+    with_tables = f"template_{uuid.uuid4().hex}"
+    migrated(database(_postgres_of_the_session.url, with_tables))
+    return with_tables
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("ledger") / "ledger.db"
+    migrated(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def postgres(_postgres_of_the_session: Postgres) -> str:
+    """URL of a new database without tables, on a server shared by tests that do not kill it."""
+    return database(_postgres_of_the_session.url, f"empty_{uuid.uuid4().hex}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A ledger of its own, migrated and empty, in each kind of database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{shutil.copy(request.getfixturevalue('_sqlite_template'), tmp_path / 'ledger.db')}"
+    server = request.getfixturevalue("_postgres_of_the_session")
+    template = request.getfixturevalue("_postgres_template")
+    return database(server.url, f"ledger_{uuid.uuid4().hex}", template=template)
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Engine]:
+    """The same, as an engine."""
+    engine = connect(ledger_url)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

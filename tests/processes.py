@@ -21,6 +21,7 @@ from ifinu.simulator import Control, Send
 
 API_KEY = "a-key-of-the-tests"
 SANDBOX = "+5577998616740"
+FIRST_NUMBER = 81_000_000  # of the messages that have one each; the ninth digit stands before it
 
 
 def wait_until(fact: Callable[[], Any], deadline_s: float = 20.0, seen: Callable[[], Any] | None = None) -> Any:
@@ -42,7 +43,7 @@ def raw(number: int | str, **fields: Any) -> bytes:
 
 def numbered(count: int) -> list[bytes]:
     """Messages, each to a phone of its own, by which the simulator's ledger tells them apart."""
-    return [raw(i, telefone=f"77 9{81_000_000 + i}") for i in range(count)]
+    return [raw(i, telefone=f"77 9{FIRST_NUMBER + i}") for i in range(count)]
 
 
 class Queue:
@@ -190,6 +191,9 @@ def fleet_of(directory: Path, redis_url: str, gateway_url: str) -> Fleet:
         IFINU_SANDBOX_NUMBER=SANDBOX,
         IFINU_RETRY_BACKOFF_S="0.2",
         IFINU_LEASE_S="3",
+        IFINU_UNKNOWN_GRACE_S="4",
+        IFINU_RECORDER="false",
+        IFINU_DATABASE_URL=f"sqlite:///{directory}/ledger.db",
     )
 
 

@@ -18,11 +18,11 @@ Waiting: one connection alternates between two commands. `fetch.lua` answers at 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from queue import Empty
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 import structlog
@@ -31,11 +31,13 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps
 
 from ifinu.broker import dead_letters, intake, leases
-from ifinu.broker.keys import Keys, claim_key
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, claim_key
 
 log = structlog.get_logger(__name__)
 
-# Header of a published retry: {"queue", "tag", "id"} of the message whose place it takes.
+# Header of a published retry: {"queue", "tag", "id"} of the message whose place it takes, the "state" that the claim
+# waits in, and the "event" that tells of it: its name and data.
 POSTPONES = "ifinu_postpones"
 
 _FETCH, _WAIT = "EVALSHA", "BLMOVE"
@@ -44,6 +46,15 @@ _IDLE_SHARED_S = 0.25  # the same while other queues than the one waited on are 
 _UNLIMITED_BATCH = 100
 _MOST_CONNECTIONS = 2_000
 _MOST = 500  # Lua's unpack takes a few thousand arguments at most
+
+
+class _Taken(NamedTuple):
+    """A message that was fetched; `suspect` is its digest where a worker may have died of it, else empty."""
+
+    tag: str
+    keys: Keys
+    raw: bytes
+    suspect: str
 
 
 class QoS(virtual.QoS):
@@ -140,7 +151,7 @@ class Channel(stock.Channel):
         error: str,
         attempts: int = 0,
         first_at: datetime | None = None,
-        notification_id: str | None = None,
+        about: Mapping[str, Any] | None = None,
         maybe_sent: bool = False,
     ) -> None:
         """
@@ -152,7 +163,7 @@ class Channel(stock.Channel):
             error: One line, phones masked.
             attempts: How often a send was tried.
             first_at: When it was first tried.
-            notification_id: Whose claim ends with it.
+            about: What else the event tells of the notification; its `id` is whose claim ends with it.
             maybe_sent: Whether it may have been sent after all.
         """
         raw = self.leases.raw(tag)
@@ -160,8 +171,16 @@ class Channel(stock.Channel):
             record = dead_letters.encode(
                 raw, reason=reason, error=error, attempts=attempts, first_at=first_at, now=datetime.now(UTC)
             )
-            state = "unknown" if maybe_sent else "dead"
-            self.leases.bury(tag, record, notification_id=notification_id, state=state)
+            told = {
+                "queue": self.leases.queue(tag),
+                **(about or {}),
+                "reason": reason,
+                "error": error,
+                "attempts": attempts,
+            }
+            notification_id = told.pop("id", None) or dead_letters.identity(raw)[0] or ""
+            name, state = (Name.HELD, "unknown") if maybe_sent else (Name.DEAD, "dead")
+            self.leases.bury(tag, record, Event(name, notification_id, told), state=state)
             log.warning("ifinu.message.buried", reason=reason, error=error, attempts=attempts)
         self.qos.let_go(tag)
 
@@ -185,7 +204,7 @@ class Channel(stock.Channel):
             if not taken:
                 return None
             self.leases.watch(Keys.of(queue))
-            payload = self._admit(*taken[0])
+            payload = self._admit(taken[0])
             if payload is None:
                 continue
             message = self.Message(payload, channel=self)
@@ -264,29 +283,33 @@ class Channel(stock.Channel):
         idle = _IDLE_S if len(self._leased) == 1 else _IDLE_SHARED_S
         return idle if next_due_ms < 0 else min(idle, max(0.01, next_due_ms / 1000))
 
-    def _hold(self, answer: list[Any], queues: Sequence[Keys]) -> list[tuple[str, Keys, bytes]]:
+    def _hold(self, answer: list[Any], queues: Sequence[Keys]) -> list[_Taken]:
         taken = []
-        for index, tag, raw in zip(answer[2::3], answer[3::3], answer[4::3], strict=True):
+        for index, tag, raw, suspect in zip(answer[2::4], answer[3::4], answer[4::4], answer[5::4], strict=True):
             keys = queues[index]
             self.leases.hold(tag.decode(), keys, raw)
-            taken.append((tag.decode(), keys, raw))
+            taken.append(_Taken(tag.decode(), keys, raw, suspect.decode()))
         return taken
 
-    def _admit(self, tag: str, keys: Keys, raw: bytes) -> dict[str, Any] | None:
+    def _admit(self, taken: _Taken) -> dict[str, Any] | None:
         try:
-            return intake.admit(raw, queue=keys.ready, tag=tag, max_bytes=self.max_message_bytes)
+            payload = intake.admit(taken.raw, queue=taken.keys.ready, tag=taken.tag, max_bytes=self.max_message_bytes)
         except intake.Unreadable as exc:
-            self.bury(tag, reason=exc.reason, error=str(exc))
+            self.bury(taken.tag, reason=exc.reason, error=str(exc))
             return None
+        payload["headers"].pop(intake.SUSPECT, None)  # anybody can push a message with such a header
+        if taken.suspect:
+            payload["headers"][intake.SUSPECT] = taken.suspect
+        return payload
 
-    def _deliver(self, taken: list[tuple[str, Keys, bytes]]) -> None:
-        left = [tag for tag, _, _ in taken]
+    def _deliver(self, taken: list[_Taken]) -> None:
+        left = [one.tag for one in taken]
         try:
-            for tag, keys, raw in taken:
-                payload = self._admit(tag, keys, raw)
+            for one in taken:
+                payload = self._admit(one)
                 if payload is not None:
-                    self._deliver_one(tag, keys, payload)
-                left.remove(tag)
+                    self._deliver_one(one.tag, one.keys, payload)
+                left.remove(one.tag)
         finally:
             # Only after an error of the connection: what was not handed on is nobody's.
             self.leases.give_back(left)
@@ -308,7 +331,7 @@ class Channel(stock.Channel):
         with contextlib.suppress(redis.RedisError, OSError, Empty):
             if self._command == _FETCH:  # answers at once
                 answer = self.client.parse_response(connection, _FETCH)
-                self.leases.give_back([tag for tag, _, _ in self._hold(answer, self._fetching)])
+                self.leases.give_back([one.tag for one in self._hold(answer, self._fetching)])
         if self._command == _WAIT:
             connection.disconnect()
         self._command, self._wait_s = None, 0.0
@@ -338,14 +361,28 @@ class Channel(stock.Channel):
         with self.conn_or_acquire() as client:
             client.zadd(Keys.of(queue).delayed, entry)
 
-    def _postpone(self, queue: str, message: dict[str, Any], due_ms: int | None, postponed: dict[str, str]) -> None:
+    def _postpone(self, queue: str, message: dict[str, Any], due_ms: int | None, postponed: dict[str, Any]) -> None:
         """A retry takes the place of the message that it retries, in one step: neither both nor none is ever there."""
         origin = Keys.of(postponed["queue"])
+        event = postponed.get("event")
+        told: tuple[Any, ...] = ()
+        if event is not None:
+            event[1]["due_ms"] = due_ms
+            told = event[0], dumps(event[1])
+        stream = () if event is None else (EVENTS,)
+        claim = claim_key(postponed["id"])
         with self.conn_or_acquire() as client:
             self.leases.postpone(
                 client,
-                (origin.in_flight, origin.deadlines, Keys.of(queue).delayed, claim_key(postponed["id"])),
-                (postponed["tag"], dumps(message), due_ms or int(datetime.now(UTC).timestamp() * 1000)),
+                (origin.in_flight, origin.deadlines, Keys.of(queue).delayed, claim, UNKNOWN, *stream),
+                (
+                    postponed["tag"],
+                    dumps(message),
+                    due_ms or int(datetime.now(UTC).timestamp() * 1000),
+                    postponed["state"],
+                    postponed["id"],
+                    *told,
+                ),
             )
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:

@@ -5,48 +5,117 @@ A worker claims the id just before it sends. The claim is a hash, `ifinu:claim:<
 
     state      sending   its holder is about to send, sends, or died of it
                waiting   a retry or a deferral is in the delayed set
+               unknown   it may have been sent: it is being looked up, or held in the dead letters
                sent      the gateway took it; `key_id` is the gateway's id
-               unknown   it may have been sent: it is in the dead letters
+               expired, suppressed, cancelled   it was not sent, and why
                dead      it was not and will not be sent: it is in the dead letters
     digest     of the content, so that an id used for something else is noticed
-    tag        of the message that claimed it, and
+    tag        of the message that claimed it (empty while its token alone tells it), and
     in_flight  where that message is while its holder lives
     token      what its retry shows to be let through
+    since      when the first send in doubt began, ms of Redis' clock
+    started    when the last send began
+    letter     digest of the dead letter that it ended in
+    resent     there once it was sent again because the gateway did not have it
+    cancelled  there while it is called off
 
                   claim            settle
-    (none), dead ──────▶ sending ────────▶ sent
-                        ▲   │ │ ╰── bury ──▶ dead | unknown ── replay ──▶ (none)
-                  claim │   │ ╰──── release ──▶ (none)
-                        ╰── waiting ◀── postpone
+    (none), dead ──────▶ sending ────────▶ sent | expired | suppressed | cancelled
+                        ▲ ▲ │ │ ╰── bury ──▶ dead ── replay ──▶ (none)
+                  claim │ │ │ ╰──── release ──▶ (none)
+                        ╰─│─┴─ postpone ──▶ waiting
+                   resend ╰─ unknown ◀── postpone; claim, when the holder died
+                                ╰── settle ──▶ sent;  bury ──▶ unknown, held
 
-A second message with the id finds `sending`, `waiting`, `sent` or `unknown`: it is a duplicate.
+A second message with the id finds any of these but `dead`: it is a duplicate.
 """
 
 from __future__ import annotations
 
 import enum
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import redis
 
-from ifinu.broker.keys import Keys, Scripts, claim_key
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Scripts, claim_key, optout_key, seen_key
 from ifinu.broker.line import Line
+
+_CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was called off
 
 
 class Verdict(enum.StrEnum):
     """What a claim allows."""
 
     GO = "go"  # send it
+    LOOK_UP = "look_up"  # it may have been sent: ask the gateway first
     DUPLICATE = "duplicate"  # another message with this id was sent, is being sent, or waits for its retry
     REUSED = "reused"  # the id belongs to other content
+    CANCELLED = "cancelled"  # it was called off
+    OPTED_OUT = "opted_out"  # the person wants no messages of this tenant
+
+
+class Resend(enum.StrEnum):
+    """Whether what the gateway does not have may be sent again."""
+
+    GO = "go"
+    AGAIN = "again"  # it was sent once more already
+    CANCELLED = "cancelled"  # it was called off meanwhile
+    LOST = "lost"  # another message carries the id by now
+
+
+class Asker(NamedTuple):
+    """
+    The message that asks.
+
+    Attributes:
+        queue: It came from.
+        tag: Its delivery tag.
+        token: What it carries if it is a retry or a look-up; empty for a first message.
+        waited: Whether it was in the delayed set before.
+    """
+
+    queue: str
+    tag: str
+    token: str = ""
+    waited: bool = False
 
 
 class Claim(NamedTuple):
-    """The verdict, the state that the record was in before ('' for none), and the token for a retry."""
+    """
+    What may be done.
+
+    Attributes:
+        verdict: That.
+        before: State of the record before; empty for none.
+        token: What its retry has to carry.
+        since: When the first send in doubt began; None where there is none.
+        started: When the last one began.
+        resent: Whether it was sent again already.
+        seen: The gateway's id of it, where a webhook told that it was sent.
+    """
 
     verdict: Verdict
     before: str
     token: str
+    since: datetime | None
+    started: datetime | None
+    resent: bool
+    seen: str
+
+
+class Withdrawn(NamedTuple):
+    """
+    What became of the wish that a notification be sent after all.
+
+    Attributes:
+        done: Whether it is not called off any more.
+        state: Of its record until now; empty for none. `cancelled` and not done: its message came and was not sent.
+    """
+
+    done: bool
+    state: str
 
 
 class Claims:
@@ -64,24 +133,52 @@ class Claims:
         self._ttl_ms = int(ttl_s * 1000)
         self._scripts = Scripts()
 
-    def claim(self, notification_id: str, *, queue: str, tag: str, digest: str, token: str = "") -> Claim:
+    def claim(
+        self, asker: Asker, about: Event, *, digest: str, tenant: str | None, pseudonym: str, reference: str
+    ) -> Claim:
         """
         Ask to send.
 
         Args:
-            notification_id: The id.
-            queue: The queue that the message came from.
-            tag: Its delivery tag.
+            asker: The message.
+            about: The event `unknown` with the id, told if it turns out that its last holder died.
             digest: Of its content; empty where content is not compared.
-            token: What the message carries if it is a retry.
+            tenant: On whose behalf.
+            pseudonym: Of the phone.
+            reference: That its text carries.
 
         Raises:
             redis.RedisError: Nothing is known; nothing may be sent.
         """
-        keys = claim_key(notification_id), Keys.of(queue).in_flight
-        answer = self._line.run(self._scripts.claim, keys, (tag, digest, token, self._ttl_ms))
-        verdict, before, its_token = (part.decode() for part in answer)
-        return Claim(Verdict(verdict), before, its_token)
+        _, notification_id, data = about.arguments()
+        keys = (
+            claim_key(notification_id),
+            Keys.of(asker.queue).in_flight,
+            optout_key(tenant),
+            seen_key(reference),
+            UNKNOWN,
+            EVENTS,
+        )
+        args = (asker.tag, digest, asker.token, self._ttl_ms, notification_id, pseudonym, data)
+        verdict, before, token, since, started, resent, seen = (
+            part.decode() for part in self._line.run(self._scripts.claim, keys, args)
+        )
+        return Claim(Verdict(verdict), before, token, _instant(since), _instant(started), bool(resent), seen)
+
+    def resend(self, asker: Asker, about: Event) -> Resend:
+        """
+        Ask to send again what the gateway does not have.
+
+        Args:
+            asker: The message, whose claim was answered with LOOK_UP.
+            about: The event `resending` with the id.
+
+        Raises:
+            redis.RedisError: Nothing is known; nothing may be sent.
+        """
+        _, notification_id, data = about.arguments()
+        keys = claim_key(notification_id), EVENTS
+        return Resend(self._line.run(self._scripts.resend, keys, (asker.tag, notification_id, data)).decode())
 
     def release(self, notification_id: str, tag: str) -> None:
         """
@@ -96,7 +193,66 @@ class Claims:
         """
         self._scripts.release(self._client, (claim_key(notification_id),), (tag,))
 
+    def started(self, queue: str, digest: str) -> int:
+        """
+        How often a message was started before, since a worker died that had it.
+
+        Args:
+            queue: It came from.
+            digest: Of the message, as `fetch.lua` gave it.
+
+        Raises:
+            redis.RedisError: As the server answers, or because it does not.
+        """
+        return int(self._client.hget(Keys.of(queue).suspects, digest) or 0)
+
+    def starts(self, queue: str, digest: str) -> int:
+        """
+        How often a message was started, this time included, since a worker died that had it.
+
+        Args:
+            queue: It came from.
+            digest: Of the message, as `fetch.lua` gave it.
+
+        Raises:
+            redis.RedisError: As the server answers, or because it does not.
+        """
+        return int(self._line.run(self._scripts.suspect, (Keys.of(queue).suspects,), (digest,)))
+
+    def cancel(self, notification_id: str) -> str:
+        """
+        Call a notification off.
+
+        Returns:
+            Its state until now, empty for none. Where that is `sending`, `sent` or an end of another kind, it was too
+            late and nothing changed.
+
+        Raises:
+            redis.RedisError: It may or may not be called off.
+        """
+        _, _, data = Event(Name.CANCELLED, notification_id).arguments()
+        keys = claim_key(notification_id), EVENTS
+        answer = self._scripts.cancel(self._client, keys, (notification_id, max(self._ttl_ms, _CANCELLED_TTL_MS), data))
+        return str(answer.decode())
+
+    def uncancel(self, notification_id: str) -> Withdrawn:
+        """
+        Withdraw that a notification was called off, if nothing came of it yet.
+
+        Raises:
+            redis.RedisError: It may or may not be withdrawn.
+        """
+        _, _, data = Event(Name.UNCANCELLED, notification_id).arguments()
+        done, state = self._scripts.uncancel(
+            self._client, (claim_key(notification_id), EVENTS), (notification_id, data)
+        )
+        return Withdrawn(bool(done), state.decode())
+
     def state(self, notification_id: str) -> str | None:
         """What became of an id; None when nothing is remembered."""
         state = self._client.hget(claim_key(notification_id), "state")
         return state.decode() if isinstance(state, bytes) else None
+
+
+def _instant(ms: str) -> datetime | None:
+    return datetime.fromtimestamp(int(float(ms)) / 1000, UTC) if ms else None

@@ -4,8 +4,8 @@ Dead letters: what a record holds, and what people do with them.
 A record is a JSON object on the list `<queue>:dlq`, newest first:
 
     reason    a short word from a bounded set; the transport's own are not_utf8, not_json, not_an_object, too_large,
-              bad_envelope, unknown_task, undeliverable, rejected, revoked, expired, time_limit; the others name why a
-              send failed
+              bad_envelope, unknown_task, undeliverable, rejected, revoked, expired, poison; the others name
+              why a send failed, and `unknown` that it may have been sent: a person decides
     error     the last error in words, phones masked
     attempts  how often a send was tried
     first_at  when it was first tried, ISO 8601 UTC
@@ -28,7 +28,7 @@ from typing import Any
 import redis
 
 from ifinu.broker import intake
-from ifinu.broker.keys import Keys, Scripts, claim_key
+from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Scripts, claim_key
 
 _PAGE = 500
 
@@ -91,7 +91,7 @@ def encode(
         first_at: When it was first tried; None when it never was.
         now: When it is given up.
     """
-    notification_id, kind = _identity(raw)
+    notification_id, kind = identity(raw)
     record = json.dumps(
         {
             "reason": reason,
@@ -231,13 +231,22 @@ class DeadLetters:
         What is replayed is what the producer pushed, so that it starts afresh. Two people who replay one letter replay
         it once.
         """
-        claim = () if letter.id is None else (claim_key(letter.id),)
-        keys = (self._keys.dead, self._keys.ready, *claim)
-        return bool(self._scripts.exhume(self._client, keys, (letter.record, _fresh(letter))))
+        keys = (self._keys.dead, self._keys.ready, EVENTS, UNKNOWN, *_claim(letter))
+        args = (letter.record, _fresh(letter), letter.id or "", _told(letter))
+        return bool(self._scripts.exhume(self._client, keys, args))
 
     def purge(self, letter: DeadLetter) -> bool:
         """Delete a letter; False when it was gone already."""
-        return bool(self._client.lrem(self._keys.dead, -1, letter.record))  # type: ignore[arg-type]  # bytes are fine
+        keys = (self._keys.dead, EVENTS, UNKNOWN, *_claim(letter))
+        return bool(self._scripts.discard(self._client, keys, (letter.record, letter.id or "", _told(letter))))
+
+
+def _claim(letter: DeadLetter) -> tuple[str, ...]:
+    return (claim_key(letter.id),) if letter.id else ()
+
+
+def _told(letter: DeadLetter) -> str:
+    return json.dumps({"reason": letter.reason})
 
 
 def _fresh(letter: DeadLetter) -> bytes:
@@ -274,18 +283,23 @@ def _call_of(raw: bytes) -> tuple[list[Any], dict[str, Any]] | None:
         return None
 
 
-def _identity(raw: bytes) -> tuple[str | None, str | None]:
+def identity(raw: bytes) -> tuple[str | None, str | None]:
     """The notification's id and kind, where the message can be read that far."""
+    body = body_of(raw)
+    return _word(body.get("id")), _word(body.get("tipo_notificacao", body.get("kind")))
+
+
+def body_of(raw: bytes) -> dict[str, Any]:
+    """The fields of the notification as its producer wrote them; empty where the message cannot be read that far."""
     try:
         body = json.loads(raw)
         call = _call_of(raw)
         if call is not None:
             first = call[0][0] if call[0] else call[1]
             body = json.loads(first) if isinstance(first, str) else first
-        found = body.get("id"), body.get("tipo_notificacao", body.get("kind"))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        return None, None
-    return _word(found[0]), _word(found[1])
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _word(value: object) -> str | None:

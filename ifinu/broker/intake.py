@@ -19,6 +19,8 @@ TASK = "ifinu.send_notification"
 TAG, QUEUE = "ifinu_tag", "ifinu_queue"
 # Header of a retry, which lets it through to its claim.
 TOKEN = "ifinu_token"  # noqa: S105 - a header's name
+# Header of a message that a worker may have died of: its digest.
+SUSPECT = "ifinu_suspect"
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _DEEPEST = 500
 _MAX_ID = 200  # as notification.Notification.id
@@ -100,6 +102,17 @@ def _call_in(payload: dict[str, Any]) -> tuple[list[Any], dict[str, Any], dict[s
     if not (isinstance(args, list) and isinstance(kwargs, dict) and isinstance(embed, dict)):
         raise Unreadable("bad_envelope", "the body is not [args, kwargs, embed]")
     return args, kwargs, embed
+
+
+def token_of(raw: bytes) -> str:
+    """What a retry or a look-up shows to its claim; empty for a message that is none, and for what cannot be read."""
+    if TOKEN.encode() not in raw:  # spares reading what producers pushed
+        return ""
+    try:
+        found = json.loads(raw)["headers"].get(TOKEN)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def is_text(value: object) -> TypeGuard[str]:

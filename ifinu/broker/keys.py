@@ -7,19 +7,30 @@ The Redis keys of a queue, and the moves between them.
     <queue>:em_voo:prazos  ZSET   in flight: tag -> when its lease ends, in ms
     <queue>:dlq            LIST   dead letters, newest first; LLEN counts them
     <queue>:pausada        STRING present while the queue is paused
+    <queue>:suspeitas      HASH   digest of a message whose worker died -> how often it was started since, for an hour
+
     ifinu:claim:<id>       HASH   what becomes of a notification id, for days (see `claims.py`)
+    ifinu:desconhecidas    ZSET   ids that may have been sent -> since when, in ms
+    ifinu:visto:<ref>      STRING the gateway's id of a message with this reference that it said it sent, for days
+    ifinu:eventos          STREAM what happened; the ledger's input (see `events.py`)
+    ifinu:optout:<tenant>  HASH   who wants no messages (see `optouts.py`)
+    ifinu:remetentes:<instance>:<month>  HASH  phone's pseudonym -> the tenant that last wrote to it, for two months
+    ifinu:recorder         STRING whose turn it is to write the ledger (see `ledger/turn.py`)
+    ifinu:chave:telefone   STRING the key of pseudonyms, where none was set (see `pseudonyms.py`)
 
 A message is in exactly one of ready, delayed, in flight and dead, and every move is one Lua script in `scripts/`:
 
     fetch      delayed -> ready when due; ready -> in flight, a batch at a time
     ack        in flight -> gone
     settle     in flight -> gone, and the outcome is recorded in the id's claim
-    postpone   in flight -> delayed, as its retry
+    postpone   in flight -> delayed, as its retry or its next look-up
     give_back  in flight -> ready, to be served next
     bury       in flight -> dead
     renew      in flight stays: a later deadline
     sweep      in flight -> ready where the deadline has passed; delayed -> ready when due
     exhume     dead -> ready, by replay
+    discard    dead -> gone
+    resolve    dead -> gone, and the outcome that a person told is recorded
 
 Times are Redis' own (`TIME`), so that workers' clocks do not matter. A move needs no memory to speak of, so scripts
 that move run even when Redis is full (`allow-oom`): a full queue can always be drained.
@@ -40,6 +51,10 @@ NORMAL = "ifinu:fila:whatsapp"  # what producers in other languages LPUSH to
 LOW = "ifinu:fila:baixa"
 QUEUES = (URGENT, NORMAL, LOW)  # in the order they are served
 
+EVENTS = "ifinu:eventos"
+RECORDER = "ifinu:recorder"
+UNKNOWN = "ifinu:desconhecidas"
+
 
 class Keys(NamedTuple):
     """The keys of one queue, in the order that the scripts take them."""
@@ -50,16 +65,34 @@ class Keys(NamedTuple):
     deadlines: str
     dead: str
     paused: str
+    suspects: str
 
     @classmethod
     def of(cls, queue: str) -> Keys:
         """The keys of the queue whose list is `queue`."""
-        return cls(queue, *(f"{queue}:{s}" for s in ("agendadas", "em_voo", "em_voo:prazos", "dlq", "pausada")))
+        return cls(
+            queue, *(f"{queue}:{s}" for s in ("agendadas", "em_voo", "em_voo:prazos", "dlq", "pausada", "suspeitas"))
+        )
 
 
 def claim_key(notification_id: str) -> str:
     """Where the claim of a notification id is."""
     return f"ifinu:claim:{notification_id}"
+
+
+def seen_key(reference: str) -> str:
+    """Where the gateway's word is that it sent a message with this reference."""
+    return f"ifinu:visto:{reference}"
+
+
+def optout_key(tenant: str | None) -> str:
+    """Where those are who want no messages of a tenant."""
+    return f"ifinu:optout:{tenant or ''}"
+
+
+def senders_key(instance: str, month: str) -> str:
+    """Where it stands which tenant last wrote to whom from an instance; `month` is `2026-11`."""
+    return f"ifinu:remetentes:{instance}:{month}"
 
 
 class Script:
@@ -111,7 +144,11 @@ class Scripts:
         self.fetch = Script("fetch")
         self.ack = Script("ack")
         self.claim = Script("claim")
+        self.resend = Script("resend")
         self.release = Script("release")
+        self.cancel = Script("cancel")
+        self.uncancel = Script("uncancel")
+        self.resolve = Script("resolve")
         self.settle = Script("settle")
         self.postpone = Script("postpone")
         self.give_back = Script("give_back")
@@ -119,3 +156,5 @@ class Scripts:
         self.renew = Script("renew")
         self.sweep = Script("sweep")
         self.exhume = Script("exhume")
+        self.discard = Script("discard")
+        self.suspect = Script("suspect")

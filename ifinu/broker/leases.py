@@ -17,17 +17,37 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 import structlog
 
-from ifinu.broker.keys import Keys, Script, Scripts, claim_key
+from ifinu.broker.events import Event
+from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, Scripts, claim_key
 from ifinu.broker.line import Line
 
 log = structlog.get_logger(__name__)
 
 _SWEEP_MOST = 500
+_SENDERS_TTL_MS = 62 * 86_400_000
+
+
+class Settled(NamedTuple):
+    """
+    How a message ended.
+
+    Attributes:
+        state: What its id's claim ends in.
+        event: Says so, and names the id.
+        key_id: The gateway's id of the message, or empty.
+        sender: Where it stands which tenant wrote to the phone last (`keys.senders_key`), the phone's pseudonym and the
+            tenant; None where nobody was written to.
+    """
+
+    state: str
+    event: Event
+    key_id: str = ""
+    sender: tuple[str, str, str] | None = None
 
 
 class Leases:
@@ -105,52 +125,83 @@ class Leases:
         held = self._held.get(tag)
         return held and held[1]
 
+    def queue(self, tag: str) -> str | None:
+        """The queue that a message it holds came from."""
+        held = self._held.get(tag)
+        return held and held[0].ready
+
     def count(self) -> int:
         """How many messages this process holds."""
         return len(self._held)
 
-    def ack(self, tag: str) -> None:
-        """The message is done with. Never raises: what Redis cannot be told now it is told later."""
-        if (keys := self._let_go(tag)) is not None:
-            self._tell(self._scripts.ack, (keys.in_flight, keys.deadlines), (tag,))
-
-    def settle(self, tag: str, notification_id: str, *, queue: str, state: str, key_id: str, ttl_s: float) -> None:
+    def ack(self, tag: str, event: Event | None = None) -> None:
         """
-        The message was sent: it is done with, and its id's claim says so. Never raises, like `ack`.
+        The message is done with. Never raises: what Redis cannot be told now it is told later.
+
+        Args:
+            tag: The message.
+            event: What there is to tell of it.
+        """
+        if (keys := self._let_go(tag)) is not None:
+            stream: tuple[str, ...] = () if event is None else (EVENTS,)
+            told: tuple[str, ...] = () if event is None else event.arguments()
+            self._tell(self._scripts.ack, (keys.in_flight, keys.deadlines, *stream), (tag, *told))
+
+    def settle(self, tag: str, outcome: Settled, *, queue: str, ttl_s: float) -> None:
+        """
+        The message came to its end: it is done with, and its id's claim says so. Never raises, like `ack`.
 
         The claim says so even where the lease was lost meanwhile: who has the message now must not send it again.
         """
         self._let_go(tag)
         keys = Keys.of(queue)
+        name, notification_id, data = outcome.event.arguments()
+        senders: tuple[str, ...] = ()
+        written_to: tuple[Any, ...] = ()
+        if outcome.sender is not None:
+            key, pseudonym, tenant = outcome.sender
+            senders, written_to = (key,), (pseudonym, tenant, _SENDERS_TTL_MS)
         self._tell(
             self._scripts.settle,
-            (keys.in_flight, keys.deadlines, claim_key(notification_id)),
-            (tag, state, key_id, int(ttl_s * 1000)),
+            (keys.in_flight, keys.deadlines, claim_key(notification_id), UNKNOWN, EVENTS, *senders),
+            (tag, outcome.state, outcome.key_id, int(ttl_s * 1000), notification_id, name, data, *written_to),
         )
 
-    def bury(self, tag: str, record: bytes | str, *, notification_id: str | None, state: str) -> None:
+    def bury(self, tag: str, record: bytes | str, event: Event, *, state: str) -> None:
         """
         The message goes to its queue's dead letters as `record`. Never raises, like `ack`.
 
         Args:
             tag: The message.
             record: See `dead_letters.py`.
-            notification_id: Whose claim ends with it, if the message had one and holds its claim.
+            event: Says so, and names the id whose claim ends with it, if the message had one and holds its claim.
             state: What that claim ends in: `dead`, or `unknown` when it may have been sent.
         """
         if (keys := self._let_go(tag)) is not None:
-            claim = () if notification_id is None else (claim_key(notification_id),)
-            self._tell(self._scripts.bury, (keys.in_flight, keys.deadlines, keys.dead, *claim), (tag, record, state))
+            name, notification_id, data = event.arguments()
+            claim = (claim_key(notification_id),) if notification_id else ()
+            self._tell(
+                self._scripts.bury,
+                (keys.in_flight, keys.deadlines, keys.dead, EVENTS, UNKNOWN, *claim),
+                (tag, record, state, notification_id, name, data),
+            )
 
-    def give_back(self, tags: Iterable[str]) -> None:
-        """The messages go back to their queues, to be served next, in this order. Never raises, like `ack`."""
+    def give_back(self, tags: Iterable[str], *, suspect: bool = False) -> None:
+        """
+        The messages go back to their queues, to be served next, in this order. Never raises, like `ack`.
+
+        Args:
+            tags: The messages.
+            suspect: Their process died, maybe of them.
+        """
         by_queue: dict[Keys, list[str]] = {}
         for tag in tags:
             if (keys := self._let_go(tag)) is not None:
                 by_queue.setdefault(keys, []).append(tag)
         for keys, mine in by_queue.items():
+            suspects = (keys.suspects,) if suspect else ()
             for some in reversed(list(_batches(mine, 500))):  # the last one given back is served first
-                self._tell(self._scripts.give_back, (keys.ready, keys.in_flight, keys.deadlines), some)
+                self._tell(self._scripts.give_back, (keys.ready, keys.in_flight, keys.deadlines, *suspects), some)
 
     def give_back_all(self) -> None:
         """Everything this process still holds goes back to the queues."""
@@ -261,7 +312,7 @@ class Leases:
     def _sweep(self) -> None:
         for keys in self._queues:
             reaped, _moved = self._scripts.sweep(
-                self._client, (keys.ready, keys.delayed, keys.in_flight, keys.deadlines), (_SWEEP_MOST,)
+                self._client, (keys.ready, keys.delayed, keys.in_flight, keys.deadlines, keys.suspects), (_SWEEP_MOST,)
             )
             if reaped:
                 log.warning("ifinu.leases.reaped", count=reaped, queue=keys.ready)

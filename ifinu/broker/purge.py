@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
 from ifinu.broker import intake
+from ifinu.broker.dead_letters import identity
 from ifinu.broker.keys import Keys, claim_key
 
 _PAGE = 1000
 
 
-def purge(client: redis.Redis, keys: Keys, *, delayed: bool) -> int:
+class Purged(NamedTuple):
+    """
+    What a purge did.
+
+    Attributes:
+        deleted: How many messages it deleted.
+        in_doubt: How many of these were to look up whether their notification had been sent: nobody does that now, and
+            a person has to say (`unknown.py`).
+    """
+
+    deleted: int
+    in_doubt: int
+
+
+def purge(client: redis.Redis, keys: Keys, *, delayed: bool) -> Purged:
     """
     Delete what is ready, for good; what is in flight and the dead letters stay.
 
     A retry's id stays claimed for days, waiting for the retry; once that is deleted nothing would ever be sent for the
-    id, so it is set free.
+    id, so it is set free. An id that may have been sent stays in doubt.
 
     Args:
         client: A connection that returns bytes.
         keys: The queue's.
         delayed: Also what waits for its time.
-
-    Returns:
-        How many messages were deleted.
     """
-    deleted = 0
+    deleted = in_doubt = 0
     for key in (keys.ready, keys.delayed) if delayed else (keys.ready,):
         # Set aside in one step: what is pushed meanwhile is not deleted, and no worker takes from what is.
         aside = f"{key}:purga:{uuid.uuid4().hex}"
@@ -40,10 +51,15 @@ def purge(client: redis.Redis, keys: Keys, *, delayed: bool) -> int:
             continue
         for message in _messages(client, aside):
             deleted += 1
-            if (waiting := _waiting_id(message)) is not None and client.hget(claim_key(waiting), "state") == b"waiting":
-                client.delete(claim_key(waiting))
+            if intake.token_of(message) and (claimed := identity(message)[0]) is not None:
+                state, cancelled = client.hmget(claim_key(claimed), "state", "cancelled")
+                in_doubt += state == b"unknown"
+                if state == b"waiting" and cancelled:
+                    client.hset(claim_key(claimed), "state", "cancelled")  # what is pushed again is not wanted either
+                elif state == b"waiting":
+                    client.delete(claim_key(claimed))
         client.unlink(aside)
-    return deleted
+    return Purged(deleted, in_doubt)
 
 
 def _messages(client: redis.Redis, key: str) -> Iterator[bytes]:
@@ -52,15 +68,3 @@ def _messages(client: redis.Redis, key: str) -> Iterator[bytes]:
     while page := read(key, start, start + _PAGE - 1):
         start += len(page)
         yield from page
-
-
-def _waiting_id(message: bytes) -> str | None:
-    """The notification id of a message that is a retry or a deferral."""
-    if intake.TOKEN.encode() not in message:  # spares reading what producers pushed
-        return None
-    try:
-        headers = json.loads(message)["headers"]
-        found = headers["id"] if headers.get(intake.TOKEN) else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    return found if isinstance(found, str) else None

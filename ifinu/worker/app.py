@@ -6,24 +6,34 @@ The Celery application, configured from the settings when it is first used.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
 import sys
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
+import billiard
 from celery import Celery, signals
 from kombu import Exchange, Queue
 
 from ifinu import logs, producer, settings
 from ifinu.broker import NORMAL, QUEUES
 from ifinu.broker.claims import Claims
-from ifinu.delivery import Delivery, today_in_brazil
+from ifinu.broker.pseudonyms import Pseudonyms
+from ifinu.delivery import Delivery
 from ifinu.errors import ConfigurationError
 from ifinu.gateway import Evolution
+from ifinu.gateway.breaker import Breaker
+from ifinu.gateway.instances import Instances
 from ifinu.render import Renderer
 from ifinu.settings import Settings
-from ifinu.worker.breaker import Breaker
+from ifinu.window import Windows
 from ifinu.worker.consumer import Heartbeat, TakeOver
+from ifinu.worker.pacing import Bucket
+from ifinu.worker.recording import Recording
 
 # Fetched messages per slot: with a pace of 5/s per slot this keeps the bucket fed and lets a trip bring eight at once.
 _PREFETCH_MULTIPLIER = 4
@@ -35,11 +45,12 @@ class Application(Celery):
 
     Attributes:
         breaker: Of this process' gateway; its consumer asks it.
+        bucket: That the task takes its tokens from, once there is a consumer.
     """
 
+    bucket: Bucket | None = None
     _settings: Settings | None = None
     _delivery: Delivery | None = None
-    _claims: Claims | None = None
     _making = threading.Lock()  # tasks of several threads may be the first to ask
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -67,16 +78,6 @@ class Application(Celery):
                     self._delivery = delivery_of(self.settings)
         return self._delivery
 
-    @property
-    def claims(self) -> Claims:
-        """Who may send which id. Redis' client opens connections of its own in a forked process."""
-        if self._claims is None:
-            with self._making:
-                if self._claims is None:
-                    client = producer.connect(self.settings.redis_url.get_secret_value())
-                    self._claims = Claims(client, self.settings.claim_ttl_s)
-        return self._claims
-
     def use(self, chosen: Settings) -> None:
         """Take these settings instead of the environment's; before the application is first used."""
         self._settings = chosen
@@ -96,6 +97,9 @@ def delivery_of(chosen: Settings) -> Delivery:
         raise ConfigurationError(
             "IFINU_EVOLUTION_API_KEY is not set: it is the key that the Evolution API was started with"
         )
+    key = None if chosen.phone_key is None else chosen.phone_key.get_secret_value()
+    # Redis' client opens connections of its own in a forked process.
+    client = producer.connect(chosen.redis_url.get_secret_value())
     return Delivery(
         gateway=Evolution(
             chosen.evolution_url,
@@ -105,8 +109,17 @@ def delivery_of(chosen: Settings) -> Delivery:
             worker=chosen.worker_name or socket.gethostname(),
         ),
         renderer=Renderer(),
+        claims=Claims(client, chosen.claim_ttl_s),
+        instances=Instances(chosen.misconfigured_wait_s),
+        windows=Windows.load(chosen.sending_window, chosen.sending_windows_file),
+        pseudonyms=Pseudonyms.load(client, key),
         instance=chosen.evolution_instance,
-        today=today_in_brazil,
+        on_unknown=chosen.on_unknown,
+        grace_s=chosen.unknown_grace_s,
+        reference=chosen.reference,
+        # Sandbox data change from day to day, and load tests use their ids again.
+        compares=chosen.sandbox_number is None,
+        clock=lambda: datetime.now(UTC),
     )
 
 
@@ -159,7 +172,7 @@ def configuration(chosen: Settings) -> dict[str, Any]:
 
 
 app = Application("ifinu", include=["ifinu.worker.tasks"], set_as_current=False)
-app.steps["consumer"].update((TakeOver, Heartbeat))
+app.steps["consumer"].update((TakeOver, Heartbeat, Recording))
 
 
 @app.on_configure.connect
@@ -175,6 +188,21 @@ def _make_ready(**_: Any) -> None:
     except ConfigurationError as exc:  # Celery would log it and go on
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - to the person who starts the worker
         raise SystemExit(2) from exc
+
+
+@signals.worker_shutting_down.connect
+def _mind_the_second(sig: str, how: str, **_: Any) -> None:
+    """The first signal lets what is being sent finish; a second one ends the worker at once."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_now)
+
+
+def _end_now(*_: Any) -> None:
+    """What was not started went back already. What is being sent comes back when its lease ends, and is looked up."""
+    for child in billiard.active_children():  # which have no kill() of their own
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+    os._exit(1)
 
 
 @signals.setup_logging.connect

@@ -18,6 +18,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.asynchronous.hub import Hub
 
+from ifinu.broker import intake
 from ifinu.broker import leases as _leases
 from ifinu.worker.pacing import Bucket
 
@@ -51,7 +52,10 @@ class PacedConsumer(Consumer):
         if not limit:
             return None
         # Two fifths of the declared burst are left for jitter on the way from the token to the gateway.
-        return Bucket(limit, max(1, math.ceil(getattr(task, "rate_burst", 1) * 0.6)))
+        bucket = Bucket(limit, max(1, math.ceil(getattr(task, "rate_burst", 1) * 0.6)))
+        if task.name == intake.TASK:
+            self.app.bucket = bucket
+        return bucket
 
     def reset_rate_limits(self) -> None:
         """Make the buckets; `celery control rate_limit` calls this too, and what waits must go on waiting."""

@@ -46,6 +46,10 @@ class Bucket:
         self._level -= 1.0
         return True
 
+    def put_back(self) -> None:
+        """A token was not used after all."""
+        self._level = min(self.burst, self._level + 1.0)
+
     def wait_s(self) -> float:
         """Seconds until there is a token."""
         self._fill()

@@ -6,15 +6,18 @@ import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
+import redis
 import structlog
 from billiard.einfo import ExceptionWithTraceback
 from celery import exceptions
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
+from ifinu import wire
 from ifinu.broker import intake
-from ifinu.errors import IdReused, InvalidNotification, MaybeSent, SendError
-from ifinu.worker.breaker import is_outage
+from ifinu.errors import ConfigurationError, IdReused, InvalidNotification, MaybeSent, Poison, SendError
+from ifinu.gateway.breaker import is_outage
+from ifinu.worker import outcome
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +27,7 @@ _NOT_THE_END = (
     SystemExit, KeyboardInterrupt, MemoryError,
 )  # fmt: skip
 
+UNPACED = "unpaced"  # why a task is ignored: nothing went to the gateway, so that its token is free again
 FIRST_TRY = "ifinu_first_at"  # message header of a retry: when the first try was
 
 
@@ -43,6 +47,8 @@ def reason_of(exc: BaseException) -> str:
         return exc.reason
     if isinstance(exc, IdReused):
         return "id_reused"
+    if isinstance(exc, Poison):
+        return "poison"
     return "invalid" if isinstance(exc, InvalidNotification) else "error"
 
 
@@ -55,10 +61,11 @@ class Request(CeleryRequest):
         acknowledge = cls.on_success
 
         def on_success(self: Request, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> Any:
-            failed, outcome, _ = failed__retval__runtime
+            failed, returned, _ = failed__retval__runtime
             try:
-                if not failed:
-                    self._settle(outcome)  # the repr of what the task returned, whatever the pool
+                # A task that is not ours is only acknowledged.
+                if not failed and self.name == intake.TASK:
+                    self._settle(returned)  # the repr of what the task returned, whatever the pool
                 return acknowledge(self, failed__retval__runtime, **kwargs)
             except Exception as exc:  # the pool swallows it, and would leave the message in flight for ever
                 log.exception("ifinu.message.unfinished", id=self.id)
@@ -68,21 +75,19 @@ class Request(CeleryRequest):
 
         cls.on_success = on_success
 
-    def _settle(self, outcome: str | None) -> None:
-        if outcome is None:  # Celery itself failed around the task, e.g. over a link that is none
+    def _settle(self, returned: str | None) -> None:
+        if returned is None:  # Celery itself failed around the task, e.g. over a link that is none
             self._bury("error", "failed outside of the task")
             return
-        what, _, key_id = outcome.strip("'").partition(" ")
-        if what == "sent":
+        tag, leases = self.message.delivery_tag, self.message.channel.leases
+        settled = outcome.decode(returned)
+        if settled.state == "duplicate":  # the claim is another message's
+            leases.ack(tag, settled.event)
+            return
+        if settled.state == "sent":
             self._tell_breaker(None)
-            self.message.channel.leases.settle(
-                self.message.delivery_tag,
-                self.id,
-                queue=self.message.headers[intake.QUEUE],
-                state=what,
-                key_id=key_id,
-                ttl_s=self.app.settings.claim_ttl_s,
-            )
+        queue = self.message.headers[intake.QUEUE]
+        leases.settle(tag, settled, queue=queue, ttl_s=self.app.settings.claim_ttl_s)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """A task raised; unless it will run again, its message moves to the dead letters before it is acknowledged."""
@@ -90,7 +95,11 @@ class Request(CeleryRequest):
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
         self._tell_breaker(exc)
-        if not isinstance(exc, _NOT_THE_END):
+        if isinstance(exc, exceptions.WorkerLostError):
+            self.message.channel.leases.give_back((self.message.delivery_tag,), suspect=True)
+        elif isinstance(exc, exceptions.Ignore) and exc.args == (UNPACED,) and self.app.bucket is not None:
+            self.app.bucket.put_back()
+        elif not isinstance(exc, _NOT_THE_END):
             self._bury_failed(exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
@@ -113,9 +122,19 @@ class Request(CeleryRequest):
             tried=isinstance(exc, SendError),
             # What nobody foresaw may have come from anywhere, the middle of the send too.
             maybe_sent=not foreseen or isinstance(exc, MaybeSent),
+            # Workers may have died of reading it; it is not to be read here.
+            about={"id": self.id} if isinstance(exc, Poison) else None,
         )
 
-    def _bury(self, reason: str, error: str, *, tried: bool = True, maybe_sent: bool = True) -> None:
+    def _bury(
+        self,
+        reason: str,
+        error: str,
+        *,
+        tried: bool = True,
+        maybe_sent: bool = True,
+        about: dict[str, Any] | None = None,
+    ) -> None:
         """Dead-letter the message; unless told otherwise, as one that may have been sent."""
         self.message.channel.bury(
             self.message.delivery_tag,
@@ -123,14 +142,23 @@ class Request(CeleryRequest):
             error=error,
             attempts=self.request_dict.get("retries", 0) + tried,
             first_at=first_try_at(self.request_dict),
-            notification_id=self.id,
+            about=about or self._about(),
             maybe_sent=maybe_sent,
         )
 
+    def _about(self) -> dict[str, Any]:
+        """What the event tells of the notification, where it can be read."""
+        with contextlib.suppress(InvalidNotification, redis.RedisError, LookupError, TypeError, ConfigurationError):
+            first = self._args[0]
+            body = wire.parse(first) if isinstance(first, str) else first
+            notification = wire.decode(body, sandbox_number=self.app.settings.sandbox_number)
+            return {"id": notification.id, **self.app.delivery.about(notification)}
+        return {"id": self.id}
+
     def on_timeout(self, soft: bool, timeout: float) -> Any:
-        """The pool killed the task's process (`--time-limit`), in the middle of whatever it did."""
+        """The pool killed the task's process (`--time-limit`), in the middle of whatever it did: it is looked up."""
         if not soft:
-            self._bury("time_limit", f"its process was killed after {timeout} s")
+            self.message.channel.leases.give_back((self.message.delivery_tag,), suspect=True)
         return super().on_timeout(soft, timeout)
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:

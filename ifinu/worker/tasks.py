@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import random
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
 import redis
-import structlog
 from celery import Task, exceptions
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
-from ifinu import phone, producer, wire
+from ifinu import producer, wire
 from ifinu.broker import intake
 from ifinu.broker.channel import POSTPONES
-from ifinu.broker.claims import Verdict
-from ifinu.errors import BrokerUnavailable, IdReused, InvalidNotification, Misconfigured, NotSent, SendError, Throttled
+from ifinu.broker.claims import Asker
+from ifinu.broker.events import Event
+from ifinu.delivery import Failed, Wait
+from ifinu.errors import BrokerUnavailable, InvalidNotification, NotSent, Poison, SendError
 from ifinu.notification import Notification
 from ifinu.worker.app import app
-from ifinu.worker.breaker import is_outage
-from ifinu.worker.request import FIRST_TRY, first_try_at
+from ifinu.worker.outcome import LONGEST, encode
+from ifinu.worker.request import FIRST_TRY, UNPACED, first_try_at
 from ifinu.worker.retry import backoff_s
-
-log = structlog.get_logger(__name__)
 
 
 class NotificationTask(Task):
     """Base of the task: how it is called, and how it waits."""
 
     Request = "ifinu.worker.request:Request"
+    resultrepr_maxsize = LONGEST
 
     @classmethod
     def on_bound(cls, application: Any) -> None:
@@ -98,88 +97,91 @@ class NotificationTask(Task):
                 f"Redis did not take notification {notification.id!r} ({exc}); try again with the same id"
             ) from exc
 
-    def retry(
-        self, *args: Any, exc: BaseException | None = None, countdown: float | None = None, **options: Any
-    ) -> Any:
-        """As Celery's, with our wait; when Redis cannot take the retry, the message itself goes back instead."""
-        if countdown is None:
-            countdown = backoff_s(
-                self.request.retries,
-                base_s=app.settings.retry_backoff_s,
-                most_s=app.settings.retry_backoff_max_s,
-                jitter=random.random(),
-            )
+    def try_again(self, failed: Failed) -> NoReturn:
+        """Celery's retry, with our wait; when Redis cannot take the retry, the message itself goes back instead."""
+        countdown = backoff_s(
+            self.request.retries,
+            base_s=app.settings.retry_backoff_s,
+            most_s=app.settings.retry_backoff_max_s,
+            jitter=random.random(),
+        )
+        headers = self._headers("waiting", failed.token, failed.event)
         try:
-            return super().retry(*args, exc=exc, countdown=countdown, headers=self._headers(), **options)
+            raise self.retry(exc=failed.error, countdown=countdown, headers=headers)
         except exceptions.Reject as reject:
-            raise exceptions.Reject(reject.reason, requeue=True) from exc
+            raise exceptions.Reject(reject.reason, requeue=True) from failed.error
 
-    def defer(self, seconds: float, exc: BaseException) -> NoReturn:
-        """Wait without counting a try: what is wrong is not this message."""
+    def wait(self, outcome: Wait) -> NoReturn:
+        """Wait in the delayed set without counting a try: what is wrong is not this message."""
         again = self.signature_from_request(
-            self.request, countdown=seconds, retries=self.request.retries, headers=self._headers()
+            self.request,
+            eta=outcome.until,
+            retries=self.request.retries,
+            headers=self._headers(outcome.claim, outcome.token, outcome.event),
         )
         try:
             again.apply_async()
         except Exception as error:
-            raise exceptions.Reject(error, requeue=True) from exc
-        raise exceptions.Ignore from exc
+            raise exceptions.Reject(error, requeue=True) from error
+        raise exceptions.Ignore(UNPACED if outcome.free else "")
 
-    def claim(self, notification: Notification) -> Verdict:
+    def asker(self) -> Asker:
+        """The message that this task runs for."""
+        headers = self.request.headers or {}
+        return Asker(headers[intake.QUEUE], headers[intake.TAG], headers.get(intake.TOKEN, ""), FIRST_TRY in headers)
+
+    @contextlib.contextmanager
+    def refusing_poison(self) -> Iterator[None]:
         """
-        Ask whether this message may be sent.
+        Run what a worker may have died of, and count that it was started.
+
+        What died twice runs alone among its kind: else what always happens to start beside the message that kills would
+        be counted with it.
 
         Raises:
-            IdReused: Its id belongs to other content.
-            celery.exceptions.Reject: Redis did not answer; the message goes back to the queue.
+            Poison: Worker after worker died of this message.
+            redis.RedisError: It could not be asked.
         """
         headers = self.request.headers or {}
-        try:
-            claim = app.claims.claim(
-                notification.id,
-                queue=headers[intake.QUEUE],
-                tag=headers[intake.TAG],
-                # Sandbox data change from day to day, and load tests use their ids again.
-                digest="" if app.settings.sandbox_number else digest_of(notification),
-                token=headers.get(intake.TOKEN, ""),
-            )
-        except redis.RedisError as exc:
-            raise exceptions.Reject(exc, requeue=True) from exc
-        if claim.verdict is Verdict.REUSED:
-            raise IdReused("id", "was used before, for a notification that says something else")
-        if claim.verdict is Verdict.DUPLICATE:
-            log.info("ifinu.message.duplicate", id=notification.id, kind=notification.kind.value, first=claim.before)
-        elif claim.before == "sending":
-            log.warning("ifinu.message.recovered", id=notification.id)  # who claimed it before died of it
-        self.request.ifinu_token = claim.token
-        return claim.verdict
+        suspect, claims = headers.get(intake.SUSPECT), app.delivery.claims
+        if not suspect:
+            yield
+            return
+        queue = headers[intake.QUEUE]
+        with _one_suspect if claims.started(queue, suspect) else contextlib.nullcontext():
+            if claims.starts(queue, suspect) >= _DEATHS:
+                raise Poison("", f"{_DEATHS} workers died of it in a row")
+            yield
 
     def give_back(self, notification: Notification, exc: BaseException) -> NoReturn:
         """Return the message to its queue as it is; no try is counted."""
-        with contextlib.suppress(redis.RedisError):  # then the claim is orphaned, which lets the message through too
-            app.claims.release(notification.id, (self.request.headers or {})[intake.TAG])
+        with contextlib.suppress(redis.RedisError):  # then the claim is orphaned, and is looked up
+            app.delivery.claims.release(notification.id, (self.request.headers or {})[intake.TAG])
         raise exceptions.Reject(exc, requeue=True) from exc
 
-    def _headers(self) -> dict[str, Any]:
+    def _headers(self, claim: str, token: str, event: Event | None) -> dict[str, Any]:
         """Headers of the message that takes this one's place."""
         mine = self.request.headers or {}
         return {
             FIRST_TRY: first_try_at(mine).isoformat(),
-            intake.TOKEN: getattr(self.request, "ifinu_token", ""),
-            POSTPONES: {"queue": mine[intake.QUEUE], "tag": mine[intake.TAG], "id": self.request.id},
+            intake.TOKEN: token,
+            POSTPONES: {
+                "queue": mine[intake.QUEUE],
+                "tag": mine[intake.TAG],
+                "id": self.request.ifinu_id,
+                "state": claim,
+                "event": event and [event.name.value, event.data],
+            },
         }
-
-
-def digest_of(notification: Notification) -> str:
-    """A digest of everything that a notification says."""
-    return hashlib.sha256(json.dumps(wire.encode(notification), sort_keys=True).encode()).hexdigest()[:32]
 
 
 # They become dead letters, with a line that says so; a traceback says nothing more.
 _EXPECTED = (InvalidNotification, SendError)
+_DEATHS = 3
+_one_suspect = threading.Lock()
 
 
-@app.task(bind=True, base=NotificationTask, name=intake.TASK, autoretry_for=(NotSent,), throws=_EXPECTED)
+@app.task(bind=True, base=NotificationTask, name=intake.TASK, throws=_EXPECTED)
 def send_notification(self: NotificationTask, message: str | Mapping[str, object]) -> str:
     """
     Send one notification; run by a worker.
@@ -189,30 +191,21 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
         message: A wire object, or its JSON text as a producer pushed it.
 
     Returns:
-        `sent` and the gateway's id of the message, or `duplicate`.
+        How it ended, as `outcome.py` writes it: `sent 3EB0… {…}`.
     """
-    body = wire.parse(message) if isinstance(message, str) else message
-    notification = wire.decode(body, sandbox_number=app.settings.sandbox_number)
-    if self.claim(notification) is Verdict.DUPLICATE:
-        return "duplicate"
     try:
-        sent = app.delivery.deliver(notification)
-    except Throttled as exc:
-        log.warning("ifinu.message.throttled", instance=exc.instance, wait_s=exc.retry_after_s)
-        self.defer(exc.retry_after_s, exc)
-    except Misconfigured as exc:
-        log.error("ifinu.instance.misconfigured", instance=exc.instance, reason=exc.reason, error=str(exc))
-        self.defer(app.settings.misconfigured_wait_s, exc)
+        with self.refusing_poison():
+            body = wire.parse(message) if isinstance(message, str) else message
+            notification = wire.decode(body, sandbox_number=app.settings.sandbox_number)
+            self.request.ifinu_id = notification.id
+            outcome = app.delivery.deliver(notification, self.asker(), attempt=self.request.retries + 1)
+    except redis.RedisError as exc:
+        raise exceptions.Reject(exc, requeue=True) from exc
     except NotSent as exc:
-        if is_outage(exc):
-            self.give_back(notification, exc)
-        log.warning("ifinu.message.not_sent", id=notification.id, reason=exc.reason, retries=self.request.retries)
-        raise
-    log.info(
-        "ifinu.message.sent",
-        id=notification.id,
-        kind=notification.kind.value,
-        phone=phone.mask(notification.phone),
-        confirmed=sent.confirmed,
-    )
-    return f"sent {sent.key_id or ''}"
+        self.give_back(notification, exc)
+    match outcome:
+        case Failed():
+            self.try_again(outcome)
+        case Wait():
+            self.wait(outcome)
+    return encode(outcome)

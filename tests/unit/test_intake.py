@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kombu import Connection
 
 from ifinu.broker import NORMAL
-from ifinu.broker.intake import QUEUE, TAG, TASK, Unreadable, admit, call_of
+from ifinu.broker.intake import QUEUE, TAG, TASK, Unreadable, admit, call_of, token_of
 from ifinu.settings import load
 from ifinu.worker.app import app
 
@@ -111,6 +111,22 @@ def test_an_envelope_of_celerys_own_making_is_admitted_as_it_is(options: dict[st
     assert admitted["properties"].pop("delivery_tag") == "a-tag"
     published["properties"].pop("delivery_tag")
     assert admitted == published
+
+
+@pytest.mark.parametrize(
+    ("message", "token"),
+    [
+        (envelope(headers__ifinu_token="t1"), "t1"),
+        (envelope(), ""),
+        (envelope(headers__ifinu_token=[1]), ""),
+        ({"id": "ifinu_token"}, ""),
+        ({"headers": ["ifinu_token"]}, ""),
+        (["ifinu_token"], ""),
+    ],
+)
+def test_the_token_of_a_retry_is_read_without_trusting_the_message(message: Any, token: str):
+    assert token_of(json.dumps(message).encode()) == token
+    assert token_of(b"\xff ifinu_token") == ""
 
 
 def test_two_copies_of_one_envelope_get_tags_of_their_own():

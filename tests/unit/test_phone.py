@@ -10,7 +10,7 @@ import phonenumbers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from phonenumbers import PhoneMetadata
+from phonenumbers import PhoneMetadata, geocoder
 
 from ifinu import phone
 
@@ -65,6 +65,28 @@ def test_the_area_codes_are_libphonenumbers():
         else:
             with pytest.raises(ValueError, match=r"area code \(DDD\)"):
                 phone.normalize(f"({ddd}) 98765-4321")
+
+
+# As libphonenumber spells them.
+STATES = {
+    "Acre": "AC", "Alagoas": "AL", "Amapá": "AP", "Amazonas": "AM", "Bahia": "BA", "Ceará": "CE",
+    "Distrito Federal": "DF", "Espirito Santo": "ES", "Goiás": "GO", "Maranhão": "MA", "Mato Grosso": "MT",
+    "Mato Grosso do Sul": "MS", "Minas Gerais": "MG", "Pará": "PA", "Paraiba": "PB", "Paraná": "PR",
+    "Pernambuco": "PE", "Piauí": "PI", "Rio de Janeiro": "RJ", "Rio Grande do Norte": "RN",
+    "Rio Grande do Sul": "RS", "Rondônia": "RO", "Roraima": "RR", "Santa Catarina": "SC", "São Paulo": "SP",
+    "Sergipe": "SE", "Tocantins": "TO",
+}  # fmt: skip
+
+
+def test_each_area_code_is_in_its_state():
+    judged = {}
+    for ddd in range(100):
+        name = geocoder.description_for_number(phonenumbers.parse(f"+55{ddd:02}987654321"), "pt")
+        if name:
+            judged[f"{ddd:02}"] = STATES[name]
+    assert len(judged) == 67
+    assert {ddd: phone.state(f"+55{ddd}987654321") for ddd in judged} == judged
+    assert set(phone._STATES) == set(judged)
 
 
 @given(area_codes, any_lines)

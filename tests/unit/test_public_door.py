@@ -15,7 +15,7 @@ def test_every_public_name_is_found_where_it_lives(name: str):
 
 def test_the_public_names_are_those_of_the_documentation():
     assert ifinu.__all__ == [
-        "Enqueued", "Kind", "Notification", "Priority", "Refusal", "app", "enqueue_many", "send_notification",
+        "Enqueued", "Kind", "Notification", "Priority", "Refusal", "app", "cancel", "enqueue_many", "send_notification",
     ]  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_importing_the_package_loads_neither_celery_nor_anything_of_its_own():
     assert not [name for name in loaded if name.startswith("ifinu.")]
 
 
-@pytest.mark.parametrize("name", ["Notification", "Kind", "enqueue_many"])
+@pytest.mark.parametrize("name", ["Notification", "Kind", "cancel", "enqueue_many"])
 def test_a_producer_in_bulk_needs_neither_celery_nor_the_gateways_client(name: str):
     loaded = loaded_by(f"from ifinu import {name}")
     assert not loaded & {"celery", "ifinu.gateway", "ifinu.worker"}

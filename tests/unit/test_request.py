@@ -25,7 +25,8 @@ THEN = "2026-11-01T10:00:00+00:00"
     ("exc", "reason"),
     [
         (errors.NotSent("x", reason=Reason.CONNECTION_CLOSED), "connection_closed"),
-        (errors.MaybeSent("x", reason=Reason.TIMEOUT), "timeout"),
+        (errors.MaybeSent("x", reason=Reason.UNKNOWN), "unknown"),
+        (errors.Poison("", "x"), "poison"),
         (errors.Refused("x", reason=Reason.NUMBER_NOT_ON_WHATSAPP), "number_not_on_whatsapp"),
         (errors.Throttled("x", retry_after_s=1.0), "rate_overlimit"),
         (errors.Misconfigured("x", reason=Reason.UNAUTHORIZED), "unauthorized"),
@@ -70,6 +71,14 @@ class Channel:
         assert tag == "a-tag"
         self.seen.append("buried")
         self.buried.append(fields)
+
+    @property
+    def leases(self) -> Channel:
+        return self
+
+    def give_back(self, tags: tuple[str, ...], *, suspect: bool) -> None:
+        assert tags == ("a-tag",)
+        self.seen.append(f"given back{', suspect' * suspect}")
 
     def acknowledge(self, *args: Any) -> None:
         self.seen.append("acknowledged")
@@ -118,8 +127,12 @@ def failed_with(exc: BaseException) -> ExceptionInfo:
             {"reason": "connection_closed", "error": "closed", "attempts": 4, "maybe_sent": False},
         ),
         (
-            errors.MaybeSent("lost", reason=Reason.TIMEOUT), 0,
-            {"reason": "timeout", "error": "lost", "attempts": 1, "maybe_sent": True},
+            errors.MaybeSent("lost", reason=Reason.UNKNOWN), 0,
+            {"reason": "unknown", "error": "lost", "attempts": 1, "maybe_sent": True},
+        ),
+        (
+            errors.Poison("", "3 workers died of it in a row"), 0,
+            {"reason": "poison", "error": "3 workers died of it in a row", "attempts": 0, "maybe_sent": False},
         ),
         (
             errors.InvalidNotification("telefone", "is required"), 0,
@@ -133,7 +146,7 @@ def test_a_task_that_failed_for_good_is_dead_lettered_and_then_acknowledged(
     request_of: Callable[..., Request], channel: Channel, exc: Exception, retries: int, letter: dict[str, Any]
 ):
     request_of(retries=retries, **{FIRST_TRY: THEN}).on_failure(failed_with(exc))
-    assert channel.buried == [{**letter, "first_at": datetime(2026, 11, 1, 10, tzinfo=UTC), "notification_id": "inv-1"}]
+    assert channel.buried == [{**letter, "first_at": datetime(2026, 11, 1, 10, tzinfo=UTC), "about": {"id": "inv-1"}}]
     assert channel.seen == ["buried", "acknowledged"]
 
 
@@ -142,20 +155,21 @@ def test_a_task_that_will_run_again_is_not_dead_lettered(request_of: Callable[..
     assert channel.buried == []
 
 
-@pytest.mark.parametrize(
-    ("soft", "buried"),
-    [(True, []), (False, [{"reason": "time_limit", "maybe_sent": True, "notification_id": "inv-1"}])],
-)
-def test_a_task_killed_for_its_time_limit_is_dead_lettered_as_one_that_may_have_been_sent(
-    request_of: Callable[..., Request], channel: Channel, soft: bool, buried: list[dict[str, Any]]
+@pytest.mark.parametrize(("soft", "seen"), [(True, []), (False, ["given back, suspect", "acknowledged"])])
+def test_a_task_killed_for_its_time_limit_comes_back_to_be_looked_up(
+    request_of: Callable[..., Request], channel: Channel, soft: bool, seen: list[str]
 ):
     """
     `celery worker --time-limit` kills a child of the prefork pool in the middle of a send.
     """
     request_of().on_timeout(soft, 30)
-    assert [
-        {name: letter[name] for name in ("reason", "maybe_sent", "notification_id")} for letter in channel.buried
-    ] == buried
+    assert channel.seen == seen
+
+
+def test_a_message_whose_process_died_comes_back_and_is_suspect(request_of: Callable[..., Request], channel: Channel):
+    request_of().on_failure(failed_with(exceptions.WorkerLostError("signal 9")))
+    assert channel.seen[0] == "given back, suspect"
+    assert channel.buried == []
 
 
 def test_a_task_around_which_celery_failed_is_dead_lettered_as_one_that_may_have_been_sent(

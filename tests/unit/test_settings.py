@@ -6,7 +6,7 @@ from pydantic import SecretStr, ValidationError
 
 from ifinu import settings
 from ifinu.errors import ConfigurationError
-from ifinu.settings import LogFormat, Pool, Settings
+from ifinu.settings import LogFormat, OnUnknown, Pool, Settings
 
 # Each field, the variables that set it, a value that is not its default, and what is read.
 VARIABLES = [
@@ -28,14 +28,30 @@ VARIABLES = [
     ("misconfigured_wait_s", ("IFINU_MISCONFIGURED_WAIT_S",), "7", 7.0),
     ("lease_s", ("IFINU_LEASE_S",), "20", 20.0),
     ("result_backend", ("IFINU_RESULT_BACKEND",), "redis://r/1", "redis://r/1"),
-    ("database_url", ("IFINU_DATABASE_URL",), "postgresql://u:p@h/d", "postgresql://u:p@h/d"),
+    ("database_url", ("IFINU_DATABASE_URL",), "postgres://u:p@h/d", "postgresql+psycopg2://u:p@h/d"),
+    ("recorder", ("IFINU_RECORDER",), "false", False),
+    ("retention_days", ("IFINU_RETENTION_DAYS",), "30", 30),
+    ("unconfirmed_after_s", ("IFINU_UNCONFIRMED_AFTER_S",), "3600", 3600.0),
+    ("phone_key", ("IFINU_PHONE_KEY",), "k" * 32, "k" * 32),
+    ("on_unknown", ("IFINU_ON_UNKNOWN",), "hold", OnUnknown.HOLD),
+    ("unknown_grace_s", ("IFINU_UNKNOWN_GRACE_S",), "60", 60.0),
+    ("reference", ("IFINU_REFERENCE",), "0", False),
+    ("sending_window", ("IFINU_SENDING_WINDOW",), "daily 08:00-20:00", "daily 08:00-20:00"),
+    (
+        "sending_windows_file",
+        ("IFINU_SENDING_WINDOWS_FILE",),
+        "/etc/ifinu/windows.json",
+        Path("/etc/ifinu/windows.json"),
+    ),
+    ("webhook_secret", ("IFINU_WEBHOOK_SECRET",), "s" * 32, "s" * 32),
+    ("webhook_url", ("IFINU_WEBHOOK_URL",), "http://hooks:8090/", "http://hooks:8090"),
     ("sandbox_number", ("IFINU_SANDBOX_NUMBER",), "(77) 99861-6740", "+5577998616740"),
     ("max_message_bytes", ("IFINU_MAX_MESSAGE_BYTES",), "2048", 2048),
     ("heartbeat_file", ("IFINU_HEARTBEAT_FILE",), "/run/ifinu", Path("/run/ifinu")),
     ("log_level", ("IFINU_LOG_LEVEL",), "DEBUG", "DEBUG"),
     ("log_format", ("IFINU_LOG_FORMAT",), "json", LogFormat.JSON),
 ]
-SECRETS = ("redis_url", "evolution_api_key", "database_url", "result_backend")
+SECRETS = ("redis_url", "evolution_api_key", "database_url", "result_backend", "phone_key", "webhook_secret")
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +98,7 @@ def test_an_empty_variable_is_unset(monkeypatch, name):
 
 
 @pytest.mark.parametrize(
-    "field", ["evolution_api_key", "result_backend", "database_url", "sandbox_number", "heartbeat_file"]
+    "field", ["evolution_api_key", "result_backend", "phone_key", "sandbox_number", "heartbeat_file"]
 )
 def test_a_blank_optional_is_unset(monkeypatch, field):
     monkeypatch.setenv(f"IFINU_{field.upper()}", "  ")

@@ -440,3 +440,21 @@ json_bodies = st.dictionaries(
 def test_decoding_anything_gives_a_notification_or_the_error(body, sandbox_number):
     with contextlib.suppress(InvalidNotification):
         assert wire.decode(body, sandbox_number=sandbox_number, today=date(2026, 12, 1)).phone
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ({"telefone": "77 9861-6740", "valor": "de graca"}, "+5577998616740"),
+        ({"telefone": 77998616740}, "+5577998616740"),
+        ({"phone": "77998616740"}, "+5577998616740"),
+        ({"cobranca": {"cliente": {"telefone": "77998616740"}}}, "+5577998616740"),
+        ({"telefone": "11 98765-1101", "cobranca": {"cliente": {"telefone": "77998616740"}}}, "+5511987651101"),
+        ({"telefone": None, "cobranca": {"cliente": {"telefone": "77998616740"}}}, "+5577998616740"),
+        ({"telefone": ["77998616740"], "cobranca": []}, None),
+        ({"texto": "ligue para 77998616740"}, None),
+        ({}, None),
+    ],
+)
+def test_the_phone_is_found_however_wrong_the_rest_is(body, found):
+    assert wire.phone_of(body) == found

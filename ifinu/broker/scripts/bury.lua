@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Move a message from flight to the dead letters. Only who still holds it can, so it happens once.
--- KEYS: in flight, deadlines, dead, claim (of the notification's id; absent where none could be read)
--- ARGV: tag, record, state that the claim ends in
+-- KEYS: in flight, deadlines, dead, events, unknown, claim (of the notification's id; absent where none could be read)
+-- ARGV: tag, record, state that the claim ends in (dead | unknown), id, event, its data
 -- Returns 1, or 0 when it was not in flight any more.
 redis.call('LLEN', KEYS[3]) -- of a wrong type it fails here, before the message has left
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
@@ -9,8 +9,27 @@ if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('LPUSH', KEYS[3], ARGV[2])
--- A second message with this id may be buried while the first is being sent: the claim is the first one's.
-if KEYS[4] and redis.call('HGET', KEYS[4], 'tag') == ARGV[1] then
-  redis.call('HSET', KEYS[4], 'state', ARGV[3])
+local event = 'dead' -- without a claim nothing was sent
+if KEYS[6] then
+  local was = redis.call('HMGET', KEYS[6], 'state', 'tag', 'resent')
+  if was[2] == ARGV[1] then
+    local state = ARGV[3]
+    event = ARGV[5]
+    if was[3] and state == 'dead' then -- of the second send we know that it was none; of the first we do not
+      state, event = 'unknown', 'held'
+    end
+    redis.call('HSET', KEYS[6], 'state', state, 'tag', '', 'letter', redis.sha1hex(ARGV[2]))
+    if state == 'unknown' then
+      redis.call('PERSIST', KEYS[6]) -- until a person has decided
+      local time = redis.call('TIME')
+      redis.call('ZADD', KEYS[5], 'NX', time[1] * 1000, ARGV[4])
+    else
+      redis.call('PEXPIRE', KEYS[6], 604800000, 'NX') -- what was unknown had no end
+      redis.call('ZREM', KEYS[5], ARGV[4])
+    end
+  elseif was[1] and was[1] ~= 'dead' then
+    event = 'duplicate' -- a second message with this id: what becomes of the first is the first one's
+  end
 end
+redis.call('XADD', KEYS[4], '*', 'event', event, 'id', ARGV[4], 'data', ARGV[6])
 return 1

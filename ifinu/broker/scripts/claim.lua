@@ -1,24 +1,71 @@
 #!lua flags=allow-oom
 -- Claim a notification id before its send.
--- KEYS: claim, in flight
--- ARGV: tag, digest of the content ('' when it is not compared), token of the retry ('' for a first message), ttl (ms)
--- Returns {'go' | 'duplicate' | 'reused', state of the record before, token}
-local was = redis.call('HMGET', KEYS[1], 'state', 'digest', 'in_flight', 'tag', 'token')
+-- KEYS: claim, in flight, opt-outs of the tenant, the gateway's word on the reference, unknown, events
+-- ARGV: tag, digest of the content ('' when it is not compared), token of the retry ('' for a first message), ttl (ms),
+--       id, the phone's pseudonym, data of the event `unknown`
+-- Returns {verdict, state of the record before, token, since (ms), started (ms), '1' if sent again before, key id seen}
+local was = redis.call('HMGET', KEYS[1], 'state', 'digest', 'in_flight', 'tag', 'token', 'since', 'started', 'resent', 'cancelled')
 local state, digest, home, tag, token = was[1], was[2], was[3], was[4], was[5]
+local since, started, resent, cancelled = was[6], was[7], was[8], was[9]
+local known = state and state ~= 'dead'
 
-if state and state ~= 'dead' then
-  if digest ~= '' and ARGV[2] ~= '' and digest ~= ARGV[2] then
-    return {'reused', state, token}
-  end
-  -- Only these go on: the retry that this id waits for, and a message whose holder died or gave it back.
-  local expected = state == 'waiting' and token == ARGV[3]
-  local orphaned = state == 'sending' and (tag == ARGV[1] or redis.call('HEXISTS', home, tag) == 0)
-  if not (expected or orphaned) then
-    return {'duplicate', state, token}
-  end
-else
-  token = ARGV[1]
+local function answer(verdict)
+  local seen = verdict == 'look_up' and redis.call('GET', KEYS[4])
+  return {verdict, state or '', token or ARGV[1], since or '', started or '', resent or '', seen or ''}
 end
-redis.call('HSET', KEYS[1], 'state', 'sending', 'digest', ARGV[2], 'in_flight', KEYS[2], 'tag', ARGV[1], 'token', token)
+
+if known and digest and digest ~= '' and ARGV[2] ~= '' and digest ~= ARGV[2] then
+  return answer('reused')
+end
+
+-- Who claimed it holds it no more: it died, or gave the message back.
+local mine = tag == ARGV[1]
+local orphaned = mine or (tag and tag ~= '' and redis.call('HEXISTS', home, tag) == 0)
+local expected = token == ARGV[3]
+
+if state == 'cancelled' then
+  return answer('cancelled')
+elseif state == 'unknown' then
+  if not (expected or orphaned) then
+    return answer('duplicate')
+  end
+  redis.call('HSET', KEYS[1], 'in_flight', KEYS[2], 'tag', ARGV[1])
+  return answer('look_up')
+elseif state == 'sending' then
+  if mine then
+    return answer('go') -- it asks again because the answer was lost
+  elseif not orphaned then
+    return answer('duplicate')
+  end
+  redis.call('HSET', KEYS[1], 'state', 'unknown', 'in_flight', KEYS[2], 'tag', ARGV[1])
+  redis.call('PERSIST', KEYS[1]) -- forgotten, it would be sent again
+  redis.call('ZADD', KEYS[5], 'NX', since, ARGV[5])
+  redis.call('XADD', KEYS[6], '*', 'event', 'unknown', 'id', ARGV[5], 'data', ARGV[7])
+  return answer('look_up')
+elseif known and not (state == 'waiting' and expected) then
+  return answer('duplicate')
+end
+
+-- A first message, or the retry that this id waits for. What is refused here leaves no trace, and is asked again if its
+-- worker dies before it could say so.
+if cancelled then
+  return answer('cancelled')
+end
+local out = redis.call('HGET', KEYS[3], ARGV[6])
+if out and cjson.decode(out)['confirmation'] ~= ARGV[5] then
+  return answer('opted_out')
+end
+if not known then
+  token = ARGV[1]
+  redis.call('HDEL', KEYS[1], 'letter')
+end
+local time = redis.call('TIME')
+started = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+if not (known and resent) then -- else the send before this one stays in doubt, and is not to be followed by a third
+  since, resent = started, nil
+  redis.call('HDEL', KEYS[1], 'resent')
+end
+redis.call('HSET', KEYS[1], 'state', 'sending', 'digest', ARGV[2], 'in_flight', KEYS[2], 'tag', ARGV[1], 'token', token,
+  'since', since, 'started', started)
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return {'go', state or '', token}
+return answer('go')

@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
 -- Take up to `want` messages, recording each as in flight with a lease, in one step.
--- KEYS: per queue, in the order of service: ready, delayed, in flight, deadlines, dead, paused
+-- KEYS: per queue, in the order of service: ready, delayed, in flight, deadlines, dead, paused, suspects
 -- ARGV: want, lease (ms), tag prefix
--- Returns {ms until the next due message or -1, 1 when a queue is paused, then per message: queue index, tag, bytes}
+-- Returns {ms until the next due message or -1, 1 when a queue is paused, then per message: queue index, tag, bytes,
+-- digest where a worker may have died of it, else ''}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local want, lease, prefix = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local out, taken, soonest, paused = {-1, 0}, 0, -1, 0
 
-for q = 1, #KEYS, 6 do
+for q = 1, #KEYS, 7 do
   local ready, delayed, in_flight, deadlines = KEYS[q], KEYS[q + 1], KEYS[q + 2], KEYS[q + 3]
   -- Due messages are served next, the earliest first, so that a retry does not wait behind the backlog again.
   local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, 500)
@@ -32,6 +33,7 @@ for q = 1, #KEYS, 6 do
     local messages = redis.call('RPOP', ready, want - taken)
     if messages then
       local held, leased = {}, {}
+      local some_suspect = redis.call('EXISTS', KEYS[q + 6]) == 1
       for i, message in ipairs(messages) do
         -- Padded, since equal deadlines are swept in the order of their tags.
         local tag = string.format('%s%03d', prefix, taken + i)
@@ -39,9 +41,11 @@ for q = 1, #KEYS, 6 do
         held[#held + 1] = message
         leased[#leased + 1] = now + lease
         leased[#leased + 1] = tag
-        out[#out + 1] = (q - 1) / 6
+        out[#out + 1] = (q - 1) / 7
         out[#out + 1] = tag
         out[#out + 1] = message
+        local digest = some_suspect and redis.sha1hex(message)
+        out[#out + 1] = digest and redis.call('HEXISTS', KEYS[q + 6], digest) == 1 and digest or ''
       end
       redis.call('HSET', in_flight, unpack(held))
       redis.call('ZADD', deadlines, unpack(leased))

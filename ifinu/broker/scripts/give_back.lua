@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Return messages to the queue, to be served next and in their old order.
--- KEYS: ready, in flight, deadlines
+-- KEYS: ready, in flight, deadlines, suspects (absent where nobody died of them)
 -- ARGV: tags, the oldest message first
 -- Returns how many were still in flight.
 local returned = 0
@@ -10,6 +10,10 @@ for i = #ARGV, 1, -1 do
     redis.call('RPUSH', KEYS[1], message)
     redis.call('HDEL', KEYS[2], ARGV[i])
     redis.call('ZREM', KEYS[3], ARGV[i])
+    if KEYS[4] then
+      redis.call('HSETNX', KEYS[4], redis.sha1hex(message), 0)
+      redis.call('EXPIRE', KEYS[4], 3600)
+    end
     returned = returned + 1
   end
 end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Move a message from flight to the delayed, as what it becomes: its retry. The id's claim waits for that one.
--- KEYS: in flight, deadlines, delayed, claim
--- ARGV: tag, message, due (epoch ms)
+-- Move a message from flight to the delayed, as what it becomes: its retry, or its next look-up. The id's claim waits.
+-- KEYS: in flight, deadlines, delayed, claim, unknown, events (absent where there is nothing to tell)
+-- ARGV: tag, message, due (epoch ms), state of the claim (waiting | unknown), id, event, its data
 -- Returns 1, or 0 when the message was not in flight any more: then it is on the queue again, and needs no second copy.
 redis.call('ZCARD', KEYS[3]) -- a key of a wrong type fails here, before the message has left its place
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
@@ -9,7 +9,17 @@ if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[2])
-if redis.call('HGET', KEYS[4], 'tag') == ARGV[1] then
-  redis.call('HSET', KEYS[4], 'state', 'waiting')
+local was = redis.call('HMGET', KEYS[4], 'tag', 'since', 'resent')
+if was[1] == ARGV[1] then
+  redis.call('HSET', KEYS[4], 'state', ARGV[4], 'tag', '') -- from here on its token alone tells it
+  if ARGV[4] == 'unknown' then
+    redis.call('PERSIST', KEYS[4]) -- forgotten, it would be sent again
+    redis.call('ZADD', KEYS[5], 'NX', was[2], ARGV[5])
+  elseif not was[3] then
+    redis.call('ZREM', KEYS[5], ARGV[5])
+  end
+end
+if KEYS[6] then
+  redis.call('XADD', KEYS[6], '*', 'event', ARGV[6], 'id', ARGV[5], 'data', ARGV[7])
 end
 return 1

@@ -3,7 +3,13 @@
 -- KEYS: claim
 -- ARGV: tag
 -- Returns 1, or 0 when the claim is another message's.
-if redis.call('HGET', KEYS[1], 'tag') ~= ARGV[1] then
+local was = redis.call('HMGET', KEYS[1], 'tag', 'resent', 'state')
+if was[1] ~= ARGV[1] then
   return 0
+end
+if was[2] and was[3] == 'sending' then
+  -- What went out before is in doubt as it was; only the second send did not take place.
+  redis.call('HDEL', KEYS[1], 'resent')
+  return redis.call('HSET', KEYS[1], 'state', 'unknown')
 end
 return redis.call('DEL', KEYS[1])

@@ -1,9 +1,18 @@
 #!lua flags=allow-oom
--- A send came to its end: acknowledge the message and record the outcome, in one step.
--- KEYS: in flight, deadlines, claim
--- ARGV: tag, state, the gateway's message id, ttl (ms)
+-- A message came to its end: acknowledge it, record the outcome and say so, in one step.
+-- KEYS: in flight, deadlines, claim, unknown, events, senders (absent where the outcome names none)
+-- ARGV: tag, state, the gateway's message id, ttl (ms), id, event, its data, the phone's pseudonym, tenant, ttl of the
+--       senders (ms)
 -- Returns 1, or 0 when the message was not in flight any more; the outcome is true and recorded all the same.
+if redis.call('HGET', KEYS[3], 'state') ~= ARGV[2] then -- told twice, it happened once
+  redis.call('XADD', KEYS[5], '*', 'event', ARGV[6], 'id', ARGV[5], 'data', ARGV[7])
+end
 redis.call('HSET', KEYS[3], 'state', ARGV[2], 'key_id', ARGV[3])
 redis.call('PEXPIRE', KEYS[3], ARGV[4])
+redis.call('ZREM', KEYS[4], ARGV[5])
+if KEYS[6] then
+  redis.call('HSET', KEYS[6], ARGV[8], ARGV[9])
+  redis.call('PEXPIRE', KEYS[6], ARGV[10])
+end
 redis.call('ZREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], ARGV[1])

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Return to the queue what dead workers held, and what has become due; a bounded number a time.
--- KEYS: ready, delayed, in flight, deadlines
+-- KEYS: ready, delayed, in flight, deadlines, suspects
 -- ARGV: the most of each
 -- Returns {reaped, moved}
 local time = redis.call('TIME')
@@ -21,6 +21,9 @@ for i = #expired, 1, -1 do
   if message then
     redis.call('RPUSH', KEYS[1], message)
     redis.call('HDEL', KEYS[3], expired[i])
+    -- Its worker may have died of it: from here on its starts are counted.
+    redis.call('HSETNX', KEYS[5], redis.sha1hex(message), 0)
+    redis.call('EXPIRE', KEYS[5], 3600)
     reaped = reaped + 1
   end
 end

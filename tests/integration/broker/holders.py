@@ -12,6 +12,7 @@ import redis
 from processes import Queue, wait_until
 
 from ifinu.broker import NORMAL, Keys
+from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import Scripts
 from ifinu.broker.leases import Leases
 
@@ -58,7 +59,7 @@ class Holder:
         """Take up to `want` messages as the channel does; tags and bytes in the order of their service."""
         places = queues or (KEYS,)
         answer = self.answer(want, *places)
-        taken = list(zip(answer[2::3], answer[3::3], answer[4::3], strict=True))
+        taken = list(zip(answer[2::4], answer[3::4], answer[4::4], strict=True))
         for index, tag, raw in taken:
             self.leases.hold(tag.decode(), places[index], raw)
         return [(tag.decode(), raw) for _, tag, raw in taken]
@@ -70,7 +71,11 @@ class Holder:
 
     def sweep(self) -> None:
         """Once, as its thread does it."""
-        Scripts().sweep(self.client, KEYS[:4], (500,))
+        Scripts().sweep(self.client, (*KEYS[:4], KEYS.suspects), (500,))
+
+    def bury(self, tag: str, record: str = "record") -> None:
+        """As what cannot be read: nobody's."""
+        self.leases.bury(tag, record, Event(Name.DEAD), state="dead")
 
     def die(self) -> None:
         """Stop without a word to Redis."""

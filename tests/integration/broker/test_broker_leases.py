@@ -11,7 +11,8 @@ from holders import KEYS, SHORT_S, Account, Holder, named, now_ms
 from processes import Queue, wait_until
 
 from ifinu.broker import NORMAL
-from ifinu.broker.claims import Claims, Verdict
+from ifinu.broker.claims import Asker, Claims, Verdict
+from ifinu.broker.events import Event, Name
 from ifinu.embedded import Valkey
 
 
@@ -101,7 +102,7 @@ def test_what_redis_cannot_be_told_is_owed_and_paid_when_it_is_back(tmp_path: Pa
         tags = [tag for tag, _ in holder.fetch(6)]
         server.kill()
         holder.leases.ack(tags[0])
-        holder.leases.bury(tags[1], "record", notification_id=None, state="dead")
+        holder.bury(tags[1])
         holder.leases.give_back(tags[2:4])
         assert [holder.leases.holds(tag) for tag in tags] == [False] * 4 + [True] * 2
         server.start()
@@ -124,7 +125,7 @@ def test_a_debt_that_redis_refuses_holds_up_neither_the_others_nor_the_leases(
     holder = holder_of(SHORT_S)
     tags = [tag for tag, _ in holder.fetch(3)]
     holder.client.set(KEYS.dead, "not a list")
-    holder.leases.bury(tags[0], "record", notification_id=None, state="dead")
+    holder.bury(tags[0])
     holder.leases.ack(tags[1])
     holder.leases.watch(KEYS)
     wait_until(lambda: holder.client.hexists(KEYS.in_flight, tags[1]) is False)
@@ -143,7 +144,7 @@ def test_every_move_works_on_a_server_that_has_forgotten_the_scripts(account: Ac
     moves: list[Callable[[], Any]] = [
         lambda: tags.extend(tag for tag, _ in holder.fetch(5)),
         lambda: holder.leases.ack(tags[0]),
-        lambda: holder.leases.bury(tags[1], "record", notification_id=None, state="dead"),
+        lambda: holder.bury(tags[1]),
         lambda: holder.leases.give_back([tags[2]]),
         holder.leases._renew,
         holder.sweep,
@@ -170,10 +171,12 @@ def test_a_full_redis_can_be_drained(account: Account, holder: Holder):
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             holder.client.lpush(NORMAL, "more")
         holder.leases._renew()
-        claim = Claims(holder.client, 60).claim("inv-1", queue=NORMAL, tag=tags[0], digest="")
+        claim = Claims(holder.client, 60).claim(
+            Asker(NORMAL, tags[0]), Event(Name.UNKNOWN, "inv-1"), digest="", tenant=None, pseudonym="p", reference="r"
+        )
         assert claim.verdict is Verdict.GO
         holder.leases.ack(tags[0])
-        holder.leases.bury(tags[1], "record", notification_id=None, state="dead")
+        holder.bury(tags[1])
         holder.leases.give_back([tags[2]])
         holder.sweep()
         holder.fetch(5)

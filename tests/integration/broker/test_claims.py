@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
 import pytest
 import redis
+from holders import Holder, now_ms
 from processes import Queue
 
-from ifinu.broker import NORMAL
-from ifinu.broker.claims import Claims, Verdict
-from ifinu.broker.leases import Leases
-from ifinu.embedded import Valkey
+from ifinu.broker import NORMAL, DeadLetters, Filter, Keys
+from ifinu.broker.claims import Asker, Claim, Claims, Resend, Verdict
+from ifinu.broker.dead_letters import encode
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, optout_key, seen_key
+from ifinu.broker.leases import Settled
+
+ID = "n1"
+REFERENCE = "K7Q2-M9XT"
 
 
 @pytest.fixture
@@ -15,61 +26,353 @@ def claims(client: redis.Redis) -> Claims:
     return Claims(client, ttl_s=60)
 
 
+class Bench:
+    """One id, the messages that carry it, and what the stream tells of it."""
+
+    def __init__(self, claims: Claims, queue: Queue, holder: Holder) -> None:
+        self.claims, self.queue, self.holder = claims, queue, holder
+
+    def take(self, raw: bytes = b"m") -> str:
+        """A living worker takes a message; its tag."""
+        self.queue.push(raw)
+        ((tag, _),) = self.holder.fetch(1)
+        return tag
+
+    def claim(self, tag: str, *, token: str = "", digest: str = "d") -> Claim:
+        return self.claims.claim(
+            Asker(NORMAL, tag, token),
+            Event(Name.UNKNOWN, ID, {"reason": "worker_died"}),
+            digest=digest,
+            tenant="t1",
+            pseudonym="p1",
+            reference=REFERENCE,
+        )
+
+    def verdict(self, tag: str, **how: Any) -> tuple[str, str]:
+        answer = self.claim(tag, **how)
+        return answer.verdict, answer.before
+
+    def die(self, tag: str) -> None:
+        """Its worker dies, and a sweep finds it."""
+        self.queue.client.zadd(self.queue.keys.deadlines, {tag: 1})
+        self.holder.sweep()
+
+    def settle(self, tag: str, state: str = "sent", key_id: str = "3EB0") -> None:
+        outcome = Settled(state, Event(Name(state), ID), key_id)
+        self.holder.leases.settle(tag, outcome, queue=NORMAL, ttl_s=60)
+
+    def postpone(self, tag: str, state: str, message: str = "later") -> None:
+        keys = Keys.of(NORMAL)
+        Scripts().postpone(
+            self.queue.client,
+            (keys.in_flight, keys.deadlines, keys.delayed, f"ifinu:claim:{ID}", UNKNOWN),
+            (tag, message, now_ms(self.queue.client), state, ID),
+        )
+
+    def bury(self, tag: str, state: str) -> None:
+        name = Name.HELD if state == "unknown" else Name.DEAD
+        self.holder.leases.bury(tag, "record", Event(name, ID), state=state)
+
+    def events(self) -> list[str]:
+        return [entry[b"event"].decode() for _, entry in self.queue.client.xrange(EVENTS)]
+
+    def in_doubt(self) -> list[bytes]:
+        return self.queue.client.zrange(UNKNOWN, 0, -1)
+
+
 @pytest.fixture
-def leases(valkey: Valkey):
-    mine = Leases(lambda: redis.Redis.from_url(valkey.url), 3)
-    yield mine
-    mine.close()
+def bench(claims: Claims, queue: Queue, holder: Holder) -> Bench:
+    return Bench(claims, queue, holder)
 
 
-def hold(queue: Queue, tag: str) -> None:
-    """A living worker has the message `tag`."""
-    queue.client.hset(queue.keys.in_flight, tag, b"{}")
+def test_the_first_message_goes_and_a_second_one_does_not(bench: Bench):
+    a, b = bench.take(), bench.take()
+    assert bench.verdict(a) == (Verdict.GO, "")
+    assert bench.verdict(b) == (Verdict.DUPLICATE, "sending")
+    assert bench.verdict(a) == (Verdict.GO, "sending")  # the same message asks again: its answer was lost
+    assert bench.events() == []
 
 
-def claim(claims: Claims, tag: str, *, digest: str = "d", token: str = "") -> tuple[str, str]:
-    answer = claims.claim("n1", queue=NORMAL, tag=tag, digest=digest, token=token)
-    return answer.verdict, answer.before
+def test_a_message_whose_holder_died_of_the_send_is_looked_up_and_said_to_be_unknown_once(bench: Bench):
+    a = bench.take()
+    bench.claim(a)
+    bench.die(a)
+    ((b, _),) = bench.holder.fetch(1)
+    answer = bench.claim(b)
+    assert (answer.verdict, answer.before, answer.token) == (Verdict.LOOK_UP, "sending", a)
+    assert answer.since == answer.started
+    assert bench.verdict(b) == (Verdict.LOOK_UP, "unknown")  # asked again, its answer was lost
+    assert bench.events() == ["unknown"]
+    assert bench.in_doubt() == [ID.encode()]
+    assert bench.verdict(bench.take()) == (Verdict.DUPLICATE, "unknown")
 
 
-def test_the_first_message_goes_and_a_second_one_does_not(claims: Claims, queue: Queue):
-    hold(queue, "a")
-    assert claim(claims, "a") == (Verdict.GO, "")
-    assert claim(claims, "b") == (Verdict.DUPLICATE, "sending")
-    assert claim(claims, "a") == (Verdict.GO, "sending")  # the same message asks again: its answer was lost
+def test_who_looks_it_up_may_die_too(bench: Bench):
+    """
+    The message has no token, being the first one; it is known by who had it.
+    """
+    a = bench.take()
+    bench.claim(a)
+    for _ in range(3):
+        bench.die(a)
+        ((a, _),) = bench.holder.fetch(1)
+        assert bench.claim(a).verdict is Verdict.LOOK_UP
+    assert bench.events() == ["unknown"]
 
 
-def test_a_message_whose_holder_died_may_go_again(claims: Claims, queue: Queue):
-    hold(queue, "a")
-    claim(claims, "a")
-    queue.client.delete(queue.keys.in_flight)
-    assert claim(claims, "b") == (Verdict.GO, "sending")
+@pytest.mark.parametrize(("state", "verdict"), [("waiting", Verdict.GO), ("unknown", Verdict.LOOK_UP)])
+def test_only_the_message_that_an_id_waits_for_is_let_through(bench: Bench, state: str, verdict: Verdict):
+    a = bench.take()
+    token = bench.claim(a).token
+    bench.postpone(a, state)
+    assert bench.in_doubt() == ([ID.encode()] if state == "unknown" else [])
+    assert bench.verdict(bench.take()) == (Verdict.DUPLICATE, state)
+    assert bench.verdict(bench.take(), token="another") == (Verdict.DUPLICATE, state)
+    assert bench.verdict(bench.take(), token=token) == (verdict, state)
+
+
+@pytest.mark.parametrize("doubt", ["its holder died", "postponed", "buried"])
+def test_what_is_in_doubt_is_not_forgotten_until_it_is_settled(bench: Bench, doubt: str):
+    """
+    After a week nobody would know that it may have been sent.
+    """
+    a = bench.take()
+    bench.claim(a)
+    match doubt:
+        case "its holder died":
+            bench.die(a)
+            bench.claim(bench.take())
+        case "postponed":
+            bench.postpone(a, "unknown")
+        case "buried":
+            bench.bury(a, "unknown")
+    assert bench.queue.client.ttl("ifinu:claim:n1") == -1
+    bench.settle(a)
+    assert 0 < bench.queue.client.ttl("ifinu:claim:n1") <= 60
+
+
+def test_what_the_gateway_said_of_its_reference_is_told_with_the_look_up(bench: Bench):
+    a = bench.take()
+    token = bench.claim(a).token
+    bench.postpone(a, "unknown")
+    bench.queue.client.set(seen_key(REFERENCE), "3EB0AA")
+    assert bench.claim(bench.take(), token=token).seen == "3EB0AA"
+
+
+def test_a_message_in_doubt_is_sent_again_once(bench: Bench):
+    a = bench.take()
+    token = bench.claim(a).token
+    resending = Event(Name.RESENDING, ID)
+    bench.postpone(a, "unknown")
+    b = bench.take()
+    first = bench.claim(b, token=token)
+    assert bench.claims.resend(Asker(NORMAL, a), resending) is Resend.LOST
+    for _ in range(2):  # told twice, since the answer may be lost
+        assert bench.claims.resend(Asker(NORMAL, b), resending) is Resend.GO
+    assert bench.events() == ["resending"]
+    bench.die(b)
+    ((c, _),) = bench.holder.fetch(1)
+    again = bench.claim(c, token=token)
+    assert (again.verdict, again.resent, again.since) == (Verdict.LOOK_UP, True, first.since)
+    assert again.started
+    assert first.started
+    assert again.started >= first.started
+    assert bench.claims.resend(Asker(NORMAL, c), resending) is Resend.AGAIN
+
+
+def test_a_second_send_that_did_not_take_place_may_be_tried_again(bench: Bench):
+    """
+    The gateway went away: the message goes back, and is in doubt as before.
+    """
+    a = bench.take()
+    token = bench.claim(a).token
+    bench.postpone(a, "unknown")
+    b = bench.take()
+    bench.claim(b, token=token)
+    bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID))
+    bench.claims.release(ID, b)
+    bench.holder.leases.give_back([b])
+    ((c, _),) = bench.holder.fetch(1)
+    assert bench.claim(c, token=token).verdict is Verdict.LOOK_UP
+    assert bench.claims.resend(Asker(NORMAL, c), Event(Name.RESENDING, ID)) is Resend.GO
 
 
 @pytest.mark.parametrize(
     ("digest", "verdict"), [("d", Verdict.DUPLICATE), ("", Verdict.DUPLICATE), ("e", Verdict.REUSED)]
 )
-def test_other_content_is_told_from_a_duplicate(claims: Claims, queue: Queue, digest: str, verdict: Verdict):
-    hold(queue, "a")
-    claim(claims, "a")
-    assert claim(claims, "b", digest=digest)[0] == verdict
+def test_other_content_is_told_from_a_duplicate(bench: Bench, digest: str, verdict: Verdict):
+    bench.claim(bench.take())
+    assert bench.verdict(bench.take(), digest=digest)[0] == verdict
 
 
-def test_an_outcome_is_recorded_even_after_the_lease_was_lost(claims: Claims, leases: Leases, client: redis.Redis):
+def test_an_outcome_is_recorded_even_after_the_lease_was_lost_and_told_once(bench: Bench, client: redis.Redis):
     """
     Else whoever has the message by then would send it again.
     """
-    claim(claims, "a")
-    leases.settle("a", "n1", queue=NORMAL, state="sent", key_id="3EB0", ttl_s=60)
-    assert claim(claims, "b") == (Verdict.DUPLICATE, "sent")
+    a = bench.take()
+    bench.claim(a)
+    bench.die(a)
+    ((b, _),) = bench.holder.fetch(1)
+    bench.claim(b)
+    for _ in range(2):
+        bench.settle(a)
+    assert bench.verdict(b) == (Verdict.DUPLICATE, "sent")
     assert client.hget("ifinu:claim:n1", "key_id") == b"3EB0"
     assert 0 < client.ttl("ifinu:claim:n1") <= 60
+    assert bench.events() == ["unknown", "sent"]
+    assert bench.in_doubt() == []
 
 
-def test_a_released_claim_was_never_made_and_only_its_own_message_can_release_it(claims: Claims, queue: Queue):
-    hold(queue, "a")
-    claim(claims, "a")
-    claims.release("n1", "b")
-    assert claims.state("n1") == "sending"
-    claims.release("n1", "a")
-    assert claims.state("n1") is None
+def test_a_released_claim_was_never_made_and_only_its_own_message_can_release_it(bench: Bench, claims: Claims):
+    a = bench.take()
+    bench.claim(a)
+    claims.release(ID, "b")
+    assert claims.state(ID) == "sending"
+    claims.release(ID, a)
+    assert claims.state(ID) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "event", "in_doubt", "then"),
+    [("dead", "dead", [], Verdict.GO), ("unknown", "held", [b"n1"], Verdict.DUPLICATE)],
+)
+def test_a_dead_letter_ends_its_claim(bench: Bench, state: str, event: str, in_doubt: list[bytes], then: Verdict):
+    a = bench.take()
+    bench.claim(a)
+    bench.bury(a, state)
+    assert bench.events() == [event]
+    assert bench.in_doubt() == in_doubt
+    assert bench.verdict(bench.take())[0] is then
+
+
+def test_a_second_message_that_is_buried_says_nothing_about_the_first(bench: Bench):
+    bench.claim(bench.take())
+    b = bench.take()
+    bench.claim(b, digest="e")
+    bench.bury(b, "dead")
+    assert bench.events() == ["duplicate"]
+    assert bench.claims.state(ID) == "sending"
+
+
+def test_a_second_send_that_surely_was_none_leaves_the_first_in_doubt(bench: Bench):
+    """
+    Its retries ran out. The id must not be free, since the first send may have reached the person.
+    """
+    a = bench.take()
+    token = bench.claim(a).token
+    bench.postpone(a, "unknown")
+    b = bench.take()
+    bench.claim(b, token=token)
+    bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID))
+    bench.postpone(b, "waiting")
+    assert bench.in_doubt() == [ID.encode()]
+    c = bench.take()
+    assert bench.verdict(c, token=token) == (Verdict.GO, "waiting")
+    bench.bury(c, "dead")
+    assert bench.events() == ["resending", "held"]
+    assert bench.in_doubt() == [ID.encode()]
+    assert bench.verdict(bench.take()) == (Verdict.DUPLICATE, "unknown")
+
+
+@pytest.mark.parametrize("act", ["replay", "purge"])
+def test_what_is_done_with_the_letter_of_a_second_message_says_nothing_about_the_first(bench: Bench, act: str):
+    a = bench.take()
+    token = bench.claim(a).token
+    bench.postpone(a, "unknown")
+    b = bench.take()
+    raw = json.dumps({"id": ID}).encode()
+    record = encode(raw, reason="id_reused", error="", now=datetime.now(UTC))
+    bench.holder.leases.bury(b, record, Event(Name.DEAD, ID), state="dead")
+    letters = DeadLetters(bench.queue.client, NORMAL)
+    (letter,) = letters.find(Filter(), datetime.now(UTC))
+    assert getattr(letters, act)(letter)
+    assert bench.in_doubt() == [ID.encode()]
+    assert bench.verdict(bench.take()) == (Verdict.DUPLICATE, "unknown")
+    assert bench.verdict(bench.take(), token=token)[0] is Verdict.LOOK_UP
+
+
+# -- called off, and not wanted
+
+
+def in_no_state(bench: Bench) -> dict[str, Any]:
+    return {}
+
+
+def waiting(bench: Bench) -> dict[str, Any]:
+    a = bench.take()
+    token = bench.claim(a).token
+    bench.postpone(a, "waiting")
+    return {"token": token}
+
+
+def dead(bench: Bench) -> dict[str, Any]:
+    a = bench.take()
+    bench.claim(a)
+    bench.bury(a, "dead")
+    return {}
+
+
+def sending(bench: Bench) -> dict[str, Any]:
+    bench.claim(bench.take())
+    return {}
+
+
+def sent(bench: Bench) -> dict[str, Any]:
+    a = bench.take()
+    bench.claim(a)
+    bench.settle(a)
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("reach", "before", "then"),
+    [
+        (in_no_state, "", Verdict.CANCELLED),
+        (waiting, "waiting", Verdict.CANCELLED),
+        (dead, "dead", Verdict.CANCELLED),
+        (sending, "sending", Verdict.DUPLICATE),
+        (sent, "sent", Verdict.DUPLICATE),
+    ],
+)
+def test_an_id_is_called_off_unless_it_is_too_late(
+    bench: Bench, reach: Callable[[Bench], dict[str, Any]], before: str, then: Verdict
+):
+    how = reach(bench)
+    told = bench.events().count("cancelled")
+    assert bench.claims.cancel(ID) == before
+    assert bench.claims.cancel(ID) in (before, "cancelled")
+    assert bench.events().count("cancelled") - told == (then is Verdict.CANCELLED)
+    assert bench.claim(bench.take(), **how).verdict is then
+
+
+def test_what_is_called_off_while_it_is_in_doubt_is_not_sent_again(bench: Bench):
+    a = bench.take()
+    token = bench.claim(a).token
+    bench.postpone(a, "unknown")
+    assert bench.claims.cancel(ID) == "unknown"
+    b = bench.take()
+    assert bench.claim(b, token=token).verdict is Verdict.LOOK_UP
+    assert bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID)) is Resend.CANCELLED
+
+
+@pytest.mark.parametrize(("confirmation", "verdict"), [("", Verdict.OPTED_OUT), (ID, Verdict.GO)])
+def test_who_opted_out_gets_the_confirmation_and_no_more(bench: Bench, confirmation: str, verdict: Verdict):
+    entry = json.dumps({"at": 1, "source": "cli", "phone": "x", "confirmation": confirmation})
+    bench.queue.client.hset(optout_key("t1"), "p1", entry)
+    assert bench.verdict(bench.take()) == (verdict, "")
+
+
+# -- poison
+
+
+def test_a_message_is_suspect_only_after_its_worker_died_and_each_start_is_counted(bench: Bench, claims: Claims):
+    bench.queue.push(b"harmful")
+    ((tag, _),) = bench.holder.fetch(1)
+    assert claims.starts(NORMAL, "0" * 40) == 0
+    for start in (1, 2, 3):
+        bench.die(tag)
+        _, tag, _, digest = bench.holder.answer(1)[2:]
+        assert claims.starts(NORMAL, digest.decode()) == start
+        tag = tag.decode()
+    bench.queue.push(b"harmless")
+    assert bench.holder.answer(1)[5] == b""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from datetime import UTC, datetime, timedelta
@@ -269,7 +270,8 @@ def test_a_replay_ends_although_every_letter_fails_again_at_once(client: redis.R
 def test_a_replay_lifts_the_claim_that_ended_with_the_letter_and_no_other(
     client: redis.Redis, letters: DeadLetters, state: str, stays: bool
 ):
-    client.hset("ifinu:claim:inv-1", "state", state)
+    digest = hashlib.sha1(record(), usedforsecurity=False).hexdigest()
+    client.hset("ifinu:claim:inv-1", mapping={"state": state, "letter": digest})
     bury(client, record())
     letters.clear(EVERY, NOW, letters.replay)
     assert bool(client.exists("ifinu:claim:inv-1")) is stays

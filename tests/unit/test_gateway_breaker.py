@@ -4,7 +4,7 @@ import pytest
 
 from ifinu import errors
 from ifinu.errors import Reason
-from ifinu.worker.breaker import Breaker, is_outage
+from ifinu.gateway.breaker import Breaker, is_outage
 
 
 class Clock:

@@ -1,0 +1,54 @@
+"""What stands for a phone in Redis and in the ledger: a keyed hash, the same in every process."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Callable
+
+import redis
+
+from ifinu import phone
+
+_KEY = "ifinu:chave:telefone"
+
+
+class Pseudonyms:
+    """
+    Hashes phones with one key.
+
+    Args:
+        key: Secret bytes, or what tells them, asked once they are needed.
+    """
+
+    def __init__(self, key: bytes | Callable[[], bytes]) -> None:
+        self._key = key
+
+    @classmethod
+    def load(cls, client: redis.Redis, key: str | None) -> Pseudonyms:
+        """
+        With the key that was set, or else one that all processes of this Redis share, made by the first that needs it.
+
+        Args:
+            client: A connection that returns bytes.
+            key: `IFINU_PHONE_KEY`, or None.
+        """
+        return cls(functools.partial(_shared, client) if key is None else key.encode())
+
+    def of(self, e164: str) -> str:
+        """
+        The pseudonym of a number, 32 hex digits; see `phone.pseudonym`.
+
+        Raises:
+            redis.RedisError: The shared key has to be asked for, and Redis does not answer.
+        """
+        key = self._key  # of this thread: another one may replace it meanwhile
+        if callable(key):
+            key = self._key = key()
+        return phone.pseudonym(e164, key)
+
+
+def _shared(client: redis.Redis) -> bytes:
+    client.set(_KEY, secrets.token_hex(32), nx=True)
+    kept = client.get(_KEY)
+    return kept.encode() if isinstance(kept, str) else kept or b""

@@ -1,0 +1,30 @@
+#!lua flags=allow-oom
+-- Entries of the stream are recorded: acknowledge them, and delete what every group is done with.
+-- KEYS: events
+-- ARGV: group, then the entries' ids
+-- Returns how many entries went.
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, 2))
+
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local oldest, oldest_ms, oldest_seq -- what somebody still needs
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local is = {}
+  for i = 1, #group, 2 do is[group[i]] = group[i + 1] end
+  local needs
+  if is.pending > 0 then
+    needs = redis.call('XPENDING', KEYS[1], is.name)[2]
+  else
+    local ms, seq = parts(is['last-delivered-id'])
+    needs = string.format('%.0f-%.0f', ms, seq + 1)
+  end
+  local ms, seq = parts(needs)
+  if not oldest or ms < oldest_ms or (ms == oldest_ms and seq < oldest_seq) then
+    oldest, oldest_ms, oldest_seq = needs, ms, seq
+  end
+end
+return redis.call('XTRIM', KEYS[1], 'MINID', oldest)

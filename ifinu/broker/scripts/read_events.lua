@@ -1,0 +1,26 @@
+#!lua flags=allow-oom
+-- Take entries of the stream for the ledger, and say how the group was just before.
+-- KEYS: events
+-- ARGV: group, consumer, count, `>` for what nobody has taken, else what this consumer has and did not record; id up to
+--       which the ledger is recorded, as ms and seq
+-- Returns {id up to which the group had taken, how many of these are not recorded, length, entries}, or nothing when
+-- there is no such group. A group that had taken less than is recorded is not what it was: then nothing is taken.
+local function is_behind(id, ms, seq)
+  local at, nth = string.match(id, '^(%d+)-(%d+)$')
+  at, nth = tonumber(at), tonumber(nth)
+  return at < ms or (at == ms and nth < seq)
+end
+
+if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local is = {}
+  for i = 1, #group, 2 do is[group[i]] = group[i + 1] end
+  if is.name == ARGV[1] then
+    local before, length, read = is['last-delivered-id'], redis.call('XLEN', KEYS[1]), nil
+    if not is_behind(before, tonumber(ARGV[5]), tonumber(ARGV[6])) then
+      read = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], ARGV[4])
+    end
+    return {before, is.pending, length, read and read[1][2] or {}}
+  end
+end
+return {}

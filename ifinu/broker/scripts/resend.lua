@@ -1,0 +1,22 @@
+#!lua flags=allow-oom
+-- A message that may have been sent was not at the gateway: send it once more, if that was not done before.
+-- KEYS: claim, events
+-- ARGV: tag, id, data of the event `resending`
+-- Returns 'go', 'again' (it was sent once more already), 'cancelled', or 'lost' (the claim is another message's by now)
+local was = redis.call('HMGET', KEYS[1], 'state', 'tag', 'resent', 'cancelled')
+if was[2] ~= ARGV[1] then
+  return 'lost'
+elseif was[1] == 'sending' then
+  return 'go' -- it asks again because the answer was lost
+elseif was[1] ~= 'unknown' then
+  return 'lost'
+elseif was[4] then
+  return 'cancelled'
+elseif was[3] then
+  return 'again'
+end
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('HSET', KEYS[1], 'state', 'sending', 'resent', '1', 'started', now)
+redis.call('XADD', KEYS[2], '*', 'event', 'resending', 'id', ARGV[2], 'data', ARGV[3])
+return 'go'

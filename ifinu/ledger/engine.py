@@ -1,0 +1,134 @@
+"""
+The connection to the ledger's database, with deadlines, and the seam at which its errors become ours.
+
+PostgreSQL in production; SQLite where all processes are on one machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy.exc
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url, select
+
+from ifinu.errors import ConfigurationError, LedgerUnavailable
+from ifinu.ledger.schema import recorder
+
+CONNECT_S = 5
+STATEMENT_S = 10  # the longest that one statement, or the wait for a lock, may take
+EXCLUSIVE = {"ifinu_exclusive": True}  # option of an engine whose transactions take SQLite's one write lock at once
+_IDLE_S = 60  # of a transaction whose process hangs: its locks must not outlive it for long
+
+# libpq's; the last four end a connection whose peer went away without a word.
+_POSTGRES = {
+    "connect_timeout": CONNECT_S,
+    "application_name": "ifinu",
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 1000 * (STATEMENT_S + 5),
+}
+# What a write brings on its own: the data are at fault, not the database.
+_OF_THE_DATA = (sqlalchemy.exc.DataError, sqlalchemy.exc.IntegrityError)
+_UNDEFINED = ("42P01", "42703")  # PostgreSQL: no such table, no such column
+_LONGEST_WORDS = 200
+
+
+def connect(url: str, *, create: bool = True) -> Engine:
+    """
+    An engine for the ledger; nothing is connected before it is used.
+
+    Whatever goes wrong on it is a `LedgerUnavailable`, except what is the fault of the data.
+
+    Args:
+        url: As `Settings.database_url` has it.
+        create: Whether SQLite makes a file where there is none.
+
+    Raises:
+        ConfigurationError: It is no such URL.
+    """
+    try:
+        parts = make_url(url)
+    except sqlalchemy.exc.ArgumentError as exc:
+        raise ConfigurationError("IFINU_DATABASE_URL is not a database URL") from exc
+    engine = _sqlite(parts, create) if parts.get_backend_name() == "sqlite" else _postgres(parts)
+    event.listen(engine, "handle_error", _translate, retval=True)
+    return engine
+
+
+@contextlib.contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """
+    A transaction that writes the ledger; there is one at a time, so that none waits for another in a circle.
+
+    Raises:
+        LedgerUnavailable: Nothing is written. Where the answer to the commit was lost, it may be after all.
+    """
+    with engine.execution_options(**EXCLUSIVE).begin() as connection:
+        connection.execute(select(recorder.c.id).with_for_update())  # which SQLite neither needs nor knows
+        yield connection
+
+
+def _postgres(url: URL) -> Engine:
+    arguments = {name: value for name, value in _POSTGRES.items() if name not in url.query}
+    # Small, and without a bound to wait at: the threads that use it are few.
+    engine = create_engine(
+        url,
+        connect_args=arguments,
+        pool_size=2,
+        max_overflow=-1,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        hide_parameters=True,
+    )
+    event.listen(engine, "connect", _set_deadlines)
+    return engine
+
+
+def _sqlite(url: URL, create: bool) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise ConfigurationError("a ledger in memory forgets everything; write IFINU_DATABASE_URL=sqlite:///file")
+    if not create:
+        url = url.set(database=f"file:{quote(url.database)}", query={"mode": "rw", "uri": "true"})
+    engine = create_engine(
+        url, connect_args={"timeout": STATEMENT_S}, pool_size=2, max_overflow=-1, hide_parameters=True
+    )
+    event.listen(engine, "connect", _prepare_file)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _set_deadlines(connection: Any, _record: object) -> None:
+    # Not as a start-up option, which a connection pooler may refuse.
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET statement_timeout = '{STATEMENT_S}s'")
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_S}s'")
+    connection.commit()
+
+
+def _prepare_file(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # `_begin` begins: the driver would leave DDL and reads out of transactions
+    with contextlib.suppress(sqlite3.OperationalError):  # another process is just doing the same
+        connection.execute("PRAGMA journal_mode = WAL")  # readers and the one writer do not wait for each other
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that begins with reading may not write any more once another has.
+    exclusive = EXCLUSIVE.items() <= connection.get_execution_options().items()
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if exclusive else "BEGIN")
+
+
+def _translate(context: ExceptionContext) -> BaseException | None:
+    error = context.sqlalchemy_exception
+    if not isinstance(error, sqlalchemy.exc.DBAPIError) or isinstance(error, _OF_THE_DATA):
+        return None
+    words = str(error.orig).strip().partition("\n")[0][:_LONGEST_WORDS]
+    if words == "unable to open database file":
+        return LedgerUnavailable("there is no such file yet as IFINU_DATABASE_URL names: the first worker makes it")
+    if getattr(error.orig, "pgcode", None) in _UNDEFINED or words.startswith(("no such table", "no such column")):
+        return LedgerUnavailable(f"the ledger is not as this version needs it ({words}); run `ifinu migrate`")
+    return LedgerUnavailable(f"the ledger failed ({words}); is the database there, is IFINU_DATABASE_URL right?")

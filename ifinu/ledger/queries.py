@@ -1,0 +1,258 @@
+"""
+What people and checks ask the ledger. Every answer is bounded, and every function raises errors.LedgerUnavailable where
+the database is away.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, or_, select
+
+from ifinu.ledger.schema import events, gaps, notifications, recorder
+from ifinu.ledger.states import State
+from ifinu.window import BRASILIA
+
+ZONE = ZoneInfo(BRASILIA)  # always whole hours from UTC
+_LONGEST_TIMELINE = 400  # events
+_MOST_ROWS = 100
+_MOST_KEYS = 50  # sends of one notification; there are two at most
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a notification now; each field is the column of its name in `schema.notifications`."""
+
+    id: str
+    tenant: str | None
+    kind: str | None
+    instance: str | None
+    queue: str | None
+    phone: str | None
+    state: State
+    attempts: int
+    key_id: str | None
+    confirmed: bool | None
+    reason: str | None
+    error: str | None
+    due_at: datetime | None
+    first_at: datetime
+    last_at: datetime
+    sent_at: datetime | None
+    server_ack_at: datetime | None
+    delivered_at: datetime | None
+    read_at: datetime | None
+    failed_at: datetime | None
+    unconfirmed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One event of a notification; `name` and `data` are those of `broker.events`."""
+
+    at: datetime
+    name: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """
+    A notification from its first event to its last.
+
+    Attributes:
+        known: What is known now.
+        happened: Its events and receipts, the oldest first. Of very many only the first and the last are here.
+        left_off: How many are missing in the middle.
+    """
+
+    known: Known
+    happened: tuple[Happening, ...]
+    left_off: int = 0
+
+
+class By(enum.StrEnum):
+    """What notifications are counted by."""
+
+    STATE = "state"
+    KIND = "kind"
+    TENANT = "tenant"
+    INSTANCE = "instance"
+    HOUR = "hour"  # of São Paulo's clock
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """
+    How many notifications share a value.
+
+    Attributes:
+        key: The state, kind, tenant or instance; None where there is none. Of an hour its beginning, as
+            `2026-11-24T09:00:00-03:00`.
+        total: How many.
+        states: How many in each state.
+    """
+
+    key: str | None
+    total: int
+    states: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The largest counts (of hours: the latest ones) and how many notifications there are in all."""
+
+    rows: tuple[Count, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the stream was recorded: the id of the last entry (0-0 before the first), and when."""
+
+    ms: int
+    seq: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """
+    Events that were lost before they were recorded.
+
+    Attributes:
+        found_at: When it was noticed.
+        after: Time of the last event before it; None where there was none.
+        cause: `group_gone` or `went_back`.
+    """
+
+    found_at: datetime
+    after: datetime | None
+    cause: str
+
+
+def timeline(engine: Engine, notification_id: str, limit: int = _LONGEST_TIMELINE) -> Timeline | None:
+    """
+    All that is known of one notification; None when nothing is.
+
+    Receipts name only WhatsApp's id of the message. They are here if any send of this notification had it.
+
+    Args:
+        engine: The ledger.
+        notification_id: The id.
+        limit: The most events that are read.
+    """
+    with engine.connect() as connection:
+        columns = [notifications.c[field.name] for field in fields(Known)]
+        row = connection.execute(select(*columns).where(notifications.c.id == notification_id)).one_or_none()
+        if row is None:
+            return None
+        values = row._asdict()
+        known = Known(**(values | {"state": State(values["state"])}))
+        mine = _events_of(connection, known)
+        count = connection.execute(select(func.count()).select_from(events).where(mine)).scalar_one()
+        first = _events(connection, mine, limit if count <= limit else limit // 2)
+        last = [] if count <= limit else _events(connection, mine, limit - limit // 2, newest=True)
+    return Timeline(known, (*first, *last), max(0, count - limit))
+
+
+def _events_of(connection: Connection, known: Known) -> ColumnElement[bool]:
+    named = select(events.c.key_id).where(events.c.notification_id == known.id, events.c.key_id.is_not(None))
+    keys = {known.key_id, *connection.execute(named.distinct().limit(_MOST_KEYS)).scalars()} - {None}
+    return or_(
+        events.c.notification_id == known.id,
+        and_(events.c.notification_id.is_(None), events.c.key_id.in_(sorted(keys))),
+    )
+
+
+def _events(connection: Connection, which: ColumnElement[bool], limit: int, *, newest: bool = False) -> list[Happening]:
+    order = (events.c.ms.desc(), events.c.seq.desc()) if newest else (events.c.ms, events.c.seq)
+    rows = connection.execute(
+        select(events.c.at, events.c.name, events.c.data).where(which).order_by(*order).limit(limit)
+    ).all()
+    return [Happening(*row) for row in (reversed(rows) if newest else rows)]
+
+
+def counts(engine: Engine, by: By, since: datetime, limit: int = _MOST_ROWS) -> Counts:
+    """
+    Count notifications. One belongs to the time at which it was sent, or if it was not, of its last event.
+
+    Args:
+        engine: The ledger.
+        by: What they are counted by.
+        since: Those of this time or later.
+        limit: The most rows.
+    """
+    at = func.coalesce(notifications.c.sent_at, notifications.c.last_at)
+    key = _hour(engine, at) if by is By.HOUR else notifications.c[by.value]
+    grouped = (
+        select(key.label("key"), notifications.c.state, func.count().label("n"))
+        # `last_at` is never before `sent_at`, and has an index.
+        .where(notifications.c.last_at >= since, at >= since)
+        .group_by(key, notifications.c.state)
+        .subquery()
+    )
+    total = func.sum(grouped.c.n).over(partition_by=grouped.c.key).label("total")
+    overall = func.sum(grouped.c.n).over().label("overall")
+    query = select(grouped.c.key, grouped.c.state, grouped.c.n, total, overall)
+    order = (grouped.c.key.desc(),) if by is By.HOUR else (total.desc(), grouped.c.key.nulls_last())
+    with engine.connect() as connection:
+        # A key has a row a state at most, so that the first `limit` keys are whole.
+        rows = connection.execute(query.order_by(*order).limit(limit * len(State))).all()
+    found: dict[str | None, Count] = {}
+    for name, state, count, of_key, _ in rows:
+        found.setdefault(name, Count(name, int(of_key), {})).states[state] = count
+    largest = [_named(count) if by is By.HOUR else count for count in list(found.values())[:limit]]
+    return Counts(tuple(largest), int(rows[0].overall) if rows else 0)
+
+
+def _hour(engine: Engine, at: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The hour in UTC, as `2026-11-24T12`."""
+    if engine.dialect.name == "sqlite":
+        return func.strftime("%Y-%m-%dT%H", at)
+    return func.to_char(func.timezone("UTC", at), 'YYYY-MM-DD"T"HH24')
+
+
+def _named(count: Count) -> Count:
+    begins = datetime.fromisoformat(f"{count.key}:00").replace(tzinfo=UTC).astimezone(ZONE)
+    return Count(begins.isoformat(), count.total, count.states)
+
+
+def unconfirmed(engine: Engine, since: datetime, limit: int = _MOST_ROWS) -> dict[str | None, int]:
+    """How many sent messages got no receipt in time, by instance; see `retention.mark_unconfirmed`."""
+    n = func.count().label("n")
+    query = (
+        select(notifications.c.instance, n)
+        .where(
+            notifications.c.state == State.SENT,  # a receipt would have changed it
+            notifications.c.unconfirmed_at.is_not(None),
+            notifications.c.last_at >= since,
+            notifications.c.sent_at >= since,
+        )
+        .group_by(notifications.c.instance)
+        .order_by(n.desc(), notifications.c.instance.nulls_last())
+        .limit(limit)
+    )
+    with engine.connect() as connection:
+        return {name: count for name, count in connection.execute(query)}  # noqa: C416 - rows are no tuples to mypy
+
+
+def position(engine: Engine) -> Position | None:
+    """How far the stream was recorded; None before the first time."""
+    query = select(recorder.c.ms, recorder.c.seq, recorder.c.updated_at).where(recorder.c.id == 1)
+    with engine.connect() as connection:
+        row = connection.execute(query).one_or_none()
+    return None if row is None else Position(*row)
+
+
+def found_gaps(engine: Engine, since: datetime, limit: int = _MOST_ROWS) -> Sequence[Gap]:
+    """Where events were lost, the latest first."""
+    query = select(gaps.c.found_at, gaps.c.ms, gaps.c.cause).where(gaps.c.found_at >= since)
+    with engine.connect() as connection:
+        rows = connection.execute(query.order_by(gaps.c.found_at.desc(), gaps.c.id.desc()).limit(limit)).all()
+    return [Gap(at, datetime.fromtimestamp(ms / 1000, UTC) if ms else None, cause) for at, ms, cause in rows]

@@ -1,0 +1,248 @@
+"""
+The stream `ifinu:eventos` -> the ledger, batch by batch.
+
+A batch is taken, written in one transaction, and only then acknowledged and deleted from the stream: what is lost on
+the way is taken again, and what is written twice is the same as written once. While the database or Redis is away the
+events stay where they are.
+
+The stream itself can be lost: somebody flushes Redis, or it comes back as it was some time ago. The ledger knows up to
+which entry it was recorded, so it is noticed: its group is gone, or has read less than was recorded. That is said, and
+written to `gaps`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+
+import redis
+import sqlalchemy.exc
+import structlog
+from sqlalchemy import Engine, insert
+
+from ifinu import phone
+from ifinu.errors import LedgerUnavailable
+from ifinu.ledger import upserts
+from ifinu.ledger.engine import writing
+from ifinu.ledger.entries import Entry
+from ifinu.ledger.fold import fold
+from ifinu.ledger.migrate import HEAD, is_current, migrate
+from ifinu.ledger.schema import gaps
+from ifinu.ledger.stream import Fields, Stream
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 500
+_WAIT_S = 1.0  # for the next event; a stop is seen after it at the latest
+_GATHER_S = 0.1  # after a small batch, so that the next one is larger and the database has less to do
+_BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+_KEEP_EVERY_S = 3.0
+_MIGRATED_EVERY_S = 5.0
+_DEAD_AFTER_S = 15.0
+_UPKEEP_EVERY_S = 3600.0
+_LONGEST_WHY = 200
+# The data are at fault, whoever wrote them; ValueError is what drivers raise before they send.
+_REFUSED = (sqlalchemy.exc.DataError, sqlalchemy.exc.IntegrityError, ValueError, OverflowError)
+
+
+@dataclass(slots=True)
+class Progress:
+    """
+    What a recorder did so far; for metrics and tests.
+
+    Attributes:
+        recorded: Events written.
+        refused: Entries that were no events.
+        lag: Entries in the stream when it was last looked at.
+        gaps: How often the stream was lost.
+    """
+
+    recorded: int = 0
+    refused: int = 0
+    lag: int = 0
+    gaps: int = 0
+
+
+class Recorder:
+    """
+    Records until it is stopped. Several at once do no harm.
+
+    Args:
+        client: A connection to Redis of its own that returns bytes, with a read timeout well above a second.
+        engine: The ledger. One of SQLite is migrated by it; one of PostgreSQL is waited for.
+        batch: The most entries a transaction.
+        dead_after_s: What another recorder took so long ago and did not record is taken from it.
+        upkeep: Tends the ledger between two batches, about once an hour; True if it is to be called again at once.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        engine: Engine,
+        *,
+        batch: int = _BATCH,
+        dead_after_s: float = _DEAD_AFTER_S,
+        upkeep: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.progress = Progress()
+        self._stream = Stream(client)
+        self._engine = engine
+        self._batch = batch
+        self._dead_after_s = dead_after_s
+        self._upkeep = upkeep
+        self._upkeep_at = 0.0
+        self._recorded_to = (0, 0)  # at least that far; read from the ledger before the stream is looked at
+        self._failures = 0
+
+    def run(self, stop: threading.Event, keep: Callable[[], bool] = lambda: True) -> None:
+        """
+        Record until `stop` is set or the turn is another's. Whatever is away is waited for.
+
+        Args:
+            stop: Ends it, after one more batch of what is there.
+            keep: Asked every few seconds at least; False ends it at once.
+        """
+        while True:
+            try:
+                if self._ready(stop, keep):
+                    self._record_until(stop, keep)
+                return
+            except (LedgerUnavailable, redis.RedisError) as exc:
+                self._failed(exc)
+            if not _pause(_BACKOFF_S[min(self._failures, len(_BACKOFF_S)) - 1], stop, keep):
+                return
+
+    def _failed(self, exc: Exception) -> None:
+        self._failures += 1
+        if self._failures == 1:  # an outage is said once
+            log.warning("ifinu.recorder.waiting", error=str(exc), events="stay in the stream")
+
+    def _succeeded(self) -> None:
+        if self._failures:
+            log.info("ifinu.recorder.resumed", failures=self._failures)
+            self._failures = 0
+
+    def _ready(self, stop: threading.Event, keep: Callable[[], bool]) -> bool:
+        """Wait for tables that are as new as this version needs; False when it ends before."""
+        told = False
+        while not is_current(self._engine):
+            if self._engine.dialect.name == "sqlite":
+                migrate(self._engine)
+                continue
+            if not told:
+                log.error(
+                    "ifinu.recorder.not_migrated", needs=HEAD, hint="run `ifinu migrate`; events stay in the stream"
+                )
+                told = True
+            if not _pause(_MIGRATED_EVERY_S, stop, keep):
+                return False
+        return True
+
+    def _record_until(self, stop: threading.Event, keep: Callable[[], bool]) -> None:
+        with self._engine.connect() as connection:
+            self._recorded_to = upserts.position(connection)
+        again = True  # first what was taken before and not recorded
+        look_at = 0.0  # when to look next for what the dead left
+        while True:
+            last_round = stop.is_set()
+            taken = self._stream.take(self._batch, again=again, recorded_to=self._recorded_to)
+            if taken is None:
+                self._begin_anew()
+                continue
+            if taken.before < self._recorded_to:
+                self._lost("went_back", read_to=taken.before)
+                continue
+            self.progress.lag = taken.length
+            entries = taken.entries
+            if not entries and not again and taken.pending and monotonic() >= look_at:
+                look_at = monotonic() + self._dead_after_s / 3
+                entries = self._stream.take_over(self._batch, int(self._dead_after_s * 1000))
+            if entries:
+                self._record(entries)
+            if monotonic() >= self._upkeep_at and not self._upkeep():
+                self._upkeep_at = monotonic() + _UPKEEP_EVERY_S
+            self._succeeded()
+            if last_round or not keep():
+                return
+            if again:
+                again = bool(entries)
+            elif not entries:
+                self._stream.wait(taken.before, _WAIT_S)
+            elif len(entries) < self._batch:
+                stop.wait(_GATHER_S)
+
+    # -- a batch
+
+    def _record(self, raw: Mapping[bytes, Fields]) -> None:
+        entries = []
+        for id_, fields in raw.items():
+            try:
+                entries.append(Entry.read(id_, fields))
+            except ValueError as exc:
+                self._refuse(id_, phone.mask_in(str(exc))[:_LONGEST_WHY])
+        self._write(entries)
+        self._stream.acknowledge(raw)
+        self.progress.lag = max(0, self.progress.lag - len(raw))
+
+    def _write(self, entries: list[Entry]) -> None:
+        """In one transaction; where the database refuses what is in it, all but that."""
+        if not entries:
+            return
+        try:
+            rows = fold(entries)
+            with writing(self._engine) as connection:
+                upserts.write(connection, rows, datetime.now(UTC))
+        except _REFUSED as exc:
+            if len(entries) == 1:
+                self._refuse(f"{entries[0].ms}-{entries[0].seq}".encode(), type(exc).__name__)
+                return
+            half = len(entries) // 2
+            self._write(entries[:half])
+            self._write(entries[half:])
+            return
+        self._recorded_to = max(self._recorded_to, rows.last)
+        self.progress.recorded += len(entries)
+
+    def _refuse(self, id_: bytes, why: str) -> None:
+        self.progress.refused += 1
+        log.warning("ifinu.recorder.refused", entry=id_.decode(), error=why)
+
+    # -- a stream that is not what it was
+
+    def _begin_anew(self) -> None:
+        if self._stream.make_group() and self._recorded_to > (0, 0):
+            self._lost("group_gone", read_to=(0, 0))
+
+    def _lost(self, cause: str, *, read_to: tuple[int, int]) -> None:
+        """
+        Say so, and write it down, unless another recorder did.
+
+        Should this fail, the next round notices it again: the group will have read less than was recorded.
+        """
+        now = datetime.now(UTC)
+        with writing(self._engine) as connection:
+            known = upserts.position(connection)
+            if known > read_to:
+                connection.execute(insert(gaps).values(found_at=now, ms=known[0], seq=known[1], cause=cause))
+                upserts.move(connection, read_to, now)
+        self._recorded_to = read_to
+        if known > read_to:
+            self.progress.gaps += 1
+            log.error(
+                "ifinu.recorder.stream_lost",
+                cause=cause,
+                recorded_to=f"{known[0]}-{known[1]}",
+                hint="events after that may be missing in the ledger",
+            )
+
+
+def _pause(seconds: float, stop: threading.Event, keep: Callable[[], bool]) -> bool:
+    """Wait; False when it is over meanwhile."""
+    until = monotonic() + seconds
+    while (left := until - monotonic()) > 0:
+        if stop.wait(min(left, _KEEP_EVERY_S)) or not keep():
+            return False
+    return True

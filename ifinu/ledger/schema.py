@@ -1,0 +1,183 @@
+"""
+The ledger's tables, one definition for PostgreSQL and SQLite.
+
+    notifications  one row an id: what is known of it now
+    events         all that happened, as the stream `ifinu:eventos` told it; append-only
+    receipts       one row a WhatsApp message id: how far it got; it may be here before its notification is sent
+    opt_outs       who wants no messages of which tenant; `removed_at` is set when they want them again
+    instances      the WhatsApp numbers and their last known connection
+    recorder       one row: how far the stream was recorded; whoever writes the ledger locks it first
+    gaps           where the stream was lost before it was recorded
+
+Phones are masked (`phone`) and known by a keyed hash (`phone_hash`); names and texts are not here at all.
+`notifications.state_rank` and the stream id (`state_ms`, `state_seq`) decide which of two states counts; see
+`states.py`. `reason`, `error` and `due_at` belong to the state and go with it. The migrations make these tables, and a
+test holds them to this module.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC, in and out. SQLite has no zones: there it is stored as UTC without one."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database; ValueError where the zone is missing."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time in the ledger has a zone")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_JSON = JSON().with_variant(JSONB(), "postgresql")
+
+# Indexes carry the names that PostgreSQL would give them.
+metadata = MetaData(
+    naming_convention={"pk": "%(table_name)s_pkey", "ix": "%(table_name)s_%(column_0_N_name)s_idx"},
+)
+
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text),
+    Column("kind", Text),
+    Column("instance", Text),
+    Column("queue", Text),
+    Column("phone", Text),  # masked
+    Column("phone_hash", Text),
+    Column("state", Text, nullable=False),  # one of `states.State`
+    Column("state_rank", SmallInteger, nullable=False),
+    # The stream id of the event that set the state; what a receipt sets leaves them as they are.
+    Column("state_ms", BigInteger, nullable=False),
+    Column("state_seq", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),  # sends tried
+    Column("key_id", Text),  # WhatsApp's id of the message
+    Column("confirmed", Boolean),  # whether the gateway could store what it sent; NULL before
+    Column("reason", Text),
+    Column("error", Text),
+    Column("due_at", UtcDateTime),  # when the next try or look-up is
+    Column("first_at", UtcDateTime, nullable=False),  # first and last event
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("sent_at", UtcDateTime),
+    Column("server_ack_at", UtcDateTime),
+    Column("delivered_at", UtcDateTime),
+    Column("read_at", UtcDateTime),
+    Column("failed_at", UtcDateTime),
+    Column("unconfirmed_at", UtcDateTime),  # when the sweep missed its receipt; NULL again when one comes
+    Index(None, "phone_hash"),
+    Index(None, "key_id"),
+    Index(None, "state", "last_at"),
+    Index(None, "tenant", "last_at"),
+    Index(None, "last_at"),
+)
+# What the sweep for missing receipts looks at: where they come, next to nothing.
+Index(
+    "notifications_unconfirmed_idx",
+    notifications.c.last_at,
+    postgresql_where=(notifications.c.state == "sent") & notifications.c.unconfirmed_at.is_(None),
+    sqlite_where=(notifications.c.state == "sent") & notifications.c.unconfirmed_at.is_(None),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("ms", BigInteger, primary_key=True, autoincrement=False),  # the entry's id in the stream
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),  # the same as `ms`
+    Column("name", Text, nullable=False),  # one of `broker.events.Name`
+    Column("notification_id", Text),  # NULL where the event is of no notification
+    Column("key_id", Text),
+    Column("data", _JSON, nullable=False),
+    Index(None, "notification_id"),
+    Index(None, "key_id"),
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("instance", Text),
+    Column("status", Text, nullable=False),  # the one of the highest rank so far
+    Column("rank", SmallInteger, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("server_ack_at", UtcDateTime),
+    Column("delivered_at", UtcDateTime),
+    Column("read_at", UtcDateTime),
+    Column("failed_at", UtcDateTime),
+    Index(None, "last_at"),
+)
+
+opt_outs = Table(
+    "opt_outs",
+    metadata,
+    Column("tenant", Text, primary_key=True),  # empty where there are no tenants
+    Column("phone_hash", Text, primary_key=True),
+    Column("phone", Text),  # masked
+    Column("source", Text),
+    Column("at", UtcDateTime),  # NULL where only the removal is known
+    Column("removed_at", UtcDateTime),  # NULL: they want no messages
+    Column("ms", BigInteger, nullable=False),  # the last event's id in the stream
+    Column("seq", BigInteger, nullable=False),
+    Index(None, "phone_hash"),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("state", Text),
+    Column("code", Integer),  # why it is closed, as the gateway says
+    Column("at", UtcDateTime, nullable=False),
+    Column("ms", BigInteger, nullable=False),  # the last event's id in the stream
+    Column("seq", BigInteger, nullable=False),
+)
+
+recorder = Table(
+    "recorder",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("ms", BigInteger, nullable=False),  # id of the last entry that was recorded; 0-0 before the first
+    Column("seq", BigInteger, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+gaps = Table(
+    "gaps",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("found_at", UtcDateTime, nullable=False),
+    Column("ms", BigInteger, nullable=False),  # the last entry that was recorded before it
+    Column("seq", BigInteger, nullable=False),
+    Column("cause", Text, nullable=False),  # group_gone | went_back
+)

@@ -1,0 +1,252 @@
+"""
+When a message may go: while its sending window is open, and until it has expired.
+
+A window is what an administrator writes, in the clock of the place where the phone is:
+
+    always
+    daily 08:00-20:00
+    mon-fri 08:00-20:00, sat 09:00-13:00
+    seg-sex 08:00-12:00, seg-sex 14:00-18:00
+
+A range holds its start and not its end, which may be 24:00. One that passes midnight is written as two. `sempre` and
+`diário` are understood too.
+
+The place is the state of the phone's area code, and its clock that of the state's capital. Sources of the zones:
+Decreto 2.784/1913 as last changed by Lei 12.876/2013, and the IANA time zone database. Brazil has had no summer time
+since Decreto 9.772/2019; should it return, the database will know, and with it this module.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from datetime import MAXYEAR, UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from ifinu import phone as phones
+from ifinu.errors import ConfigurationError
+from ifinu.notification import Kind, Notification
+
+BRASILIA = "America/Sao_Paulo"
+
+_ZONES = {
+    "AC": "America/Rio_Branco",
+    "AL": "America/Maceio",
+    # Its far west is an hour behind, but has DDD 97 together with towns that are not, and with fewer people than they.
+    "AM": "America/Manaus",
+    "AP": "America/Belem",
+    "BA": "America/Bahia",
+    "CE": "America/Fortaleza",
+    "DF": BRASILIA,
+    "ES": BRASILIA,
+    "GO": BRASILIA,
+    "MA": "America/Fortaleza",
+    "MG": BRASILIA,
+    "MS": "America/Campo_Grande",
+    "MT": "America/Cuiaba",
+    "PA": "America/Belem",
+    "PB": "America/Fortaleza",
+    # Fernando de Noronha, an hour ahead, has three thousand people and no DDD of its own.
+    "PE": "America/Recife",
+    "PI": "America/Fortaleza",
+    "PR": BRASILIA,
+    "RJ": BRASILIA,
+    "RN": "America/Fortaleza",
+    "RO": "America/Porto_Velho",
+    "RR": "America/Boa_Vista",
+    "RS": BRASILIA,
+    "SC": BRASILIA,
+    "SE": "America/Maceio",
+    "SP": BRASILIA,
+    "TO": "America/Araguaina",
+}
+
+_ENGLISH = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_PORTUGUESE = ("seg", "ter", "qua", "qui", "sex", "sab", "dom")
+_DAYS = {name: day for names in (_ENGLISH, _PORTUGUESE) for day, name in enumerate(names)} | {"sáb": 5}
+_PART = re.compile(r"(\S+)\s+(\d\d?):(\d\d)\s*-\s*(\d\d?):(\d\d)", re.ASCII)
+_DAY_MINUTES = 24 * 60
+
+# For each day from Monday, its open ranges in minutes since midnight, the earliest first; they may overlap.
+_Week = tuple[tuple[tuple[int, int], ...], ...]
+
+_ALWAYS: _Week = (((0, _DAY_MINUTES),),) * 7
+_TABLES = ("default", "tenants", "states")
+
+
+class Windows:
+    """
+    The windows of tenants and states: a message may go while that of its tenant and that of its state are open.
+
+    Args:
+        default: Of tenants without one of their own.
+        tenants: By tenant.
+        states: By state (UF); a state without one is always open.
+    """
+
+    def __init__(self, default: _Week, tenants: Mapping[str, _Week], states: Mapping[str, _Week]) -> None:
+        self._default = default
+        self._tenants = tenants
+        self._states = states
+
+    @classmethod
+    def load(cls, spec: str | None, file: Path | None) -> Windows:
+        """
+        Read what is set.
+
+        Args:
+            spec: `IFINU_SENDING_WINDOW`; None is always.
+            file: `IFINU_SENDING_WINDOWS_FILE`, a JSON object of windows, each of its keys optional:
+                `{"default": "…", "tenants": {"u1": "…"}, "states": {"SP": "…"}}`. Its default wins over `spec`.
+
+        Raises:
+            ConfigurationError: Naming file, key and what is wrong with it.
+        """
+        default = _ALWAYS if spec is None else _week(spec, "IFINU_SENDING_WINDOW")
+        if file is None:
+            return cls(default, {}, {})
+        tables = _tables(file)
+        if "default" in tables:
+            default = _week(tables["default"], f"{file}: default")
+        tenants = _weeks(file, tables, "tenants")
+        states = _weeks(file, tables, "states")
+        for state, of_state in states.items():
+            if state not in _ZONES:
+                raise ConfigurationError(f"{file}: states.{state}: no such state; write it as SP, AM and so on")
+            for name, of_tenant in {"default": default, **{f"tenants.{t}": w for t, w in tenants.items()}}.items():
+                if not any(_both(of_tenant, of_state)):
+                    raise ConfigurationError(
+                        f"{file}: {name} and states.{state} are never open together: nothing would ever be sent"
+                    )
+        return cls(default, tenants, states)
+
+    def opens_at(self, now: datetime, *, phone: str, tenant: str | None) -> datetime | None:
+        """
+        Say when a message may go.
+
+        Args:
+            now: Aware.
+            phone: Where it goes, E.164.
+            tenant: On whose behalf.
+
+        Returns:
+            None when it may go now, else the next instant, in UTC, at which it may.
+        """
+        state = phones.state(phone)
+        zone = ZoneInfo(_ZONES[state])
+        week = _both(self._tenants.get(tenant or "", self._default), self._states.get(state, _ALWAYS))
+        today = now.astimezone(zone).date()
+        # Within eight days there is one; within fifteen also if the clock leaps over the first.
+        for day in (today + timedelta(days=ahead) for ahead in range(15)):
+            for start, end in week[day.weekday()]:
+                opens, closes = _instant(day, start, zone), _instant(day, end, zone)
+                if closes > max(now, opens):
+                    return None if opens <= now else opens
+        raise AssertionError("windows that never open are refused when they are loaded")
+
+
+def expires_at(notification: Notification) -> datetime | None:
+    """
+    Say from when on a notification must not be sent.
+
+    Returns:
+        The earlier of its `valid_until` and, as "due today" is wrong the day after, the end of a `Kind.DUE`'s due date
+        by the clock of Brasília; None when it may always be sent.
+    """
+    ends = [] if notification.valid_until is None else [notification.valid_until]
+    due = notification.due_date
+    # Of the last year that Python has, the last day would have no end.
+    if notification.kind is Kind.DUE and due is not None and due.year < MAXYEAR:
+        ends.append(_instant(due, _DAY_MINUTES, ZoneInfo(BRASILIA)))
+    return min(ends, default=None)
+
+
+def _instant(day: date, minutes: int, zone: ZoneInfo) -> datetime:
+    """In UTC; what the clock leaps over is the instant of the leap."""
+    days, minute = divmod(minutes, _DAY_MINUTES)
+    wall = time(minute // 60, minute % 60)
+    return datetime.combine(day + timedelta(days=days), wall, zone).astimezone(UTC)
+
+
+@functools.lru_cache(maxsize=4096)
+def _both(one: _Week, other: _Week) -> _Week:
+    """While both are open."""
+    return tuple(
+        tuple(sorted((max(a, c), min(b, d)) for a, b in ranges for c, d in others if max(a, c) < min(b, d)))
+        for ranges, others in zip(one, other, strict=True)
+    )
+
+
+def _week(spec: object, where: str) -> _Week:
+    """
+    Read the grammar on top.
+
+    Raises:
+        ConfigurationError: Beginning with `where`.
+    """
+    if not isinstance(spec, str):
+        raise ConfigurationError(f"{where}: must be a text such as 'mon-fri 08:00-20:00'")
+    if spec.strip().lower() in ("always", "sempre"):
+        return _ALWAYS
+    week: list[list[tuple[int, int]]] = [[] for _ in range(7)]
+    for part in spec.split(","):
+        try:
+            days, hours = _part(part.strip().lower())
+        except ValueError as exc:
+            raise ConfigurationError(f"{where}: {part.strip()!r} {exc}") from None
+        for day in days:
+            week[day].append(hours)
+    return tuple(tuple(sorted(ranges)) for ranges in week)
+
+
+def _part(part: str) -> tuple[list[int], tuple[int, int]]:
+    match = _PART.fullmatch(part)
+    if match is None:
+        raise ValueError("is no window; write 'mon-fri 08:00-20:00', several with commas, or 'always'")
+    days, *clock = match.groups()
+    from_hour, from_minute, to_hour, to_minute = map(int, clock)
+    start, end = from_hour * 60 + from_minute, to_hour * 60 + to_minute
+    if max(from_minute, to_minute) > 59 or end > _DAY_MINUTES:
+        raise ValueError("has a time that no clock shows; write 00:00 to 24:00")
+    if start >= end:
+        raise ValueError("ends before it begins; past midnight it is two: 'fri 20:00-24:00, sat 00:00-02:00'")
+    return _days(days), (start, end)
+
+
+def _days(text: str) -> list[int]:
+    if text in ("daily", "diário", "diario"):
+        return list(range(7))
+    first, dash, last = text.partition("-")
+    if not dash:
+        last = first
+    for name in (first, last):
+        if name not in _DAYS:
+            raise ValueError(f"names no day; write daily, or {', '.join(_ENGLISH)}, or {', '.join(_PORTUGUESE)}")
+    # `sat-mon` goes over the week's end.
+    count = (_DAYS[last] - _DAYS[first]) % 7 + 1
+    return [(_DAYS[first] + ahead) % 7 for ahead in range(count)]
+
+
+def _tables(file: Path) -> dict[str, Any]:
+    try:
+        tables = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigurationError(f"{file}: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise ConfigurationError(f"{file}: is not JSON in UTF-8: {exc}") from None
+    if not isinstance(tables, dict):
+        raise ConfigurationError(f"{file}: must be a JSON object with {', '.join(_TABLES)}")
+    if unknown := sorted(set(tables) - set(_TABLES)):
+        raise ConfigurationError(f"{file}: {unknown[0]}: no such key; there are {', '.join(_TABLES)}")
+    return tables
+
+
+def _weeks(file: Path, tables: Mapping[str, Any], name: str) -> dict[str, _Week]:
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{file}: {name}: must be an object of windows")
+    return {key: _week(spec, f"{file}: {name}.{key}") for key, spec in table.items()}

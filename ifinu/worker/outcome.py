@@ -1,0 +1,40 @@
+"""
+How a message ended, on its way from the task to the worker's main process, whatever the pool.
+
+Celery hands on what a task returned as its `saferepr` writes it, and shows it in Flower: `sent 3EB0… {…}`.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ifinu.broker.events import Event, Name
+from ifinu.broker.leases import Settled
+
+LONGEST = 16_384  # characters that Celery keeps of it
+
+
+def encode(settled: Settled) -> str:
+    """What the task returns: the state, the gateway's id, and the rest in JSON."""
+    event = settled.event
+    rest = {"id": event.id, "event": event.name.value, "data": event.data, "sender": settled.sender}
+    return f"{settled.state} {settled.key_id} {json.dumps(rest, separators=(',', ':'))}"
+
+
+def decode(returned: str) -> Settled:
+    """
+    Read it back.
+
+    Args:
+        returned: What the task returned, in quotes, those within it behind a backslash (`celery.utils.saferepr`).
+
+    Raises:
+        ValueError: It is nothing that `encode` wrote.
+    """
+    try:
+        state, key_id, rest = returned[1:-1].replace("\\'", "'").split(" ", 2)
+        told = json.loads(rest)
+        event = Event(Name(told["event"]), told["id"], told["data"])
+        return Settled(state, event, key_id, told["sender"] and tuple(told["sender"]))
+    except (KeyError, TypeError) as exc:
+        raise ValueError(f"not an outcome: {type(exc).__name__}") from exc

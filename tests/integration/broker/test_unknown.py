@@ -1,0 +1,437 @@
+"""What may have been sent: where it is found, and what a person's word does to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+from holders import Holder, now_ms
+from processes import Queue
+
+from ifinu.broker import LOW, NORMAL, DeadLetters, Filter, Keys, dead_letters, intake
+from ifinu.broker.claims import Asker, Claims, Resend, Verdict
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, claim_key
+from ifinu.broker.purge import purge
+from ifinu.broker.unknown import Decision, Doubt, Place, Unknowns
+
+ID = "n1"
+FIELDS = {"id": ID, "tipo_notificacao": "lembrete", "instancia": "loja-1"}
+RAW = json.dumps(FIELDS).encode()
+WAIT_MS = 60_000
+
+
+class Bench:
+    """One id, and what it takes to bring it into doubt."""
+
+    def __init__(self, client: redis.Redis, queue: Queue, holder: Holder) -> None:
+        self.client, self.queue, self.holder = client, queue, holder
+        self.claims = Claims(client, ttl_s=60)
+        self.unknowns = Unknowns(client, ttl_s=60)
+        self.token = ""
+
+    def take(self, raw: bytes = RAW) -> str:
+        """A living worker takes a message that is pushed; its tag."""
+        self.queue.push(raw)
+        return self.fetch()
+
+    def fetch(self) -> str:
+        ((tag, _),) = self.holder.fetch(1)
+        return tag
+
+    def verdict(self, tag: str, token: str = "") -> Verdict:
+        answer = self.claims.claim(
+            Asker(NORMAL, tag, token), Event(Name.UNKNOWN, ID), digest="d", tenant=None, pseudonym="p", reference="r"
+        )
+        self.token = self.token or answer.token
+        return answer.verdict
+
+    def look_up(self) -> bytes:
+        """The message that looks it up, as Celery publishes it."""
+        payload = intake.admit(RAW, queue=NORMAL, tag="t", max_bytes=10_000)
+        payload["headers"][intake.TOKEN] = self.token
+        return json.dumps(payload).encode()
+
+    def postpone(self, tag: str, state: str = "unknown") -> None:
+        keys = Keys.of(NORMAL)
+        due = now_ms(self.client) + WAIT_MS
+        Scripts().postpone(
+            self.client, (keys.in_flight, keys.deadlines, keys.delayed, claim_key(ID), UNKNOWN),
+            (tag, self.look_up(), due, state, ID),
+        )  # fmt: skip
+
+    def come_due(self) -> str:
+        """The delayed message is taken; its tag."""
+        self.client.zadd(Keys.of(NORMAL).delayed, {self.look_up(): 1})
+        return self.fetch()
+
+    def die(self, tag: str) -> None:
+        self.client.zadd(Keys.of(NORMAL).deadlines, {tag: 1})
+        self.holder.sweep()
+
+    def bury(self, tag: str, raw: bytes, reason: str = "unknown", state: str = "unknown") -> None:
+        record = dead_letters.encode(raw, reason=reason, error="e", now=datetime.now(UTC))
+        self.holder.leases.bury(tag, record, Event(Name.HELD, ID), state=state)
+
+    def doubt(self) -> Doubt:
+        doubt = self.unknowns.find(ID)
+        assert doubt is not None
+        assert self.unknowns.all() == [doubt]
+        return doubt
+
+    def state(self) -> str | None:
+        return self.claims.state(ID)
+
+    def events(self) -> list[str]:
+        return [entry[b"event"].decode() for _, entry in self.client.xrange(EVENTS)]
+
+    def letters(self) -> int:
+        return self.client.llen(Keys.of(NORMAL).dead)
+
+
+@pytest.fixture
+def bench(client: redis.Redis, queue: Queue, holder: Holder) -> Bench:
+    return Bench(client, queue, holder)
+
+
+# -- the places
+
+
+def delayed(bench: Bench) -> None:
+    tag = bench.take()
+    bench.verdict(tag)
+    bench.postpone(tag)
+
+
+def ready(bench: Bench) -> None:
+    """Who sent it died, and who looked it up too."""
+    tag = bench.take()
+    bench.verdict(tag)
+    bench.die(tag)
+    tag = bench.fetch()
+    assert bench.verdict(tag) is Verdict.LOOK_UP
+    bench.die(tag)
+
+
+def in_flight(bench: Bench) -> None:
+    delayed(bench)
+    assert bench.verdict(bench.come_due(), bench.token) is Verdict.LOOK_UP
+
+
+def held(bench: Bench) -> None:
+    in_flight(bench)
+    (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
+    bench.bury(tag.decode(), bench.look_up())
+
+
+def gone(bench: Bench) -> None:
+    delayed(bench)
+    assert purge(bench.client, Keys.of(NORMAL), delayed=True) == (1, 1)
+
+
+PLACES = {
+    Place.DELAYED: delayed, Place.READY: ready, Place.IN_FLIGHT: in_flight, Place.HELD: held, Place.GONE: gone,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", Place)
+def test_each_is_found_where_its_message_is(bench: Bench, place: Place):
+    PLACES[place](bench)
+    bench.client.lpush(LOW, *(b'{"id": "other"}' for _ in range(1200)))  # more than a page
+    bench.client.lpush(NORMAL, RAW)  # a duplicate says nothing, but where any would be looked up
+    doubt = bench.doubt()
+    where = (doubt.place, doubt.queue, doubt.kind, doubt.instance)
+    known = (NORMAL, "lembrete", "loja-1")
+    assert where == ((place, *known) if place is not Place.GONE else (place, None, None, None))
+    assert (doubt.state, doubt.resent, doubt.cancelled) == ("unknown", False, False)
+    assert doubt.since is not None
+    assert abs(datetime.now(UTC) - doubt.since) < timedelta(minutes=1)
+    assert (doubt.due is not None) == (place is Place.DELAYED)
+    assert (doubt.letter is not None) == (place is Place.HELD)
+
+
+def test_what_is_sent_once_more_and_what_is_called_off_is_told(bench: Bench):
+    in_flight(bench)
+    assert bench.claims.cancel(ID) == "unknown"
+    assert bench.doubt().cancelled
+    assert bench.claims.uncancel(ID) == (True, "unknown")
+    (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
+    assert bench.claims.resend(Asker(NORMAL, tag.decode()), Event(Name.RESENDING, ID)) is Resend.GO
+    doubt = bench.doubt()
+    assert (doubt.state, doubt.resent, doubt.place) == ("sending", True, Place.IN_FLIGHT)
+    assert bench.unknowns.resolve(doubt, Decision.DISCARD) == (False, "sending")
+
+
+@pytest.mark.parametrize(("reason", "place"), [("error", Place.HELD), ("id_reused", Place.DELAYED)])
+def test_a_letter_of_another_message_with_the_id_is_not_taken_for_its_own(bench: Bench, reason: str, place: Place):
+    delayed(bench)
+    bench.bury(bench.take(), RAW, reason, "dead")
+    assert bench.doubt().place is place
+
+
+def test_a_message_that_killed_its_workers_is_held_though_its_claim_was_not_its_own(bench: Bench):
+    ready(bench)
+    bench.bury(bench.fetch(), RAW, "poison", "dead")
+    assert bench.doubt().place is Place.HELD
+
+
+def test_nothing_is_in_doubt_where_nothing_is(bench: Bench):
+    bench.verdict(bench.take())
+    assert bench.unknowns.all() == []
+    assert bench.unknowns.find(ID) is None
+    assert bench.unknowns.find("nobody") is None
+
+
+# -- resolving
+
+
+def follow(bench: Bench) -> Verdict | None:
+    """What its message is told when it comes; None where there is none."""
+    if bench.client.zcard(Keys.of(NORMAL).delayed):
+        return bench.verdict(bench.come_due(), bench.token)
+    if bench.client.llen(NORMAL):
+        return bench.verdict(bench.fetch())
+    return None
+
+
+@pytest.mark.parametrize(
+    ("place", "decision", "state", "event", "then"),
+    [
+        (Place.HELD, Decision.SENT, "sent", "sent", None),
+        (Place.HELD, Decision.DISCARD, "cancelled", "cancelled", None),
+        (Place.HELD, Decision.RESEND, None, "replayed", Verdict.GO),
+        (Place.DELAYED, Decision.SENT, "sent", "sent", Verdict.DUPLICATE),
+        (Place.DELAYED, Decision.DISCARD, "cancelled", "cancelled", Verdict.CANCELLED),
+        (Place.DELAYED, Decision.RESEND, "waiting", "retrying", Verdict.GO),
+        (Place.READY, Decision.SENT, "sent", "sent", Verdict.DUPLICATE),
+        (Place.READY, Decision.DISCARD, "cancelled", "cancelled", Verdict.CANCELLED),
+        (Place.READY, Decision.RESEND, None, "replayed", Verdict.GO),
+        (Place.IN_FLIGHT, Decision.SENT, "sent", "sent", None),
+        (Place.IN_FLIGHT, Decision.DISCARD, "cancelled", "cancelled", None),
+        (Place.GONE, Decision.SENT, "sent", "sent", None),
+        (Place.GONE, Decision.DISCARD, "cancelled", "cancelled", None),
+        (Place.GONE, Decision.RESEND, None, "replayed", None),
+    ],
+)
+def test_a_persons_word_ends_the_doubt_once(
+    bench: Bench, place: Place, decision: Decision, state: str | None, event: str, then: Verdict | None
+):
+    PLACES[place](bench)
+    doubt = bench.doubt()
+    assert bench.unknowns.resolve(doubt, decision) == (True, "")
+    assert (bench.state(), bench.events()[-1]) == (state, event)
+    assert (bench.unknowns.all(), bench.letters()) == ([], 0)
+    told = len(bench.events())
+    assert bench.unknowns.resolve(doubt, decision) == (False, state or "none")
+    assert len(bench.events()) == told
+    assert follow(bench) is then
+    assert bench.client.ttl(claim_key(ID)) <= 60
+
+
+def test_the_gateways_id_is_kept_and_told(bench: Bench):
+    held(bench)
+    bench.unknowns.resolve(bench.doubt(), Decision.SENT, key_id="3EB0AA")
+    assert bench.client.hget(claim_key(ID), "key_id") == b"3EB0AA"
+    ((_, entry),) = bench.client.xrevrange(EVENTS, count=1)
+    assert json.loads(entry[b"data"]) == {
+        "kind": "lembrete", "queue": NORMAL, "instance": "loja-1", "by": "person", "key_id": "3EB0AA",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("decision", [Decision.SENT, Decision.DISCARD])
+def test_who_looks_it_up_meanwhile_cannot_bring_the_doubt_back(bench: Bench, decision: Decision):
+    in_flight(bench)
+    (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
+    bench.unknowns.resolve(bench.doubt(), decision)
+    assert bench.claims.resend(Asker(NORMAL, tag.decode()), Event(Name.RESENDING, ID)) is Resend.LOST
+    bench.postpone(tag.decode())
+    assert bench.unknowns.all() == []
+    assert bench.verdict(bench.come_due(), bench.token) is not Verdict.LOOK_UP
+
+
+def test_what_a_worker_looks_up_at_this_moment_is_not_sent_beside_it(bench: Bench):
+    delayed(bench)
+    before = bench.doubt()
+    tag = bench.come_due()
+    assert bench.verdict(tag, bench.token) is Verdict.LOOK_UP
+    for doubt in (before, bench.doubt()):
+        assert bench.unknowns.resolve(doubt, Decision.RESEND) == (False, "looked_up")
+    assert bench.state() == "unknown"
+
+
+def test_a_look_up_whose_worker_died_is_sent_in_its_place(bench: Bench):
+    in_flight(bench)
+    (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
+    bench.die(tag.decode())
+    doubt = bench.doubt()
+    assert doubt.place is Place.READY
+    assert bench.unknowns.resolve(doubt, Decision.RESEND).done
+    assert bench.state() == "waiting"
+    assert bench.verdict(bench.fetch(), bench.token) is Verdict.GO
+
+
+def test_what_a_person_had_sent_again_is_not_sent_a_third_time_by_itself(bench: Bench):
+    delayed(bench)
+    bench.unknowns.resolve(bench.doubt(), Decision.RESEND)
+    tag = bench.come_due()
+    assert bench.verdict(tag, bench.token) is Verdict.GO
+    bench.postpone(tag)
+    tag = bench.come_due()
+    assert bench.verdict(tag, bench.token) is Verdict.LOOK_UP
+    assert bench.claims.resend(Asker(NORMAL, tag), Event(Name.RESENDING, ID)) is Resend.AGAIN
+
+
+@pytest.mark.parametrize("place", [Place.HELD, Place.DELAYED, Place.GONE])
+def test_what_was_called_off_is_not_sent_again_until_that_is_withdrawn(bench: Bench, place: Place):
+    PLACES[place](bench)
+    bench.claims.cancel(ID)
+    assert bench.unknowns.resolve(bench.doubt(), Decision.RESEND) == (False, "cancelled")
+    assert bench.doubt().place is place
+    bench.claims.uncancel(ID)
+    assert bench.unknowns.resolve(bench.doubt(), Decision.RESEND) == (True, "")
+
+
+@pytest.mark.parametrize("place", [Place.HELD, Place.DELAYED, Place.GONE])
+@pytest.mark.parametrize(("decision", "state"), [(Decision.SENT, "sent"), (Decision.DISCARD, "cancelled")])
+def test_an_id_in_doubt_outlives_its_claim(bench: Bench, place: Place, decision: Decision, state: str):
+    PLACES[place](bench)
+    bench.client.delete(claim_key(ID))
+    doubt = bench.doubt()
+    assert (doubt.place, doubt.state) == (place, "")
+    assert bench.unknowns.resolve(doubt, decision).done
+    assert bench.state() == state
+    assert 0 < bench.client.ttl(claim_key(ID)) <= 60
+    assert bench.unknowns.all() == []
+
+
+def test_a_dead_letter_that_was_purged_leaves_an_id_that_can_be_resolved(bench: Bench):
+    held(bench)
+    letters = DeadLetters(bench.client, NORMAL)
+    assert letters.clear(Filter(), datetime.now(UTC), letters.purge) == 1
+    assert bench.unknowns.all() == []
+    doubt = bench.unknowns.find(ID)
+    assert doubt is not None
+    assert doubt.place is Place.GONE
+    assert bench.unknowns.resolve(doubt, Decision.SENT).done
+    assert bench.state() == "sent"
+
+
+def test_two_people_decide_once(bench: Bench):
+    held(bench)
+    doubt = bench.doubt()
+    assert bench.unknowns.resolve(doubt, Decision.RESEND).done
+    assert bench.unknowns.resolve(doubt, Decision.SENT) == (False, "none")
+    assert bench.client.llen(NORMAL) == 1
+
+
+# -- calling off, and withdrawing that
+
+
+def untried(bench: Bench) -> None:
+    pass
+
+
+def consumed(bench: Bench) -> None:
+    """It was called off before it came, and then it came."""
+    bench.claims.cancel(ID)
+    tag = bench.take()
+    assert bench.verdict(tag) is Verdict.CANCELLED
+    settle(bench, tag, "cancelled")
+
+
+def waiting(bench: Bench) -> None:
+    tag = bench.take()
+    bench.verdict(tag)
+    bench.postpone(tag, "waiting")
+
+
+def thrown_away(bench: Bench) -> None:
+    """A try had failed; its retry came after it was called off."""
+    waiting(bench)
+    bench.claims.cancel(ID)
+    tag = bench.come_due()
+    assert bench.verdict(tag, bench.token) is Verdict.CANCELLED
+    settle(bench, tag, "cancelled")
+
+
+def dead(bench: Bench) -> None:
+    tag = bench.take()
+    bench.verdict(tag)
+    bench.bury(tag, RAW, "timeout", "dead")
+
+
+def sending(bench: Bench) -> None:
+    bench.verdict(bench.take())
+
+
+def sent(bench: Bench) -> None:
+    tag = bench.take()
+    bench.verdict(tag)
+    settle(bench, tag, "sent")
+
+
+def settle(bench: Bench, tag: str, state: str) -> None:
+    Scripts().settle(
+        bench.client, (*Keys.of(NORMAL)[2:4], claim_key(ID), UNKNOWN, EVENTS), (tag, state, "", 60_000, ID, state, "{}")
+    )
+
+
+@pytest.mark.parametrize(
+    ("reach", "withdrawn", "then"),
+    [
+        (untried, (True, "cancelled"), Verdict.GO),
+        (consumed, (True, "cancelled"), Verdict.GO),
+        (waiting, (True, "waiting"), Verdict.GO),
+        (dead, (True, "dead"), Verdict.GO),
+        (thrown_away, (False, "cancelled"), Verdict.CANCELLED),
+        (sending, (False, "sending"), Verdict.DUPLICATE),
+        (sent, (False, "sent"), Verdict.DUPLICATE),
+    ],
+)
+def test_a_cancellation_is_withdrawn_unless_it_came_to_something(
+    bench: Bench, reach: Callable[[Bench], None], withdrawn: tuple[bool, str], then: Verdict
+):
+    reach(bench)
+    bench.claims.cancel(ID)
+    before = bench.events()
+    assert bench.claims.uncancel(ID) == withdrawn
+    assert bench.events() == before + ["uncancelled"] * withdrawn[0]
+    assert bench.claims.uncancel(ID).done is False
+    assert bench.verdict(bench.take(), bench.token) is then
+
+
+@pytest.mark.parametrize("reach", [untried, waiting, dead])
+def test_nothing_is_withdrawn_where_nothing_was_called_off(bench: Bench, reach: Callable[[Bench], None]):
+    reach(bench)
+    assert bench.claims.uncancel(ID) == (False, bench.state() or "")
+    assert "uncancelled" not in bench.events()
+
+
+# -- purging
+
+
+@pytest.mark.parametrize(
+    ("reach", "purged", "state", "in_doubt"),
+    [
+        (delayed, (1, 1), "unknown", [b"n1"]),
+        (waiting, (1, 0), None, []),
+    ],
+)
+def test_a_purge_frees_retries_and_leaves_look_ups_in_doubt(
+    bench: Bench, reach: Callable[[Bench], None], purged: tuple[int, int], state: str | None, in_doubt: list[Any]
+):
+    reach(bench)
+    assert purge(bench.client, Keys.of(NORMAL), delayed=True) == purged
+    assert bench.state() == state
+    assert bench.client.zrange(UNKNOWN, 0, -1) == in_doubt
+
+
+def test_a_purge_does_not_forget_what_was_called_off(bench: Bench):
+    waiting(bench)
+    bench.claims.cancel(ID)
+    purge(bench.client, Keys.of(NORMAL), delayed=True)
+    assert bench.verdict(bench.take()) is Verdict.CANCELLED

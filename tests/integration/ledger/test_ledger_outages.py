@@ -1,0 +1,199 @@
+"""
+The recorder while the database or Redis is away, and when the stream is not what it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import structlog
+from ledgers import migrated
+from processes import wait_until
+from recording import count, record, running, table, tell
+from sqlalchemy import Engine
+
+from ifinu.broker.keys import EVENTS
+from ifinu.embedded import Postgres, Valkey
+from ifinu.ledger.engine import connect
+from ifinu.ledger.migrate import migrate
+from ifinu.ledger.schema import events, gaps, notifications
+from ifinu.ledger.stream import GROUP
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """One to kill."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """One to kill; what it was told is on disk at once."""
+    with Valkey(tmp_path / "valkey", config={"appendfsync": "always"}) as server:
+        yield server
+
+
+class _Producer:
+    """Tells of one send after the other, until the end of the block."""
+
+    def __init__(self, url: str) -> None:
+        self.told = 0
+        self._url = url
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> _Producer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(20)
+
+    def _run(self) -> None:
+        with redis.Redis.from_url(self._url) as client:
+            while not self._stop.wait(0.002):
+                tell(client, "sent", f"n{self.told:06}", key_id=f"K{self.told:06}")
+                self.told += 1
+
+
+@pytest.mark.parametrize("end", [Postgres.kill, Postgres.terminate], ids=["kill", "terminate"])
+def test_events_wait_in_the_stream_while_the_database_is_away(
+    client: redis.Redis, valkey: Valkey, own_postgres: Postgres, end: Callable[[Postgres], None]
+) -> None:
+    """
+    Stopped under load, and started again: all that was told is there, once, and the outage is said once.
+    """
+    engine = connect(migrated(own_postgres.url))
+    with structlog.testing.capture_logs() as lines, running(valkey.url, engine) as recorder:
+        with _Producer(valkey.url) as producer:
+            wait_until(lambda: recorder.progress.recorded > 50, seen=lambda: recorder.progress)
+            end(own_postgres)
+            told = producer.told
+            wait_until(lambda: producer.told > told + 200 and any(e["event"].endswith("waiting") for e in lines))
+            assert client.xlen(EVENTS) > 100
+            own_postgres.start()
+        wait_until(lambda: client.xlen(EVENTS) == 0, seen=lambda: (client.xlen(EVENTS), lines))
+    assert table(engine, notifications, "id", "state") == [(f"n{i:06}", "sent") for i in range(producer.told)]
+    assert count(engine, events) == producer.told
+    assert [line["event"] for line in lines] == ["ifinu.recorder.waiting", "ifinu.recorder.resumed"]
+    assert count(engine, gaps) == 0
+    engine.dispose()
+
+
+def test_it_waits_for_redis_and_goes_on_where_it_was(own_valkey: Valkey, ledger: Engine) -> None:
+    with (
+        redis.Redis.from_url(own_valkey.url) as client,
+        structlog.testing.capture_logs() as lines,
+        running(own_valkey.url, ledger) as recorder,
+    ):
+        tell(client, "sent", "before", key_id="K1")
+        wait_until(lambda: recorder.progress.recorded == 1)
+        own_valkey.kill()
+        wait_until(lambda: lines)
+        own_valkey.start()
+        tell(client, "sent", "after", key_id="K2")
+        wait_until(lambda: recorder.progress.recorded == 2, seen=lambda: (recorder.progress, lines))
+    assert table(ledger, notifications, "id") == [("after",), ("before",)]
+    assert [line["event"] for line in lines] == ["ifinu.recorder.waiting", "ifinu.recorder.resumed"]
+    assert count(ledger, gaps) == 0
+
+
+@pytest.mark.parametrize("recording", ["meanwhile", "later"])
+@pytest.mark.parametrize("loss", ["flushall", "delete", "group destroyed"])
+def test_a_stream_that_was_lost_is_noticed_and_said(
+    client: redis.Redis, valkey: Valkey, ledger: Engine, loss: str, recording: str
+) -> None:
+    """
+    Whether it is lost under a recorder or before one starts, and though new events came since.
+    """
+
+    def lose() -> None:
+        match loss:
+            case "flushall":
+                client.flushall()
+            case "delete":
+                client.delete(EVENTS)
+            case "group destroyed":
+                client.xgroup_destroy(EVENTS, GROUP)
+        tell(client, "sent", "after", key_id="K2")
+
+    tell(client, "sent", "before", key_id="K1")
+    with structlog.testing.capture_logs() as lines:
+        if recording == "meanwhile":
+            with running(valkey.url, ledger) as recorder:
+                wait_until(lambda: recorder.progress.recorded == 1)
+                lose()
+                wait_until(lambda: recorder.progress.recorded == 2)
+        else:
+            record(client, valkey.url, ledger)
+            lose()
+            recorder = record(client, valkey.url, ledger)
+    assert recorder.progress.gaps == 1
+    assert [(line["event"], line["log_level"], line["cause"]) for line in lines] == [
+        ("ifinu.recorder.stream_lost", "error", "group_gone")
+    ]
+    assert table(ledger, gaps, "cause") == [("group_gone",)]
+    assert table(ledger, notifications, "id") == [("after",), ("before",)]
+
+
+def test_a_redis_that_came_back_as_it_was_before_is_noticed(own_valkey: Valkey, ledger: Engine, tmp_path: Path) -> None:
+    """
+    What was recorded since is kept, what comes after is recorded, and it is said once.
+    """
+    with redis.Redis.from_url(own_valkey.url) as client:
+        tell(client, "sent", "n1", key_id="K1")
+        record(client, own_valkey.url, ledger)
+    own_valkey.terminate()
+    shutil.copytree(own_valkey.directory, tmp_path / "copy")
+    own_valkey.start()
+    with redis.Redis.from_url(own_valkey.url) as client:
+        tell(client, "sent", "n2", key_id="K2")
+        record(client, own_valkey.url, ledger)
+    own_valkey.kill()
+
+    with (
+        Valkey(tmp_path / "copy", config={"appendfsync": "always"}) as older,
+        redis.Redis.from_url(older.url) as client,
+        structlog.testing.capture_logs() as lines,
+    ):
+        tell(client, "sent", "n3", key_id="K3")
+        record(client, older.url, ledger)
+        record(client, older.url, ledger)
+    assert [(line["event"], line["cause"]) for line in lines] == [("ifinu.recorder.stream_lost", "went_back")]
+    assert table(ledger, gaps, "cause") == [("went_back",)]
+    assert table(ledger, notifications, "id") == [("n1",), ("n2",), ("n3",)]
+
+
+def test_a_new_ledger_on_an_old_stream_has_no_gap(client: redis.Redis, valkey: Valkey, ledger: Engine) -> None:
+    client.xgroup_create(EVENTS, GROUP, id="0", mkstream=True)
+    tell(client, "sent", "n", key_id="K")
+    assert record(client, valkey.url, ledger).progress.gaps == 0
+    assert count(ledger, gaps) == 0
+
+
+def test_it_waits_for_postgresql_to_be_migrated(client: redis.Redis, valkey: Valkey, postgres: str) -> None:
+    engine = connect(postgres)
+    tell(client, "sent", "n", key_id="K")
+    with structlog.testing.capture_logs() as lines, running(valkey.url, engine) as recorder:
+        wait_until(lambda: lines)
+        assert client.xlen(EVENTS) == 1
+        migrate(engine)
+        wait_until(lambda: recorder.progress.recorded == 1)
+    assert [line["event"] for line in lines] == ["ifinu.recorder.not_migrated"]
+    assert "ifinu migrate" in lines[0]["hint"]
+    engine.dispose()
+
+
+def test_it_makes_a_ledger_of_sqlite_itself(client: redis.Redis, valkey: Valkey, tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'new.db'}")
+    tell(client, "sent", "n", key_id="K")
+    record(client, valkey.url, engine)
+    assert table(engine, notifications, "id") == [("n",)]
+    engine.dispose()

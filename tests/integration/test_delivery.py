@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+
+from ifinu.broker import NORMAL, Keys
+from ifinu.broker.claims import Asker, Claims
+from ifinu.broker.events import Event
+from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, claim_key, optout_key, seen_key
+from ifinu.broker.leases import Settled
+from ifinu.broker.pseudonyms import Pseudonyms
+from ifinu.delivery import Delivery, Failed, Wait
+from ifinu.errors import GatewayError, MaybeSent, Misconfigured, NotSent, Reason, Throttled
+from ifinu.gateway import FoundMessage, FoundMessages, Sent
+from ifinu.gateway.instances import Instances
+from ifinu.notification import Kind, Notification
+from ifinu.reference import reference_of
+from ifinu.render import Renderer
+from ifinu.settings import OnUnknown
+from ifinu.window import Windows
+
+KEYS = Keys.of(NORMAL)
+NOTIFICATION = Notification(id="inv-1", kind=Kind.REMINDER, phone="+5577998616740", text="Olá!", tenant="t1")
+LOST = MaybeSent("wa1: no answer", reason=Reason.TIMEOUT)
+CLOSED = NotSent("closed", reason=Reason.CONNECTION_CLOSED)
+GRACE_S = 60.0
+
+
+class Gateway:
+    """Answers sends as it is told, and has stored what it is told."""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+        self.stored: list[tuple[str, str, str]] = []  # JID, text, key id
+        self.texts: list[str] = []
+        self.asked: list[dict[str, Any]] = []
+        self.away = False
+
+    def send_text(self, instance: str, number: str, text: str) -> Sent:
+        self.texts.append(text)
+        answer = self.answers.pop(0) if self.answers else Sent("3EB0", "PENDING")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def find_messages(self, instance: str, **where: Any) -> FoundMessages:
+        self.asked.append({"instance": instance, **where})
+        if self.away:
+            raise GatewayError("away")
+        now = datetime.now(UTC)
+        found = [FoundMessage(key, jid, text, now) for jid, text, key in self.stored if jid == where["remote_jid"]]
+        return FoundMessages(tuple(found), len(found), 1, 1)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_s(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def gateway() -> Gateway:
+    return Gateway()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def delivery(client: redis.Redis, gateway: Gateway, clock: Clock) -> Delivery:
+    return Delivery(
+        gateway=gateway,  # type: ignore[arg-type]  # as much of one as is needed
+        renderer=Renderer(),
+        claims=Claims(client, 600),
+        instances=Instances(30.0),
+        windows=Windows.load(None, None),
+        pseudonyms=Pseudonyms(b"a key of the tests"),
+        instance="wa1",
+        on_unknown=OnUnknown.RESEND_ONCE,
+        grace_s=GRACE_S,
+        reference=True,
+        compares=True,
+        clock=clock,
+    )
+
+
+@pytest.fixture
+def carry(client: redis.Redis, delivery: Delivery) -> Iterator[Callable[..., Settled | Wait | Failed]]:
+    """Deliver as a worker does: the message is in flight meanwhile, and what waits is postponed."""
+    tags = (f"tag-{number}" for number in range(100))
+    scripts = Scripts()
+
+    def run(notification: Notification = NOTIFICATION, *, token: str = "", by: Delivery = delivery) -> Any:
+        tag = next(tags)
+        client.hset(KEYS.in_flight, tag, b"m")
+        outcome = by.deliver(notification, Asker(NORMAL, tag, token), attempt=1)
+        match outcome:
+            case Wait():
+                places = KEYS.in_flight, KEYS.deadlines, KEYS.delayed, claim_key(notification.id), UNKNOWN
+                scripts.postpone(client, places, (tag, "m", 1, outcome.claim, notification.id))
+            case Settled():
+                name, id_, data = outcome.event.arguments()
+                places = KEYS.in_flight, KEYS.deadlines, claim_key(id_), UNKNOWN, EVENTS
+                scripts.settle(client, places, (tag, outcome.state, outcome.key_id, 600_000, id_, name, data))
+        return outcome
+
+    return run  # type: ignore[return-value]  # pytest hands it on
+
+
+def told(event: Event | None) -> tuple[str, str | None]:
+    assert event is not None
+    return event.name, event.data.get("reason")
+
+
+# -- a lost answer
+
+
+def test_a_text_ends_in_its_reference_unless_it_is_switched_off(
+    delivery: Delivery, carry: Callable[..., Any], gateway: Gateway
+):
+    carry()
+    carry(NOTIFICATION.model_copy(update={"id": "inv-2"}), by=replace(delivery, reference=False))
+    assert gateway.texts == [f"Olá!\n\n_Ref. {reference_of('inv-1')}_", "Olá!"]
+
+
+@pytest.mark.parametrize("jid", ["5577998616740@s.whatsapp.net", "557798616740@s.whatsapp.net"])
+@pytest.mark.parametrize("reference", [True, False])
+def test_what_the_gateway_has_is_adopted_under_either_form_of_the_number(
+    delivery: Delivery, carry: Callable[..., Any], gateway: Gateway, jid: str, reference: bool
+):
+    delivery = replace(delivery, reference=reference)
+    gateway.answers = [LOST]
+    waiting = carry(by=delivery)
+    assert (waiting.claim, told(waiting.event)) == ("unknown", ("unknown", "timeout"))
+    gateway.stored = [(jid, "something else", "3EB0FF"), (jid, gateway.texts[0], "3EB0AA")]
+    outcome = carry(token=waiting.token, by=delivery)
+    assert (outcome.state, outcome.key_id, outcome.event.data["by"]) == ("sent", "3EB0AA", "look_up")
+    assert len(gateway.texts) == 1
+
+
+def test_a_webhooks_word_is_enough(carry: Callable[..., Any], gateway: Gateway, client: redis.Redis):
+    gateway.answers = [LOST]
+    waiting = carry()
+    client.set(seen_key(reference_of("inv-1")), "3EB0BB")
+    outcome = carry(token=waiting.token)
+    assert (outcome.key_id, outcome.event.data["by"]) == ("3EB0BB", "webhook")
+    assert gateway.asked == []
+
+
+def test_what_the_gateway_does_not_have_is_sent_once_more_after_the_grace_and_then_held(
+    carry: Callable[..., Any], gateway: Gateway, clock: Clock
+):
+    gateway.answers = [LOST, LOST]
+    token = carry().token
+    looks = 0
+    for _ in range(2):
+        sends = len(gateway.texts)
+        while (clock.pass_s(20), looks := looks + 1) and isinstance(outcome := _carry_or_raise(carry, token), Wait):
+            if len(gateway.texts) > sends:
+                break
+            assert outcome.claim == "unknown"
+        assert looks < 20
+    assert isinstance(outcome, MaybeSent)
+    assert outcome.reason is Reason.UNKNOWN
+    assert len(gateway.texts) == 2
+
+
+def _carry_or_raise(carry: Callable[..., Any], token: str) -> Any:
+    try:
+        return carry(token=token)
+    except MaybeSent as exc:
+        return exc
+
+
+def test_where_it_is_asked_for_it_is_held_and_not_sent_again(
+    delivery: Delivery, carry: Callable[..., Any], gateway: Gateway, clock: Clock
+):
+    gateway.answers = [LOST]
+    token = carry().token
+    clock.pass_s(GRACE_S + 1)
+    with pytest.raises(MaybeSent, match="IFINU_ON_UNKNOWN"):
+        carry(token=token, by=replace(delivery, on_unknown=OnUnknown.HOLD))
+    assert len(gateway.texts) == 1
+
+
+def test_a_gateway_that_cannot_be_asked_is_asked_again_however_long_it_takes(
+    carry: Callable[..., Any], gateway: Gateway, clock: Clock
+):
+    gateway.answers, gateway.away = [LOST], True
+    token = carry().token
+    for _ in range(5):
+        clock.pass_s(GRACE_S)
+        outcome = carry(token=token)
+        assert (outcome.claim, outcome.event) == ("unknown", None)
+    gateway.away = False
+    assert carry(token=token).state == "sent"
+    assert len(gateway.texts) == 2
+
+
+def test_what_has_expired_meanwhile_is_not_sent_again(carry: Callable[..., Any], gateway: Gateway, clock: Clock):
+    gateway.answers = [LOST]
+    soon = NOTIFICATION.model_copy(update={"valid_until": clock.now + timedelta(seconds=GRACE_S / 2)})
+    token = carry(soon).token
+    clock.pass_s(GRACE_S + 1)
+    assert carry(soon, token=token).state == "expired"
+    assert len(gateway.texts) == 1
+
+
+# -- a message is sent only while it should be
+
+
+@pytest.mark.parametrize(
+    ("fields", "now", "state"),
+    [
+        ({"valid_until": "2026-12-01T12:00:00Z"}, "2026-12-01T11:59:59Z", "sent"),
+        ({"valid_until": "2026-12-01T12:00:00Z"}, "2026-12-01T12:00:00Z", "expired"),
+        ({"kind": Kind.DUE, "due_date": date(2026, 12, 1)}, "2026-12-02T02:59:59Z", "sent"),
+        ({"kind": Kind.DUE, "due_date": date(2026, 12, 1)}, "2026-12-02T03:00:00Z", "expired"),
+        ({"kind": Kind.OVERDUE, "due_date": date(2026, 12, 1)}, "2026-12-20T03:00:00Z", "sent"),
+    ],
+)
+def test_a_message_goes_until_it_has_expired(
+    carry: Callable[..., Any], gateway: Gateway, clock: Clock, fields: dict[str, Any], now: str, state: str
+):
+    clock.now = datetime.fromisoformat(now)
+    assert carry(Notification.model_validate({**NOTIFICATION.model_dump(), **fields})).state == state
+    assert len(gateway.texts) == (state == "sent")
+
+
+def test_outside_its_window_a_message_waits_for_the_next_opening_or_expires_before_it(
+    delivery: Delivery, carry: Callable[..., Any], gateway: Gateway, clock: Clock
+):
+    delivery = replace(delivery, windows=Windows.load("mon-fri 08:00-20:00", None))
+    clock.now = datetime(2026, 12, 4, 23, 30, tzinfo=UTC)  # Friday, 20:30 in Bahia
+    waiting = carry(by=delivery)
+    assert waiting.until == datetime(2026, 12, 7, 11, tzinfo=UTC)
+    assert (waiting.claim, waiting.free, told(waiting.event)) == ("waiting", True, ("deferred", "window"))
+    short = NOTIFICATION.model_copy(update={"id": "inv-2", "valid_until": datetime(2026, 12, 6, tzinfo=UTC)})
+    assert carry(short, by=delivery).state == "expired"
+    assert gateway.texts == []
+    clock.now = waiting.until
+    assert carry(token=waiting.token, by=delivery).state == "sent"
+
+
+def test_who_opted_out_gets_nothing_of_that_tenant(
+    delivery: Delivery, carry: Callable[..., Any], client: redis.Redis, gateway: Gateway
+):
+    entry = json.dumps({"at": 1, "source": "cli", "phone": "x", "confirmation": ""})
+    client.hset(optout_key("t1"), delivery.pseudonyms.of(NOTIFICATION.phone), entry)
+    assert carry().state == "suppressed"
+    assert carry(NOTIFICATION.model_copy(update={"id": "inv-2", "tenant": "t2"})).state == "sent"
+    assert len(gateway.texts) == 1
+
+
+def test_what_was_called_off_is_not_sent(delivery: Delivery, carry: Callable[..., Any], gateway: Gateway):
+    delivery.claims.cancel("inv-1")
+    assert carry().state == "cancelled"
+    assert gateway.texts == []
+
+
+# -- an instance in trouble
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Throttled("slow down", retry_after_s=7), "throttled"),
+        (Misconfigured("no such instance", reason=Reason.INSTANCE_NOT_FOUND), "misconfigured"),
+    ],
+)
+def test_an_instance_in_trouble_holds_back_its_own_messages_and_no_others(
+    carry: Callable[..., Any], gateway: Gateway, answer: Exception, reason: str
+):
+    gateway.answers = [answer]
+    first = carry()
+    assert (first.claim, first.free, told(first.event)) == ("waiting", False, ("deferred", reason))
+    second = carry(NOTIFICATION.model_copy(update={"id": "inv-2"}))
+    assert (second.claim, second.free, told(second.event)) == ("waiting", True, ("deferred", "instance"))
+    assert len(gateway.texts) == 1
+    assert carry(NOTIFICATION.model_copy(update={"id": "inv-3", "instance": "wa2"})).state == "sent"
+
+
+def test_an_instance_that_is_offline_costs_its_messages_no_tries_once_that_is_clear(
+    carry: Callable[..., Any], gateway: Gateway
+):
+    gateway.answers = [CLOSED] * 5
+    outcomes = [carry(NOTIFICATION.model_copy(update={"id": f"inv-{n}"})) for n in range(8)]
+    assert [type(outcome) for outcome in outcomes] == [Failed] * 4 + [Wait] * 4
+    assert len(gateway.texts) == 5

@@ -1,0 +1,98 @@
+"""
+The step of the worker that records: whatever happens in it, the worker goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+import structlog
+
+from ifinu import settings
+from ifinu.worker import recording
+from ifinu.worker.recording import Recording
+
+
+class _Recorder:
+    """Stands in for `stand_by`: remembers its calls, and runs until it is stopped."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.calls: list[tuple[redis.Redis, str]] = []
+        self.entered = threading.Semaphore(0)
+        self._failures = list(failures)
+
+    def __call__(self, client: redis.Redis, chosen: settings.Settings, stop: threading.Event) -> None:
+        self.calls.append((client, chosen.database_url.get_secret_value()))
+        self.entered.release()
+        if self._failures:
+            raise self._failures.pop(0)
+        stop.wait()
+
+
+def _consumer(**chosen: Any) -> Any:
+    return SimpleNamespace(app=SimpleNamespace(settings=settings.load(**chosen)), steps=[])
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+def _threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "recorder"]
+
+
+def test_it_records_from_the_first_connection_to_the_end_of_the_last_send(
+    monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    """
+    Once: not again after a reconnection, and not stopped by one or by the beginning of a warm shutdown.
+    """
+    recorder = _Recorder()
+    monkeypatch.setattr(recording, "stand_by", recorder)
+    consumer = _consumer(database_url=database_url)
+    step = Recording(consumer)
+    assert _threads() == []
+    step.start(consumer)
+    assert recorder.entered.acquire(timeout=10)
+    step.stop(consumer)
+    step.start(consumer)
+    step.stop(consumer)
+    step.terminate(consumer)
+    assert len(_threads()) == 1
+    step.shutdown(consumer)
+    assert _threads() == []
+    assert [url for _, url in recorder.calls] == [database_url]
+
+
+def test_what_nobody_has_foreseen_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
+    recorder = _Recorder(RuntimeError("unforeseen"), ImportError("no driver"))
+    monkeypatch.setattr(recording, "stand_by", recorder)
+    monkeypatch.setattr(recording, "_AGAIN_S", 0.01)
+    consumer = _consumer(database_url=database_url)
+    step = Recording(consumer)
+    with structlog.testing.capture_logs() as lines:
+        step.start(consumer)
+        for _ in range(3):
+            assert recorder.entered.acquire(timeout=10)
+        step.shutdown(consumer)
+    assert [line["event"] for line in lines] == ["ifinu.recorder.failed"] * 2
+    assert _threads() == []
+
+
+@pytest.mark.parametrize(("chosen", "steps"), [(True, 1), (False, 0)])
+def test_it_is_left_out_where_the_settings_say_so(chosen: bool, steps: int) -> None:
+    consumer = _consumer(recorder=chosen)
+    Recording(consumer).include(consumer)
+    assert len(consumer.steps) == steps
+
+
+def test_a_worker_that_ends_before_it_was_connected_has_nothing_to_stop() -> None:
+    consumer = _consumer()
+    Recording(consumer).shutdown(consumer)
+    assert _threads() == []
