@@ -15,8 +15,34 @@ import redis
 import typer
 
 from ifinu import __version__
-from ifinu.cli import dead_letters, demo, doctor, enqueue, load, queues, send, simulator, status, worker
-from ifinu.errors import BrokerUnavailable, ConfigurationError, GatewayError, IfinuError, InvalidNotification
+from ifinu.cli import (
+    cancel,
+    dead_letters,
+    demo,
+    doctor,
+    enqueue,
+    erase,
+    instances,
+    load,
+    optout,
+    queues,
+    recorder,
+    send,
+    show,
+    simulator,
+    status,
+    unknown,
+    webhook,
+    worker,
+)
+from ifinu.errors import (
+    BrokerUnavailable,
+    ConfigurationError,
+    GatewayError,
+    IfinuError,
+    InvalidNotification,
+    LedgerUnavailable,
+)
 
 FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
 _INTERRUPTED = 130  # as a shell reports SIGINT
@@ -26,7 +52,7 @@ _EXIT_CODES = """[bold]Exit codes[/bold]
 0 all is well.
 1 something is wrong: a check failed, lines were refused, nothing was found.
 2 the arguments or the environment are wrong.
-3 Redis or the gateway cannot be reached, or refused.
+3 Redis, the ledger or the gateway cannot be reached, or refused.
 
 Settings are [bold]IFINU_*[/bold] variables; the README lists them."""
 
@@ -42,11 +68,20 @@ app.command()(demo.demo)
 app.command()(worker.worker)
 app.command()(send.send)
 app.command()(enqueue.enqueue)
+app.command()(cancel.cancel)
 app.command()(status.status)
+app.command()(show.show)
 app.add_typer(queues.app, name="queue")
 app.add_typer(dead_letters.app, name="dlq")
+app.add_typer(unknown.app, name="unknown")
+app.add_typer(optout.app, name="optout")
+app.command()(webhook.webhook)
+app.add_typer(instances.app, name="instance")
 app.command()(load.load)
 app.command()(doctor.doctor)
+app.command()(recorder.migrate)
+app.command()(recorder.recorder)
+app.command()(erase.erase)
 app.command()(simulator.simulator)
 
 
@@ -97,7 +132,7 @@ def exit_code(exc: IfinuError | redis.RedisError) -> int:
     match exc:
         case ConfigurationError() | InvalidNotification():
             return WRONG_USAGE
-        case BrokerUnavailable() | redis.RedisError():
+        case BrokerUnavailable() | LedgerUnavailable() | redis.RedisError():
             return UNREACHABLE
         case GatewayError():
             return UNREACHABLE if exc.status is None else FAILED

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import redis
 import typer
 
 from ifinu import phone, settings
 from ifinu.broker import DeadLetter, DeadLetters, Filter
-from ifinu.cli import connection, terminal
+from ifinu.cli import connection, files, terminal
 from ifinu.cli.connection import Queues
 from ifinu.cli.durations import NewerThan, OlderThan, span
 from ifinu.errors import ConfigurationError
@@ -217,7 +214,7 @@ def export(
     wanted = Filter(reason, kind, id, older_than, newer_than)
     now = datetime.now(UTC)
     count = 0
-    with connection.broker() as client, _opened(file) as out:
+    with connection.broker() as client, files.created(file) as out:
         for letter in itertools.islice(_find(client, queue, wanted, now), limit):
             out.write(json.dumps(letter.as_json(), ensure_ascii=False) + "\n")
             count += 1
@@ -293,16 +290,3 @@ def _without_content(letter: DeadLetter) -> dict[str, Any]:
 
 def _short(error: str) -> str:
     return error if len(error) <= 60 else f"{error[:59]}…"
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[IO[str]]:
-    if str(file) == "-":
-        yield sys.stdout
-        return
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as exc:
-        raise ConfigurationError(f"{file}: {exc.strerror}") from exc
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        yield out

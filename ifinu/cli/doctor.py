@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import redis
@@ -13,7 +12,8 @@ import typer
 
 from ifinu import phone, producer, settings
 from ifinu.broker import QUEUES, Keys
-from ifinu.cli import terminal
+from ifinu.cli import connection, ledger_checks, terminal
+from ifinu.cli.findings import Finding, Level
 from ifinu.errors import ConfigurationError, GatewayError
 from ifinu.settings import Settings
 
@@ -23,31 +23,12 @@ _SLOW_PING_MS = 20.0
 _FULL_WARN, _FULL_FAIL = 0.8, 0.95
 _STALE_HEARTBEAT_S = 30.0
 _GATEWAY_S = 5.0
-_TYPES = ("list", "zset", "hash", "zset", "list", "string")  # of Keys, in its order
-
-
-class Level(enum.StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"  # works, or could not be checked
-    FAIL = "fail"  # messages are lost or not sent
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: what, how it is, what was seen, and what mends it."""
-
-    check: str
-    level: Level
-    seen: str
-    mend: str = ""
+_TYPES = ("list", "zset", "hash", "zset", "list", "string", "hash")  # of Keys, in its order
 
 
 def doctor(as_json: terminal.Json = False) -> None:
     """
-    Check Redis, the gateway and the settings, and say how to mend what is
-    wrong.
+    Check Redis, ledger, gateway and settings, and say how to mend what is wrong.
 
     Exit code 1 when anything fails; a warning is no failure.
 
@@ -72,9 +53,13 @@ def examine(chosen: Settings) -> Iterator[Finding]:
     client = producer.connect(chosen.redis_url.get_secret_value())
     try:
         yield from examine_redis(client)
+        with connection.ledger() as engine:
+            yield from ledger_checks.examine_ledger(engine)
+        yield from ledger_checks.examine_stream(client)
     finally:
         client.close()
     yield from _gateway(chosen)
+    yield from ledger_checks.examine_settings(chosen)
     yield _sandbox(chosen)
     if chosen.heartbeat_file is not None:
         yield _heartbeat(chosen)

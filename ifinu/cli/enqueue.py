@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,9 +14,9 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ifinu import producer, settings
-from ifinu.cli import connection, terminal
+from ifinu.cli import connection, files, terminal
 from ifinu.cli.records import Format, Record, Refused, read
-from ifinu.errors import BrokerUnavailable, ConfigurationError, InvalidNotification
+from ifinu.errors import BrokerUnavailable, InvalidNotification
 from ifinu.notification import Notification
 
 _OVERWRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -55,8 +54,8 @@ def enqueue(
     chosen_form = form or (Format.CSV if file.lower().endswith(".csv") else Format.JSONL)
     sandbox_number = settings.load().sandbox_number
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(_source(file))
-        keep = _Keep(stack.enter_context(_open(refused, _OVERWRITE, "wb")) if refused else None)
+        source = stack.enter_context(files.source(file))
+        keep = _Keep(stack.enter_context(files.opened(refused, _OVERWRITE, "wb")) if refused else None)
         bar = stack.enter_context(_Bar(source, show=not as_json))
         records = (record for record in read(source, chosen_form) if record.line >= from_line)
         lines = array("Q")  # of those handed to the producer, to tell where it stopped
@@ -123,23 +122,6 @@ def _tell(accepted: int, refused: list[Refused], *, dry_run: bool, as_json: bool
         out.print(terminal.plain(f"  line {one.line}: {where}{one.reason}"), soft_wrap=True)
     if len(refused) > _SHOWN:
         out.print(f"  … and {len(refused) - _SHOWN:,} more; --refused FILE keeps them, --json lists them")
-
-
-@contextlib.contextmanager
-def _source(file: str) -> Iterator[IO[bytes]]:
-    if file == "-":
-        yield sys.stdin.buffer
-        return
-    with _open(Path(file), os.O_RDONLY, "rb") as opened:
-        yield opened
-
-
-def _open(file: Path, flags: int, mode: str) -> IO[bytes]:
-    try:
-        # What is written holds phones and names, so it is for its owner alone.
-        return os.fdopen(os.open(file, flags, 0o600), mode)
-    except OSError as exc:
-        raise ConfigurationError(f"{file}: {exc.strerror}") from exc
 
 
 def _size(source: IO[bytes]) -> int | None:

@@ -125,10 +125,14 @@ def purge(
         terminal.confirm(f"{count:,} messages of {', '.join(queue.lists)} will be deleted.", queue.value, yes=yes)
         removed = {key: remove(client, Keys.of(key), delayed=delayed) for key in queue.lists}
     if as_json:
-        terminal.print_json({"deleted": removed})
+        deleted = {key: done.deleted for key, done in removed.items()}
+        terminal.print_json({"deleted": deleted, "in_doubt": sum(done.in_doubt for done in removed.values())})
         return
-    for key, number in removed.items():
-        terminal.results().print(f"{key}: {number:,} deleted")
+    for key, done in removed.items():
+        terminal.results().print(f"{key}: {done.deleted:,} deleted")
+    if in_doubt := sum(done.in_doubt for done in removed.values()):
+        told = f"{in_doubt:,} of them may have been sent, and are looked up no more; see `ifinu unknown list`"
+        terminal.notes().print(told, style="yellow")
 
 
 def _next_of(client: redis.Redis, queue: str, count: int, sandbox_number: str | None) -> Iterator[dict[str, Any]]:

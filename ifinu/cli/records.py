@@ -1,4 +1,4 @@
-"""Files of notifications, record by record: JSON lines and CSV."""
+"""Files of notifications and the like, record by record: JSON lines and CSV."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Refused:
 @dataclass(frozen=True, slots=True)
 class Record:
     """
-    One notification as it stands in the file.
+    One record as it stands in the file, such as a notification.
 
     Attributes:
         line: Where it begins, from 1.
@@ -69,9 +69,14 @@ class Record:
         return {name: cell for name, cell in zip(self.columns, self.cells, strict=True) if name and cell.strip()}
 
 
-def read(source: IO[bytes], form: Format) -> Iterator[Record]:
+def read(source: IO[bytes], form: Format, *, needed: Sequence[str] = _KIND_NAMES) -> Iterator[Record]:
     """
     The records of a file, one at a time; blank lines are passed over.
+
+    Args:
+        source: The file.
+        form: What it holds.
+        needed: Columns of which a CSV must have one.
 
     Raises:
         ConfigurationError: The header of a CSV does not name what is needed.
@@ -83,16 +88,16 @@ def read(source: IO[bytes], form: Format) -> Iterator[Record]:
                 if raw.strip():
                     yield Record(number, raw)
         case Format.CSV:
-            yield from _rows(lines)
+            yield from _rows(lines, needed)
 
 
-def _rows(lines: Iterator[bytes]) -> Iterator[Record]:
+def _rows(lines: Iterator[bytes], needed: Sequence[str]) -> Iterator[Record]:
     header = next(lines, b"")
     text = _text(header)
     delimiter = max(",;", key=text.count)
     columns = tuple(name.strip().lower() for name in next(csv.reader([text], delimiter=delimiter), ()))
-    if not set(_KIND_NAMES) & set(columns):
-        raise ConfigurationError(f"the first line must name the columns, {' or '.join(_KIND_NAMES)} among them")
+    if not set(needed) & set(columns):
+        raise ConfigurationError(f"the first line must name the columns, {' or '.join(needed)} among them")
     if len(set(columns)) != len(columns):
         raise ConfigurationError("the first line names a column twice")
     taken: list[bytes] = []

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -19,8 +20,9 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def ifinu(capsys, monkeypatch, valkey):
+def ifinu(capsys, monkeypatch, valkey, tmp_path, _sqlite_template):
     monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
+    monkeypatch.setenv("IFINU_DATABASE_URL", f"sqlite:///{shutil.copy(_sqlite_template, tmp_path / 'ledger.db')}")
     return Shell(capsys, monkeypatch)
 
 
@@ -171,10 +173,11 @@ def test_dlq_export(ifinu, letters, tmp_path):
 def test_doctor_finds_a_good_server_and_gateway_well(ifinu, simulator, monkeypatch):
     monkeypatch.setenv("IFINU_EVOLUTION_URL", simulator.url)
     monkeypatch.setenv("IFINU_EVOLUTION_API_KEY", API_KEY)
+    monkeypatch.setenv("IFINU_PHONE_KEY", "a-key-of-the-tests-of-32-letters")
     ended = ifinu("doctor", "--json")
     assert {one["check"]: one["level"] for one in ended.json["checks"]} == dict.fromkeys(
         ("redis", "version", "appendonly", "maxmemory-policy", "memory", "persistence", "clock", "keys",
-         "gateway", "instance ifinu", "sandbox"),
+         "ledger", "ledger schema", "recorder", "gateway", "instance ifinu", "phone key", "sandbox"),
         "ok",
     )  # fmt: skip
     assert ended.code == 0
@@ -237,6 +240,7 @@ def test_a_worker_of_the_command_line_drains_a_load_and_ends_on_sigterm(valkey, 
         "IFINU_EVOLUTION_URL": simulator.url,
         "IFINU_EVOLUTION_API_KEY": API_KEY,
         "IFINU_SANDBOX_NUMBER": "77998616740",
+        "IFINU_DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db",
     }
     log = tmp_path / "worker.log"
     with log.open("wb") as out:

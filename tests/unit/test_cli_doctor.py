@@ -118,6 +118,7 @@ def test_what_a_managed_server_forbids_is_a_warning_that_says_where_to_look(serv
 @pytest.fixture
 def ifinu(capsys, monkeypatch):
     monkeypatch.setenv("IFINU_REDIS_URL", "redis://localhost:1")
+    monkeypatch.setenv("IFINU_DATABASE_URL", "postgresql://localhost:1/none")
     return Shell(capsys, monkeypatch)
 
 
@@ -129,7 +130,9 @@ def test_everything_away_is_found_and_ends_with_1(ifinu, monkeypatch):
     assert ended.json["ok"] is False
     assert [(one["check"], one["level"]) for one in ended.json["checks"]] == [
         ("redis", "fail"),
+        ("ledger", "fail"),
         ("gateway", "fail"),
+        ("phone key", "warn"),
         ("sandbox", "ok"),
     ]
     assert "hush" not in ended.out

@@ -14,16 +14,21 @@ from ifinu.errors import (
     GatewayError,
     IfinuError,
     InvalidNotification,
+    LedgerUnavailable,
     NotSent,
 )
 
 COMMANDS = [
-    "demo", "worker", "send", "enqueue", "status", "load", "doctor", "simulator",
+    "demo", "worker", "send", "enqueue", "cancel", "status", "show", "load", "doctor", "erase", "simulator",
+    "migrate", "recorder",
     "queue size", "queue peek", "queue pause", "queue resume", "queue purge",
     "dlq list", "dlq show", "dlq replay", "dlq purge", "dlq export",
+    "unknown list", "unknown resolve",
+    "webhook", "instance list", "instance state", "instance webhook",
+    "optout list", "optout add", "optout remove", "optout import", "optout export",
 ]  # fmt: skip
 # They run until they are ended, or write a format of their own.
-WITHOUT_JSON = {"worker", "simulator", "dlq export"}
+WITHOUT_JSON = {"worker", "recorder", "webhook", "simulator", "dlq export"}
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def ifinu(capsys, monkeypatch):
 def test_the_commands_are_these(ifinu):
     listed = {*re.findall(r"^│ (\w+)  ", ifinu("--help").out, re.MULTILINE)} - {"Options"}
     assert listed == {name.split()[0] for name in COMMANDS}
-    for group in ("queue", "dlq"):
+    for group in ("queue", "dlq", "unknown", "optout", "instance"):
         listed = {*re.findall(r"^│ (\w+)  ", ifinu(group, "--help").out, re.MULTILINE)}
         assert listed == {name.split()[1] for name in COMMANDS if name.startswith(f"{group} ")}
 
@@ -83,6 +88,7 @@ def test_wrong_arguments_end_with_2(ifinu, arguments):
         (ConfigurationError("IFINU_X: no"), 2, "error: IFINU_X: no\n"),
         (InvalidNotification("phone", "is empty"), 2, "error: phone: is empty\n"),
         (BrokerUnavailable("Redis is away"), 3, "error: Redis is away\n"),
+        (LedgerUnavailable("the ledger failed"), 3, "error: the ledger failed\n"),
         (GatewayError("no answer"), 3, "error: no answer\n"),
         (GatewayError("HTTP 404", status=404), 1, "error: HTTP 404\n"),
         (NotSent("refused"), 3, "error: refused\n"),

@@ -1,0 +1,295 @@
+"""`ifinu optout`: who wants no messages."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import heapq
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ifinu import phone as phones
+from ifinu import settings
+from ifinu.broker.optouts import ALL, OptOut, OptOuts
+from ifinu.broker.pseudonyms import Pseudonyms
+from ifinu.cli import connection, files, terminal
+from ifinu.cli.records import Format, Refused, read
+from ifinu.errors import ConfigurationError, InvalidNotification
+
+app = typer.Typer(no_args_is_help=True, help="Who wants no messages: they are not written to.")
+
+_COLUMNS = ("tenant", "hash", "phone", "source", "at", "key")
+_NEEDED = ("phone", "telefone", "hash")
+_HASH = re.compile(r"[0-9a-f]{32}")
+_SHOWN = 10  # refusals that a person is told
+
+_Number = Annotated[str, typer.Argument(metavar="NUMBER", help="Any usual Brazilian spelling.")]
+_Tenant = Annotated[
+    str | None, typer.Option("--tenant", help="Whose messages; not given: those that are of no tenant.")
+]
+_Whose = Annotated[
+    str | None, typer.Option("--tenant", help="Only those of this tenant; '' for messages of no tenant.")
+]
+
+
+@app.command("list")
+def list_(
+    tenant: _Whose = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many.")] = 20,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    List the latest, and count all; phones are known by a hash and shown masked.
+
+    [bold]Examples[/bold]
+
+    ifinu optout list
+    ifinu optout list --tenant u1 --json | jq .total
+    """
+    total = 0
+
+    def counted(found: Iterator[OptOut]) -> Iterator[OptOut]:
+        nonlocal total
+        for optout in found:
+            total += 1
+            yield optout
+
+    with _optouts() as optouts:
+        latest = heapq.nlargest(limit, counted(_of(optouts, tenant)), key=lambda optout: optout.at)
+    if as_json:
+        terminal.print_json({"total": total, "optouts": [_as_json(optout) for optout in latest]})
+        return
+    out = terminal.results()
+    if not latest:
+        out.print("Nobody has opted out.")
+        return
+    table = terminal.columns("tenant", "phone", "source", "since", whole=("phone", "since"))
+    for one in latest:
+        table.add_row(*map(terminal.plain, (one.tenant or "–", one.phone, one.source, f"{one.at:%Y-%m-%d %H:%M} UTC")))
+    out.print(table)
+    out.print(f"{len(latest):,} of {total:,}", style="dim")
+
+
+@app.command()
+def add(number: _Number, tenant: _Tenant = None, as_json: terminal.Json = False) -> None:
+    """
+    Send a person no more messages; those that wait already are not sent either.
+
+    [bold]Examples[/bold]
+
+    ifinu optout add 77998616740
+    ifinu optout add "(77) 99861-6740" --tenant u1
+    """
+    phone, whose = _phone(number), _named(tenant)
+    with _optouts() as optouts:
+        new = optouts.add(whose, phone, source="cli")
+    if as_json:
+        terminal.print_json({"tenant": whose, "phone": phones.mask(phone), "added": new})
+    else:
+        told = f"{phones.mask(phone)} gets no more messages {_told(whose)}{'' if new else ', as before'}."
+        terminal.results().print(terminal.plain(told))
+
+
+@app.command()
+def remove(number: _Number, tenant: _Tenant = None, yes: terminal.Yes = False, as_json: terminal.Json = False) -> None:
+    """
+    Send a person messages again. Do it only if they asked for that.
+
+    [bold]Examples[/bold]
+
+    ifinu optout remove 77998616740
+    ifinu optout remove "(77) 99861-6740" --tenant u1 --yes
+    """
+    phone, whose = _phone(number), _named(tenant)
+    masked = phones.mask(phone)
+    with _optouts() as optouts:
+        known = optouts.find(whose, phone) is not None
+        if known:
+            terminal.confirm(f"{masked} will get messages {_told(whose)} again.", "remove", yes=yes)
+            known = optouts.remove(whose, phone, source="cli")
+    if as_json:
+        terminal.print_json({"tenant": whose, "phone": masked, "removed": known})
+    else:
+        what = f"gets messages {_told(whose)} again" if known else f"had not opted out of messages {_told(whose)}"
+        terminal.results().print(terminal.plain(f"{masked} {what}."))
+    if not known:
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="CSV or JSON lines; `-` reads stdin.")],
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Whose messages, for phones beside which the file names no tenant.")
+    ] = None,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Else by the file's ending: .csv is CSV, all else JSON lines.")
+    ] = None,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Add a file of phones, or what [bold]ifinu optout export[/bold] wrote.
+
+    Phones stand under phone or telefone, tenants under tenant or usuario_id. What
+    is wrong is refused, told with its line, and does not stop the rest: then
+    the exit code is 1. Giving a file again does no harm.
+
+    [bold]Examples[/bold]
+
+    ifinu optout import asked-to-stop.csv --tenant u1
+    ifinu optout import optouts.csv
+    echo '{"telefone": "77998616740", "usuario_id": "u1"}' | ifinu optout import -
+    """
+    chosen_form = form or (Format.CSV if file.lower().endswith(".csv") else Format.JSONL)
+    added = known = 0
+    refused: list[Refused] = []
+    with files.source(file) as source, _optouts() as optouts:
+        for record in read(source, chosen_form, needed=_NEEDED):
+            try:
+                new = _import(optouts, record.read(), _named(tenant))
+            except InvalidNotification as exc:
+                refused.append(Refused(record.line, exc.field, exc.reason))
+                continue
+            added, known = added + new, known + (not new)
+    if as_json:
+        terminal.print_json({"added": added, "known": known, "refused": [asdict(one) for one in refused]})
+    else:
+        _tell(added, known, refused)
+    if refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; it must not exist. Else stdout.")] = Path("-"),
+    tenant: _Whose = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines in place of CSV.")] = False,
+) -> None:
+    """
+    Write all of them, so that [bold]ifinu optout import[/bold] can restore them.
+
+    Phones are in it as hashes, beside what is left of them masked. The hashes
+    depend on IFINU_PHONE_KEY: keep that too, or nobody in the file can be told
+    any more.
+
+    [bold]Examples[/bold]
+
+    ifinu optout export optouts.csv
+    ifinu optout export --tenant u1 --json | jq -r .phone
+    """
+    count = 0
+    with _optouts() as optouts, files.created(file) as out:
+        table = csv.writer(out, lineterminator="\n")
+        if not as_json:
+            table.writerow(_COLUMNS)
+        for optout in _of(optouts, tenant):
+            row = _as_json(optout) | {"key": optouts.key_mark}
+            if as_json:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                table.writerow(row[name] for name in _COLUMNS)
+            count += 1
+    terminal.notes().print(f"{count:,} opt-outs written")
+
+
+@contextlib.contextmanager
+def _optouts() -> Iterator[OptOuts]:
+    key = settings.load().phone_key
+    with connection.broker() as client:
+        yield OptOuts(client, Pseudonyms.load(client, None if key is None else key.get_secret_value()))
+
+
+def _of(optouts: OptOuts, tenant: str | None) -> Iterator[OptOut]:
+    return optouts.all(ALL if tenant is None else _named(tenant))
+
+
+def _named(tenant: str | None) -> str | None:
+    if tenant and not tenant.isprintable():
+        raise ConfigurationError("--tenant has control characters")
+    return (tenant or "").strip() or None
+
+
+def _told(tenant: str | None) -> str:
+    return f"of tenant {tenant}" if tenant else "that are of no tenant"
+
+
+def _phone(number: str) -> str:
+    try:
+        return phones.normalize(number)
+    except ValueError as exc:
+        raise ConfigurationError(f"NUMBER: {exc}") from None
+
+
+def _as_json(optout: OptOut) -> dict[str, Any]:
+    return asdict(optout) | {"at": optout.at.isoformat()}
+
+
+def _import(optouts: OptOuts, fields: Mapping[str, object], default: str | None) -> bool:
+    """
+    Add one record; whether it is new.
+
+    Raises:
+        InvalidNotification: Naming the field at fault, without repeating what stands in it.
+    """
+    _, tenant = _text(fields, "tenant", "usuario_id")
+    _, pseudonym = _text(fields, "hash")
+    if pseudonym:
+        return optouts.restore(_exported(fields, tenant or None, pseudonym, optouts.key_mark))
+    name, number = _text(fields, "phone", "telefone")
+    if not number:
+        raise InvalidNotification("", "has neither phone, telefone nor hash")
+    try:
+        phone = phones.normalize(number)
+    except ValueError as exc:
+        raise InvalidNotification(name, str(exc)) from None
+    return optouts.add(tenant or default, phone, source="import")
+
+
+def _exported(fields: Mapping[str, object], tenant: str | None, pseudonym: str, key_mark: str) -> OptOut:
+    if not _HASH.fullmatch(pseudonym):
+        raise InvalidNotification("hash", "is not 32 hexadecimal digits, as `ifinu optout export` writes it")
+    _, key = _text(fields, "key")
+    if key != key_mark:
+        raise InvalidNotification("key", "is of another IFINU_PHONE_KEY, so nobody could be told by this hash")
+    _, said = _text(fields, "at")
+    try:
+        at = datetime.fromisoformat(said)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise InvalidNotification("at", "is not a time with its zone, such as 2026-12-01T18:00:00+00:00")
+    _, masked = _text(fields, "phone")
+    _, source = _text(fields, "source")
+    return OptOut(tenant, pseudonym, phones.mask_in(masked), source, at)
+
+
+def _text(fields: Mapping[str, object], *names: str) -> tuple[str, str]:
+    """The first of these that is there, and what it says; ('', '') for none."""
+    for name in names:
+        value = fields.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str | None):
+            raise InvalidNotification(name, "must be a string")
+        if value and not value.isprintable():
+            raise InvalidNotification(name, "has control characters")
+        if value and value.strip():
+            return name, value.strip()
+    return "", ""
+
+
+def _tell(added: int, known: int, refused: list[Refused]) -> None:
+    out = terminal.results()
+    out.print(f"{added:,} added, {known:,} known already, {len(refused):,} refused")
+    for one in refused[:_SHOWN]:
+        where = f"{one.field}: " if one.field else ""
+        out.print(terminal.plain(f"  line {one.line}: {where}{one.reason}"), soft_wrap=True)
+    if len(refused) > _SHOWN:
+        out.print(f"  … and {len(refused) - _SHOWN:,} more; --json lists them")

@@ -1,0 +1,135 @@
+"""What became of a notification and what follows, in a sentence or two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from ifinu.broker import DeadLetter
+from ifinu.window import BRASILIA
+
+if TYPE_CHECKING:
+    from ifinu.ledger.queries import Known
+
+_ZONE = ZoneInfo(BRASILIA)
+# What WhatsApp has told is known to the ledger alone; in everything else Redis is ahead of it.
+_TOLD_BY_RECEIPTS = ("server_ack", "delivered", "read", "failed")
+_DETAILED_BY_LEDGER = ("retrying", "deferred", "queued")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    What Redis remembers of an id; see `broker.claims`.
+
+    Attributes:
+        state: As the claim has it; empty where it holds nothing but that the id was called off.
+        key_id: WhatsApp's id of the message, or empty.
+        cancelled: It was called off.
+    """
+
+    state: str
+    key_id: str = ""
+    cancelled: bool = False
+
+
+def clock(at: datetime | None) -> str:
+    """A time in São Paulo; a dash for none."""
+    return "–" if at is None else at.astimezone(_ZONE).strftime("%d/%m/%Y %H:%M:%S")
+
+
+def state_of(known: Known | None, claim: Claim | None, letter: DeadLetter | None) -> str:
+    """
+    The state that counts, of all that is known.
+
+    Returns:
+        One of `ledger.states.State`, or `sending` or `waiting`, which only a claim can be in.
+    """
+    if known and known.state in _TOLD_BY_RECEIPTS:
+        return known.state
+    if claim and claim.state:
+        return known.state if known and claim.state == "waiting" and known.state in _DETAILED_BY_LEDGER else claim.state
+    if claim and claim.cancelled:
+        return "cancelled"
+    if known:
+        return known.state
+    return "dead" if letter else "queued"
+
+
+def sentence(
+    notification_id: str, state: str, known: Known | None, claim: Claim | None, letter: DeadLetter | None
+) -> str:
+    """
+    Say it.
+
+    Args:
+        notification_id: The id.
+        state: As `state_of` gives it.
+        known: What the ledger has.
+        claim: What Redis remembers.
+        letter: Its latest dead letter.
+    """
+    # Where the claim is ahead, what the ledger says of reasons and times belongs to an older state.
+    now = known if known and known.state == state else None
+    match state:
+        case "queued":
+            return "It is on its queue, and will be sent when it is its turn."
+        case "sending":
+            return "A worker is sending it. Should the worker die of it, the gateway is asked whether it was sent."
+        case "waiting":
+            return "It waits for its next try."
+        case "retrying":
+            return f"A try failed{_why(now)}. The next is due{_at(now, 'due_at')}."
+        case "deferred":
+            return f"It waits{_why(now)}, and is sent later{_at(now, 'due_at', ', not before')}. No try was counted."
+        case "unknown" if letter is None:
+            return f"It may have been sent: no answer came{_why(now)}. The gateway is asked for it{_at(now, 'due_at')}."
+        case "unknown":
+            return (
+                "It may have been sent, and the gateway does not say. A person decides: look at the phone, then "
+                f"`ifinu unknown resolve {notification_id}`."
+            )
+        case "expired":
+            return f"It was not sent and will not be: it came too late{_why(now)}."
+        case "suppressed":
+            return "It was not sent and will not be: the person wants no messages (`ifinu optout list`)."
+        case "cancelled":
+            return "It was not sent and will not be: it was called off."
+        case "dead" if letter is not None:
+            return (
+                f"It was not sent ({letter.reason}) and waits in the dead letters: `ifinu dlq show {notification_id}` "
+                f"says more, `ifinu dlq replay --id {notification_id}` sends it again."
+            )
+        case "dead":
+            return f"It was not sent and will not be{_why(now)}. Its dead letter was deleted."
+        case "sent":
+            return _sent(now)
+        case "failed":
+            return f"The gateway took it, and WhatsApp could not deliver it{_at(now, 'failed_at')}."
+        case "server_ack":
+            return f"WhatsApp took it{_at(now, 'server_ack_at')}; it is not on the phone yet."
+        case "delivered":
+            return f"It came to the phone{_at(now, 'delivered_at')}; that it was read is not known."
+        case "read":
+            return f"It was read{_at(now, 'read_at')}."
+    return f"Its state is {state}."
+
+
+def _sent(now: Known | None) -> str:
+    if now is None:
+        return "The gateway took it. No receipt has come yet."
+    taken = f"The gateway took it{_at(now, 'sent_at')}."
+    if now.unconfirmed_at:
+        return f"{taken} No receipt has come in time: is the phone off, or `ifinu webhook` not registered?"
+    return f"{taken} No receipt has come yet."
+
+
+def _why(now: Known | None) -> str:
+    return f" ({now.reason})" if now and now.reason else ""
+
+
+def _at(now: Known | None, field: str, word: str = " at") -> str:
+    at = getattr(now, field) if now else None
+    return f"{word} {clock(at)}" if at else ""

@@ -1,0 +1,194 @@
+"""`ifinu show`: all that happened to one notification."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import redis
+import typer
+
+from ifinu.broker import QUEUES, DeadLetter, DeadLetters, Filter
+from ifinu.broker.keys import claim_key
+from ifinu.cli import connection, sentences, terminal
+from ifinu.cli.sentences import Claim, clock
+from ifinu.errors import LedgerUnavailable
+
+if TYPE_CHECKING:
+    from ifinu.ledger.queries import Happening, Known, Timeline
+
+_Found = TypeVar("_Found")
+
+
+@dataclasses.dataclass(frozen=True)
+class _All:
+    """Everything that is known of an id."""
+
+    id: str
+    timeline: Timeline | None
+    claim: Claim | None
+    letters: list[DeadLetter]
+
+    def state(self) -> str:
+        return sentences.state_of(self._known(), self.claim, self._latest())
+
+    def sentence(self) -> str:
+        return sentences.sentence(self.id, self.state(), self._known(), self.claim, self._latest())
+
+    def _known(self) -> Known | None:
+        return self.timeline.known if self.timeline else None
+
+    def _latest(self) -> DeadLetter | None:
+        return max(self.letters, key=lambda letter: letter.last_at, default=None)
+
+
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="Of the notification.")],  # noqa: A002 - the argument's name
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Show what became of a notification, and all that happened to it.
+
+    It asks the ledger, and Redis for what is not recorded yet. Times are those
+    of São Paulo, the phone is masked. Exit code 1 when nobody knows the id.
+
+    [bold]Examples[/bold]
+
+    ifinu show inv-42:lembrete
+    ifinu show inv-42:lembrete --json | jq -r .state
+    """
+    failed: list[redis.RedisError | LedgerUnavailable] = []
+    with connection.broker() as client:
+        timeline = _asked(lambda: _timeline(id), failed)
+        claim = _asked(lambda: _claim(client, id), failed)
+        letters = _asked(lambda: _letters(client, id), failed) or []
+    if not (timeline or claim or letters):
+        if failed:
+            raise failed[0]
+        terminal.notes().print(
+            f"Nobody knows {terminal.plain(id)}. It is on a queue and was never tried (`ifinu queue peek`), is older "
+            "than IFINU_RETENTION_DAYS, its person was erased, or it is misspelt."
+        )
+        raise typer.Exit(1)
+    for exc in failed:
+        who = "the ledger" if isinstance(exc, LedgerUnavailable) else "Redis"
+        terminal.notes().print(f"Without {who}, which cannot be asked ({terminal.plain(str(exc))}).", style="yellow")
+    found = _All(id, timeline, claim, letters)
+    if as_json:
+        terminal.print_json(_document(found))
+    else:
+        _print(found)
+
+
+def _asked(ask: Callable[[], _Found], failed: list[redis.RedisError | LedgerUnavailable]) -> _Found | None:
+    """What one source knows; one that is away must not hide the other."""
+    try:
+        return ask()
+    except (redis.RedisError, LedgerUnavailable) as exc:
+        failed.append(exc)
+        return None
+
+
+def _timeline(notification_id: str) -> Timeline | None:
+    from ifinu.ledger import queries
+
+    with connection.ledger() as engine:
+        return queries.timeline(engine, notification_id)
+
+
+def _claim(client: redis.Redis, notification_id: str) -> Claim | None:
+    found: Any = client.hmget(claim_key(notification_id), "state", "key_id", "cancelled")
+    state, key_id, cancelled = (value.decode() if value else "" for value in found)
+    return Claim(state, key_id, bool(cancelled)) if state or cancelled else None
+
+
+def _letters(client: redis.Redis, notification_id: str) -> list[DeadLetter]:
+    now = datetime.now(UTC)
+    wanted = Filter(id=notification_id)
+    return [letter for queue in QUEUES for letter in DeadLetters(client, queue).find(wanted, now)]
+
+
+def _document(found: _All) -> dict[str, Any]:
+    timeline = found.timeline
+    return {
+        "id": found.id,
+        "state": found.state(),
+        "told": found.sentence(),
+        "notification": timeline and _plain(dataclasses.asdict(timeline.known)),
+        "events": [_event(one) for one in timeline.happened] if timeline else [],
+        "left_off": timeline.left_off if timeline else 0,
+        "claim": found.claim and dataclasses.asdict(found.claim),
+        "dead_letters": len(found.letters),
+    }
+
+
+def _event(one: Happening) -> dict[str, Any]:
+    # The pseudonym is for joining what is in the database.
+    data = {name: value for name, value in one.data.items() if name != "hash"}
+    return _plain({"at": one.at, "name": one.name, "data": data})
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else value
+        for name, value in fields.items()
+    }
+
+
+def _print(found: _All) -> None:
+    out = terminal.results()
+    out.print(f"[bold]{terminal.plain(found.id)}[/]  {found.state()}", soft_wrap=True)
+    out.print(terminal.plain(found.sentence()), soft_wrap=True)
+    timeline = found.timeline
+    if timeline is None:
+        out.print("It is not in the ledger; this is what Redis knows.", style="dim")
+        return
+    known = timeline.known
+    about = (
+        ("kind", known.kind),
+        ("phone", known.phone),
+        ("tenant", known.tenant),
+        ("instance", known.instance),
+        ("queue", known.queue),
+        ("tries", str(known.attempts)),
+        ("id at WhatsApp", known.key_id),
+        ("first seen", clock(known.first_at)),
+    )
+    out.print()
+    for name, value in about:
+        if value is not None:
+            out.print(f"[dim]{name:14}[/] {terminal.plain(value)}", soft_wrap=True)
+    out.print()
+    table = terminal.columns("São Paulo", "what", "why", "tries", "next", right=("tries",), whole=("São Paulo", "what"))
+    middle = (len(timeline.happened) + 1) // 2 if timeline.left_off else None
+    for place, one in enumerate(timeline.happened):
+        if place == middle:
+            table.add_row("", f"… {timeline.left_off:,} more", "", "", "")
+        table.add_row(*map(terminal.plain, _row(one)))
+    out.print(table)
+
+
+def _row(one: Happening) -> tuple[str, str, str, str, str]:
+    data = one.data
+    what = str(data.get("status", one.name)) if one.name == "receipt" else one.name
+    tries = "" if data.get("attempts") is None else str(data["attempts"])
+    due = ""
+    with contextlib.suppress(TypeError, ValueError, KeyError, OverflowError):
+        due = clock(datetime.fromtimestamp(data["due_ms"] / 1000, UTC))
+    return clock(one.at), what, "; ".join(_reasons(one.name, data)), tries, due
+
+
+def _reasons(name: str, data: dict[str, Any]) -> list[str]:
+    parts = [str(data[field]) for field in ("reason", "error") if data.get(field)]
+    if name == "sent" and data.get("by"):
+        parts.append(f"by {data['by']}")
+    if name == "sent" and data.get("key_id"):
+        parts.append(f"id {data['key_id']}")
+    if name == "sent" and data.get("confirmed") is False:
+        parts.append("the gateway could not store it")
+    if name == "duplicate" and data.get("first"):
+        parts.append(f"the first one is {data['first']}")
+    return parts

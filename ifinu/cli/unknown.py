@@ -1,0 +1,172 @@
+"""`ifinu unknown`: the notifications that may have been sent, and a person's word on them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from ifinu import producer, settings
+from ifinu.broker.unknown import Decision, Doubt, Place, Resolved, Unknowns
+from ifinu.cli import connection, terminal
+from ifinu.cli.durations import span
+from ifinu.errors import ConfigurationError
+
+app = typer.Typer(no_args_is_help=True, help="The notifications that may have been sent, and nobody knows.")
+
+
+@app.command("list")
+def list_(as_json: terminal.Json = False) -> None:
+    """
+    List what may have been sent, the oldest first, and what is done about it.
+
+    What is looked up settles by itself, as a rule within IFINU_UNKNOWN_GRACE_S.
+    What is held in the dead letters, or whose message was purged, waits for you:
+    look at the phone, then [bold]ifinu unknown resolve[/bold].
+
+    [bold]Examples[/bold]
+
+    ifinu unknown list
+    ifinu unknown list --json | jq -r '.unknown[] | select(.place == "held").id'
+    """
+    with connection.broker() as client:
+        doubts = Unknowns(client, settings.load().claim_ttl_s).all()
+    if as_json:
+        terminal.print_json({"total": len(doubts), "unknown": [_as_json(doubt) for doubt in doubts]})
+        return
+    out = terminal.results()
+    if not doubts:
+        out.print("Nothing is in doubt.")
+        return
+    now = datetime.now(UTC)
+    table = terminal.columns("id", "kind", "instance", "for", "sent again", "", right=("for",))
+    for doubt in doubts:
+        length = "–" if doubt.since is None else span(now - doubt.since)
+        about = (doubt.id, doubt.kind or "–", doubt.instance or "–", length, "yes" if doubt.resent else "no")
+        table.add_row(*map(terminal.plain, (*about, _what(doubt, now))))
+    out.print(table)
+    undecided = sum(doubt.place in (Place.HELD, Place.GONE) for doubt in doubts)
+    out.print(f"{len(doubts):,} in doubt, {undecided:,} of them wait for a person", style="dim")
+
+
+@app.command()
+def resolve(
+    id: Annotated[str, typer.Argument(metavar="ID", help="Of the notification.")],  # noqa: A002 - the argument's name
+    sent: Annotated[bool, typer.Option("--sent", help="It is on the phone.")] = False,
+    resend: Annotated[
+        bool, typer.Option("--resend", help="Send it; if it was sent, the person gets it twice.")
+    ] = False,
+    discard: Annotated[bool, typer.Option("--discard", help="Do not send it, whatever became of it.")] = False,
+    key_id: Annotated[
+        str,
+        typer.Option("--key-id", metavar="KEY", help="With --sent: WhatsApp's id of the message, to join receipts."),
+    ] = "",
+    yes: terminal.Yes = False,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Say what became of a notification that may have been sent.
+
+    Exit code 1 when it is not in doubt any more; then nothing has changed.
+
+    [bold]Examples[/bold]
+
+    ifinu unknown resolve inv-42:lembrete --sent
+    ifinu unknown resolve inv-42:lembrete --resend
+    ifinu unknown resolve inv-42:lembrete --discard
+    """
+    chosen = [d for d, given in zip(Decision, (sent, resend, discard), strict=True) if given]
+    if len(chosen) != 1:
+        raise ConfigurationError("say one of --sent, --resend and --discard")
+    (decision,) = chosen
+    if key_id and not sent:
+        raise ConfigurationError("--key-id goes with --sent")
+    id_ = producer.id_of(id)
+    with connection.broker() as client:
+        unknowns = Unknowns(client, settings.load().claim_ttl_s)
+        doubt = unknowns.find(id_)
+        if doubt is not None and resend:
+            terminal.confirm(f"{id_} may be on the phone already; it may come twice.", "resend", yes=yes)
+            doubt = unknowns.find(id_)  # while they thought about it, its message went on
+        if doubt is None:
+            resolved = Resolved(False, unknowns.state(id_))
+        else:
+            resolved = unknowns.resolve(doubt, decision, key_id=key_id.strip())
+    if as_json:
+        due = doubt.due.isoformat() if doubt and doubt.due and resend and resolved.done else None
+        terminal.print_json(
+            {"id": id_, "decision": decision, "done": resolved.done, "state": resolved.state, "due": due}
+        )
+    else:
+        told = _told(doubt, decision) if doubt and resolved.done else _not_done(resolved)
+        terminal.results().print(terminal.plain(f"{id_}: {told}"), soft_wrap=True)
+    if not resolved.done:
+        raise typer.Exit(1)
+
+
+def _what(doubt: Doubt, now: datetime) -> str:
+    off = "; called off, it is not sent again" if doubt.cancelled else ""
+    if doubt.state == "sending":
+        return "is being sent once more" + off
+    match doubt.place:
+        case Place.DELAYED:
+            return f"is looked up {_when(doubt, now)}{off}"
+        case Place.READY:
+            return f"is on {doubt.queue}, to be looked up{off}"
+        case Place.IN_FLIGHT:
+            return f"is being looked up{off}"
+        case Place.HELD:
+            return f"held in the dead letters ({doubt.letter.reason if doubt.letter else ''}){off}"
+        case Place.GONE:
+            return f"its message was purged{off}"
+
+
+def _when(doubt: Doubt, now: datetime) -> str:
+    wait = None if doubt.due is None else doubt.due - now
+    return f"in {span(wait)}" if wait and wait.total_seconds() > 0 else "at once"
+
+
+def _told(doubt: Doubt, decision: Decision) -> str:
+    match decision:
+        case Decision.SENT:
+            return "was sent, as you say"
+        case Decision.DISCARD:
+            return "will not be sent"
+    match doubt.place:
+        case Place.HELD:
+            return "is on its queue again, and is sent when it is its turn"
+        case Place.GONE:
+            return "may be sent; its message was purged, so give it again"
+        case Place.DELAYED:
+            return f"is sent {_when(doubt, datetime.now(UTC))}"
+    return "is sent when it is its turn"
+
+
+def _not_done(resolved: Resolved) -> str:
+    match resolved.state:
+        case "none":
+            return "is not in doubt: nothing is known of it"
+        case "looked_up":
+            return "is being looked up; try again in some seconds"
+        case "cancelled":
+            return "was called off; `ifinu cancel --undo` withdraws that"
+        case "sending":
+            return "is being sent at this moment"
+    return f"is not in doubt: its state is {resolved.state}"
+
+
+def _as_json(doubt: Doubt) -> dict[str, Any]:
+    return {
+        "id": doubt.id,
+        "since": doubt.since and doubt.since.isoformat(timespec="milliseconds"),
+        "state": doubt.state,
+        "place": doubt.place,
+        "queue": doubt.queue,
+        "due": doubt.due and doubt.due.isoformat(timespec="milliseconds"),
+        "resent": doubt.resent,
+        "cancelled": doubt.cancelled,
+        "kind": doubt.kind,
+        "instance": doubt.instance,
+        "reason": doubt.letter and doubt.letter.reason,
+    }

@@ -1,0 +1,55 @@
+"""`ifinu webhook`: receives what the gateway tells."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import typer
+
+from ifinu import logs, settings
+from ifinu.errors import ConfigurationError
+
+
+def webhook(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - for the gateway
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8090,
+    log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
+) -> None:
+    """
+    Receive receipts, opt-outs and states of instances from the gateway.
+
+    Takes POST on any path from whoever shows [bold]IFINU_WEBHOOK_SECRET[/bold], and
+    answers once it is durable in Redis; else 503, and the gateway tries again.
+    Tell the gateway with [bold]ifinu instance webhook NAME[/bold]. For probes there
+    are /healthz (the process lives) and /readyz (Redis answers).
+
+    SIGTERM ends it in order: what is under way is answered. Any number may run.
+
+    [bold]Examples[/bold]
+
+    export IFINU_WEBHOOK_SECRET=$(openssl rand -hex 32)
+    ifinu webhook
+    ifinu webhook --host 127.0.0.1 --port 9000
+    """
+    chosen = settings.load(log_level=log_level)
+    if chosen.webhook_secret is None:
+        raise ConfigurationError(
+            "IFINU_WEBHOOK_SECRET is not set: it is what the gateway has to show; make one with: openssl rand -hex 32"
+        )
+    from ifinu.receipts.app import application
+    from ifinu.receipts.serving import listen, server
+
+    try:
+        listener = listen(host, port)
+    except OSError as exc:
+        raise ConfigurationError(f"{host}:{port}: {exc.strerror or exc}") from exc
+    logs.configure(chosen.log_level, chosen.log_format)
+    receiver = application(
+        secret=chosen.webhook_secret.get_secret_value(),
+        redis_url=chosen.redis_url.get_secret_value(),
+        phone_key=None if chosen.phone_key is None else chosen.phone_key.get_secret_value(),
+    )
+    # uvicorn raises the signal that ended it once more; an orderly end is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    server(receiver).run(sockets=[listener])

@@ -1,0 +1,1 @@
+"""What the gateway tells by webhook: receipts, opt-outs and the state of its instances."""

@@ -1,0 +1,141 @@
+"""
+The webhook application: `POST` to any path, `GET /healthz`, `GET /readyz`.
+
+What the gateway does with an answer decides what is answered. It tries again after anything but a 2xx, 400, 401, 403,
+404 and 422, ten times in twenty minutes, and never again after these. So:
+
+    204   it is durable in Redis, or says nothing we keep
+    204   it is too large: a photo or a document with its content inside, which is no opt-out
+    400   it is not JSON, or no event: it can never be read
+    401   the secret was not shown
+    408   the body stopped coming
+    503   Redis did not take it: comes again
+
+A path is of no account, since the body names its event: the gateway may add `/messages-update` and the like, a proxy in
+front may leave its prefix, and a 404 would lose the hook for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import redis
+import redis.asyncio
+import structlog
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ifinu.receipts.guard import Guard
+from ifinu.receipts.opting_out import OptOutDesk
+from ifinu.receipts.reading import NotAHook, read
+from ifinu.receipts.recording import Recorder
+
+MAX_BODY_BYTES = 1_000_000
+
+_BODY_S = 10.0
+_CONNECT_S, _ANSWER_S = 1.0, 2.0
+_CONNECTIONS = 32
+
+log = structlog.get_logger()
+
+
+def application(*, secret: str, redis_url: str, phone_key: str | None) -> Starlette:
+    """
+    Make the application; it connects with the first request.
+
+    Args:
+        secret: What the gateway has to show; see `Guard`.
+        redis_url: As `IFINU_REDIS_URL`.
+        phone_key: As `IFINU_PHONE_KEY`, or None.
+    """
+    # One retry, at once, for a connection that Redis has closed meanwhile; none where it does not answer.
+    lost = (redis.ConnectionError,)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        redis_url,
+        max_connections=_CONNECTIONS,
+        timeout=_ANSWER_S,
+        socket_connect_timeout=_CONNECT_S,
+        socket_timeout=_ANSWER_S,
+        retry=AsyncRetry(NoBackoff(), 1, lost),
+    )
+    blocking = redis.Redis.from_url(
+        redis_url, socket_connect_timeout=_CONNECT_S, socket_timeout=_ANSWER_S, retry=Retry(NoBackoff(), 1, lost)
+    )
+    recorder = Recorder(redis.asyncio.Redis.from_pool(pool), OptOutDesk(blocking, phone_key))
+    return _Webhook(Guard(secret), recorder).application()
+
+
+class _Webhook:
+    def __init__(self, guard: Guard, recorder: Recorder) -> None:
+        self._guard = guard
+        self._recorder = recorder
+
+    def application(self) -> Starlette:
+        routes = [
+            Route("/healthz", self._healthz, methods=["GET"]),
+            Route("/readyz", self._readyz, methods=["GET"]),
+            Route("/{event:path}", self._receive, methods=["POST"]),
+        ]
+        return Starlette(routes=routes, lifespan=self._lifespan)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        yield
+        await self._recorder.close()
+
+    async def _healthz(self, _: Request) -> Response:
+        return Response("ok\n", media_type="text/plain")
+
+    async def _readyz(self, _: Request) -> Response:
+        if await self._recorder.is_redis_there():
+            return Response("ok\n", media_type="text/plain")
+        return Response("Redis does not answer\n", 503, media_type="text/plain")
+
+    async def _receive(self, request: Request) -> Response:
+        if objection := self._guard.objection(request.headers):
+            log.warning("ifinu.webhook.refused", reason=objection)
+            return Response(status_code=401)
+        try:
+            async with asyncio.timeout(_BODY_S):
+                body = await _body(request)
+        except (TimeoutError, ClientDisconnect):
+            return Response(status_code=408)
+        if body is None:
+            log.info("ifinu.webhook.too_large")
+            return Response(status_code=204)
+        try:
+            said = read(body)
+        except NotAHook as exc:
+            log.warning("ifinu.webhook.not_a_hook", reason=str(exc))
+            return Response(status_code=400)
+        try:
+            await self._recorder.record(said)
+        except (redis.RedisError, OSError) as exc:  # TimeoutError is an OSError
+            log.error("ifinu.webhook.not_recorded", error=type(exc).__name__)
+            return Response(status_code=503)
+        return Response(status_code=204)
+
+
+async def _body(request: Request) -> bytes | None:
+    """
+    The body, or None when it is larger than it may be.
+
+    Raises:
+        ClientDisconnect: It ended too soon.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
+        return None
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    return bytes(body)

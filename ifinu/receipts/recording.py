@@ -1,0 +1,92 @@
+"""What a webhook says -> Redis, where it is durable: events for the ledger, evidence for look-ups, opt-outs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import redis
+import redis.asyncio
+import structlog
+
+from ifinu import phone as phones
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import EVENTS, seen_key
+from ifinu.receipts.opting_out import OptOutDesk
+from ifinu.receipts.reading import Connection, Inbound, Receipt, Said, SentEcho
+from ifinu.receipts.stop_words import asks_to_stop
+from ifinu.reference import references_in
+
+SEEN_TTL_S = 172_800  # longer than any look-up of a message that may have been sent
+_ANSWER_S = 4.0  # for all of a webhook
+
+log = structlog.get_logger()
+
+
+class Recorder:
+    """
+    Makes webhooks durable.
+
+    Args:
+        client: A connection with deadlines of its own.
+        desk: Where opt-outs go.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, desk: OptOutDesk) -> None:
+        self._client = client
+        self._desk = desk
+
+    async def record(self, said: Sequence[Said]) -> None:
+        """
+        Record all that a webhook says. It is idempotent but for the stream, whose readers are.
+
+        Raises:
+            redis.RedisError, OSError, TimeoutError: Not all of it is known to be durable: it has to come again.
+        """
+        async with asyncio.timeout(_ANSWER_S):
+            pipe = self._client.pipeline(transaction=False)
+            for one in said:
+                _add(pipe, one)
+            if pipe.command_stack:
+                await pipe.execute()
+            for one in said:
+                if isinstance(one, Inbound) and asks_to_stop(one.text):
+                    await asyncio.to_thread(self._desk.take, one)
+        for one in said:
+            if isinstance(one, Connection):
+                log.info("ifinu.instance.state", instance=phones.mask_in(one.instance), state=one.state, code=one.code)
+
+    async def is_redis_there(self) -> bool:
+        """Whether Redis answers in time."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await self._client.ping()
+        except (redis.RedisError, OSError):  # TimeoutError is an OSError
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+        self._desk.close()
+
+
+def _add(pipe: redis.asyncio.client.Pipeline, said: Said) -> None:
+    match said:
+        case Receipt():
+            receipt = {"key_id": said.key_id, "status": said.status.value, "instance": said.instance}
+            _event(pipe, Event(Name.RECEIPT, data=receipt))
+        case Connection():
+            connection = {"instance": said.instance, "state": said.state, "code": said.code}
+            _event(pipe, Event(Name.CONNECTION, data=connection))
+        case SentEcho():
+            for reference in references_in(said.text):
+                # The first to be seen stays: the text forwarded to somebody else must not take its place.
+                pipe.set(seen_key(reference), said.key_id, ex=SEEN_TTL_S, nx=True)
+        case Inbound():
+            pass  # of interest only if it is an opt-out, which takes a script
+
+
+def _event(pipe: redis.asyncio.client.Pipeline, event: Event) -> None:
+    name, id_, data = event.arguments()
+    pipe.xadd(EVENTS, {"event": name, "id": id_, "data": data})

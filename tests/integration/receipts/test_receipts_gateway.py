@@ -1,0 +1,190 @@
+"""A gateway that posts, repeats and shuffles its webhooks, from the registration on."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from command_line import Shell
+from integration.receipts.conftest import SECRET, token, told
+from processes import API_KEY, wait_until
+
+from ifinu.broker import URGENT
+from ifinu.broker.keys import optout_key, seen_key
+from ifinu.embedded import free_port
+from ifinu.gateway import Evolution
+from ifinu.reference import reference_of, with_reference
+
+FAST = {"server_ack": 10, "delivery_ack": 30, "read": 60}
+EVENTS = {"MESSAGES_UPDATE", "SEND_MESSAGE", "MESSAGES_UPSERT", "CONNECTION_UPDATE"}
+
+
+@pytest.fixture
+def ifinu(capsys, monkeypatch, valkey, simulator):
+    monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
+    monkeypatch.setenv("IFINU_EVOLUTION_URL", simulator.url)
+    monkeypatch.setenv("IFINU_EVOLUTION_API_KEY", API_KEY)
+    monkeypatch.setenv("IFINU_WEBHOOK_SECRET", SECRET)
+    return Shell(capsys, monkeypatch)
+
+
+@pytest.fixture
+def gateway(simulator):
+    client = Evolution(simulator.url, API_KEY)
+    yield client
+    client.close()
+
+
+def send(gateway, number, text="Olá"):
+    return gateway.send_text("ifinu", f"+55119{number}", text).key_id
+
+
+def test_every_receipt_arrives_whatever_happens_to_the_hooks(ifinu, simulator, gateway, receiver, client):
+    """
+    Repeated, late and out of order; refused later, read before it was delivered, or behind a LID.
+    """
+    assert ifinu("instance", "webhook", "ifinu", "--url", receiver.url).code == 0
+    simulator.control.set_fault(receipts_ms=FAST, webhooks={"duplicate": 0.5, "shuffle_ms": 100})
+    usual = {"server_ack", "delivered", "read"}
+    sent = [send(gateway, 81_000_100 + number, with_reference("Olá", f"inv-{number}")) for number in range(20)]
+    wanted = dict.fromkeys(sent, usual)
+    for number, statuses in (("87650009", {"failed"}), ("87650010", set()), ("87650022", usual), ("87650023", usual)):
+        wanted[send(gateway, number)] = statuses
+    expected = {(key_id, status) for key_id, statuses in wanted.items() for status in statuses}
+
+    def seen():
+        return {(one["key_id"], one["status"]) for one in told(client, "receipt")}
+
+    wait_until(lambda: seen() == expected, seen=lambda: seen() ^ expected)
+    assert [client.get(seen_key(reference_of(f"inv-{number}"))).decode() for number in range(20)] == sent
+    wait_until(lambda: simulator.control.summary()["webhooks"]["waiting"] == 0)
+    counts = simulator.control.summary()["webhooks"]
+    assert counts["delivered"] > 20 * 4
+    assert (counts["refused"], counts["retried"]) == (0, 0)
+
+
+def test_who_answers_stop_is_opted_out_once_and_told_once(ifinu, simulator, gateway, receiver, client):
+    ifinu("instance", "webhook", "ifinu", "--url", receiver.url)
+    simulator.control.set_fault(receipts_ms=FAST, webhooks={"duplicate": 1.0})
+    send(gateway, "87650024")
+    wait_until(lambda: told(client, "optout"))
+    for variant in ("plain", "lid", "lid_alone"):
+        simulator.control.inbound(instance="ifinu", number="5511987650024", text="Parar, por favor", variant=variant)
+    simulator.control.inbound(instance="ifinu", number="5511987654321", text="vou sair agora")
+    # send.message, three receipts and five texts of people; each twice
+    wait_until(lambda: simulator.control.summary()["webhooks"]["delivered"] == 18, seen=simulator.control.summary)
+    assert client.hlen(optout_key(None)) == 1
+    assert [one["phone"] for one in told(client, "optout")] == ["+55 11 9****-0024"]
+    assert client.llen(URGENT) == 1
+
+
+def test_a_change_of_state_arrives(ifinu, simulator, receiver, client):
+    ifinu("instance", "webhook", "ifinu", "--url", receiver.url)
+    simulator.control.set_instance("ifinu", state="close")
+    wait_until(lambda: told(client, "connection"))
+    assert told(client, "connection") == [{"instance": "ifinu", "state": "close", "code": 200}]
+
+
+def test_a_gateway_with_another_secret_is_refused(ifinu, simulator, gateway, receiver, client, monkeypatch):
+    monkeypatch.setenv("IFINU_WEBHOOK_SECRET", "a-secret-of-yesterday-that-was-long-enough")
+    ifinu("instance", "webhook", "ifinu", "--url", receiver.url)
+    simulator.control.set_fault(receipts_ms=FAST)
+    send(gateway, "81000100")
+    wait_until(lambda: simulator.control.summary()["webhooks"]["refused"] == 4, seen=simulator.control.summary)
+    assert client.keys("*") == []
+
+
+# -- the command line
+
+
+def test_registering_shows_what_was_there_and_no_secret(ifinu, gateway, monkeypatch):
+    assert ifinu("instance", "webhook", "ifinu", "--show").out == "none\n"
+    gateway.set_webhook("ifinu", "http://other.test/hook", ["CALL"], headers={"x-token": "their-secret"})
+    assert "http://other.test/hook: CALL, with x-token" in ifinu("instance", "webhook", "ifinu", "--show").out
+    monkeypatch.setenv("IFINU_WEBHOOK_URL", "http://ifinu-webhook:8090")
+    done = ifinu("instance", "webhook", "ifinu")
+    assert done.code == 0
+    assert "before: http://other.test/hook: CALL, with x-token" in done.out
+    assert "now:    http://ifinu-webhook:8090: MESSAGES_UPDATE" in done.out
+    again = ifinu("instance", "webhook", "ifinu", "--url", "http://127.0.0.1:8090/", "--json")
+    assert again.json["before"]["url"] == "http://ifinu-webhook:8090"
+    now = again.json["webhook"]
+    assert (now["url"], now["enabled"], now["headers"]) == ("http://127.0.0.1:8090", True, ["jwt_key"])
+    assert set(now["events"]) == EVENTS
+    assert ifinu("instance", "webhook", "ifinu", "--show", "--json").json == {"webhook": now}
+    for secret in (SECRET, "their-secret"):
+        assert secret not in done.out + again.out
+    found = gateway.find_webhook("ifinu")
+    assert (set(found.events), found.headers) == (EVENTS, {"jwt_key": SECRET})
+
+
+@pytest.mark.parametrize(
+    ("unset", "arguments", "code", "said"),
+    [
+        ((), ("webhook", "ifinu"), 2, "--url or IFINU_WEBHOOK_URL"),
+        ((), ("webhook", "ifinu", "--url", "ftp://x"), 2, "must be http://host:port"),
+        (("IFINU_WEBHOOK_SECRET",), ("webhook", "ifinu", "--url", "http://x"), 2, "IFINU_WEBHOOK_SECRET is not set"),
+        (("IFINU_EVOLUTION_API_KEY",), ("list",), 2, "IFINU_EVOLUTION_API_KEY is not set"),
+        ((), ("webhook", "nobody", "--url", "http://x"), 1, "does not exist"),
+        ((), ("state", "nobody"), 1, "does not exist"),
+    ],
+)
+def test_what_is_missing_is_named(ifinu, monkeypatch, unset, arguments, code, said):
+    for name in unset:
+        monkeypatch.delenv(name)
+    ended = ifinu("instance", *arguments)
+    assert (ended.code, ended.out) == (code, "")
+    assert said in ended.err
+
+
+@pytest.mark.parametrize(("state", "code"), [("open", 0), ("connecting", 1), ("close", 1)])
+def test_the_state_of_an_instance_is_told(ifinu, simulator, state, code):
+    simulator.control.set_instance("ifinu", state=state)
+    ended = ifinu("instance", "state", "ifinu")
+    assert (ended.out, ended.code) == (f"{state}\n", code)
+    assert ifinu("instance", "state", "ifinu", "--json").json == {"name": "ifinu", "state": state}
+    (row,) = ifinu("instance", "list", "--json").json["instances"]
+    assert (row["name"], row["state"], row["channel"]) == ("ifinu", state, "WHATSAPP-BAILEYS")
+    table = ifinu("instance", "list").out
+    assert "ifinu" in table
+    assert state in table
+
+
+def test_the_webhook_does_not_start_without_its_secret_or_its_port(ifinu, monkeypatch, receiver):
+    taken = ifinu("webhook", "--host", "127.0.0.1", "--port", str(receiver.port))
+    assert (taken.code, "in use" in taken.err) == (2, True)
+    monkeypatch.delenv("IFINU_WEBHOOK_SECRET")
+    ended = ifinu("webhook")
+    assert (ended.code, "IFINU_WEBHOOK_SECRET is not set" in ended.err) == (2, True)
+
+
+def test_the_webhook_serves_as_a_command_and_ends_at_sigterm(valkey, tmp_path, client):
+    port = free_port()
+    log = tmp_path / "webhook.log"
+    settings = {"IFINU_REDIS_URL": valkey.url, "IFINU_WEBHOOK_SECRET": SECRET, "IFINU_LOG_FORMAT": "json"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ifinu", "webhook", "--host", "127.0.0.1", "--port", str(port)],
+            env=os.environ | settings,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        wait_until(lambda: "startup complete" in log.read_text() or process.poll() is not None, seen=log.read_text)
+        receipt = {"keyId": "A", "status": "READ", "fromMe": True}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/messages-update",
+            json.dumps({"event": "messages.update", "instance": "ifinu", "data": receipt}).encode(),
+            {"Authorization": f"Bearer {token()}"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 204
+        process.terminate()
+        assert process.wait(20) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert len(told(client, "receipt")) == 1
+    assert all(json.loads(line) for line in log.read_text().splitlines())

@@ -1,0 +1,275 @@
+"""The webhook application: what it answers, and what is in Redis by then."""
+
+import contextlib
+import http.client
+import json
+import socket
+import time
+
+import pytest
+import structlog
+from integration.receipts.conftest import PHONE_KEY, SECRET, Receiver, token, told
+from processes import redis_server, stopping, wait_until
+from tcp_proxy import Proxy
+
+from ifinu import wire
+from ifinu.broker import URGENT
+from ifinu.broker.keys import EVENTS, optout_key, seen_key, senders_key
+from ifinu.broker.optouts import OptOuts
+from ifinu.broker.pseudonyms import Pseudonyms
+from ifinu.notification import Priority
+from ifinu.reference import with_reference
+
+PHONE = "+5511987654321"
+JID = "5511987654321@s.whatsapp.net"
+PSEUDONYM = Pseudonyms(PHONE_KEY.encode()).of(PHONE)
+SAID_AT = 1_795_477_301
+
+
+def update(key_id="3EB0AA", status="READ"):
+    data = {"keyId": key_id, "remoteJid": JID, "fromMe": True, "status": status}
+    return {"event": "messages.update", "instance": "wa1", "data": data}
+
+
+def upsert(text, key_id="ACBB", **key):
+    key = {"remoteJid": JID, "fromMe": False, "id": key_id} | key
+    data = {"key": key, "message": {"conversation": text}, "messageTimestamp": SAID_AT}
+    return {"event": "messages.upsert", "instance": "wa1", "data": data}
+
+
+def months():
+    """This month and the one before, as the wall has it."""
+    now = time.gmtime()
+    before = (now.tm_year, now.tm_mon - 1) if now.tm_mon > 1 else (now.tm_year - 1, 12)
+    return f"{now.tm_year}-{now.tm_mon:02}", f"{before[0]}-{before[1]:02}"
+
+
+@pytest.mark.parametrize("path", ["/", "/messages-update", "/hooks/wa1/messages-update", "//", "/?x=1"])
+def test_a_receipt_is_on_the_stream_once_it_is_answered(receiver, client, path):
+    assert receiver.post(update(), path) == 204
+    assert told(client, "receipt") == [{"key_id": "3EB0AA", "status": "read", "instance": "wa1"}]
+
+
+def test_several_receipts_of_one_hook_are_several_events(receiver, client):
+    several = update()
+    several["data"] = [update("A")["data"], update("B", "ERROR")["data"]]
+    assert receiver.post(several) == 204
+    assert [(one["key_id"], one["status"]) for one in told(client, "receipt")] == [("A", "read"), ("B", "failed")]
+
+
+def test_a_state_of_an_instance_is_an_event(receiver, client):
+    body = {"event": "connection.update", "instance": "wa1", "data": {"state": "close", "statusReason": 401}}
+    assert receiver.post(body) == 204
+    assert told(client, "connection") == [{"instance": "wa1", "state": "close", "code": 401}]
+
+
+def test_what_went_out_is_evidence_for_its_reference(receiver, client):
+    echo = upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0AA", fromMe=True)
+    assert receiver.post(echo | {"event": "send.message"}) == 204
+    # Forwarded to somebody else, from the phone.
+    assert receiver.post(upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0BB", fromMe=True)) == 204
+    (key,) = client.keys("ifinu:visto:*")
+    (line,) = with_reference("", "inv-42:lembrete").split()[1:]
+    assert key.decode() == seen_key(line.rstrip("_"))
+    assert client.get(key) == b"3EB0AA"
+    assert 172_700 < client.ttl(key) <= 172_800
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        update(status="PENDING"),
+        upsert("Bom dia"),
+        upsert("não quero sair"),
+        upsert("SAIR", remoteJid="120363040000000000@g.us"),
+        {"event": "presence.update", "instance": "wa1", "data": {}},
+        {"event": "messages.update", "instance": "wa1", "data": [None]},
+        upsert("a text without a reference", fromMe=True),
+    ],
+)
+def test_what_says_nothing_is_taken_and_leaves_nothing(receiver, client, body):
+    assert receiver.post(body) == 204
+    assert client.keys("*") == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"{}", b"[" * 50_000])
+def test_what_can_never_be_read_is_not_asked_for_again(receiver, client, body):
+    assert receiver.post(body) == 400
+    assert client.keys("*") == []
+
+
+def posted_in_chunks(line, chunks, headers):
+    line.request("POST", "/", iter(chunks), headers, encode_chunked=True)
+    response = line.getresponse()
+    response.read()
+    return response.status
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large_is_passed_over_and_the_connection_goes_on(receiver, client, chunked):
+    """
+    A photo with its content inside: nothing to try again, and the next hook comes on the same connection.
+    """
+    headers = {"Authorization": f"Bearer {token()}"}
+    large = json.dumps(update() | {"photo": "x" * 3_000_000}).encode()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=20)) as line:
+        if chunked:
+            chunks = [large[start : start + 65_536] for start in range(0, len(large), 65_536)]
+            assert posted_in_chunks(line, chunks, headers | {"Transfer-Encoding": "chunked"}) == 204
+        else:
+            line.request("POST", "/", large, headers)
+            response = line.getresponse()
+            response.read()
+            assert response.status == 204
+        assert client.keys("*") == []
+        line.request("POST", "/", json.dumps(update()), headers)
+        assert line.getresponse().status == 204
+    assert len(told(client, "receipt")) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Accept": "*/*"},
+        {"Authorization": f"Bearer {token('another-secret-that-is-just-as-long')}"},
+        {"Authorization": f"Bearer {token(exp=int(time.time()) - 120)}"},
+        {"Authorization": "Bearer eyJhbGciOiJub25lIn0.eyJhcHAiOiJldm9sdXRpb24ifQ."},
+        {"X-Ifinu-Secret": "wrong"},
+    ],
+    ids=["nothing", "forged", "expired", "alg_none", "wrong_header"],
+)
+def test_who_does_not_know_the_secret_is_refused(receiver, client, headers):
+    assert receiver.post(update(), **headers) == 401
+    assert client.keys("*") == []
+
+
+def test_the_secret_may_come_as_a_header(receiver, client):
+    assert receiver.post(update(), **{"X-Ifinu-Secret": SECRET}) == 204
+    assert len(told(client, "receipt")) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/healthz", 200), ("GET", "/readyz", 200), ("GET", "/", 405)]
+)
+def test_probes(receiver, method, path, status):
+    assert receiver.ask(method, path) == status
+
+
+def test_a_client_that_leaves_in_the_middle_disturbs_nobody(receiver, client):
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\nContent-Length: 100\r\n\r\n{{"
+    with socket.create_connection(("127.0.0.1", receiver.port)) as line:
+        line.sendall(head.encode())
+    assert receiver.post(update()) == 204
+    assert len(told(client, "receipt")) == 1
+
+
+# -- opt-outs
+
+
+@pytest.mark.parametrize(
+    ("known", "tenant"),
+    [
+        ([], None),
+        ([(0, "u1")], "u1"),
+        ([(1, "u2")], "u2"),
+        ([(0, "u1"), (1, "u2")], "u1"),
+        ([(0, ""), (1, "u2")], None),  # the last message was of no tenant
+    ],
+)
+def test_who_opts_out_does_so_from_the_tenant_that_wrote_last(receiver, client, known, tenant):
+    for month, name in known:
+        client.hset(senders_key("wa1", months()[month]), PSEUDONYM, name)
+    client.hset(senders_key("wa2", months()[0]), PSEUDONYM, "somebody else")
+    assert receiver.post(upsert("Sair!")) == 204
+    assert [key.decode() for key in client.keys("ifinu:optout:*")] == [optout_key(tenant)]
+    (said,) = told(client, "optout")
+    assert said == {
+        "tenant": tenant, "phone": "+55 11 9****-4321", "hash": PSEUDONYM, "source": "whatsapp", "on": True,
+    }  # fmt: skip
+    confirmation = wire.decode(json.loads(client.lindex(URGENT, 0)))
+    assert (confirmation.id, confirmation.phone) == (f"optout:{PSEUDONYM}:{SAID_AT}000", PHONE)
+    assert (confirmation.tenant, confirmation.instance, confirmation.priority) == (tenant, "wa1", Priority.URGENT)
+    assert confirmation.text.startswith("Pronto! Você não vai mais receber")
+    entry = json.loads(client.hget(optout_key(tenant), PSEUDONYM))
+    assert entry["confirmation"] == confirmation.id
+
+
+def test_who_opts_out_twice_is_told_once(receiver, client):
+    for key_id in ("AC01", "AC01", "AC02"):
+        assert receiver.post(upsert("SAIR", key_id)) == 204
+    assert client.llen(URGENT) == 1
+    assert len(told(client, "optout")) == 1
+    assert len(list(OptOuts(client, Pseudonyms(PHONE_KEY.encode())).all(None))) == 1
+
+
+def test_who_hides_behind_a_lid_is_left_to_a_person(receiver, client):
+    body = upsert("SAIR", remoteJid="123456789012345@lid")
+    body["data"]["contextInfo"] = {"stanzaId": "3EB0AA"}
+    with structlog.testing.capture_logs() as lines:
+        assert receiver.post(body) == 204
+        assert receiver.post(body) == 204
+    assert client.keys("*") == []
+    unresolved = [line for line in lines if line["event"] == "ifinu.optout.unresolved"]
+    assert unresolved[1]["count"] == unresolved[0]["count"] + 1
+    assert unresolved[0]["quoted"] == "3EB0AA"
+    assert "123456789012345" not in repr(lines)
+
+
+def test_without_a_key_of_phones_the_one_in_redis_is_used(valkey, client):
+    with stopping(Receiver(valkey.url, phone_key=None)) as receiver:
+        assert receiver.post(upsert("SAIR")) == 204
+    (out,) = OptOuts(client, Pseudonyms.load(client, None)).all(None)
+    assert out.phone == "+55 11 9****-4321"
+
+
+def test_nothing_personal_is_logged(receiver):
+    with structlog.testing.capture_logs() as lines:
+        receiver.post(upsert("quero sair"))
+        receiver.post(update())
+        receiver.post(upsert("SAIR"), **{"X-Ifinu-Secret": "wrong-one"})
+        receiver.post(b'{"texto": "Maria", "telefone": "5511987654321"}')
+    assert {line["event"] for line in lines} == {
+        "ifinu.optout.taken", "ifinu.webhook.refused", "ifinu.webhook.not_a_hook",
+    }  # fmt: skip
+    for secret in ("987654321", "98765-4321", "quero", "Maria", "wrong-one", SECRET):
+        assert secret not in repr(lines)
+
+
+# -- Redis is away
+
+
+def test_while_redis_is_away_hooks_are_to_come_again_and_then_pass(tmp_path):
+    """
+    It may be started before Redis; what the gateway tries again is recorded, connections of before included.
+    """
+    server = redis_server(tmp_path)
+    with stopping(Receiver(server.url)) as receiver:
+        assert (receiver.ask("GET", "/healthz"), receiver.ask("GET", "/readyz")) == (200, 503)
+        assert receiver.post(update("A")) == 503
+        assert receiver.post(upsert("SAIR")) == 503
+        with server as running:
+            assert receiver.ask("GET", "/readyz") == 200
+            assert receiver.post(update("A")) == 204
+            assert receiver.post(upsert("SAIR")) == 204
+            running.kill()
+            assert receiver.post(update("B")) == 503
+            running.start()
+            assert receiver.post(update("B")) == 204
+
+
+def test_a_redis_that_swallows_everything_is_given_up_within_seconds(valkey, client):
+    with stopping(Proxy(valkey.port)) as proxy, stopping(Receiver(f"redis://127.0.0.1:{proxy.port}/0")) as receiver:
+        assert receiver.post(update("A")) == 204
+        proxy.silence(True)
+        assert (receiver.post(update("B")), receiver.post(upsert("SAIR"))) == (503, 503)
+        proxy.silence(False)
+        proxy.cut()
+        wait_until(lambda: receiver.post(update("B")) == 204)
+    assert {one["key_id"] for one in told(client, "receipt")} == {"A", "B"}
+
+
+def test_a_redis_that_refuses_writes_is_told_by_503(receiver, client):
+    client.set(EVENTS, "not a stream")
+    assert receiver.post(update()) == 503
+    client.delete(EVENTS)
+    assert receiver.post(update()) == 204

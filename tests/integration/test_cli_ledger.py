@@ -1,0 +1,356 @@
+"""`ifinu show`, `status`, `erase` and `doctor` against a real Valkey and both kinds of ledger."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import ledger_rows as rows
+import pytest
+from command_line import Shell
+
+from ifinu import phone
+from ifinu.broker import NORMAL, Keys, dead_letters
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import EVENTS, RECORDER, UNKNOWN, claim_key
+from ifinu.cli import recorded
+from ifinu.ledger import retention, schema
+from ifinu.ledger.states import State
+from ifinu.ledger.stream import Stream
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+MARIA, JOAO = "+5577998616740", "+5511987651101"
+KEY = "a-key-of-the-tests-of-32-letters"
+MASKED = "+55 77 9****-6740"
+AWAY = "postgresql://ifinu@127.0.0.1:1/none"
+
+
+@pytest.fixture
+def ifinu(capsys, monkeypatch, valkey):
+    monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
+    monkeypatch.setenv("IFINU_PHONE_KEY", KEY)
+    monkeypatch.setenv("IFINU_DATABASE_URL", AWAY)
+    return Shell(capsys, monkeypatch)
+
+
+@pytest.fixture
+def there(ifinu, monkeypatch, ledger_url, ledger):
+    """The ledger is set and answers."""
+    monkeypatch.setenv("IFINU_DATABASE_URL", ledger_url)
+    return ledger
+
+
+def hash_of(e164):
+    return phone.pseudonym(e164, KEY.encode())
+
+
+def sent(engine, number, e164=MARIA, state=State.DELIVERED):
+    at = NOW - timedelta(hours=1, minutes=number)
+    rows.notification(
+        engine, f"n{number}", state, at, phone=phone.mask(e164), phone_hash=hash_of(e164), key_id=f"K{number}",
+        sent_at=at, delivered_at=at,
+    )  # fmt: skip
+    rows.event(
+        engine, f"n{number}", "retrying", at - timedelta(seconds=9), seq=3 * number, attempts=1,
+        due_ms=1_764_000_000_000, reason="gateway_error", error="[/]HTTP 500", hash=hash_of(e164),
+    )  # fmt: skip
+    rows.event(engine, f"n{number}", "sent", at, seq=3 * number + 1, key_id=f"K{number}", by="gateway", attempts=2)
+    rows.receipt(engine, f"K{number}", State.DELIVERED, at, seq=3 * number + 2)
+
+
+def bury(client, id_, body, reason="invalid"):
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    client.lpush(Keys.of(NORMAL).dead, dead_letters.encode(raw, reason=reason, error="why", now=NOW))
+
+
+# -- show
+
+
+def test_show_prints_the_timeline(ifinu, there):
+    sent(there, 1)
+    ended = ifinu("show", "n1")
+    assert ended.code == 0
+    first, second, *rest = ended.out.splitlines()
+    assert first == "n1  delivered"
+    assert second.startswith("It came to the phone at ")
+    for told in (MASKED, "K1", "t1", "lembrete"):
+        assert any(told in line for line in rest)
+    what = [line.split()[2:] for line in rest[-3:]]
+    assert what[0] == ["retrying", "gateway_error;", "[/]HTTP", "500", "1", "24/11/2025", "13:00:00"]
+    assert what[1] == ["sent", "by", "gateway;", "id", "K1", "2"]
+    assert what[2] == ["delivered"]
+    assert hash_of(MARIA) not in ended.out
+
+
+def test_show_as_json(ifinu, there):
+    sent(there, 1)
+    found = ifinu("show", "n1", "--json").json
+    assert (found["id"], found["state"], found["claim"], found["dead_letters"]) == ("n1", "delivered", None, 0)
+    assert found["notification"]["phone"] == MASKED
+    assert [one["name"] for one in found["events"]] == ["retrying", "sent", "receipt"]
+    assert hash_of(MARIA) not in json.dumps(found)
+
+
+@pytest.mark.parametrize("ledger_away", [False, True])
+@pytest.mark.parametrize(
+    ("claim", "buried", "state"),
+    [
+        ({"state": "sent", "key_id": "K"}, False, "sent"),
+        ({"state": "sending"}, False, "sending"),
+        ({"cancelled": "1"}, False, "cancelled"),
+        ({}, True, "dead"),
+        ({"state": "dead"}, True, "dead"),
+        ({"state": "unknown"}, True, "unknown"),
+    ],
+)
+def test_show_knows_what_only_redis_knows(
+    ifinu, client, monkeypatch, tmp_path, request, ledger_away, claim, buried, state
+):
+    if not ledger_away:
+        file = request.getfixturevalue("_sqlite_template")
+        monkeypatch.setenv("IFINU_DATABASE_URL", f"sqlite:///{file}")
+    if claim:
+        client.hset(claim_key("n1"), mapping=claim)
+    if buried:
+        bury(client, "n1", {"id": "n1", "telefone": MARIA})
+    ended = ifinu("show", "n1", "--json")
+    assert (ended.code, ended.json["state"]) == (0, state)
+    assert ("Without the ledger" in ended.err) == ledger_away
+    assert "is not in the ledger" in ifinu("show", "n1").out
+
+
+def test_show_says_when_nobody_knows(ifinu, there):
+    ended = ifinu("show", "n1")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("Nobody knows n1.")
+
+
+def test_show_does_not_say_that_nobody_knows_while_the_ledger_is_away(ifinu):
+    ended = ifinu("show", "n1")
+    assert (ended.code, ended.out) == (3, "")
+    assert ended.err.startswith("error: the ledger failed")
+
+
+def test_show_needs_no_redis_for_what_is_in_the_ledger(ifinu, there, monkeypatch):
+    sent(there, 1)
+    monkeypatch.setenv("IFINU_REDIS_URL", "redis://localhost:1")
+    ended = ifinu("show", "n1", "--json")
+    assert (ended.code, ended.json["state"]) == (0, "delivered")
+    assert "Without Redis" in ended.err
+
+
+# -- status
+
+
+def test_status_counts(ifinu, there, client):
+    for number, state in enumerate((State.READ, State.READ, State.DEAD)):
+        sent(there, number, state=state)
+    rows.notification(
+        there,
+        "late",
+        State.SENT,
+        NOW - timedelta(days=2),
+        sent_at=NOW - timedelta(days=2),
+        unconfirmed_at=NOW,
+        tenant=None,
+    )
+    found = ifinu("status", "--json").json["ledger"]
+    assert (found["by"], found["total"], found["unconfirmed"]) == ("state", 3, [])
+    assert found["counts"] == [
+        {"key": "read", "total": 2, "states": {"read": 2}},
+        {"key": "dead", "total": 1, "states": {"dead": 1}},
+    ]
+    assert (found["waiting"], found["recorded"], found["gaps"]) == (0, False, [])
+    found = ifinu("status", "--since", "7d", "--by", "tenant", "--json").json["ledger"]
+    assert found["counts"] == [
+        {"key": "t1", "total": 3, "states": {"read": 2, "dead": 1}},
+        {"key": None, "total": 1, "states": {"sent": 1}},
+    ]
+    assert found["unconfirmed"] == [{"instance": "ifinu", "total": 1}]
+    told = ifinu("status", "--since", "7d", "--by", "tenant").out
+    assert "ledger: 4 notifications in the last 7 d 0 h" in told
+    assert [line.split() for line in told.splitlines() if line.startswith(("t1", "tenant", "(none)"))] == [
+        ["tenant", "total", "dead", "sent", "read"],
+        ["t1", "3", "1", "0", "2"],
+        ["(none)", "1", "0", "1", "0"],
+    ]
+    assert "unconfirmed: 1 sent from instance ifinu got no receipt in time" in told
+
+
+@pytest.mark.parametrize("by", ["state", "kind", "tenant", "instance", "hour"])
+def test_status_prints_each_grouping(ifinu, there, by):
+    sent(there, 1)
+    ended = ifinu("status", "--by", by)
+    assert ended.code == 0
+    assert f"\n{by} " in ended.out
+
+
+def test_status_tells_what_is_unknown_and_how_far_the_ledger_is_behind(ifinu, there, client):
+    quiet = ifinu("status").out
+    assert "unknown" not in quiet
+    assert "behind" not in quiet
+    client.zadd(UNKNOWN, {"n1": 1, "n2": 2})
+    Event(Name.CANCELLED, "n1").write(client)
+    rows.add(there, schema.gaps, found_at=NOW, ms=1, seq=0, cause="went_back")
+    told = ifinu("status").out
+    assert "unknown: 2 may have been sent; see `ifinu unknown list`" in told
+    assert "ledger is 1 events behind; nobody records" in told
+    assert "events were lost" in told
+    found = ifinu("status", "--json").json
+    assert (found["unknown"], found["ledger"]["waiting"], len(found["ledger"]["gaps"])) == (2, 1, 1)
+
+
+def test_a_ledger_that_is_away_does_not_break_status(ifinu, client):
+    client.lpush(NORMAL, "x")
+    ended = ifinu("status", "--json")
+    assert ended.code == 0
+    assert ended.json["ledger"]["error"].startswith("the ledger failed")
+    assert ended.json["ledger"].keys() == {"error", "waiting", "recorded"}
+    assert "ledger: the ledger failed" in ifinu("status").out
+
+
+def test_what_was_taken_and_not_recorded_waits_too(client):
+    assert recorded.waiting(client) == 0
+    stream = Stream(client)
+    stream.make_group()
+    for number in range(5):
+        Event(Name.CANCELLED, f"n{number}").write(client)
+    assert recorded.waiting(client) == 5
+    taken = stream.take(2, again=False, recorded_to=(0, 0))
+    assert recorded.waiting(client) == 5
+    stream.acknowledge(taken.entries)
+    assert recorded.waiting(client) == 3
+
+
+# -- erase
+
+
+def test_erase_forgets_a_person(ifinu, there, client):
+    sent(there, 1)
+    sent(there, 2)
+    sent(there, 3, JOAO)
+    bury(client, "n1", {"id": "n1", "tipo_notificacao": "lembrte", "telefone": "77 9861-6740"})
+    bury(client, "n4", {"id": "n4", "cobranca": {"valor": "?", "cliente": {"telefone": "77998616740"}}})
+    envelope = {
+        "headers": {"task": "ifinu.send_notification", "id": "n5"},
+        "properties": {"body_encoding": "utf-8"},
+        "body": json.dumps([[], {"id": "n5", "phone": "77998616740"}, {}]),
+    }
+    bury(client, "n5", envelope)
+    bury(client, "n6", {"id": "n6", "telefone": JOAO, "texto": f"ligue para {MARIA}"})
+    bury(client, "n7", {"id": "n7", "telefone": 77998616740, "cobranca": "none"})
+    bury(client, "n9", {"id": "n9", "telefone": None, "cobranca": {"cliente": ["nobody"]}})
+    bury(client, "n8", b"\xff{")
+    asked = ifinu("erase", "--phone", "77 99861-6740")
+    assert (asked.code, asked.out) == (2, "")  # nobody is there to confirm it
+    assert rows.count(there, schema.events) == 9
+
+    ended = ifinu("erase", "--phone", "77 99861-6740", "--yes", "--json")
+
+    assert (ended.code, ended.json) == (0, {"notifications": 2, "events": 6, "receipts": 2, "dead_letters": 4})
+    assert retention.of_person(there, hash_of(MARIA)) == 0
+    assert retention.of_person(there, hash_of(JOAO)) == 1
+    kept = {json.loads(record)["id"] for record in client.lrange(Keys.of(NORMAL).dead, 0, -1)}
+    assert kept == {"n6", "n9", None}
+    assert ifinu("show", "n2").code == 1
+    assert "99861" not in asked.err + ended.err + ended.out
+
+
+def test_erase_says_when_more_may_come(ifinu, there, client):
+    Event(Name.CANCELLED, "n1").write(client)
+    ended = ifinu("erase", "--phone", MARIA, "--yes")
+    assert ended.code == 0
+    assert ended.out.startswith("0 notifications made nobody’s\n")
+    assert "1 events are not recorded yet" in ended.err
+
+
+def test_erase_waits_until_what_happened_is_recorded(there, client):
+    Event(Name.CANCELLED, "n1").write(client)
+    assert recorded.catch_up(client, there, 0.05) is False  # nobody records
+    client.set(RECORDER, "somebody")
+    assert recorded.catch_up(client, there, 0.05) is False  # and is slow
+    (last, _), *_ = client.xrange(EVENTS)
+    ms, seq = map(int, last.split(b"-"))
+    with there.begin() as connection:
+        connection.execute(schema.recorder.delete())
+    rows.add(there, schema.recorder, id=1, ms=ms, seq=seq, updated_at=NOW)
+    assert recorded.catch_up(client, there, 0.05) is True
+
+
+def test_erase_forgets_what_is_old(ifinu, there):
+    sent(there, 1)
+    rows.notification(there, "old", State.READ, NOW - timedelta(days=401))
+    rows.event(there, "old", "sent", NOW - timedelta(days=401))
+    ended = ifinu("erase", "--older-than", "400d", "--yes")
+    assert ended.out == "1 notifications deleted\n1 events deleted\n0 receipts deleted\n"
+    assert ifinu("show", "n1").code == 0
+    assert ifinu("show", "old").code == 1
+
+
+@pytest.mark.parametrize("arguments", [(), ("--phone", MARIA, "--older-than", "1d"), ("--phone", "123")])
+def test_erase_does_nothing_that_was_not_said_clearly(ifinu, arguments):
+    ended = ifinu("erase", *arguments, "--yes")
+    assert (ended.code, ended.out) == (2, "")
+    assert "6740" not in ended.err
+
+
+# -- doctor
+
+
+def checks(ifinu, *names):
+    found = {one["check"]: one for one in ifinu("doctor", "--json").json["checks"]}
+    return [(found[name]["level"], found[name]["seen"]) if name in found else None for name in names]
+
+
+def test_doctor_finds_a_ledger_that_is_as_it_should_be_well(ifinu, there):
+    name = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}[there.dialect.name]
+    assert checks(ifinu, "ledger", "ledger schema", "recorder", "gaps", "phone key", "sending window") == [
+        ("ok", f"{name} answers"), ("ok", "that of this version"), ("ok", "no events wait"), None, ("ok", "set"), None,
+    ]  # fmt: skip
+
+
+def test_doctor_says_that_the_ledger_is_away(ifinu):
+    ((level, seen), *rest) = checks(ifinu, "ledger", "ledger schema", "gaps")
+    assert (level, rest) == ("fail", [None, None])
+    assert seen.startswith("the ledger failed")
+
+
+def test_doctor_says_that_the_ledger_is_not_migrated(ifinu, monkeypatch, postgres):
+    monkeypatch.setenv("IFINU_DATABASE_URL", postgres)
+    assert checks(ifinu, "ledger", "ledger schema") == [
+        ("ok", "PostgreSQL answers"), ("fail", "not that of this version"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("events", "recorder", "found"),
+    [
+        (1, False, ("warn", "1 events wait, and nobody records")),
+        (1, True, ("ok", "1 events wait")),
+        (1000, True, ("warn", "1,000 events wait")),
+        (0, False, ("ok", "no events wait")),
+    ],
+)
+def test_doctor_says_how_many_events_wait(ifinu, client, events, recorder, found):
+    with client.pipeline() as pipe:
+        for _ in range(events):
+            pipe.xadd(EVENTS, {"event": "cancelled", "id": "", "data": "{}"})
+        pipe.execute()
+    if recorder:
+        client.set(RECORDER, "somebody")
+    assert checks(ifinu, "recorder") == [found]
+
+
+def test_doctor_tells_of_gaps(ifinu, there):
+    rows.add(there, schema.gaps, found_at=NOW, ms=1, seq=0, cause="went_back")
+    rows.add(there, schema.gaps, found_at=NOW - timedelta(days=8), ms=1, seq=0, cause="went_back")
+    assert checks(ifinu, "gaps") == [("warn", "events were lost 1 times in a week")]
+
+
+@pytest.mark.parametrize(
+    ("window", "level"), [("mon-fri 08:00-20:00", "ok"), ("mon-fri 20:00-08:00", "fail"), ("sometimes", "fail")]
+)
+def test_doctor_reads_the_sending_window(ifinu, monkeypatch, window, level):
+    monkeypatch.setenv("IFINU_SENDING_WINDOW", window)
+    monkeypatch.delenv("IFINU_PHONE_KEY")
+    (found, key) = checks(ifinu, "sending window", "phone key")
+    assert found[0] == level
+    assert key == ("warn", "not set: one is made, and kept in Redis alone")

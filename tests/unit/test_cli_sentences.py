@@ -1,0 +1,105 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from ifinu.broker import DeadLetter
+from ifinu.cli.sentences import Claim, clock, sentence, state_of
+from ifinu.ledger.queries import Known
+from ifinu.ledger.states import State
+
+AT = datetime(2026, 11, 24, 12, 0, 5, tzinfo=UTC)
+LETTER = DeadLetter("q", "connection_closed", "", 4, AT, AT, "n1", "lembrete", b"{}", b"{}")
+
+
+def known(state, **values):
+    empty = dict.fromkeys(Known.__dataclass_fields__)
+    return Known(**(empty | {"id": "n1", "attempts": 1, "first_at": AT, "last_at": AT, "state": state} | values))
+
+
+@pytest.mark.parametrize(
+    ("of_ledger", "of_claim", "letter", "state"),
+    [
+        ("retrying", None, None, "retrying"),
+        ("retrying", "waiting", None, "retrying"),
+        ("unknown", "waiting", None, "waiting"),
+        (None, "waiting", None, "waiting"),
+        ("retrying", "sending", None, "sending"),
+        ("retrying", "sent", None, "sent"),
+        ("delivered", "sent", None, "delivered"),
+        ("failed", "sent", None, "failed"),
+        ("sent", "sent", None, "sent"),
+        ("queued", None, LETTER, "queued"),
+        (None, None, LETTER, "dead"),
+        (None, "unknown", LETTER, "unknown"),
+        (None, "", None, "cancelled"),
+        ("deferred", "", None, "cancelled"),
+    ],
+)
+def test_the_state_is_that_of_who_knows_more(of_ledger, of_claim, letter, state):
+    ledger = of_ledger and known(State(of_ledger))
+    claim = None if of_claim is None else Claim(of_claim, cancelled=not of_claim)
+    assert state_of(ledger, claim, letter) == state
+
+
+@pytest.mark.parametrize(
+    ("state", "values", "letter", "told"),
+    [
+        ("queued", {}, None, "It is on its queue, and will be sent when it is its turn."),
+        ("sending", None, None,
+         "A worker is sending it. Should the worker die of it, the gateway is asked whether it was sent."),
+        ("waiting", None, None, "It waits for its next try."),
+        ("retrying", {"reason": "gateway_error", "due_at": AT}, None,
+         "A try failed (gateway_error). The next is due at 24/11/2026 09:00:05."),
+        ("deferred", {"reason": "window", "due_at": AT}, None,
+         "It waits (window), and is sent later, not before 24/11/2026 09:00:05. No try was counted."),
+        ("unknown", {"reason": "timeout", "due_at": AT}, None,
+         "It may have been sent: no answer came (timeout). The gateway is asked for it at 24/11/2026 09:00:05."),
+        ("unknown", None, None, "It may have been sent: no answer came. The gateway is asked for it."),
+        ("unknown", {}, LETTER,
+         "It may have been sent, and the gateway does not say. A person decides: look at the phone, then "
+         "`ifinu unknown resolve n1`."),
+        ("expired", {"reason": "valid until yesterday"}, None,
+         "It was not sent and will not be: it came too late (valid until yesterday)."),
+        ("suppressed", {}, None,
+         "It was not sent and will not be: the person wants no messages (`ifinu optout list`)."),
+        ("cancelled", {}, None, "It was not sent and will not be: it was called off."),
+        ("dead", {}, LETTER,
+         "It was not sent (connection_closed) and waits in the dead letters: `ifinu dlq show n1` says more, "
+         "`ifinu dlq replay --id n1` sends it again."),
+        ("dead", {"reason": "invalid"}, None,
+         "It was not sent and will not be (invalid). Its dead letter was deleted."),
+        ("sent", None, None, "The gateway took it. No receipt has come yet."),
+        ("sent", {"sent_at": AT}, None, "The gateway took it at 24/11/2026 09:00:05. No receipt has come yet."),
+        ("sent", {"sent_at": AT, "unconfirmed_at": AT}, None,
+         "The gateway took it at 24/11/2026 09:00:05. No receipt has come in time: is the phone off, or "
+         "`ifinu webhook` not registered?"),
+        ("failed", {"failed_at": AT}, None,
+         "The gateway took it, and WhatsApp could not deliver it at 24/11/2026 09:00:05."),
+        ("server_ack", {"server_ack_at": AT}, None,
+         "WhatsApp took it at 24/11/2026 09:00:05; it is not on the phone yet."),
+        ("delivered", {"delivered_at": AT}, None,
+         "It came to the phone at 24/11/2026 09:00:05; that it was read is not known."),
+        ("read", {"read_at": AT}, None, "It was read at 24/11/2026 09:00:05."),
+    ],
+)  # fmt: skip
+def test_each_state_is_told_with_what_follows(state, values, letter, told):
+    ledger = None if values is None else known(State(state), **values)
+    assert sentence("n1", state, ledger, None, letter) == told
+
+
+def test_every_state_has_a_sentence_of_its_own():
+    told = {sentence("n1", state, known(state), None, None) for state in State}
+    assert len(told) == len(State)
+    assert not any("Its state is" in one for one in told)
+
+
+def test_what_the_ledger_says_of_an_older_state_is_not_told_of_the_present_one():
+    older = known(State.RETRYING, reason="gateway_error", due_at=AT)
+    assert sentence("n1", "unknown", older, Claim("unknown"), None) == (
+        "It may have been sent: no answer came. The gateway is asked for it."
+    )
+
+
+def test_times_are_those_of_sao_paulo():
+    assert clock(AT) == "24/11/2026 09:00:05"
+    assert clock(None) == "–"
