@@ -20,26 +20,35 @@ def send(number, at=10.0):
     return Send(0.0, at, "ifinu", number, "text", "key", "ok")
 
 
-def letter(reason, attempts):
-    return DeadLetter(QUEUES[0], reason, "", attempts, NOW, NOW, None, None, b"", b"")
+def letter(reason, attempts, named=None):
+    return DeadLetter(QUEUES[0], reason, "", attempts, NOW, NOW, named, None, b"", b"")
 
 
 def as_it_must_be():
-    repeated = [send(f"551198765120{i}") for i in (1, 2, 3)] * scenario.SENDS_PER_REPEATED_ID
     return Evidence(
         sends=[
             *[send("5511987654321")] * LOAD,
             send("5511987651101"),
             send("5511987651102"),
             send("5511987651103", at=14.2),
-            *repeated,
+            *[send(f"551198765120{i}") for i in (1, 2, 3)],
             send("5511987650002"),
+            send("5511987650004"),
+            send("5511987650020"),
+            *[send("5511987650024")] * 2,
         ],
-        posts={"ok": LOAD + 4 + len(repeated), "lookup_closed": 6, "not_on_whatsapp": 1},
+        posts={
+            "ok": LOAD + 8,
+            "lookup_closed": 6,
+            "not_on_whatsapp": 1,
+            "sent_then_reset": 1,
+            "bad_gateway": 1,
+            "answers_stop": 2,
+        },
         letters=[
-            letter("connection_closed", 4),
-            letter("number_not_on_whatsapp", 1),
-            *[letter("invalid", 0)] * 3,
+            letter("connection_closed", 4, "a"),
+            letter("number_not_on_whatsapp", 1, "b"),
+            *[letter("invalid", 0, "c")] * 3,
             letter("not_json", 0),
             letter("not_utf8", 0),
             letter("not_an_object", 0),
@@ -47,6 +56,7 @@ def as_it_must_be():
         backlogs=[Backlog(queue, 0, 0, None, 0, 8, None) for queue in QUEUES],
         paces=[Pace("worker-1", 500, 55, 50.4, 9.0)],
         later_from=10.0,
+        ledger={"read": LOAD + 11, "dead": 5, "expired": 1},
     )
 
 
@@ -62,14 +72,28 @@ def test_when_it_adds_up_every_expectation_holds():
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        (lambda e: {"sends": e.sends[1:]}, {'load test, {"id":…,"tipo_notificacao":…}', "all 41 pushed"}),
-        (lambda e: {"sends": [*e.sends, send("5511999990000")]}, {"all 41 pushed"}),
+        (
+            lambda e: {"sends": e.sends[1:]},
+            {'load test, {"id":…,"tipo_notificacao":…}', "all 45 pushed", "the ledger"},
+        ),
+        (
+            lambda e: {"sends": [*e.sends[1:], send("5511999990000")]},
+            {
+                'load test, {"id":…,"tipo_notificacao":…}',
+                "all 45 pushed",
+            },
+        ),
         (
             lambda e: {"sends": [*e.sends, send("5511987651201")]},
-            {"3 ids, each pushed 3 times", "all 41 pushed"},
+            {"3 ids, each pushed 3 times", "all 45 pushed", "the ledger"},
         ),
-        (lambda e: {"letters": e.letters[1:]}, {"a number whose sends always fail (500)", "all 41 pushed"}),
-        (lambda e: {"letters": [*e.letters, letter("error", 0)]}, {"all 41 pushed"}),
+        (
+            lambda e: {"letters": e.letters[1:]},
+            {"a number whose sends always fail (500)", "all 45 pushed", "the ledger"},
+        ),
+        (lambda e: {"ledger": {**e.ledger, "read": 1}}, {"the ledger"}),
+        (lambda e: {"ledger": {**e.ledger, "delivered": 1}}, {"the ledger"}),
+        (lambda e: {"letters": [*e.letters, letter("error", 0)]}, {"all 45 pushed"}),
         (lambda e: {"posts": {**e.posts, "lookup_closed": 5}}, {"tries that failed"}),
         (lambda e: {"posts": {**e.posts, "timeout": 1}}, {"tries that failed"}),
         (lambda e: {"later_from": 10.3}, {"the countdown"}),

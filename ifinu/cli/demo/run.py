@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
 
 from ifinu.broker import NORMAL, QUEUES, DeadLetters, Filter
-from ifinu.cli import backlog, terminal
+from ifinu.cli import backlog, recorded, terminal
 from ifinu.cli.demo import scenario, verdict, view
 from ifinu.cli.demo.scenario import Case
 from ifinu.cli.demo.stage import Stage, StageError
@@ -24,6 +24,7 @@ _RATE_PER_S = 50
 _BURST = 5
 _POLL_S = 0.25
 _SLACK_S = 60.0  # beyond what the pace alone asks for
+_LAST_RECEIPTS_S = 20.0  # after the last send; the simulator's people read within three seconds
 _STALLED_S = 20.0  # longer than any wait before a retry
 
 
@@ -54,10 +55,13 @@ def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
         "IFINU_RATE_BURST": str(_BURST),
         "IFINU_RETRY_BACKOFF_S": "1",
         "IFINU_MAX_RETRIES": "3",
+        "IFINU_UNKNOWN_GRACE_S": "5",
         "IFINU_LOG_FORMAT": "json",
     }
     with Stage(workers, settings) as running:
-        notes.print(f"[dim]a Valkey and a simulated Evolution API are running; logs: {running.directory}[/]")
+        notes.print(
+            f"[dim]a Valkey, a simulated Evolution API and its webhook are running; logs: {running.directory}[/]"
+        )
         if not as_json:
             view.print_pushed(results, cases)
         _push(running, cases)
@@ -127,7 +131,27 @@ def _evidence(running: Stage, paces: Sequence[Pace], later_from: float) -> Evide
         backlogs=backlog.survey(running.client),
         paces=paces,
         later_from=later_from,
+        ledger=_ledger(running),
     )
+
+
+def _ledger(running: Stage) -> dict[str, int]:
+    """Notifications by state, once the receipts of the last ones are in."""
+    from ifinu.ledger import queries
+    from ifinu.ledger.engine import connect
+
+    engine = connect(running.database_url)
+    give_up_at = time.monotonic() + _LAST_RECEIPTS_S
+    try:
+        while True:
+            rows = queries.counts(engine, queries.By.STATE, datetime.now(UTC) - timedelta(hours=1)).rows
+            states = {str(row.key): row.total for row in rows}
+            on_their_way = sum(states.get(state, 0) for state in ("sent", "server_ack", "delivered"))
+            if (not on_their_way and not recorded.waiting(running.client)) or time.monotonic() > give_up_at:
+                return states
+            time.sleep(_POLL_S)
+    finally:
+        engine.dispose()
 
 
 def _document(cases: Sequence[Case], evidence: Evidence, checks: Sequence[Check], holds: bool) -> dict[str, Any]:
@@ -136,6 +160,7 @@ def _document(cases: Sequence[Case], evidence: Evidence, checks: Sequence[Check]
         "pushed": {case.pushed: case.count for case in cases},
         "sends": len(evidence.sends),
         "posts": dict(evidence.posts),
+        "ledger": dict(evidence.ledger),
         "dead": [
             {"id": letter.id, "reason": letter.reason, "attempts": letter.attempts, "error": letter.error}
             for letter in evidence.letters
@@ -149,7 +174,9 @@ def _keep(running: Stage, notes: Console) -> None:
     notes.print("\nEverything is still running. In another terminal:\n")
     for name, value in running.environment.items():
         notes.print(f"  export {name}={value}", soft_wrap=True)
-    notes.print("\n  ifinu status --watch\n  ifinu dlq list\n  ifinu load 5000\n\nCtrl-C ends it all.")
+    notes.print(
+        "\n  ifinu status --watch\n  ifinu show demo_lost\n  ifinu dlq list\n  ifinu load 5000\n\nCtrl-C ends it all."
+    )
     while True:
         running.check()
         time.sleep(1)

@@ -2,7 +2,8 @@
 What the demo pushes, and what must follow.
 
 Each case has telephone numbers of its own, so that the simulator's ledger tells what became of it. The simulator treats
-numbers by their last four digits: 0001 is not on WhatsApp, 0002 fails twice, 0003 always.
+numbers by their last four digits: 0001 is not on WhatsApp, 0002 fails twice, 0003 always; the answers of 0004 and
+0020 are lost, and the message was sent or was not; 0024 answers SAIR.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
-
-# An id is claimed before it is sent. Without claims it would be `_REPEATS`: each message is sent.
-SENDS_PER_REPEATED_ID = 1
 
 SANDBOX_NUMBER = "+5511987654321"
 COUNTDOWN_S = 4
@@ -91,6 +89,33 @@ def cases(load: int, today: date) -> list[Case]:
             failures={"lookup_closed": _TRIES},
         ),
         Case(
+            "sent, and the answer lost",
+            "looked up, not sent again",
+            (_flat("demo_lost", "11987650004", due),),
+            sends={"5511987650004": 1},
+            failures={"sent_then_reset": 1},
+        ),
+        Case(
+            "not sent, and the answer lost (502)",
+            "looked up, then sent once",
+            (_flat("demo_502", "11987650020", due),),
+            sends={"5511987650020": 1},
+            failures={"bad_gateway": 1},
+        ),
+        Case(
+            "a person who answers SAIR",
+            "sent once, and a confirmation",
+            (_flat("demo_stop", "11987650024", due),),
+            sends={"5511987650024": 2},
+            failures={"answers_stop": 2},
+        ),
+        Case(
+            "a message that has expired",
+            "not sent",
+            (_flat("demo_expired", "11987651401", due, valido_ate=f"{today - timedelta(days=1)}T12:00:00-03:00"),),
+            sends={"5511987651401": 0},
+        ),
+        Case(
             "a number that is not on WhatsApp",
             "dead letter at once",
             (_flat("demo_no_whatsapp", "11987650001", due),),
@@ -163,12 +188,11 @@ def _nested(due: date) -> Case:
 def _repeated(due: date) -> Case:
     numbers = ("11987651201", "11987651202", "11987651203")
     messages = tuple(_flat(f"demo_repeated_{n[-1]}", n, due) for _ in range(_REPEATS) for n in numbers)
-    follows = "each id sent once" if SENDS_PER_REPEATED_ID == 1 else "each sent: ids not told apart yet"
     return Case(
         f"{len(numbers)} ids, each pushed {_REPEATS} times",
-        follows,
+        "each id sent once",
         messages,
-        sends={f"55{number}": SENDS_PER_REPEATED_ID for number in numbers},
+        sends={f"55{number}": 1 for number in numbers},
     )
 
 

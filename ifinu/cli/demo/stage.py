@@ -1,6 +1,6 @@
 """
-Everything the demo starts, and ends: a Valkey, a simulated Evolution API and workers, as processes of their own in one
-temporary directory.
+Everything the demo starts, and ends: a Valkey, a simulated Evolution API, what takes its webhooks, and workers, as
+processes of their own in one temporary directory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from typing import Self
 
 import redis
 
-from ifinu.embedded import Valkey
+from ifinu.embedded import Valkey, free_port
 from ifinu.errors import IfinuError
 from ifinu.settings import PREFIX, Settings
 from ifinu.simulator import Control
@@ -67,9 +68,16 @@ class Stage:
         return {
             "IFINU_REDIS_URL": self._valkey.url,
             "IFINU_EVOLUTION_URL": self.control.url,
-            "IFINU_EVOLUTION_API_KEY_FILE": str(self._key_file),
+            "IFINU_EVOLUTION_API_KEY_FILE": str(self._secret("api-key")),
+            "IFINU_WEBHOOK_SECRET_FILE": str(self._secret("webhook-secret")),
+            "IFINU_DATABASE_URL": self.database_url,
             **self._settings,
         }
+
+    @property
+    def database_url(self) -> str:
+        """The ledger."""
+        return f"sqlite:///{self.directory / 'ledger.db'}"
 
     def __enter__(self) -> Self:
         try:
@@ -77,6 +85,7 @@ class Stage:
             self._valkey.start()
             self.client = redis.Redis.from_url(self._valkey.url, socket_timeout=10)
             self._start_simulator()
+            self._start_webhook()
             self.keep_logs = False
         except BaseException:
             self._end()
@@ -110,9 +119,12 @@ class Stage:
         Raises:
             StageError: They failed.
         """
-        with self._log("producer").open("ab") as log:
+        return self._run("producer", "-c", code)
+
+    def _run(self, name: str, *arguments: str) -> str:
+        with self._log(name).open("ab") as log:
             done = subprocess.run(
-                [sys.executable, "-c", code],
+                [sys.executable, *arguments],
                 env=self._inherited() | self.environment,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -120,7 +132,7 @@ class Stage:
                 check=False,
             )
         if done.returncode:
-            raise StageError(f"the Python producer failed; see {self._log('producer')}")
+            raise StageError(f"{name} failed; see {self._log(name)}")
         return done.stdout.decode()
 
     def check(self) -> None:
@@ -134,9 +146,13 @@ class Stage:
             if process.poll() is not None:
                 raise StageError(f"{name} ended by itself (exit code {process.returncode}); see {self._log(name)}")
 
-    @property
-    def _key_file(self) -> Path:
-        return self.directory / "api-key"
+    def _secret(self, name: str) -> Path:
+        """A file with a secret in it, made up when it is first asked for."""
+        file = self.directory / name
+        if not file.exists():
+            file.touch(mode=0o600)
+            file.write_text(secrets.token_urlsafe(32), encoding="utf-8")
+        return file
 
     def _heartbeat(self, name: str) -> Path:
         return self.directory / f"{name}.heartbeat"
@@ -145,13 +161,18 @@ class Stage:
         return self.directory / f"{name}.log"
 
     def _start_simulator(self) -> None:
-        key = secrets.token_urlsafe(24)
-        self._key_file.touch(mode=0o600)
-        self._key_file.write_text(key, encoding="utf-8")
+        key = self._secret("api-key")
         latency = ("--latency-ms", str(_GATEWAY_LATENCY_MS))
-        self._start("simulator", ("-m", "ifinu.simulator", "--api-key-file", str(self._key_file), *latency), {})
+        self._start("simulator", ("-m", "ifinu.simulator", "--api-key-file", str(key), *latency), {})
         self._wait_for("simulator", lambda: self._log("simulator").read_text().endswith("\n"))
-        self.control = Control(self._log("simulator").read_text().split()[-1], key)
+        self.control = Control(self._log("simulator").read_text().split()[-1], key.read_text(encoding="utf-8"))
+
+    def _start_webhook(self) -> None:
+        """Start what takes the receipts, and tell the gateway where it is."""
+        port = free_port()
+        self._start("webhook", ("-m", "ifinu", "webhook", "--host", "127.0.0.1", "--port", str(port)), self.environment)
+        self._wait_for("webhook", lambda: _listens(port))
+        self._run("instance", "-m", "ifinu", "instance", "webhook", "ifinu", "--url", f"http://127.0.0.1:{port}")
 
     def _start(self, name: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
         with self._log(name).open("ab") as log:
@@ -185,9 +206,9 @@ class Stage:
             self._end_all()
 
     def _end_all(self) -> None:
-        simulator = [self._processes.pop("simulator")] if "simulator" in self._processes else []
+        last = [self._processes.pop(name) for name in ("webhook", "simulator") if name in self._processes]
         # Workers before what they talk to.
-        for group in (list(self._processes.values()), simulator):
+        for group in (list(self._processes.values()), last):
             for process in group:
                 process.terminate()
             for process in group:
@@ -202,6 +223,12 @@ class Stage:
         self._valkey.stop()
         if not self.keep_logs:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ class Evidence:
         backlogs: The queues.
         paces: Of each worker.
         later_from: Epoch at which the countdown began.
+        ledger: Notifications by state, as the ledger has them.
     """
 
     sends: Sequence[Send]
@@ -71,6 +72,7 @@ class Evidence:
     backlogs: Sequence[Backlog]
     paces: Sequence[Pace]
     later_from: float
+    ledger: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def judge(cases: Sequence[Case], evidence: Evidence, *, rate_per_s: float, burst
         _tries(cases, failed),
         _countdown(evidence),
         _at_rest(evidence.backlogs),
+        _ledger(evidence),
         *(check for pace in evidence.paces for check in _paces(pace, rate_per_s, burst)),
     ]
 
@@ -140,6 +143,18 @@ def _countdown(evidence: Evidence) -> Check:
 def _at_rest(backlogs: Sequence[Backlog]) -> Check:
     left = sum(backlog.unsettled for backlog in backlogs)
     return Check("left in queue, in flight or delayed", "nothing", str(left or "nothing"), left == 0)
+
+
+def _ledger(evidence: Evidence) -> Check:
+    """Every message that was sent was read: its receipts came by webhook."""
+    named = sum(letter.id is not None for letter in evidence.letters)
+    expected = {"read": len(evidence.sends), "dead": named, "expired": 1}
+    return Check(
+        "the ledger",
+        ", ".join(f"{count:,} {state}" for state, count in expected.items()),
+        ", ".join(f"{count:,} {state}" for state, count in evidence.ledger.items()) or "nothing",
+        evidence.ledger == expected,
+    )
 
 
 def _paces(pace: Pace, rate_per_s: float, burst: int) -> list[Check]:
