@@ -3,11 +3,12 @@ CPU time that a worker needs for one message, beside that of stock Celery on Red
 
     python bench/cost.py [--messages 5000] [--rounds 3]
 
-Three workers take turns at the same simulated gateway (20 ms a send), each with a backlog of its own: ifinu's with
-raw JSON and all that it does, and `bench/stock.py` with envelopes, in a pool of ten threads and in one of ten
-processes. All log what becomes of a message, at the level `info`. Counted is the CPU time of the worker's processes
-from the first tenth of the messages to the last one, so that neither its start nor other programs on the machine
-matter. The exit code is 1 when ifinu needs more than half of what stock threads do, or more than 90 MiB.
+Four workers take turns at the same simulated gateway (20 ms a send), each with a backlog of its own: ifinu's with
+raw JSON and all that it does, once as one of many and once as the one that also writes the ledger (SQLite); and
+`bench/stock.py` with envelopes, in a pool of ten threads and in one of ten processes. All log what becomes of a
+message, at the level `info`. Counted is the CPU time of the worker's processes from the first tenth of the messages to
+the last one, so that neither its start nor other programs on the machine matter. The exit code is 1 when ifinu needs
+more than half of what stock threads do, or more than 90 MiB.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from rig import Rig, WorkerProcess, push, raw, table, wait_for, wire
 
 from ifinu import wire as wire_form
 from ifinu.broker import NORMAL
+from ifinu.delivery import today_in_brazil
 from ifinu.render import Renderer
-from ifinu.worker.app import today_in_brazil
 
 SLOTS = "10"
 MOST_RATIO, MOST_MIB = 0.5, 90.0
@@ -44,10 +45,10 @@ class Cost(NamedTuple):
     memory_mib: float
 
 
-def ifinu(rig: Rig) -> WorkerProcess:
-    return rig.start(
+def ifinu(records: bool) -> Callable[[Rig], WorkerProcess]:
+    return lambda rig: rig.start(
         "-A", "ifinu", "worker",
-        IFINU_RATE_LIMIT="5000/s", IFINU_RATE_BURST="1000", IFINU_CONCURRENCY=SLOTS,
+        IFINU_RATE_LIMIT="5000/s", IFINU_RATE_BURST="1000", IFINU_CONCURRENCY=SLOTS, IFINU_RECORDER=str(records),
     )  # fmt: skip
 
 
@@ -112,7 +113,8 @@ def main() -> int:
     given = parser.parse_args()
     of_stock = envelope()
     contenders = {
-        "ifinu, threads": Contender(ifinu, NORMAL, raw),
+        "ifinu, threads": Contender(ifinu(records=False), NORMAL, raw),
+        "the same, and it records": Contender(ifinu(records=True), NORMAL, raw),
         "stock, threads": Contender(stock("threads"), "celery", of_stock),
         "stock, prefork": Contender(stock("prefork"), "celery", of_stock),
     }

@@ -56,6 +56,7 @@ class Rig:
             "IFINU_REDIS_URL": self.redis_url,
             "IFINU_EVOLUTION_URL": self.control.url,
             "IFINU_EVOLUTION_API_KEY": _KEY,
+            "IFINU_DATABASE_URL": f"sqlite:///{self.directory / 'ledger.db'}",
         }
 
     def __enter__(self) -> Self:

@@ -18,9 +18,9 @@ from ifinu import cli, errors, producer, wire
 from ifinu.broker import QUEUES, Keys
 from ifinu.cli.records import Format, read
 from ifinu.errors import InvalidNotification, Reason, SendError
+from ifinu.gateway.breaker import OUTAGE
 from ifinu.notification import Kind
 from ifinu.settings import Settings
-from ifinu.worker.breaker import OUTAGE
 from ifinu.worker.tasks import send_notification
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +86,8 @@ def setting_rows() -> list[str]:
             value = value.get_secret_value()
         if isinstance(value, enum.Enum):
             value = value.value
+        if isinstance(value, bool):
+            value = str(value).lower()
         if isinstance(value, float):
             value = int(value) if value.is_integer() else value
         variables = [*names, *([f"{names[0]}_FILE"] if field in Settings._secrets else [])]
