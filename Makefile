@@ -37,7 +37,7 @@ check: $(DEV) ## ruff, mypy --strict, import-linter, shellcheck
 test: $(DEV) ## All tests, the faults in their short form; a few minutes
 	@$(BIN)/python -m pytest
 
-fault: $(DEV) ## The faults at full length: 20,000 messages and 20 kill -9
+fault: $(DEV) ## The faults at full length: 50,000 messages and a kill -9 a second; half an hour
 	@FAULT=long $(BIN)/python -m pytest -m fault
 
 bench: $(DEV) ## Measure pace and cost; wants a quiet machine
@@ -56,6 +56,7 @@ wheel: $(DEV) ## Build the wheel, and run it where the sources are out of sight
 	  cd "$$scratch" && \
 	  venv/bin/ifinu --version && \
 	  venv/bin/ifinu send --dry-run --id wheel --kind pagamento --phone 77998616740 --name Maria --amount 1 >/dev/null && \
+	  IFINU_DATABASE_URL=sqlite:///ledger.db venv/bin/ifinu migrate >/dev/null && \
 	  venv/bin/python -c 'from ifinu.broker.keys import Scripts; Scripts()'
 
 ci: check wheel test ## What has to pass before a change lands

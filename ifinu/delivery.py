@@ -37,7 +37,7 @@ from ifinu.gateway import Evolution, Sent
 from ifinu.gateway.breaker import is_outage
 from ifinu.gateway.instances import Instances
 from ifinu.notification import Notification
-from ifinu.reference import reference_of, references_in, with_reference
+from ifinu.reference import reference_of, references_in
 from ifinu.render import Renderer
 from ifinu.settings import OnUnknown
 from ifinu.window import BRASILIA, Windows, expires_at
@@ -118,7 +118,6 @@ class Delivery:
         instance: WhatsApp instance for notifications that name none.
         on_unknown: What follows when a message may have been sent and the gateway does not have it.
         grace_s: How long the gateway is asked for one, in seconds.
-        reference: Whether texts end in a reference.
         compares: Whether an id that comes with other content is refused.
         clock: The time, aware.
     """
@@ -132,7 +131,6 @@ class Delivery:
     instance: str
     on_unknown: OnUnknown
     grace_s: float
-    reference: bool
     compares: bool
     clock: Callable[[], datetime]
 
@@ -186,8 +184,7 @@ class Delivery:
         Raises:
             InvalidNotification: It cannot be made.
         """
-        text = self.renderer.render(notification, today=self.clock().astimezone(_BRAZIL).date())
-        return with_reference(text, notification.id) if self.reference else text
+        return self.renderer.render(notification, today=self.clock().astimezone(_BRAZIL).date())
 
     def about(self, notification: Notification) -> dict[str, Any]:
         """What events tell of a notification; nothing of it is personal data."""
@@ -284,8 +281,7 @@ class Delivery:
         Raises:
             GatewayError: It could not be asked.
         """
-        reference = reference_of(message.notification.id)
-        text = "" if self.reference else self.text(message.notification)
+        is_it = self._recognised(message.notification)
         since, until = since - _CLOCKS_DIFFER, self.clock() + _CLOCKS_DIFFER
         for form in phone.ninth_digit_forms(message.notification.phone):
             jid = f"{phone.digits(form)}@s.whatsapp.net"
@@ -294,11 +290,19 @@ class Delivery:
                     message.instance, since=since, until=until, remote_jid=jid, page=page
                 )
                 for one in found.messages:
-                    if one.text and (reference in references_in(one.text) if self.reference else one.text == text):
+                    if one.text and is_it(one.text):
                         return one.key_id
                 if page >= found.pages:
                     break
         return ""
+
+    def _recognised(self, notification: Notification) -> Callable[[str], bool]:
+        """What tells a notification's text from others to the same person: its reference, or else all of it."""
+        if self.renderer.reference:
+            reference = reference_of(notification.id)
+            return lambda text: reference in references_in(text)
+        mine = self.text(notification)
+        return lambda text: text == mine
 
     def _undecided(self, message: _Message, why: str) -> MaybeSent:
         log.error("ifinu.message.held", id=message.notification.id)

@@ -206,6 +206,19 @@ class Claims:
         """
         return int(self._client.hget(Keys.of(queue).suspects, digest) or 0)
 
+    def acquit(self, queue: str, digest: str) -> None:
+        """
+        A message was started, and its worker lived: forget that others died.
+
+        Args:
+            queue: It came from.
+            digest: Of the message, as `fetch.lua` gave it.
+
+        Raises:
+            redis.RedisError: It stays suspect.
+        """
+        self._client.hdel(Keys.of(queue).suspects, digest)
+
     def starts(self, queue: str, digest: str) -> int:
         """
         How often a message was started, this time included, since a worker died that had it.

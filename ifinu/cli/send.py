@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ifinu import phone as phones
-from ifinu import producer
+from ifinu import producer, settings
 from ifinu.cli import durations, terminal
 from ifinu.cli.durations import span
 from ifinu.errors import ConfigurationError
@@ -68,7 +68,7 @@ def send(
         from ifinu.delivery import today_in_brazil
         from ifinu.render import Renderer
 
-        rendered = Renderer().render(notification, today=today_in_brazil())
+        rendered = Renderer(reference=settings.load().reference).render(notification, today=today_in_brazil())
         told |= {"phone": phones.mask(notification.phone), "text": rendered}
     else:
         send_notification.enqueue(notification, eta=due)

@@ -26,6 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.notification import Kind, Notification
+from ifinu.reference import with_reference
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SUFFIX = ".txt.j2"
@@ -64,13 +65,15 @@ class Renderer:
 
     Args:
         templates: Directory of templates that replace the ones of the same name here; None for none.
+        reference: Whether a text ends in the reference of its notification, see `reference.py`.
 
     Raises:
         ConfigurationError: A template does not compile, names a value that does not exist, or fails with a
             complete notification; the message says the file and the line.
     """
 
-    def __init__(self, templates: Path | None = None) -> None:
+    def __init__(self, templates: Path | None = None, *, reference: bool = False) -> None:
+        self.reference = reference
         if templates is not None and not templates.is_dir():
             raise ConfigurationError(f"{templates}: no such directory of templates")
         directories = [path for path in (templates, _TEMPLATES) if path is not None]
@@ -91,7 +94,7 @@ class Renderer:
 
     def render(self, notification: Notification, *, today: date) -> str:
         """
-        Write the text of a notification; its own `text`, when it has one, goes out as it is.
+        Write the text of a notification; its own `text`, when it has one, goes out as it is, but for the reference.
 
         Args:
             notification: What to say, and to whom.
@@ -100,8 +103,10 @@ class Renderer:
         Raises:
             InvalidNotification: The template needs what the notification lacks, or the text is too long.
         """
-        if notification.text is not None:
-            return notification.text
+        text = self._content(notification, today) if notification.text is None else notification.text
+        return with_reference(text, notification.id) if self.reference else text
+
+    def _content(self, notification: Notification, today: date) -> str:
         template = self._templates[notification.kind]
         try:
             text = _tidy(template.render(_values(notification, today)))

@@ -108,7 +108,7 @@ def delivery_of(chosen: Settings) -> Delivery:
             read_timeout_s=chosen.evolution_read_timeout_s,
             worker=chosen.worker_name or socket.gethostname(),
         ),
-        renderer=Renderer(),
+        renderer=Renderer(reference=chosen.reference),
         claims=Claims(client, chosen.claim_ttl_s),
         instances=Instances(chosen.misconfigured_wait_s),
         windows=Windows.load(chosen.sending_window, chosen.sending_windows_file),
@@ -116,7 +116,6 @@ def delivery_of(chosen: Settings) -> Delivery:
         instance=chosen.evolution_instance,
         on_unknown=chosen.on_unknown,
         grace_s=chosen.unknown_grace_s,
-        reference=chosen.reference,
         # Sandbox data change from day to day, and load tests use their ids again.
         compares=chosen.sandbox_number is None,
         clock=lambda: datetime.now(UTC),

@@ -133,7 +133,7 @@ class NotificationTask(Task):
     @contextlib.contextmanager
     def refusing_poison(self) -> Iterator[None]:
         """
-        Run what a worker may have died of, and count that it was started.
+        Run what a worker may have died of, and count that it was started; who survives it acquits it.
 
         What died twice runs alone among its kind: else what always happens to start beside the message that kills would
         be counted with it.
@@ -149,9 +149,13 @@ class NotificationTask(Task):
             return
         queue = headers[intake.QUEUE]
         with _one_suspect if claims.started(queue, suspect) else contextlib.nullcontext():
-            if claims.starts(queue, suspect) >= _DEATHS:
-                raise Poison("", f"{_DEATHS} workers died of it in a row")
-            yield
+            try:
+                if claims.starts(queue, suspect) >= _DEATHS:
+                    raise Poison("", f"{_DEATHS} workers died of it in a row")
+                yield
+            finally:
+                with contextlib.suppress(redis.RedisError):  # then it may run alone once more
+                    claims.acquit(queue, suspect)
 
     def give_back(self, notification: Notification, exc: BaseException) -> NoReturn:
         """Return the message to its queue as it is; no try is counted."""

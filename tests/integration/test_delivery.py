@@ -83,7 +83,7 @@ def clock() -> Clock:
 def delivery(client: redis.Redis, gateway: Gateway, clock: Clock) -> Delivery:
     return Delivery(
         gateway=gateway,  # type: ignore[arg-type]  # as much of one as is needed
-        renderer=Renderer(),
+        renderer=Renderer(reference=True),
         claims=Claims(client, 600),
         instances=Instances(30.0),
         windows=Windows.load(None, None),
@@ -91,7 +91,6 @@ def delivery(client: redis.Redis, gateway: Gateway, clock: Clock) -> Delivery:
         instance="wa1",
         on_unknown=OnUnknown.RESEND_ONCE,
         grace_s=GRACE_S,
-        reference=True,
         compares=True,
         clock=clock,
     )
@@ -132,7 +131,7 @@ def test_a_text_ends_in_its_reference_unless_it_is_switched_off(
     delivery: Delivery, carry: Callable[..., Any], gateway: Gateway
 ):
     carry()
-    carry(NOTIFICATION.model_copy(update={"id": "inv-2"}), by=replace(delivery, reference=False))
+    carry(NOTIFICATION.model_copy(update={"id": "inv-2"}), by=replace(delivery, renderer=Renderer()))
     assert gateway.texts == [f"Olá!\n\n_Ref. {reference_of('inv-1')}_", "Olá!"]
 
 
@@ -141,7 +140,7 @@ def test_a_text_ends_in_its_reference_unless_it_is_switched_off(
 def test_what_the_gateway_has_is_adopted_under_either_form_of_the_number(
     delivery: Delivery, carry: Callable[..., Any], gateway: Gateway, jid: str, reference: bool
 ):
-    delivery = replace(delivery, reference=reference)
+    delivery = replace(delivery, renderer=Renderer(reference=reference))
     gateway.answers = [LOST]
     waiting = carry(by=delivery)
     assert (waiting.claim, told(waiting.event)) == ("unknown", ("unknown", "timeout"))

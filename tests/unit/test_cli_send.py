@@ -1,6 +1,8 @@
 import pytest
 from command_line import Shell
 
+from ifinu.reference import reference_of
+
 GIVEN = ("--id", "inv-42", "--kind", "lembrete", "--phone", "(77) 99861-6740")
 FULL = (*GIVEN, "--name", "Maria", "--amount", "1234.50", "--due-date", "2026-12-01")
 
@@ -28,8 +30,13 @@ def test_json_of_a_dry_run(ifinu):
         "queue": "ifinu:fila:urgente",
         "due": None,
         "phone": "+55 77 9****-6740",
-        "text": "Bom [dia]",
+        "text": f"Bom [dia]\n\n_Ref. {reference_of('inv-42')}_",
     }
+
+
+def test_a_dry_run_shows_no_reference_where_there_is_none(ifinu, monkeypatch):
+    monkeypatch.setenv("IFINU_REFERENCE", "false")
+    assert ifinu("send", *GIVEN, "--text", "Bom dia", "--dry-run", "--json").json["text"] == "Bom dia"
 
 
 @pytest.mark.parametrize(

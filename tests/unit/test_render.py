@@ -296,3 +296,8 @@ def test_a_notification_that_a_template_cannot_show_is_invalid(tmp_path, source,
     with pytest.raises(InvalidNotification) as caught:
         renderer.render(notification(Kind.REMINDER, 1), today=TODAY)
     assert (caught.value.field, caught.value.reason) == (field, reason)
+
+
+def test_a_text_ends_in_its_reference_where_that_is_asked_for():
+    notification = Notification(id="test_1", kind=Kind.REMINDER, phone="77998616740", text="x" * 4096)
+    assert Renderer(reference=True).render(notification, today=date(2026, 12, 1)) == f"{'x' * 4096}\n\n_Ref. HCUB-B265_"
