@@ -49,6 +49,7 @@ _CLOCKS_DIFFER = timedelta(minutes=5)  # ours and the gateway's
 _FIRST_LOOK_S = 5.0
 _LOOK_AGAIN_S = 10.0  # after the gateway could not be asked
 _MOST_PAGES = 20
+_BROKEN = (Reason.CONNECTION_LOST, Reason.GATEWAY_5XX)
 
 
 class Wait(NamedTuple):
@@ -61,6 +62,7 @@ class Wait(NamedTuple):
         token: What it has to carry.
         event: Says so; None when it was said before.
         free: Whether nothing went to the gateway, so that the pace need not count it.
+        lost: Whether the gateway took the request and its connection, or the proxy's, broke.
     """
 
     until: datetime
@@ -68,6 +70,7 @@ class Wait(NamedTuple):
     token: str
     event: Event | None
     free: bool = False
+    lost: bool = False
 
 
 class Failed(NamedTuple):
@@ -221,7 +224,8 @@ class Delivery:
         except MaybeSent as exc:
             log.warning("ifinu.message.unknown", id=message.notification.id, reason=exc.reason)
             unknown = message.event(Name.UNKNOWN, reason=exc.reason, error=str(exc))
-            return self._wait(min(_FIRST_LOOK_S, self.grace_s / 2), "unknown", claim.token, unknown)
+            wait = self._wait(min(_FIRST_LOOK_S, self.grace_s / 2), "unknown", claim.token, unknown)
+            return wait._replace(lost=exc.reason in _BROKEN)
         except (Throttled, Misconfigured) as exc:
             return self._held_back(message, claim, exc, self.instances.failed(message.instance, exc))
         except NotSent as exc:

@@ -184,7 +184,7 @@ def _make_ready(**_: Any) -> None:
     """Before the first message, so that none waits for it and a burst follows; children of a pool inherit it."""
     try:
         app.delivery  # noqa: B018 - making it is the point
-    except ConfigurationError as exc:  # Celery would log it and go on
+    except Exception as exc:  # Celery would log it and go on, and each message would end as an error
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - to the person who starts the worker
         raise SystemExit(2) from exc
 

@@ -27,7 +27,9 @@ _NOT_THE_END = (
     SystemExit, KeyboardInterrupt, MemoryError,
 )  # fmt: skip
 
-UNPACED = "unpaced"  # why a task is ignored: nothing went to the gateway, so that its token is free again
+# Why a task is ignored, whose message waits.
+UNPACED = "unpaced"  # nothing went to the gateway, so that its token is free again
+ANSWER_LOST = "answer_lost"  # a gateway that does so again and again is away, and would leave all in doubt
 FIRST_TRY = "ifinu_first_at"  # message header of a retry: when the first try was
 
 
@@ -81,11 +83,13 @@ class Request(CeleryRequest):
             return
         tag, leases = self.message.delivery_tag, self.message.channel.leases
         settled = outcome.decode(returned)
+        if settled.state == "sent":
+            self._tell_breaker(None)
+        elif self.app.bucket is not None:
+            self.app.bucket.put_back()  # nothing went to the gateway, so that its token is free again
         if settled.state == "duplicate":  # the claim is another message's
             leases.ack(tag, settled.event)
             return
-        if settled.state == "sent":
-            self._tell_breaker(None)
         queue = self.message.headers[intake.QUEUE]
         leases.settle(tag, settled, queue=queue, ttl_s=self.app.settings.claim_ttl_s)
 
@@ -97,11 +101,18 @@ class Request(CeleryRequest):
         self._tell_breaker(exc)
         if isinstance(exc, exceptions.WorkerLostError):
             self.message.channel.leases.give_back((self.message.delivery_tag,), suspect=True)
-        elif isinstance(exc, exceptions.Ignore) and exc.args == (UNPACED,) and self.app.bucket is not None:
-            self.app.bucket.put_back()
+        elif isinstance(exc, exceptions.Ignore):
+            self._waits(exc.args)
         elif not isinstance(exc, _NOT_THE_END):
             self._bury_failed(exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _waits(self, why: tuple[Any, ...]) -> None:
+        """The message is in the delayed set."""
+        if why == (UNPACED,) and self.app.bucket is not None:
+            self.app.bucket.put_back()
+        elif why == (ANSWER_LOST,) and self.app.breaker.failed():
+            log.error("ifinu.gateway.away", error="it takes requests and does not answer")
 
     def _tell_breaker(self, exc: BaseException | None) -> None:
         """Whether the gateway answered; None stands for a send that worked."""

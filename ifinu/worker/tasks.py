@@ -24,7 +24,7 @@ from ifinu.errors import BrokerUnavailable, InvalidNotification, NotSent, Poison
 from ifinu.notification import Notification
 from ifinu.worker.app import app
 from ifinu.worker.outcome import LONGEST, encode
-from ifinu.worker.request import FIRST_TRY, UNPACED, first_try_at
+from ifinu.worker.request import ANSWER_LOST, FIRST_TRY, UNPACED, first_try_at
 from ifinu.worker.retry import backoff_s
 
 
@@ -123,7 +123,7 @@ class NotificationTask(Task):
             again.apply_async()
         except Exception as error:
             raise exceptions.Reject(error, requeue=True) from error
-        raise exceptions.Ignore(UNPACED if outcome.free else "")
+        raise exceptions.Ignore(UNPACED if outcome.free else ANSWER_LOST if outcome.lost else "")
 
     def asker(self) -> Asker:
         """The message that this task runs for."""

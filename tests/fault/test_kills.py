@@ -2,43 +2,53 @@ from __future__ import annotations
 
 import random
 import time
+from datetime import UTC, datetime
 
 import pytest
+from figures import judge
 from processes import Fleet, Queue, Simulated, numbered, wait_until
+
+from ifinu.broker import NORMAL, DeadLetters, Filter
 
 
 @pytest.mark.fault
-@pytest.mark.timeout(900)
-def test_no_message_is_lost_to_kill_9_of_random_workers(
-    fleet: Fleet, queue: Queue, simulator: Simulated, size: dict[str, int], capsys: pytest.CaptureFixture[str]
+@pytest.mark.timeout(1800)
+def test_kill_9_of_random_workers_loses_nothing_and_sends_nothing_twice(
+    fleet: Fleet, queue: Queue, simulator: Simulated, sized, tell
 ):
     """
-    Every id is sent at least once, however often whole workers die under load.
+    Whole process groups die each second, under load. What was between its POST and its settling is looked up.
     """
     draw = random.Random(7)
-    messages, kills = size["messages"], size["kills"]
+    messages, workers, least = sized((1_200, 2, 4), (50_000, 4, 100))
+    simulator.control.set_fault(latency_ms={"uniform": [5, 60]})
     queue.push(*numbered(messages))
     pace = {"IFINU_RATE_LIMIT": "200/s", "IFINU_RATE_BURST": "20"}
-    alive = [fleet.start(**pace) for _ in range(2)]
+    alive = [fleet.start(**pace) for _ in range(workers)]
     for worker in alive:
         worker.ready()
-    for _ in range(kills):
-        # At a moment when it surely holds messages, somewhere in the next half second of its work.
-        wait_until(lambda: queue.counts()["in_flight"] > 20, 60, queue.counts)
-        time.sleep(draw.random() / 2)
-        victim = alive.pop(draw.randrange(len(alive)))
-        victim.kill()
+    kills = 0
+    while queue.counts()["ready"] and kills < 2_000:
+        # At a moment when it surely holds messages, somewhere in the next second of its work.
+        wait_until(lambda: queue.counts()["in_flight"] > 20 or queue.idle(), 60, queue.counts)
+        time.sleep(draw.uniform(0.5, 1.0))
+        alive.pop(draw.randrange(len(alive))).kill()
         alive.append(fleet.start(**pace))
+        kills += 1
     wait_until(queue.idle, 120, queue.counts)
-    sends = simulator.sends()
-    distinct = len({send.number for send in sends})
-    with capsys.disabled():
-        print(
-            f"\n{messages} messages, {kills} kill -9: {distinct} sent, {messages - distinct} lost, "
-            f"{len(sends) - distinct} sent again"
-        )
-    assert distinct == messages
-    assert queue.dead() == []
+    figures = judge(queue, simulator, messages)
+    tell("kill -9 of a random worker", f"{kills} kills, {figures.worker_died} in the middle of a send", figures)
+    assert kills >= least
+    assert figures.worker_died > 0
+    # Whose worker died twice right before the POST is held: nobody can know, and a third try is for a person.
+    held = figures.dead.keys()
+    assert set(figures.dead.values()) <= {"unknown"}
+    assert held <= figures.resent
+    assert len(held) <= max(1, kills // 50)
+    letters = DeadLetters(queue.client, NORMAL)
+    assert letters.clear(Filter(), datetime.now(UTC), letters.replay) == len(held)
+    wait_until(queue.idle, 60, queue.counts)
+    assert judge(queue, simulator, messages).harm() == {}
 
 
 @pytest.mark.fault

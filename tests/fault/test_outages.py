@@ -3,44 +3,83 @@ from __future__ import annotations
 import time
 
 import pytest
+from figures import judge
 from processes import Fleet, Queue, Simulated, numbered, wait_until
+
+NO_RETRY = {"IFINU_MAX_RETRIES": "0"}  # an outage that counted as a try would fill the dead letters
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
-    ("gateway", "pool"), [("refuse", "threads"), ("unavailable", "threads"), ("refuse", "prefork")]
+    ("gateway", "pool"), [("unavailable", "threads"), ("refuse", "prefork"), ("reset", "threads")]
 )
 def test_a_gateway_that_is_away_costs_time_and_no_message_and_no_try(
     fleet: Fleet, queue: Queue, simulator: Simulated, gateway: str, pool: str
 ):
-    """
-    Without a single retry allowed: an outage that counted as a try would fill the dead letters.
-    """
-    queue.push(*numbered(250))
-    worker = fleet.start(IFINU_MAX_RETRIES="0", IFINU_POOL=pool).ready()
-    wait_until(lambda: simulator.total() >= 50)
-    simulator.control.set_fault(gateway=gateway, for_s=5)
-    time.sleep(6)  # the outage, in which not even the simulator's ledger can be asked
+    queue.push(*numbered(100))
+    worker = fleet.start(IFINU_POOL=pool, **NO_RETRY).ready()
+    wait_until(lambda: simulator.total() >= 30)
+    simulator.control.set_fault(gateway=gateway, for_s=3)
+    time.sleep(4)  # the outage, in which not even the simulator's ledger can be asked
     wait_until(queue.idle, 60, lambda: (queue.counts(), worker.text()[-2000:]))
-    # A send that was under way when the gateway was killed may have been sent; nothing else is in doubt.
-    doubtful = [letter["reason"] for letter in queue.dead()]
-    assert doubtful == ["connection_lost"] * len(doubtful)
-    sends = [send.number for send in simulator.sends()]
-    assert len(set(sends)) == len(sends)
-    assert 250 - len(doubtful) <= len(sends) <= 250
-    # Each probe is a POST; a worker that went on would have made hundreds.
-    assert simulator.control.summary()["posts"]["total"] < 250 + 30
+    figures = judge(queue, simulator, 100)
+    assert figures.harm() == {}
+    assert figures.tries == 1
+    # Each probe is a POST; a worker that went on would have made one for each of them, again and again.
+    assert simulator.control.summary()["posts"]["total"] < 100 + 30
     assert '"ifinu.gateway.away"' in worker.text()
     assert '"ifinu.gateway.back"' in worker.text()
 
 
 @pytest.mark.fault
-def test_sending_resumes_within_five_seconds_of_the_gateways_return(fleet: Fleet, queue: Queue, simulator: Simulated):
-    queue.push(*numbered(600))
-    fleet.start().ready()
+@pytest.mark.timeout(900)
+def test_a_gateway_that_is_down_then_slow_then_flapping_burns_no_retry(
+    fleet: Fleet, queue: Queue, simulator: Simulated, sized, tell
+):
+    """
+    Sending resumes within five seconds of its return; long answers keep their leases; each flap is a short outage.
+    """
+    messages, down_s, slow_s, flaps = sized((300, 7, 2, 2), (8_000, 120, 10, 15))
+    queue.push(*numbered(messages))
+    patient = {"IFINU_UNKNOWN_GRACE_S": str(slow_s + 3), **NO_RETRY}
+    workers = [fleet.start(**patient).ready() for _ in range(sized(1, 2))]
     wait_until(lambda: simulator.total() >= 50)
-    simulator.control.set_fault(gateway="refuse", for_s=12)
-    gone_at = time.time()
-    time.sleep(13)  # the outage, as above
-    back = wait_until(lambda: [send.at for send in simulator.sends() if send.at > gone_at + 6], 40)
-    assert min(back) - (gone_at + 12) < 5
+
+    simulator.control.set_fault(gateway="refuse", for_s=down_s)
+    back_at = time.time() + down_s
+    time.sleep(down_s + 1)  # the outage, as above
+    resumed = wait_until(lambda: [send.at for send in simulator.sends() if send.at > back_at - 1], 40)
+    assert min(resumed) - back_at < 5
+
+    simulator.control.set_fault(latency_ms=slow_s * 1000)
+    slow_at = len(simulator.sends())
+    wait_until(lambda: len(simulator.sends()) >= slow_at + sized(10, 60), 120, queue.counts)
+    simulator.control.set_fault(latency_ms=5)
+
+    for _ in range(flaps):
+        simulator.control.set_fault(gateway="unavailable", for_s=1)
+        time.sleep(2)  # down for one second, up for the next
+    assert not queue.idle()  # until here there was something to send
+    wait_until(queue.idle, sized(60, 300), lambda: (queue.counts(), workers[0].text()[-2000:]))
+    figures = judge(queue, simulator, messages)
+    tell("gateway down, then slow, then flapping", f"{down_s} s, answers of {slow_s} s, {flaps} flaps", figures)
+    assert figures.harm() == {}
+    assert figures.tries == 1
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("gateway", ["reset", "hang"])
+def test_a_gateway_that_takes_requests_and_says_nothing_gets_each_message_once(
+    fleet: Fleet, queue: Queue, simulator: Simulated, gateway: str
+):
+    """
+    Every answer is lost, those of the look-ups too: nothing is sent again before the gateway could be asked.
+    """
+    queue.push(*numbered(150))
+    worker = fleet.start(IFINU_EVOLUTION_READ_TIMEOUT_S="1", **NO_RETRY).ready()
+    wait_until(lambda: simulator.total() >= 50)
+    simulator.control.set_fault(gateway=gateway, for_s=3)
+    wait_until(queue.idle, 60, lambda: (queue.counts(), worker.text()[-2000:]))
+    figures = judge(queue, simulator, 150)
+    assert figures.harm() == {}
+    assert figures.resent

@@ -147,6 +147,12 @@ def test_every_link_leads_somewhere(readme: str):
         assert not anchor or anchor in anchors, anchor
 
 
+def test_every_test_that_proves_a_promise_is_there():
+    promised = re.findall(r"`((?:tests|bench)/[^`]+)`", text_of("docs/guarantees.md"))
+    assert len(promised) > 15
+    assert [path for path in promised if not (ROOT / path).exists()] == []
+
+
 def test_the_fields_are_those_of_the_wire(readme: str):
     rows = tables(readme)[FIELDS]
     assert {row[0].strip("`"): row[1].strip("`") for row in rows} == wire._TOP

@@ -14,6 +14,9 @@ local function answer(verdict)
   return {verdict, state or '', token or ARGV[1], since or '', started or '', resent or '', seen or ''}
 end
 
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
+  return answer('duplicate') -- its lease ran out: the message is on the queue, or another worker's
+end
 if known and digest and digest ~= '' and ARGV[2] ~= '' and digest ~= ARGV[2] then
   return answer('reused')
 end
@@ -30,6 +33,7 @@ elseif state == 'unknown' then
     return answer('duplicate')
   end
   redis.call('HSET', KEYS[1], 'in_flight', KEYS[2], 'tag', ARGV[1])
+  redis.call('HDEL', KEYS[1], 'letter')
   return answer('look_up')
 elseif state == 'sending' then
   if mine then
@@ -38,6 +42,7 @@ elseif state == 'sending' then
     return answer('duplicate')
   end
   redis.call('HSET', KEYS[1], 'state', 'unknown', 'in_flight', KEYS[2], 'tag', ARGV[1])
+  redis.call('HDEL', KEYS[1], 'letter')
   redis.call('PERSIST', KEYS[1]) -- forgotten, it would be sent again
   redis.call('ZADD', KEYS[5], 'NX', since, ARGV[5])
   redis.call('XADD', KEYS[6], '*', 'event', 'unknown', 'id', ARGV[5], 'data', ARGV[7])
@@ -57,8 +62,8 @@ if out and cjson.decode(out)['confirmation'] ~= ARGV[5] then
 end
 if not known then
   token = ARGV[1]
-  redis.call('HDEL', KEYS[1], 'letter')
 end
+redis.call('HDEL', KEYS[1], 'letter') -- who replays or deletes it says nothing about this send
 local time = redis.call('TIME')
 started = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 if not (known and resent) then -- else the send before this one stays in doubt, and is not to be followed by a third

@@ -14,7 +14,7 @@ if KEYS[5] then
   local its_own = was[3] == redis.sha1hex(ARGV[1]) -- not that of a second message with the id
   if not was[1] or was[1] == 'dead' or (was[1] == 'unknown' and its_own) then
     if was[2] then
-      redis.call('HSET', KEYS[5], 'state', 'cancelled') -- it was called off, which a replay does not undo
+      redis.call('HSET', KEYS[5], 'state', 'dead') -- it was called off, which a replay does not undo
     else
       redis.call('DEL', KEYS[5])
     end

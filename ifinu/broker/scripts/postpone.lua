@@ -9,7 +9,7 @@ if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[2])
-local was = redis.call('HMGET', KEYS[4], 'tag', 'since', 'resent')
+local was = redis.call('HMGET', KEYS[4], 'tag', 'since', 'resent', 'state')
 if was[1] == ARGV[1] then
   redis.call('HSET', KEYS[4], 'state', ARGV[4], 'tag', '') -- from here on its token alone tells it
   if ARGV[4] == 'unknown' then
@@ -19,7 +19,7 @@ if was[1] == ARGV[1] then
     redis.call('ZREM', KEYS[5], ARGV[5])
   end
 end
-if KEYS[6] then
+if KEYS[6] and (was[1] == ARGV[1] or not was[4] or was[4] == 'dead') then -- else the id is another message's
   redis.call('XADD', KEYS[6], '*', 'event', ARGV[6], 'id', ARGV[5], 'data', ARGV[7])
 end
 return 1

@@ -4,15 +4,22 @@
 -- ARGV: tag, state, the gateway's message id, ttl (ms), id, event, its data, the phone's pseudonym, tenant, ttl of the
 --       senders (ms)
 -- Returns 1, or 0 when the message was not in flight any more; the outcome is true and recorded all the same.
-if redis.call('HGET', KEYS[3], 'state') ~= ARGV[2] then -- told twice, it happened once
+redis.call('ZREM', KEYS[2], ARGV[1])
+local held = redis.call('HDEL', KEYS[1], ARGV[1])
+local was = redis.call('HMGET', KEYS[3], 'state', 'tag')
+local anothers = was[1] == 'sent' or ((was[1] == 'sending' or was[1] == 'unknown') and was[2] ~= ARGV[1])
+if ARGV[2] ~= 'sent' and (held == 0 or anothers) then
+  return held -- what was sent was sent, whoever says so; that it was not counts only from who has the message
+end
+if was[1] ~= ARGV[2] then -- told twice, it happened once
   redis.call('XADD', KEYS[5], '*', 'event', ARGV[6], 'id', ARGV[5], 'data', ARGV[7])
 end
-redis.call('HSET', KEYS[3], 'state', ARGV[2], 'key_id', ARGV[3])
+-- Without its tag, since who is sending it again must not overwrite what is known by now.
+redis.call('HSET', KEYS[3], 'state', ARGV[2], 'key_id', ARGV[3], 'tag', '')
 redis.call('PEXPIRE', KEYS[3], ARGV[4])
 redis.call('ZREM', KEYS[4], ARGV[5])
 if KEYS[6] then
   redis.call('HSET', KEYS[6], ARGV[8], ARGV[9])
   redis.call('PEXPIRE', KEYS[6], ARGV[10])
 end
-redis.call('ZREM', KEYS[2], ARGV[1])
-return redis.call('HDEL', KEYS[1], ARGV[1])
+return held

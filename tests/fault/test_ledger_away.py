@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from command_line import Shell
+from figures import Told, judge
+from ledgers import database, migrated
+from processes import API_KEY, Fleet, Queue, Simulated, numbered, wait_until
+from sqlalchemy import select
+
+from ifinu.broker.keys import EVENTS
+from ifinu.embedded import Postgres, Valkey
+from ifinu.ledger.engine import connect
+from ifinu.ledger.schema import events
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    """A server of these tests alone, since they stop it."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def ledger_url(postgres: Postgres, request: pytest.FixtureRequest) -> str:
+    return migrated(database(postgres.url, request.node.name[:60]))
+
+
+@pytest.fixture
+def ifinu(capsys, monkeypatch, valkey: Valkey, simulator: Simulated, ledger_url: str) -> Shell:
+    monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
+    monkeypatch.setenv("IFINU_DATABASE_URL", ledger_url)
+    monkeypatch.setenv("IFINU_EVOLUTION_URL", simulator.url)
+    monkeypatch.setenv("IFINU_EVOLUTION_API_KEY", API_KEY)
+    return Shell(capsys, monkeypatch)
+
+
+def levels(ifinu: Shell) -> dict[str, str]:
+    """What `ifinu doctor` says, by check."""
+    return {check["check"]: check["level"] for check in ifinu("doctor", "--json").json["checks"]}
+
+
+def recorded(url: str) -> list[Told]:
+    """All events in the ledger."""
+    engine = connect(url)
+    try:
+        with engine.connect() as connection:
+            rows = connection.execute(select(events.c.name, events.c.notification_id, events.c.data))
+            return [(row.name, row.notification_id, row.data) for row in rows]
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.fault
+@pytest.mark.timeout(600)
+def test_sending_goes_on_while_postgresql_is_stopped_and_all_is_recorded_when_it_is_back(
+    fleet: Fleet, queue: Queue, simulator: Simulated, postgres: Postgres, ledger_url: str, ifinu: Shell, sized, tell
+):
+    """
+    The events wait in the stream; the doctor says why.
+    """
+    messages, away_s = sized((450, 0), (6_000, 60))
+    queue.push(*numbered(messages))
+    workers = [fleet.start(IFINU_RECORDER="true", IFINU_DATABASE_URL=ledger_url).ready() for _ in range(2)]
+    wait_until(lambda: len(recorded(ledger_url)) > 50, 40, workers[0].text)
+    postgres.terminate()
+    sent = simulator.total()
+    wait_until(lambda: simulator.total() > sent + 200, 40, queue.counts)
+    assert levels(ifinu)["ledger"] == "fail"
+    assert queue.client.xlen(EVENTS) > 200
+    time.sleep(away_s)  # the outage lasts this long
+    wait_until(queue.idle, 90, queue.counts)
+    postgres.start()
+    wait_until(lambda: queue.client.xlen(EVENTS) == 0, 60, lambda: workers[0].text()[-2000:])
+    figures = judge(queue, simulator, messages, recorded(ledger_url))
+    tell("PostgreSQL stopped", f"while {messages - sent} were sent", figures)
+    assert figures.harm() == {}  # what is not in the ledger would be `untold`
+    assert levels(ifinu)["ledger"] == "ok"
+    assert any('"ifinu.recorder.waiting"' in worker.text() for worker in workers)
+    assert any('"ifinu.recorder.resumed"' in worker.text() for worker in workers)
+
+
+@pytest.mark.fault
+def test_a_stream_that_is_deleted_is_noticed_and_said_and_sending_goes_on(
+    fleet: Fleet, queue: Queue, simulator: Simulated, ledger_url: str, ifinu: Shell, tell
+):
+    queue.push(*numbered(300))
+    worker = fleet.start(IFINU_RECORDER="true", IFINU_DATABASE_URL=ledger_url).ready()
+    wait_until(lambda: len(recorded(ledger_url)) > 50, 40, worker.text)
+    assert levels(ifinu).get("gaps") is None
+    queue.client.delete(EVENTS)
+    wait_until(queue.idle, 40, queue.counts)
+    wait_until(lambda: '"ifinu.recorder.stream_lost"' in worker.text(), 40, worker.text)
+    wait_until(lambda: queue.client.xlen(EVENTS) == 0, 40, worker.text)
+    assert levels(ifinu)["gaps"] == "warn"
+    assert ifinu("status", "--json").json["ledger"]["gaps"][0]["cause"] == "group_gone"
+    figures = judge(queue, simulator, 300, recorded(ledger_url))
+    untold = len(figures.harm().get("untold", ()))
+    tell("the stream of events deleted", f"{untold} not recorded, and it is said", figures)
+    assert figures.harm().keys() <= {"untold"}
+    assert len(figures.told) > 150  # those before it and those after

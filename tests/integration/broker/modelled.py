@@ -1,0 +1,348 @@
+"""Redis and the model of it side by side: whatever is done is done to both, and both must agree."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+import redis
+from holders import KEYS, LONG_S, Holder, now_ms
+from promises import JUNK, NOBODYS, Life, Sends, Task
+
+from ifinu.broker import NORMAL
+from ifinu.broker.claims import Asker, Claims, Resend, Verdict
+from ifinu.broker.dead_letters import DeadLetter, DeadLetters, encode
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, claim_key, optout_key
+from ifinu.broker.leases import Settled
+
+IDS = ("a", "b", "c")
+TENANT = "t1"
+TTL_S = 3_600.0  # no claim ends by itself during a test
+PASSED = 1  # a deadline, or a due time
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+def agree(seen: object, expected: object) -> None:
+    """What Redis has and what the model has; pytest shows the values of asserts in test files alone."""
+    assert seen == expected, f"\n  seen:     {seen}\n  expected: {expected}"
+
+
+class Modelled:
+    """
+    One queue, two workers, three ids.
+
+    Attributes:
+        ready, delayed, flight, dead: Where each message is to be; `delayed` tells whether it is due.
+        expired: Tags whose lease has run out, and which no sweep has found yet.
+        tasks: What the workers believe to have.
+        told: Outcomes that were told.
+        events: That this step is to write.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.client = redis.Redis.from_url(url)
+        self.client.flushall()
+        self.workers = [Holder(url, LONG_S) for _ in range(2)]
+        for number, worker in enumerate(self.workers):
+            worker.leases._id = f"w{number}."  # messages are swept in the order of their tags, the same in each run
+        self.claims = Claims(self.client, TTL_S)
+        self.letters = DeadLetters(self.client, NORMAL)
+        self.numbers = count()
+        self.ready: Counter[bytes] = Counter()
+        self.delayed: dict[bytes, bool] = {}
+        self.flight: dict[str, bytes] = {}
+        self.expired: set[str] = set()
+        self.dead: dict[bytes, bytes] = {}  # record -> message
+        self.tasks: dict[str, Task] = {}
+        self.told: list[tuple[Task, str]] = []
+        self.lives = {name: Life() for name in IDS}
+        self.opted_out: set[str] = set()
+        self.events: list[tuple[str, str]] = []
+        self.read = "-"
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.die()
+        self.claims._line._connection().disconnect()
+        self.client.close()
+
+    # -- moves of the queue
+
+    def push(self, raw: bytes) -> None:
+        self.client.lpush(KEYS.ready, raw)
+        self.ready[raw] += 1
+
+    def fetch(self, worker: int, want: int) -> None:
+        self._move_due()
+        taken = self.workers[worker].fetch(want)
+        assert len(taken) == min(want, self.ready.total())
+        for tag, raw in taken:
+            assert self.ready[raw] > 0
+            assert tag not in self.flight
+            self.ready[raw] -= 1
+            self.flight[tag] = raw
+            self.tasks[tag] = Task(tag, raw, worker)
+
+    def renew(self, worker: int) -> None:
+        leases = self.workers[worker].leases
+        self.expired -= leases._held.keys()
+        leases._renew()
+        assert leases._held.keys() <= self.flight.keys()
+
+    def lose(self, worker: int, *, dies: bool) -> None:
+        """Its leases run out. One that only stalled will speak of its messages as if they still were its own."""
+        mine = [tag for tag, task in self.tasks.items() if task.worker == worker]
+        lost = [tag for tag in mine if tag in self.flight]
+        if lost:
+            self.client.zadd(KEYS.deadlines, dict.fromkeys(lost, PASSED), xx=True)
+        self.expired.update(lost)
+        if dies:
+            self.workers[worker].leases._held.clear()
+            for tag in mine:
+                del self.tasks[tag]
+
+    def sweep(self) -> None:
+        self._move_due()
+        self.workers[0].sweep()
+        for tag in self.expired:
+            self.ready[self.flight.pop(tag)] += 1
+        self.expired.clear()
+
+    def make_due(self, raw: bytes) -> None:
+        self.client.zadd(KEYS.delayed, {raw: PASSED}, xx=True)
+        self.delayed[raw] = True
+
+    def _move_due(self) -> None:
+        self.ready.update(raw for raw, due in self.delayed.items() if due)
+        self.delayed = {raw: due for raw, due in self.delayed.items() if not due}
+
+    # -- what a worker does with a message
+
+    def claim(self, task: Task) -> None:
+        life = self.lives[task.id]
+        before, expected = life.state, life.verdict(task, self.flight, task.id in self.opted_out)
+        for _ in range(2):  # the first answer may be lost
+            asked = self._ask(task)
+            agree(asked.verdict, expected)
+        task.phase, task.shown = expected.value, asked.token
+        if expected is Verdict.GO and life.tag != task.tag:
+            life.sends.begin(task.tag)
+            resent = life.resent and before == "waiting"
+            token = life.token if before == "waiting" else task.tag
+            self.lives[task.id] = Life("sending", task.tag, token, task.about, resent=resent, sends=life.sends)
+        elif expected is Verdict.LOOK_UP:
+            if before == "sending":
+                self._expect(Name.UNKNOWN, task)
+            life.state, life.tag, life.letter = "unknown", task.tag, b""
+
+    def _ask(self, task: Task) -> Any:
+        return self.claims.claim(
+            Asker(NORMAL, task.tag, task.token),
+            Event(Name.UNKNOWN, task.id),
+            digest=task.about,
+            tenant=TENANT,
+            pseudonym=task.id,
+            reference=task.id,
+        )
+
+    def resend(self, task: Task) -> None:
+        life = self.lives[task.id]
+        if life.tag != task.tag or life.state != "unknown":
+            expected = Resend.LOST
+        elif life.cancelled:
+            expected = Resend.CANCELLED
+        else:
+            expected = Resend.AGAIN if life.resent else Resend.GO
+        for _ in range(1 + (expected is Resend.GO)):  # the first answer may be lost
+            agree(self.claims.resend(Asker(NORMAL, task.tag), Event(Name.RESENDING, task.id)), expected)
+        match expected:
+            case Resend.GO:
+                life.sends.begin_again(task.tag, self.flight)
+                life.state, life.resent, task.phase = "sending", True, "go"
+                self._expect(Name.RESENDING, task)
+            case Resend.AGAIN:
+                self.bury(task, "unknown")
+            case Resend.CANCELLED:
+                self.settle(task, "cancelled")
+            case Resend.LOST:
+                self.acknowledge(task)
+
+    # -- how a message ends
+
+    def settle(self, task: Task, state: str) -> None:
+        """What was sent was sent, whoever says so; that it was not counts only from who has the message."""
+        outcome = Settled(state, Event(Name(state), task.id), "3EB0")
+        self.workers[task.worker].leases.settle(task.tag, outcome, queue=NORMAL, ttl_s=TTL_S)
+        self.told.append((task, state))
+        life, held = self.lives[task.id], self._leaves(task)
+        anothers = life.state in ("sending", "unknown") and life.tag != task.tag
+        if state != "sent" and (not held or anothers or life.state == "sent"):
+            return
+        if life.state != state:
+            self._expect(Name(state), task)
+        life.state, life.tag, life.sends.over = state, "", True
+
+    def acknowledge(self, task: Task) -> None:
+        self.workers[task.worker].leases.ack(task.tag, Event(Name.DUPLICATE, task.id))
+        if self._leaves(task):
+            self._expect(Name.DUPLICATE, task)
+
+    def postpone(self, task: Task, state: str, name: Name | None, *, token: str) -> None:
+        """The event is told by who has the claim, or where nobody has."""
+        body = {"n": next(self.numbers), "id": task.id, "about": task.about, "token": token}
+        raw, due_ms = json.dumps(body).encode(), now_ms(self.client) + 3_600_000
+        keys = (KEYS.in_flight, KEYS.deadlines, KEYS.delayed, claim_key(task.id), UNKNOWN, *([EVENTS] if name else []))
+        arguments = (task.tag, raw, due_ms, state, task.id, *([name.value, "{}"] if name else []))
+        for _ in range(2):  # the first answer may be lost
+            Scripts().postpone(self.client, keys, arguments)
+        if not self._leaves(task):
+            return
+        self.delayed[raw] = False
+        life = self.lives[task.id]
+        mine = life.tag == task.tag
+        if name and (mine or life.state in NOBODYS):
+            self._expect(name, task)
+        if mine:
+            life.state, life.tag = state, ""
+            if state == "waiting":
+                life.sends.did_not_happen(task.tag)
+            else:
+                life.purged = False
+
+    def bury(self, task: Task, state: str) -> None:
+        """What was sent again may have been sent the first time, whatever is known of the second."""
+        record = encode(task.raw, reason="test", error=f"{next(self.numbers)}", now=NOW).encode()
+        name = Name.HELD if state == "unknown" else Name.DEAD
+        self.workers[task.worker].leases.bury(task.tag, record, Event(name, task.id), state=state)
+        if not self._leaves(task):
+            return
+        self.dead[record] = task.raw
+        life = self.lives.get(task.id, Life())
+        if life.tag != task.tag:
+            self._expect(Name.DEAD if life.state in NOBODYS else Name.DUPLICATE, task)
+        elif state == "unknown" or life.resent:
+            life.state, life.tag, life.letter, life.purged = "unknown", "", record, False
+            self._expect(Name.HELD, task)
+        else:
+            life.state, life.tag, life.sends = "dead", "", Sends()
+            self._expect(Name.DEAD, task)
+
+    def give_back(self, task: Task) -> None:
+        self.workers[task.worker].leases.give_back([task.tag])
+        if self._leaves(task):
+            self.ready[task.raw] += 1
+
+    def release(self, task: Task) -> None:
+        """It is known that its send did not take place."""
+        self.claims.release(task.id, task.tag)
+        life = self.lives[task.id]
+        if life.tag != task.tag:
+            return
+        life.sends.did_not_happen(task.tag, undone=life.resent)
+        if life.resent:
+            life.state, life.resent = "unknown", False
+        else:
+            self.lives[task.id] = Life(sends=life.sends)
+
+    def _leaves(self, task: Task) -> bool:
+        """Whether the message was in flight still; its worker is done with it in any case."""
+        self.tasks.pop(task.tag, None)
+        self.expired.discard(task.tag)
+        return self.flight.pop(task.tag, None) is not None
+
+    # -- what people do
+
+    def cancel(self, name: str) -> None:
+        life = self.lives[name]
+        agree(self.claims.cancel(name), life.state)
+        if life.state in ("", "waiting", "dead", "unknown") and not life.cancelled:
+            life.cancelled = True
+            if life.state != "unknown":
+                self.events.append((Name.CANCELLED, name))
+            life.state = life.state or "cancelled"
+
+    def opt_out_or_in(self, name: str) -> None:
+        if name in self.opted_out:
+            self.client.hdel(optout_key(TENANT), name)
+        else:
+            self.client.hset(optout_key(TENANT), name, '{"confirmation": ""}')
+        self.opted_out ^= {name}
+
+    def decide(self, letter: DeadLetter, *, replays: bool) -> None:
+        """Replay or purge it. That is about the letter's own claim alone; what is told twice is done once."""
+        assert letter.raw == self.dead.pop(letter.record)
+        act = self.letters.replay if replays else self.letters.purge
+        assert [act(letter), act(letter)] == [True, False]
+        if replays:
+            self.ready[letter.raw] += 1
+        if letter.id is None:
+            return
+        life = self.lives[letter.id]
+        its_own = life.state == "unknown" and life.letter == letter.record
+        if not replays:
+            life.purged |= its_own
+            self.events.append((Name.PURGED, letter.id))
+        elif its_own or life.state in NOBODYS:
+            if life.cancelled:  # which a replay does not undo
+                life.state = "dead"
+            else:
+                self.lives[letter.id] = Life()
+            self.events.append((Name.REPLAYED, letter.id))
+
+    # -- what is true after each step
+
+    def check(self) -> None:
+        self.every_message_is_in_one_place_with_its_bytes()
+        self.every_claim_says_what_became_of_its_id()
+        self.what_is_in_doubt_is_listed()
+        self.what_happened_was_told_once_and_nothing_else()
+        self.whoever_waits_is_carried_by_a_message()
+
+    def every_message_is_in_one_place_with_its_bytes(self) -> None:
+        with self.client.pipeline() as pipe:
+            pipe.lrange(KEYS.ready, 0, -1).zrange(KEYS.delayed, 0, -1, withscores=True).hgetall(KEYS.in_flight)
+            pipe.zrange(KEYS.deadlines, 0, -1, withscores=True).lrange(KEYS.dead, 0, -1)
+            ready, delayed, flight, deadlines, dead = pipe.execute()
+        agree(Counter(ready), +self.ready)
+        agree({raw: score == PASSED for raw, score in delayed}, self.delayed)
+        agree(flight, {tag.encode(): raw for tag, raw in self.flight.items()})
+        agree({tag.decode(): score == PASSED for tag, score in deadlines}, {t: t in self.expired for t in self.flight})
+        agree(sorted(dead), sorted(self.dead))
+
+    def every_claim_says_what_became_of_its_id(self) -> None:
+        for name, life in self.lives.items():
+            kept = self.client.hgetall(claim_key(name))
+            said = {field: kept.get(field.encode(), b"").decode() for field in ("state", "tag", "token")}
+            flags = {field: field.encode() in kept for field in ("cancelled", "resent")}
+            if life.state not in ("sending", "waiting", "unknown"):
+                flags["resent"] = life.resent
+            agree({**said, **flags}, life.fields())
+
+    def what_is_in_doubt_is_listed(self) -> None:
+        listed = {name.decode() for name in self.client.zrange(UNKNOWN, 0, -1)}
+        agree(listed, {name for name, life in self.lives.items() if life.in_doubt()})
+
+    def what_happened_was_told_once_and_nothing_else(self) -> None:
+        entries = self.client.xrange(EVENTS, min=self.read)
+        if entries:
+            self.read = f"({entries[-1][0].decode()}"
+        agree([(e[b"event"].decode(), e[b"id"].decode()) for _, e in entries], self.events)
+        self.events.clear()
+
+    def whoever_waits_is_carried_by_a_message(self) -> None:
+        alive = [*self.ready.elements(), *self.delayed, *self.flight.values()]
+        bodies = [json.loads(raw) for raw in alive if raw != JUNK]
+        for name, life in self.lives.items():
+            mine = [body for body in bodies if body["id"] == name]
+            awaited = any(body.get("token") == life.token for body in mine)
+            if life.state == "waiting":
+                assert awaited
+            if life.state == "unknown" and not life.purged:
+                assert awaited or life.letter in self.dead or (life.tag and mine)
+
+    def _expect(self, name: Name, task: Task) -> None:
+        self.events.append((name, task.id))
