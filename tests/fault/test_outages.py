@@ -10,9 +10,7 @@ NO_RETRY = {"IFINU_MAX_RETRIES": "0"}  # an outage that counted as a try would f
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(
-    ("gateway", "pool"), [("unavailable", "threads"), ("refuse", "prefork"), ("reset", "threads")]
-)
+@pytest.mark.parametrize(("gateway", "pool"), [("unavailable", "threads"), ("refuse", "prefork"), ("reset", "threads")])
 def test_a_gateway_that_is_away_costs_time_and_no_message_and_no_try(
     fleet: Fleet, queue: Queue, simulator: Simulated, gateway: str, pool: str
 ):

@@ -179,7 +179,7 @@ def test_the_scripts_keep_their_promises_in_any_order_of_events(valkey: Valkey):
     run_state_machine_as_test(
         OfThisServer,
         settings=settings(
-            max_examples=1_000 if LONG else 130,
+            max_examples=1_000 if LONG else 200,
             stateful_step_count=80 if LONG else 50,
             deadline=None,
             derandomize=not LONG,
