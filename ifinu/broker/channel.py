@@ -180,7 +180,8 @@ class Channel(stock.Channel):
             }
             notification_id = told.pop("id", None) or dead_letters.identity(raw)[0] or ""
             name, state = (Name.HELD, "unknown") if maybe_sent else (Name.DEAD, "dead")
-            self.leases.bury(tag, record, Event(name, notification_id, told), state=state)
+            token = intake.token_of(raw)
+            self.leases.bury(tag, record, Event(name, notification_id, told), state=state, token=token)
             log.warning("ifinu.message.buried", reason=reason, error=error, attempts=attempts)
         self.qos.let_go(tag)
 

@@ -112,7 +112,7 @@ def token_of(raw: bytes) -> str:
         found = json.loads(raw)["headers"].get(TOKEN)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ""
-    return found if isinstance(found, str) else ""
+    return found if is_text(found) else ""
 
 
 def is_text(value: object) -> TypeGuard[str]:

@@ -151,7 +151,8 @@ class Leases:
         """
         The message came to its end: it is done with, and its id's claim says so. Never raises, like `ack`.
 
-        The claim says so even where the lease was lost meanwhile: who has the message now must not send it again.
+        That it was sent is recorded even where the lease was lost meanwhile: who has the message now must not send it
+        again. Any other end counts only from who has it.
         """
         self._let_go(tag)
         keys = Keys.of(queue)
@@ -167,7 +168,7 @@ class Leases:
             (tag, outcome.state, outcome.key_id, int(ttl_s * 1000), notification_id, name, data, *written_to),
         )
 
-    def bury(self, tag: str, record: bytes | str, event: Event, *, state: str) -> None:
+    def bury(self, tag: str, record: bytes | str, event: Event, *, state: str, token: str = "") -> None:
         """
         The message goes to its queue's dead letters as `record`. Never raises, like `ack`.
 
@@ -176,6 +177,7 @@ class Leases:
             record: See `dead_letters.py`.
             event: Says so, and names the id whose claim ends with it, if the message had one and holds its claim.
             state: What that claim ends in: `dead`, or `unknown` when it may have been sent.
+            token: What the message carries if it is a retry or a look-up.
         """
         if (keys := self._let_go(tag)) is not None:
             name, notification_id, data = event.arguments()
@@ -183,7 +185,7 @@ class Leases:
             self._tell(
                 self._scripts.bury,
                 (keys.in_flight, keys.deadlines, keys.dead, EVENTS, UNKNOWN, *claim),
-                (tag, record, state, notification_id, name, data),
+                (tag, record, state, notification_id, name, data, token),
             )
 
     def give_back(self, tags: Iterable[str], *, suspect: bool = False) -> None:

@@ -92,6 +92,7 @@ BAD_INPUT = [
     (b'{"id":"a","id":"b","tipo_notificacao":"lembrete"}', "invalid"),
     (b'{"headers":{},"properties":{},"body":""}', "bad_envelope"),
     (b'{"headers":{"task":"t","id":"i"},"properties":{"delivery_info":{}},"body":"x"}', "bad_envelope"),
+    (b'{"headers":{"task":"t","id":"i","ifinu_token":"\\ud800"},"properties":{},"body":"x"}', "bad_envelope"),
     (
         b'{"headers":{"task":"no.such.task","id":"i"},"properties":{"delivery_info":{},"body_encoding":"utf-8"},'
         b'"content-type":"application/json","content-encoding":"utf-8","body":"[[],{},{}]"}',

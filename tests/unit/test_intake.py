@@ -122,6 +122,7 @@ def test_an_envelope_of_celerys_own_making_is_admitted_as_it_is(options: dict[st
         ({"id": "ifinu_token"}, ""),
         ({"headers": ["ifinu_token"]}, ""),
         (["ifinu_token"], ""),
+        ({"headers": {"ifinu_token": "\ud800"}}, ""),  # as above
     ],
 )
 def test_the_token_of_a_retry_is_read_without_trusting_the_message(message: Any, token: str):

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Move a message from flight to the dead letters. Only who still holds it can, so it happens once.
 -- KEYS: in flight, deadlines, dead, events, unknown, claim (of the notification's id; absent where none could be read)
--- ARGV: tag, record, state that the claim ends in (dead | unknown), id, event, its data
+-- ARGV: tag, record, state that the claim ends in (dead | unknown), id, event, its data, token that the message carries
+--       ('' for none)
 -- Returns 1, or 0 when it was not in flight any more.
 redis.call('LLEN', KEYS[3]) -- of a wrong type it fails here, before the message has left
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
@@ -11,11 +12,14 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('LPUSH', KEYS[3], ARGV[2])
 local event = 'dead' -- without a claim nothing was sent
 if KEYS[6] then
-  local was = redis.call('HMGET', KEYS[6], 'state', 'tag', 'resent')
-  if was[2] == ARGV[1] then
+  local was = redis.call('HMGET', KEYS[6], 'state', 'tag', 'resent', 'token')
+  -- It may end before it has claimed, as poison or revoked: then its token tells that the id waits for it.
+  local expected = was[4] == ARGV[7] and (was[1] == 'waiting' or was[1] == 'unknown')
+  if was[2] == ARGV[1] or expected then
     local state = ARGV[3]
     event = ARGV[5]
-    if was[3] and state == 'dead' then -- of the second send we know that it was none; of the first we do not
+    -- Of this send we know that it was none, of the one before it we do not.
+    if state == 'dead' and (was[3] or (was[1] == 'unknown' and expected)) then
       state, event = 'unknown', 'held'
     end
     redis.call('HSET', KEYS[6], 'state', state, 'tag', '', 'letter', redis.sha1hex(ARGV[2]))

@@ -13,7 +13,7 @@ if not was[2] then
   if state == '' then
     redis.call('HSET', KEYS[1], 'state', 'cancelled')
   end
-  if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+  if state ~= 'unknown' and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
   end
   if state ~= 'unknown' then

@@ -3,7 +3,7 @@
 -- KEYS: in flight, deadlines, claim, unknown, events, senders (absent where the outcome names none)
 -- ARGV: tag, state, the gateway's message id, ttl (ms), id, event, its data, the phone's pseudonym, tenant, ttl of the
 --       senders (ms)
--- Returns 1, or 0 when the message was not in flight any more; the outcome is true and recorded all the same.
+-- Returns 1, or 0 when the message was not in flight any more; that it was sent is recorded all the same.
 redis.call('ZREM', KEYS[2], ARGV[1])
 local held = redis.call('HDEL', KEYS[1], ARGV[1])
 local was = redis.call('HMGET', KEYS[3], 'state', 'tag')

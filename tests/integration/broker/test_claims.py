@@ -254,6 +254,28 @@ def test_a_second_message_that_is_buried_says_nothing_about_the_first(bench: Ben
     assert bench.claims.state(ID) == "sending"
 
 
+@pytest.mark.parametrize(
+    ("state", "event", "in_doubt", "then"),
+    [("waiting", "dead", [], Verdict.GO), ("unknown", "held", [b"n1"], Verdict.DUPLICATE)],
+)
+def test_a_message_that_ends_before_it_has_claimed_ends_what_its_id_waits_for(
+    bench: Bench, state: str, event: str, in_doubt: list[bytes], then: Verdict
+):
+    """
+    As poison, or revoked. Else its id would wait for it for ever.
+    """
+    a = bench.take()
+    token = bench.claim(a).token
+    bench.postpone(a, state)
+    b, c = bench.take(), bench.take()
+    bench.holder.leases.bury(b, "another's", Event(Name.DEAD, ID), state="dead")
+    assert bench.claims.state(ID) == state
+    bench.holder.leases.bury(c, "its own", Event(Name.DEAD, ID), state="dead", token=token)
+    assert bench.events() == ["duplicate", event]
+    assert bench.in_doubt() == in_doubt
+    assert bench.verdict(bench.take())[0] is then
+
+
 def test_a_second_send_that_surely_was_none_leaves_the_first_in_doubt(bench: Bench):
     """
     Its retries ran out. The id must not be free, since the first send may have reached the person.
