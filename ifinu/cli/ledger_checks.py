@@ -25,7 +25,11 @@ _GAPS_OF = timedelta(days=7)
 def examine_ledger(engine: Engine) -> Iterator[Finding]:
     """Whether the database answers and has the tables; when it is away, that alone."""
     from ifinu.ledger import migrate, queries
+    from ifinu.ledger.engine import exists
 
+    if not exists(engine):
+        yield Finding("ledger", Level.OK, "none yet: the first worker makes the file")
+        return
     try:
         current = migrate.is_current(engine)
         name = engine.dialect.name

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import sqlalchemy.exc
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url, select
@@ -58,6 +59,12 @@ def connect(url: str, *, create: bool = True) -> Engine:
     engine = _sqlite(parts, create) if parts.get_backend_name() == "sqlite" else _postgres(parts)
     event.listen(engine, "handle_error", _translate, retval=True)
     return engine
+
+
+def exists(engine: Engine) -> bool:
+    """False where it is a file that nobody has made yet; of a server nothing is asked."""
+    file = engine.url.database or ""
+    return engine.dialect.name != "sqlite" or Path(unquote(file.removeprefix("file:"))).exists()
 
 
 @contextlib.contextmanager

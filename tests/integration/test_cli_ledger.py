@@ -313,6 +313,18 @@ def test_doctor_says_that_the_ledger_is_away(ifinu):
     assert seen.startswith("the ledger failed")
 
 
+def test_doctor_does_not_mind_that_there_is_no_file_before_the_first_worker(ifinu, monkeypatch, tmp_path):
+    """
+    And it leaves none.
+    """
+    file = tmp_path / "none.db"
+    monkeypatch.setenv("IFINU_DATABASE_URL", f"sqlite:///{file}")
+    assert checks(ifinu, "ledger", "ledger schema") == [
+        ("ok", "none yet: the first worker makes the file"), None,
+    ]  # fmt: skip
+    assert not file.exists()
+
+
 def test_doctor_says_that_the_ledger_is_not_migrated(ifinu, monkeypatch, postgres):
     monkeypatch.setenv("IFINU_DATABASE_URL", postgres)
     assert checks(ifinu, "ledger", "ledger schema") == [
