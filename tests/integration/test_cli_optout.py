@@ -13,7 +13,7 @@ from ifinu.broker.keys import EVENTS
 from ifinu.broker.optouts import ALL, OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 
-KEY = "a key of the tests, long enough"
+KEY = "a key of the tests of 32 letters."
 PHONE, SPELLING, MASKED = "+5577998616740", "(77) 99861-6740", "+55 77 9****-6740"
 HASH = Pseudonyms(KEY.encode()).of(PHONE)
 
