@@ -45,6 +45,7 @@ bench: $(DEV) ## Measure pace and cost; wants a quiet machine
 	@$(BIN)/python bench/cost.py
 	@$(BIN)/python bench/enqueue.py
 	@$(BIN)/python bench/http_client.py
+	@$(BIN)/python bench/webhook.py
 	@$(BIN)/python bench/simulator_cpu.py
 
 wheel: $(DEV) ## Build the wheel, and run it where the sources are out of sight

@@ -22,8 +22,19 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: It is taken, forbidden, or no address of this machine.
     """
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    return socket.create_server((address[0], address[1]), family=family, backlog=1024)
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+    )[0]
+    # Named as TCP, or asyncio leaves Nagle's algorithm on, and an answer with a body waits 40 ms for an ACK.
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def server(application: Starlette) -> uvicorn.Server:
