@@ -92,6 +92,7 @@ class Windows:
         self._default = default
         self._tenants = tenants
         self._states = states
+        self._is_always = default == _ALWAYS and not tenants and not states
 
     @classmethod
     def load(cls, spec: str | None, file: Path | None) -> Windows:
@@ -136,6 +137,8 @@ class Windows:
         Returns:
             None when it may go now, else the next instant, in UTC, at which it may.
         """
+        if self._is_always:
+            return None
         state = phones.state(phone)
         zone = ZoneInfo(_ZONES[state])
         week = _both(self._tenants.get(tenant or "", self._default), self._states.get(state, _ALWAYS))

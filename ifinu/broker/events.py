@@ -64,6 +64,11 @@ class Name(enum.StrEnum):
     CONNECTION = "connection"
 
 
+# Two of them are made for each message: `json.dumps` with separators would make an encoder each time. As JSON escapes
+# it, half a surrogate pair in an error can be stored.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event; `data` is what the table says for its name."""
@@ -74,8 +79,7 @@ class Event:
 
     def arguments(self) -> tuple[str, str, str]:
         """What a script takes: name, id, data."""
-        # As JSON escapes it, half a surrogate pair in an error can be stored.
-        return self.name.value, self.id, json.dumps(self.data, separators=(",", ":"))
+        return self.name.value, self.id, _encode(self.data)
 
     def write(self, client: redis.Redis) -> None:
         """

@@ -18,7 +18,7 @@ def encode(settled: Settled) -> str:
     """What the task returns: the state, the gateway's id, and the rest in JSON."""
     event = settled.event
     rest = {"id": event.id, "event": event.name.value, "data": event.data, "sender": settled.sender}
-    return f"{settled.state} {settled.key_id} {json.dumps(rest, separators=(',', ':'))}"
+    return f"{settled.state} {settled.key_id} {json.dumps(rest)}"
 
 
 def decode(returned: str) -> Settled:

@@ -143,10 +143,7 @@ class NotificationTask(Task):
             redis.RedisError: It could not be asked.
         """
         headers = self.request.headers or {}
-        suspect, claims = headers.get(intake.SUSPECT), app.delivery.claims
-        if not suspect:
-            yield
-            return
+        suspect, claims = headers[intake.SUSPECT], app.delivery.claims
         queue = headers[intake.QUEUE]
         with _one_suspect if claims.started(queue, suspect) else contextlib.nullcontext():
             try:
@@ -183,6 +180,7 @@ class NotificationTask(Task):
 _EXPECTED = (InvalidNotification, SendError)
 _DEATHS = 3
 _one_suspect = threading.Lock()
+_NOTHING = contextlib.nullcontext()
 
 
 @app.task(bind=True, base=NotificationTask, name=intake.TASK, throws=_EXPECTED)
@@ -198,7 +196,7 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
         How it ended, as `outcome.py` writes it: `sent 3EB0… {…}`.
     """
     try:
-        with self.refusing_poison():
+        with self.refusing_poison() if intake.SUSPECT in (self.request.headers or ()) else _NOTHING:
             body = wire.parse(message) if isinstance(message, str) else message
             notification = wire.decode(body, sandbox_number=app.settings.sandbox_number)
             self.request.ifinu_id = notification.id
