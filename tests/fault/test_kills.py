@@ -56,7 +56,8 @@ def test_a_dead_workers_messages_are_back_within_its_lease_and_a_living_ones_nev
     fleet: Fleet, queue: Queue, simulator: Simulated
 ):
     """
-    A lease of 3 s; sends that take longer than the test. The living worker keeps its messages past the lease, the dead one's return.
+    A lease of 3 s; sends that take longer than the test. The living worker keeps its messages past the lease, the dead
+    one's return.
     """
     simulator.control.set_fault(latency_ms=60_000)
     queue.push(*numbered(40))
