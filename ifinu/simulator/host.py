@@ -10,6 +10,8 @@ from ifinu.simulator.router import Router
 from ifinu.simulator.server import Server
 from ifinu.simulator.world import World
 
+_REBIND_S = 0.05
+
 
 class Host:
     """
@@ -56,4 +58,18 @@ class Host:
         if self.world.faults.gateway is Gateway.REFUSE:
             self._server.drop()
         elif not self._server.listening and (self._rebinding is None or self._rebinding.done()):
-            self._rebinding = asyncio.get_running_loop().create_task(self.start())
+            self._rebinding = asyncio.get_running_loop().create_task(self._rebind())
+
+    async def _rebind(self) -> None:
+        """
+        Listen again at the same port, as soon as it is free.
+
+        A client that keeps asking may have got the very port for its own end meanwhile, and be connected to itself.
+        """
+        while True:
+            try:
+                await self.start()
+            except OSError:
+                await asyncio.sleep(_REBIND_S)
+            else:
+                return

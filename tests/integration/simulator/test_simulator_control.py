@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -72,6 +73,35 @@ def test_a_gateway_set_down_for_a_while_comes_back(api, control, eventually):
     eventually(status, "down")
     eventually(status, 201)
     assert api("GET", "/_simulator/faults").body["gateway"] == "up"
+
+
+def test_a_gateway_comes_back_though_its_port_was_taken_meanwhile(api, control, eventually):
+    """
+    As by a client that asked so often that it got connected to itself.
+    """
+    control.set_fault(gateway="refuse", for_s=0.3)
+
+    taker = socket.socket()
+    taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with taker:
+
+        def taken():
+            with contextlib.suppress(OSError):
+                taker.bind(("127.0.0.1", api.simulator.port))
+                taker.listen()
+                return True
+
+        eventually(taken)
+        until = time.monotonic() + 0.6  # past its return
+        eventually(lambda: time.monotonic() > until)
+
+    def status():
+        try:
+            return api.send(NUMBER).status
+        except OSError:
+            return "down"
+
+    eventually(status, 201)
 
 
 @pytest.mark.parametrize("gateway", ["reset", "unavailable", "hang"])
