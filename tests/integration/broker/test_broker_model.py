@@ -171,6 +171,7 @@ def _turn(among: Sequence[T], number: int) -> T:
     return choice
 
 
+@pytest.mark.fault
 @pytest.mark.timeout(3_600 if LONG else 120)
 def test_the_scripts_keep_their_promises_in_any_order_of_events(valkey: Valkey):
     class OfThisServer(Broker):
