@@ -68,8 +68,11 @@ def test_a_dead_workers_messages_are_back_within_its_lease_and_a_living_ones_nev
     wait_until(lambda: queue.counts()["in_flight"] == 80)
     fleet.start(IFINU_CONCURRENCY="1", IFINU_RATE_LIMIT="1/h", IFINU_HEARTBEAT_FILE="").ready()
     victim.kill()
-    # The two that live hold 40 and 4; the rest of the dead one's is back on the list.
+    # The two that live hold 40 and 4; the rest of the dead one's is back on the list. The last worker starts one of its
+    # four, finds that it may have been sent, and may have postponed it by now.
     wait_until(lambda: queue.counts()["ready"] == 36, 20, queue.counts)
-    assert queue.counts()["in_flight"] == 44
+    counts = queue.counts()
+    assert counts["in_flight"] + counts["delayed"] == 44
+    assert counts["delayed"] <= 1
     assert keeper.process.poll() is None
     assert len({send.number for send in simulator.sends()}) == len(simulator.sends())
