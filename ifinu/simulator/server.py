@@ -29,6 +29,7 @@ _SWEEP_S = 0.25
 _NO_LINGER = struct.pack("ii", 1, 0)
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_BACKLOG = 1024
 
 
 class Request:
@@ -64,7 +65,8 @@ class Server:
         self.keep_alive_s = keep_alive_s
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[Reply]] = set()
-        self._listener: asyncio.Server | None = None
+        self._accepted: set[asyncio.Task[Any]] = set()
+        self._listener: socket.socket | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         alive = f"Connection: keep-alive\r\nKeep-Alive: timeout={int(keep_alive_s)}"
         self._tails = {True: alive, False: "Connection: close"}
@@ -86,14 +88,20 @@ class Server:
             OSError: The address is taken or forbidden.
         """
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+        [(family, _, _, _, address), *_] = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        listener.setblocking(False)
+        # Not asyncio's own server: a connection it has accepted when it is closed is left open and unanswered.
+        loop.add_reader(listener, self._accept, listener)
+        self._listener = listener
         if self._sweeper is None:
             self._sweep()
-        return cast(int, self._listener.sockets[0].getsockname()[1])
+        return cast(int, listener.getsockname()[1])
 
     def drop(self) -> None:
         """Refuse connections, and let go of every request under way, as when the process is killed."""
         if self._listener:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
         for task in tuple(self.tasks):
@@ -119,6 +127,15 @@ class Server:
                 "Content-Length: "
             ).encode()
             return self._heads[key]
+
+    def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):  # BlockingIOError: that was all of them
+            for _ in range(_BACKLOG):
+                line, _ = listener.accept()
+                task = loop.create_task(loop.connect_accepted_socket(lambda: Connection(self), line))
+                self._accepted.add(task)
+                task.add_done_callback(self._accepted.discard)
 
     def _sweep(self) -> None:
         deadline = time.monotonic() - self.keep_alive_s

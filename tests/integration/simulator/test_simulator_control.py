@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -102,6 +103,23 @@ def test_a_gateway_comes_back_though_its_port_was_taken_meanwhile(api, control, 
             return "down"
 
     eventually(status, 201)
+
+
+def test_a_connection_made_just_as_the_gateway_goes_down_is_not_left_open(api):
+    for _ in range(10):
+        lines = [socket.socket() for _ in range(50)]
+        down = threading.Timer(0.001, api.simulator.set_fault, kwargs={"gateway": "refuse"})
+        down.start()
+        for line in lines:
+            line.settimeout(5)
+            with contextlib.suppress(ConnectionError):
+                line.connect(("127.0.0.1", api.simulator.port))
+        down.join()
+        for line in lines:
+            with line, contextlib.suppress(ConnectionError, BrokenPipeError):
+                line.sendall(b"GET / HTTP/1.1\r\n")
+                assert line.recv(1) == b""
+        api.simulator.set_fault(gateway="up")
 
 
 @pytest.mark.parametrize("gateway", ["reset", "unavailable", "hang"])
