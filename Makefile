@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# What pip does not have, for the tests of dashboard, alerts and Flower's pages.
+PROGRAMS := prometheus promtool prometheus-alertmanager amtool chromium
+
 # What the environment holds. The demo needs less than development does.
 DEMO := $(VENV)/.demo-installed
 DEV := $(VENV)/.dev-installed
@@ -13,12 +16,19 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # tests start servers and measure their pace
-.PHONY: help install demo format check test fault bench wheel ci clean
+.PHONY: help install programs demo format check test fault bench pictures wheel ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(DEV) ## Make .venv with all that development needs
+
+programs: ## Prometheus, Alertmanager and Chromium from Debian's packages, where they are missing; needs root
+	@for program in $(PROGRAMS); do command -v $$program >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ]; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends \
+	    prometheus prometheus-alertmanager chromium >/dev/null; \
+	fi
 
 demo: $(DEMO) ## Show the whole of it on this machine; sends nothing to anybody
 	@$(BIN)/ifinu demo
@@ -34,7 +44,7 @@ check: $(DEV) ## ruff, mypy --strict, import-linter, shellcheck
 	@$(BIN)/lint-imports
 	@$(BIN)/shellcheck .ci/run
 
-test: $(DEV) ## All tests, the faults in their short form; a few minutes
+test: $(DEV) ## All tests, the faults in their short form; without `make programs` some are skipped
 	@$(BIN)/python -m pytest
 
 fault: $(DEV) ## The faults at full length: 50,000 messages and a kill -9 a second; half an hour
@@ -43,10 +53,15 @@ fault: $(DEV) ## The faults at full length: 50,000 messages and a kill -9 a seco
 bench: $(DEV) ## Measure pace and cost; wants a quiet machine
 	@$(BIN)/python bench/pace.py
 	@$(BIN)/python bench/cost.py
+	@$(BIN)/python bench/metrics.py
 	@$(BIN)/python bench/enqueue.py
 	@$(BIN)/python bench/http_client.py
 	@$(BIN)/python bench/webhook.py
 	@$(BIN)/python bench/simulator_cpu.py
+
+pictures: $(DEV) ## Make the pictures in docs/images anew, from real runs
+	@$(BIN)/python -m pip install -qq --editable '.[pictures]'
+	@$(BIN)/python docs/images/dashboard.py
 
 wheel: $(DEV) ## Build the wheel, and run it where the sources are out of sight
 	@rm -rf dist

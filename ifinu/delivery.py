@@ -7,11 +7,13 @@ raises why it cannot be sent.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from time import monotonic
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -40,6 +42,7 @@ from ifinu.notification import Notification
 from ifinu.reference import reference_of, references_in
 from ifinu.render import Renderer
 from ifinu.settings import OnUnknown
+from ifinu.tracing import INSTANCE, KEY_ID, OFF, VERDICT, Tracer, Work
 from ifinu.window import BRASILIA, Windows, expires_at
 
 log = structlog.get_logger(__name__)
@@ -50,6 +53,12 @@ _FIRST_LOOK_S = 5.0
 _LOOK_AGAIN_S = 10.0  # after the gateway could not be asked
 _MOST_PAGES = 20
 _BROKEN = (Reason.CONNECTION_LOST, Reason.GATEWAY_5XX)
+_ENDED = {
+    Name.EXPIRED: "ifinu.message.expired",
+    Name.SUPPRESSED: "ifinu.message.suppressed",
+    Name.CANCELLED: "ifinu.message.cancelled",
+}
+_masked = functools.lru_cache(maxsize=1024)(phone.mask_in)  # an instance may be named after its phone
 
 
 class Wait(NamedTuple):
@@ -61,16 +70,22 @@ class Wait(NamedTuple):
         claim: What its id's claim waits in: `waiting` or `unknown`.
         token: What it has to carry.
         event: Says so; None when it was said before.
+        instance: From which it is to be sent.
+        why: In one word: `look_up`, `unknown`, or a reason of the event `deferred`.
         free: Whether nothing went to the gateway, so that the pace need not count it.
         lost: Whether the gateway took the request and its connection, or the proxy's, broke.
+        error: What the gateway answered; None when it was not asked to send.
     """
 
     until: datetime
     claim: str
     token: str
     event: Event | None
+    instance: str
+    why: str
     free: bool = False
     lost: bool = False
+    error: SendError | None = None
 
 
 class Failed(NamedTuple):
@@ -101,6 +116,15 @@ class _Message(NamedTuple):
         """An event of this notification."""
         return Event(name, self.notification.id, {**self.about, **data})
 
+    def told(self) -> dict[str, Any]:
+        """The fields of a log line about it; `attempt` is this try, from 1."""
+        return {
+            "id": self.notification.id,
+            "kind": self.about["kind"],
+            "instance": _masked(self.instance),
+            "attempt": self.about["attempts"],
+        }
+
     def untried(self, name: Name, **data: Any) -> Event:
         """The same, where this try was none: nothing went to the gateway."""
         return self.event(name, attempts=self.about["attempts"] - 1, **data)
@@ -123,6 +147,7 @@ class Delivery:
         grace_s: How long the gateway is asked for one, in seconds.
         compares: Whether an id that comes with other content is refused.
         clock: The time, aware.
+        tracer: What traces the steps.
     """
 
     gateway: Evolution
@@ -136,6 +161,7 @@ class Delivery:
     grace_s: float
     compares: bool
     clock: Callable[[], datetime]
+    tracer: Tracer = OFF
 
     def deliver(self, notification: Notification, asker: Asker, *, attempt: int) -> Settled | Wait | Failed:
         """
@@ -156,15 +182,18 @@ class Delivery:
         message = self._message(notification, asker, attempt)
         if (hold_s := self.instances.hold_s(message.instance)) > 0:
             deferred = None if asker.waited else message.untried(Name.DEFERRED, reason="instance")
-            return self._wait(hold_s, "waiting", asker.token, deferred, free=True)
-        claim = self.claims.claim(
-            asker,
-            message.event(Name.UNKNOWN, reason="worker_died", error="its worker died while it sent it"),
-            digest=_digest(notification) if self.compares else "",
-            tenant=notification.tenant,
-            pseudonym=message.pseudonym,
-            reference=reference_of(notification.id),
-        )
+            return self._wait(message, hold_s, "waiting", asker.token, deferred, "instance", free=True)
+        with self.tracer.step(Work.CLAIM) as span:
+            claim = self.claims.claim(
+                asker,
+                message.event(Name.UNKNOWN, reason="worker_died", error="its worker died while it sent it"),
+                digest=_digest(notification) if self.compares else "",
+                tenant=notification.tenant,
+                pseudonym=message.pseudonym,
+                reference=reference_of(notification.id),
+            )
+            if span.sampled:
+                span.tell({VERDICT: claim.verdict.value})
         match claim.verdict:
             case Verdict.GO:
                 return self._check(message, claim) or self._send(message, claim)
@@ -216,53 +245,84 @@ class Delivery:
         if expires is not None and opens >= expires:
             return _ended(message, "expired", Name.EXPIRED, reason="its sending window opens after it has expired")
         state = "unknown" if claim.verdict is Verdict.LOOK_UP else "waiting"
-        return Wait(opens, state, claim.token, message.untried(Name.DEFERRED, reason="window"), free=True)
+        deferred = message.untried(Name.DEFERRED, reason="window")
+        log.info(
+            "ifinu.message.deferred", **message.told(), reason="window", wait_s=round((opens - now).total_seconds(), 1)
+        )
+        return Wait(opens, state, claim.token, deferred, message.instance, "window", free=True)
 
     def _send(self, message: _Message, claim: Claim) -> Settled | Wait | Failed:
+        with self.tracer.step(Work.RENDER):
+            text = self.text(message.notification)
+        started = monotonic()
         try:
-            sent = self.gateway.send_text(message.instance, message.notification.phone, self.text(message.notification))
-        except MaybeSent as exc:
-            log.warning("ifinu.message.unknown", id=message.notification.id, reason=exc.reason)
-            unknown = message.event(Name.UNKNOWN, reason=exc.reason, error=str(exc))
-            wait = self._wait(min(_FIRST_LOOK_S, self.grace_s / 2), "unknown", claim.token, unknown)
-            return wait._replace(lost=exc.reason in _BROKEN)
-        except (Throttled, Misconfigured) as exc:
-            return self._held_back(message, claim, exc, self.instances.failed(message.instance, exc))
-        except NotSent as exc:
-            if is_outage(exc):
-                raise
-            if (hold_s := self.instances.failed(message.instance, exc)) > 0:
-                return self._held_back(message, claim, exc, hold_s)
-            log.warning("ifinu.message.not_sent", id=message.notification.id, reason=exc.reason)
-            return Failed(exc, claim.token, message.event(Name.RETRYING, reason=exc.reason, error=str(exc)))
+            sent = self._post(message, text)
+        except SendError as exc:
+            exc.took_s = monotonic() - started
+            return self._not_sent(message, claim, exc)
+        took_s = monotonic() - started
         if self.instances.sent(message.instance):
-            log.info("ifinu.instance.back", instance=message.instance)
-        return self._sent(message, sent, "gateway")
+            log.info("ifinu.instance.back", instance=_masked(message.instance))
+        return self._sent(message, sent, "gateway", took_s)
+
+    def _post(self, message: _Message, text: str) -> Sent:
+        with self.tracer.step(Work.SEND) as span:
+            if span.sampled:
+                span.tell({INSTANCE: phone.mask_in(message.instance)})  # it may be named after its phone
+            sent = self.gateway.send_text(message.instance, message.notification.phone, text)
+            if span.sampled and sent.key_id:
+                span.tell({KEY_ID: sent.key_id})
+            return sent
+
+    def _not_sent(self, message: _Message, claim: Claim, exc: SendError) -> Wait | Failed:
+        """
+        What follows a send that did not work.
+
+        Raises:
+            SendError: It ends this message, or says nothing about it.
+        """
+        match exc:
+            case MaybeSent():
+                log.warning("ifinu.message.unknown", **message.told(), reason=exc.reason, took_s=_rounded(exc.took_s))
+                unknown = message.event(Name.UNKNOWN, reason=exc.reason, error=str(exc))
+                wait_s = min(_FIRST_LOOK_S, self.grace_s / 2)
+                wait = self._wait(message, wait_s, "unknown", claim.token, unknown, "unknown", error=exc)
+                return wait._replace(lost=exc.reason in _BROKEN)
+            case Throttled() | Misconfigured():
+                return self._held_back(message, claim, exc, self.instances.failed(message.instance, exc))
+            case NotSent() if not is_outage(exc):
+                if (hold_s := self.instances.failed(message.instance, exc)) > 0:
+                    return self._held_back(message, claim, exc, hold_s)
+                log.warning("ifinu.message.not_sent", **message.told(), reason=exc.reason, took_s=_rounded(exc.took_s))
+                return Failed(exc, claim.token, message.event(Name.RETRYING, reason=exc.reason, error=str(exc)))
+        raise exc
 
     def _held_back(self, message: _Message, claim: Claim, exc: SendError, hold_s: float) -> Wait:
         """The instance is at fault, not the message: it waits, and no try is counted."""
-        log.warning("ifinu.instance.held", instance=message.instance, reason=exc.reason, wait_s=round(hold_s, 1))
+        instance = _masked(message.instance)
+        log.warning("ifinu.instance.held", instance=instance, reason=exc.reason, wait_s=round(hold_s, 1))
         if isinstance(exc, Misconfigured):
-            log.error("ifinu.instance.misconfigured", instance=message.instance, reason=exc.reason, error=str(exc))
+            log.error("ifinu.instance.misconfigured", instance=instance, reason=exc.reason, error=str(exc))
         why = {Throttled: "throttled", Misconfigured: "misconfigured"}.get(type(exc), "instance")
         deferred = message.event(Name.DEFERRED, reason=why, error=str(exc))
-        return self._wait(hold_s, "waiting", claim.token, deferred)
+        return self._wait(message, hold_s, "waiting", claim.token, deferred, why, error=exc)
 
     def _look_up(self, message: _Message, claim: Claim) -> Settled | Wait | Failed:
         """It may have been sent: adopt it if the gateway has it, else wait, send it again, or leave it to a person."""
         notification = message.notification
         started = claim.started or self.clock()
         try:
-            found = claim.seen or self._find(message, claim.since or started)
+            with self.tracer.step(Work.LOOK_UP):
+                found = claim.seen or self._find(message, claim.since or started)
         except GatewayError as exc:
             log.warning("ifinu.message.not_looked_up", id=notification.id, error=str(exc))
-            return self._wait(min(_LOOK_AGAIN_S, self.grace_s), "unknown", claim.token, None)
+            return self._wait(message, min(_LOOK_AGAIN_S, self.grace_s), "unknown", claim.token, None, "look_up")
         if found:
             return self._sent(message, Sent(found, None, None), "webhook" if claim.seen else "look_up")
         waited_s = (self.clock() - started).total_seconds()
         if waited_s < self.grace_s:
             wait_s = min(max(waited_s, _FIRST_LOOK_S), self.grace_s - waited_s)
-            return self._wait(wait_s, "unknown", claim.token, None)
+            return self._wait(message, wait_s, "unknown", claim.token, None, "look_up")
         if self.on_unknown is OnUnknown.HOLD:
             raise self._undecided(message, "it is held, as IFINU_ON_UNKNOWN asks")
         if (not_now := self._check(message, claim)) is not None:
@@ -276,6 +336,7 @@ class Delivery:
             case Resend.CANCELLED:
                 return _ended(message, "cancelled", Name.CANCELLED)
             case Resend.LOST:
+                log.info("ifinu.message.duplicate", id=notification.id, first="unknown")
                 return Settled("duplicate", message.untried(Name.DUPLICATE, first="unknown"))
 
     def _find(self, message: _Message, since: datetime) -> str:
@@ -309,7 +370,6 @@ class Delivery:
         return lambda text: text == mine
 
     def _undecided(self, message: _Message, why: str) -> MaybeSent:
-        log.error("ifinu.message.held", id=message.notification.id)
         return MaybeSent(
             f"{message.instance}: it may have been sent, was looked for during {self.grace_s:g} s, not found; {why}: "
             "look at the phone, then `ifinu unknown resolve`",
@@ -317,30 +377,48 @@ class Delivery:
             instance=message.instance,
         )
 
-    def _sent(self, message: _Message, sent: Sent, by: str) -> Settled:
+    def _sent(self, message: _Message, sent: Sent, by: str, took_s: float | None = None) -> Settled:
         notification = message.notification
         log.info(
             "ifinu.message.sent",
-            id=notification.id,
-            kind=notification.kind.value,
+            **message.told(),
             phone=message.about["phone"],
             confirmed=sent.confirmed,
             by=by,
+            took_s=_rounded(took_s),
         )
         sender = None
         if notification.tenant is not None:  # an answer of this person is for them
             key = senders_key(message.instance, f"{self.clock():%Y-%m}")
             sender = key, message.pseudonym, notification.tenant
         event = message.event(Name.SENT, key_id=sent.key_id, confirmed=sent.confirmed, by=by)
-        return Settled("sent", event, sent.key_id or "", sender)
+        return Settled("sent", event, sent.key_id or "", sender, took_s)
 
-    def _wait(self, wait_s: float, claim: str, token: str, event: Event | None, *, free: bool = False) -> Wait:
-        return Wait(self.clock() + timedelta(seconds=wait_s), claim, token, event, free)
+    def _wait(
+        self,
+        message: _Message,
+        wait_s: float,
+        claim: str,
+        token: str,
+        event: Event | None,
+        why: str,
+        *,
+        free: bool = False,
+        error: SendError | None = None,
+    ) -> Wait:
+        if event is not None and event.name is Name.DEFERRED:
+            log.info("ifinu.message.deferred", **message.told(), reason=why, wait_s=round(wait_s, 1))
+        until = self.clock() + timedelta(seconds=wait_s)
+        return Wait(until, claim, token, event, message.instance, why, free, error=error)
 
 
 def _ended(message: _Message, state: str, name: Name, **data: Any) -> Settled:
-    log.info("ifinu.message.not_to_be_sent", id=message.notification.id, state=state, **data)
+    log.info(_ENDED[name], **message.told(), why=data.get("reason"))
     return Settled(state, message.untried(name, **data))
+
+
+def _rounded(took_s: float | None) -> float | None:
+    return None if took_s is None else round(took_s, 3)
 
 
 def _digest(notification: Notification) -> str:

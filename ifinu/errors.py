@@ -138,7 +138,12 @@ class SendError(GatewayError):
         instance: As in GatewayError.
         status: As in GatewayError.
         answer: As in GatewayError.
+
+    Attributes:
+        took_s: How long the gateway took to say so, in seconds; None when it was not asked.
     """
+
+    took_s: float | None = None
 
     def __init__(
         self,

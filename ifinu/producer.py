@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import redis
 
-from ifinu import settings, wire
+from ifinu import settings, tracing, wire
 from ifinu.broker import LOW, NORMAL, URGENT
 from ifinu.broker.claims import Claims
 from ifinu.broker.intake import is_text
 from ifinu.errors import BrokerUnavailable, InvalidNotification
 from ifinu.notification import Notification, Priority
+from ifinu.tracing import TRACEPARENT, Span, Tracer, Work
 
 QUEUE_OF = {Priority.URGENT: URGENT, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
 
@@ -88,6 +90,15 @@ def notification_of(source: Source, *, sandbox_number: str | None = None) -> Not
     return wire.from_fields(source)
 
 
+def facts_of(notification: Notification) -> tracing.Facts:
+    """What a span tells of a notification that is enqueued."""
+    return {
+        tracing.ID: notification.id,
+        tracing.KIND: notification.kind.value,
+        tracing.QUEUE: QUEUE_OF[notification.priority],
+    }
+
+
 def connect(url: str) -> redis.Redis:
     """
     A client for publishing and for looking at the queues, which fails within seconds when Redis is away.
@@ -117,10 +128,10 @@ def enqueue_many(sources: Iterable[Source], *, client: redis.Redis | None = None
     connection = connect(chosen.redis_url.get_secret_value()) if client is None else client
     done = Enqueued()
     try:
-        for batch in _batches(sources, done, chosen.sandbox_number):
-            size = sum(len(messages) for messages in batch.values())
-            _push(connection, batch, done, size)
-            done.accepted += size
+        tracer = tracing.tracer(chosen.tracing, tracing.PRODUCER)
+        for batch in _batches(sources, done, chosen.sandbox_number, tracer):
+            _push(connection, batch, done)
+            done.accepted += batch.count
     finally:
         if own:
             connection.close()
@@ -178,39 +189,70 @@ def id_of(text: str) -> str:
     return found
 
 
-def _batches(sources: Iterable[Source], done: Enqueued, sandbox_number: str | None) -> Iterator[dict[str, list[bytes]]]:
-    batch: dict[str, list[bytes]] = {}
-    count = size = 0
+@dataclass
+class _Batch:
+    """Messages of one trip, by queue, and what traces them."""
+
+    messages: dict[str, list[bytes]] = field(default_factory=dict)
+    spans: list[Span] = field(default_factory=list)
+    count: int = 0
+    size: int = 0
+
+
+def _batches(sources: Iterable[Source], done: Enqueued, sandbox_number: str | None, tracer: Tracer) -> Iterator[_Batch]:
+    batch = _Batch()
+    now = _now()
     for index, source in enumerate(sources):
         try:
             notification = notification_of(source, sandbox_number=sandbox_number)
         except InvalidNotification as exc:
             done.refused.append(Refusal(index, _id_of(source), exc.field, exc.reason))
             continue
-        message = json.dumps(wire.encode(notification), ensure_ascii=False).encode()
-        batch.setdefault(QUEUE_OF[notification.priority], []).append(message)
-        count += 1
-        size += len(message)
-        if count >= _CHUNK or size >= _CHUNK_BYTES:
+        body = {**wire.encode(notification), "criado_em": now}
+        if tracer.on:
+            span = _traced(source, notification, tracer)
+            batch.spans.append(span)
+            body[TRACEPARENT] = span.traceparent
+        message = json.dumps(body, ensure_ascii=False).encode()
+        batch.messages.setdefault(QUEUE_OF[notification.priority], []).append(message)
+        batch.count += 1
+        batch.size += len(message)
+        if batch.count >= _CHUNK or batch.size >= _CHUNK_BYTES:
             yield batch
-            batch, count, size = {}, 0, 0
-    if batch:
+            batch = _Batch()
+            now = _now()
+    if batch.count:
         yield batch
 
 
-def _push(client: redis.Redis, batch: Mapping[str, list[bytes]], done: Enqueued, size: int) -> None:
+def _traced(source: Source, notification: Notification, tracer: Tracer) -> Span:
+    """A trace of its own for each, unless it brings one: one of hundreds of thousands is none that can be looked at."""
+    brought = source.get(TRACEPARENT) if isinstance(source, Mapping) else None
+    return tracer.start(Work.ENQUEUE, facts_of(notification), parent=brought, apart=True)
+
+
+def _push(client: redis.Redis, batch: _Batch, done: Enqueued) -> None:
     pipe = client.pipeline(transaction=True)
-    for queue, messages in batch.items():
+    for queue, messages in batch.messages.items():
         pipe.lpush(queue, *messages)
     try:
         pipe.execute()
     except redis.RedisError as exc:
+        for span in batch.spans:
+            span.fail(exc)
         raise PartlyEnqueued(
-            f"Redis did not take a batch of {size} ({type(exc).__name__}) after {done.accepted} were accepted; "
+            f"Redis did not take a batch of {batch.count} ({type(exc).__name__}) after {done.accepted} were accepted; "
             "give the rest again with the same ids when it is back",
             done,
-            size,
+            batch.count,
         ) from exc
+    finally:
+        for span in batch.spans:
+            span.end()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _id_of(source: Any) -> str | None:

@@ -248,6 +248,14 @@ class Settings(BaseSettings):
         _Optional,
         Field(description="Where the gateway reaches `ifinu webhook`; `ifinu instance webhook` registers it."),
     ] = None
+    flower_auth: Annotated[
+        SecretStr | None,
+        _Optional,
+        Field(
+            description="Who may look at `ifinu flower`, which does not start without it: `user:password`, "
+            "the password with 12 characters or more."
+        ),
+    ] = None
     sandbox_number: Annotated[
         str | None,
         _Optional,
@@ -271,12 +279,33 @@ class Settings(BaseSettings):
         _Optional,
         Field(description="File touched every 5 s while the worker consumes, for probes. Unset: none."),
     ] = None
+    metrics_port: Annotated[
+        Annotated[int, Field(ge=0, le=65_535)] | None,
+        _Optional,
+        Field(description="Port at which a process serves its `/metrics` to Prometheus. Unset: it does not."),
+    ] = None
+    tracing: Annotated[
+        bool,
+        Field(
+            description="Whether each notification leaves a trace, by OpenTelemetry and its `OTEL_*` variables: "
+            "`pip install 'ifinu[otel]'`."
+        ),
+    ] = False
     log_level: Annotated[
         str, Field(pattern=r"^(?i:debug|info|warning|error)$", description="Least severe line logged.")
     ] = "info"
     log_format: Annotated[LogFormat, Field(description="`json`, `console`, or `auto`: console on a terminal.")] = (
         LogFormat.AUTO
     )
+    log_limit: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Lines of one event logged per second, over ten seconds; of warnings and errors a tenth. "
+            "The rest is counted. 0: no limit.",
+        ),
+    ] = 200
 
     _secrets: ClassVar[tuple[str, ...]] = (
         "redis_url",
@@ -285,6 +314,7 @@ class Settings(BaseSettings):
         "result_backend",
         "phone_key",
         "webhook_secret",
+        "flower_auth",
     )
 
     @field_validator("redis_url", mode="before")
@@ -332,6 +362,17 @@ class Settings(BaseSettings):
         # As many bytes as the hash that they key (RFC 7518, 3.2).
         if value is not None and len(value.get_secret_value().encode()) < 32:
             raise ValueError("must have 32 characters or more; try: openssl rand -hex 32")
+        return value
+
+    @field_validator("flower_auth")
+    @classmethod
+    def _is_a_login(cls, value: SecretStr | None) -> SecretStr | None:
+        # Browsers do not agree on how to send what is not ASCII.
+        if value is not None and not re.fullmatch(r"[!-9;-~]+:[!-~]{12,}", value.get_secret_value()):
+            raise ValueError(
+                "must be user:password in ASCII without spaces, the password with 12 characters or more; "
+                "try: echo ops:$(openssl rand -hex 16)"
+            )
         return value
 
     @field_validator("rate_limit")

@@ -123,6 +123,8 @@ def decode(body: Mapping[str, object], *, sandbox_number: str | None = None, tod
         InvalidNotification: Naming the wire field, without repeating what stood in it. When several are
             wrong, `.field` is the first and `.reason` appends the others.
     """
+    if not isinstance(body, Mapping):  # an envelope may call the task with anything
+        raise InvalidNotification("", f"must be a JSON object, not {_json_type(body)}")
     values: dict[str, object] = {}
     problems: dict[str, str] = {}
     if body.get("cobranca") is not None:
@@ -327,7 +329,8 @@ def _reason(kind: str, message: str, field: str, value: object) -> str:
             return "unknown field" + (f"; did you mean {close[0]}?" if close else "")
         case "enum":
             allowed = ", ".join(_CHOICES[field])
-            return f"{_echo(value)} is not one of {allowed}"
+            said = f"{_echo(value, _CHOICES[field])} is not one of {allowed}"
+            return said.strip()
         case "string_pattern_mismatch" if field in ("payment_link", "attachment"):
             return "is not an http or https address"
         case "string_pattern_mismatch":
@@ -341,8 +344,11 @@ def _reason(kind: str, message: str, field: str, value: object) -> str:
     return re.sub(r"^\w+(?: input)? should ", "must ", message)
 
 
-def _echo(value: object) -> str:
-    return repr(_short(value)) if isinstance(value, str) else _json_type(value)
+def _echo(value: object, allowed: Iterable[str]) -> str:
+    """What was given, where it is nearly right: what is not may be anything, a name too."""
+    if not isinstance(value, str):
+        return _json_type(value)
+    return repr(_short(value)) if difflib.get_close_matches(value.lower(), allowed, 1) else ""
 
 
 def _short(text: str) -> str:

@@ -182,7 +182,11 @@ class Channel(stock.Channel):
             name, state = (Name.HELD, "unknown") if maybe_sent else (Name.DEAD, "dead")
             token = intake.token_of(raw)
             self.leases.bury(tag, record, Event(name, notification_id, told), state=state, token=token)
-            log.warning("ifinu.message.buried", reason=reason, error=error, attempts=attempts)
+            about_it = {"id": notification_id, "kind": told.get("kind")}
+            if maybe_sent:
+                log.error("ifinu.message.held", **about_it, reason=reason, error=error, attempts=attempts)
+            else:
+                log.warning("ifinu.message.dead", **about_it, reason=reason, error=error, attempts=attempts)
         self.qos.let_go(tag)
 
     # -- consuming

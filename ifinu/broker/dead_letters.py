@@ -20,6 +20,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ from typing import Any
 
 import redis
 
+from ifinu import phone
 from ifinu.broker import intake
 from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Scripts, claim_key
 
@@ -176,6 +178,16 @@ class DeadLetters:
         """How many there are."""
         return int(self._client.llen(self._keys.dead))
 
+    def reasons(self, most: int) -> Counter[str]:
+        """How many of the newest `most` letters there are of each reason, read page by page."""
+        found: Counter[str] = Counter()
+        for start in range(0, most, _PAGE):
+            page = self._client.lrange(self._keys.dead, start, min(start + _PAGE, most) - 1)
+            found.update(decode(self._keys.ready, bytes(record)).reason for record in page)  # type: ignore[arg-type]  # bytes
+            if len(page) < _PAGE:
+                break
+        return found
+
     def find(self, wanted: Filter, now: datetime) -> Iterator[DeadLetter]:
         """Those that `wanted` takes, oldest first, read page by page."""
         start = 0
@@ -286,7 +298,8 @@ def _call_of(raw: bytes) -> tuple[list[Any], dict[str, Any]] | None:
 def identity(raw: bytes) -> tuple[str | None, str | None]:
     """The notification's id and kind, where the message can be read that far."""
     body = body_of(raw)
-    return _word(body.get("id")), _word(body.get("tipo_notificacao", body.get("kind")))
+    kind = _word(body.get("tipo_notificacao", body.get("kind")))
+    return _word(body.get("id")), kind and phone.mask_in(kind)  # one that is none may be anything
 
 
 def body_of(raw: bytes) -> dict[str, Any]:

@@ -12,7 +12,11 @@ import base64
 import binascii
 import json
 import uuid
+from datetime import datetime
 from typing import Any, TypeGuard
+
+from ifinu.notification import Kind
+from ifinu.tracing import TRACEPARENT, traceparent
 
 TASK = "ifinu.send_notification"
 # Headers that tell a task which message it runs for.
@@ -21,9 +25,13 @@ TAG, QUEUE = "ifinu_tag", "ifinu_queue"
 TOKEN = "ifinu_token"  # noqa: S105 - a header's name
 # Header of a message that a worker may have died of: its digest.
 SUSPECT = "ifinu_suspect"
+# Header that tells when a producer handed the message over (ISO, aware), where it is known.
+ACCEPTED = "ifinu_accepted_at"
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _DEEPEST = 500
 _MAX_ID = 200  # as notification.Notification.id
+_KINDS = tuple(Kind)
+_SHOWN_KINDS = frozenset(f"<{kind.value}>" for kind in Kind)
 
 
 class Unreadable(ValueError):  # noqa: N818
@@ -115,6 +123,32 @@ def token_of(raw: bytes) -> str:
     return found if is_text(found) else ""
 
 
+def accepted_at(raw: bytes) -> datetime | None:
+    """
+    When a producer handed a message over, as far as the message says so.
+
+    None for a retry too: since when it is ready again is not known.
+    """
+    if TOKEN.encode() in raw or not (ACCEPTED.encode() in raw or b"criado_em" in raw):  # spares reading it
+        return None
+    try:
+        body = json.loads(raw)
+        headers = body.get("headers")
+        stamp = headers.get(ACCEPTED) if isinstance(headers, dict) else body.get("criado_em")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return aware(stamp)
+
+
+def aware(stamp: object) -> datetime | None:
+    """An ISO time with its zone; None where it is none: anybody can push a message that says anything."""
+    try:
+        at = datetime.fromisoformat(stamp)  # type: ignore[arg-type]  # as is caught
+    except (TypeError, ValueError):
+        return None
+    return None if at.tzinfo is None else at
+
+
 def is_text(value: object) -> TypeGuard[str]:
     """Whether it is a string that UTF-8 can write; JSON can escape half a surrogate pair, and Redis cannot take it."""
     try:
@@ -158,6 +192,8 @@ def _envelope(payload: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
         raise Unreadable("bad_envelope", f"headers.{TOKEN} must be a string")
     if not isinstance(headers.get("retries", 0), int):
         raise Unreadable("bad_envelope", "headers.retries must be a whole number")
+    if not _are_time_limits(headers.get("timelimit")):  # Celery takes them apart when it starts the task
+        raise Unreadable("bad_envelope", "headers.timelimit must be two numbers, or null in their place")
     if payload.get("content-type") != "application/json" or payload.get("content-encoding") != "utf-8":
         raise Unreadable("bad_envelope", "the content must be application/json in utf-8")
     if headers.get("compression") is not None:
@@ -170,7 +206,17 @@ def _envelope(payload: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
         raise Unreadable("bad_envelope", "it asks for other tasks to be run after it")
     properties["delivery_tag"] = tag  # the publisher's own may stand in two copies of one message
     headers[TAG], headers[QUEUE] = tag, queue
+    # Celery tells them to whoever listens, and any producer's describe the arguments in full; so does a retry's.
+    if headers.get("argsrepr") not in _SHOWN_KINDS:
+        headers["argsrepr"] = "<?>"
+    headers["kwargsrepr"], headers["shadow"] = "{}", None
     return payload
+
+
+def _are_time_limits(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list) and len(value) == 2 and all(v is None or isinstance(v, (int, float)) for v in value)
 
 
 def _wrapped(text: str, body: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
@@ -183,8 +229,13 @@ def _wrapped(text: str, body: dict[str, Any], queue: str, tag: str) -> dict[str,
         "lang": "py", "task": TASK, "id": task_id, "root_id": task_id, "parent_id": None, "group": None, "shadow": None,
         "eta": None, "expires": None, "retries": 0, "timelimit": [None, None], "origin": "wire", "ignore_result": True,
         TAG: tag, QUEUE: queue,
-        "argsrepr": f"<{body.get('tipo_notificacao')!s:.20}>", "kwargsrepr": "{}",
+        # Flower and the logs see this: a word of ours, whatever the producer wrote there.
+        "argsrepr": f"<{kind}>" if (kind := body.get("tipo_notificacao")) in _KINDS else "<?>", "kwargsrepr": "{}",
     }  # fmt: skip
+    if is_text(accepted := body.get("criado_em")):
+        headers[ACCEPTED] = accepted
+    if parent := traceparent(body.get(TRACEPARENT)):
+        headers[TRACEPARENT] = parent
     return {
         # The text, not what was read from it: a retry and a dead letter keep the producer's own bytes.
         "body": json.dumps([[text], {}, _EMBED]),

@@ -12,6 +12,7 @@ The Redis keys of a queue, and the moves between them.
     ifinu:claim:<id>       HASH   what becomes of a notification id, for days (see `claims.py`)
     ifinu:desconhecidas    ZSET   ids that may have been sent -> since when, in ms
     ifinu:visto:<ref>      STRING the gateway's id of a message with this reference that it said it sent, for days
+    ifinu:rastro:<key_id>  STRING the trace of what has this id at the gateway, for two days (see `trails.py`)
     ifinu:eventos          STREAM what happened; the ledger's input (see `events.py`)
     ifinu:optout:<tenant>  HASH   who wants no messages (see `optouts.py`)
     ifinu:remetentes:<instance>:<month>  HASH  phone's pseudonym -> the tenant that last wrote to it, for two months
@@ -83,6 +84,11 @@ def claim_key(notification_id: str) -> str:
 def seen_key(reference: str) -> str:
     """Where the gateway's word is that it sent a message with this reference."""
     return f"ifinu:visto:{reference}"
+
+
+def trail_key(key_id: str) -> str:
+    """Where the trace is of a message with this id at the gateway."""
+    return f"ifinu:rastro:{key_id}"
 
 
 def optout_key(tenant: str | None) -> str:

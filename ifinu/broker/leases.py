@@ -15,8 +15,9 @@ import os
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import redis
@@ -42,12 +43,30 @@ class Settled(NamedTuple):
         key_id: The gateway's id of the message, or empty.
         sender: Where it stands which tenant wrote to the phone last (`keys.senders_key`), the phone's pseudonym and the
             tenant; None where nobody was written to.
+        took_s: How long the gateway took for it, in seconds; None when it was not asked to send.
     """
 
     state: str
     event: Event
     key_id: str = ""
     sender: tuple[str, str, str] | None = None
+    took_s: float | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """
+    What leases have seen so far; for metrics.
+
+    Attributes:
+        reaped: Messages that this process found held by a dead worker, and gave back to their queues.
+        lost: Messages that it held itself, and whose lease ran out.
+        buried: Dead letters, by kind ("" where none could be read), state (`dead` or `unknown`) and reason.
+    """
+
+    reaped: int = 0
+    lost: int = 0
+    buried: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
 
 class Leases:
@@ -61,11 +80,13 @@ class Leases:
     Attributes:
         managed: True once a consumer has taken over the duty to give back what it does not start. Closing a channel
             then gives nothing back by itself, so that what is being sent stays with this process.
+        tally: What they have seen.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis], lease_s: float) -> None:
         self.lease_s = lease_s
         self.managed = False
+        self.tally = Tally()
         self._client = connect()
         self._line = Line(self._client)
         self._scripts = Scripts()
@@ -134,6 +155,10 @@ class Leases:
         """How many messages this process holds."""
         return len(self._held)
 
+    def owed(self) -> int:
+        """How many ends of messages Redis could not be told yet."""
+        return len(self._owed)
+
     def ack(self, tag: str, event: Event | None = None) -> None:
         """
         The message is done with. Never raises: what Redis cannot be told now it is told later.
@@ -180,6 +205,8 @@ class Leases:
             token: What the message carries if it is a retry or a look-up.
         """
         if (keys := self._let_go(tag)) is not None:
+            reason = event.data.get("reason", "")
+            self.tally.buried[event.data.get("kind") or "", state, reason] += 1
             name, notification_id, data = event.arguments()
             claim = (claim_key(notification_id),) if notification_id else ()
             self._tell(
@@ -309,6 +336,7 @@ class Leases:
                     # An ack may have passed this renewal; then the tag is let go of already.
                     lost += self._let_go(tag.decode()) is not None
         if lost:
+            self.tally.lost += lost
             log.warning("ifinu.leases.lost", count=lost)
 
     def _sweep(self) -> None:
@@ -317,6 +345,7 @@ class Leases:
                 self._client, (keys.ready, keys.delayed, keys.in_flight, keys.deadlines, keys.suspects), (_SWEEP_MOST,)
             )
             if reaped:
+                self.tally.reaped += reaped
                 log.warning("ifinu.leases.reaped", count=reaped, queue=keys.ready)
 
 

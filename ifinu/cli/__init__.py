@@ -22,8 +22,10 @@ from ifinu.cli import (
     doctor,
     enqueue,
     erase,
+    flower,
     instances,
     load,
+    metrics,
     optout,
     queues,
     recorder,
@@ -31,6 +33,7 @@ from ifinu.cli import (
     show,
     simulator,
     status,
+    top,
     unknown,
     webhook,
     worker,
@@ -70,17 +73,20 @@ app.command()(send.send)
 app.command()(enqueue.enqueue)
 app.command()(cancel.cancel)
 app.command()(status.status)
+app.command()(top.top)
 app.command()(show.show)
 app.add_typer(queues.app, name="queue")
 app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(unknown.app, name="unknown")
 app.add_typer(optout.app, name="optout")
 app.command()(webhook.webhook)
+app.command()(flower.flower)
 app.add_typer(instances.app, name="instance")
 app.command()(load.load)
 app.command()(doctor.doctor)
 app.command()(recorder.migrate)
 app.command()(recorder.recorder)
+app.command()(metrics.metrics)
 app.command()(erase.erase)
 app.command()(simulator.simulator)
 

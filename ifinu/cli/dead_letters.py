@@ -14,11 +14,13 @@ from typing import Annotated, Any
 import redis
 import typer
 
-from ifinu import phone, settings
+from ifinu import settings
 from ifinu.broker import DeadLetter, DeadLetters, Filter
+from ifinu.broker.dead_letters import body_of
 from ifinu.cli import connection, files, terminal
 from ifinu.cli.connection import Queues
 from ifinu.cli.durations import NewerThan, OlderThan, span
+from ifinu.cli.outline import outline
 from ifinu.errors import ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, help="The messages that will not be sent: why, and what to do about them.")
@@ -88,12 +90,14 @@ def list_(
 def show(
     which: Annotated[str, typer.Argument(metavar="ID|#", help="An id, or its place in `ifinu dlq list`.")],
     queue: connection.Queue = Queues.ALL,
-    reveal: Annotated[bool, typer.Option("--reveal", help="Show phones in full.")] = False,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Show what the producer pushed, with phones, names and texts.")
+    ] = False,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Show one in full, with what the producer pushed; phones masked unless they
-    are asked for.
+    Show one in full: why it is there, and which fields the producer pushed;
+    phones masked, and no names and no texts unless they are asked for.
 
     [bold]Examples[/bold]
 
@@ -112,8 +116,7 @@ def show(
     letter, *others = letters
     body = letter.as_json()
     if not reveal:
-        original = letter.original().decode("utf-8", "backslashreplace")
-        body = {name: value for name, value in body.items() if name != "raw_b64"} | {"raw": phone.mask_in(original)}
+        body = {name: value for name, value in body.items() if name != "raw_b64"} | {"raw": _outline(letter)}
     if as_json:
         terminal.print_json(body)
         return
@@ -219,6 +222,13 @@ def export(
             out.write(json.dumps(letter.as_json(), ensure_ascii=False) + "\n")
             count += 1
     terminal.notes().print(f"{count:,} dead letters written, with personal data (phones, names, texts)", style="yellow")
+
+
+def _outline(letter: DeadLetter) -> str:
+    fields = body_of(letter.raw)
+    if fields:
+        return json.dumps(outline(fields), ensure_ascii=False)
+    return f"({len(letter.original()):,} bytes in which no fields can be read; --reveal shows them)"
 
 
 def _find(client: redis.Redis, queue: Queues, wanted: Filter, now: datetime) -> Iterator[DeadLetter]:

@@ -16,8 +16,8 @@ import typer
 from rich.live import Live
 
 from ifinu import settings
-from ifinu.broker import NORMAL
-from ifinu.cli import backlog, connection, terminal
+from ifinu.broker import NORMAL, backlog
+from ifinu.cli import connection, terminal
 from ifinu.cli.durations import span
 from ifinu.errors import ConfigurationError, IfinuError
 

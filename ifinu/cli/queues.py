@@ -10,9 +10,9 @@ import redis
 import typer
 
 from ifinu import phone, settings, wire
-from ifinu.broker import Keys, intake
+from ifinu.broker import Keys, backlog, intake
 from ifinu.broker.purge import purge as remove
-from ifinu.cli import backlog, connection, terminal
+from ifinu.cli import connection, terminal
 from ifinu.cli.connection import Queues
 from ifinu.cli.status import queue_table
 from ifinu.errors import InvalidNotification

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import threading
-from collections.abc import Iterator
 
 from ifinu import logs, settings
 from ifinu.cli import connection, terminal
+from ifinu.cli.stopping import set_by_signals
 
 
 def migrate(as_json: terminal.Json = False) -> None:
@@ -43,28 +41,21 @@ def recorder() -> None:
     Workers do so themselves unless [bold]IFINU_RECORDER=false[/bold]. One of
     all records at a time; another one waits, and says for whom. While Redis or
     the database is away it waits too, and what happened stays in Redis. SIGTERM
-    ends it in order.
+    ends it in order. At the port [bold]IFINU_METRICS_PORT[/bold], if that is set,
+    Prometheus finds how far it is.
 
     [bold]Examples[/bold]
 
     ifinu recorder
     IFINU_LOG_FORMAT=json ifinu recorder
     """
+    from ifinu.ledger.progress import Progress
     from ifinu.ledger.standby import stand_by
+    from ifinu.metrics import recording, serving
 
     chosen = settings.load()
-    logs.configure(chosen.log_level, chosen.log_format)
-    stop = threading.Event()
-    with _set_by_signals(stop), connection.broker() as client:
-        stand_by(client, chosen, stop)
-
-
-@contextlib.contextmanager
-def _set_by_signals(stop: threading.Event) -> Iterator[None]:
-    wanted = signal.SIGTERM, signal.SIGINT
-    before = [signal.signal(number, lambda *_: stop.set()) for number in wanted]
-    try:
-        yield
-    finally:
-        for number, handler in zip(wanted, before, strict=True):
-            signal.signal(number, handler)
+    logs.configure(chosen.log_level, chosen.log_format, chosen.log_limit)
+    stop, progress, series = threading.Event(), Progress(), serving.registry()
+    recording.Recording(series, progress)
+    with set_by_signals(stop), connection.broker() as client, serving.serving(series, chosen.metrics_port):
+        stand_by(client, chosen, stop, progress)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import enum
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,18 +18,21 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 
 from ifinu import settings
-from ifinu.cli import backlog, connection, durations, recorded, terminal
-from ifinu.cli.backlog import Backlog
+from ifinu.broker.backlog import Backlog
+from ifinu.cli import connection, durations, recorded, terminal
 from ifinu.cli.durations import span
+from ifinu.cli.top.looking import MOST_LETTERS, Eye, Found
 from ifinu.errors import GatewayError
 from ifinu.settings import Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from ifinu.cli.top.asking import Answers, Workers
+
 _EVERY_S = 1.0
 _LEDGER_EVERY_S = 10.0  # counting is work for a database
-_PING_S = 1.0
+_REASONS = 5  # of dead letters that are told, and names
 _GATEWAY_S = 3.0
 
 
@@ -46,44 +53,63 @@ def status(
         typer.Option(parser=durations.parse, metavar="AGE", help="How far back it counts; by default 24h."),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on, once a second, until Ctrl-C.")] = False,
-    workers: Annotated[bool, typer.Option("--workers", help="Ask the workers who is there; takes a second.")] = False,
+    workers: Annotated[
+        bool, typer.Option("--workers/--no-workers", help="Ask the workers how they are; takes a second at most.")
+    ] = True,
     as_json: terminal.Json = False,
 ) -> None:
     """
     Show how many messages are where, and what became of those of the last day.
 
     Ready can be taken now; delayed waits for a retry or its time; in flight is
-    held by a worker; dead will not be sent (see [bold]ifinu dlq list[/bold]).
+    held by a worker; dead will not be sent (see [bold]ifinu dlq list[/bold]). What
+    cannot be asked (Redis, the ledger, the gateway) is said to be away, and the
+    rest is shown; without Redis it ends with 3. [bold]ifinu top[/bold] shows rates.
 
     [bold]Examples[/bold]
 
     ifinu status
     ifinu status --by tenant --since 7d
-    ifinu status --watch --workers
+    ifinu status --watch --no-workers
     ifinu status --json | jq '.queues[].ready'
     """
+    from ifinu.cli.top.asking import Workers
+
     chosen = settings.load()
-    with connection.broker() as client, connection.ledger() as engine:
+    with (
+        connection.broker() as client,
+        connection.ledger() as engine,
+        Workers(chosen.redis_url.get_secret_value()) as fleet,
+        ThreadPoolExecutor(2) as pool,  # none waits for another
+    ):
+        eye = Eye(client)
         ledger = _Ledger(engine, by, since or timedelta(days=1))
 
-        def look() -> dict[str, Any]:
-            return _look(client, ledger, chosen, ask_workers=workers)
+        def look() -> tuple[dict[str, Any], redis.RedisError | None]:
+            return _look(eye, ledger, chosen, pool, fleet if workers else None)
 
         if not watch:
-            found = look()
+            found, away = look()
             if as_json:
                 terminal.print_json(found)
             else:
                 terminal.results().print(_picture(found))
+            if away is not None:
+                raise away
         elif as_json:
-            while True:
-                terminal.print_json(look())
-                time.sleep(_EVERY_S)
+            for _ in _now_and_then():
+                terminal.print_json(look()[0])
         else:
             with Live(console=terminal.results(), auto_refresh=False) as live:
-                while True:
-                    live.update(_picture(look()), refresh=True)
-                    time.sleep(_EVERY_S)
+                for _ in _now_and_then():
+                    live.update(_picture(look()[0]), refresh=True)
+
+
+def _now_and_then() -> Iterator[None]:
+    while True:
+        due_s = time.monotonic() + _EVERY_S
+        yield
+        time.sleep(max(0.0, due_s - time.monotonic()))
 
 
 class _Ledger:
@@ -105,13 +131,16 @@ class _Ledger:
         return self._found
 
 
-def queue_table(queues: Sequence[Backlog]) -> RenderableType:
-    """One row a queue."""
-    figures = ("ready", "delayed", "next due in", "in flight", "dead")
+def queue_table(queues: Sequence[Backlog], oldest_s: Mapping[str, float | None] | None = None) -> RenderableType:
+    """One row a queue; with the ages of the oldest messages, where they are given."""
+    ages = () if oldest_s is None else ("oldest",)
+    figures = ("ready", *ages, "delayed", "next due in", "in flight", "dead")
     table = terminal.columns("queue", *figures, "", right=figures, whole=("queue",))
     for queue in queues:
         due = "" if queue.next_due_in_s is None else span(queue.next_due_in_s)
-        counts = (queue.ready, queue.delayed, due, queue.in_flight, queue.dead)
+        age_s = None if oldest_s is None else oldest_s.get(queue.queue)
+        age = () if oldest_s is None else ("" if age_s is None else span(age_s),)
+        counts = (queue.ready, *age, queue.delayed, due, queue.in_flight, queue.dead)
         paused = f"[yellow]paused since {terminal.plain(queue.paused_since)}[/]" if queue.paused_since else ""
         table.add_row(queue.queue, *(c if isinstance(c, str) else f"{c:,}" for c in counts), paused)
     return table
@@ -135,26 +164,113 @@ def gateway_state(chosen: Settings) -> str:
         gateway.close()
 
 
-def _look(client: redis.Redis, ledger: _Ledger, chosen: Settings, *, ask_workers: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "queues": [queue.as_json() for queue in backlog.survey(client)],
-        "gateway": {"instance": chosen.evolution_instance, "state": gateway_state(chosen)},
-        "unknown": recorded.unknown(client),
-        "ledger": {"waiting": recorded.waiting(client), "recorded": recorded.is_recorded(client), **ledger.counts()},
-    }
-    if ask_workers:
-        from ifinu.worker.app import app
+def _look(
+    eye: Eye, ledger: _Ledger, chosen: Settings, pool: ThreadPoolExecutor, fleet: Workers | None
+) -> tuple[dict[str, Any], redis.RedisError | None]:
+    """All that can be known, for a program; and why Redis could not be asked."""
+    from ifinu.cli.top.asking import AWAY
 
-        found["workers"] = sorted(name for answer in app.control.ping(timeout=_PING_S) for name in answer)
-    return found
+    asked = None if fleet is None else pool.submit(fleet.ask)
+    gateway = pool.submit(gateway_state, chosen)
+    there: Found | None = None
+    away: redis.RedisError | None = None
+    try:
+        there = eye.look()
+    except redis.RedisError as exc:
+        away = exc
+    found: dict[str, Any] = {
+        "redis": {"error": None if away is None else str(away)},
+        "queues": [] if there is None else [
+            {
+                **queue.as_json(),
+                "oldest_s": there.oldest_s[queue.queue],
+                "dead_by_reason": dict(there.dead[queue.queue].most_common()),
+            }
+            for queue in there.queues
+        ],
+        "gateway": {"instance": chosen.evolution_instance, "state": ""},
+        "unknown": there and there.unknown,
+        "ledger": {"waiting": there and there.waiting, "recorded": there and there.recorded, **ledger.counts()},
+    }  # fmt: skip
+    found["gateway"]["state"] = gateway.result()
+    if asked is not None:
+        answers: Answers | None = None
+        with contextlib.suppress(redis.RedisError, *AWAY):
+            answers = asked.result()
+        found["workers"] = None if answers is None else sorted({name for name, _ in answers})
+        found["snapshots"] = None if answers is None else [
+            {"name": name, **told} for (name, _), told in sorted(answers.items())
+        ]  # fmt: skip
+        found["held"] = sorted(
+            {
+                name
+                for told in (answers or {}).values()
+                for name, one in told.get("instances", {}).items()
+                if one["held"]
+            }
+        )
+    return found, away
 
 
 def _picture(found: dict[str, Any]) -> RenderableType:
     gateway = found["gateway"]
     colour = "green" if gateway["state"] == "open" else "yellow"
-    lines = [f"gateway: instance {terminal.plain(gateway['instance'])}, [{colour}]{gateway['state']}[/]"]
+    lines: list[RenderableType] = [
+        f"gateway: instance {terminal.plain(gateway['instance'])}, [{colour}]{gateway['state']}[/]"
+    ]
     if "workers" in found:
-        there = ", ".join(found["workers"]) or "[yellow]none answered[/]"
-        lines.append(f"workers: {there}")
-    table = queue_table([Backlog(**queue) for queue in found["queues"]])
-    return Group(table, "", *lines, "", *recorded.picture(found["ledger"], found["unknown"]))
+        lines += _workers(found)
+    ledger = found["ledger"]
+    if found["redis"]["error"] is not None:
+        queues: list[RenderableType] = ["[bold red]Redis cannot be asked[/]: nothing is known of queues and workers"]
+        ledger = {**ledger, "waiting": 0, "recorded": True}
+    else:
+        queues = _queues(found["queues"])
+    return Group(*queues, "", *lines, "", *recorded.picture(ledger, found["unknown"] or 0))
+
+
+def _queues(queues: Sequence[dict[str, Any]]) -> list[RenderableType]:
+    names = {one.name for one in dataclasses.fields(Backlog)}
+    table = queue_table(
+        [Backlog(**{name: value for name, value in queue.items() if name in names}) for queue in queues],
+        {queue["queue"]: queue["oldest_s"] for queue in queues},
+    )
+    reasons = sum((Counter(queue["dead_by_reason"]) for queue in queues), Counter[str]())
+    if not reasons:
+        return [table]
+    told = [f"{count:,} {terminal.plain(reason)}" for reason, count in reasons.most_common(_REASONS)]
+    if others := reasons.total() - sum(count for _, count in reasons.most_common(_REASONS)):
+        told.append(f"{others:,} others")
+    read = "" if reasons.total() == sum(queue["dead"] for queue in queues) else f" (newest {MOST_LETTERS:,} of each)"
+    return [table, "", f"dead{read}: {', '.join(told)}; see `ifinu dlq list`"]
+
+
+def _workers(found: dict[str, Any]) -> Iterator[RenderableType]:
+    snapshots = found["snapshots"]
+    if not snapshots:
+        yield f"workers: [yellow]{'none answered' if snapshots is not None else 'could not be asked'}[/]"
+        return
+    figures = ("limit/s", "busy", "waiting", "sent", "dead", "up")
+    table = terminal.columns("worker", *figures, "breaker", right=figures, whole=("worker",))
+    for one in snapshots:
+        name = terminal.plain(one["name"])
+        if "slots" not in one:
+            table.add_row(name, *("–" for _ in figures), "[yellow]tells nothing: another version?[/]")
+            continue
+        ended = one["ended"]
+        table.add_row(
+            name,
+            "none" if one["limit_per_s"] is None else f"{one['limit_per_s']:g}",
+            f"{one['busy']}/{one['slots']}",
+            f"{one['waiting']:,}",
+            f"{ended.get('sent', 0):,}",
+            f"{ended.get('dead', 0):,}",
+            span(one["up_s"]),
+            "[bold yellow]open: the gateway is away[/]" if one["breaker_open"] else "closed",
+        )
+    yield "workers (sent and dead since each of them started):"
+    yield table
+    if found["held"]:
+        names = ", ".join(map(terminal.plain, found["held"][:_REASONS]))
+        more = f" and {len(found['held']) - _REASONS} more" if len(found["held"]) > _REASONS else ""
+        yield f"[yellow]instances whose messages are held back: {names}{more}[/]; see `ifinu instance list`"

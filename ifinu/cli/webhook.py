@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ifinu import logs, settings
+from ifinu import logs, settings, tracing
 from ifinu.errors import ConfigurationError
 
 
@@ -22,7 +22,8 @@ def webhook(
     Takes POST on any path from whoever shows [bold]IFINU_WEBHOOK_SECRET[/bold], and
     answers once it is durable in Redis; else 503, and the gateway tries again.
     Tell the gateway with [bold]ifinu instance webhook NAME[/bold]. For probes there
-    are /healthz (the process lives) and /readyz (Redis answers).
+    are /healthz (the process lives) and /readyz (Redis answers); Prometheus finds
+    /metrics at the port [bold]IFINU_METRICS_PORT[/bold], if that is set.
 
     SIGTERM ends it in order: what is under way is answered. Any number may run.
 
@@ -37,6 +38,7 @@ def webhook(
         raise ConfigurationError(
             "IFINU_WEBHOOK_SECRET is not set: it is what the gateway has to show; make one with: openssl rand -hex 32"
         )
+    from ifinu.metrics import serving
     from ifinu.receipts.app import application
     from ifinu.receipts.serving import listen, server
 
@@ -44,12 +46,16 @@ def webhook(
         listener = listen(host, port)
     except OSError as exc:
         raise ConfigurationError(f"{host}:{port}: {exc.strerror or exc}") from exc
-    logs.configure(chosen.log_level, chosen.log_format)
+    logs.configure(chosen.log_level, chosen.log_format, chosen.log_limit)
+    series = serving.registry()
     receiver = application(
         secret=chosen.webhook_secret.get_secret_value(),
         redis_url=chosen.redis_url.get_secret_value(),
         phone_key=None if chosen.phone_key is None else chosen.phone_key.get_secret_value(),
+        registry=series,
+        tracer=tracing.tracer(chosen.tracing, tracing.WEBHOOK),
     )
     # uvicorn raises the signal that ended it once more; an orderly end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    server(receiver).run(sockets=[listener])
+    with serving.serving(series, chosen.metrics_port):
+        server(receiver).run(sockets=[listener])

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -30,6 +29,7 @@ from ifinu.ledger.engine import writing
 from ifinu.ledger.entries import Entry
 from ifinu.ledger.fold import fold
 from ifinu.ledger.migrate import HEAD, is_current, migrate
+from ifinu.ledger.progress import Progress
 from ifinu.ledger.schema import gaps
 from ifinu.ledger.stream import Fields, Stream
 
@@ -48,24 +48,6 @@ _LONGEST_WHY = 200
 _REFUSED = (sqlalchemy.exc.DataError, sqlalchemy.exc.IntegrityError, ValueError, OverflowError)
 
 
-@dataclass(slots=True)
-class Progress:
-    """
-    What a recorder did so far; for metrics and tests.
-
-    Attributes:
-        recorded: Events written.
-        refused: Entries that were no events.
-        lag: Entries in the stream when it was last looked at.
-        gaps: How often the stream was lost.
-    """
-
-    recorded: int = 0
-    refused: int = 0
-    lag: int = 0
-    gaps: int = 0
-
-
 class Recorder:
     """
     Records until it is stopped. Several at once do no harm.
@@ -76,6 +58,7 @@ class Recorder:
         batch: The most entries a transaction.
         dead_after_s: What another recorder took so long ago and did not record is taken from it.
         upkeep: Tends the ledger between two batches, about once an hour; True if it is to be called again at once.
+        progress: Where it tells how far it is.
     """
 
     def __init__(
@@ -86,8 +69,9 @@ class Recorder:
         batch: int = _BATCH,
         dead_after_s: float = _DEAD_AFTER_S,
         upkeep: Callable[[], bool] = lambda: False,
+        progress: Progress | None = None,
     ) -> None:
-        self.progress = Progress()
+        self.progress = progress or Progress()
         self._stream = Stream(client)
         self._engine = engine
         self._batch = batch

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import redis
 import structlog
 
+from ifinu.ledger.progress import Progress
 from ifinu.ledger.turn import Turn
 from ifinu.settings import Settings
 
@@ -22,7 +23,7 @@ log = structlog.get_logger(__name__)
 _ASK_EVERY_S = 3.0
 
 
-def stand_by(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
+def stand_by(client: redis.Redis, settings: Settings, stop: threading.Event, progress: Progress | None = None) -> None:
     """
     Record whenever it is this process' turn, until `stop` is set.
 
@@ -32,11 +33,13 @@ def stand_by(client: redis.Redis, settings: Settings, stop: threading.Event) -> 
         client: A connection to Redis of its own that returns bytes.
         settings: Where the ledger is, and how long it remembers.
         stop: Ends it, within seconds.
+        progress: Where it tells how far it is.
 
     Raises:
         ConfigurationError: The URL is none.
     """
     turn = Turn(client)
+    progress = progress or Progress()
     told = ""
     while not stop.is_set():
         try:
@@ -47,14 +50,14 @@ def stand_by(client: redis.Redis, settings: Settings, stop: threading.Event) -> 
             waits_for = turn.holder
         if mine:
             told = ""
-            _record(client, settings, stop, turn)
+            _record(client, settings, stop, turn, progress)
         elif told != waits_for:
             told = waits_for
             log.info("ifinu.recorder.standing_by", holder=waits_for)
         stop.wait(_ASK_EVERY_S)
 
 
-def _record(client: redis.Redis, settings: Settings, stop: threading.Event, turn: Turn) -> None:
+def _record(client: redis.Redis, settings: Settings, stop: threading.Event, turn: Turn, progress: Progress) -> None:
     from ifinu.ledger.engine import connect
     from ifinu.ledger.recorder import Recorder
     from ifinu.ledger.retention import tend
@@ -69,10 +72,12 @@ def _record(client: redis.Redis, settings: Settings, stop: threading.Event, turn
 
     log.info("ifinu.recorder.started", who=turn.who, database=database_url.partition(":")[0])
     engine = connect(database_url)
-    recorder = Recorder(client, engine, upkeep=upkeep)
+    recorder = Recorder(client, engine, upkeep=upkeep, progress=progress)
+    progress.active = True
     try:
         recorder.run(stop, turn.keep)
     finally:
+        progress.active = False
         engine.dispose()
         with contextlib.suppress(redis.RedisError):  # it lapses by itself
             turn.leave()

@@ -20,10 +20,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from time import monotonic, time_ns
 
 import redis
 import redis.asyncio
 import structlog
+from prometheus_client import CollectorRegistry
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -32,10 +34,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ifinu.metrics.receiving import Receiving
 from ifinu.receipts.guard import Guard
 from ifinu.receipts.opting_out import OptOutDesk
-from ifinu.receipts.reading import NotAHook, read
+from ifinu.receipts.reading import Connection, NotAHook, Receipt, read
 from ifinu.receipts.recording import Recorder
+from ifinu.receipts.trails import Follower, following
+from ifinu.tracing import OFF, Tracer
 
 MAX_BODY_BYTES = 1_000_000
 
@@ -46,14 +51,23 @@ _CONNECTIONS = 32
 log = structlog.get_logger()
 
 
-def application(*, secret: str, redis_url: str, phone_key: str | None) -> Starlette:
+def application(
+    *,
+    secret: str,
+    redis_url: str,
+    phone_key: str | None,
+    registry: CollectorRegistry | None = None,
+    tracer: Tracer = OFF,
+) -> Starlette:
     """
     Make the application; it connects with the first request.
 
     Args:
+        registry: Where its series are registered; by default one of its own.
         secret: What the gateway has to show; see `Guard`.
         redis_url: As `IFINU_REDIS_URL`.
         phone_key: As `IFINU_PHONE_KEY`, or None.
+        tracer: What puts receipts into the traces of their messages.
     """
     # One retry, at once, for a connection that Redis has closed meanwhile; none where it does not answer.
     lost = (redis.ConnectionError,)
@@ -68,14 +82,19 @@ def application(*, secret: str, redis_url: str, phone_key: str | None) -> Starle
     blocking = redis.Redis.from_url(
         redis_url, socket_connect_timeout=_CONNECT_S, socket_timeout=_ANSWER_S, retry=Retry(NoBackoff(), 1, lost)
     )
-    recorder = Recorder(redis.asyncio.Redis.from_pool(pool), OptOutDesk(blocking, phone_key))
-    return _Webhook(Guard(secret), recorder).application()
+    desk = OptOutDesk(blocking, phone_key)
+    client = redis.asyncio.Redis.from_pool(pool)
+    follower = Follower(client, tracer) if tracer.on else None
+    series = Receiving(registry or CollectorRegistry(), lambda: (desk.taken, desk.unresolved))
+    return _Webhook(Guard(secret), Recorder(client, desk), series, follower).application()
 
 
 class _Webhook:
-    def __init__(self, guard: Guard, recorder: Recorder) -> None:
+    def __init__(self, guard: Guard, recorder: Recorder, series: Receiving, follower: Follower | None) -> None:
         self._guard = guard
         self._recorder = recorder
+        self._series = series
+        self._follower = follower
 
     def application(self) -> Starlette:
         routes = [
@@ -87,8 +106,11 @@ class _Webhook:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        yield
-        await self._recorder.close()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._recorder.close)
+            if self._follower is not None:
+                await stack.enter_async_context(following(self._follower))
+            yield
 
     async def _healthz(self, _: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
@@ -99,6 +121,12 @@ class _Webhook:
         return Response("Redis does not answer\n", 503, media_type="text/plain")
 
     async def _receive(self, request: Request) -> Response:
+        started = monotonic()
+        response = await self._answer(request)
+        self._series.answered(response.status_code, monotonic() - started)
+        return response
+
+    async def _answer(self, request: Request) -> Response:
         if objection := self._guard.objection(request.headers):
             log.warning("ifinu.webhook.refused", reason=objection)
             return Response(status_code=401)
@@ -115,11 +143,20 @@ class _Webhook:
         except NotAHook as exc:
             log.warning("ifinu.webhook.not_a_hook", reason=str(exc))
             return Response(status_code=400)
+        started_ns = time_ns()
         try:
             await self._recorder.record(said)
         except (redis.RedisError, OSError) as exc:  # TimeoutError is an OSError
             log.error("ifinu.webhook.not_recorded", error=type(exc).__name__)
             return Response(status_code=503)
+        for one in said:
+            match one:
+                case Receipt():
+                    self._series.receipt(one.status)
+                    if self._follower is not None:
+                        self._follower.note(one, started_ns, time_ns())
+                case Connection():
+                    self._series.connection(one.state)
         return Response(status_code=204)
 
 

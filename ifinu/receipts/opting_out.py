@@ -38,7 +38,7 @@ class OptOutDesk:
         self._client = client
         self._pseudonyms = Pseudonyms.load(client, phone_key)
         self._optouts = OptOuts(client, self._pseudonyms)
-        self.unresolved = 0
+        self.taken = self.unresolved = 0
 
     def take(self, inbound: Inbound) -> None:
         """
@@ -60,6 +60,7 @@ class OptOutDesk:
         tenant = self._tenant(inbound.instance, pseudonym)
         confirmation = _confirmation(inbound, inbound.phone, tenant, pseudonym, said_at)
         if self._optouts.add(tenant, inbound.phone, source=SOURCE, confirmation=confirmation):
+            self.taken += 1
             log.info("ifinu.optout.taken", instance=instance, tenant=tenant, phone=phones.mask(inbound.phone))
 
     def close(self) -> None:

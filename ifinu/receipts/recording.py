@@ -12,6 +12,7 @@ import structlog
 from ifinu import phone as phones
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, seen_key
+from ifinu.ledger.states import State
 from ifinu.receipts.opting_out import OptOutDesk
 from ifinu.receipts.reading import Connection, Inbound, Receipt, Said, SentEcho
 from ifinu.receipts.stop_words import asks_to_stop
@@ -55,6 +56,8 @@ class Recorder:
         for one in said:
             if isinstance(one, Connection):
                 log.info("ifinu.instance.state", instance=phones.mask_in(one.instance), state=one.state, code=one.code)
+            elif isinstance(one, Receipt) and one.status is State.FAILED:
+                log.warning("ifinu.receipt.failed", key_id=one.key_id, instance=phones.mask_in(one.instance))
 
     async def is_redis_there(self) -> bool:
         """Whether Redis answers in time."""

@@ -7,6 +7,7 @@ The Celery application, configured from the settings when it is first used.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -16,27 +17,47 @@ from datetime import UTC, datetime
 from typing import Any
 
 import billiard
+import kombu
 from celery import Celery, signals
+from celery.app.amqp import AMQP
 from kombu import Exchange, Queue
+from prometheus_client import CollectorRegistry
 
-from ifinu import logs, producer, settings
+from ifinu import logs, producer, settings, tracing
 from ifinu.broker import NORMAL, QUEUES
 from ifinu.broker.claims import Claims
 from ifinu.broker.pseudonyms import Pseudonyms
+from ifinu.broker.trails import Trails
 from ifinu.delivery import Delivery
 from ifinu.errors import ConfigurationError
 from ifinu.gateway import Evolution
 from ifinu.gateway.breaker import Breaker
 from ifinu.gateway.instances import Instances
+from ifinu.ledger.progress import Progress
+from ifinu.metrics import recording, serving
+from ifinu.metrics.sending import Sending
 from ifinu.render import Renderer
 from ifinu.settings import Settings
 from ifinu.window import Windows
 from ifinu.worker.consumer import Heartbeat, TakeOver
+from ifinu.worker.metrics import Metrics
 from ifinu.worker.pacing import Bucket
 from ifinu.worker.recording import Recording
 
 # Fetched messages per slot: with a pace of 5/s per slot this keeps the bucket fed and lets a trip bring eight at once.
 _PREFETCH_MULTIPLIER = 4
+
+
+class _Connection(kombu.Connection):
+    """Flower and the logs know a broker by its URL, and this one's is that of any Redis."""
+
+    def as_uri(self, *args: Any, **kwargs: Any) -> str:
+        """As stock, with the scheme that it was given."""
+        return f"redis://{super().as_uri(*args, **kwargs).partition('://')[2]}"
+
+
+class _Messages(AMQP):
+    Connection = _Connection
 
 
 class Application(Celery):
@@ -46,8 +67,10 @@ class Application(Celery):
     Attributes:
         breaker: Of this process' gateway; its consumer asks it.
         bucket: That the task takes its tokens from, once there is a consumer.
+        progress: How far this process is with the ledger, where it writes it.
     """
 
+    amqp_cls = _Messages
     bucket: Bucket | None = None
     _settings: Settings | None = None
     _delivery: Delivery | None = None
@@ -56,6 +79,7 @@ class Application(Celery):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.breaker = Breaker()
+        self.progress = Progress()
 
     @property
     def settings(self) -> Settings:
@@ -63,6 +87,23 @@ class Application(Celery):
         if self._settings is None:
             self._settings = settings.load()
         return self._settings
+
+    @functools.cached_property
+    def series(self) -> CollectorRegistry:
+        """What this process tells Prometheus."""
+        made = serving.registry()
+        recording.Recording(made, self.progress)
+        return made
+
+    @functools.cached_property
+    def sending(self) -> Sending:
+        """What it counts of that."""
+        return Sending(self.series)
+
+    @functools.cached_property
+    def trails(self) -> Trails:
+        """Where receipts find the traces of what it sends."""
+        return Trails(self.settings.redis_url.get_secret_value())
 
     @property
     def delivery(self) -> Delivery:
@@ -91,7 +132,7 @@ def delivery_of(chosen: Settings) -> Delivery:
         chosen: The settings.
 
     Raises:
-        ConfigurationError: There is no key for the gateway.
+        ConfigurationError: There is no key for the gateway, or traces are wanted and cannot be had.
     """
     if chosen.evolution_api_key is None:
         raise ConfigurationError(
@@ -119,6 +160,7 @@ def delivery_of(chosen: Settings) -> Delivery:
         # Sandbox data change from day to day, and load tests use their ids again.
         compares=chosen.sandbox_number is None,
         clock=lambda: datetime.now(UTC),
+        tracer=tracing.tracer(chosen.tracing, tracing.WORKER, gateway_url=chosen.evolution_url),
     )
 
 
@@ -170,8 +212,8 @@ def configuration(chosen: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-app = Application("ifinu", include=["ifinu.worker.tasks"], set_as_current=False)
-app.steps["consumer"].update((TakeOver, Heartbeat, Recording))
+app = Application("ifinu", include=["ifinu.worker.tasks", "ifinu.worker.inspecting"], set_as_current=False)
+app.steps["consumer"].update((TakeOver, Heartbeat, Recording, Metrics))
 
 
 @app.on_configure.connect
@@ -204,6 +246,18 @@ def _end_now(*_: Any) -> None:
     os._exit(1)
 
 
+@signals.worker_process_shutdown.connect
+def _tell_of_floods(**_: Any) -> None:
+    """A child of a pool of processes ends without what Python does at the end."""
+    logs.flush()
+
+
+@signals.worker_process_shutdown.connect
+@signals.worker_shutdown.connect
+def _export_what_is_left(**_: Any) -> None:
+    app.delivery.tracer.close()
+
+
 @signals.setup_logging.connect
 def _set_up_logs(**_: Any) -> None:
-    logs.configure(app.settings.log_level, app.settings.log_format)
+    logs.configure(app.settings.log_level, app.settings.log_format, app.settings.log_limit, app.settings.worker_name)

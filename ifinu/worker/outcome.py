@@ -17,7 +17,13 @@ LONGEST = 16_384  # characters that Celery keeps of it
 def encode(settled: Settled) -> str:
     """What the task returns: the state, the gateway's id, and the rest in JSON."""
     event = settled.event
-    rest = {"id": event.id, "event": event.name.value, "data": event.data, "sender": settled.sender}
+    rest = {
+        "id": event.id,
+        "event": event.name.value,
+        "data": event.data,
+        "sender": settled.sender,
+        "took_s": settled.took_s,
+    }
     return f"{settled.state} {settled.key_id} {json.dumps(rest)}"
 
 
@@ -35,6 +41,6 @@ def decode(returned: str) -> Settled:
         state, key_id, rest = returned[1:-1].replace("\\'", "'").split(" ", 2)
         told = json.loads(rest)
         event = Event(Name(told["event"]), told["id"], told["data"])
-        return Settled(state, event, key_id, told["sender"] and tuple(told["sender"]))
+        return Settled(state, event, key_id, told["sender"] and tuple(told["sender"]), told["took_s"])
     except (KeyError, TypeError) as exc:
         raise ValueError(f"not an outcome: {type(exc).__name__}") from exc

@@ -28,6 +28,7 @@ class Recording(bootsteps.StartStopStep):
         super().__init__(c, **kwargs)
         self.enabled = c.app.settings.recorder  # else Celery leaves this step out
         self._stop = threading.Event()
+        self._progress = c.app.progress
         self._thread: threading.Thread | None = None
 
     def start(self, c: Any) -> None:
@@ -50,7 +51,7 @@ class Recording(bootsteps.StartStopStep):
         while not self._stop.is_set():
             try:
                 with contextlib.closing(producer.connect(settings.redis_url.get_secret_value())) as client:
-                    stand_by(client, settings, self._stop)
+                    stand_by(client, settings, self._stop, self._progress)
             except Exception:
                 log.exception("ifinu.recorder.failed", again_in_s=_AGAIN_S)
                 self._stop.wait(_AGAIN_S)

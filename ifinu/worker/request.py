@@ -15,8 +15,10 @@ from celery.worker.request import Request as CeleryRequest
 
 from ifinu import wire
 from ifinu.broker import intake
+from ifinu.delivery import Wait
 from ifinu.errors import ConfigurationError, IdReused, InvalidNotification, MaybeSent, Poison, SendError
 from ifinu.gateway.breaker import is_outage
+from ifinu.logs import faults
 from ifinu.worker import outcome
 
 log = structlog.get_logger(__name__)
@@ -27,20 +29,12 @@ _NOT_THE_END = (
     SystemExit, KeyboardInterrupt, MemoryError,
 )  # fmt: skip
 
-# Why a task is ignored, whose message waits.
-UNPACED = "unpaced"  # nothing went to the gateway, so that its token is free again
-ANSWER_LOST = "answer_lost"  # a gateway that does so again and again is away, and would leave all in doubt
 FIRST_TRY = "ifinu_first_at"  # message header of a retry: when the first try was
 
 
 def first_try_at(headers: dict[str, Any] | None) -> datetime:
     """When a message was first tried: now, unless a retry says otherwise."""
-    stamp = (headers or {}).get(FIRST_TRY)
-    with contextlib.suppress(TypeError, ValueError):  # anybody can push a message with such a header
-        at = datetime.fromisoformat(stamp)  # type: ignore[arg-type]  # as suppressed
-        if at.tzinfo is not None:
-            return at
-    return datetime.now(UTC)
+    return intake.aware((headers or {}).get(FIRST_TRY)) or datetime.now(UTC)
 
 
 def reason_of(exc: BaseException) -> str:
@@ -83,6 +77,7 @@ class Request(CeleryRequest):
             return
         tag, leases = self.message.delivery_tag, self.message.channel.leases
         settled = outcome.decode(returned)
+        self.app.sending.settled(settled, accepted_at=self._accepted_at(), started_at=self._first_start())
         if settled.state == "sent":
             self._tell_breaker(None)
         elif self.app.bucket is not None:
@@ -99,20 +94,43 @@ class Request(CeleryRequest):
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
         self._tell_breaker(exc)
+        self._count(exc)
         if isinstance(exc, exceptions.WorkerLostError):
             self.message.channel.leases.give_back((self.message.delivery_tag,), suspect=True)
         elif isinstance(exc, exceptions.Ignore):
-            self._waits(exc.args)
+            self._waits(exc.args[0] if exc.args else None)
         elif not isinstance(exc, _NOT_THE_END):
             self._bury_failed(exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
-    def _waits(self, why: tuple[Any, ...]) -> None:
+    def _waits(self, wait: Any) -> None:
         """The message is in the delayed set."""
-        if why == (UNPACED,) and self.app.bucket is not None:
-            self.app.bucket.put_back()
-        elif why == (ANSWER_LOST,) and self.app.breaker.failed():
+        if not isinstance(wait, Wait):  # another task's, or Celery's own
+            return
+        self.app.sending.waits(wait)
+        if wait.free and self.app.bucket is not None:
+            self.app.bucket.put_back()  # nothing went to the gateway, so that its token is free again
+        elif wait.lost and self.app.breaker.failed():  # one that does so again and again leaves all in doubt
             log.error("ifinu.gateway.away", error="it takes requests and does not answer")
+
+    def _count(self, exc: BaseException) -> None:
+        """For the metrics: what a gateway answered that did not take the message."""
+        error: Any = exc
+        match exc:
+            case exceptions.Retry():
+                error = exc.exc
+            case exceptions.Reject():
+                error = exc.reason
+        if isinstance(error, SendError):
+            self.app.sending.failed(error, retried=isinstance(exc, exceptions.Retry))
+
+    def _accepted_at(self) -> datetime | None:
+        """When a producer handed the message over, as far as it says so."""
+        return intake.aware(self.request_dict.get(intake.ACCEPTED))
+
+    def _first_start(self) -> float | None:
+        """When the task started, in epoch seconds; None for a message that was started before."""
+        return None if FIRST_TRY in self.request_dict else self.time_start
 
     def _tell_breaker(self, exc: BaseException | None) -> None:
         """Whether the gateway answered; None stands for a send that worked."""
@@ -165,6 +183,18 @@ class Request(CeleryRequest):
             notification = wire.decode(body, sandbox_number=self.app.settings.sandbox_number)
             return {"id": notification.id, **self.app.delivery.about(notification)}
         return {"id": self.id}
+
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
+        """Tell who listens; of what was raised, by a library say, only what cannot repeat what it choked on."""
+        if "exception" in fields:
+            raised, where = str(fields["exception"]), str(fields.get("traceback") or "")
+            fields |= {"exception": faults.retold(raised), "traceback": faults.frames_in(where)}
+        super().send_event(type, **fields)
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """What `inspect` answers: never the arguments."""
+        told: dict[str, Any] = super().info(safe=True)
+        return told
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         """The pool killed the task's process (`--time-limit`), in the middle of whatever it did: it is looked up."""

@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import redis
@@ -14,17 +14,19 @@ from celery import Task, exceptions
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
-from ifinu import producer, wire
+from ifinu import producer, tracing, wire
 from ifinu.broker import intake
 from ifinu.broker.channel import POSTPONES
 from ifinu.broker.claims import Asker
 from ifinu.broker.events import Event
+from ifinu.broker.leases import Settled
 from ifinu.delivery import Failed, Wait
-from ifinu.errors import BrokerUnavailable, InvalidNotification, NotSent, Poison, SendError
+from ifinu.errors import BrokerUnavailable, InvalidNotification, MaybeSent, NotSent, Poison, SendError
 from ifinu.notification import Notification
+from ifinu.tracing import NO_SPAN, TRACEPARENT, Span, Tracer, Work
 from ifinu.worker.app import app
 from ifinu.worker.outcome import LONGEST, encode
-from ifinu.worker.request import ANSWER_LOST, FIRST_TRY, UNPACED, first_try_at
+from ifinu.worker.request import FIRST_TRY, first_try_at, reason_of
 from ifinu.worker.retry import backoff_s
 
 
@@ -82,20 +84,27 @@ class NotificationTask(Task):
         notification = producer.notification_of(
             fields if source is None else source, sandbox_number=app.settings.sandbox_number
         )
-        try:
-            return self.apply_async(
-                args=[wire.encode(notification)],
-                task_id=notification.id,
-                queue=producer.QUEUE_OF[notification.priority],
-                argsrepr=f"<{notification.kind.value}>",  # Flower and the logs see this, and no personal data
-                kwargsrepr="{}",
-                countdown=countdown,
-                eta=eta,
-            )
-        except OperationalError as exc:
-            raise BrokerUnavailable(
-                f"Redis did not take notification {notification.id!r} ({exc}); try again with the same id"
-            ) from exc
+        headers = {intake.ACCEPTED: _due(countdown, eta).isoformat()}
+        tracer = tracing.tracer(app.settings.tracing, tracing.PRODUCER)
+        brought = source.get(TRACEPARENT) if isinstance(source, Mapping) else None
+        with tracer.start(Work.ENQUEUE, producer.facts_of(notification), parent=brought) as span:
+            if span.traceparent:
+                headers[TRACEPARENT] = span.traceparent
+            try:
+                return self.apply_async(
+                    args=[wire.encode(notification)],
+                    task_id=notification.id,
+                    queue=producer.QUEUE_OF[notification.priority],
+                    argsrepr=f"<{notification.kind.value}>",  # Flower and the logs see this, and no personal data
+                    kwargsrepr="{}",
+                    countdown=countdown,
+                    eta=eta,
+                    headers=headers,
+                )
+            except OperationalError as exc:
+                raise BrokerUnavailable(
+                    f"Redis did not take notification {notification.id!r} ({exc}); try again with the same id"
+                ) from exc
 
     def try_again(self, failed: Failed) -> NoReturn:
         """Celery's retry, with our wait; when Redis cannot take the retry, the message itself goes back instead."""
@@ -107,7 +116,9 @@ class NotificationTask(Task):
         )
         headers = self._headers("waiting", failed.token, failed.event)
         try:
-            raise self.retry(exc=failed.error, countdown=countdown, headers=headers)
+            raise self.retry(
+                exc=failed.error, countdown=countdown, headers=headers, argsrepr=self.request.argsrepr, kwargsrepr="{}"
+            )
         except exceptions.Reject as reject:
             raise exceptions.Reject(reject.reason, requeue=True) from failed.error
 
@@ -118,12 +129,14 @@ class NotificationTask(Task):
             eta=outcome.until,
             retries=self.request.retries,
             headers=self._headers(outcome.claim, outcome.token, outcome.event),
+            argsrepr=self.request.argsrepr,
+            kwargsrepr="{}",
         )
         try:
             again.apply_async()
         except Exception as error:
             raise exceptions.Reject(error, requeue=True) from error
-        raise exceptions.Ignore(UNPACED if outcome.free else ANSWER_LOST if outcome.lost else "")
+        raise exceptions.Ignore(outcome)
 
     def asker(self) -> Asker:
         """The message that this task runs for."""
@@ -160,10 +173,44 @@ class NotificationTask(Task):
             app.delivery.claims.release(notification.id, (self.request.headers or {})[intake.TAG])
         raise exceptions.Reject(exc, requeue=True) from exc
 
+    def traced(self) -> contextlib.AbstractContextManager[Span]:
+        """What traces this try, if traces are wanted; what is raised within says how it ended."""
+        tracer = app.delivery.tracer
+        return self._traced(tracer) if tracer.on else NO_SPAN
+
+    @contextlib.contextmanager
+    def _traced(self, tracer: Tracer) -> Iterator[Span]:
+        headers = self.request.headers or {}
+        facts = {tracing.QUEUE: headers.get(intake.QUEUE, ""), tracing.ATTEMPT: self.request.retries + 1}
+        span = tracer.start(Work.DELIVER, facts, parent=headers.get(TRACEPARENT))
+        # A retry follows from what its message follows from, or else from the first try.
+        self.request.ifinu_traceparent = tracing.traceparent(headers.get(TRACEPARENT)) or span.traceparent
+        try:
+            with span.current():
+                yield span
+        except (exceptions.Retry, exceptions.Ignore):
+            raise  # it waits, as was told
+        except exceptions.Reject as exc:
+            error = exc.reason if isinstance(exc.reason, Exception) else exc
+            span.tell({tracing.OUTCOME: "returned"})
+            span.fail(error)
+            raise
+        except Exception as exc:
+            dead = isinstance(exc, _EXPECTED) and not isinstance(exc, MaybeSent)
+            span.tell({tracing.OUTCOME: "dead" if dead else "held"})
+            span.fail(exc, reason_of(exc))
+            raise
+        finally:
+            span.end()
+
     def _headers(self, claim: str, token: str, event: Event | None) -> dict[str, Any]:
         """Headers of the message that takes this one's place."""
         mine = self.request.headers or {}
+        kept = {intake.ACCEPTED: mine[intake.ACCEPTED]} if intake.ACCEPTED in mine else {}
+        if parent := self.request.get("ifinu_traceparent") or tracing.traceparent(mine.get(TRACEPARENT)):
+            kept[TRACEPARENT] = parent
         return {
+            **kept,
             FIRST_TRY: first_try_at(mine).isoformat(),
             intake.TOKEN: token,
             POSTPONES: {
@@ -174,6 +221,13 @@ class NotificationTask(Task):
                 "event": event and [event.name.value, event.data],
             },
         }
+
+
+def _due(countdown: float | None, eta: datetime | None) -> datetime:
+    """When a message is to be sent at the earliest: its time in the queue counts from there."""
+    if countdown:
+        return datetime.now(UTC) + timedelta(seconds=countdown)
+    return eta or datetime.now(UTC)
 
 
 # They become dead letters, with a line that says so; a traceback says nothing more.
@@ -195,19 +249,42 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
     Returns:
         How it ended, as `outcome.py` writes it: `sent 3EB0… {…}`.
     """
-    try:
-        with self.refusing_poison() if intake.SUSPECT in (self.request.headers or ()) else _NOTHING:
-            body = wire.parse(message) if isinstance(message, str) else message
-            notification = wire.decode(body, sandbox_number=app.settings.sandbox_number)
-            self.request.ifinu_id = notification.id
-            outcome = app.delivery.deliver(notification, self.asker(), attempt=self.request.retries + 1)
-    except redis.RedisError as exc:
-        raise exceptions.Reject(exc, requeue=True) from exc
-    except NotSent as exc:
-        self.give_back(notification, exc)
+    with self.traced() as span:
+        try:
+            with self.refusing_poison() if intake.SUSPECT in (self.request.headers or ()) else _NOTHING:
+                body = wire.parse(message) if isinstance(message, str) else message
+                notification = wire.decode(body, sandbox_number=app.settings.sandbox_number)
+                self.request.ifinu_id = notification.id
+                if span.sampled:
+                    span.tell({tracing.ID: notification.id, tracing.KIND: notification.kind.value})
+                outcome = app.delivery.deliver(notification, self.asker(), attempt=self.request.retries + 1)
+        except redis.RedisError as exc:
+            raise exceptions.Reject(exc, requeue=True) from exc
+        except NotSent as exc:
+            self.give_back(notification, exc)
+        if span.sampled:
+            _tell(span, outcome)
+        match outcome:
+            case Failed():
+                self.try_again(outcome)
+            case Wait():
+                self.wait(outcome)
+        return encode(outcome)
+
+
+def _tell(span: Span, outcome: Settled | Wait | Failed) -> None:
+    """What became of a try; where it sent, a trail that the receipts follow."""
     match outcome:
+        case Settled():
+            span.tell({tracing.OUTCOME: outcome.state})
+            if outcome.key_id:
+                app.trails.leave(outcome.key_id, span.traceparent)
         case Failed():
-            self.try_again(outcome)
+            span.tell({tracing.OUTCOME: "retrying"})
+            span.fail(outcome.error)
         case Wait():
-            self.wait(outcome)
-    return encode(outcome)
+            span.tell({tracing.OUTCOME: "unknown" if outcome.claim == "unknown" else "deferred"})
+            if outcome.error is not None:
+                span.fail(outcome.error)
+            else:
+                span.tell({tracing.REASON: outcome.why})

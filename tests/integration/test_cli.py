@@ -92,17 +92,19 @@ def test_dlq_filters(ifinu, letters, filters, ids):
     assert {one["id"] for one in ifinu("dlq", "list", *filters, "--json").json["letters"]} == ids
 
 
-def test_dlq_show_masks_the_phone_unless_asked(ifinu, letters):
+def test_dlq_show_hides_what_is_personal_unless_asked(ifinu, letters):
     masked = ifinu("dlq", "show", "n4", "--json").json
     assert masked["error"] == "why 4"
     assert json.loads(masked["raw"])["telefone"] == "+55 77 9****-6740"
+    assert json.loads(masked["raw"])["nome"] == "…"
     assert json.loads(ifinu("dlq", "show", "n4", "--json", "--reveal").json["raw"])["telefone"] == "77998616740"
     assert "99861" not in ifinu("dlq", "show", "n4").out
 
 
 def test_dlq_show_by_place_and_of_bytes_that_are_no_text(ifinu, letters):
     place = [one["id"] for one in ifinu("dlq", "list", "--json").json["letters"]].index(None) + 1
-    assert ifinu("dlq", "show", str(place), "--json").json["raw"] == "\\xff{"
+    hidden = "(2 bytes in which no fields can be read; --reveal shows them)"
+    assert ifinu("dlq", "show", str(place), "--json").json["raw"] == hidden
     assert ifinu("dlq", "show", str(place), "--json", "--reveal").json["raw_b64"] == "/3s="
     for missing in ("0", "7", "nobody"):
         ended = ifinu("dlq", "show", missing)

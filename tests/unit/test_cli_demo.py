@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from ifinu.broker import QUEUES, DeadLetter
-from ifinu.cli.backlog import Backlog
+from ifinu.broker.backlog import Backlog
 from ifinu.cli.demo import scenario, verdict
 from ifinu.cli.demo.verdict import Evidence, Pace
 from ifinu.simulator import Send

@@ -19,8 +19,8 @@ from ifinu.errors import (
 )
 
 COMMANDS = [
-    "demo", "worker", "send", "enqueue", "cancel", "status", "show", "load", "doctor", "erase", "simulator",
-    "migrate", "recorder",
+    "demo", "worker", "send", "enqueue", "cancel", "status", "top", "show", "load", "doctor", "erase", "simulator",
+    "migrate", "recorder", "metrics", "flower",
     "queue size", "queue peek", "queue pause", "queue resume", "queue purge",
     "dlq list", "dlq show", "dlq replay", "dlq purge", "dlq export",
     "unknown list", "unknown resolve",
@@ -28,7 +28,7 @@ COMMANDS = [
     "optout list", "optout add", "optout remove", "optout import", "optout export",
 ]  # fmt: skip
 # They run until they are ended, or write a format of their own.
-WITHOUT_JSON = {"worker", "recorder", "webhook", "simulator", "dlq export"}
+WITHOUT_JSON = {"worker", "recorder", "metrics", "flower", "webhook", "simulator", "dlq export"}
 
 
 @pytest.fixture

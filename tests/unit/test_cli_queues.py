@@ -5,8 +5,7 @@ import fakeredis
 import pytest
 from command_line import Shell
 
-from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, Keys
-from ifinu.cli import backlog
+from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, Keys, backlog
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kombu import Connection
 
 from ifinu.broker import NORMAL
-from ifinu.broker.intake import QUEUE, TAG, TASK, Unreadable, admit, call_of, token_of
+from ifinu.broker.intake import ACCEPTED, QUEUE, TAG, TASK, Unreadable, admit, call_of, token_of
 from ifinu.settings import load
 from ifinu.worker.app import app
 
@@ -101,11 +101,21 @@ def test_the_detail_of_a_refusal_quotes_nothing_of_the_message():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"retries": 3}, {"eta": None, "expires": 60}, {"argsrepr": "<x>", "kwargsrepr": "{}"}]
+    ("options", "shown"),
+    [
+        ({}, "<?>"),
+        ({"retries": 3}, "<?>"),
+        ({"eta": None, "expires": 60}, "<?>"),
+        ({"argsrepr": "<lembrete>", "kwargsrepr": "{}"}, "<lembrete>"),
+        ({"argsrepr": "<Maria>", "kwargsrepr": "{'nome': 'Maria'}", "shadow": "to Maria"}, "<?>"),
+    ],
 )
-def test_an_envelope_of_celerys_own_making_is_admitted_as_it_is(options: dict[str, Any]):
+def test_an_envelope_of_celerys_own_making_is_admitted_as_it_is_but_for_what_it_shows(
+    options: dict[str, Any], shown: str
+):
     published = published_by_celery(**options)
     admitted = admit(json.dumps(published).encode(), **PLACE)
+    published["headers"] |= {"argsrepr": shown, "kwargsrepr": "{}", "shadow": None}
     assert admitted["headers"].pop(TAG) == "a-tag"
     assert admitted["headers"].pop(QUEUE) == "a:queue"
     assert admitted["properties"].pop("delivery_tag") == "a-tag"
@@ -182,10 +192,21 @@ def test_a_wrapped_message_is_the_task_of_its_notification_id_or_of_a_new_one(
     assert ids == [task_id, task_id] if task_id else ids[0] != ids[1] and all(len(each) == 32 for each in ids)
 
 
-def test_what_flower_and_the_logs_see_of_a_wrapped_message_is_its_kind():
-    headers = admit(b'{"tipo_notificacao":"' + b"l" * 50 + b'","telefone":"77998616740"}', **PLACE)["headers"]
-    assert headers["argsrepr"] == f"<{'l' * 20}>"
-    assert "77998616740" not in json.dumps(headers)
+@pytest.mark.parametrize(
+    ("given", "shown"), [('"atraso"', "<atraso>"), ('"para Maria, 77998616740"', "<?>"), ('["atraso"]', "<?>")]
+)
+def test_what_flower_and_the_logs_see_of_a_wrapped_message_is_its_kind_and_nothing_else(given, shown):
+    raw = f'{{"tipo_notificacao":{given},"telefone":"77998616740"}}'.encode()
+    headers = admit(raw, **PLACE)["headers"]
+    assert (headers["argsrepr"], headers["kwargsrepr"]) == (shown, "{}")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [('"2026-11-24T10:00:00Z"', "2026-11-24T10:00:00Z"), ("7", None), ('"\\ud800"', None)]
+)
+def test_when_a_bare_message_was_accepted_is_what_it_says(given, told):
+    headers = admit(f'{{"tipo_notificacao":"atraso","criado_em":{given}}}'.encode(), **PLACE)["headers"]
+    assert headers.get(ACCEPTED) == told
 
 
 @pytest.mark.parametrize(

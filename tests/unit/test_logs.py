@@ -11,23 +11,25 @@ PRELUDE = """
 import logging, structlog
 from ifinu import logs
 from ifinu.settings import LogFormat
-logs.configure({level!r}, LogFormat.{style})
+logs.configure({level!r}, LogFormat.{style}, {limit}, name="pod-1")
 ours, celery = structlog.get_logger("ifinu.a"), logging.getLogger("celery.worker")
 def fail():
+    secret = "in a local variable"
     raise ValueError("one\\ntwo")
 """
+NAME, PHONE, TEXT = "Zulmira Canário", "(77) 99861-5555", "a fatura do Zé"
 
 
-def lines_of(script: str, level: str = "info", style: str = "JSON") -> list[str]:
+def lines_of(script: str, level: str = "info", style: str = "JSON", limit: int = 0, code: int = 0) -> list[str]:
     """What a process that configures its logs so and runs `script` writes to stderr."""
-    source = PRELUDE.format(level=level, style=style) + script
-    answer = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert answer.stdout == ""
+    source = PRELUDE.format(level=level, style=style, limit=limit) + script
+    answer = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (answer.returncode, answer.stdout) == (code, ""), answer.stderr
     return answer.stderr.splitlines()
 
 
-def written(script: str, level: str = "info") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lines_of(script, level)]
+def written(script: str, level: str = "info", **options: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines_of(script, level, **options)]
 
 
 @pytest.mark.parametrize(
@@ -38,46 +40,129 @@ def written(script: str, level: str = "info") -> list[dict[str, Any]]:
             'ours.warning("ifinu.a", name="João\\nSilva")',
             {"event": "ifinu.a", "name": "João\nSilva", "level": "warning"},
         ),
-        ('celery.info("%s is %d\\nready", "w", 1)', {"event": "w is 1\nready", "level": "info"}),
-        ('celery.error("no")', {"event": "no", "level": "error"}),
+        ('ours.critical("ifinu.a")', {"event": "ifinu.a", "level": "critical"}),
+        (
+            'celery.info("%s is %d\\nready", "w", 1)',
+            {"event": "w is 1\nready", "level": "info", "logger": "celery.worker"},
+        ),
+        ('celery.error("no")', {"event": "no", "level": "error", "logger": "celery.worker"}),
     ],
 )
-def test_every_event_is_one_line_of_json_celerys_included(script: str, fields: dict[str, Any]):
+def test_every_event_is_one_line_of_json_that_of_libraries_too(script: str, fields: dict[str, Any]):
     (line,) = written(script)
     timestamp = line.pop("timestamp")
     assert timestamp.endswith("Z")
-    assert line == fields
+    assert line == fields | {"host": "pod-1"}
+
+
+def test_a_line_names_its_host_where_nobody_gives_it_another_name():
+    (line,) = written(
+        'import socket\nlogs.configure("info", LogFormat.JSON)\nours.info("x", real=socket.gethostname())'
+    )
+    assert line["host"] == line["real"]
+
+
+def test_a_value_that_json_does_not_know_is_written_and_an_exception_without_what_it_may_quote():
+    script = 'import decimal\nours.info("x", amount=decimal.Decimal("9.90"), error=KeyError("Maria"))'
+    (line,) = written(script)
+    assert (line["amount"], line["error"]) == ("9.90", "KeyError")
+
+
+@pytest.mark.parametrize("style", ["JSON", "CONSOLE"])
+@pytest.mark.parametrize("logger", ["ours", "celery"])
+def test_a_traceback_has_frames_and_neither_words_nor_local_variables(logger: str, style: str):
+    text = "\n".join(lines_of(f"try: fail()\nexcept ValueError: {logger}.exception('broken')", style=style))
+    assert "broken" in text
+    assert "in fail" in text
+    assert "ValueError" in text
+    assert not any(secret in text for secret in ("one", "two", "local variable"))
 
 
 @pytest.mark.parametrize("logger", ["ours", "celery"])
 def test_a_traceback_stays_on_the_line_of_its_event(logger: str):
     (line,) = written(f"try: fail()\nexcept ValueError: {logger}.exception('broken')")
-    assert line["event"] == "broken"
-    assert line["level"] == "error"
-    assert line["exception"].endswith("ValueError: one\ntwo")
+    assert (line["event"], line["level"]) == ("broken", "error")
+    first, *frames, last = line["exception"].splitlines()
+    assert (first, last) == ("Traceback (most recent call last):", "ValueError")
+    assert [frame.split(", in ")[1] for frame in frames if "File" in frame] == ["<module>", "fail"]
+
+
+def test_what_celery_says_of_a_task_that_failed_does_not_repeat_what_it_raised():
+    """
+    As `celery.app.trace` writes it: the exception's repr, and the arguments' where nobody gave a better one.
+    """
+    script = f"""
+from celery.app import trace
+context = {{"id": "t1", "name": "task", "description": "raised", "args": {PHONE!r}, "kwargs": "", "internal": False}}
+try:
+    raise KeyError({NAME!r})
+except KeyError as exc:
+    trace.logger.error(trace.LOG_FAILURE.strip(), {{**context, "exc": repr(exc), "traceback": "…"}}, exc_info=True)
+trace.logger.error(trace.LOG_REJECTED.strip(), {{**context, "exc": repr(KeyError({NAME!r}))}})
+"""
+    first, second = written(script)
+    assert first["event"] == "Task task[t1] raised: KeyError"
+    assert first["exception"].endswith("KeyError")
+    assert second["event"] == "Task task[t1] KeyError"
+    assert not any(secret in str((first, second)) for secret in (NAME, PHONE))
 
 
 @pytest.mark.parametrize(
-    ("level", "seen"),
+    ("template", "arguments", "event"),
     [
-        ("debug", ["debug", "info", "warning", "error"]),
-        ("info", ["info", "warning", "error"]),
-        ("WARNING", ["warning", "error"]),
-        ("error", ["error"]),
+        ("INVALID_TASK_ERROR", 2, "Received invalid task message"),
+        ("MESSAGE_DECODE_ERROR", 5, "Can't decode message body"),
+        ("UNKNOWN_FORMAT", 1, "Received and deleted unknown message.  Wrong destination?!?"),
+        ("UNKNOWN_TASK_ERROR", 4, "Received unregistered task of type"),
     ],
 )
-def test_the_level_holds_for_ours_and_for_celerys(level: str, seen: list[str]):
+def test_what_celery_says_of_a_message_that_it_cannot_read_leaves_the_message_out(
+    template: str, arguments: int, event: str
+):
+    script = f"""
+from celery.worker.consumer import consumer
+consumer.logger.error(consumer.{template}, *[{TEXT!r}] * {arguments})
+"""
+    (line,) = written(script)
+    assert line["event"] == event
+
+
+@pytest.mark.parametrize(
+    ("call", "event"),
+    [
+        ('celery.error("lost: %r", ValueError("Maria"))', "lost: ValueError"),
+        ('celery.error("lost: %s, %s", ValueError("Maria"), 3)', "lost: ValueError, 3"),
+        ('celery.error("lost: %s", ConnectionRefusedError(111, "Connection refused"))', None),
+        ('logging.getLogger("asyncio").error("Task failed\\nfuture: <Task ValueError(\'Maria\')>")', "Task failed"),
+    ],
+)  # fmt: skip
+def test_an_exception_among_the_arguments_of_a_librarys_line_is_described(call: str, event: str | None):
+    (line,) = written(call)
+    assert line["event"] == (event or "lost: ConnectionRefusedError: Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("level", "ours", "theirs"),
+    [
+        # What libraries say to debug them has the arguments of tasks in it.
+        ("debug", ["debug", "info", "warning", "error"], ["info", "warning", "error"]),
+        ("info", ["info", "warning", "error"], ["info", "warning", "error"]),
+        ("WARNING", ["warning", "error"], ["warning", "error"]),
+        ("error", ["error"], ["error"]),
+    ],
+)
+def test_the_level_holds_for_ours_and_for_libraries(level: str, ours: list[str], theirs: list[str]):
     script = "\n".join(
         f'{logger}.{word}("x")' for logger in ("ours", "celery") for word in ("debug", "info", "warning", "error")
     )
-    assert [line["level"] for line in written(script, level)] == seen * 2
+    assert [line["level"] for line in written(script, level)] == ours + theirs
 
 
 @pytest.mark.parametrize(
     ("name", "seen"),
     [
         ("celery.worker.strategy", ["warning", "error"]),  # a line for each message received
-        ("celery.app.trace", ["warning", "error"]),  # and for each that was done
+        ("celery.app.trace", ["error"]),  # and for each that was done, or goes back
         ("kombu.transport", ["warning", "error"]),
         ("urllib3.connectionpool", ["error"]),  # its warnings name the path, and so a phone
         ("celery.worker.consumer", ["info", "warning", "error"]),
@@ -105,3 +190,74 @@ def test_without_a_terminal_the_automatic_style_is_json():
 
 def test_configuring_twice_writes_each_line_once():
     assert len(written('logs.configure("info", LogFormat.JSON)\nours.info("x")')) == 1
+
+
+# -- what Python itself would print
+
+
+@pytest.mark.parametrize(
+    ("script", "event", "level", "code"),
+    [
+        (f"raise ValueError({NAME!r})", "ifinu.process.died", "critical", 1),
+        (
+            f"import threading\ndef run(): raise ValueError({NAME!r})\nthreading.Thread(target=run).start()",
+            "ifinu.thread.died", "error", 0,
+        ),
+        (f"class A:\n def __del__(self): raise ValueError({NAME!r})\nA()", "ifinu.python.unraisable", "error", 0),
+    ],
+)  # fmt: skip
+def test_what_nobody_caught_is_one_line_without_its_words(script: str, event: str, level: str, code: int):
+    (line,) = written(script, code=code)
+    assert (line["event"], line["level"]) == (event, level)
+    assert line["exception"].endswith("ValueError")
+    assert NAME not in str(line)
+
+
+def test_a_warning_is_one_line_with_its_phones_masked():
+    (line,) = written(f"import warnings\nwarnings.warn('old\\nway of {PHONE}', UserWarning)")
+    assert (line["event"], line["category"], line["level"]) == ("ifinu.python.warning", "UserWarning", "warning")
+    assert line["words"] == "old way of +55 77 9****-5555"
+
+
+def test_an_interrupt_from_the_keyboard_is_no_death():
+    lines = lines_of("raise KeyboardInterrupt", code=-2)
+    assert "ifinu.process.died" not in str(lines)
+
+
+# -- floods
+
+
+@pytest.mark.parametrize("logger", ["ours", "celery"])
+def test_a_flood_is_cut_and_its_size_told_at_the_end_of_the_process(logger: str):
+    *lines, last = written(f"for _ in range(75):\n {logger}.info('x')", limit=5)
+    assert [line["event"] for line in lines] == ["x"] * 50
+    assert (last["event"], last["level"], last["count"]) == ("ifinu.logs.dropped", "warning", 25)
+    assert last["of"] == ("x" if logger == "ours" else f"celery.worker:{PRELUDE.count(chr(10)) + 2}")
+
+
+def test_errors_are_told_as_errors_when_they_are_dropped():
+    *lines, last = written("for _ in range(75):\n ours.error('x', reason='a')", level="error", limit=5)
+    assert [line["event"] for line in lines] == ["x"] * 5
+    assert [last[name] for name in ("event", "level", "of_level", "reason", "count")] == [
+        "ifinu.logs.dropped", "error", "error", "a", 70,
+    ]  # fmt: skip
+
+
+def test_a_forked_child_tells_of_its_own_lines_only():
+    script = """
+import os
+for _ in range(60): ours.info("x")
+if os.fork():
+    os.wait()
+else:
+    for _ in range(53): ours.info("y")
+    logs.flush()
+    os._exit(0)
+"""
+    lines = written(script, limit=5)
+    dropped = [(line["of"], line["count"]) for line in lines if line["event"] == "ifinu.logs.dropped"]
+    assert dropped == [("y", 3), ("x", 10)]
+
+
+def test_without_a_limit_nothing_is_dropped():
+    assert len(written("for _ in range(3000): ours.info('x')", limit=0)) == 3000

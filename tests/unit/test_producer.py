@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import fakeredis
@@ -80,7 +81,9 @@ def test_a_refusal_names_the_field_as_the_caller_spelled_it(given: Any, field: s
 
 def test_what_is_pushed_is_what_another_language_would_push(server: redis.Redis):
     assert enqueue_many([FIELDS], client=server) == Enqueued(accepted=1)
-    assert json.loads(server.lindex(NORMAL, 0) or b"") == {
+    pushed = json.loads(server.lindex(NORMAL, 0) or b"")
+    assert datetime.fromisoformat(pushed.pop("criado_em")).tzinfo is UTC
+    assert pushed == {
         "id": "a", "tipo_notificacao": "lembrete", "telefone": "+5577998616740", "nome": "Maria", "valor": "1.50",
         "vencimento": "2026-12-01",
     }  # fmt: skip

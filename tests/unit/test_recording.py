@@ -14,6 +14,7 @@ import redis
 import structlog
 
 from ifinu import settings
+from ifinu.ledger.progress import Progress
 from ifinu.worker import recording
 from ifinu.worker.recording import Recording
 
@@ -26,7 +27,9 @@ class _Recorder:
         self.entered = threading.Semaphore(0)
         self._failures = list(failures)
 
-    def __call__(self, client: redis.Redis, chosen: settings.Settings, stop: threading.Event) -> None:
+    def __call__(
+        self, client: redis.Redis, chosen: settings.Settings, stop: threading.Event, progress: Progress
+    ) -> None:
         self.calls.append((client, chosen.database_url.get_secret_value()))
         self.entered.release()
         if self._failures:
@@ -35,7 +38,7 @@ class _Recorder:
 
 
 def _consumer(**chosen: Any) -> Any:
-    return SimpleNamespace(app=SimpleNamespace(settings=settings.load(**chosen)), steps=[])
+    return SimpleNamespace(app=SimpleNamespace(settings=settings.load(**chosen), progress=Progress()), steps=[])
 
 
 @pytest.fixture

@@ -44,14 +44,26 @@ VARIABLES = [
         Path("/etc/ifinu/windows.json"),
     ),
     ("webhook_secret", ("IFINU_WEBHOOK_SECRET",), "s" * 32, "s" * 32),
+    ("flower_auth", ("IFINU_FLOWER_AUTH",), " ops:correct-horse\n", "ops:correct-horse"),
     ("webhook_url", ("IFINU_WEBHOOK_URL",), "http://hooks:8090/", "http://hooks:8090"),
     ("sandbox_number", ("IFINU_SANDBOX_NUMBER",), "(77) 99861-6740", "+5577998616740"),
     ("max_message_bytes", ("IFINU_MAX_MESSAGE_BYTES",), "2048", 2048),
     ("heartbeat_file", ("IFINU_HEARTBEAT_FILE",), "/run/ifinu", Path("/run/ifinu")),
     ("log_level", ("IFINU_LOG_LEVEL",), "DEBUG", "DEBUG"),
     ("log_format", ("IFINU_LOG_FORMAT",), "json", LogFormat.JSON),
+    ("metrics_port", ("IFINU_METRICS_PORT",), "9464", 9464),
+    ("tracing", ("IFINU_TRACING",), "true", True),
+    ("log_limit", ("IFINU_LOG_LIMIT",), "0", 0),
 ]
-SECRETS = ("redis_url", "evolution_api_key", "database_url", "result_backend", "phone_key", "webhook_secret")
+SECRETS = (
+    "redis_url",
+    "evolution_api_key",
+    "database_url",
+    "result_backend",
+    "phone_key",
+    "webhook_secret",
+    "flower_auth",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +196,10 @@ def test_an_unknown_name_of_ours_is_refused(monkeypatch, name):
         ("IFINU_CONCURRENCY", "0", "greater than or equal to 1"),
         ("IFINU_RATE_LIMIT", "50/d", "'50/d' is not a rate; write it as 50/s, 3000/m or 100/h"),
         ("IFINU_LEASE_S", "1", "greater than or equal to 2"),
+        ("IFINU_FLOWER_AUTH", "hush-hush-hush", "must be user:password"),
+        ("IFINU_FLOWER_AUTH", ":hush-hush-hush", "must be user:password"),
+        ("IFINU_FLOWER_AUTH", "ops:hush", "12 characters or more; try: echo ops:$(openssl rand -hex 16)"),
+        ("IFINU_FLOWER_AUTH", "ops:hush, ação e pão", "in ASCII without spaces"),
         ("IFINU_SANDBOX_NUMBER", "hush", "characters that no phone number has"),
         ("IFINU_LOG_LEVEL", "hush", "pattern"),
     ],

@@ -202,7 +202,7 @@ def test_what_a_value_is_read_as(wire_name, value, field, read):
         (
             "tipo_notificacao",
             "77998616740",
-            "'+55 77 9****-6740' is not one of lembrete, vencimento, atraso, pagamento",
+            "is not one of lembrete, vencimento, atraso, pagamento",
         ),
         ("tipo_notificacao", {"a": 1}, "must be a string, not an object"),
         ("telefone", None, "is required"),
@@ -246,7 +246,7 @@ def test_what_a_value_is_read_as(wire_name, value, field, read):
         ("link_pagamento", "exemplo.com.br", "is not an http or https address"),
         ("anexo", "file:///etc/passwd", "is not an http or https address"),
         ("pix_copia_cola", "a\nb", "has control characters"),
-        ("prioridade", "alta", "'alta' is not one of urgente, normal, baixa"),
+        ("prioridade", "alta", "is not one of urgente, normal, baixa"),
         ("texto", "\x00", "is empty"),
         ("texto", "x" * 4097, "must have at most 4096 characters"),
         ("usuario_id", 1.5, "must be a string, not a number"),
@@ -264,7 +264,7 @@ def test_the_first_problem_is_the_most_useful_and_the_others_follow():
         wire.decode({"valor": [], "tipo_notificacao": "x", "cobranca": {"cliente": 1}, "telefone": "12"})
     assert str(caught.value) == (
         "cliente: must be an object, not a number; id: is required; "
-        "tipo_notificacao: 'x' is not one of lembrete, vencimento, atraso, pagamento; "
+        "tipo_notificacao: is not one of lembrete, vencimento, atraso, pagamento; "
         "telefone: has 2 digits; a Brazilian number has a two-digit area code and 8 or 9 digits; "
         "valor: must be a number or a string, not a list"
     )
@@ -346,7 +346,7 @@ def test_python_fields():
     ("change", "error"),
     [
         ({"phone": "x"}, "phone: has characters that no phone number has"),
-        ({"kind": "x" * 50}, f"kind: '{'x' * 40}' is not one of lembrete, vencimento, atraso, pagamento"),
+        ({"kind": "x" * 50}, "kind: is not one of lembrete, vencimento, atraso, pagamento"),
         ({"kind": 5}, "kind: a number is not one of lembrete, vencimento, atraso, pagamento"),
         ({"amount": "dez"}, "amount: must be a valid decimal"),
         ({"due_date": "01/12/2026"}, "due_date: must be a date, such as '2026-12-01'"),

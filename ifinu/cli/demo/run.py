@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ifinu.broker import NORMAL, QUEUES, DeadLetters, Filter
-from ifinu.cli import backlog, recorded, terminal
+from ifinu.broker import NORMAL, QUEUES, DeadLetters, Filter, backlog
+from ifinu.cli import recorded, terminal
 from ifinu.cli.demo import scenario, verdict, view
 from ifinu.cli.demo.scenario import Case
 from ifinu.cli.demo.stage import Stage, StageError

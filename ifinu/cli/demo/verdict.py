@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ifinu.broker import DeadLetter
-from ifinu.cli.backlog import Backlog
+from ifinu.broker.backlog import Backlog
 from ifinu.cli.demo.scenario import COUNTDOWN_S, LATER, Case, sum_of
 from ifinu.simulator import Send
 

@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from ifinu.broker import DeadLetter
+from ifinu.broker.backlog import Backlog
 from ifinu.cli import terminal
-from ifinu.cli.backlog import Backlog
 from ifinu.cli.demo.scenario import Case
 from ifinu.cli.demo.verdict import Check, Evidence, Pace
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from ifinu.broker import QUEUES, Keys
+from ifinu.broker.keys import QUEUES, Keys
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""`ifinu flower`: tasks, workers and queues in a browser."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ifinu import logs, settings
+from ifinu.errors import ConfigurationError
+
+
+def _is_a_prefix(value: str) -> str:
+    path = value.strip("/")
+    if not all(character.isalnum() or character in "-_./~" for character in path):
+        raise typer.BadParameter("it is a path, as in --url-prefix /flower")
+    return path
+
+
+def flower(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one, as a container needs it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 5555,
+    url_prefix: Annotated[
+        str, typer.Option(metavar="PATH", callback=_is_a_prefix, help="Path it is served under, behind a proxy.")
+    ] = "",
+    max_tasks: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most messages it remembers.")] = 10_000,
+    allow_control: Annotated[
+        bool, typer.Option("--allow-control", help="Let people revoke, send, stop workers and change their pace.")
+    ] = False,
+    log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
+) -> None:
+    r"""
+    Look at tasks, workers and queues in a browser: Celery's Flower, made safe.
+
+    Everybody has to show [bold]IFINU_FLOWER_AUTH[/bold] (user:password), to a program
+    too; only /healthcheck is open. Put HTTPS in front of it where others listen.
+    Messages are seen by id, kind and outcome: no phone, no name and no text. It
+    only looks, unless it is started with --allow-control.
+
+    Workers send events while it runs, which costs them CPU time (README), and stop
+    when it ends. What it knows is in memory: the newest messages since it started.
+    For what became of a message use [bold]ifinu show[/bold], for alerts /metrics.
+
+    It needs the extra: pip install 'ifinu\[flower]'. SIGTERM ends it in order.
+
+    [bold]Examples[/bold]
+
+    export IFINU_FLOWER_AUTH=ops:$(openssl rand -hex 16)
+    ifinu flower
+    ifinu flower --host 0.0.0.0 --port 8080 --url-prefix /flower
+    """
+    chosen = settings.load(log_level=log_level)
+    if chosen.flower_auth is None:
+        raise ConfigurationError(
+            "IFINU_FLOWER_AUTH is not set: it is the user:password that people log in with; "
+            "make one with: echo ops:$(openssl rand -hex 16)"
+        )
+    try:
+        from ifinu.cli.flower.site import serve
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] not in ("flower", "tornado", "humanize", "pytz"):
+            raise
+        raise ConfigurationError("Flower is not installed: pip install 'ifinu[flower]'") from exc
+    from ifinu.worker.app import app
+
+    app.use(chosen)
+    logs.configure(chosen.log_level, chosen.log_format, chosen.log_limit)
+    serve(
+        app,
+        login=chosen.flower_auth.get_secret_value(),
+        host=host,
+        port=port,
+        url_prefix=url_prefix,
+        max_tasks=max_tasks,
+        controls=allow_control,
+    )

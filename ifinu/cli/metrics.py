@@ -1,0 +1,87 @@
+"""`ifinu metrics`: what is in Redis, the ledger and the gateway, for Prometheus, whoever runs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import structlog
+import typer
+
+from ifinu import logs, settings
+from ifinu.cli import connection, terminal
+from ifinu.cli.stopping import set_by_signals
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+log = structlog.get_logger(__name__)
+
+PORT = 9464
+_LEDGER_EVERY_S = 60.0  # it counts rows
+_GATEWAY_EVERY_S = 30.0  # it asks WhatsApp's sessions
+_GATEWAY_ANSWER_S = 10.0
+
+
+def metrics(
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65_535, help=f"0 takes a free one. By default IFINU_METRICS_PORT, or {PORT}.", show_default=False
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - for Prometheus
+    once: Annotated[bool, typer.Option("--once", help="Print the series of Redis, and end.")] = False,
+) -> None:
+    """
+    Serve the figures of the queues to Prometheus.
+
+    Workers, [bold]ifinu webhook[/bold] and [bold]ifinu recorder[/bold] tell what they do themselves, each at its
+    own IFINU_METRICS_PORT. This one tells what is there, also when none of them
+    runs: backlog, delayed, in flight, dead letters, the oldest message's age,
+    what is unknown, how far the ledger is, and how Redis, the ledger and the
+    gateway are. One is enough. SIGTERM ends it.
+
+    [bold]Examples[/bold]
+
+    ifinu metrics
+    ifinu metrics --port 9000
+    ifinu metrics --once | grep ifinu_queue_backlog
+    """
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from ifinu.metrics import serving
+    from ifinu.metrics.queues import Queues
+
+    chosen = settings.load()
+    if once:
+        with connection.broker() as client:
+            client.ping()  # else a Redis that is away would be a figure
+            series = CollectorRegistry()
+            Queues(series, client)
+            terminal.results().file.write(generate_latest(series).decode())
+        return
+    logs.configure(chosen.log_level, chosen.log_format, chosen.log_limit)
+    wanted = port if port is not None else chosen.metrics_port if chosen.metrics_port is not None else PORT
+    stop, series = threading.Event(), serving.registry()
+    with set_by_signals(stop), contextlib.ExitStack() as running:
+        Queues(series, running.enter_context(connection.broker()))
+        _ask_others(series, chosen, running)
+        at = running.enter_context(serving.serving(series, wanted, host))
+        log.info("ifinu.metrics.serving", host=host, port=at)
+        stop.wait()
+
+
+def _ask_others(series: CollectorRegistry, chosen: settings.Settings, running: contextlib.ExitStack) -> None:
+    """The ledger; and the gateway, where there is a key for it."""
+    from ifinu.gateway import Evolution
+    from ifinu.metrics import asking
+
+    engine = running.enter_context(connection.ledger())
+    running.enter_context(asking.ledger(series, engine, every_s=_LEDGER_EVERY_S))
+    if chosen.evolution_api_key is not None:
+        key = chosen.evolution_api_key.get_secret_value()
+        evolution = Evolution(chosen.evolution_url, key, read_timeout_s=_GATEWAY_ANSWER_S)
+        running.callback(evolution.close)
+        running.enter_context(asking.gateway(series, evolution, every_s=_GATEWAY_EVERY_S))

@@ -1,0 +1,109 @@
+"""Looking into Redis: queues, the age of the oldest message, dead letters by reason, what is unknown, the stream."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from ifinu.broker import intake
+from ifinu.broker.backlog import Backlog, survey
+from ifinu.broker.dead_letters import DeadLetters
+from ifinu.broker.keys import EVENTS, UNKNOWN, Keys
+from ifinu.cli import recorded
+
+MOST_LETTERS = 1_000  # are read for their reasons, of each queue: the newest
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    What was there.
+
+    Attributes:
+        queues: In the order they are served.
+        oldest_s: Age of the message that each queue serves next; None where it does not tell, or there is none.
+        dead: Dead letters by queue and reason.
+        unknown: Ids that may have been sent, and nobody knows.
+        unknown_oldest_s: Since when the oldest of them.
+        waiting: Events that are not in the ledger yet.
+        waiting_oldest_s: Age of the oldest of them.
+        recorded: Somebody writes the ledger.
+    """
+
+    queues: Sequence[Backlog]
+    oldest_s: Mapping[str, float | None]
+    dead: Mapping[str, Counter[str]]
+    unknown: int
+    unknown_oldest_s: float | None
+    waiting: int
+    waiting_oldest_s: float | None
+    recorded: bool
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Dead letters of all queues, by reason."""
+        return sum(self.dead.values(), Counter())
+
+
+class Eye:
+    """
+    Looks, now and then.
+
+    Args:
+        client: A connection that returns bytes, with deadlines.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._letters: dict[str, tuple[object, Counter[str]]] = {}
+
+    def look(self) -> Found:
+        """
+        Look.
+
+        Raises:
+            redis.RedisError: Redis is away.
+        """
+        queues = survey(self._client)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        pipe.zrange(UNKNOWN, 0, 0, withscores=True)
+        pipe.xrange(EVENTS, count=1)
+        for queue in queues:
+            pipe.lindex(queue.queue, -1)
+            pipe.lindex(Keys.of(queue.queue).dead, 0)
+            pipe.lindex(Keys.of(queue.queue).dead, -1)
+        (seconds, micros), unknown, event, *ends = pipe.execute()
+        now_s = seconds + micros / 1e6
+        waiting = recorded.waiting(self._client)
+        return Found(
+            queues=queues,
+            oldest_s={one.queue: _age_s(tail, now_s) for one, tail in zip(queues, ends[::3], strict=True)},
+            dead={
+                one.queue: self._reasons(one, (one.dead, newest, oldest))
+                for one, newest, oldest in zip(queues, ends[1::3], ends[2::3], strict=True)
+            },
+            unknown=recorded.unknown(self._client),
+            unknown_oldest_s=max(0.0, now_s - unknown[0][1] / 1000) if unknown else None,
+            waiting=waiting,
+            # What is recorded is deleted soon after.
+            waiting_oldest_s=max(0.0, now_s - int(event[0][0].split(b"-")[0]) / 1000) if event and waiting else None,
+            recorded=recorded.is_recorded(self._client),
+        )
+
+    def _reasons(self, one: Backlog, state: object) -> Counter[str]:
+        """Read again only when the list is another."""
+        known = self._letters.get(one.queue)
+        if known is None or known[0] != state:
+            counts = DeadLetters(self._client, one.queue).reasons(MOST_LETTERS) if one.dead else Counter[str]()
+            known = self._letters[one.queue] = state, counts
+        return known[1]
+
+
+def _age_s(tail: Any, now_s: float) -> float | None:
+    accepted_at = None if tail is None else intake.accepted_at(tail)
+    return None if accepted_at is None else round(max(0.0, now_s - accepted_at.timestamp()), 1)

@@ -1,0 +1,30 @@
+"""Label values that stay few, and hold nothing personal."""
+
+from __future__ import annotations
+
+from ifinu import phone
+
+MOST = 100
+OTHER = "other"
+
+
+class Bounded:
+    """
+    Names from elsewhere as values of a label: the first hundred as they are, phones in them masked, and `other`.
+
+    An instance may be named after its phone, and there may be any number of them; Prometheus keeps each value for ever.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+        self._labels: dict[str, str] = {}
+
+    def __call__(self, name: str | None) -> str:
+        """The label of this name."""
+        name = name or ""
+        label = self._labels.get(name)
+        if label is None:
+            if len(self._labels) >= self._most:
+                return OTHER
+            label = self._labels[name] = phone.mask_in(name)
+        return label

@@ -1,0 +1,165 @@
+"""A page as a person sees it: Debian's Chromium without a window, driven over its DevTools protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+from processes import wait_until
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+_DEADLINE_S = 30.0
+_LARGEST_BYTES = 50 * 2**20
+
+
+def program() -> str:
+    """Where Chromium is; without it the test is skipped, in CI it fails."""
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no Chromium")
+    return found
+
+
+class Browser:
+    """
+    One page of one browser.
+
+    Args:
+        directory: For its profile.
+        login: `user:password`, as a person types it where the browser asks for it.
+        size: Of the window, in CSS pixels.
+    """
+
+    def __init__(self, directory: Path, login: str, size: tuple[int, int] = (1280, 720)) -> None:
+        self._profile = directory / "chromium"
+        self._login = login.partition(":")[::2]
+        self._size = size
+        self._loop = asyncio.new_event_loop()
+        self._ids = itertools.count(1)
+        self._answers: dict[int, dict[str, Any]] = {}
+        self.asked = 0  # how often it asked for the login
+        self.errors: list[str] = []  # what scripts of the page threw
+
+    def __enter__(self) -> Self:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        log = (self._profile.parent / "chromium.log").open("wb")
+        with log:
+            self._process = subprocess.Popen(
+                [
+                    program(), "--headless", "--remote-debugging-port=0", f"--user-data-dir={self._profile}",
+                    "--no-first-run", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+                    "--force-device-scale-factor=1", *sandbox, "about:blank",
+                ],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            self._connect()
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def _connect(self) -> None:
+        told = self._profile / "DevToolsActivePort"
+        wait_until(lambda: told.exists() and told.read_text().count("\n") >= 1, _DEADLINE_S)
+        port = told.read_text().split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=_DEADLINE_S) as answer:
+            (page,) = [each for each in json.load(answer) if each["type"] == "page"]
+        self._socket = self._loop.run_until_complete(_connected(page["webSocketDebuggerUrl"]))
+        for method in ("Page.enable", "Runtime.enable"):
+            self.call(method)
+        self.call("Fetch.enable", handleAuthRequests=True)
+        width, height = self._size
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def _kill(self) -> None:
+        """All of its processes: what is left of one that failed would take a core for as long as it is there."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(20)
+
+    def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._socket.close()
+        self._kill()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """A command of the protocol, and its answer."""
+        return self._loop.run_until_complete(asyncio.wait_for(self._call(method, parameters), _DEADLINE_S))
+
+    def open(self, url: str) -> None:
+        """Go there; `shows` waits for what is expected of it."""
+        self.call("Page.navigate", url=url)
+
+    def text(self) -> str:
+        """What can be read on the page."""
+        return str(self.evaluate("document.body ? document.body.innerText : ''"))
+
+    def html(self) -> str:
+        """The page as its scripts have made it, with what cannot be seen."""
+        return str(self.evaluate("document.documentElement.outerHTML"))
+
+    def shows(self, *words: str) -> str:
+        """Wait until all of them can be read; the text."""
+        return str(wait_until(lambda: text if all(w in (text := self.text()) for w in words) else "", 20, self.text))
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return answer["result"].get("value")
+
+    def picture(self, file: Path) -> None:
+        """What is in the window, as a PNG."""
+        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    async def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        number = await self._send(method, parameters)
+        while number not in self._answers:
+            text = await self._socket.read_message()
+            assert text is not None, "Chromium hung up"
+            await self._read(json.loads(text))
+        answer = self._answers.pop(number)
+        assert "error" not in answer, f"{method}: {answer['error']}"
+        return dict(answer["result"])
+
+    async def _send(self, method: str, parameters: dict[str, Any]) -> int:
+        number = next(self._ids)
+        await self._socket.write_message(json.dumps({"id": number, "method": method, "params": parameters}))
+        return number
+
+    async def _read(self, message: dict[str, Any]) -> None:
+        told = message.get("params", {})
+        match message.get("method"):
+            case None:
+                self._answers[message["id"]] = message
+            case "Fetch.requestPaused":
+                await self._send("Fetch.continueRequest", {"requestId": told["requestId"]})
+            case "Fetch.authRequired":
+                self.asked += 1
+                user, password = self._login
+                login = {"response": "ProvideCredentials", "username": user, "password": password}
+                # A browser whose login was refused asks again.
+                reply = login if self.asked == 1 else {"response": "CancelAuth"}
+                request = {"requestId": told["requestId"], "authChallengeResponse": reply}
+                await self._send("Fetch.continueWithAuth", request)
+            case "Runtime.exceptionThrown":
+                self.errors.append(json.dumps(told["exceptionDetails"]))
+
+
+async def _connected(url: str) -> WebSocketClientConnection:
+    return await websocket_connect(url, max_message_size=_LARGEST_BYTES)

@@ -1,0 +1,422 @@
+"""`ifinu top` on a real pseudo-terminal, and `ifinu status`, with real workers."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+from command_line import Shell
+from processes import API_KEY, numbered, raw, redis_server, wait_until
+from terminals import ENTER, LEAVE, Terminal
+
+from ifinu.broker.keys import EVENTS, LOW, NORMAL, UNKNOWN, Keys
+from ifinu.cli.top.asking import AWAY, Workers
+
+CLEAR = b"\x1b[2J"
+RATE = 20  # a second and worker: what a machine with other things to do still keeps
+
+
+@pytest.fixture
+def terminal(valkey):
+    """Opens terminals; each is closed."""
+    made = []
+
+    def open_one(*arguments, **options):
+        made.append(Terminal(*arguments, **{"IFINU_REDIS_URL": valkey.url, **options}))
+        return made[-1]
+
+    yield open_one
+    for one in made:
+        one.stop()
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "ifinu", *arguments], env=os.environ | environment, capture_output=True, text=True,
+        timeout=100, check=False,
+    )  # fmt: skip
+
+
+def rows(text):
+    """The first cell of each line, and its others."""
+    return {cells[0]: cells[1:] for line in text.splitlines() if (cells := line.split())}
+
+
+def rate_of(text, worker):
+    cells = rows(text).get(worker)
+    return float(cells[0]) if cells and re.fullmatch(r"[\d.]+", cells[0]) else None
+
+
+def backlog_of(text):
+    return int(re.search(r"backlog ([\d,]+)", text)[1].replace(",", ""))
+
+
+# -- the screen
+
+
+def test_a_backlog_falls_while_each_worker_keeps_its_pace(terminal, fleet, queue):
+    for _ in range(2):
+        fleet.start(IFINU_RATE_LIMIT=f"{RATE}/s")
+    for worker in fleet.workers:
+        worker.ready()
+    top = terminal("top", "--every", "1")
+    top.shows("w0@test", "w1@test", f"of {2 * RATE}/s", "backlog 0", "2 workers")
+    queue.push(*[raw(number) for number in range(9_000)])
+
+    def both_at_their_pace():
+        found = top.text()
+        rates = [rate_of(found, name) for name in ("w0@test", "w1@test")]
+        return all(rate is not None and 0.9 * RATE <= rate <= 1.1 * RATE for rate in rates) and found
+
+    seen = wait_until(both_at_their_pace, 90, top.text)
+    first = backlog_of(seen)
+    wait_until(lambda: backlog_of(top.text()) < first, 60, top.text)
+    assert 0 < first <= 9_000
+    assert backlog_of(top.text()) >= queue.counts()["ready"]
+    top.shows("empty in", "sent", "ifinu", "↓")
+
+    fleet.workers[0].kill()
+    top.shows("no answer for", "1 silent", f"of {RATE}/s")
+    assert rate_of(top.text(), "w1@test") is not None
+    assert "no answer for" in next(line for line in top.lines() if line.startswith("w0@test"))
+    wait_until(lambda: "w0@test" not in top.text(), 90, top.text)  # after a while it is dropped
+
+    top.press("q")
+    assert top.ended() == 0
+    assert top.raw.count(CLEAR) <= 2  # on entering and at the first frame: else only what changed is drawn
+
+
+def test_keys_do_what_they_say(terminal):
+    top = terminal("top", "--every", "1")
+    top.shows("sorted by name", "none answers")
+    top.press("s")
+    top.shows("sorted by rate")
+    top.press("ss")
+    top.shows("sorted by name")
+    top.press("\x1b[A")  # an arrow is no key of ours
+    top.press("?")
+    top.shows("sort workers: name, rate, busy", "ifinu unknown list")
+    top.press("?p")
+    top.shows("paused, p goes on", "none answers")
+    top.press("p")
+    top.shows("every 1 s")
+    assert top.process.poll() is None
+    top.press("q")
+    assert top.ended() == 0
+
+
+def test_a_paused_picture_stands_still_and_goes_on(terminal, client):
+    top = terminal("top", "--every", "1")
+    top.shows("backlog 0")
+    top.press("p")
+    top.shows("paused")
+    at = re.search(r"\d\d:\d\d:\d\d", top.text())[0]
+    client.lpush(NORMAL, *numbered(7))
+    looks = client.info("commandstats")["cmdstat_publish"]["calls"]
+    wait_until(lambda: client.info("commandstats")["cmdstat_publish"]["calls"] >= looks + 3)  # it goes on asking
+    assert at in top.text()
+    assert "backlog 0" in top.text()
+    top.press("p")
+    top.shows("backlog 7")
+
+
+def test_another_size_is_drawn_anew(terminal):
+    top = terminal("top", size=(130, 30))
+    top.shows("none answers", "last 5 min", "outcome", "in flight")
+    top.resize(40, 10)
+    top.shows("ifinu top", "whatsapp", "none answers")
+    assert "in flight" not in top.text()
+    top.resize(130, 40)
+    top.shows("last 5 min", "outcome")
+    top.press("q")
+    assert top.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (lambda top: top.press("\x03"), 130),
+        (lambda top: top.process.send_signal(signal.SIGTERM), 143),
+        (lambda top: top.process.send_signal(signal.SIGHUP), 129),
+        (lambda top: top.press("\x04"), None),  # no key
+    ],
+    ids=["ctrl-c", "sigterm", "sighup", "ctrl-d"],
+)
+def test_however_it_ends_the_terminal_is_as_before(terminal, end, code):
+    top = terminal("top")
+    top.shows("none answers")
+    assert not top.is_as_before()  # keys come at once and unseen
+    end(top)
+    if code is None:
+        top.shows("none answers")
+        top.press("q")
+    assert top.ended() == (code or 0)
+
+
+def test_an_error_leaves_the_terminal_as_before_and_is_seen(terminal):
+    broken = "import ifinu.cli.top.drawing as d; d._state = lambda *_: 1 / 0; from ifinu.cli import main; main(['top'])"
+    top = terminal(program=("-c", broken))
+    assert top.ended() == 1
+    assert top.raw.rindex(b"ZeroDivisionError") > top.raw.rindex(LEAVE)
+
+
+def test_an_error_while_it_looks_is_no_silence(terminal):
+    broken = "import ifinu.cli.top.looking as l; l._age_s = lambda *_: 1 / 0; from ifinu.cli import main; main(['top'])"
+    top = terminal(program=("-c", broken))
+    assert top.ended() == 1
+    assert top.raw.rindex(b"ZeroDivisionError") > top.raw.rindex(LEAVE)
+
+
+def test_it_can_be_put_aside_and_taken_up_again(terminal):
+    top = terminal("top", "--every", "1")
+    top.shows("none answers")
+    top.press("\x1a")
+    stat = Path(f"/proc/{top.process.pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", 20)
+    wait_until(lambda: top.raw.count(LEAVE) == 1, 20)
+    assert top.is_as_before()
+    top.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: top.raw.count(ENTER) == 2, 20)
+    top.shows("none answers")
+    top.press("q")
+    assert top.ended() == 0
+
+
+def test_without_redis_it_says_so_and_goes_on_trying(terminal, tmp_path):
+    with redis_server(tmp_path / "own") as server:
+        top = terminal("top", "--every", "1", IFINU_REDIS_URL=server.url)
+        top.shows("backlog 0", "whatsapp")
+        server.kill()
+        top.shows("Redis cannot be reached, since")
+        assert "whatsapp" in top.text()  # what was known
+        server.start()
+        top.shows("backlog 0")
+        top.press("q")
+        assert top.ended() == 0
+
+
+def test_it_starts_without_redis_and_ends_at_once(terminal):
+    top = terminal("top", IFINU_REDIS_URL="redis://localhost:1")
+    top.shows("Redis cannot be reached")
+    top.press("q")
+    assert top.ended() == 0
+
+
+def test_no_color_draws_none(terminal, client):
+    client.lpush(Keys.of(NORMAL).dead, "foreign")
+    plain = terminal("top", "--frames", "2", NO_COLOR="1")
+    coloured = terminal("top", "--frames", "2")
+    colour = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7]|38;[\d;]+)m")
+    assert plain.ended() == 0
+    assert coloured.ended() == 0
+    assert colour.search(coloured.raw)
+    assert not colour.search(plain.raw)
+    assert b"none answers" in plain.raw
+
+
+def test_an_ascii_terminal_gets_no_other_letters(terminal, client):
+    client.lpush(NORMAL, *numbered(3))
+    top = terminal("top", "--frames", "2", LANG="C", LC_ALL="C", PYTHONIOENCODING="ascii", size=(130, 30))
+    assert top.ended() == 0
+    assert top.raw.isascii()
+    assert b"backlog 3" in top.raw
+
+
+def test_it_leaves_nothing_in_redis(terminal, client):
+    client.config_resetstat()
+    top = terminal("top", "--every", "1")
+    wait_until(lambda: client.info("commandstats").get("cmdstat_publish", {}).get("calls", 0) >= 3, 60)
+    top.press("q")
+    assert top.ended() == 0
+    assert list(client.scan_iter("*reply*")) == []
+
+
+# -- text and JSON
+
+
+def test_what_is_no_terminal_is_told_what_to_do(valkey):
+    ended = run("top", IFINU_REDIS_URL=valkey.url)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "--once" in ended.stderr
+    assert "ifinu status" in ended.stderr
+
+
+def test_once_prints_text_with_rates(valkey, fleet, queue):
+    fleet.start(IFINU_RATE_LIMIT=f"{RATE}/s").ready()
+    queue.push(*[raw(number) for number in range(9_000)])
+    wait_until(lambda: queue.counts()["in_flight"], 30)
+
+    def at_its_pace():
+        ended = run("top", "--once", IFINU_REDIS_URL=valkey.url)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert "\x1b" not in ended.stdout
+        rate = rate_of(ended.stdout, "w0@test")
+        return rate is not None and 0.9 * RATE <= rate <= 1.1 * RATE and ended.stdout
+
+    told = wait_until(at_its_pace, 60)
+    assert "dead, by reason" in told
+    assert 0 < backlog_of(told) < 9_000
+
+
+def test_once_without_redis_ends_with_3():
+    ended = run("top", "--once", IFINU_REDIS_URL="redis://localhost:1")
+    assert ended.returncode == 3
+    assert "Redis cannot be reached" in ended.stdout
+    assert ended.stderr.startswith("error: Redis cannot be reached")
+
+
+def test_json_is_a_line_a_look(valkey, client, fleet, queue):
+    fleet.start(IFINU_RATE_LIMIT=f"{RATE}/s").ready()
+    client.lpush(Keys.of(LOW).dead, "foreign")
+    client.zadd(UNKNOWN, {"x": 1})
+    client.xadd(EVENTS, {"event": "sent", "id": "x", "data": "{}"})
+    queue.push(*[raw(number) for number in range(500)])
+    ended = run("top", "--json", "--frames", "2", "--every", "1", IFINU_REDIS_URL=valkey.url)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    looks = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert len(looks) == 2
+    for one in looks:
+        assert one["error"] is None
+        assert one["limit_per_s"] == RATE
+        assert one["dead_by_reason"] == {"foreign": 1}
+        assert (one["unknown"], one["ledger_waiting"] >= 1, one["ledger_recorded"]) == (1, True, False)
+        (worker,) = one["workers"]
+        assert (worker["name"], worker["slots"], worker["silent_s"]) == ("w0@test", 10, 0)
+        assert worker["rate_per_s"] == pytest.approx(one["rate_per_s"])
+    assert looks[1]["workers"][0]["ended"]["sent"] > looks[0]["workers"][0]["ended"]["sent"]
+    assert looks[1]["backlog"] < looks[0]["backlog"] <= 500
+
+
+# -- what a worker answers
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_worker_answers_with_what_it_did(valkey, fleet, queue, simulator, pool):
+    worker = fleet.start(IFINU_POOL=pool, IFINU_RATE_LIMIT="200/s", IFINU_MAX_RETRIES="0").ready()
+    queue.push(*[raw(number) for number in range(20)], raw(3), b"not json")
+    wait_until(lambda: queue.idle() and len(queue.dead()) == 1, 60, lambda: (queue.counts(), worker.text()))
+
+    def answer():
+        with Workers(valkey.url) as workers:
+            return workers.ask().get(("w0@test", worker.process.pid), {"ended": {}})
+
+    told = wait_until(lambda: (now := answer())["ended"].get("sent") == 20 and now, 60)
+    assert told["ended"] == {"sent": 20, "duplicate": 1, "dead": 1}
+    assert (told["limit_per_s"], told["slots"], told["busy"], told["breaker_open"]) == (200, 10, 0, False)
+    assert (told["pid"], told["version"], told["records"]) == (worker.process.pid, "0.1.0", False)
+    assert told["instances"] == {"ifinu": {"sent": 20, "failed": 0, "held": False}}
+    assert told["answers"] == {"sent": 20}
+    assert told["up_s"] > 0
+    assert answer()["up_s"] > told["up_s"]
+
+
+def test_a_worker_that_hangs_does_not_hide_the_others(valkey, fleet, client):
+    for worker in (fleet.start(), fleet.start()):
+        worker.ready()
+    with Workers(valkey.url) as workers:
+        wait_until(lambda: len(workers.ask()) == 2, 20)
+        fleet.workers[0].process.send_signal(signal.SIGSTOP)
+        assert [name for name, _ in workers.ask()] == ["w1@test"]
+        fleet.workers[0].process.send_signal(signal.SIGCONT)
+        wait_until(lambda: len(workers.ask()) == 2, 20)
+        fleet.workers[0].kill()
+        wait_until(lambda: [name for name, _ in workers.ask()] == ["w1@test"], 20)
+    assert list(client.scan_iter("*reply*")) == []
+
+
+def test_who_asks_is_told_that_redis_is_away_and_may_ask_again(tmp_path):
+    with redis_server(tmp_path / "own") as server, Workers(server.url) as workers:
+        assert workers.ask() == {}
+        server.kill()
+        with pytest.raises((redis.RedisError, *AWAY)):
+            workers.ask()
+        server.start()
+        assert workers.ask() == {}
+
+
+# -- status
+
+
+@pytest.fixture
+def ifinu(capsys, monkeypatch, valkey, tmp_path):
+    monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
+    monkeypatch.setenv("IFINU_DATABASE_URL", f"sqlite:///{tmp_path}/none.db")
+    return Shell(capsys, monkeypatch)
+
+
+def test_status_tells_how_each_worker_is_and_what_is_held(ifinu, fleet, queue, simulator, client):
+    fleet.start(IFINU_MAX_RETRIES="9").ready()
+    fleet.start().ready()
+    queue.push(*[raw(number) for number in range(30)])
+    wait_until(queue.idle, 60, queue.counts)
+    simulator.control.set_instance("ifinu", state="close")
+    queue.push(*[raw(number) for number in range(100, 130)])
+    wait_until(lambda: ifinu("status", "--json").json["held"] == ["ifinu"], 60)
+    found = ifinu("status", "--json").json
+    assert found["workers"] == ["w0@test", "w1@test"]
+    assert [one["name"] for one in found["snapshots"]] == found["workers"]
+    assert sum(one["ended"].get("sent", 0) for one in found["snapshots"]) == 30
+    told = ifinu("status").out
+    assert "instances whose messages are held back: ifinu" in told
+    for name in found["workers"]:
+        cells = rows(told)[name]
+        assert (cells[0], cells[1].partition("/")[2]) == ("50", "10")
+    assert rows(told)["worker"] == ["limit/s", "busy", "waiting", "sent", "dead", "up", "breaker"]
+
+
+def test_status_tells_the_breaker(ifinu, fleet, queue, simulator):
+    fleet.start().ready()
+    simulator.control.set_fault(gateway="unavailable")
+    queue.push(*[raw(number) for number in range(20)])
+    wait_until(lambda: "open: the gateway is away" in ifinu("status").out, 60)
+
+
+def test_status_tells_the_oldest_and_why_letters_are_dead(ifinu, client):
+    client.lpush(NORMAL, json.dumps({"id": "a", "criado_em": "2026-01-01T00:00:00+00:00"}))
+    for number in range(8):
+        client.lpush(Keys.of(NORMAL).dead, *[letter(f"reason_{number}")] * (9 - number))
+    client.lpush(Keys.of(LOW).dead, letter("reason_0"))
+    found = {queue["queue"]: queue for queue in ifinu("status", "--json").json["queues"]}
+    assert found[NORMAL]["oldest_s"] > 86_400
+    assert found[LOW]["oldest_s"] is None
+    assert found[NORMAL]["dead_by_reason"]["reason_7"] == 2
+    told = ifinu("status", "--no-workers").out
+    assert "dead: 10 reason_0, 8 reason_1, 7 reason_2, 6 reason_3, 5 reason_4, 9 others; see" in told
+    assert re.search(r"whatsapp +1 +\d+ d \d+ h ", told)
+    assert "workers" not in told
+
+
+def letter(reason):
+    at = "2026-11-25T00:00:00+00:00"
+    return json.dumps({"reason": reason, "error": "", "attempts": 0, "first_at": at, "last_at": at, "id": None,
+                       "kind": None, "raw": "{}"})  # fmt: skip
+
+
+def test_status_says_that_no_worker_answers(ifinu):
+    assert "workers: none answered" in ifinu("status").out
+    found = ifinu("status", "--json").json
+    assert (found["workers"], found["snapshots"], found["held"]) == ([], [], [])
+    assert "workers" not in ifinu("status", "--no-workers", "--json").json
+
+
+def test_status_without_redis_shows_the_rest_and_ends_with_3(ifinu, monkeypatch, simulator, ledger, ledger_url):
+    monkeypatch.setenv("IFINU_REDIS_URL", "redis://localhost:1")
+    monkeypatch.setenv("IFINU_EVOLUTION_URL", simulator.url)
+    monkeypatch.setenv("IFINU_EVOLUTION_API_KEY", API_KEY)
+    monkeypatch.setenv("IFINU_DATABASE_URL", ledger_url)
+    ended = ifinu("status")
+    assert ended.code == 3
+    assert ended.err.startswith("error: Redis cannot be reached")
+    for told in ("Redis cannot be asked", "instance ifinu, open", "workers: could not be asked", "ledger: nothing in"):
+        assert told in ended.out
+    ended = ifinu("status", "--json")
+    assert ended.code == 3
+    found = ended.json
+    assert (found["queues"], found["unknown"], found["workers"], found["snapshots"]) == ([], None, None, None)
+    assert (found["gateway"]["state"], found["ledger"]["total"], found["ledger"]["waiting"]) == ("open", 0, None)
+    assert found["redis"]["error"]

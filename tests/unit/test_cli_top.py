@@ -1,0 +1,376 @@
+import itertools
+import json
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+from prometheus_client import CollectorRegistry
+from rich.cells import cell_len
+from rich.text import Text
+
+from ifinu.broker.backlog import Backlog
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import LOW, NORMAL, URGENT
+from ifinu.broker.leases import Settled, Tally
+from ifinu.cli.top import drawing, fitting
+from ifinu.cli.top.drawing import View, frame
+from ifinu.cli.top.figures import Order, Worker, sort
+from ifinu.cli.top.looking import Found
+from ifinu.cli.top.reckoning import Memory, Sight, instances, pace, rates
+from ifinu.errors import Reason, Refused
+from ifinu.metrics.sending import Now, Sending
+
+AT = datetime(2026, 11, 25, 14, 2, 11, tzinfo=UTC)
+VIEW = View(where="redis:6379/0", every_s=2.0)
+
+
+def told(up_s, *, pid=1, sent=0, dead=0, **others):
+    """An answer of a worker, `up_s` after its start."""
+    return {
+        "version": "0.1.0", "pid": pid, "up_s": up_s, "limit_per_s": 50.0, "waiting": 3, "slots": 10, "busy": 4,
+        "breaker_open": False, "ended": {"sent": sent, "dead": dead}, "retried": 0, "deferred": 0, "in_doubt": 0,
+        "answers": {"sent": sent, "send_failed": dead},
+        "instances": {"loja": {"sent": sent, "failed": dead, "held": False}}, "records": False, **others,
+    }  # fmt: skip
+
+
+def found(ready=0, *, dead=(), oldest_s=None, paused=None, **others):
+    queues = [Backlog(URGENT, 0, 0, None, 0, 0, None), Backlog(NORMAL, ready, 7, 3.0, 9, len(dead), paused)]
+    queues.append(Backlog(LOW, 0, 0, None, 0, 0, None))
+    given = {
+        "queues": queues, "oldest_s": {NORMAL: oldest_s}, "dead": {NORMAL: Counter(dead)}, "unknown": 0,
+        "unknown_oldest_s": None, "waiting": 0, "waiting_oldest_s": None, "recorded": True,
+    }  # fmt: skip
+    return Found(**{**given, **others})
+
+
+def figures_of(*looks, every_s=2.0):
+    """The figures after these looks: (when in seconds, what was found, answers by name)."""
+    memory = Memory(every_s)
+    for at_s, what, answers in looks:
+        by_who = None if answers is None else {(name, one.get("pid", 0)): one for name, one in answers.items()}
+        last = memory.take(Sight(AT, at_s, what, by_who, "" if what else "Redis cannot be reached"))
+    return last
+
+
+def text(lines):
+    return [line.plain.rstrip() for line in lines]
+
+
+# -- rates
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "per_s"),
+    [
+        (told(10.0, sent=100), told(12.0, sent=200), {"sent": 50.0}),
+        (told(10.0, sent=100, dead=1), told(14.0, sent=100, dead=3), {"dead": 0.5}),
+        (told(10.0), told(12.0, retried=4, deferred=2, in_doubt=1), {"retried": 2, "deferred": 1, "in_doubt": 0.5}),
+        (told(10.0, sent=100), told(12.0, sent=100), {}),
+        (told(10.0, sent=100), told(1.0, pid=2, sent=20), None),  # started again
+        (told(10.0, sent=100), told(9.0, sent=200), None),
+        (told(10.0), told(10.0), None),
+        ({}, told(10.0, sent=100), None),
+    ],
+)
+def test_a_rate_is_what_grew_by_the_workers_own_clock(before, after, per_s):
+    assert rates(before, after) == per_s
+
+
+def test_the_pace_counts_what_went_to_the_gateway_and_nothing_else():
+    before = told(10.0, sent=100, deferred=0, ended={"duplicate": 0, "sent": 100})
+    after = told(12.0, sent=190, dead=10, deferred=500, ended={"duplicate": 900, "sent": 190})
+    assert pace(before, after) == 50.0
+    assert pace({}, after) is None
+
+
+def test_the_networks_delays_make_no_difference():
+    late = figures_of((0, found(), {"a": told(10, sent=0)}), (9, found(), {"a": told(12, sent=100)}))
+    assert late.rate_per_s == 50.0
+
+
+def test_instances_have_rates_and_what_is_held():
+    before = told(10.0, instances={"a": {"sent": 10, "failed": 0, "held": False}})
+    after = told(12.0, instances={"a": {"sent": 20, "failed": 1, "held": False}, "b": {"sent": 2, "held": True}})
+    seen = instances(before, after)
+    assert (seen["a"].sent_per_s, seen["a"].failed_per_s, seen["a"].held_by) == (5.0, 0.5, 0)
+    assert (seen["b"].sent_per_s, seen["b"].held_by) == (1.0, 1)
+
+
+def test_workers_add_up():
+    before = {"a": told(1, pid=1), "b": told(5, pid=2)}
+    after = {"a": told(3, pid=1, sent=98, dead=2), "b": told(7, pid=2, sent=90, breaker_open=True)}
+    now = figures_of((0, found(1000), before), (2, found(810), after))
+    assert (now.rate_per_s, now.limit_per_s) == (95.0, 100.0)
+    assert dict(now.per_s) == {"sent": 94.0, "dead": 1.0}
+    assert now.totals == {"sent": 188, "dead": 2}
+    assert (now.instances["loja"].sent_per_s, now.instances["loja"].failed_per_s) == (94.0, 1.0)
+    assert json.loads(json.dumps(now.as_json()))["workers"][1]["breaker_open"] is True
+
+
+def test_a_worker_without_a_limit_has_none():
+    now = figures_of((0, found(), {"a": told(1, limit_per_s=None)}), (2, found(), {"a": told(3, limit_per_s=None)}))
+    assert now.limit_per_s == float("inf")
+    assert now.as_json()["limit_per_s"] is None
+    assert "0.0/s of no limit" in frame(now, VIEW, 80, 24)[1].plain
+
+
+# -- the backlog's way
+
+
+@pytest.mark.parametrize(
+    ("ready", "trend", "drains_in_s", "says"),
+    [
+        ((1000, 800), -100.0, 8.0, "empty in 8.0 s"),
+        ((800, 1000), 100.0, None, "grows 100.0/s"),
+        ((500, 500), 0.0, None, "steady"),
+        ((500,), None, None, "backlog 500"),
+        ((500, 0), -250.0, 0.0, "backlog 0"),
+    ],
+)
+def test_a_backlog_tells_when_it_is_empty(ready, trend, drains_in_s, says):
+    now = figures_of(*((2 * number, found(count), {}) for number, count in enumerate(ready)))
+    assert (now.trend_per_s, now.drains_in_s) == (trend, drains_in_s)
+    assert frame(now, VIEW, 120, 24)[1].plain.endswith(("workers", says))
+    assert says in frame(now, VIEW, 120, 24)[1].plain
+
+
+def test_a_trend_forgets_what_was_long_ago():
+    now = figures_of((0, found(9000), {}), (100, found(500), {}), (110, found(400), {}))
+    assert now.trend_per_s == -10.0
+    assert now.queues[1].history == [9000, 500, 400]
+    later = figures_of((0, found(9000), {}), (400, found(500), {}))
+    assert later.queues[1].history == [500]
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "drawn"),
+    [
+        ((), 4, ""),
+        ((0, 0), 4, ""),
+        ((1,), 4, "▅"),
+        ((0, 10), 4, "▁█"),
+        ((0, 0, 10, 10), 2, "▁█"),
+        (range(8), 8, "▁▂▃▄▅▆▇█"),
+        (range(800), 8, "▁▂▃▄▅▆▇█"),
+    ],
+)
+def test_a_curve(values, width, drawn):
+    assert drawing.spark(tuple(values), width) == drawn
+
+
+# -- workers that are not there
+
+
+def looks_without_b(*times):
+    both = {"a": told(1, pid=1), "b": told(1, pid=2)}
+    return [(0, found(), both), *((at, found(), {"a": told(1 + at, pid=1)}) for at in times)]
+
+
+def test_a_worker_that_does_not_answer_is_shown_as_such_and_then_dropped():
+    missed_one = figures_of(*looks_without_b(2))
+    assert [one.silent_s for one in missed_one.workers] == [0, 0]
+    silent = figures_of(*looks_without_b(2, 4, 6, 8))
+    assert [(one.name, one.silent_s) for one in silent.workers] == [("a", 0), ("b", 8)]
+    assert silent.limit_per_s == 50.0
+    lines = frame(silent, VIEW, 80, 24)
+    (row,) = [line for line in lines if line.plain.startswith("b ")]
+    assert row.plain.rstrip().endswith("no answer for 8.0 s")
+    assert any(span.style == "dim" and (span.start, span.end) == (0, len(row)) for span in row.spans)
+    assert "1 silent" in lines[1].plain
+    gone = figures_of(*looks_without_b(2, 31))
+    assert [one.name for one in gone.workers] == ["a"]
+
+
+def test_a_worker_that_started_again_is_one_worker():
+    now = figures_of((0, found(), {"a": told(100, pid=1, sent=900)}), (2, found(), {"a": told(1, pid=2, sent=20)}))
+    assert [(one.pid, one.rate_per_s) for one in now.workers] == [(2, None)]
+
+
+def test_two_workers_of_one_name_are_two():
+    memory = Memory(2.0)
+    for at_s in (0, 2):
+        answers = {("a", pid): told(1 + at_s, pid=pid, sent=50 * at_s) for pid in (1, 2)}
+        now = memory.take(Sight(AT, at_s, found(), answers))
+    assert [(one.name, one.pid, one.rate_per_s) for one in now.workers] == [("a", 1, 50.0), ("a", 2, 50.0)]
+
+
+def test_a_worker_that_does_not_know_the_question_is_shown():
+    lines = frame(figures_of((0, found(), {"old": {"error": "No such command"}})), VIEW, 80, 24)
+    assert any(line.startswith("old") and line.endswith("tells nothing: another version?") for line in text(lines))
+
+
+def test_redis_away_is_said_and_what_was_known_stays():
+    now = figures_of((0, found(300), {"a": told(1)}), (2, None, None), (9, None, None))
+    lines = text(frame(now, VIEW, 80, 24))
+    assert lines[1] == "Redis cannot be reached, since 9.0 s; trying again"
+    assert any(line.startswith("whatsapp    300") for line in lines)
+    back = figures_of((0, None, None), (2, found(300), {"a": told(1)}))
+    assert (back.error, back.error_s) == ("", 0)
+
+
+# -- order
+
+
+@pytest.mark.parametrize(
+    ("order", "names"), [(Order.NAME, "abc"), (Order.RATE, "bca"), (Order.BUSY, "cab")]
+)  # fmt: skip
+def test_workers_are_sorted(order, names):
+    workers = [
+        Worker("b", 1, 50.0, told={"busy": 1}), Worker("a", 2, None, told={"busy": 2}),
+        Worker("c", 3, 9.0, told={"busy": 9}),
+    ]  # fmt: skip
+    assert "".join(one.name for one in sort(workers, order)) == names
+
+
+def test_every_order_has_its_turn():
+    assert [Order.NAME.after(), Order.RATE.after(), Order.BUSY.after()] == [Order.RATE, Order.BUSY, Order.NAME]
+
+
+# -- fitting
+
+
+def busy_figures(workers=20):
+    """With long names, wide characters, many of everything."""
+    names = [f"celery@ifinu-worker-6f7d9c5b8-x{number:02}-日本" for number in range(workers)]
+    many = {f"instância-número-{number}": {"sent": number, "failed": 1, "held": number % 2} for number in range(40)}
+    looks = []
+    for at in (0, 2, 4, 6, 8):
+        answers = {
+            name: told(100 + at, pid=1 + number, sent=50 * at, dead=at, instances=many, records=number == 0)
+            for number, name in enumerate(names)
+            if number != 3 or at == 0
+        }
+        dead = [f"reason_that_is_rather_long_{number}" for number in range(40)]
+        looks.append((at, found(123_456 - at, dead=dead, oldest_s=98_765.0, paused="2026", unknown=3,
+                                unknown_oldest_s=99.0, waiting=12, waiting_oldest_s=3.0), answers))  # fmt: skip
+    return figures_of(*looks)
+
+
+SIZES = [(80, 24), (40, 10), (200, 60), (1, 1), (10, 3), (71, 24), (72, 24), (100, 30), (500, 200), (25, 100)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize("workers", [0, 1, 20])
+@pytest.mark.parametrize("changes", [{}, {"help": True}, {"paused": True}, {"late_s": 1234.5}])
+def test_a_frame_fits_its_terminal(width, height, workers, changes):
+    view = View(where="a-server-with-a-name.example.org:6379/0", every_s=2.0, **changes)
+    for figures in (busy_figures(workers), None):
+        lines = frame(figures, view, width, height)
+        assert len(lines) <= height
+        assert max(cell_len(line.plain) for line in lines) <= width
+        assert not any("\n" in line.plain for line in lines)
+
+
+def test_a_common_terminal_shows_all_panels():
+    lines = text(frame(busy_figures(), VIEW, 80, 24))
+    assert len(lines) == 24
+    shown = "\n".join(lines)
+    for title in ("queue", "worker", "outcome", "instance", "dead, by reason"):
+        assert title in shown
+    assert "\nand 8 more\n" in shown  # workers
+    assert lines[1].startswith("969.0/s of 950/s   backlog 123,448   empty in")
+
+
+def test_the_help_is_whole_on_a_common_terminal():
+    lines = text(frame(None, View(where="redis:6379/0", every_s=2.0, help=True), 80, 24))
+    assert not any(line.endswith("…") for line in lines)
+    assert lines[-1].startswith("ledger ")
+
+
+def test_a_tiny_terminal_shows_what_matters_most():
+    lines = text(frame(busy_figures(2), VIEW, 40, 10))
+    first = ["ifinu", "102.0/s", "unknown", "queue", "urgente", "whatsapp", "baixa", "worker"]
+    assert [line.split()[0] for line in lines[:8]] == first
+    assert [line[0] for line in lines[8:]] == ["…", "…"]
+    assert all(line.endswith("51.0  4/10  ok") for line in lines[8:])
+
+
+def test_a_wide_terminal_shows_more():
+    narrow, wide = (frame(busy_figures(3), VIEW, width, 60) for width in (80, 200))
+    for title in ("version", "last 5 min", "failed/s"):
+        assert not any(title in line.plain for line in narrow)
+        assert any(title in line.plain for line in wide)
+
+
+def test_columns_are_left_out_by_rank_and_names_keep_their_end():
+    columns = [fitting.Column("name", right=False, least=6), fitting.Column("figure"), fitting.Column("more", rank=1)]
+    title, rows = fitting.table(columns, [["celery@pod-1", "12", "345"], ["b", "1", "2"]], 20)
+    assert text([title, *rows]) == ["name    figure  more", "…pod-1      12   345", "b            1     2"]
+    title, rows = fitting.table(columns, [["celery@pod-1", "12", "345"]], 17)
+    assert text([title, *rows]) == ["name       figure", "…ry@pod-1      12"]
+
+
+def test_rows_that_do_not_fit_are_counted():
+    block = fitting.Block(Text("title"), [Text(str(number)) for number in range(9)])
+    assert text(block.lines(4)) == ["title", "0", "1", "and 7 more"]
+    assert text(block.lines(10)) == ["title", *map(str, range(9))]
+
+
+def test_blocks_are_left_out_by_rank():
+    blocks = [(rank, fitting.Block(Text(f"t{rank}"), [Text(f"r{rank}")] * 5, least=2)) for rank in (0, 2, 1)]
+    assert text(fitting.stack(blocks, 3)) == ["t0", "r0", "and 4 more"]
+    assert text(fitting.stack(blocks, 6)) == ["t0", "r0", "and 4 more", "t1", "r1", "and 4 more"]
+    assert text(fitting.stack(blocks, 7)) == ["t0", "r0", "r0", "and 3 more", "t1", "r1", "and 4 more"]
+    assert fitting.stack(blocks, 2) == []
+    assert len(fitting.stack(blocks, 100)) == 3 * 6 + 2  # a line between them where there is room
+
+
+def test_a_terminal_without_unicode_gets_ascii():
+    for line in frame(busy_figures(3), VIEW, 200, 60):
+        drawn = drawing.in_ascii(line.plain)
+        assert drawn.isascii()
+        assert len(drawn) == len(line.plain)
+
+
+def test_what_comes_from_elsewhere_cannot_steer_the_terminal():
+    evil = {"x\x1b[2J\n[red]y": told(1, instances={"i\x07": {"sent": 1}}), "z": {"pid": 3, "error": "\x1b"}}
+    now = figures_of((0, found(1, dead=["r\x1b]0;x\x07"]), evil))
+    for width, height in itertools.product((40, 80, 200), (10, 60)):
+        for line in frame(now, VIEW, width, height):
+            assert line.plain.isprintable()
+
+
+# -- what a worker answers
+
+
+def sent_from(instance):
+    data = {"kind": "lembrete", "instance": instance, "confirmed": True}
+    return Settled("sent", Event(Name.SENT, "n1", data), took_s=0.1)
+
+
+def test_a_snapshot_is_what_the_metrics_say():
+    registry = CollectorRegistry()
+    sending = Sending(registry)
+    tally = Tally(reaped=2, lost=1)
+    tally.buried.update(
+        {("lembrete", "dead", "invalid"): 3, ("", "dead", "not_json"): 1, ("lembrete", "unknown", "u"): 1}
+    )
+    sending.look = lambda: Now(50.0, waiting=4, slots=10, busy=2, breaker_open=True, owed=1, tally=tally)
+    for _ in range(5):
+        sending.settled(sent_from("5511987654321"), accepted_at=None, started_at=None)
+    refused = Refused("no", instance="loja", reason=Reason.SEND_FAILED)
+    refused.took_s = 0.1
+    sending.failed(refused, retried=True)
+    snapshot = sending.snapshot()
+    assert snapshot.pop("up_s") >= 0
+    assert snapshot == {
+        "limit_per_s": 50.0, "waiting": 4, "slots": 10, "busy": 2, "breaker_open": True, "owed": 1, "reaped": 2,
+        "lost": 1, "ended": {"sent": 5, "dead": 4, "held": 1}, "retried": 1, "deferred": 0, "in_doubt": 0,
+        "answers": {"sent": 5, "send_failed": 1},
+        "instances": {
+            "+55 11 9****-4321": {"sent": 5, "failed": 0, "held": False},
+            "loja": {"sent": 0, "failed": 1, "held": False},
+        },
+    }  # fmt: skip
+
+
+def test_a_snapshot_is_small_and_can_be_written_whatever_happens():
+    sending = Sending(CollectorRegistry())
+    sending.look = lambda: Now(float("inf"))
+    for number in range(5_000):
+        sending.settled(sent_from(f"loja-{number}"), accepted_at=None, started_at=None)
+    snapshot = sending.snapshot()
+    assert snapshot["limit_per_s"] is None
+    assert snapshot["instances"]["other"]["sent"] == 4_900
+    assert len(json.dumps(snapshot, allow_nan=False)) < 10_000
