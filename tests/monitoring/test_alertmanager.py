@@ -1,0 +1,289 @@
+"""From a queue that is too long to somebody's telephone: the real Prometheus and Alertmanager, by our own files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+import yaml
+from alert_rules import ALERTMANAGER, RULES, alerts, parsed
+from alert_sink import PAGERDUTY, SLACK, SLACK_QUIET, Sink
+from ledgers import migrated
+from processes import API_KEY, Queue, Simulated, raw, wait_until
+from prometheus import Alertmanager, alertmanager, program, prometheus
+
+from ifinu.embedded import Valkey
+
+PHONE, NAME = "77998610042", "Severina Canário"
+ROUTING_KEY = "a-routing-key-of-the-tests"
+
+
+def told_here(directory: Path, sink: Sink) -> dict[str, Any]:
+    """Alertmanager's configuration with its addresses, its secrets and its intervals replaced, and nothing else."""
+    config = parsed(ALERTMANAGER)
+    config["global"]["pagerduty_url"] = sink.url + PAGERDUTY
+    secrets = {
+        "slack-alerts-url": sink.url + SLACK,
+        "slack-info-url": sink.url + SLACK_QUIET,
+        "pagerduty-routing-key": ROUTING_KEY,
+    }
+    for receiver in config["receivers"]:
+        for name, one in ((n, one) for n, ones in receiver.items() if n.endswith("_configs") for one in ones):
+            field = {"slack_configs": "api_url_file", "pagerduty_configs": "routing_key_file"}[name]
+            file = directory / Path(one[field]).name
+            file.write_text(secrets[file.name])
+            one[field] = str(file)
+    for route in (config["route"], *config["route"]["routes"]):
+        for interval in {"group_wait", "group_interval"} & route.keys():
+            route[interval] = "1s"
+    return config
+
+
+def watched(port: int, rules: Path, alertmanager_url: str) -> dict[str, Any]:
+    """Prometheus' configuration: the exporter, a second at a time."""
+    return {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(rules)],
+        "alerting": {
+            "alertmanagers": [{"static_configs": [{"targets": [alertmanager_url.removeprefix("http://")]}]}],
+        },
+        "scrape_configs": [{"job_name": "ifinu-metrics", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
+    }
+
+
+def hurried(directory: Path) -> Path:
+    """Our rules, with each wait of minutes and hours a second long, and nothing else changed."""
+    document = parsed(RULES)
+    for rule in (rule for group in document["groups"] for rule in group["rules"] if "for" in rule):
+        rule["for"] = "1s"
+    file = directory / "rules.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+@contextlib.contextmanager
+def exporter(directory: Path, valkey: Valkey, simulator: Simulated) -> Iterator[int]:
+    """`ifinu metrics` as a process; the port that it answers at."""
+    log = directory / "metrics.log"
+    environment = {
+        "IFINU_REDIS_URL": valkey.url,
+        "IFINU_DATABASE_URL": migrated(f"sqlite:///{directory}/ledger.db"),
+        "IFINU_EVOLUTION_URL": simulator.url,
+        "IFINU_EVOLUTION_API_KEY": API_KEY,
+        "IFINU_LOG_FORMAT": "json",
+    }
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ifinu", "metrics", "--host", "127.0.0.1", "--port", "0"],
+            env={**os.environ, **environment},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        serving = wait_until(
+            lambda: process.poll() is not None or re.search(r'"port": ?(\d+)', log.read_text()), 40.0, log.read_text
+        )
+        assert process.poll() is None, log.read_text()
+        yield int(serving[1])
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    with Sink() as taking:
+        yield taking
+
+
+@pytest.fixture
+def manager(tmp_path: Path, sink: Sink) -> Iterator[Alertmanager]:
+    with alertmanager(tmp_path / "alertmanager", told_here(tmp_path, sink)) as running:
+        yield running
+
+
+@pytest.fixture
+def tell(manager: Alertmanager) -> Callable[..., None]:
+    """Tells Alertmanager of alerts, as Prometheus does."""
+
+    def post(*labels: dict[str, str], over: bool = False) -> None:
+        now = datetime.now(UTC)
+        times = {
+            "startsAt": (now - timedelta(minutes=1)).isoformat(),
+            "endsAt": (now + timedelta(minutes=0 if over else 10)).isoformat(),
+        }
+        told = [
+            {"labels": each, "annotations": _annotations(each["alertname"], each["severity"]), **times}
+            for each in labels
+        ]
+        with urllib3.PoolManager() as http:
+            assert http.request("POST", f"{manager.url}/api/v2/alerts", json=told).status == 200
+
+    return post
+
+
+def _annotations(name: str, severity: str) -> dict[str, str]:
+    annotations: dict[str, str] = alerts()[(name, severity)]["annotations"]  # type: ignore[index]
+    return annotations
+
+
+def states(manager: Alertmanager) -> dict[tuple[str, str, str], str]:
+    """What became of each alert, by its name, severity and namespace: `active` or `suppressed`."""
+    return {
+        (one["labels"]["alertname"], one["labels"]["severity"], one["labels"]["namespace"]): one["status"]["state"]
+        for one in manager.alerts()
+    }
+
+
+def test_a_queue_over_its_limit_reaches_slack_and_wakes_somebody_until_it_is_empty(
+    tmp_path, valkey, queue: Queue, simulator, sink, manager
+):
+    """
+    10,001 messages and no worker: Slack is told of the queue, PagerDuty that nothing is sent; both are told the end.
+    """
+    queue.push(*(raw(n, telefone=PHONE, nome=NAME) for n in range(10_001)))
+    with (
+        exporter(tmp_path, valkey, simulator) as port,
+        prometheus(tmp_path / "prometheus", watched(port, hurried(tmp_path), manager.url)),
+    ):
+        wait_until(lambda: sink.slack("WARNING: IfinuQueueBacklog"), 30.0, sink.text)
+        wait_until(lambda: sink.slack("CRITICAL: IfinuNothingSent"), 30.0, sink.text)
+        wait_until(lambda: sink.pages("trigger", "IfinuNothingSent"), 30.0, sink.text)
+        queue.client.delete(queue.keys.ready)
+        wait_until(lambda: sink.slack("RESOLVED: IfinuQueueBacklog"), 30.0, sink.text)
+        wait_until(lambda: sink.slack("RESOLVED: IfinuNothingSent"), 30.0, sink.text)
+        wait_until(lambda: sink.pages("resolve", "IfinuNothingSent"), 30.0, sink.text)
+
+    backlog = sink.slack("WARNING: IfinuQueueBacklog")[0]
+    annotations = _annotations("IfinuQueueBacklog", "warning")
+    assert "10001 messages wait on whatsapp" in backlog["text"]
+    assert annotations["description"] in backlog["text"]
+    assert f"<{annotations['runbook_url']}|Runbook>" in backlog["text"]
+    assert backlog["title_link"] == annotations["runbook_url"]
+    assert backlog["color"] == "warning"
+    assert sink.slack("CRITICAL: IfinuNothingSent")[0]["color"] == "danger"
+    assert sink.slack("RESOLVED: IfinuQueueBacklog")[0]["color"] == "good"
+
+    page, end = sink.pages("trigger", "IfinuNothingSent")[0], sink.pages("resolve", "IfinuNothingSent")[0]
+    annotations = _annotations("IfinuNothingSent", "critical")
+    assert page["routing_key"] == ROUTING_KEY
+    assert page["dedup_key"] == end["dedup_key"]
+    assert page["payload"]["severity"] == "critical"
+    assert page["payload"]["summary"] == "Nothing is sent; messages that wait: 10001"
+    assert page["payload"]["custom_details"]["description"] == annotations["description"]
+    assert page["links"] == [{"href": annotations["runbook_url"], "text": "Runbook"}]
+    assert not sink.pages("trigger", "IfinuQueueBacklog")
+    assert not [secret for secret in (PHONE, PHONE[2:], NAME, "test_") if secret in sink.text()]
+
+
+def test_each_severity_reaches_whom_it_should(sink, tell):
+    tell(
+        {"alertname": "IfinuRedisDown", "severity": "critical", "namespace": "a"},
+        {"alertname": "IfinuThrottled", "severity": "warning", "namespace": "b"},
+        {"alertname": "IfinuRedisRestarted", "severity": "info", "namespace": "c"},
+    )
+    wait_until(lambda: len(sink.told) >= 4, 20.0, sink.text)
+    assert sorted((told.path, alert_of(told.body)) for told in sink.told) == [
+        (SLACK, "IfinuRedisDown in a"),
+        (SLACK, "IfinuThrottled in b"),
+        (SLACK_QUIET, "IfinuRedisRestarted in c"),
+        (PAGERDUTY, "IfinuRedisDown in a"),
+    ]
+
+
+def alert_of(body: dict[str, Any]) -> str:
+    if "payload" in body:
+        return f"{body['payload']['class']} in {body['payload']['group']}"
+    return str(body["attachments"][0]["title"].split(": ")[1])
+
+
+def test_the_end_of_what_is_good_to_know_is_not_told(sink, tell):
+    quiet = {"alertname": "IfinuRedisRestarted", "severity": "info", "namespace": "a"}
+    loud = {"alertname": "IfinuThrottled", "severity": "warning", "namespace": "a"}
+    tell(quiet, loud)
+    wait_until(lambda: len(sink.told) >= 2, 20.0, sink.text)
+    tell(quiet, loud, over=True)
+    wait_until(lambda: sink.slack("RESOLVED: IfinuThrottled"), 20.0, sink.text)
+    # Its end would come with the other's, or with the next of its group.
+    tell({**quiet, "queue": "whatsapp"})
+    wait_until(lambda: len(sink.slack("INFO", SLACK_QUIET)) == 2, 20.0, sink.text)
+    assert not sink.slack("RESOLVED", SLACK_QUIET)
+    assert not [told for told in sink.slack("INFO", SLACK_QUIET) if "Over:" in told["text"]]
+
+
+def test_of_many_alike_the_first_ten_are_told(sink, tell):
+    tell(
+        *(
+            {"alertname": "IfinuInstanceDown", "severity": "warning", "namespace": "a", "whatsapp": f"i{n}"}
+            for n in range(12)
+        )
+    )
+
+    def all_told() -> list[str]:
+        texts = [told["text"] for told in sink.slack("WARNING: IfinuInstanceDown")]
+        return [text for text in texts if "and more: 12 in all" in text]
+
+    wait_until(all_told, 20.0, sink.text)  # it may begin with the first ones that it hears of
+    assert all_told()[0].count("|Runbook>") == 10
+
+
+@pytest.mark.parametrize(
+    ("cause", "follows", "stays"),
+    [
+        (("IfinuRedisDown", "critical"), ("IfinuNothingSent", "critical"), ("IfinuBackupTooOld", "warning")),
+        (("IfinuRedisDown", "critical"), ("IfinuFailureRatio", "critical"), ("IfinuGatewayAway", "critical")),
+        (("IfinuGatewayAway", "critical"), ("IfinuNothingSent", "critical"), ("IfinuRedisMemory", "warning")),
+        (("IfinuGatewayMisconfigured", "critical"), ("IfinuInstanceDown", "warning"), ("IfinuLedgerDown", "warning")),
+        (("IfinuAllInstancesDown", "critical"), ("IfinuInstanceDown", "warning"), ("IfinuRedisEvicts", "critical")),
+        (("IfinuLedgerDown", "warning"), ("IfinuRecorderLag", "warning"), ("IfinuRecorderLag", "critical")),
+        (("IfinuRedisMemory", "critical"), ("IfinuRedisMemory", "warning"), ("IfinuRecorderLag", "warning")),
+    ],
+)
+def test_what_follows_from_something_else_is_not_told(manager, tell, cause, follows, stays):
+    """
+    Only in the installation where it follows from it.
+    """
+    labels = [
+        {"alertname": name, "severity": severity, "namespace": namespace}
+        for name, severity, namespace in ((*cause, "a"), (*follows, "a"), (*stays, "a"), (*follows, "b"))
+    ]
+    tell(*labels)
+    expected = {(*cause, "a"): "active", (*follows, "a"): "suppressed", (*stays, "a"): "active"}
+    expected[(*follows, "b")] = "active"
+    wait_until(lambda: states(manager) == expected, 20.0, lambda: states(manager))
+
+
+def test_alertmanager_takes_its_configuration():
+    done = subprocess.run([program("amtool"), "check-config", str(ALERTMANAGER)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("severity", "receiver"),
+    [
+        ("critical", "pagerduty-and-slack"),
+        ("warning", "slack"),
+        ("info", "slack-quiet"),
+        ("of-somebody-else", "slack"),
+    ],
+)
+def test_each_severity_is_routed(severity, receiver):
+    done = subprocess.run(
+        [
+            program("amtool"), "config", "routes", "test", f"--config.file={ALERTMANAGER}",
+            f"--verify.receivers={receiver}", f"severity={severity}",
+        ],
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,255 @@
+"""The Grafana dashboard: its file, and its queries against a real Prometheus that scrapes real processes."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import math
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dashboard_file
+import pytest
+from command_line import Shell
+from dashboard_stage import INSTANCES, Stage, every, notification
+from processes import Simulated, stopping, wait_until
+from prometheus import Prometheus, program, prometheus
+from sqlalchemy import func, select
+
+from ifinu.embedded import Valkey
+from ifinu.ledger.engine import connect
+from ifinu.ledger.schema import notifications
+from ifinu.ledger.states import State
+
+DASHBOARD = dashboard_file.load()
+PANELS = dashboard_file.panels(DASHBOARD)
+QUERIES = list(dashboard_file.queries(DASHBOARD))
+CHOSEN = dashboard_file.variables(DASHBOARD)
+OUTAGES = next(a["expr"] for a in DASHBOARD["annotations"]["list"] if not a.get("builtIn"))
+
+UNCONFIRMED_AFTER_S = 2.0
+
+# Written by the client library beside each counter and histogram; nobody asks for them.
+_CREATED = re.compile(r".*_created$")
+_PARTS_OF_HISTOGRAM = re.compile(r"_(bucket|count|sum)$")
+
+
+def asked(expr: str) -> str:
+    return dashboard_file.asked(expr, CHOSEN)
+
+
+# -- the file
+
+
+def test_it_opens_as_its_readers_expect():
+    assert DASHBOARD["uid"] == "ifinu"
+    assert DASHBOARD["time"] == {"from": "now-6h", "to": "now"}
+    assert DASHBOARD["refresh"] == "30s"
+    assert DASHBOARD["schemaVersion"] == 39  # Grafana 11; newer ones bring it up to theirs
+    assert "id" not in DASHBOARD  # of a database that it is not in
+    assert [(v["name"], v["type"]) for v in DASHBOARD["templating"]["list"]] == [
+        ("datasource", "datasource"),
+        ("namespace", "query"),
+        ("whatsapp", "query"),
+    ]
+
+
+def test_its_rows():
+    rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
+    assert rows == ["Overview", "Flow", "Time", "Failures", "Queue", "Instances", "Receipts", "Pods", "Storage"]
+
+
+def test_ids_and_titles_are_unique():
+    for key in ("id", "title"):
+        counts = collections.Counter(panel[key] for panel in DASHBOARD["panels"])
+        assert {value for value, count in counts.items() if count > 1} == set()
+
+
+def test_panels_fill_the_grid_without_overlaps():
+    taken = collections.Counter(
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for at in [panel["gridPos"]]
+        for x, y in itertools.product(range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"]))
+    )
+    height = max(y for _, y in taken) + 1
+    assert set(taken) == set(itertools.product(range(24), range(height)))
+    assert set(taken.values()) == {1}
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_each_panel_says_what_it_shows(panel):
+    """Whoever is woken by it reads there what is normal and what to do."""
+    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert "**Normal:**" in panel["description"]
+    assert "**If not:**" in panel["description"]
+    assert panel["targets"]
+    for target in panel["targets"]:
+        assert target["datasource"] == panel["datasource"]
+        assert target["legendFormat"]
+        assert 'namespace=~"$namespace"' in target["expr"]
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_what_a_panel_sets_for_one_series_has_that_series(panel):
+    """An override of a name that no query gives would be forgotten by a rename."""
+    fixed = {target["legendFormat"] for target in panel["targets"] if "{{" not in target["legendFormat"]}
+    if len(fixed) == len(panel["targets"]):
+        assert {one["matcher"]["options"] for one in panel["fieldConfig"]["overrides"]} <= fixed
+
+
+def test_panels_and_rows_that_it_refers_to_exist():
+    """By their titles, which have a capital; names of series have none."""
+    titles = {panel["title"] for panel in DASHBOARD["panels"]}
+    named = set(itertools.chain(*(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", p["description"]) for p in PANELS)))
+    assert named
+    assert named - titles == set()
+
+
+def test_commands_that_it_tells_to_run_exist(capsys, monkeypatch):
+    ifinu = Shell(capsys, monkeypatch)
+    commands = set(itertools.chain(*(re.findall(r"`ifinu ([a-z ]+)`", p["description"]) for p in PANELS)))
+    assert commands
+    for command in commands:
+        assert ifinu(*command.split(), "--help").code == 0, command
+
+
+def test_promtool_takes_every_query(tmp_path: Path):
+    named = [*((str(query), query.expr) for query in QUERIES), ("outages", OUTAGES)]
+    rules = [{"record": f"dashboard:query_{n}", "expr": asked(expr)} for n, (_, expr) in enumerate(named)]
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))  # which is YAML too
+    ended = subprocess.run([program("promtool"), "check", "rules", file], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"{len(named)} rules found" in ended.stdout
+
+
+def test_variables_are_all_replaced():
+    assert [query for query in QUERIES if re.search(r"\$(?!1\b)", asked(query.expr))] == []  # $1 is of a regex
+    assert asked('x{a=~"$namespace",b="${namespace}"}[$__rate_interval]') == 'x{a=~".*",b=".*"}[10s]'
+    assert asked("$namespaces") == "$namespaces"
+
+
+# -- its queries
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Simulated]:
+    instances = itertools.chain(*(("--instance", name) for name in INSTANCES))
+    with stopping(Simulated(tmp_path, *instances)) as server:
+        yield server
+
+
+@pytest.fixture
+def stage(tmp_path: Path, valkey: Valkey, ledger_url: str, gateway: Simulated) -> Iterator[Stage]:
+    # Nobody waits six hours for a receipt here.
+    with Stage(
+        tmp_path, valkey.url, ledger_url, gateway, IFINU_UNCONFIRMED_AFTER_S=str(UNCONFIRMED_AFTER_S)
+    ) as running:
+        yield running
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+def test_every_query_returns_data(stage: Stage, ledger_url: str, tmp_path: Path):
+    """
+    Two workers, a webhook, a recorder and the exporter, scraped every second, while messages of every kind come to
+    every end, the gateway is away for some seconds and one number loses WhatsApp.
+
+    One of the workers is scraped as by the shortest configuration there is, without the labels of a cluster. The
+    autoscalers' and the backup's figures come from a stand-in for kube-state-metrics, since no cluster runs here.
+    """
+    with prometheus(tmp_path / "prometheus", stage.scrape_config(bare="ifinu-worker-1")) as server:
+        stage.push_of_each_sort()
+        stage.leave_by_sair()
+        stage.lose_instance(INSTANCES[2], 20)
+        wait_until(lambda: has_data(server, "max(ifinu_instance_held) == 1"), 60.0)
+        stage.find_instance(INSTANCES[2])
+        wait_until(lambda: are_silent(ledger_url), 60.0)
+        stage.restart("recorder", "metrics")  # each looks for unconfirmed ones as it starts, then every hour, or minute
+
+        missing = list(QUERIES)
+
+        def all_found() -> bool:
+            missing[:] = [query for query in missing if not has_data(server, asked(query.expr))]
+            return not missing
+
+        with every(0.5, lambda: stage.push(notification() for _ in range(5))):  # rates of nothing are no figures
+            stage.simulator.control.set_fault(gateway="unavailable")
+            wait_until(lambda: has_data(server, asked(OUTAGES)), 60.0)
+            stage.simulator.control.set_fault(gateway="up")
+            wait_until(all_found, 120.0, lambda: [str(query) for query in missing])
+            wait_until(lambda: 0 < value(server, "Success ratio") <= 1, 60.0)
+        assert_true_of(stage, server)
+        assert_known(server)
+
+
+def are_silent(ledger_url: str) -> bool:
+    """Whether the ledger has sent messages without a receipt that are old enough for it to be missed."""
+    engine = connect(ledger_url)
+    old = notifications.c.sent_at < datetime.now(UTC) - timedelta(seconds=UNCONFIRMED_AFTER_S)
+    query = select(func.count()).where(notifications.c.state == State.SENT, old)
+    try:
+        with engine.connect() as connection:
+            return connection.execute(query).scalar_one() > 0
+    finally:
+        engine.dispose()
+
+
+def has_data(server: Prometheus, expr: str) -> bool:
+    return any(not math.isnan(float(sample["value"][1])) for sample in server.query(expr))
+
+
+def result(server: Prometheus, panel: str, ref: str = "A") -> list[dict[str, Any]]:
+    (query,) = (query for query in QUERIES if (query.panel, query.ref) == (panel, ref))
+    return server.query(asked(query.expr))
+
+
+def labels(server: Prometheus, panel: str, name: str) -> set[str]:
+    return {sample["metric"][name] for sample in result(server, panel)}
+
+
+def value(server: Prometheus, panel: str, ref: str = "A") -> float:
+    (sample,) = result(server, panel, ref)
+    return float(sample["value"][1])
+
+
+def assert_true_of(stage: Stage, server: Prometheus) -> None:
+    """What the dashboard says becomes so, once all has come to its end."""
+
+    def becomes(seen: Callable[[], object], expected: object) -> None:
+        wait_until(lambda: seen() == expected, 90.0, seen)
+
+    def told(series: str, name: str) -> set[str]:
+        return {sample["metric"][name] for sample in server.query(series)}
+
+    becomes(stage.backlog, 0)
+    becomes(lambda: value(server, "Backlog"), 0)
+    becomes(lambda: value(server, "Active pods"), 2)
+    becomes(lambda: value(server, "Gateway"), 1)
+    becomes(lambda: value(server, "Sends against the pace limit", "B"), 100)
+    ends = {"sent", "duplicate", "expired", "suppressed", "cancelled", "dead", "held"}
+    becomes(lambda: told("ifinu_messages_total", "outcome"), ends)
+    kinds = {"lembrete", "vencimento", "atraso", "pagamento"}
+    becomes(lambda: told('ifinu_messages_total{outcome="sent"}', "kind"), kinds)
+    becomes(lambda: labels(server, "Instances connected", "whatsapp"), set(INSTANCES))
+    becomes(lambda: labels(server, "Sends per second, by instance", "whatsapp") >= set(INSTANCES[:3]), True)
+    pods = {"ifinu-webhook", "ifinu-recorder", "ifinu-metrics", "ifinu-worker-0", stage.address("ifinu-worker-1")}
+    becomes(lambda: labels(server, "Memory by pod", "pod"), pods)
+    assert stage.dead() > 0
+    becomes(lambda: value(server, "Dead letters") - stage.dead(), 0)
+
+
+def assert_known(server: Prometheus) -> None:
+    """Nothing is asked for that the code does not tell, and nothing of ours is told that nobody looks at."""
+    told = {name for name in server.json("/api/v1/label/__name__/values")["data"] if not _CREATED.match(name)}
+    wanted = set(itertools.chain(*(dashboard_file.metrics(query.expr) for query in QUERIES)))
+    assert wanted - told == set()
+    ours = {_PARTS_OF_HISTOGRAM.sub("", name) for name in told if name.startswith("ifinu_")}
+    assert ours - {_PARTS_OF_HISTOGRAM.sub("", name) for name in wanted} == set()
