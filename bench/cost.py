@@ -3,12 +3,12 @@ CPU time that a worker needs for one message, beside that of stock Celery on Red
 
     python bench/cost.py [--messages 5000] [--rounds 3]
 
-Four workers take turns at the same simulated gateway (20 ms a send), each with a backlog of its own: ifinu's with
-raw JSON and all that it does, once as one of many and once as the one that also writes the ledger (SQLite); and
-`bench/stock.py` with envelopes, in a pool of ten threads and in one of ten processes. All log what becomes of a
-message, at the level `info`. Counted is the CPU time of the worker's processes from the first tenth of the messages to
-the last one, so that neither its start nor other programs on the machine matter. The exit code is 1 when ifinu needs
-more than half of what stock threads do, or more than 90 MiB.
+Five workers take turns at the same simulated gateway (20 ms a send), each with a backlog of its own: ifinu's with raw
+JSON and all that it does, once as one of many, once as the one that also writes the ledger (SQLite) and once with the
+events that Flower reads; and `bench/stock.py` with envelopes, in a pool of ten threads and in one of ten processes. All
+log what becomes of a message, at the level `info`. Counted is the CPU time of the worker's processes from the first
+tenth of the messages to the last one, so that neither its start nor other programs on the machine matter. The exit code
+is 1 when ifinu needs more than half of what stock threads do, or more than 90 MiB.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Cost(NamedTuple):
     memory_mib: float
 
 
-def ifinu(records: bool) -> Callable[[Rig], WorkerProcess]:
+def ifinu(*flags: str, records: bool = False) -> Callable[[Rig], WorkerProcess]:
     return lambda rig: rig.start(
-        "-A", "ifinu", "worker",
+        "-A", "ifinu", "worker", *flags,
         IFINU_RATE_LIMIT="5000/s", IFINU_RATE_BURST="1000", IFINU_CONCURRENCY=SLOTS, IFINU_RECORDER=str(records),
     )  # fmt: skip
 
@@ -113,8 +113,9 @@ def main() -> int:
     given = parser.parse_args()
     of_stock = envelope()
     contenders = {
-        "ifinu, threads": Contender(ifinu(records=False), NORMAL, raw),
+        "ifinu, threads": Contender(ifinu(), NORMAL, raw),
         "the same, and it records": Contender(ifinu(records=True), NORMAL, raw),
+        "the same, with events": Contender(ifinu("--task-events"), NORMAL, raw),
         "stock, threads": Contender(stock("threads"), "celery", of_stock),
         "stock, prefork": Contender(stock("prefork"), "celery", of_stock),
     }
@@ -127,9 +128,15 @@ def main() -> int:
     median = {name: Cost(*map(statistics.median, zip(*measured, strict=True))) for name, measured in costs.items()}
     ours, theirs = median["ifinu, threads"], median["stock, threads"]
     table(
-        ("worker, ten slots", "CPU µs a message", "of stock, threads", "memory MiB"),
+        ("worker, ten slots", "CPU µs a message", "of stock, threads", "of ifinu, threads", "memory MiB"),
         [
-            (name, f"{cost.cpu_us:.0f}", f"{cost.cpu_us / theirs.cpu_us:.2f}", f"{cost.memory_mib:.0f}")
+            (
+                name,
+                f"{cost.cpu_us:.0f}",
+                f"{cost.cpu_us / theirs.cpu_us:.2f}",
+                f"{cost.cpu_us / ours.cpu_us:.2f}",
+                f"{cost.memory_mib:.0f}",
+            )
             for name, cost in median.items()
         ],
     )

@@ -1,0 +1,89 @@
+"""
+CPU time that a worker spends on its metrics, of what a message costs it.
+
+    python bench/metrics.py [--messages 5000] [--rounds 7]
+
+Two workers take turns at the same simulated gateway (20 ms a send): ifinu's as it is, scraped every second, and
+`bench/uncounted.py`, whose counting is taken out. Counted is the CPU time as in `cost.py`; told is the median over the
+rounds of one worker's by the other's in the same round. The exit code is 1 when the metrics cost more than 3 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import statistics
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from cost import SLOTS, Contender, measure
+from rig import Rig, WorkerProcess, table, wire
+
+from ifinu.broker import NORMAL
+
+MOST = 1.03
+_SCRAPE_EVERY_S = 1.0
+
+
+def worker(application: str, **more: str) -> Callable[[Rig], WorkerProcess]:
+    return lambda rig: rig.start(
+        "-A", application, "worker",
+        IFINU_RATE_LIMIT="5000/s", IFINU_RATE_BURST="1000", IFINU_CONCURRENCY=SLOTS, IFINU_RECORDER="false", **more,
+    )  # fmt: skip
+
+
+def raw(number: int) -> bytes:
+    """A message that says when it was accepted, so that every series has something to count."""
+    return json.dumps({**wire(number), "criado_em": datetime.now(UTC).isoformat()}).encode()
+
+
+def scrape(port: int, stop: threading.Event, seen: list[int]) -> None:
+    while not stop.wait(_SCRAPE_EVERY_S):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                seen.append(len(answer.read()))
+        except OSError:
+            continue  # it is between two workers
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--messages", type=int, default=5_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    given = parser.parse_args()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    counts = Contender(worker("ifinu", IFINU_METRICS_PORT=str(port)), NORMAL, raw)
+    silent = Contender(worker("uncounted"), NORMAL, raw)
+    messages = [raw(number) for number in range(given.messages)]
+    stop, scrapes = threading.Event(), list[int]()
+    scraper = threading.Thread(target=scrape, args=(port, stop, scrapes))
+    scraper.start()
+    pairs = []
+    try:
+        with Rig(latency_ms=20) as rig:
+            for round_ in range(given.rounds):
+                order = (counts, silent) if round_ % 2 else (silent, counts)
+                cost = {contender: measure(rig, contender, messages).cpu_us for contender in order}
+                pairs.append((cost[counts], cost[silent]))
+    finally:
+        stop.set()
+        scraper.join()
+    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+    table(
+        ("worker, ten slots", "CPU µs a message", "of the one that does not count"),
+        [
+            ("counts, scraped every second", f"{statistics.median(p[0] for p in pairs):.0f}", f"{ratio:.3f}"),
+            ("does not count", f"{statistics.median(p[1] for p in pairs):.0f}", "1.000"),
+        ],
+    )
+    print(f"{len(scrapes)} scrapes of {statistics.median(scrapes):.0f} bytes")
+    return 0 if ratio <= MOST else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
