@@ -93,10 +93,11 @@ class Browser:
         self._process.wait(20)
 
     def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._socket.close()
-        self._kill()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
+        try:
+            self._loop.run_until_complete(self._hang_up())
+        finally:
+            self._kill()
+            self._loop.close()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the protocol, and its answer."""
@@ -126,6 +127,9 @@ class Browser:
     def picture(self, file: Path) -> None:
         """What is in the window, as a PNG."""
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    async def _hang_up(self) -> None:
+        self._socket.close()
 
     async def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         number = await self._send(method, parameters)

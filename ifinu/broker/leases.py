@@ -206,7 +206,8 @@ class Leases:
         """
         if (keys := self._let_go(tag)) is not None:
             reason = event.data.get("reason", "")
-            self.tally.buried[event.data.get("kind") or "", state, reason] += 1
+            with self._lock:  # threads of the pool bury too
+                self.tally.buried[event.data.get("kind") or "", state, reason] += 1
             name, notification_id, data = event.arguments()
             claim = (claim_key(notification_id),) if notification_id else ()
             self._tell(

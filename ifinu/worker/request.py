@@ -77,16 +77,16 @@ class Request(CeleryRequest):
             return
         tag, leases = self.message.delivery_tag, self.message.channel.leases
         settled = outcome.decode(returned)
-        self.app.sending.settled(settled, accepted_at=self._accepted_at(), started_at=self._first_start())
         if settled.state == "sent":
             self._tell_breaker(None)
         elif self.app.bucket is not None:
             self.app.bucket.put_back()  # nothing went to the gateway, so that its token is free again
         if settled.state == "duplicate":  # the claim is another message's
             leases.ack(tag, settled.event)
-            return
-        queue = self.message.headers[intake.QUEUE]
-        leases.settle(tag, settled, queue=queue, ttl_s=self.app.settings.claim_ttl_s)
+        else:
+            queue = self.message.headers[intake.QUEUE]
+            leases.settle(tag, settled, queue=queue, ttl_s=self.app.settings.claim_ttl_s)
+        self.app.sending.settled(settled, accepted_at=self._accepted_at(), started_at=self._first_start())
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """A task raised; unless it will run again, its message moves to the dead letters before it is acknowledged."""
