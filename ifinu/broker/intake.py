@@ -30,8 +30,7 @@ ACCEPTED = "ifinu_accepted_at"
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _DEEPEST = 500
 _MAX_ID = 200  # as notification.Notification.id
-_KINDS = tuple(Kind)
-_SHOWN_KINDS = frozenset(f"<{kind.value}>" for kind in Kind)
+_SHOWN = frozenset(f"<{kind.value}>" for kind in Kind)
 
 
 class Unreadable(ValueError):  # noqa: N818
@@ -149,6 +148,11 @@ def aware(stamp: object) -> datetime | None:
     return None if at.tzinfo is None else at
 
 
+def shown(args: object) -> str:
+    """What a message's arguments are shown as, whoever describes them: its kind, `<lembrete>`, or `<?>`."""
+    return args if isinstance(args, str) and args in _SHOWN else "<?>"
+
+
 def is_text(value: object) -> TypeGuard[str]:
     """Whether it is a string that UTF-8 can write; JSON can escape half a surrogate pair, and Redis cannot take it."""
     try:
@@ -207,9 +211,7 @@ def _envelope(payload: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
     properties["delivery_tag"] = tag  # the publisher's own may stand in two copies of one message
     headers[TAG], headers[QUEUE] = tag, queue
     # Celery tells them to whoever listens, and any producer's describe the arguments in full; so does a retry's.
-    if headers.get("argsrepr") not in _SHOWN_KINDS:
-        headers["argsrepr"] = "<?>"
-    headers["kwargsrepr"], headers["shadow"] = "{}", None
+    headers["argsrepr"], headers["kwargsrepr"], headers["shadow"] = shown(headers.get("argsrepr")), "{}", None
     return payload
 
 
@@ -225,12 +227,13 @@ def _wrapped(text: str, body: dict[str, Any], queue: str, tag: str) -> dict[str,
         given = str(given)
     # The notification's id as `Notification` will have it; what has none is refused later.
     task_id = given.strip() if is_text(given) and given.strip() and len(given) <= _MAX_ID else uuid.uuid4().hex
+    kind = body.get("tipo_notificacao")
     headers = {
         "lang": "py", "task": TASK, "id": task_id, "root_id": task_id, "parent_id": None, "group": None, "shadow": None,
         "eta": None, "expires": None, "retries": 0, "timelimit": [None, None], "origin": "wire", "ignore_result": True,
         TAG: tag, QUEUE: queue,
         # Flower and the logs see this: a word of ours, whatever the producer wrote there.
-        "argsrepr": f"<{kind}>" if (kind := body.get("tipo_notificacao")) in _KINDS else "<?>", "kwargsrepr": "{}",
+        "argsrepr": shown(f"<{kind}>" if isinstance(kind, str) else None), "kwargsrepr": "{}",
     }  # fmt: skip
     if is_text(accepted := body.get("criado_em")):
         headers[ACCEPTED] = accepted

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from command_line import Shell
 
+from ifinu.broker import intake
 from ifinu.cli.flower import shown
 from ifinu.errors import IdReused, InvalidNotification, NotSent, Refused
 from ifinu.notification import Kind
@@ -78,14 +79,14 @@ def test_the_login_may_come_from_a_file(ifinu, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_a_kind_stands_for_the_arguments(kind):
-    assert shown.kind(f"<{kind.value}>") == f"<{kind.value}>"
+    assert intake.shown(f"<{kind.value}>") == f"<{kind.value}>"
 
 
 @pytest.mark.parametrize(
     "args", ["", "()", TEXT, f"<{TEXT}>", f"<lembrete> {TEXT}", "<lembrete>\n", "lembrete", "<Lembrete>"]
 )
 def test_anything_else_that_describes_arguments_is_not_shown(args):
-    assert shown.kind(args) == "<?>"
+    assert intake.shown(args) == "<?>"
 
 
 @pytest.mark.parametrize(

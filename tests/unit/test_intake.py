@@ -263,3 +263,12 @@ def test_any_bytes_give_a_message_or_unreadable_and_never_anything_else(raw: byt
     assert payload["properties"]["delivery_tag"] == "a-tag"
     assert isinstance(payload["headers"]["task"], str)
     call_of(payload)
+
+
+@pytest.mark.parametrize("described", ["<atraso>", "77998616740", ["<atraso>"], {"a": 1}, 7])
+def test_what_an_envelope_says_of_its_arguments_is_shown_only_where_it_is_a_kind(described):
+    """
+    Of whatever type: it stops nobody.
+    """
+    headers = admit(json.dumps(envelope(headers__argsrepr=described)).encode(), **PLACE)["headers"]
+    assert headers["argsrepr"] == ("<atraso>" if described == "<atraso>" else "<?>")

@@ -13,11 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ifinu.broker import intake
 from ifinu.logs import faults
-from ifinu.notification import Kind
-
-KINDS = frozenset(f"<{kind.value}>" for kind in Kind)
-UNKNOWN_KIND = "<?>"
 
 _EVENTS = frozenset(
     {"worker-online", "worker-heartbeat", "worker-offline"}
@@ -62,12 +59,7 @@ def request(told: Mapping[str, Any]) -> dict[str, Any]:
     """
     if isinstance(inner := told.get("request"), Mapping):
         return {**told, "request": request(inner)}
-    return {**told, "args": kind(str(told.get("args"))), "kwargs": "{}"}
-
-
-def kind(args: str) -> str:
-    """The kind, which stands for all arguments: `<lembrete>`."""
-    return args if args in KINDS else UNKNOWN_KIND
+    return {**told, "args": intake.shown(told.get("args")), "kwargs": "{}"}
 
 
 def result(returned: str) -> str | None:
@@ -89,7 +81,7 @@ def traceback(written: str) -> str | None:
 
 
 _SHOWN = {
-    "args": kind,
+    "args": intake.shown,
     "kwargs": lambda _: "{}",
     "result": result,
     "exception": exception,
