@@ -178,16 +178,6 @@ class DeadLetters:
         """How many there are."""
         return int(self._client.llen(self._keys.dead))
 
-    def reasons(self, most: int) -> Counter[str]:
-        """How many of the newest `most` letters there are of each reason, read page by page."""
-        found: Counter[str] = Counter()
-        for start in range(0, most, _PAGE):
-            page = self._client.lrange(self._keys.dead, start, min(start + _PAGE, most) - 1)
-            found.update(decode(self._keys.ready, bytes(record)).reason for record in page)  # type: ignore[arg-type]  # bytes
-            if len(page) < _PAGE:
-                break
-        return found
-
     def find(self, wanted: Filter, now: datetime) -> Iterator[DeadLetter]:
         """Those that `wanted` takes, oldest first, read page by page."""
         start = 0
@@ -251,6 +241,49 @@ class DeadLetters:
         """Delete a letter; False when it was gone already."""
         keys = (self._keys.dead, EVENTS, UNKNOWN, *_claim(letter))
         return bool(self._scripts.discard(self._client, keys, (letter.record, letter.id or "", _told(letter))))
+
+
+class Reasons:
+    """
+    How many of the newest letters of a queue there are of each reason, for who looks again and again.
+
+    Args:
+        client: A connection that returns bytes.
+        queue: The queue's list.
+        most: How many letters are read.
+    """
+
+    def __init__(self, client: redis.Redis, queue: str, most: int) -> None:
+        self._client = client
+        self._keys = Keys.of(queue)
+        self._most = most
+        self._known: tuple[object, Counter[str]] = None, Counter()
+
+    def count(self) -> Counter[str]:
+        """
+        As they are; read again only when the list is another.
+
+        Raises:
+            redis.RedisError: Redis is away.
+        """
+        dead = self._keys.dead
+        pipe = self._client.pipeline(transaction=False)
+        pipe.llen(dead)
+        pipe.lindex(dead, 0)
+        pipe.lindex(dead, -1)
+        state = pipe.execute()
+        if self._known[0] != state:
+            self._known = state, self._read()
+        return self._known[1]
+
+    def _read(self) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for start in range(0, self._most, _PAGE):
+            page = self._client.lrange(self._keys.dead, start, min(start + _PAGE, self._most) - 1)
+            found.update(decode(self._keys.ready, bytes(record)).reason for record in page)  # type: ignore[arg-type]  # bytes
+            if len(page) < _PAGE:
+                break
+        return found
 
 
 def _claim(letter: DeadLetter) -> tuple[str, ...]:

@@ -31,8 +31,8 @@ from prometheus_client.registry import Collector
 
 from ifinu.broker import intake
 from ifinu.broker.backlog import Backlog, survey
-from ifinu.broker.dead_letters import DeadLetters
-from ifinu.broker.keys import EVENTS, UNKNOWN, Keys
+from ifinu.broker.dead_letters import Reasons
+from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN
 from ifinu.metrics.labels import Bounded
 
 log = structlog.get_logger(__name__)
@@ -55,7 +55,7 @@ class Queues(Collector):
         self._client = client
         self._reason = Bounded()
         self._tails: dict[str, tuple[bytes, float]] = {}
-        self._letters: dict[str, tuple[tuple[Any, ...], Counter[str]]] = {}
+        self._reasons = {queue: Reasons(client, queue, _MOST_LETTERS) for queue in QUEUES}
         self._away = False
         registry.register(self)
 
@@ -113,20 +113,11 @@ class Queues(Collector):
         family = GaugeMetricFamily("ifinu_queue_dead_by_reason", "Dead letters by reason.", labels=("queue", "reason"))
         for one in backlogs:
             counts: Counter[str] = Counter()
-            for reason, count in self._reasons(one).items():
+            for reason, count in self._reasons[one.queue].count().items():
                 counts[self._reason(reason)] += count
             for reason, count in counts.items():
                 family.add_metric((_label(one.queue), reason), count)
         return family
-
-    def _reasons(self, one: Backlog) -> Counter[str]:
-        """Read again only when the list is another."""
-        dead = Keys.of(one.queue).dead
-        state = (one.dead, self._client.lindex(dead, 0), self._client.lindex(dead, -1))
-        known = self._letters.get(one.queue)
-        if known is None or known[0] != state:
-            known = self._letters[one.queue] = state, DeadLetters(self._client, one.queue).reasons(_MOST_LETTERS)
-        return known[1]
 
     def _unknown(self, now_s: float) -> Iterator[Metric]:
         first: Any = self._client.zrange(UNKNOWN, 0, 0, withscores=True)

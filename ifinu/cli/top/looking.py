@@ -11,8 +11,8 @@ import redis
 
 from ifinu.broker import intake
 from ifinu.broker.backlog import Backlog, survey
-from ifinu.broker.dead_letters import DeadLetters
-from ifinu.broker.keys import EVENTS, UNKNOWN, Keys
+from ifinu.broker.dead_letters import Reasons
+from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN
 from ifinu.cli import recorded
 
 MOST_LETTERS = 1_000  # are read for their reasons, of each queue: the newest
@@ -59,7 +59,7 @@ class Eye:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._letters: dict[str, tuple[object, Counter[str]]] = {}
+        self._reasons = {queue: Reasons(client, queue, MOST_LETTERS) for queue in QUEUES}
 
     def look(self) -> Found:
         """
@@ -75,18 +75,13 @@ class Eye:
         pipe.xrange(EVENTS, count=1)
         for queue in queues:
             pipe.lindex(queue.queue, -1)
-            pipe.lindex(Keys.of(queue.queue).dead, 0)
-            pipe.lindex(Keys.of(queue.queue).dead, -1)
-        (seconds, micros), unknown, event, *ends = pipe.execute()
+        (seconds, micros), unknown, event, *tails = pipe.execute()
         now_s = seconds + micros / 1e6
         waiting = recorded.waiting(self._client)
         return Found(
             queues=queues,
-            oldest_s={one.queue: _age_s(tail, now_s) for one, tail in zip(queues, ends[::3], strict=True)},
-            dead={
-                one.queue: self._reasons(one, (one.dead, newest, oldest))
-                for one, newest, oldest in zip(queues, ends[1::3], ends[2::3], strict=True)
-            },
+            oldest_s={one.queue: _age_s(tail, now_s) for one, tail in zip(queues, tails, strict=True)},
+            dead={queue: reasons.count() for queue, reasons in self._reasons.items()},
             unknown=recorded.unknown(self._client),
             unknown_oldest_s=max(0.0, now_s - unknown[0][1] / 1000) if unknown else None,
             waiting=waiting,
@@ -94,14 +89,6 @@ class Eye:
             waiting_oldest_s=max(0.0, now_s - int(event[0][0].split(b"-")[0]) / 1000) if event and waiting else None,
             recorded=recorded.is_recorded(self._client),
         )
-
-    def _reasons(self, one: Backlog, state: object) -> Counter[str]:
-        """Read again only when the list is another."""
-        known = self._letters.get(one.queue)
-        if known is None or known[0] != state:
-            counts = DeadLetters(self._client, one.queue).reasons(MOST_LETTERS) if one.dead else Counter[str]()
-            known = self._letters[one.queue] = state, counts
-        return known[1]
 
 
 def _age_s(tail: Any, now_s: float) -> float | None:
