@@ -14,7 +14,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import (
     AliasChoices,
@@ -23,6 +23,7 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -93,6 +94,24 @@ def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
         return False
 
 
+def _with_password(url: SecretStr, password: SecretStr | None, variable: str) -> SecretStr:
+    if password is None:
+        return url
+    parts = urlsplit(url.get_secret_value())
+    if parts.password is not None:
+        raise ValueError(f"has a password already: take it out, or unset {variable}")
+    user, at, host = parts.netloc.rpartition("@")
+    netloc = f"{user if at else ''}:{quote(password.get_secret_value(), safe='')}@{host}"
+    return SecretStr(urlunsplit(parts._replace(netloc=netloc)))
+
+
+def _postgresql(url: SecretStr, password: SecretStr | None, variable: str, others: str = "") -> SecretStr:
+    scheme, separator, rest = url.get_secret_value().strip().partition("://")
+    if scheme not in ("postgres", "postgresql", "postgresql+psycopg2") or not separator:
+        raise ValueError(f"must be postgresql://user:password@host/database{others}")
+    return _with_password(SecretStr(f"postgresql+psycopg2://{rest}"), password, variable)
+
+
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Optional = BeforeValidator(_blank_is_unset)
 
@@ -109,9 +128,16 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
+    # A password stands before its URL: the URL's validator puts it in.
+    redis_password: Annotated[
+        SecretStr | None,
+        _Optional,
+        Field(description="Password of the queue, where `IFINU_REDIS_URL` has none; any characters, as they are."),
+    ] = None
     redis_url: Annotated[
         SecretStr,
         Field(
+            validate_default=True,
             validation_alias=AliasChoices("IFINU_REDIS_URL", "REDIS_ADDR"),
             description="The queue: `redis://[user:password@]host:port/db` or `rediss://…`. "
             "`REDIS_ADDR` may be a bare `host:port`.",
@@ -124,6 +150,13 @@ class Settings(BaseSettings):
             description="Base URL of the Evolution API.",
         ),
     ] = "http://localhost:8080"
+    evolution_sharded: Annotated[
+        bool,
+        Field(
+            description="Whether that host is several gateway processes (a headless Service), each with WhatsApp "
+            "instances of its own: a message goes to the one that holds its instance."
+        ),
+    ] = False
     evolution_api_key: Annotated[
         SecretStr | None,
         _Optional,
@@ -180,9 +213,15 @@ class Settings(BaseSettings):
         _Optional,
         Field(description="Celery result backend. Unset: none is kept, `AsyncResult.get()` cannot work."),
     ] = None
+    database_password: Annotated[
+        SecretStr | None,
+        _Optional,
+        Field(description="Password of the ledger, where `IFINU_DATABASE_URL` has none; any characters, as they are."),
+    ] = None
     database_url: Annotated[
         SecretStr,
         Field(
+            validate_default=True,
             description="The ledger: `postgresql://user:password@host/database`, or `sqlite:///file` where all "
             "processes are on one machine."
         ),
@@ -238,6 +277,27 @@ class Settings(BaseSettings):
         _Optional,
         Field(description="JSON file of windows by tenant and state; it wins over `IFINU_SENDING_WINDOW`."),
     ] = None
+    evolution_database_password: Annotated[
+        SecretStr | None,
+        _Optional,
+        Field(description="Password of the gateway's database, where `IFINU_EVOLUTION_DATABASE_URL` has none."),
+    ] = None
+    evolution_database_url: Annotated[
+        SecretStr | None,
+        _Optional,
+        Field(description="The gateway's database, which `ifinu backup` takes along. Unset: it is left out."),
+    ] = None
+    backup_store: Annotated[
+        str | None,
+        _Optional,
+        Field(
+            description="Where backups are: a directory, or `s3://bucket/prefix` (`pip install 'ifinu[s3]'`; "
+            "keys and endpoint by the `AWS_*` variables)."
+        ),
+    ] = None
+    backup_keep_days: Annotated[
+        int, Field(ge=1, description="Age in days at which a backup is deleted; the newest whole one always stays.")
+    ] = 14
     webhook_secret: Annotated[
         SecretStr | None,
         _Optional,
@@ -308,9 +368,13 @@ class Settings(BaseSettings):
     ] = 200
 
     _secrets: ClassVar[tuple[str, ...]] = (
+        "redis_password",
         "redis_url",
         "evolution_api_key",
+        "database_password",
         "database_url",
+        "evolution_database_password",
+        "evolution_database_url",
         "result_backend",
         "phone_key",
         "webhook_secret",
@@ -333,6 +397,11 @@ class Settings(BaseSettings):
             )
         return url
 
+    @field_validator("redis_url")
+    @classmethod
+    def _with_redis_password(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        return _with_password(value, info.data.get("redis_password"), "IFINU_REDIS_PASSWORD")
+
     @field_validator("evolution_url")
     @classmethod
     def _http_url(cls, value: str) -> str:
@@ -347,14 +416,27 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _driver_is_named(cls, value: SecretStr) -> SecretStr:
+    def _ledger(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        password = info.data.get("database_password")
         scheme, separator, rest = value.get_secret_value().strip().partition("://")
-        match scheme:
-            case "postgres" | "postgresql" | "postgresql+psycopg2":
-                return SecretStr(f"postgresql+psycopg2://{rest}")
-            case "sqlite" if separator:
-                return SecretStr(f"sqlite://{rest}")
-        raise ValueError("must be postgresql://user:password@host/database or sqlite:///file")
+        if scheme == "sqlite" and separator:
+            if password is not None:
+                raise ValueError("is SQLite, which has no password: unset IFINU_DATABASE_PASSWORD")
+            return SecretStr(f"sqlite://{rest}")
+        return _postgresql(value, password, "IFINU_DATABASE_PASSWORD", " or sqlite:///file")
+
+    @field_validator("evolution_database_url")
+    @classmethod
+    def _gateway_database(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        password = info.data.get("evolution_database_password")
+        return value and _postgresql(value, password, "IFINU_EVOLUTION_DATABASE_PASSWORD")
+
+    @field_validator("backup_store")
+    @classmethod
+    def _is_a_store(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/[^?#]*)?", value):
+            raise ValueError("must be a directory or s3://bucket/prefix")
+        return value
 
     @field_validator("phone_key", "webhook_secret")
     @classmethod

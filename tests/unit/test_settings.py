@@ -12,6 +12,18 @@ from ifinu.settings import LogFormat, OnUnknown, Pool, Settings
 VARIABLES = [
     ("redis_url", ("IFINU_REDIS_URL", "REDIS_ADDR"), "redis://fila:6379/3", "redis://fila:6379/3"),
     ("evolution_url", ("IFINU_EVOLUTION_URL", "EVOLUTION_API_URL"), "https://evo/", "https://evo"),
+    ("redis_password", ("IFINU_REDIS_PASSWORD",), "p@ss/word", "p@ss/word"),
+    ("database_password", ("IFINU_DATABASE_PASSWORD",), "p@ss/word", "p@ss/word"),
+    ("evolution_sharded", ("IFINU_EVOLUTION_SHARDED",), "true", True),
+    ("evolution_database_password", ("IFINU_EVOLUTION_DATABASE_PASSWORD",), "p:w", "p:w"),
+    (
+        "evolution_database_url",
+        ("IFINU_EVOLUTION_DATABASE_URL",),
+        "postgresql://e:p@h/evolution",
+        "postgresql+psycopg2://e:p@h/evolution",
+    ),
+    ("backup_store", ("IFINU_BACKUP_STORE",), "s3://bucket/ifinu", "s3://bucket/ifinu"),
+    ("backup_keep_days", ("IFINU_BACKUP_KEEP_DAYS",), "30", 30),
     ("evolution_api_key", ("IFINU_EVOLUTION_API_KEY", "EVOLUTION_API_KEY"), " hush\n", "hush"),
     ("claim_ttl_s", ("IFINU_CLAIM_TTL_S",), "3600", 3600.0),
     ("worker_name", ("IFINU_WORKER_NAME",), "worker-1", "worker-1"),
@@ -55,10 +67,16 @@ VARIABLES = [
     ("tracing", ("IFINU_TRACING",), "true", True),
     ("log_limit", ("IFINU_LOG_LIMIT",), "0", 0),
 ]
+# What cannot be set alone.
+BESIDE = {"database_password": ("IFINU_DATABASE_URL", "postgresql://ifinu@db/ifinu")}
 SECRETS = (
+    "redis_password",
     "redis_url",
     "evolution_api_key",
+    "database_password",
     "database_url",
+    "evolution_database_password",
+    "evolution_database_url",
     "result_backend",
     "phone_key",
     "webhook_secret",
@@ -99,6 +117,8 @@ def test_nothing_need_be_set():
 )
 def test_every_variable_sets_its_field(monkeypatch, name, field, given, read):
     assert shown(getattr(settings.load(), field)) != read
+    if field in BESIDE:
+        monkeypatch.setenv(*BESIDE[field])
     monkeypatch.setenv(name, given)
     assert shown(getattr(settings.load(), field)) == read
 
@@ -150,6 +170,8 @@ def test_redis_may_be_an_address_or_a_url(monkeypatch, address, url):
 def test_a_secret_may_come_from_a_file_which_beats_its_variable(monkeypatch, tmp_path, field):
     given = {field: (given, read) for field, _, given, read in VARIABLES}[field]
     (tmp_path / "secret").write_text(f"{given[0]}\n", "utf-8")
+    if field in BESIDE:
+        monkeypatch.setenv(*BESIDE[field])
     monkeypatch.setenv(f"IFINU_{field.upper()}_FILE", str(tmp_path / "secret"))
     monkeypatch.setenv(f"IFINU_{field.upper()}", "redis://other")
     assert shown(getattr(settings.load(), field)) == given[1]
@@ -290,3 +312,62 @@ def test_a_rate(limit, per_s):
 def test_what_is_no_rate(limit):
     with pytest.raises(ValueError, match="is not a rate; write it as 50/s"):
         settings.rate_per_s(limit)
+
+
+@pytest.mark.parametrize(
+    ("url_name", "url", "password_name", "field", "read"),
+    [
+        ("IFINU_REDIS_URL", "redis://fila:6379/3", "IFINU_REDIS_PASSWORD", "redis_url", "redis://:{}@fila:6379/3"),
+        ("REDIS_ADDR", "fila:6379", "IFINU_REDIS_PASSWORD", "redis_url", "redis://:{}@fila:6379/0"),
+        ("IFINU_REDIS_URL", "rediss://u@fila:6379/0", "IFINU_REDIS_PASSWORD", "redis_url", "rediss://u:{}@fila:6379/0"),
+        (
+            "IFINU_DATABASE_URL",
+            "postgresql://ifinu@db/ifinu?sslmode=require",
+            "IFINU_DATABASE_PASSWORD",
+            "database_url",
+            "postgresql+psycopg2://ifinu:{}@db/ifinu?sslmode=require",
+        ),
+        (
+            "IFINU_EVOLUTION_DATABASE_URL",
+            "postgres://evolution@db/evolution",
+            "IFINU_EVOLUTION_DATABASE_PASSWORD",
+            "evolution_database_url",
+            "postgresql+psycopg2://evolution:{}@db/evolution",
+        ),
+    ],
+)
+def test_a_password_of_any_characters_goes_into_its_url(monkeypatch, url_name, url, password_name, field, read):
+    monkeypatch.setenv(url_name, url)
+    monkeypatch.setenv(password_name, "a/b@c:d?é#%")
+    assert shown(getattr(settings.load(), field)) == read.format("a%2Fb%40c%3Ad%3F%C3%A9%23%25")
+
+
+def test_the_default_queue_takes_a_password_too(monkeypatch):
+    monkeypatch.setenv("IFINU_REDIS_PASSWORD", "hush")
+    assert shown(settings.load().redis_url) == "redis://:hush@localhost:6379/0"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (
+            {"IFINU_REDIS_URL": "redis://:hush@fila", "IFINU_REDIS_PASSWORD": "other"},
+            "IFINU_REDIS_URL: has a password already",
+        ),
+        (
+            {"IFINU_DATABASE_URL": "sqlite:///x.db", "IFINU_DATABASE_PASSWORD": "other"},
+            "IFINU_DATABASE_URL: is SQLite",
+        ),
+        ({"IFINU_DATABASE_PASSWORD": "other"}, "IFINU_DATABASE_URL: is SQLite"),
+        ({"IFINU_EVOLUTION_DATABASE_URL": "mysql://h/d"}, "IFINU_EVOLUTION_DATABASE_URL: must be postgresql://"),
+        ({"IFINU_BACKUP_STORE": "ftp://host/x"}, "IFINU_BACKUP_STORE: must be a directory or s3://bucket/prefix"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_and_no_secret_told(monkeypatch, environment, said):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        settings.load()
+    assert said in str(caught.value)
+    assert "hush" not in str(caught.value)
+    assert "other" not in str(caught.value)
