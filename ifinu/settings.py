@@ -223,7 +223,7 @@ class Settings(BaseSettings):
         Field(
             validate_default=True,
             description="The ledger: `postgresql://user:password@host/database`, or `sqlite:///file` where all "
-            "processes are on one machine."
+            "processes are on one machine.",
         ),
     ] = SecretStr("sqlite:///ifinu.db")
     recorder: Annotated[
