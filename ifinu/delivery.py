@@ -35,7 +35,7 @@ from ifinu.errors import (
     SendError,
     Throttled,
 )
-from ifinu.gateway import Evolution, Sent
+from ifinu.gateway import Gateway, Sent
 from ifinu.gateway.breaker import is_outage
 from ifinu.gateway.instances import Instances
 from ifinu.notification import Notification
@@ -150,7 +150,7 @@ class Delivery:
         tracer: What traces the steps.
     """
 
-    gateway: Evolution
+    gateway: Gateway
     renderer: Renderer
     claims: Claims
     instances: Instances

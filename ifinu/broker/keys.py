@@ -15,6 +15,8 @@ The Redis keys of a queue, and the moves between them.
     ifinu:rastro:<key_id>  STRING the trace of what has this id at the gateway, for two days (see `trails.py`)
     ifinu:eventos          STREAM what happened; the ledger's input (see `events.py`)
     ifinu:optout:<tenant>  HASH   who wants no messages (see `optouts.py`)
+    ifinu:instancia:<name>          HASH    `shard`: the gateway process that holds an instance (see `locations.py`)
+    ifinu:instancia:<name>:criando  STRING  present while somebody creates it, for two minutes at most
     ifinu:remetentes:<instance>:<month>  HASH  phone's pseudonym -> the tenant that last wrote to it, for two months
     ifinu:recorder         STRING whose turn it is to write the ledger (see `ledger/turn.py`)
     ifinu:chave:telefone   STRING the key of pseudonyms, where none was set (see `pseudonyms.py`)
@@ -94,6 +96,16 @@ def trail_key(key_id: str) -> str:
 def optout_key(tenant: str | None) -> str:
     """Where those are who want no messages of a tenant."""
     return f"ifinu:optout:{tenant or ''}"
+
+
+def instance_key(name: str) -> str:
+    """Where it stands what workers tell each other of a WhatsApp instance."""
+    return f"ifinu:instancia:{name}"
+
+
+def creation_key(name: str) -> str:
+    """What is there while somebody creates an instance of this name."""
+    return f"{instance_key(name)}:criando"
 
 
 def senders_key(instance: str, month: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 import typer
@@ -16,6 +17,9 @@ from ifinu.cli import connection, ledger_checks, terminal
 from ifinu.cli.findings import Finding, Level
 from ifinu.errors import ConfigurationError, GatewayError
 from ifinu.settings import Settings
+
+if TYPE_CHECKING:
+    from ifinu.gateway import Shards, State
 
 _OLDEST_REDIS = (7, 0)
 _SKEW_WARN_S, _SKEW_FAIL_S = 1.0, 5.0
@@ -186,38 +190,73 @@ _WANTED = {
 
 
 def _gateway(chosen: Settings) -> Iterator[Finding]:
-    from ifinu.gateway import Evolution, State
+    from ifinu.gateway import Shards, State, gateway_of
 
     if chosen.evolution_api_key is None:
         mend = "set it to the key that the Evolution API was started with: no worker starts without it"
         yield Finding("gateway", Level.FAIL, "IFINU_EVOLUTION_API_KEY is not set", mend)
         return
     try:
-        gateway = Evolution(
-            chosen.evolution_url,
-            chosen.evolution_api_key.get_secret_value(),
-            connect_timeout_s=_GATEWAY_S,
-            read_timeout_s=_GATEWAY_S,
-            worker="doctor",
-        )
+        gateway = gateway_of(chosen, worker="doctor", connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S)
     except ConfigurationError as exc:
         yield Finding("gateway", Level.FAIL, str(exc), "correct IFINU_EVOLUTION_URL and IFINU_EVOLUTION_API_KEY")
         return
-    try:
-        state = gateway.connection_state(chosen.evolution_instance)
-    except GatewayError as exc:
-        yield Finding("gateway", Level.FAIL, str(exc), _gateway_mend(exc.status))
-        return
-    finally:
-        gateway.close()
+    with contextlib.closing(gateway):
+        if isinstance(gateway, Shards):
+            yield from _shards(chosen, gateway)
+            return
+        try:
+            state = gateway.connection_state(chosen.evolution_instance)
+        except GatewayError as exc:
+            yield Finding("gateway", Level.FAIL, str(exc), _gateway_mend(exc.status))
+            return
     yield Finding("gateway", Level.OK, f"{chosen.evolution_url} answers and takes the key")
     check = f"instance {chosen.evolution_instance}"
-    if state is State.OPEN:
-        yield Finding(check, Level.OK, state.value)
+    if state is State.ABSENT:
+        mend = "one address stands for several gateway processes: IFINU_EVOLUTION_SHARDED=true, and the name of all"
+        yield Finding(check, Level.FAIL, "not held by the process that answered", mend)
+        return
+    yield _connected(check, state, "")
+
+
+def _shards(chosen: Settings, gateway: Shards) -> Iterator[Finding]:
+    """How many processes answer, and which of them holds the default instance."""
+    from ifinu.gateway import State
+
+    said = gateway.states(chosen.evolution_instance)
+    failures = {address: exc for address, exc in said.items() if isinstance(exc, GatewayError)}
+    states = {address: state for address, state in said.items() if isinstance(state, State)}
+    quiet = [address for address, exc in failures.items() if exc.status is None]
+    telling = max(failures.values(), key=lambda exc: exc.status or 0, default=None)
+    if not states:
+        seen = f"no gateway process answers: {chosen.evolution_url} stands for no address"
+        status = None if telling is None else telling.status
+        yield Finding("gateway", Level.FAIL, seen if telling is None else str(telling), _gateway_mend(status))
+        return
+    answering = f"{len(said) - len(quiet)} of {len(said)} processes of {chosen.evolution_url} answer"
+    if failures:
+        mend = "their instances wait until they are back: see their pods"
+        yield Finding("gateway", Level.WARN, f"{answering}; without one: {', '.join(failures)}", mend)
     else:
-        yield Finding(
-            check, Level.FAIL, state.value, "connect its phone again: scan the QR code in the gateway's manager"
-        )
+        yield Finding("gateway", Level.OK, f"{answering}, and take the key")
+    check = f"instance {chosen.evolution_instance}"
+    held = {address: state for address, state in states.items() if state is not State.ABSENT}
+    if not held:
+        mend = "its process starts or is away: see the gateway's pods; its messages wait meanwhile"
+        yield Finding(check, Level.FAIL, "held by no process that answers", mend)
+    elif any(sum((":" in one) is version_6 for one in held) > 1 for version_6 in (False, True)):
+        mend = "they disconnect each other: give each gateway pod a DATABASE_CONNECTION_CLIENT_NAME of its own"
+        yield Finding(check, Level.FAIL, f"held by {len(held)} processes: {', '.join(held)}", mend)
+    else:
+        address, state = next(iter(held.items()))
+        yield _connected(check, state, f", at {address}")
+
+
+def _connected(check: str, state: State, where: str) -> Finding:
+    if state.value == "open":
+        return Finding(check, Level.OK, f"{state.value}{where}")
+    mend = "connect its phone again: `ifinu instance connect`, or the QR code in the gateway's manager"
+    return Finding(check, Level.FAIL, f"{state.value}{where}", mend)
 
 
 def _gateway_mend(status: int | None) -> str:

@@ -1,30 +1,46 @@
-"""`ifinu instance`: the gateway's WhatsApp instances, and where they tell what happens."""
+"""`ifinu instance`: the gateway's WhatsApp instances, how they are paired, and where they tell what happens."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ifinu import settings
-from ifinu.cli import terminal
-from ifinu.errors import ConfigurationError
+from ifinu import phone, settings
+from ifinu.cli import connection, durations, pairing, terminal
+from ifinu.errors import ConfigurationError, GatewayError
 from ifinu.settings import Settings
 
 if TYPE_CHECKING:
-    from ifinu.gateway import Evolution, State, Webhook
+    from ifinu.gateway import Gateway, Instance, State, Webhook
 
 EVENTS = ("MESSAGES_UPDATE", "SEND_MESSAGE", "MESSAGES_UPSERT", "CONNECTION_UPDATE")
 
 _CONNECT_S = 5.0
 _READ_S = 30.0
+_PAIRING = timedelta(minutes=2)
 _COLOURS = {"open": "green", "connecting": "yellow"}
 
-app = typer.Typer(no_args_is_help=True, help="See the WhatsApp instances, and have them tell what happens.")
+app = typer.Typer(
+    no_args_is_help=True, help="Make, pair and see the WhatsApp instances, and have them tell what happens."
+)
+
+
+def _digits(text: str) -> str:
+    try:
+        return phone.digits(phone.normalize(text))
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The instance, as the gateway knows it.")]
+Number = Annotated[
+    str | None,
+    typer.Option(parser=_digits, metavar="PHONE", help="Its phone, for a code to type in place of the QR code."),
+]
 
 
 @app.command("list")
@@ -32,25 +48,35 @@ def show_all(as_json: terminal.Json = False) -> None:
     """
     List the instances of the gateway, and whether each is connected to WhatsApp.
 
+    With [bold]IFINU_EVOLUTION_SHARDED[/bold], those of all gateway processes, with the
+    address of the one that holds each.
+
     [bold]Examples[/bold]
 
     ifinu instance list
     ifinu instance list --json | jq -r '.instances[] | select(.state != "open") | .name'
     """
     with _gateway(settings.load()) as gateway:
-        found = sorted(gateway.fetch_instances(), key=lambda instance: instance.name)
+        found, quiet = _listed(gateway)
     if as_json:
         rows = [
             {"name": one.name, "state": one.state.value, "channel": one.channel, "code": one.disconnection_code}
-            for one in found
+            | ({} if where is None else {"shard": where})
+            for one, where in found
         ]
-        terminal.print_json({"instances": rows})
+        terminal.print_json({"instances": rows} | ({"away": quiet} if quiet else {}))
         return
-    table = terminal.columns("instance", "state", "channel", "last reason to close", whole=("instance",))
-    for one in found:
+    sharded = any(where is not None for _, where in found)
+    table = terminal.columns(
+        "instance", "state", "channel", *(("shard",) if sharded else ()), "last reason to close", whole=("instance",)
+    )
+    for one, where in found:
         code = "" if one.disconnection_code is None else str(one.disconnection_code)
-        table.add_row(terminal.plain(one.name), _painted(one.state), terminal.plain(one.channel), code)
+        at = () if where is None else (where,)
+        table.add_row(terminal.plain(one.name), _painted(one.state), terminal.plain(one.channel), *at, code)
     terminal.results().print(table if found else "the gateway has no instances")
+    if quiet:
+        terminal.notes().print(f"[yellow]these gateway processes do not answer: {', '.join(quiet)}[/]")
 
 
 @app.command()
@@ -72,6 +98,117 @@ def state(name: Name, as_json: terminal.Json = False) -> None:
         terminal.results().print(_painted(found))
     if found.value != "open":
         raise typer.Exit(1)
+
+
+@app.command()
+def create(name: Name, number: Number = None, as_json: terminal.Json = False) -> None:
+    """
+    Make an instance; pair it with its phone afterwards.
+
+    With several gateway processes it goes to the one that has the fewest. Its
+    webhook is registered at once where [bold]IFINU_WEBHOOK_URL[/bold] and
+    [bold]IFINU_WEBHOOK_SECRET[/bold] are set.
+
+    [bold]Examples[/bold]
+
+    ifinu instance create acme
+    ifinu instance create acme && ifinu instance connect acme
+    """
+    from ifinu.broker.locations import creating
+
+    chosen = settings.load()
+    hook = None
+    with _gateway(chosen) as gateway, connection.broker() as client, creating(client, name):
+        made = gateway.create_instance(name, number=number)
+        if chosen.webhook_url is not None and chosen.webhook_secret is not None:
+            where, headers = _receiver(chosen)
+            try:
+                hook = gateway.set_webhook(name, where, EVENTS, headers=headers)
+            except GatewayError:
+                terminal.notes().print(
+                    f"[yellow]{terminal.plain(name)} is made, and its webhook is not registered:[/] "
+                    "see to it with `ifinu instance webhook`"
+                )
+                raise
+    if as_json:
+        terminal.print_json({"name": made.name, "id": made.id, "webhook": _described(hook)})
+        return
+    out = terminal.results()
+    out.print(f"{terminal.plain(made.name)} is made; pair it with `ifinu instance connect {terminal.plain(made.name)}`")
+    if hook is not None:
+        out.print(f"webhook: {_told(hook)}")
+    else:
+        terminal.notes().print("no webhook is registered: set IFINU_WEBHOOK_URL and IFINU_WEBHOOK_SECRET, both of them")
+
+
+@app.command()
+def connect(
+    name: Name,
+    number: Number = None,
+    wait: Annotated[
+        timedelta | None,
+        typer.Option(parser=durations.parse, metavar="AGE", help="For how long; by default 2m."),
+    ] = None,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Pair an instance with a phone: draws the QR code until it was scanned.
+
+    With [bold]--number[/bold] there is a code to type on the phone as well, where the
+    gateway gives one. With [bold]--json[/bold] each code is a line. Exits with 1 when the
+    time is over and the instance is not connected.
+
+    [bold]Examples[/bold]
+
+    ifinu instance connect acme
+    ifinu instance connect acme --number "77 99861-6740" --wait 5m
+    ifinu instance connect acme --json | jq -r .code
+    """
+    wait = wait or _PAIRING
+    with _gateway(settings.load()) as gateway:
+        coming = pairing.codes(gateway, name, number=number, wait_s=wait.total_seconds())
+        try:
+            if as_json:
+                pairing.told(coming, name)
+            else:
+                pairing.show(coming, terminal.results())
+        except pairing.NotPaired:
+            terminal.notes().print(
+                f"{terminal.plain(name)} is not connected after {durations.span(wait)}: nobody has scanned the code; "
+                "run it again"
+            )
+            raise typer.Exit(1) from None
+    if as_json:
+        terminal.print_json({"name": name, "state": "open"})
+    else:
+        terminal.results().print(f"{terminal.plain(name)} is [green]connected[/]")
+
+
+@app.command()
+def restart(name: Name, as_json: terminal.Json = False) -> None:
+    """
+    Open the connection of an instance to WhatsApp anew; it stays paired.
+
+    For one that looks open and sends nothing. One that is closed has to be paired.
+
+    [bold]Examples[/bold]
+
+    ifinu instance restart acme
+    """
+    with _gateway(settings.load()) as gateway:
+        before = gateway.connection_state(name)
+        if before.value not in ("open", "connecting"):
+            why = {
+                "close": f"it is not paired: `ifinu instance connect {name}`",
+                "absent": "the gateway process that holds it does not answer, or one address stands for several: "
+                "see `ifinu doctor`",
+            }
+            raise GatewayError(f"{name}: {why[before.value]}", instance=name, status=200)
+        found = gateway.restart_instance(name)
+    if as_json:
+        terminal.print_json({"name": name, "before": before.value, "state": found.state.value})
+    else:
+        terminal.results().print(_painted(found.state))
 
 
 @app.command()
@@ -105,16 +242,10 @@ def webhook(
         else:
             terminal.results().print(_told(found))
         return
-    if chosen.webhook_url is None:
-        raise ConfigurationError("say where the gateway reaches `ifinu webhook`: --url or IFINU_WEBHOOK_URL")
-    if chosen.webhook_secret is None:
-        raise ConfigurationError(
-            "IFINU_WEBHOOK_SECRET is not set: the gateway shows it to `ifinu webhook`, so it is the same there"
-        )
+    where, headers = _receiver(chosen)
     with _gateway(chosen) as gateway:
         before = gateway.find_webhook(name)
-        headers = {"jwt_key": chosen.webhook_secret.get_secret_value()}
-        now = gateway.set_webhook(name, chosen.webhook_url, EVENTS, headers=headers)
+        now = gateway.set_webhook(name, where, EVENTS, headers=headers)
     if as_json:
         terminal.print_json({"before": _described(before), "webhook": _described(now)})
         return
@@ -122,19 +253,40 @@ def webhook(
 
 
 @contextlib.contextmanager
-def _gateway(chosen: Settings) -> Iterator[Evolution]:
-    from ifinu.gateway import Evolution  # not loaded by the commands that need no gateway
+def _gateway(chosen: Settings) -> Iterator[Gateway]:
+    from ifinu.gateway import gateway_of  # not loaded by the commands that need no gateway
 
-    if chosen.evolution_api_key is None:
-        raise ConfigurationError(
-            "IFINU_EVOLUTION_API_KEY is not set: it is the key that the Evolution API was started with"
-        )
-    key = chosen.evolution_api_key.get_secret_value()
-    gateway = Evolution(chosen.evolution_url, key, connect_timeout_s=_CONNECT_S, read_timeout_s=_READ_S, worker="cli")
-    try:
+    gateway = gateway_of(chosen, worker="cli", connect_timeout_s=_CONNECT_S, read_timeout_s=_READ_S)
+    with contextlib.closing(gateway):
         yield gateway
-    finally:
-        gateway.close()
+
+
+def _listed(gateway: Gateway) -> tuple[list[tuple[Instance, str | None]], list[str]]:
+    """Each instance and, of several processes, the address of the one that has it; and who did not answer."""
+    from ifinu.gateway import Shards
+
+    found: list[tuple[Instance, str | None]]
+    quiet: list[str] = []
+    if isinstance(gateway, Shards):
+        told = gateway.survey()
+        if not any(isinstance(answer, tuple) for answer in told.values()):
+            gateway.fetch_instances()  # says why
+        found = [(one, where) for where, answer in told.items() if isinstance(answer, tuple) for one in answer]
+        quiet = sorted(where for where, answer in told.items() if isinstance(answer, GatewayError))
+    else:
+        found = [(one, None) for one in gateway.fetch_instances()]
+    return sorted(found, key=lambda one: (one[0].name, one[1] or "")), quiet
+
+
+def _receiver(chosen: Settings) -> tuple[str, dict[str, str]]:
+    """URL of `ifinu webhook`, and the headers that it wants to see."""
+    if chosen.webhook_url is None:
+        raise ConfigurationError("say where the gateway reaches `ifinu webhook`: --url or IFINU_WEBHOOK_URL")
+    if chosen.webhook_secret is None:
+        raise ConfigurationError(
+            "IFINU_WEBHOOK_SECRET is not set: the gateway shows it to `ifinu webhook`, so it is the same there"
+        )
+    return chosen.webhook_url, {"jwt_key": chosen.webhook_secret.get_secret_value()}
 
 
 def _painted(found: State) -> str:

@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 PORT = 9464
 _LEDGER_EVERY_S = 60.0  # it counts rows
 _GATEWAY_EVERY_S = 30.0  # it asks WhatsApp's sessions
+_GATEWAY_CONNECT_S = 5.0
 _GATEWAY_ANSWER_S = 10.0
 
 
@@ -75,13 +76,14 @@ def metrics(
 
 def _ask_others(series: CollectorRegistry, chosen: settings.Settings, running: contextlib.ExitStack) -> None:
     """The ledger; and the gateway, where there is a key for it."""
-    from ifinu.gateway import Evolution
+    from ifinu.gateway import gateway_of
     from ifinu.metrics import asking
 
     engine = running.enter_context(connection.ledger())
     running.enter_context(asking.ledger(series, engine, every_s=_LEDGER_EVERY_S))
     if chosen.evolution_api_key is not None:
-        key = chosen.evolution_api_key.get_secret_value()
-        evolution = Evolution(chosen.evolution_url, key, read_timeout_s=_GATEWAY_ANSWER_S)
-        running.callback(evolution.close)
-        running.enter_context(asking.gateway(series, evolution, every_s=_GATEWAY_EVERY_S))
+        whole = gateway_of(
+            chosen, worker="metrics", connect_timeout_s=_GATEWAY_CONNECT_S, read_timeout_s=_GATEWAY_ANSWER_S
+        )
+        running.callback(whole.close)
+        running.enter_context(asking.gateway(series, whole, every_s=_GATEWAY_EVERY_S))

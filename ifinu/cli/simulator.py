@@ -23,13 +23,17 @@ def simulator(
     latency_ms: Annotated[float, typer.Option(min=0, help="Time that a send takes.")] = 20.0,
     plain: Annotated[bool, typer.Option("--plain", help="Every send works, whatever the number ends in.")] = False,
     ledger: Annotated[Path | None, typer.Option(help="JSON Lines file that gets every send.")] = None,
-    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Receives the events of all instances.")] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Receives the events of its instances. Else IFINU_WEBHOOK_URL."),
+    ] = None,
 ) -> None:
     """
     Simulate an Evolution API: it answers as the real one and sends nothing.
 
     What a number ends in decides what becomes of it: 0001 is not on WhatsApp,
-    0002 fails twice, 0003 always.
+    0002 fails twice, 0003 always. Where [bold]IFINU_WEBHOOK_SECRET[/bold] is set, it is shown
+    to the webhook.
 
     [bold]Examples[/bold]
 
@@ -38,7 +42,8 @@ def simulator(
     """
     from ifinu.simulator import SimulatorConfig, run
 
-    chosen = settings.load()
+    chosen = settings.load(webhook_url=webhook)
+    secret = chosen.webhook_secret
     script: dict[str, Any] = {"latency_ms": latency_ms} | ({"endings": {}} if plain else {})
     try:
         run(
@@ -48,7 +53,8 @@ def simulator(
                 port=port,
                 instances=tuple(instance or [chosen.evolution_instance]),
                 ledger_file=ledger,
-                webhook_url=webhook,
+                webhook_url=chosen.webhook_url,
+                webhook_secret=None if secret is None else secret.get_secret_value(),
                 script=script,
             )
         )

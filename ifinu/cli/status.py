@@ -147,15 +147,12 @@ def queue_table(queues: Sequence[Backlog], oldest_s: Mapping[str, float | None] 
 
 
 def gateway_state(chosen: Settings) -> str:
-    """State of the default instance in a word, `unreachable` and `no key` among them."""
-    from ifinu.gateway import Evolution
+    """State of the default instance in a word, `unreachable`, `no key` and `absent` (nobody holds it) among them."""
+    from ifinu.gateway import gateway_of
 
     if chosen.evolution_api_key is None:
         return "no key"
-    key = chosen.evolution_api_key.get_secret_value()
-    gateway = Evolution(
-        chosen.evolution_url, key, connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S, worker="status"
-    )
+    gateway = gateway_of(chosen, worker="status", connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S)
     try:
         return gateway.connection_state(chosen.evolution_instance).value
     except GatewayError as exc:

@@ -1,6 +1,7 @@
-"""The Evolution API: sending through it, and judging what it answers."""
+"""The Evolution API, one process of it or several: sending through it, and judging what it answers."""
 
 from ifinu.gateway.client import Evolution
+from ifinu.gateway.opening import Gateway, gateway_of
 from ifinu.gateway.outcomes import Sent, classify
 from ifinu.gateway.records import (
     Channel,
@@ -14,6 +15,7 @@ from ifinu.gateway.records import (
     Webhook,
     WhatsAppNumber,
 )
+from ifinu.gateway.shards import Shards
 
 __all__ = [
     "Channel",
@@ -22,11 +24,14 @@ __all__ = [
     "Evolution",
     "FoundMessage",
     "FoundMessages",
+    "Gateway",
     "Instance",
     "QrCode",
     "Sent",
+    "Shards",
     "State",
     "Webhook",
     "WhatsAppNumber",
     "classify",
+    "gateway_of",
 ]

@@ -2,8 +2,8 @@
 The Evolution API, as far as ifinu uses it.
 
 Sending raises SendError's classes, which say what a failure proves; every other route raises plain
-GatewayError. No route is called with a query string: the gateway lets a query parameter override the instance
-in the path after it has checked the key.
+GatewayError. No route but `connect` is called with a query string: the gateway lets a query parameter override the
+instance in the path after it has checked the key.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Evolution:
         read_timeout_s: Longest wait for an answer; a send takes several queries of up to 60 s each at
             WhatsApp, and what runs out of time here may still be sent.
         worker: Name of this worker, sent as `X-Ifinu-Worker` so that logs on the way can tell workers apart.
+        address: IP address of the process, where the URL's host has several.
 
     Raises:
         ConfigurationError: The URL or the key cannot be used.
@@ -47,18 +48,24 @@ class Evolution:
         connect_timeout_s: float = 5.0,
         read_timeout_s: float = 75.0,
         worker: str | None = None,
+        address: str | None = None,
     ) -> None:
         self._api_key = api_key.strip()
         headers = {"apikey": self._api_key} | ({"X-Ifinu-Worker": worker} if worker else {})
         self._transport = transport.Transport(
-            url, headers=headers, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s
+            url,
+            headers=headers,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+            address=address,
         )
+        self._at = f"{url} at {address}" if address else url
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._transport.url!r})"
+        return f"{type(self).__name__}({self._at!r})"
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the connections: those in use when their answer is there."""
         self._transport.close()
 
     def send_text(self, instance: str, number_e164: str, text: str, *, link_preview: bool = False) -> outcomes.Sent:
@@ -174,9 +181,17 @@ class Evolution:
         body = {name: value for name, value in wanted.items() if value is not None}
         return self._ask(records.read_created, "POST", "instance/create", body=body)
 
-    def connect_instance(self, instance: str) -> records.Connection:
-        """Start pairing: a QR code to show, no QR code yet (ask again), or OPEN when it is paired already."""
-        return self._ask(records.read_connection, "GET", "instance/connect", instance)
+    def connect_instance(self, instance: str, *, number: str | None = None) -> records.Connection:
+        """
+        Start pairing: a QR code to show, no QR code yet (ask again), or OPEN when it is paired already.
+
+        Args:
+            instance: Name of the WhatsApp instance.
+            number: Digits of the phone, for a pairing code beside the QR code. It travels in the query string, which
+                a proxy may take away.
+        """
+        query = "" if number is None else f"?number={quote(number, safe='')}"
+        return self._ask(records.read_connection, "GET", "instance/connect", instance, query=query)
 
     def restart_instance(self, instance: str) -> records.Connection:
         """Open the instance's connection to WhatsApp anew; GatewayError when it is not connected."""
@@ -221,18 +236,26 @@ class Evolution:
         route: str,
         instance: str | None = None,
         body: dict[str, Any] | None = None,
+        query: str = "",
     ) -> _T:
-        answer = self._call(method, route, instance, body)
+        answer = self._call(method, route, instance, body, query)
         try:
             return read(answer)
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as exc:
             said = f"{method} {route}: the answer is not understood ({type(exc).__name__})"
             raise self._error(said, instance, Reason.ROUTE_NOT_FOUND) from exc
 
-    def _call(self, method: str, route: str, instance: str | None = None, body: dict[str, Any] | None = None) -> Any:
+    def _call(
+        self,
+        method: str,
+        route: str,
+        instance: str | None = None,
+        body: dict[str, Any] | None = None,
+        query: str = "",
+    ) -> Any:
         content = b"" if body is None else _json(body)
         try:
-            answer = self._transport.exchange(method, _path(route, instance), content)
+            answer = self._transport.exchange(method, _path(route, instance) + query, content)
         except transport.RequestNotDelivered as exc:
             raise self._error(str(exc), instance, Reason.UNREACHABLE) from exc
         except transport.AnswerLost as exc:
@@ -259,7 +282,7 @@ class Evolution:
         status: int | None = None,
         answer: str = "",
     ) -> errors.GatewayError:
-        line = answers.one_line(f"{instance or self._transport.url}: {said}", hide=(self._api_key,))
+        line = answers.one_line(f"{instance or self._at}: {said}", hide=(self._api_key,))
         message = "; ".join(filter(None, (line, reason and outcomes.hint(reason))))
         return errors.GatewayError(message, instance=instance, status=status, answer=answer)
 

@@ -44,10 +44,15 @@ class Instances:
     Args:
         misconfigured_wait_s: How long the first wait is when the key or the instance is wrong, in seconds.
         clock: Seconds that only go forward.
+        sharded: Whether all gateway processes were asked before one of them is said to be the wrong one: then the
+            first time is enough, and no message pays for it with a try.
     """
 
-    def __init__(self, misconfigured_wait_s: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, misconfigured_wait_s: float, clock: Callable[[], float] = monotonic, *, sharded: bool = False
+    ) -> None:
         self._misconfigured_wait_s = misconfigured_wait_s
+        self._sure = frozenset({Reason.WRONG_SHARD}) if sharded else frozenset[Reason]()
         self._clock = clock
         self._lock = threading.Lock()
         self._states: dict[str, _State] = {}
@@ -89,7 +94,7 @@ class Instances:
                     self._hold(state, now, self._misconfigured_wait_s)
                 case NotSent() if exc.reason in _FAULTS:
                     state.failures += 1
-                    if state.failures >= _FAILURES_TO_HOLD:
+                    if state.failures >= _FAILURES_TO_HOLD or exc.reason in self._sure:
                         self._hold(state, now, _FIRST_WAIT_S)
             return state.wait_s and max(0.0, state.until - now)
 

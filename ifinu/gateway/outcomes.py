@@ -190,6 +190,25 @@ def retry_after_s(header: str | None, *, now: datetime) -> float | None:
     return min(max(wait_s, least_s), most_s)
 
 
+def misconfigured(status: int | None, said: str) -> Reason | None:
+    """
+    What is wrong with the key, the instance or the URL, by what any route but sending answered.
+
+    Args:
+        status: HTTP status; None when no answer came.
+        said: The gateway's own words.
+
+    Returns:
+        Why no message of the instance would go; None when the answer shows nothing of the kind.
+    """
+    if status is None:
+        return None
+    if status == 404:
+        return Reason.INSTANCE_NOT_FOUND if _NO_SUCH_INSTANCE.match(said) else Reason.ROUTE_NOT_FOUND
+    kind, reason = _BY_STATUS.get(status) or _BY_HUNDRED.get(status // 100, (NotSent, Reason.GATEWAY_ERROR))
+    return reason if kind is Misconfigured else None
+
+
 def hint(reason: Reason) -> str:
     """What to look at; empty when the reason says it all."""
     return _HINTS.get(reason, "")

@@ -76,6 +76,7 @@ class Transport:
         headers: Sent with every request; they are in no repr or error.
         connect_timeout_s: Longest wait for a connection, per address of the host, and then for its TLS handshake.
         read_timeout_s: Longest wait for the whole answer.
+        address: IP address to connect to in place of the URL's host, by which the server still knows itself.
 
     Raises:
         ConfigurationError: The URL or a header cannot be used.
@@ -84,7 +85,15 @@ class Transport:
     # urllib3 connects (DNS, TLS, verification) and httptools reads: requests costs 8.4 times the CPU per POST and
     # urllib3's pool 4.4 times (360, 186 and 43 µs; bench/http_client.py), and neither tells the phase.
 
-    def __init__(self, url: str, *, headers: dict[str, str], connect_timeout_s: float, read_timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: dict[str, str],
+        connect_timeout_s: float,
+        read_timeout_s: float,
+        address: str | None = None,
+    ) -> None:
         parts = _parts(url)
         for name, value in headers.items():
             if not _plain(value):
@@ -94,11 +103,12 @@ class Transport:
         kind: Callable[..., HTTPConnection] = HTTPConnection
         if parts.scheme == "https":
             # One context for all connections, since reading the certificates of the system takes long.
-            kind = functools.partial(HTTPSConnection, ssl_context=ssl.create_default_context())
+            kind = functools.partial(
+                HTTPSConnection, ssl_context=ssl.create_default_context(), server_hostname=parts.hostname
+            )
         self.url = url
-        self._open = functools.partial(
-            kind, parts.hostname, parts.port or _PORTS[parts.scheme], timeout=connect_timeout_s
-        )
+        host, port = endpoint(url)
+        self._open = functools.partial(kind, address or host, port, timeout=connect_timeout_s)
         self._prefix = parts.path.rstrip("/")
         lines = {"Host": parts.netloc.lower(), **headers}
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
@@ -106,6 +116,7 @@ class Transport:
         # Idle connections and since when, the latest at the right. Its pops are atomic: it needs no lock.
         self._idle: collections.deque[tuple[HTTPConnection, float]] = collections.deque()
         self._pid = os.getpid()
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -145,7 +156,11 @@ class Transport:
         return reading.answer
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the connections: those in use when their answer is there."""
+        self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         with contextlib.suppress(IndexError):  # there is none left
             while True:
                 self._idle.pop()[0].close()
@@ -154,7 +169,7 @@ class Transport:
         if self._pid != os.getpid():
             # Copied by a fork: two processes writing to one connection would read each other's answers.
             # Closing our copies leaves the parent's open.
-            self.close()
+            self._close_idle()
             self._pid = os.getpid()
         with contextlib.suppress(IndexError):  # there is none
             while True:
@@ -168,6 +183,9 @@ class Transport:
     def _keep(self, conn: HTTPConnection) -> None:
         now = time.monotonic()
         self._idle.append((conn, now))
+        if self._closed:
+            self._close_idle()
+            return
         # What the busy ones at the right leave unused at the left would stay open half-closed by the gateway.
         with contextlib.suppress(IndexError):  # another thread took the last one
             while len(self._idle) > _MOST_IDLE or now - self._idle[0][1] >= _LONGEST_IDLE_S:
@@ -251,6 +269,17 @@ def _failing_as(kind: type[RequestNotDelivered | AnswerLost]) -> Iterator[None]:
     except (OSError, HTTPError, httptools.HttpParserError) as exc:
         cause = exc.__cause__ or exc  # urllib3 wraps some, and not all, of what happens
         raise kind(f"{type(cause).__name__}: {cause}") from cause
+
+
+def endpoint(url: str) -> tuple[str, int]:
+    """
+    Host and port of a gateway's URL.
+
+    Raises:
+        ConfigurationError: The URL cannot be used.
+    """
+    parts = _parts(url)
+    return str(parts.hostname), parts.port or _PORTS[parts.scheme]
 
 
 def _parts(url: str) -> SplitResult:

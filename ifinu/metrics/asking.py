@@ -3,7 +3,7 @@ What the ledger and the gateway answer, asked in the background: neither may hol
 
     ifinu_ledger_up                      whether the database answers and has this version's tables
     ifinu_unconfirmed{whatsapp}          sent in the last week, and no receipt in time
-    ifinu_gateway_up                     whether the gateway answers
+    ifinu_gateway_up                     whether the gateway answers; of several processes, one of them
     ifinu_instance_connected{whatsapp}   whether it is paired and has its connection to WhatsApp
 """
 
@@ -26,12 +26,13 @@ from ifinu.metrics.labels import Bounded
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from ifinu.gateway import Evolution
+    from ifinu.gateway import Gateway
 
 log = structlog.get_logger(__name__)
 
 _UNCONFIRMED_OF = timedelta(days=7)
 _STOPPED_S = 5.0
+_NOT_FOUND = 404
 
 Answer = Mapping[str | None, float]
 
@@ -130,11 +131,28 @@ def ledger(registry: CollectorRegistry, engine: Engine, *, every_s: float) -> As
     )
 
 
-def gateway(registry: CollectorRegistry, evolution: Evolution, *, every_s: float) -> Asked:
-    """What the gateway says of its instances."""
+def gateway(registry: CollectorRegistry, whole: Gateway, *, every_s: float) -> Asked:
+    """
+    What the gateway says of its instances.
+
+    One that it told before and does not tell now is asked for by its name: it was deleted (and is told no more), or the
+    process that holds it does not answer (and it is not connected).
+    """
+    known: set[str | None] = set()
 
     def ask() -> Answer:
-        return {one.name: float(one.state == "open") for one in evolution.fetch_instances()}
+        from ifinu.gateway import State
+
+        found: dict[str | None, float] = {one.name: float(one.state is State.OPEN) for one in whole.fetch_instances()}
+        for name in known - found.keys():
+            try:
+                found[name] = float(whole.connection_state(str(name)) is State.OPEN)
+            except GatewayError as exc:
+                if exc.status != _NOT_FOUND:
+                    found[name] = 0.0
+        known.clear()
+        known.update(found)
+        return found
 
     return Asked(
         registry,

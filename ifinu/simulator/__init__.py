@@ -17,6 +17,7 @@ from ifinu.simulator.config import SimulatorConfig
 from ifinu.simulator.faults import ENDINGS, Gateway, Outcome
 from ifinu.simulator.ledger import Send, duplicates
 from ifinu.simulator.process import run
+from ifinu.simulator.shards import Shards
 from ifinu.simulator.threaded import Simulator
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Gateway",
     "Outcome",
     "Send",
+    "Shards",
     "Simulator",
     "SimulatorConfig",
     "duplicates",

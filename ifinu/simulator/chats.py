@@ -17,8 +17,8 @@ from ifinu.simulator.world import World
 def whatsapp_numbers(world: World, request: Request, name: str) -> Reply:
     """`POST /chat/whatsappNumbers/{instance}`; its failures come in their own envelope."""
     asked = request.json.get("numbers")
-    instance = world.instances.get(name)
-    if not isinstance(asked, list) or instance is None or not instance.held:
+    instance = world.held(name)
+    if not isinstance(asked, list) or instance is None:
         return answer(400, {})
     if not asked:
         return raw_error([["numbers does not meet minimum length of 1"]])
@@ -37,8 +37,8 @@ def whatsapp_numbers(world: World, request: Request, name: str) -> Reply:
 
 def find_messages(world: World, request: Request, name: str) -> Reply:
     """`POST /chat/findMessages/{instance}`: what was inserted, newest first."""
-    instance = world.instances.get(name)
-    if instance is None or not instance.held:
+    instance = world.held(name)
+    if instance is None:
         return unreadable("fetchMessages")
     where = _object(request.json.get("where"))
     found = list(_matching(world, name, where))
@@ -51,8 +51,8 @@ def find_messages(world: World, request: Request, name: str) -> Reply:
 
 def find_status_message(world: World, request: Request, name: str) -> Reply:
     """`POST /chat/findStatusMessage/{instance}`: receipts, without their times."""
-    instance = world.instances.get(name)
-    if instance is None or not instance.held:
+    instance = world.held(name)
+    if instance is None:
         return unreadable("fetchStatusMessage")
     where = _object(request.json.get("where"))
     size, page = _count(request.json.get("offset"), 50), _count(request.json.get("page"), 1)

@@ -18,10 +18,14 @@ class SimulatorConfig:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         instances: Names of the instances that exist and are connected from the start.
+        client_name: Of this process; it holds the instances of its own name.
         boot_ms: Time during which those instances are `close` after a start; 0 for none.
         pairing_ms: Time from a QR code until the phone has paired and the state is `open`.
+        qr_ms: Time after which WhatsApp replaces a QR code.
         ledger_file: JSON Lines file to which every real send is appended.
         webhook_url: Receiver of every event of every instance (the gateway's global webhook).
+        webhook_secret: Where it is set, `webhook_url` is the webhook of each instance there is from the start, and gets
+            the secret as its `jwt_key` makes it; the global one can carry none.
         webhook_retry_s: First wait before a failed webhook is tried again; it doubles up to 300 s.
         keep_alive_s: Idle connections are closed after this time.
         script: Faults in force from the start, as `Faults.apply` reads them.
@@ -32,10 +36,13 @@ class SimulatorConfig:
     host: str = "127.0.0.1"
     port: int = 0
     instances: tuple[str, ...] = ("ifinu",)
+    client_name: str = "evolution_exchange"
     boot_ms: float = 0.0
     pairing_ms: float = 1000.0
+    qr_ms: float = 20_000.0
     ledger_file: Path | None = None
     webhook_url: str | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
     webhook_retry_s: float = 5.0
     keep_alive_s: float = 5.0
     script: Mapping[str, Any] = field(default_factory=dict)

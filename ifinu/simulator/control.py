@@ -23,7 +23,7 @@ from ifinu.simulator import numbers
 from ifinu.simulator.envelopes import Reply, answer, error
 from ifinu.simulator.faults import Gateway
 from ifinu.simulator.server import Request
-from ifinu.simulator.state import Link
+from ifinu.simulator.state import ELSEWHERE, Link
 from ifinu.simulator.world import World
 
 PREFIX = "/_simulator/"
@@ -99,7 +99,7 @@ def set_instance(world: World, name: str, changes: Mapping[str, Any]) -> dict[st
         world: Where it is.
         name: Which one.
         changes: `state`; `socket`: `dead` leaves the state as it is and fails every send; `held`: false
-            makes it an instance of another shard.
+            makes it an instance of another process, true of this one.
 
     Returns:
         What it is now.
@@ -120,12 +120,12 @@ def set_instance(world: World, name: str, changes: Mapping[str, Any]) -> dict[st
     if "socket" in changes:
         instance.socket_alive = _OPENNESS[socket]
     if "held" in changes:
-        instance.held = held
+        instance.client_name = world.config.client_name if held else ELSEWHERE
     return {
         "instance": name,
         "state": instance.state,
         "socket": "alive" if instance.socket_alive else "dead",
-        "held": instance.held,
+        "held": world.held(name) is not None,
     }
 
 

@@ -52,8 +52,8 @@ def set_webhook(world: World, request: Request, name: str) -> Reply:
     missing = [f'webhook requires property "{key}"' for key in ("enabled", "url") if key not in hook]
     if problems := missing + (webhook_problems(hook) if "events" in hook else []):
         return error(400, [problems])
-    instance = world.instances.get(name)
-    if instance is None or not instance.held:
+    instance = world.held(name)
+    if instance is None:
         return unreadable("setWebhook")
     if "events" not in hook:
         return error(500, "Cannot read properties of undefined (reading 'length')")
@@ -63,8 +63,8 @@ def set_webhook(world: World, request: Request, name: str) -> Reply:
 
 def find_webhook(world: World, _request: Request, name: str) -> Reply:
     """`GET /webhook/find/{instance}`."""
-    instance = world.instances.get(name)
-    if instance is None or not instance.held:
+    instance = world.held(name)
+    if instance is None:
         return unreadable("findWebhook")
     return answer(200, instance.webhook.row() if instance.webhook else None)
 

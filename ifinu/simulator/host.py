@@ -6,8 +6,10 @@ import asyncio
 
 from ifinu.simulator.config import SimulatorConfig
 from ifinu.simulator.faults import Gateway
+from ifinu.simulator.ledger import Ledger
 from ifinu.simulator.router import Router
 from ifinu.simulator.server import Server
+from ifinu.simulator.state import Database
 from ifinu.simulator.world import World
 
 _REBIND_S = 0.05
@@ -17,13 +19,18 @@ class Host:
     """
     One simulated gateway process.
 
+    Args:
+        config: How it is started.
+        database: As for `World`.
+        ledger: As for `World`.
+
     Raises:
         ConfigurationError: `config.script` is wrong.
         OSError: `config.ledger_file` cannot be written.
     """
 
-    def __init__(self, config: SimulatorConfig) -> None:
-        self.world = World(config)
+    def __init__(self, config: SimulatorConfig, database: Database | None = None, ledger: Ledger | None = None) -> None:
+        self.world = World(config, database, ledger)
         self.world.gateway_changed = self._gateway_changed
         self._server = Server(Router(self.world), keep_alive_s=config.keep_alive_s)
         self.port = config.port
@@ -52,7 +59,7 @@ class Host:
             self._rebinding.cancel()
         self._server.close()
         await self.world.couriers.close()
-        self.world.ledger.close()
+        self.world.close()
 
     def _gateway_changed(self) -> None:
         if self.world.faults.gateway is Gateway.REFUSE:

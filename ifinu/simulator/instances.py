@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from typing import Any
 from urllib.parse import parse_qs
@@ -46,7 +47,9 @@ def create(world: World, request: Request, _name: str) -> Reply:
         return error(400, [problems])
     token = str(body.get("token") or str(uuid.uuid4()).upper())
     settings = {key: body.get(key, default) for key, default in _SETTINGS.items()}
-    instance = Instance(name, token, integration=integration, number=number, settings=settings)
+    instance = Instance(
+        name, token, world.config.client_name, integration=integration, number=number, settings=settings
+    )
     if hook is not None:
         instance.webhook = webhook_of({**hook, "enabled": True}, instance)
     if integration == EVOLUTION:
@@ -85,7 +88,7 @@ def create(world: World, request: Request, _name: str) -> Reply:
 
 def connect(world: World, request: Request, name: str) -> Reply:
     """`GET /instance/connect/{instance}`; upstream's wait of 2 s for the first QR code is left out."""
-    instance = _held(world, name)
+    instance = world.held(name)
     if instance is None:
         return hidden_error()
     if instance.state is Link.OPEN:
@@ -99,7 +102,7 @@ def connect(world: World, request: Request, name: str) -> Reply:
 
 def connection_state(world: World, _request: Request, name: str) -> Reply:
     """`GET /instance/connectionState/{instance}`."""
-    instance = _held(world, name)
+    instance = world.held(name)
     return _state(instance) if instance else answer(200, {"instance": {"instanceName": name}})
 
 
@@ -107,7 +110,7 @@ def fetch(world: World, request: Request, _name: str) -> Reply:
     """`GET /instance/fetchInstances`, for the global key or an instance's own."""
     wanted = {key: values[0] for key, values in parse_qs(request.query).items()}
     key = request.headers.get("apikey")
-    mine = [i for i in world.instances.values() if i.held]
+    mine = [i for i in world.instances.values() if world.held(i.name)]
     if key != world.config.api_key:
         mine = [i for i in mine if i.token == key]
         if not mine:
@@ -125,7 +128,7 @@ def fetch(world: World, request: Request, _name: str) -> Reply:
 
 def restart(world: World, _request: Request, name: str) -> Reply:
     """`POST /instance/restart/{instance}`; an open one comes back with a new socket."""
-    instance = _held(world, name)
+    instance = world.held(name)
     if instance is None or instance.state is Link.CLOSE:
         return hidden_error()
     if instance.state is Link.OPEN:
@@ -136,7 +139,7 @@ def restart(world: World, _request: Request, name: str) -> Reply:
 
 def logout(world: World, _request: Request, name: str) -> Reply:
     """`DELETE /instance/logout/{instance}`; on the wrong shard it says SUCCESS and does nothing."""
-    instance = _held(world, name)
+    instance = world.held(name)
     if instance:
         if instance.state is Link.CLOSE:
             return error(400, [f'The "{name}" instance is not connected'])
@@ -153,21 +156,20 @@ def delete(world: World, _request: Request, name: str) -> Reply:
     return _success("Instance deleted")
 
 
-def _held(world: World, name: str) -> Instance | None:
-    instance = world.instances.get(name)
-    return instance if instance and instance.held else None
-
-
 def _start_pairing(world: World, instance: Instance) -> None:
     world.change(instance, Link.CONNECTING)
+    instance.qr_until = 0.0
     world.change_later(instance, Link.OPEN, world.config.pairing_ms)
 
 
 def _qr(world: World, instance: Instance) -> dict[str, Any]:
-    instance.qr_count += 1
+    now = time.monotonic()
+    if now >= instance.qr_until:
+        instance.qr_count += 1
+        instance.qr_code = f"2@{world.rng.getrandbits(256):064x}"
+        instance.qr_until = now + world.config.qr_ms / 1000
     code = f"{world.rng.getrandbits(40):08X}"[:8] if instance.number else None
-    secret = f"2@{world.rng.getrandbits(256):064x}"
-    return {"pairingCode": code, "code": secret, "base64": _PNG, "count": instance.qr_count}
+    return {"pairingCode": code, "code": instance.qr_code, "base64": _PNG, "count": instance.qr_count}
 
 
 def _state(instance: Instance) -> Reply:
@@ -190,7 +192,7 @@ def _row(world: World, instance: Instance) -> dict[str, Any]:
         "number": instance.number,
         "businessId": None,
         "token": instance.token,
-        "clientName": "evolution_exchange",
+        "clientName": instance.client_name,
         "disconnectionReasonCode": None,
         "disconnectionObject": None,
         "disconnectionAt": None,

@@ -133,7 +133,7 @@ class Router:
                 "status": 200,
                 "message": "Welcome to the Evolution API, it is working!",
                 "version": VERSION,
-                "clientName": "evolution_exchange",
+                "clientName": self._world.config.client_name,
                 "manager": f"{self._world.url}/manager",
                 "documentation": "https://doc.evolution-api.com",
                 "whatsappWebVersion": "2.3000.1028450369",

@@ -64,8 +64,8 @@ def send_text(world: World, request: Request, name: str) -> Reply | Coroutine[An
     body = request.json
     if problems := text_problems(body):
         return _ended(world, "invalid", error(400, [problems]))
-    instance = world.instances.get(name)
-    if instance is None or not instance.held:
+    instance = world.held(name)
+    if instance is None:
         return _ended(world, "wrong_shard", unreadable("textMessage"))
     text: str = body["text"]
     if instance.integration == EVOLUTION:
@@ -80,8 +80,8 @@ def send_media(world: World, request: Request, name: str) -> Reply | Coroutine[A
     body = request.json
     if problems := media_problems(body):
         return _ended(world, "invalid", error(400, [problems]))
-    instance = world.instances.get(name)
-    if instance is None or not instance.held:
+    instance = world.held(name)
+    if instance is None:
         return _ended(world, "wrong_shard", unreadable("mediaMessage"))
     media, kind, file_name = body.get("media"), body["mediatype"], body.get("fileName")
     if not media or not is_url_or_base64(media):

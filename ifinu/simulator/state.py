@@ -20,6 +20,7 @@ from ifinu.simulator.faults import Outcome
 
 BAILEYS = "WHATSAPP-BAILEYS"
 EVOLUTION = "EVOLUTION"
+ELSEWHERE = "another_process"
 
 
 class Link(enum.StrEnum):
@@ -72,13 +73,15 @@ class Instance:
 
     name: str
     token: str
+    client_name: str  # of the process that holds it; to any other it is a row of the database
     integration: str = BAILEYS
     number: str | None = None
     state: Link = Link.CLOSE
     has_session: bool = False  # it has been paired, and not logged out since
     ever_connected: bool = False  # it has a socket, dead or alive
     socket_alive: bool = True
-    held: bool = True  # False: another process's instance, seen only in the database
+    qr_code: str = ""
+    qr_until: float = 0.0  # when WhatsApp replaces it, as `time.monotonic` counts
     qr_count: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     webhook: Webhook | None = None
@@ -189,6 +192,22 @@ class Messages:
         self._by_key.clear()
         self._by_jid.clear()
         self._counts.clear()
+
+
+class Database:
+    """
+    What gateway processes share, if there are several: they run on one event loop then.
+
+    Attributes:
+        instances: By name.
+        messages: What was stored.
+        known_jids: Table IsOnWhatsapp: canonical JIDs that were looked up once.
+    """
+
+    def __init__(self) -> None:
+        self.instances: dict[str, Instance] = {}
+        self.messages = Messages()
+        self.known_jids: set[str] = set()
 
 
 def new_key_id(rng: random.Random) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from ifinu.simulator import control
 from ifinu.simulator.config import SimulatorConfig
@@ -18,23 +19,15 @@ _T = TypeVar("_T")
 _ANSWER_TIMEOUT_S = 10.0
 
 
-class Simulator:
-    """
-    A running gateway; use it as a context manager.
+class Threaded(abc.ABC):
+    """What runs on an event loop in a thread of its own, from `start` to `stop`; use it as a context manager."""
 
-    Args:
-        api_key: The global key.
-        options: Other fields of `SimulatorConfig`.
-    """
-
-    def __init__(self, *, api_key: str, **options: Any) -> None:
-        self.config = SimulatorConfig(api_key=api_key, **options)
-        self._host = Host(self.config)
+    def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping = asyncio.Event()
 
-    def __enter__(self) -> Simulator:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -45,7 +38,7 @@ class Simulator:
 
     def start(self) -> None:
         """
-        Listen; the simulator answers when this returns.
+        Listen; it answers when this returns.
 
         Raises:
             OSError: The address is taken or forbidden.
@@ -61,6 +54,53 @@ class Simulator:
             self._loop.call_soon_threadsafe(self._stopping.set)
         if self._thread is not None:
             self._thread.join(_ANSWER_TIMEOUT_S)
+
+    @abc.abstractmethod
+    async def _begin(self) -> None:
+        """Listen."""
+
+    @abc.abstractmethod
+    async def _end(self) -> None:
+        """Listen no more."""
+
+    async def _main(self, started: concurrent.futures.Future[None]) -> None:
+        try:
+            await self._begin()
+        except OSError as exc:
+            await self._end()
+            started.set_exception(exc)
+            return
+        self._loop = asyncio.get_running_loop()
+        started.set_result(None)
+        await self._stopping.wait()
+        self._loop = None
+        await self._end()
+
+    def _call(self, work: Callable[[], _T]) -> _T:
+        async def call() -> _T:
+            return work()
+
+        return self._await(call) if self._loop else work()
+
+    def _await(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        if self._loop is None:
+            raise RuntimeError("the simulator is not running")
+        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(_ANSWER_TIMEOUT_S)
+
+
+class Simulator(Threaded):
+    """
+    A running gateway.
+
+    Args:
+        api_key: The global key.
+        options: Other fields of `SimulatorConfig`.
+    """
+
+    def __init__(self, *, api_key: str, **options: Any) -> None:
+        super().__init__()
+        self.config = SimulatorConfig(api_key=api_key, **options)
+        self._host = Host(self.config)
 
     @property
     def url(self) -> str:
@@ -129,26 +169,8 @@ class Simulator:
         """Forget what was observed; faults and instances stay."""
         self._call(self._host.world.reset)
 
-    async def _main(self, started: concurrent.futures.Future[None]) -> None:
-        try:
-            await self._host.start()
-        except OSError as exc:
-            await self._host.stop()
-            started.set_exception(exc)
-            return
-        self._loop = asyncio.get_running_loop()
-        started.set_result(None)
-        await self._stopping.wait()
-        self._loop = None
+    async def _begin(self) -> None:
+        await self._host.start()
+
+    async def _end(self) -> None:
         await self._host.stop()
-
-    def _call(self, work: Callable[[], _T]) -> _T:
-        async def call() -> _T:
-            return work()
-
-        return self._await(call) if self._loop else work()
-
-    def _await(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        if self._loop is None:
-            raise RuntimeError("the simulator is not running")
-        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(_ANSWER_TIMEOUT_S)

@@ -12,7 +12,7 @@ from ifinu.simulator.couriers import Couriers
 from ifinu.simulator.events import Events
 from ifinu.simulator.faults import Faults
 from ifinu.simulator.ledger import Ledger
-from ifinu.simulator.state import Instance, Link, Messages, new_key_id
+from ifinu.simulator.state import Database, Instance, Link, Webhook, new_key_id
 
 VERSION = "2.3.6"
 
@@ -21,27 +21,39 @@ class World:
     """
     The state behind the routes. It lives on the simulator's event loop and nowhere else.
 
+    Args:
+        config: How it was started.
+        database: Shared with other processes; None makes one.
+        ledger: Likewise.
+
     Raises:
         ConfigurationError: `config.script` is wrong.
         OSError: `config.ledger_file` cannot be written.
     """
 
-    def __init__(self, config: SimulatorConfig) -> None:
+    def __init__(self, config: SimulatorConfig, database: Database | None = None, ledger: Ledger | None = None) -> None:
         self.config = config
         self.rng = random.Random(config.seed)
         self.faults = Faults(self.rng)
         self.faults.apply(config.script)
-        self.ledger = Ledger(config.ledger_file)
-        self.instances: dict[str, Instance] = {}
-        self.messages = Messages()
-        # Table IsOnWhatsapp: canonical JIDs that were looked up once. Shared by all instances.
-        self.known_jids: set[str] = set()
+        self.ledger = Ledger(config.ledger_file) if ledger is None else ledger
+        self._owns_ledger = ledger is None
+        database = Database() if database is None else database
+        self.instances = database.instances
+        self.messages = database.messages
+        self.known_jids = database.known_jids
         self.couriers = Couriers(self.faults, self.rng, retry_s=config.webhook_retry_s)
-        self.events = Events(self.messages, self.faults, self.couriers, self.rng, config.webhook_url)
+        everybody = config.webhook_url if config.webhook_secret is None else None
+        self.events = Events(self.messages, self.faults, self.couriers, self.rng, everybody)
         # Called when `faults.gateway` has changed; whoever owns the socket sets it.
         self.gateway_changed: Callable[[], None] = lambda: None
         for name in config.instances:
-            self.instances[name] = Instance(name, str(uuid.uuid4()).upper(), has_session=True, ever_connected=True)
+            token = str(uuid.uuid4()).upper()
+            instance = Instance(name, token, config.client_name, has_session=True, ever_connected=True)
+            if config.webhook_url and config.webhook_secret:
+                headers = {"jwt_key": config.webhook_secret}
+                instance.webhook = Webhook(config.webhook_url, True, [], headers, False, False, instance.id)
+            self.instances[name] = instance
 
     @property
     def url(self) -> str:
@@ -52,10 +64,20 @@ class World:
     def url(self, value: str) -> None:
         self.events.server_url = value
 
+    def held(self, name: str) -> Instance | None:
+        """An instance, if this process holds it."""
+        instance = self.instances.get(name)
+        return instance if instance is not None and instance.client_name == self.config.client_name else None
+
+    def close(self) -> None:
+        """Let go of files."""
+        if self._owns_ledger:
+            self.ledger.close()
+
     def boot(self) -> None:
         """Connect every instance that has a session, after `boot_ms` in `close`."""
         for instance in self.instances.values():
-            if instance.has_session and instance.held:
+            if instance.has_session and self.held(instance.name):
                 instance.state = Link.CLOSE
                 self.change_later(instance, Link.OPEN, self.config.boot_ms)
 

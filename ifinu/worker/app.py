@@ -26,11 +26,11 @@ from prometheus_client import CollectorRegistry
 from ifinu import logs, producer, settings, tracing
 from ifinu.broker import NORMAL, QUEUES
 from ifinu.broker.claims import Claims
+from ifinu.broker.locations import Locations
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.trails import Trails
 from ifinu.delivery import Delivery
-from ifinu.errors import ConfigurationError
-from ifinu.gateway import Evolution
+from ifinu.gateway import gateway_of
 from ifinu.gateway.breaker import Breaker
 from ifinu.gateway.instances import Instances
 from ifinu.ledger.progress import Progress
@@ -134,24 +134,15 @@ def delivery_of(chosen: Settings) -> Delivery:
     Raises:
         ConfigurationError: There is no key for the gateway, or traces are wanted and cannot be had.
     """
-    if chosen.evolution_api_key is None:
-        raise ConfigurationError(
-            "IFINU_EVOLUTION_API_KEY is not set: it is the key that the Evolution API was started with"
-        )
     key = None if chosen.phone_key is None else chosen.phone_key.get_secret_value()
     # Redis' client opens connections of its own in a forked process.
-    client = producer.connect(chosen.redis_url.get_secret_value())
+    url = chosen.redis_url.get_secret_value()
+    client = producer.connect(url)
     return Delivery(
-        gateway=Evolution(
-            chosen.evolution_url,
-            chosen.evolution_api_key.get_secret_value(),
-            connect_timeout_s=chosen.evolution_connect_timeout_s,
-            read_timeout_s=chosen.evolution_read_timeout_s,
-            worker=chosen.worker_name or socket.gethostname(),
-        ),
+        gateway=gateway_of(chosen, worker=chosen.worker_name or socket.gethostname(), memory=Locations(url)),
         renderer=Renderer(reference=chosen.reference),
         claims=Claims(client, chosen.claim_ttl_s),
-        instances=Instances(chosen.misconfigured_wait_s),
+        instances=Instances(chosen.misconfigured_wait_s, sharded=chosen.evolution_sharded),
         windows=Windows.load(chosen.sending_window, chosen.sending_windows_file),
         pseudonyms=Pseudonyms.load(client, key),
         instance=chosen.evolution_instance,

@@ -24,7 +24,8 @@ COMMANDS = [
     "queue size", "queue peek", "queue pause", "queue resume", "queue purge",
     "dlq list", "dlq show", "dlq replay", "dlq purge", "dlq export",
     "unknown list", "unknown resolve",
-    "webhook", "instance list", "instance state", "instance webhook",
+    "webhook", "instance list", "instance state", "instance create", "instance connect", "instance restart",
+    "instance webhook",
     "optout list", "optout add", "optout remove", "optout import", "optout export",
 ]  # fmt: skip
 # They run until they are ended, or write a format of their own.

@@ -1,5 +1,6 @@
 """A gateway that posts, repeats and shuffles its webhooks, from the registration on."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -188,3 +189,26 @@ def test_the_webhook_serves_as_a_command_and_ends_at_sigterm(valkey, tmp_path, c
         process.wait()
     assert len(told(client, "receipt")) == 1
     assert all(json.loads(line) for line in log.read_text().splitlines())
+
+
+def test_a_simulator_tells_the_webhook_of_its_environment(tmp_path, receiver, client):
+    """
+    As the chart starts both: nobody has to register anything, and the secret goes along.
+    """
+    environment = os.environ | {
+        "IFINU_EVOLUTION_API_KEY": API_KEY, "IFINU_WEBHOOK_URL": receiver.url, "IFINU_WEBHOOK_SECRET": SECRET,
+    }  # fmt: skip
+    port = free_port()
+    command = [sys.executable, "-m", "ifinu", "simulator", "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline().startswith("listening on")
+        with contextlib.closing(Evolution(f"http://127.0.0.1:{port}", API_KEY)) as gateway:
+            key_id = send(gateway, "87650123")
+            hook = gateway.find_webhook("ifinu")
+        assert (hook.url, hook.headers) == (receiver.url, {"jwt_key": SECRET})
+        wait_until(lambda: {one["status"] for one in told(client, "receipt") if one["key_id"] == key_id} >= {"read"})
+    finally:
+        process.kill()
+        process.wait(20)
+        process.stdout.close()

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from figures import judge
+from processes import FIRST_NUMBER, Fleet, Queue, fleet_of, raw, stopping, wait_until
+from shards import ELSEWHERE, NAME, pods
+from shards_app import FILE
+
+from ifinu.simulator import Send
+from ifinu.simulator import Shards as Pods
+
+HELD = {"pod-0": ["a", "b"], "pod-1": ["c"], "pod-2": ["d"]}
+NAMES = "abcd"
+NO_RETRY = {"IFINU_MAX_RETRIES": "0"}  # what counted as a try would fill the dead letters
+
+
+class Cluster:
+    """The gateway processes, and the name that stands for those that run."""
+
+    def __init__(self, running: Pods, file: Path) -> None:
+        self.running = running
+        self.file = file
+        self.told()
+
+    def told(self) -> None:
+        """The name server hears of it."""
+        new = self.file.with_suffix(".new")
+        new.write_text("\n".join(self.running.addresses.values()))
+        new.rename(self.file)
+
+    def sends(self) -> list[Send]:
+        return self.running.sends
+
+    def of(self, *instances: str) -> int:
+        """How many were sent by these."""
+        return sum(send.instance in instances for send in self.sends())
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with pods(HELD, script={"endings": {}, "latency_ms": 20}) as running:
+        yield Cluster(running, tmp_path / "addresses")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, valkey, cluster: Cluster) -> Iterator[Fleet]:
+    with stopping(fleet_of(tmp_path, valkey.url, f"http://{NAME}:{cluster.running.port}")) as workers:
+        yield workers
+
+
+def sharded(fleet: Fleet, cluster: Cluster, **environment: str):
+    here = Path(__file__).parent
+    path = os.pathsep.join(map(str, (here, here.parent)))
+    more = {"IFINU_EVOLUTION_SHARDED": "true", FILE: str(cluster.file), "PYTHONPATH": path, **NO_RETRY, **environment}
+    return fleet.start(application="shards_app", **more)
+
+
+def messages(count: int) -> list[bytes]:
+    return [raw(i, telefone=f"77 9{FIRST_NUMBER + i}", instancia=NAMES[i % len(NAMES)]) for i in range(count)]
+
+
+@pytest.mark.fault
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_each_message_arrives_once_while_instances_move_from_process_to_process(
+    fleet: Fleet, queue: Queue, cluster: Cluster, sized, tell, pool: str
+):
+    """
+    The answer of the wrong process costs a question, and no try.
+    """
+    count, moves = sized((200, 6), (3_000, 60))
+    queue.push(*messages(count))
+    workers = [sharded(fleet, cluster, IFINU_POOL=pool).ready() for _ in range(sized(1, 2))]
+    turns = itertools.cycle([("a", "pod-1"), ("b", "pod-2"), ("a", "pod-2"), ("c", "pod-0"), ("a", "pod-0")])
+    for number, (instance, to) in enumerate(itertools.islice(turns, moves)):
+        wait_until(lambda seen=number: len(cluster.sends()) > count * seen // (moves + 2), 120, queue.counts)
+        cluster.running.move(instance, to)
+    wait_until(queue.idle, 120, lambda: (queue.counts(), workers[0].text()[-2000:]))
+    figures = judge(queue, cluster, count)
+    tell("instances that move between gateway processes", f"{moves} moves, {pool}", figures)
+    assert figures.harm() == {}
+    assert figures.tries == 1
+    assert not figures.unknown
+    assert cluster.running.summary()["posts"]["by_outcome"]["wrong_shard"] >= moves // 2  # it was put to the test
+
+
+@pytest.mark.fault
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("noticed", [True, False], ids=["its address is gone", "its address stays"])
+def test_a_process_that_dies_holds_back_its_own_instances_until_it_is_back_at_another_address(
+    fleet: Fleet, queue: Queue, cluster: Cluster, sized, tell, noticed: bool
+):
+    count = sized(240, 2_000)
+    queue.push(*messages(count))
+    workers = [sharded(fleet, cluster).ready() for _ in range(sized(1, 2))]
+    wait_until(lambda: cluster.of("c") >= 10, 60, queue.counts)
+
+    for name in HELD:
+        cluster.running.set_fault(name, latency_ms=150)  # so that it dies while it sends
+    wait_until(lambda: cluster.of("c") >= 15, 60, queue.counts)
+    cluster.running.kill("pod-1")
+    if noticed:
+        cluster.told()
+    went = cluster.of("c")
+    wait_until(lambda: cluster.of("a", "b", "d") == count * 3 // 4, sized(60, 300), queue.counts)
+    assert cluster.of("c") == went
+    assert queue.counts()["dead"] == 0
+
+    cluster.running.revive("pod-1", ELSEWHERE)
+    cluster.told()
+    wait_until(queue.idle, sized(90, 300), lambda: (queue.counts(), workers[0].text()[-2000:]))
+    figures = judge(queue, cluster, count)
+    tell("one of three gateway processes away", f"back elsewhere, {'noticed' if noticed else 'unnoticed'}", figures)
+    assert figures.harm() == {}
+    assert figures.tries == 1
+    assert '"ifinu.gateway.away"' not in workers[0].text()  # it is no outage of the gateway
+
+
+@pytest.mark.fault
+def test_all_processes_away_is_an_outage_that_costs_no_try(fleet: Fleet, queue: Queue, cluster: Cluster):
+    """
+    Even the name stands for nothing then.
+    """
+    queue.push(*messages(120))
+    worker = sharded(fleet, cluster).ready()
+    wait_until(lambda: len(cluster.sends()) >= 30, 60, queue.counts)
+    for name in HELD:
+        cluster.running.kill(name)
+    cluster.told()
+    wait_until(lambda: '"ifinu.gateway.away"' in worker.text(), 60, worker.text)
+    for name in HELD:
+        cluster.running.revive(name)
+    cluster.told()
+    wait_until(queue.idle, 90, lambda: (queue.counts(), worker.text()[-2000:]))
+    figures = judge(queue, cluster, 120)
+    assert figures.harm() == {}
+    assert figures.tries == 1
+    assert '"ifinu.gateway.back"' in worker.text()
+
+
+@pytest.mark.fault
+def test_what_a_worker_found_is_in_redis_for_the_others(fleet: Fleet, queue: Queue, cluster: Cluster):
+    queue.push(*messages(40))
+    sharded(fleet, cluster).ready()
+    wait_until(queue.idle, 60, queue.counts)
+    found = {name: queue.client.hget(f"ifinu:instancia:{name}", "shard") for name in NAMES}
+    assert found == {"a": b"127.0.0.1", "b": b"127.0.0.1", "c": b"127.0.0.2", "d": b"127.0.0.3"}

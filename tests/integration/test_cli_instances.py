@@ -1,0 +1,387 @@
+"""`ifinu instance`, and what doctor, status and the exporter say, of one gateway process and of several."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+import segno
+from command_line import Shell
+from ledgers import migrated
+from processes import API_KEY, wait_until
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+from shards import HOSTS, NAME, gateway_of, pods, resolved
+
+from ifinu.broker.keys import creation_key
+from ifinu.cli import pairing
+from ifinu.embedded import Valkey
+from ifinu.gateway import Evolution, State
+from ifinu.metrics import asking
+from ifinu.simulator import Shards as Pods
+from ifinu.simulator import Simulator
+
+SECRET = "a-secret-of-the-tests-that-is-long-enough"
+HOOK = {"IFINU_WEBHOOK_URL": "http://ifinu-webhook:8090", "IFINU_WEBHOOK_SECRET": SECRET}
+HELD = {"pod-0": ["ifinu", "a"], "pod-1": ["b"], "pod-2": ["c", "d"]}
+PHONE = "77 99861-6740"
+
+
+@pytest.fixture
+def ifinu(capsys, monkeypatch, valkey: Valkey, tmp_path) -> Shell:
+    monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
+    monkeypatch.setenv("IFINU_DATABASE_URL", f"sqlite:///{tmp_path / 'ledger.db'}")
+    monkeypatch.setenv("IFINU_EVOLUTION_API_KEY", API_KEY)
+    return Shell(capsys, monkeypatch)
+
+
+@pytest.fixture
+def one(monkeypatch) -> Iterator[Simulator]:
+    """One gateway process; a phone takes a while to scan."""
+    with Simulator(api_key=API_KEY, pairing_ms=300, script={"endings": {}}) as running:
+        monkeypatch.setenv("IFINU_EVOLUTION_URL", running.url)
+        yield running
+
+
+@pytest.fixture
+def several(monkeypatch) -> Iterator[Pods]:
+    """Three behind one name."""
+    with pods(HELD, pairing_ms=300) as running:
+        resolved(monkeypatch, running)
+        monkeypatch.setenv("IFINU_EVOLUTION_URL", f"http://{NAME}:{running.port}")
+        monkeypatch.setenv("IFINU_EVOLUTION_SHARDED", "true")
+        yield running
+
+
+@pytest.fixture
+def at(one: Simulator) -> Iterator[Evolution]:
+    client = Evolution(one.url, API_KEY)
+    yield client
+    client.close()
+
+
+# -- create
+
+
+def test_an_instance_is_made_and_its_webhook_registered(ifinu, at, monkeypatch):
+    for name, value in HOOK.items():
+        monkeypatch.setenv(name, value)
+    ended = ifinu("instance", "create", "acme")
+    assert ended.code == 0
+    assert "pair it with `ifinu instance connect acme`" in ended.out
+    assert "http://ifinu-webhook:8090" in ended.out
+    assert SECRET not in ended.out + ended.err
+    found = at.find_webhook("acme")
+    assert (found.url, found.headers) == ("http://ifinu-webhook:8090", {"jwt_key": SECRET})
+    assert at.connection_state("acme") is State.CLOSE
+
+
+@pytest.mark.parametrize("missing", [*HOOK, None])
+def test_without_all_of_it_no_webhook_is_registered_and_that_is_said(ifinu, at, monkeypatch, missing):
+    for name, value in HOOK.items():
+        if missing is not None and name != missing:
+            monkeypatch.setenv(name, value)
+    ended = ifinu("instance", "create", "acme", "--json")
+    assert (ended.json["name"], ended.json["webhook"]) == ("acme", None)
+    assert at.find_webhook("acme") is None
+    assert "IFINU_WEBHOOK_SECRET" in ifinu("instance", "create", "other").err
+
+
+def test_what_is_taken_or_being_made_is_not_made(ifinu, at, client: redis.Redis):
+    taken = ifinu("instance", "create", "ifinu")
+    assert (taken.code, taken.out) == (1, "")
+    assert "already in use" in taken.err
+    client.set(creation_key("acme"), "1")
+    at_once = ifinu("instance", "create", "acme")
+    assert (at_once.code, "somebody is creating it" in at_once.err) == (1, True)
+    client.delete(creation_key("acme"))
+    assert ifinu("instance", "create", "acme").code == 0
+    assert not client.exists(creation_key("acme"))
+    assert ifinu("instance", "create", " ").code == 2
+
+
+def test_of_several_the_one_with_the_fewest_makes_it_and_no_name_is_made_twice(ifinu, several):
+    assert ifinu("instance", "create", "acme").code == 0
+    assert several.holder("acme") == "pod-1"
+    again = ifinu("instance", "create", "acme")
+    assert (again.code, "already" in again.err) == (1, True)
+    several.kill("pod-1")
+    assert ifinu("instance", "create", "acme").code == 1
+    assert several.holder("acme") == "pod-1"
+
+
+# -- connect
+
+
+def modules(page: str) -> list[list[bool]]:
+    """The modules of the code drawn in a page, dark ones true, as light ones are drawn off a terminal."""
+    lines = [line for line in page.splitlines() if line and set(line) <= set("█▀▄ ")]
+    rows: list[list[bool]] = []
+    for line in lines:
+        rows += [[c not in "█▀" for c in line], [c not in "█▄" for c in line]]
+    return rows
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_the_code_is_drawn_until_it_was_scanned(ifinu, request, shards):
+    running = request.getfixturevalue("several" if shards else "one")
+    ifinu("instance", "create", "acme")
+    ended = ifinu("instance", "connect", "acme")
+    assert ended.code == 0
+    assert "acme is connected" in ended.out
+    assert "Linked devices" in ended.out
+    assert len(modules(ended.out)) >= 25
+    assert ifinu("instance", "state", "acme").code == 0
+    if shards:
+        assert running.holder("acme") == "pod-1"
+
+
+def test_what_is_drawn_is_the_code(ifinu, one):
+    ifinu("instance", "create", "acme")
+    lines = [json.loads(line) for line in ifinu("instance", "connect", "acme", "--json").out.splitlines()]
+    (first, last) = lines
+    assert first["code"].startswith("2@")
+    assert (first["state"], first["pairing_code"]) == ("connecting", None)
+    assert last == {"name": "acme", "state": "open"}
+    expected = [
+        [bool(module) for module in row] for row in segno.make(first["code"], micro=False).matrix_iter(border=2)
+    ]
+    drawn = modules(pairing.drawn(first["code"], coloured=False).plain)
+    assert drawn[: len(expected)] == expected
+
+
+def test_on_a_terminal_it_is_black_on_white():
+    plain, ours = pairing.drawn("2@x", coloured=False), pairing.drawn("2@x", coloured=True)
+    assert str(ours.style) == "black on white"
+    swapped = str.maketrans("█▀▄ ", " ▄▀█")
+    assert ours.plain.translate(swapped) == plain.plain
+
+
+def test_a_code_that_changes_is_drawn_again(ifinu, at, monkeypatch):
+    codes = iter(["2@one", "2@one", "2@two", "2@two"])
+
+    def connect(_: Any, instance: str, **__: Any) -> Any:
+        from ifinu.gateway import Connection, QrCode
+
+        code = next(codes, None)
+        return Connection(State.OPEN) if code is None else Connection(State.CONNECTING, QrCode(code, None, None))
+
+    monkeypatch.setattr(Evolution, "connect_instance", connect)
+    monkeypatch.setattr(pairing, "_EVERY_S", 0.01)
+    lines = [json.loads(line) for line in ifinu("instance", "connect", "ifinu", "--json").out.splitlines()]
+    assert [line.get("code") for line in lines] == ["2@one", "2@two", None]
+
+
+def test_a_terminal_shows_one_code_at_a_time(at):
+    out = Console(force_terminal=True, width=100, file=open(os.devnull, "w"), record=True)  # noqa: SIM115 - closed below
+    at.create_instance("acme")
+    pairing.show(pairing.codes(at, "acme", number="5577998616740", wait_s=20), out)
+    out.file.close()
+    page = out.export_text()
+    assert "Or link with the phone number, and type" in page
+    assert at.connection_state("acme") is State.OPEN
+
+
+def test_with_its_number_there_is_a_code_to_type(ifinu, one):
+    ifinu("instance", "create", "acme")
+    ended = ifinu("instance", "connect", "acme", "--number", PHONE)
+    assert "Or link with the phone number, and type " in ended.out
+    assert ifinu("instance", "connect", "acme", "--number", "12").code == 2
+
+
+def test_what_nobody_scans_ends_with_1(ifinu, capsys):
+    with Simulator(api_key=API_KEY, pairing_ms=60_000) as slow:
+        ifinu._monkeypatch.setenv("IFINU_EVOLUTION_URL", slow.url)
+        ifinu("instance", "create", "acme")
+        ended = ifinu("instance", "connect", "acme", "--wait", "1s", "--json")
+    assert ended.code == 1
+    assert "acme is not connected after 1.0 s" in ended.err
+    assert ended.json["state"] == "connecting"
+
+
+def test_one_that_is_connected_is_said_to_be(ifinu, one):
+    assert ifinu("instance", "connect", "ifinu").out == "ifinu is connected\n"
+    assert ifinu("instance", "connect", "nobody").code == 1
+
+
+# -- restart
+
+
+def test_a_dead_connection_is_opened_anew(ifinu, one, at):
+    one.set_instance("ifinu", socket="dead")
+    assert ifinu("instance", "restart", "ifinu").out == "open\n"
+    assert at.send_text("ifinu", "+5577998616740", "oi").key_id
+    assert ifinu("instance", "restart", "ifinu", "--json").json == {"name": "ifinu", "before": "open", "state": "open"}
+
+
+def test_what_is_not_paired_cannot_be_restarted(ifinu, one):
+    one.set_instance("ifinu", state="close")
+    ended = ifinu("instance", "restart", "ifinu")
+    assert (ended.code, ended.out) == (1, "")
+    assert "ifinu instance connect ifinu" in ended.err
+
+
+def test_of_several_the_holder_restarts_it_or_nobody_does(ifinu, several):
+    assert ifinu("instance", "restart", "b").out == "open\n"
+    several.kill("pod-1")
+    ended = ifinu("instance", "restart", "b")
+    assert (ended.code, "does not answer" in ended.err) == (1, True)
+
+
+# -- list, state, doctor, status
+
+
+def test_a_list_of_several_says_where_each_is_and_who_does_not_answer(ifinu, several, monkeypatch):
+    rows = ifinu("instance", "list", "--json").json
+    assert {row["name"]: row["shard"] for row in rows["instances"]} == {
+        "a": "127.0.0.1", "b": "127.0.0.2", "c": "127.0.0.3", "d": "127.0.0.3", "ifinu": "127.0.0.1",
+    }  # fmt: skip
+    assert "away" not in rows
+    table = ifinu("instance", "list").out
+    assert "shard" in table
+    assert "127.0.0.2" in table
+    resolved_to = dict(several.addresses)
+    monkeypatch.setattr(type(several), "addresses", property(lambda _: resolved_to))  # the name is slow to forget
+    several.kill("pod-1")
+    ended = ifinu("instance", "list", "--json")
+    assert ended.json["away"] == ["127.0.0.2"]
+    assert "b" not in {row["name"] for row in ended.json["instances"]}
+    assert "do not answer: 127.0.0.2" in ifinu("instance", "list").err
+
+
+def test_one_process_has_no_shards(ifinu, one):
+    (row,) = ifinu("instance", "list", "--json").json["instances"]
+    assert "shard" not in row
+    assert "shard" not in ifinu("instance", "list").out
+
+
+def gateway_checks(ifinu: Shell) -> dict[str, dict[str, Any]]:
+    checks = ifinu("doctor", "--json").json["checks"]
+    return {one["check"]: one for one in checks if one["check"] in ("gateway", "instance ifinu")}
+
+
+def test_doctor_says_how_many_answer_and_which_holds_the_instance(ifinu, several):
+    found = gateway_checks(ifinu)
+    assert {one["level"] for one in found.values()} == {"ok"}
+    assert found["gateway"]["seen"].startswith("3 of 3 processes")
+    assert found["instance ifinu"]["seen"] == "open, at 127.0.0.1"
+
+
+def test_doctor_warns_of_a_process_that_does_not_answer(ifinu, several, monkeypatch):
+    resolved_to = dict(several.addresses)
+    monkeypatch.setattr(type(several), "addresses", property(lambda _: resolved_to))
+    several.kill("pod-1")
+    found = gateway_checks(ifinu)
+    assert (found["gateway"]["level"], found["instance ifinu"]["level"]) == ("warn", "ok")
+    assert "2 of 3 processes" in found["gateway"]["seen"]
+    assert "127.0.0.2" in found["gateway"]["seen"]
+    several.kill("pod-0")
+    found = gateway_checks(ifinu)
+    assert found["instance ifinu"]["seen"] == "held by no process that answers"
+    several.kill("pod-2")
+    assert [*gateway_checks(ifinu)] == ["gateway"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "mend"),
+    [
+        ({"IFINU_EVOLUTION_API_KEY": "wrong"}, "correct IFINU_EVOLUTION_API_KEY"),
+        ({"IFINU_EVOLUTION_INSTANCE": "nobody"}, "create the instance"),
+    ],
+)
+def test_doctor_finds_what_is_wrong_at_all_of_them(ifinu, several, monkeypatch, environment, mend):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (bad,) = gateway_checks(ifinu).values()
+    assert (bad["level"], bad["mend"].startswith(mend)) == ("fail", True)
+
+
+def test_doctor_finds_two_that_hold_one_instance(ifinu, several, monkeypatch):
+    both = dict.fromkeys(("10.0.0.1", "10.0.0.2"), State.OPEN)
+    monkeypatch.setattr("ifinu.gateway.Shards.states", lambda *_: both)
+    bad = gateway_checks(ifinu)["instance ifinu"]
+    assert (bad["level"], "DATABASE_CONNECTION_CLIENT_NAME" in bad["mend"]) == ("fail", True)
+    of_both_families = {"10.0.0.1": State.OPEN, "fd00::1": State.OPEN}  # one process with two addresses
+    monkeypatch.setattr("ifinu.gateway.Shards.states", lambda *_: of_both_families)
+    assert gateway_checks(ifinu)["instance ifinu"]["level"] == "ok"
+
+
+def test_doctor_finds_one_address_that_stands_for_several(ifinu, one):
+    one.set_instance("ifinu", held=False)
+    bad = gateway_checks(ifinu)["instance ifinu"]
+    assert (bad["level"], "IFINU_EVOLUTION_SHARDED=true" in bad["mend"]) == ("fail", True)
+
+
+def test_status_says_the_state_of_several(ifinu, several, tmp_path):
+    migrated(f"sqlite:///{tmp_path / 'ledger.db'}")
+    assert ifinu("status", "--json", "--no-workers").json["gateway"]["state"] == "open"
+    several.kill("pod-0")
+    assert ifinu("status", "--json", "--no-workers").json["gateway"]["state"] == "absent"
+    for name in ("pod-1", "pod-2"):
+        several.kill(name)
+    assert ifinu("status", "--json", "--no-workers").json["gateway"]["state"] == "unreachable"
+
+
+# -- the exporter
+
+
+def test_the_exporter_asks_all_and_tells_that_those_of_a_dead_one_are_not_connected():
+    with pods(HELD) as running:
+        gateway, series = gateway_of(running), CollectorRegistry()
+
+        def told(name: str) -> float | None:
+            return series.get_sample_value("ifinu_instance_connected", {"whatsapp": name})
+
+        with asking.gateway(series, gateway, every_s=0.05):
+            wait_until(lambda: told("b") == 1.0)
+            assert {told(name) for names in HELD.values() for name in names} == {1.0}
+            running.kill("pod-1")
+            wait_until(lambda: told("b") == 0.0)
+            assert (told("c"), series.get_sample_value("ifinu_gateway_up")) == (1.0, 1.0)
+            running.revive("pod-1", "127.0.0.9")
+            wait_until(lambda: told("b") == 1.0)
+            gateway.delete_instance("b")
+            wait_until(lambda: told("b") is None)
+            for name in HOSTS:
+                running.kill(name)
+            wait_until(lambda: series.get_sample_value("ifinu_gateway_up") == 0.0)
+        gateway.close()
+
+
+# -- the simulator in the gateway's place
+
+
+def test_the_simulator_stands_in_for_a_gateway(tmp_path):
+    """
+    Listens for everybody, answers a probe without a key, and ends in order when it is told to.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ifinu", "simulator", "--host", "0.0.0.0", "--port", str(port)],
+        env=os.environ | {"IFINU_EVOLUTION_API_KEY": API_KEY}, cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    late = threading.Timer(60, process.kill)
+    late.start()
+    try:
+        assert process.stdout.readline() == f"listening on http://0.0.0.0:{port}\n"
+        with urllib.request.urlopen(f"http://127.0.0.2:{port}/manager/", timeout=10) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait(20)
+        late.cancel()
+        process.stdout.close()
+    assert [*tmp_path.iterdir()] == []

@@ -1,0 +1,330 @@
+"""Several gateway processes behind one name, each at an address of its own: who is asked, sent to and changed."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import redis
+from processes import API_KEY, wait_until
+from scripted_gateway import KEY, reply, serving
+from shards import ELSEWHERE, HOSTS, NAME, gateway_of, pods, resolved
+
+from ifinu.broker.keys import instance_key
+from ifinu.broker.locations import Locations, creating
+from ifinu.embedded import Valkey
+from ifinu.errors import GatewayError, MaybeSent, Misconfigured, NotSent, Reason, SendError
+from ifinu.gateway import Evolution, Shards, State, WhatsAppNumber
+from ifinu.gateway.breaker import is_outage
+from ifinu.simulator import Shards as Pods
+
+PHONE = "+5577998616740"
+TLS = Path(__file__).with_name("gateway_tls.pem")  # for localhost and 127.0.0.1
+HELD = {"pod-0": ["a", "a2"], "pod-1": ["b"], "pod-2": ["c", "c2"]}
+
+
+@pytest.fixture
+def running() -> Iterator[Pods]:
+    with pods(HELD) as started:
+        yield started
+
+
+@pytest.fixture
+def memory(valkey: Valkey) -> Iterator[Locations]:
+    with contextlib.closing(Locations(valkey.url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def gateway(running: Pods, memory: Locations) -> Iterator[Shards]:
+    with contextlib.closing(gateway_of(running, memory=memory)) as opened:
+        yield opened
+
+
+def failure(gateway: Shards, instance: str) -> SendError:
+    with pytest.raises(SendError) as caught:
+        gateway.send_text(instance, PHONE, "oi")
+    return caught.value
+
+
+def posts(running: Pods) -> dict[str, int]:
+    """POSTs to the send routes of all processes, by how they ended."""
+    return dict(running.summary()["posts"]["by_outcome"])
+
+
+def known(client: redis.Redis, instance: str) -> str | None:
+    found = client.hget(instance_key(instance), "shard")
+    return found and found.decode()
+
+
+# -- sending
+
+
+def test_each_message_goes_to_whoever_holds_its_instance_and_to_no_other(gateway, running, client):
+    for instance in ("a", "b", "c", "c", "b", "a"):
+        assert gateway.send_text(instance, PHONE, "oi").key_id
+    assert [send.instance for send in running.sends] == ["a", "b", "c", "c", "b", "a"]
+    assert posts(running) == {"ok": 6}
+    assert [known(client, name) for name in "abc"] == list(HOSTS.values())
+
+
+def test_another_process_finds_it_without_asking(gateway, running, memory, monkeypatch):
+    gateway.send_text("b", PHONE, "oi")
+    monkeypatch.setattr(Evolution, "connection_state", lambda *_: pytest.fail("it was asked"))
+    with contextlib.closing(gateway_of(running, memory=memory)) as another:
+        assert another.send_text("b", PHONE, "oi").key_id
+    assert posts(running) == {"ok": 2}
+
+
+def test_a_hint_that_is_wrong_costs_one_post_and_is_mended(gateway, running, client):
+    client.hset(instance_key("b"), "shard", HOSTS["pod-0"])
+    assert gateway.send_text("b", PHONE, "oi").key_id
+    assert posts(running) == {"wrong_shard": 1, "ok": 1}
+    assert known(client, "b") == HOSTS["pod-1"]
+
+
+def test_redis_that_is_away_leaves_what_this_process_knows(running):
+    with contextlib.closing(Locations("redis://127.0.0.1:1/0")) as nowhere:
+        gateway = gateway_of(running, memory=nowhere)
+        assert gateway.send_text("b", PHONE, "oi").key_id
+        running.move("b", "pod-2")
+        assert gateway.send_text("b", PHONE, "oi").key_id
+        gateway.close()
+    assert posts(running) == {"ok": 2, "wrong_shard": 1}
+
+
+def test_an_instance_that_moved_is_found_within_the_same_delivery(gateway, running, client):
+    gateway.send_text("a", PHONE, "1")
+    running.move("a", "pod-2")
+    gateway.send_text("a", PHONE, "2")
+    gateway.send_text("a", PHONE, "3")
+    assert posts(running) == {"ok": 3, "wrong_shard": 1}
+    assert known(client, "a") == HOSTS["pod-2"]
+
+
+def test_a_process_that_comes_back_at_another_address_is_found(gateway, running):
+    gateway.send_text("b", PHONE, "1")
+    running.kill("pod-1")
+    exc = failure(gateway, "b")
+    assert (type(exc), exc.reason, is_outage(exc)) == (NotSent, Reason.WRONG_SHARD, False)
+    assert gateway.send_text("a", PHONE, "2").key_id
+    running.revive("pod-1", ELSEWHERE)
+    wait_until(lambda: _sends(gateway, "b"))
+    assert [send.text for send in running.sends] == ["1", "2", "oi"]
+
+
+def _sends(gateway: Shards, instance: str) -> bool:
+    try:
+        return bool(gateway.send_text(instance, PHONE, "oi").key_id)
+    except NotSent:
+        return False
+
+
+def test_while_the_name_still_stands_for_a_process_that_died_only_its_instances_wait(running):
+    gateway = gateway_of(running, look_up=lambda host, port: HOSTS.values())
+    gateway.send_text("b", PHONE, "1")
+    running.kill("pod-1")
+    assert failure(gateway, "b").reason is Reason.WRONG_SHARD
+    assert gateway.send_text("c", PHONE, "2").key_id
+    gateway.close()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_no_process_at_all_is_an_outage_of_the_gateway(running, gone):
+    gateway = gateway_of(running, look_up=lambda host, port: () if gone else HOSTS.values())
+    for name in HOSTS:
+        running.kill(name)
+    exc = failure(gateway, "a")
+    assert (type(exc), exc.reason, is_outage(exc)) == (NotSent, Reason.UNREACHABLE, True)
+    gateway.close()
+
+
+def test_an_outage_after_the_instance_was_known_is_one_too_and_ends(gateway, running):
+    gateway.send_text("a", PHONE, "1")
+    for name in HOSTS:
+        running.kill(name)
+    assert is_outage(failure(gateway, "a"))
+    for name in HOSTS:
+        running.revive(name)
+    wait_until(lambda: _sends(gateway, "a"))
+
+
+def test_an_instance_that_does_not_exist_is_said_to_be_missing(gateway, running):
+    exc = failure(gateway, "nobody")
+    assert (type(exc), exc.reason, exc.status) == (Misconfigured, Reason.INSTANCE_NOT_FOUND, 404)
+    assert posts(running) == {}
+
+
+def test_a_wrong_key_is_said_to_be_wrong(running):
+    gateway = Shards(f"http://{NAME}:{running.port}", "another-key", look_up=lambda host, port: HOSTS.values())
+    exc = failure(gateway, "a")
+    assert (type(exc), exc.reason, exc.status) == (Misconfigured, Reason.UNAUTHORIZED, 401)
+    gateway.close()
+
+
+def test_what_may_have_been_sent_is_sent_through_no_other(gateway, running):
+    gateway.send_text("b", PHONE, "1")
+    running.set_fault("pod-1", next=["sent_then_reset"])
+    with pytest.raises(MaybeSent):
+        gateway.send_text("b", PHONE, "2")
+    assert [send.text for send in running.sends] == ["1", "2"]
+
+
+def test_it_may_be_held_by_none_while_its_process_starts_and_is_sent_when_it_has(gateway, running):
+    gateway.send_text("a", PHONE, "1")
+    running.set_instance("a", held=False)
+    assert failure(gateway, "a").reason is Reason.WRONG_SHARD
+    running.move("a", "pod-0")
+    assert gateway.send_text("a", PHONE, "2").key_id
+    assert posts(running) == {"ok": 2, "wrong_shard": 1}
+
+
+def test_a_real_look_up_of_the_name_finds_them_all(running, monkeypatch):
+    asked = resolved(monkeypatch, running)
+    gateway = Shards(f"http://{NAME}:{running.port}", API_KEY)
+    for instance in "abc":
+        gateway.send_text(instance, PHONE, "oi")
+    gateway.close()
+    assert posts(running) == {"ok": 3}
+    assert asked == [NAME]
+
+
+def test_one_address_is_one_process(simulator):
+    simulator.control.set_fault(endings={})
+    gateway = Shards(simulator.url, API_KEY)
+    assert gateway.send_text("ifinu", PHONE, "oi").key_id
+    assert failure(gateway, "nobody").reason is Reason.INSTANCE_NOT_FOUND
+    gateway.close()
+
+
+# -- look-ups and changes
+
+
+def test_a_message_is_looked_for_where_its_instance_is_now(gateway, running):
+    sent = gateway.send_text("a", PHONE, "fatura 42")
+    running.move("a", "pod-1")
+    now = datetime.now(UTC)
+    around = {"since": now - timedelta(minutes=5), "until": now + timedelta(minutes=5)}
+    found = gateway.find_messages("a", remote_jid=sent.remote_jid, **around)
+    assert [one.key_id for one in found.messages] == [sent.key_id]
+    running.kill("pod-1")
+    with pytest.raises(GatewayError):
+        gateway.find_messages("a", remote_jid=sent.remote_jid, **around)
+
+
+def test_changes_go_to_the_holder(gateway, running):
+    gateway.set_webhook("b", "http://us.test/hook", ["MESSAGES_UPDATE"])
+    assert gateway.find_webhook("b").url == "http://us.test/hook"
+    assert gateway.find_webhook("a") is None
+    assert gateway.whatsapp_numbers("b", [PHONE])[PHONE] == WhatsAppNumber(True, "557798616740@s.whatsapp.net")
+    assert gateway.restart_instance("b").state is State.OPEN
+    gateway.logout_instance("b")
+    assert gateway.connection_state("b") is State.CLOSE
+    assert gateway.connect_instance("b", number="5577998616740").qr.pairing_code
+    assert gateway.connection_state("b") is State.CONNECTING
+    gateway.delete_instance("b")
+    assert running.instances() == {"a", "a2", "c", "c2"}
+
+
+@pytest.mark.parametrize("change", ["delete_instance", "logout_instance", "restart_instance", "find_webhook"])
+def test_nothing_is_changed_when_nobody_is_seen_to_hold_it(gateway, running, client, change):
+    """
+    `delete` at another process would erase the rows of an instance that lives.
+    """
+    gateway.send_text("b", PHONE, "oi")
+    running.kill("pod-1")
+    client.hset(instance_key("b"), "shard", HOSTS["pod-0"])
+    with pytest.raises(GatewayError, match="holds it"):
+        getattr(gateway, change)("b")
+    assert "b" in running.instances()
+
+
+def test_what_was_remembered_is_not_believed_when_something_is_changed(gateway, running, client):
+    gateway.send_text("b", PHONE, "oi")
+    running.move("b", "pod-2")
+    gateway.logout_instance("b")
+    assert gateway.connection_state("b") is State.CLOSE
+    assert known(client, "b") == HOSTS["pod-2"]
+
+
+@pytest.mark.parametrize(("instance", "state"), [("a", State.OPEN), ("c", State.OPEN), ("b", State.ABSENT)])
+def test_the_state_is_the_holders_and_absent_when_it_is_away(gateway, running, instance, state):
+    running.kill("pod-1")
+    assert gateway.connection_state(instance) is state
+
+
+def test_the_instances_of_all_that_answer_are_listed(gateway, running):
+    assert sorted(one.name for one in gateway.fetch_instances()) == ["a", "a2", "b", "c", "c2"]
+    running.kill("pod-1")
+    assert sorted(one.name for one in gateway.fetch_instances()) == ["a", "a2", "c", "c2"]
+    for name in ("pod-0", "pod-2"):
+        running.kill(name)
+    with pytest.raises(GatewayError):
+        gateway.fetch_instances()
+
+
+def test_an_instance_is_made_where_there_are_fewest(gateway, running):
+    assert gateway.create_instance("new").name == "new"
+    assert running.holder("new") == "pod-1"
+    assert gateway.connection_state("new") is State.CLOSE
+
+
+@pytest.mark.parametrize("killed", [(), ("pod-1",)])
+def test_an_instance_whose_name_is_taken_is_not_made(gateway, running, killed):
+    for name in killed:
+        running.kill(name)
+    with pytest.raises(GatewayError, match="already") as caught:
+        gateway.create_instance("b")
+    assert caught.value.status == 403
+    assert running.holder("b") == "pod-1"
+
+
+def test_none_is_made_when_nobody_answers(gateway, running):
+    for name in HOSTS:
+        running.kill(name)
+    with pytest.raises(NotSent):
+        gateway.create_instance("new")
+    assert "new" not in running.instances()
+
+
+def test_one_makes_an_instance_at_a_time(client):
+    with creating(client, "new"), pytest.raises(GatewayError, match="somebody is creating it"), creating(client, "new"):
+        pytest.fail("both of them")
+    with creating(client, "new"):
+        pass
+
+
+# -- one process of several, at its address
+
+
+def test_the_server_is_told_the_name_and_not_the_address() -> None:
+    with serving() as serve:
+        server = serve(reply(200, {"instance": {"instanceName": "wa1", "state": "open"}}))
+        port = server.listener.getsockname()[1]
+        with contextlib.closing(Evolution(f"http://gateway.test:{port}/evo", KEY, address="127.0.0.1")) as one:
+            assert one.connection_state("wa1") is State.OPEN
+            assert repr(one) == f"Evolution('http://gateway.test:{port}/evo at 127.0.0.1')"
+    (request,) = server.requests
+    assert request.line.startswith("GET /evo/instance/connectionState/wa1 ")
+    assert request.headers["host"] == f"gateway.test:{port}"
+
+
+@pytest.mark.parametrize(("name", "good"), [("localhost", True), ("gateway.test", False)])
+def test_a_certificate_has_to_be_the_names(monkeypatch: pytest.MonkeyPatch, name: str, good: bool) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(TLS))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS)
+    with serving() as serve:
+        server = serve(reply(200, {"instance": {"instanceName": "wa1", "state": "open"}}), tls=context)
+        url = f"https://{name}:{server.listener.getsockname()[1]}"
+        with contextlib.closing(Evolution(url, KEY, address="127.0.0.1")) as one:
+            if good:
+                assert one.connection_state("wa1") is State.OPEN
+            else:
+                with pytest.raises(GatewayError, match="certificate verify failed"):
+                    one.connection_state("wa1")
+    assert len(server.requests) == good

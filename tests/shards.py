@@ -1,0 +1,50 @@
+"""Gateway processes at addresses of this machine, behind one name."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from processes import API_KEY
+
+from ifinu.gateway import Shards
+from ifinu.simulator import Shards as Pods
+
+NAME = "gateway.test"
+HOSTS = {"pod-0": "127.0.0.1", "pod-1": "127.0.0.2", "pod-2": "127.0.0.3"}
+ELSEWHERE = "127.0.0.9"
+
+
+def pods(instances: Mapping[str, Sequence[str]], hosts: Mapping[str, str] = HOSTS, **options: Any) -> Pods:
+    """Processes that hold these instances; every number succeeds."""
+    try:
+        with socket.create_server(("127.0.0.2", 0)):
+            pass
+    except OSError as exc:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"this machine has no address but one: {exc}")
+    return Pods(api_key=API_KEY, hosts=hosts, instances=instances, **{"script": {"endings": {}}, **options})
+
+
+def resolved(monkeypatch: pytest.MonkeyPatch, running: Pods) -> list[str]:
+    """Have the name stand for those that run, in this process; what is returned grows with each look-up."""
+    real, asked = socket.getaddrinfo, []
+
+    def look_up(host: Any, port: Any, *args: Any, **more: Any) -> Any:
+        if host != NAME:
+            return real(host, port, *args, **more)
+        asked.append(host)
+        return [found for address in running.addresses.values() for found in real(address, port, *args, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return asked
+
+
+def gateway_of(running: Pods, **options: Any) -> Shards:
+    """A client of all of them."""
+    look_up = options.pop("look_up", lambda host, port: running.addresses.values())
+    return Shards(f"http://{NAME}:{running.port}", API_KEY, look_up=look_up, **options)
