@@ -198,13 +198,15 @@ class Postgres(_Server):
         directory: Where its data live; a temporary one by default. When run by root it is given to an ordinary account,
             since PostgreSQL refuses to run as root.
         port: TCP port; a free one by default.
+        binaries: Where `initdb` and `postgres` of another version are, e.g. `/usr/lib/postgresql/15/bin`.
     """
 
     name = "postgres"
     stop_signal = signal.SIGINT  # the fast stop; SIGTERM waits for clients to leave
 
-    def __init__(self, directory: Path | None = None, port: int | None = None) -> None:
+    def __init__(self, directory: Path | None = None, port: int | None = None, binaries: Path | None = None) -> None:
         super().__init__(directory, port)
+        self._binaries = binaries
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
     @property
@@ -240,7 +242,7 @@ class Postgres(_Server):
         return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
 
     def _spawn(self, out: int) -> subprocess.Popen[bytes]:
-        binaries = self._reachable(self.binaries())
+        binaries = self._reachable(self._binaries or self.binaries())
         data = self.directory / "data"
         if not (data / "PG_VERSION").exists():
             data.mkdir(exist_ok=True)
@@ -261,8 +263,8 @@ class Postgres(_Server):
         )  # fmt: skip
 
     def _answers(self) -> bool:
-        # The protocol's SSLRequest: a server that takes connections answers S or N.
-        with contextlib.suppress(OSError), socket.create_connection((_HOST, self.port), timeout=1) as peer:
-            peer.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
-            return peer.recv(1) in (b"S", b"N")
+        # Where pg_ctl looks: the port is open before the server is ready. One that was killed leaves the file behind.
+        with contextlib.suppress(OSError):
+            told = (self.directory / "data" / "postmaster.pid").read_text().splitlines()
+            return len(told) == 8 and told[0] == str(self.pid) and told[7].strip() == "ready"
         return False

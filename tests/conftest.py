@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 from ledgers import database, migrated
-from processes import Fleet, Queue, Simulated, fleet_of, redis_server, stopping
+from processes import Fleet, Queue, Simulated, fleet_of, postgres_server, redis_server, stopping
 from sqlalchemy import Engine
 
 from ifinu.embedded import Postgres, Valkey
@@ -55,7 +55,7 @@ def queue(client: redis.Redis) -> Queue:
 
 @pytest.fixture(scope="session")
 def _postgres_of_the_session() -> Iterator[Postgres]:
-    with Postgres() as server:
+    with postgres_server() as server:
         yield server
 
 

@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import redis
 
 from ifinu.broker import NORMAL, Keys
-from ifinu.embedded import Valkey
+from ifinu.embedded import Postgres, Valkey
 from ifinu.simulator import Control, Send
 
 API_KEY = "a-key-of-the-tests"
@@ -175,10 +175,19 @@ class Fleet:
             worker.kill()
 
 
-def redis_server(directory: Path | None = None) -> Valkey:
+def redis_server(directory: Path | None = None, config: Mapping[str, str] | None = None) -> Valkey:
     """The embedded Valkey, or the program that `REDIS_SERVER` names: the tests pass on each that ifinu supports."""
-    other = os.environ.get("REDIS_SERVER")
-    return Valkey(directory, binary=Path(other) if other else None)
+    return Valkey(directory, config=config, binary=_path_in("REDIS_SERVER"))
+
+
+def postgres_server() -> Postgres:
+    """The embedded PostgreSQL, or that whose programs are in the folder `POSTGRES_BIN`."""
+    return Postgres(binaries=_path_in("POSTGRES_BIN"))
+
+
+def _path_in(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value) if value else None
 
 
 def fleet_of(directory: Path, redis_url: str, gateway_url: str) -> Fleet:

@@ -7,7 +7,7 @@ import pytest
 from command_line import Shell
 from figures import Told, judge
 from ledgers import database, migrated
-from processes import API_KEY, Fleet, Queue, Simulated, numbered, wait_until
+from processes import API_KEY, Fleet, Queue, Simulated, numbered, postgres_server, wait_until
 from sqlalchemy import select
 
 from ifinu.broker.keys import EVENTS
@@ -19,7 +19,7 @@ from ifinu.ledger.schema import events
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
     """A server of these tests alone, since they stop it."""
-    with Postgres() as server:
+    with postgres_server() as server:
         yield server
 
 

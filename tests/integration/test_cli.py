@@ -11,10 +11,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 from command_line import Shell
-from processes import API_KEY, wait_until
+from processes import API_KEY, redis_server, wait_until
 
 from ifinu.broker import LOW, NORMAL, QUEUES, Keys, dead_letters
-from ifinu.embedded import Valkey
 
 NOW = datetime.now(UTC)
 
@@ -210,7 +209,7 @@ def test_doctor_finds_what_is_wrong_at_the_gateway(ifinu, simulator, monkeypatch
 
 def test_doctor_refuses_a_server_that_would_lose_messages(ifinu, monkeypatch):
     config = {"appendonly": "no", "maxmemory-policy": "allkeys-lru"}
-    with Valkey(config=config) as careless, redis.Redis.from_url(careless.url) as client:
+    with redis_server(config=config) as careless, redis.Redis.from_url(careless.url) as client:
         client.set(NORMAL, "not a list")
         monkeypatch.setenv("IFINU_REDIS_URL", careless.url)
         levels = {one["check"]: one["level"] for one in ifinu("doctor", "--json").json["checks"]}

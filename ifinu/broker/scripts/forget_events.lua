@@ -27,4 +27,5 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     oldest, oldest_ms, oldest_seq = needs, ms, seq
   end
 end
+if not oldest then return 0 end -- the groups are gone, and with them who could say what is recorded
 return redis.call('XTRIM', KEYS[1], 'MINID', oldest)

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import redis
 from holders import KEYS, SHORT_S, Account, Holder, named, now_ms
-from processes import Queue, wait_until
+from processes import Queue, redis_server, wait_until
 
 from ifinu.broker import NORMAL
 from ifinu.broker.claims import Asker, Claims, Verdict
 from ifinu.broker.events import Event, Name
-from ifinu.embedded import Valkey
 
 
 def test_the_messages_of_a_dead_worker_come_back_in_their_order(account: Account, holder_of: Callable[..., Holder]):
@@ -70,7 +69,7 @@ def test_a_worker_that_finds_its_lease_gone_lets_go(account: Account, holder_of:
 def test_a_redis_that_was_away_for_longer_than_a_lease_takes_nothing_from_who_lives(
     tmp_path: Path, holder_of: Callable[..., Holder]
 ):
-    with Valkey(tmp_path / "own", config={"appendfsync": "always"}) as server:
+    with redis_server(tmp_path / "own", {"appendfsync": "always"}) as server:
         keeper, sweeper = holder_of(1.0, server.url), holder_of(1.0, server.url)
         account = Account(Queue(keeper.client))
         account.push(*named(5))
@@ -95,7 +94,7 @@ def test_a_redis_that_was_away_for_longer_than_a_lease_takes_nothing_from_who_li
 
 
 def test_what_redis_cannot_be_told_is_owed_and_paid_when_it_is_back(tmp_path: Path, holder_of: Callable[..., Holder]):
-    with Valkey(tmp_path / "own", config={"appendfsync": "always"}) as server:
+    with redis_server(tmp_path / "own", {"appendfsync": "always"}) as server:
         holder = holder_of(5.0, server.url)
         account = Account(Queue(holder.client))
         account.push(*named(6))

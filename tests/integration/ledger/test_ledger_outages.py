@@ -13,7 +13,7 @@ import pytest
 import redis
 import structlog
 from ledgers import migrated
-from processes import wait_until
+from processes import postgres_server, redis_server, wait_until
 from recording import count, record, running, table, tell
 from sqlalchemy import Engine
 
@@ -22,20 +22,20 @@ from ifinu.embedded import Postgres, Valkey
 from ifinu.ledger.engine import connect
 from ifinu.ledger.migrate import migrate
 from ifinu.ledger.schema import events, gaps, notifications
-from ifinu.ledger.stream import GROUP
+from ifinu.ledger.stream import GROUP, Stream
 
 
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
     """One to kill."""
-    with Postgres() as server:
+    with postgres_server() as server:
         yield server
 
 
 @pytest.fixture
 def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
     """One to kill; what it was told is on disk at once."""
-    with Valkey(tmp_path / "valkey", config={"appendfsync": "always"}) as server:
+    with redis_server(tmp_path / "valkey", {"appendfsync": "always"}) as server:
         yield server
 
 
@@ -94,7 +94,7 @@ def test_it_waits_for_redis_and_goes_on_where_it_was(own_valkey: Valkey, ledger:
         running(own_valkey.url, ledger) as recorder,
     ):
         tell(client, "sent", "before", key_id="K1")
-        wait_until(lambda: recorder.progress.recorded == 1)
+        wait_until(lambda: client.xlen(EVENTS) == 0)  # recorded and acknowledged; between the two it is recorded again
         own_valkey.kill()
         wait_until(lambda: lines)
         own_valkey.start()
@@ -128,7 +128,7 @@ def test_a_stream_that_was_lost_is_noticed_and_said(
     with structlog.testing.capture_logs() as lines:
         if recording == "meanwhile":
             with running(valkey.url, ledger) as recorder:
-                wait_until(lambda: recorder.progress.recorded == 1)
+                wait_until(lambda: client.xlen(EVENTS) == 0)  # acknowledged too, or it is recorded again
                 lose()
                 wait_until(lambda: recorder.progress.recorded == 2)
         else:
@@ -141,6 +141,17 @@ def test_a_stream_that_was_lost_is_noticed_and_said(
     ]
     assert table(ledger, gaps, "cause") == [("group_gone",)]
     assert table(ledger, notifications, "id") == [("after",), ("before",)]
+
+
+def test_what_is_acknowledged_when_the_group_is_gone_is_no_outage_and_deletes_nothing(client: redis.Redis) -> None:
+    stream = Stream(client)
+    stream.make_group()
+    tell(client, "sent", "n", key_id="K")
+    taken = stream.take(10, again=False, recorded_to=(0, 0))
+    assert taken is not None
+    client.xgroup_destroy(EVENTS, GROUP)
+    stream.acknowledge(taken.entries)
+    assert client.xlen(EVENTS) == 1
 
 
 def test_a_redis_that_came_back_as_it_was_before_is_noticed(own_valkey: Valkey, ledger: Engine, tmp_path: Path) -> None:
@@ -159,7 +170,7 @@ def test_a_redis_that_came_back_as_it_was_before_is_noticed(own_valkey: Valkey, 
     own_valkey.kill()
 
     with (
-        Valkey(tmp_path / "copy", config={"appendfsync": "always"}) as older,
+        redis_server(tmp_path / "copy", {"appendfsync": "always"}) as older,
         redis.Redis.from_url(older.url) as client,
         structlog.testing.capture_logs() as lines,
     ):
