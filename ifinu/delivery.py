@@ -327,7 +327,8 @@ class Delivery:
             raise self._undecided(message, "it is held, as IFINU_ON_UNKNOWN asks")
         if (not_now := self._check(message, claim)) is not None:
             return not_now
-        match self.claims.resend(message.asker, message.event(Name.RESENDING)):
+        resending = message.event(Name.RESENDING)
+        match self.claims.resend(message.asker, resending, tenant=notification.tenant, pseudonym=message.pseudonym):
             case Resend.GO:
                 log.warning("ifinu.message.resending", id=notification.id)
                 return self._send(message, claim)
@@ -335,6 +336,8 @@ class Delivery:
                 raise self._undecided(message, "it was sent once more already")
             case Resend.CANCELLED:
                 return _ended(message, "cancelled", Name.CANCELLED)
+            case Resend.OPTED_OUT:
+                return _ended(message, "suppressed", Name.SUPPRESSED, reason="opt_out")
             case Resend.LOST:
                 log.info("ifinu.message.duplicate", id=notification.id, first="unknown")
                 return Settled("duplicate", message.untried(Name.DUPLICATE, first="unknown"))

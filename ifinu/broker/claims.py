@@ -62,6 +62,7 @@ class Resend(enum.StrEnum):
     GO = "go"
     AGAIN = "again"  # it was sent once more already
     CANCELLED = "cancelled"  # it was called off meanwhile
+    OPTED_OUT = "opted_out"  # the person asked for no more meanwhile
     LOST = "lost"  # another message carries the id by now
 
 
@@ -165,20 +166,23 @@ class Claims:
         )
         return Claim(Verdict(verdict), before, token, _instant(since), _instant(started), bool(resent), seen)
 
-    def resend(self, asker: Asker, about: Event) -> Resend:
+    def resend(self, asker: Asker, about: Event, *, tenant: str | None, pseudonym: str) -> Resend:
         """
         Ask to send again what the gateway does not have.
 
         Args:
             asker: The message, whose claim was answered with LOOK_UP.
             about: The event `resending` with the id.
+            tenant: On whose behalf; None for nobody in particular.
+            pseudonym: What stands for the phone.
 
         Raises:
             redis.RedisError: Nothing is known; nothing may be sent.
         """
         _, notification_id, data = about.arguments()
-        keys = claim_key(notification_id), EVENTS
-        return Resend(self._line.run(self._scripts.resend, keys, (asker.tag, notification_id, data)).decode())
+        keys = claim_key(notification_id), EVENTS, optout_key(tenant)
+        arguments = asker.tag, notification_id, data, pseudonym
+        return Resend(self._line.run(self._scripts.resend, keys, arguments).decode())
 
     def release(self, notification_id: str, tag: str) -> None:
         """

@@ -218,6 +218,19 @@ def test_what_has_expired_meanwhile_is_not_sent_again(carry: Callable[..., Any],
     assert len(gateway.texts) == 1
 
 
+def test_who_opted_out_meanwhile_does_not_get_it_again(
+    delivery: Delivery, carry: Callable[..., Any], client: redis.Redis, gateway: Gateway, clock: Clock
+):
+    gateway.answers = [LOST]
+    token = carry().token
+    entry = json.dumps({"at": 1, "source": "cli", "phone": "x", "confirmation": ""})
+    client.hset(optout_key("t1"), delivery.pseudonyms.of(NOTIFICATION.phone), entry)
+    clock.pass_s(GRACE_S + 1)
+    outcome = carry(token=token)
+    assert (outcome.state, told(outcome.event)) == ("suppressed", ("suppressed", "opt_out"))
+    assert len(gateway.texts) == 1
+
+
 # -- a message is sent only while it should be
 
 

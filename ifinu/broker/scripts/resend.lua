@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
 -- A message that may have been sent was not at the gateway: send it once more, if that was not done before.
--- KEYS: claim, events
--- ARGV: tag, id, data of the event `resending`
--- Returns 'go', 'again' (it was sent once more already), 'cancelled', or 'lost' (the claim is another message's by now)
+-- KEYS: claim, events, opt-outs of the tenant
+-- ARGV: tag, id, data of the event `resending`, the phone's pseudonym
+-- Returns 'go', 'again' (it was sent once more already), 'cancelled', 'opted_out', or 'lost' (the claim is another
+-- message's by now)
 local was = redis.call('HMGET', KEYS[1], 'state', 'tag', 'resent', 'cancelled')
 if was[2] ~= ARGV[1] then
   return 'lost'
@@ -14,6 +15,10 @@ elseif was[4] then
   return 'cancelled'
 elseif was[3] then
   return 'again'
+end
+local out = redis.call('HGET', KEYS[3], ARGV[4])
+if out and cjson.decode(out)['confirmation'] ~= ARGV[2] then
+  return 'opted_out'
 end
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))

@@ -19,6 +19,7 @@ from ifinu.broker.leases import Settled
 
 ID = "n1"
 REFERENCE = "K7Q2-M9XT"
+WHOM: dict[str, Any] = {"tenant": "t1", "pseudonym": "p1"}
 
 
 @pytest.fixture
@@ -43,8 +44,7 @@ class Bench:
             Asker(NORMAL, tag, token),
             Event(Name.UNKNOWN, ID, {"reason": "worker_died"}),
             digest=digest,
-            tenant="t1",
-            pseudonym="p1",
+            **WHOM,
             reference=REFERENCE,
         )
 
@@ -166,9 +166,9 @@ def test_a_message_in_doubt_is_sent_again_once(bench: Bench):
     bench.postpone(a, "unknown")
     b = bench.take()
     first = bench.claim(b, token=token)
-    assert bench.claims.resend(Asker(NORMAL, a), resending) is Resend.LOST
+    assert bench.claims.resend(Asker(NORMAL, a), resending, **WHOM) is Resend.LOST
     for _ in range(2):  # told twice, since the answer may be lost
-        assert bench.claims.resend(Asker(NORMAL, b), resending) is Resend.GO
+        assert bench.claims.resend(Asker(NORMAL, b), resending, **WHOM) is Resend.GO
     assert bench.events() == ["resending"]
     bench.die(b)
     ((c, _),) = bench.holder.fetch(1)
@@ -177,7 +177,7 @@ def test_a_message_in_doubt_is_sent_again_once(bench: Bench):
     assert again.started
     assert first.started
     assert again.started >= first.started
-    assert bench.claims.resend(Asker(NORMAL, c), resending) is Resend.AGAIN
+    assert bench.claims.resend(Asker(NORMAL, c), resending, **WHOM) is Resend.AGAIN
 
 
 def test_a_second_send_that_did_not_take_place_may_be_tried_again(bench: Bench):
@@ -189,12 +189,12 @@ def test_a_second_send_that_did_not_take_place_may_be_tried_again(bench: Bench):
     bench.postpone(a, "unknown")
     b = bench.take()
     bench.claim(b, token=token)
-    bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID))
+    bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID), **WHOM)
     bench.claims.release(ID, b)
     bench.holder.leases.give_back([b])
     ((c, _),) = bench.holder.fetch(1)
     assert bench.claim(c, token=token).verdict is Verdict.LOOK_UP
-    assert bench.claims.resend(Asker(NORMAL, c), Event(Name.RESENDING, ID)) is Resend.GO
+    assert bench.claims.resend(Asker(NORMAL, c), Event(Name.RESENDING, ID), **WHOM) is Resend.GO
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_a_second_send_that_surely_was_none_leaves_the_first_in_doubt(bench: Ben
     bench.postpone(a, "unknown")
     b = bench.take()
     bench.claim(b, token=token)
-    bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID))
+    bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID), **WHOM)
     bench.postpone(b, "waiting")
     assert bench.in_doubt() == [ID.encode()]
     c = bench.take()
@@ -374,7 +374,7 @@ def test_what_is_called_off_while_it_is_in_doubt_is_not_sent_again(bench: Bench)
     assert bench.claims.cancel(ID) == "unknown"
     b = bench.take()
     assert bench.claim(b, token=token).verdict is Verdict.LOOK_UP
-    assert bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID)) is Resend.CANCELLED
+    assert bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID), **WHOM) is Resend.CANCELLED
 
 
 @pytest.mark.parametrize(("confirmation", "verdict"), [("", Verdict.OPTED_OUT), (ID, Verdict.GO)])
@@ -382,6 +382,20 @@ def test_who_opted_out_gets_the_confirmation_and_no_more(bench: Bench, confirmat
     entry = json.dumps({"at": 1, "source": "cli", "phone": "x", "confirmation": confirmation})
     bench.queue.client.hset(optout_key("t1"), "p1", entry)
     assert bench.verdict(bench.take()) == (verdict, "")
+
+
+@pytest.mark.parametrize(("confirmation", "answer"), [("", Resend.OPTED_OUT), (ID, Resend.GO)])
+def test_who_opts_out_while_a_message_is_in_doubt_does_not_get_it_again(
+    bench: Bench, confirmation: str, answer: Resend
+):
+    a = bench.take()
+    token = bench.claim(a).token
+    bench.postpone(a, "unknown")
+    b = bench.take()
+    assert bench.claim(b, token=token).verdict is Verdict.LOOK_UP
+    entry = json.dumps({"at": 1, "source": "cli", "phone": "x", "confirmation": confirmation})
+    bench.queue.client.hset(optout_key("t1"), "p1", entry)
+    assert bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID), **WHOM) is answer
 
 
 # -- poison

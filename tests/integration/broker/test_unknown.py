@@ -160,7 +160,10 @@ def test_what_is_sent_once_more_and_what_is_called_off_is_told(bench: Bench):
     assert bench.doubt().cancelled
     assert bench.claims.uncancel(ID) == (True, "unknown")
     (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
-    assert bench.claims.resend(Asker(NORMAL, tag.decode()), Event(Name.RESENDING, ID)) is Resend.GO
+    assert (
+        bench.claims.resend(Asker(NORMAL, tag.decode()), Event(Name.RESENDING, ID), tenant=None, pseudonym="p")
+        is Resend.GO
+    )
     doubt = bench.doubt()
     assert (doubt.state, doubt.resent, doubt.place) == ("sending", True, Place.IN_FLIGHT)
     assert bench.unknowns.resolve(doubt, Decision.DISCARD) == (False, "sending")
@@ -247,7 +250,10 @@ def test_who_looks_it_up_meanwhile_cannot_bring_the_doubt_back(bench: Bench, dec
     in_flight(bench)
     (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
     bench.unknowns.resolve(bench.doubt(), decision)
-    assert bench.claims.resend(Asker(NORMAL, tag.decode()), Event(Name.RESENDING, ID)) is Resend.LOST
+    assert (
+        bench.claims.resend(Asker(NORMAL, tag.decode()), Event(Name.RESENDING, ID), tenant=None, pseudonym="p")
+        is Resend.LOST
+    )
     bench.postpone(tag.decode())
     assert bench.unknowns.all() == []
     assert bench.verdict(bench.come_due(), bench.token) is not Verdict.LOOK_UP
@@ -282,7 +288,9 @@ def test_what_a_person_had_sent_again_is_not_sent_a_third_time_by_itself(bench: 
     bench.postpone(tag)
     tag = bench.come_due()
     assert bench.verdict(tag, bench.token) is Verdict.LOOK_UP
-    assert bench.claims.resend(Asker(NORMAL, tag), Event(Name.RESENDING, ID)) is Resend.AGAIN
+    assert (
+        bench.claims.resend(Asker(NORMAL, tag), Event(Name.RESENDING, ID), tenant=None, pseudonym="p") is Resend.AGAIN
+    )
 
 
 @pytest.mark.parametrize("place", [Place.HELD, Place.DELAYED, Place.GONE])
