@@ -8,6 +8,7 @@ Everything ifinu can raise, named by what the caller may do next.
     + Poison                 worker after worker died of it: find out why before it is replayed
   - BrokerUnavailable        Redis did not answer in time: nothing is known to be lost, try again
   - LedgerUnavailable        the database did not answer, or lacks the ledger's tables: sending goes on without it
+  - BackupFailed             a backup was not taken, is not whole, or could not be restored: the message says why
   - GatewayError             the Evolution API did not do what was asked: `.status`, `.answer`, `.instance`
     + SendError              ... and it was a send; `.reason` is one word of `Reason`
       · NotSent              nothing reached WhatsApp: safe to send again
@@ -106,6 +107,10 @@ class BrokerUnavailable(IfinuError):  # noqa: N818
 
 class LedgerUnavailable(IfinuError):  # noqa: N818
     """The ledger's database could not be reached in time, or is not migrated; what happened waits in the stream."""
+
+
+class BackupFailed(IfinuError):  # noqa: N818
+    """A backup was not taken, is not whole, or could not be restored; what is half never looks whole."""
 
 
 class GatewayError(IfinuError):

@@ -34,6 +34,7 @@ A message is in exactly one of ready, delayed, in flight and dead, and every mov
     exhume     dead -> ready, by replay
     discard    dead -> gone
     resolve    dead -> gone, and the outcome that a person told is recorded
+    recall     none: a claim is told what the ledger knows of its id, after a restore
 
 Times are Redis' own (`TIME`), so that workers' clocks do not matter. A move needs no memory to speak of, so scripts
 that move run even when Redis is full (`allow-oom`): a full queue can always be drained.

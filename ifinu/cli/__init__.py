@@ -16,6 +16,7 @@ import typer
 
 from ifinu import __version__
 from ifinu.cli import (
+    backup,
     cancel,
     dead_letters,
     demo,
@@ -29,6 +30,7 @@ from ifinu.cli import (
     optout,
     queues,
     recorder,
+    restore,
     send,
     show,
     simulator,
@@ -88,6 +90,8 @@ app.command()(recorder.migrate)
 app.command()(recorder.recorder)
 app.command()(metrics.metrics)
 app.command()(erase.erase)
+app.add_typer(backup.app, name="backup")
+app.command()(restore.restore)
 app.command()(simulator.simulator)
 
 

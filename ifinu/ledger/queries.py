@@ -128,7 +128,7 @@ class Gap:
     Attributes:
         found_at: When it was noticed.
         after: Time of the last event before it; None where there was none.
-        cause: `group_gone` or `went_back`.
+        cause: `group_gone`, `went_back`, or `restored` from a backup.
     """
 
     found_at: datetime

@@ -179,5 +179,5 @@ gaps = Table(
     Column("found_at", UtcDateTime, nullable=False),
     Column("ms", BigInteger, nullable=False),  # the last entry that was recorded before it
     Column("seq", BigInteger, nullable=False),
-    Column("cause", Text, nullable=False),  # group_gone | went_back
+    Column("cause", Text, nullable=False),  # group_gone | went_back | restored
 )

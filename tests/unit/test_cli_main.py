@@ -20,7 +20,8 @@ from ifinu.errors import (
 
 COMMANDS = [
     "demo", "worker", "send", "enqueue", "cancel", "status", "top", "show", "load", "doctor", "erase", "simulator",
-    "migrate", "recorder", "metrics", "flower",
+    "migrate", "recorder", "metrics", "flower", "restore",
+    "backup", "backup list", "backup verify",
     "queue size", "queue peek", "queue pause", "queue resume", "queue purge",
     "dlq list", "dlq show", "dlq replay", "dlq purge", "dlq export",
     "unknown list", "unknown resolve",
@@ -41,7 +42,7 @@ def ifinu(capsys, monkeypatch):
 def test_the_commands_are_these(ifinu):
     listed = {*re.findall(r"^│ (\w+)  ", ifinu("--help").out, re.MULTILINE)} - {"Options"}
     assert listed == {name.split()[0] for name in COMMANDS}
-    for group in ("queue", "dlq", "unknown", "optout", "instance"):
+    for group in ("queue", "dlq", "unknown", "optout", "instance", "backup"):
         listed = {*re.findall(r"^│ (\w+)  ", ifinu(group, "--help").out, re.MULTILINE)}
         assert listed == {name.split()[1] for name in COMMANDS if name.startswith(f"{group} ")}
 

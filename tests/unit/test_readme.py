@@ -70,7 +70,8 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], An
     """The commands of the command line, by the words that name them."""
     if not hasattr(command, "commands"):
         return {path: command}
-    return {k: v for name, inner in command.commands.items() for k, v in leaves(inner, (*path, name)).items()}
+    own = {path: command} if command.invoke_without_command else {}  # a group that does something by itself
+    return own | {k: v for name, inner in command.commands.items() for k, v in leaves(inner, (*path, name)).items()}
 
 
 COMMANDS = leaves(typer.main.get_command(cli.app))
@@ -129,7 +130,7 @@ def test_every_command_line_is_one_that_ifinu_takes(readme: str):
     lines = [line[1:] for line in command_lines(readme) if line[:1] == ["ifinu"]]
     assert len(lines) > 15
     for line in lines:
-        (path,) = [path for path in COMMANDS if line[: len(path)] == list(path)]
+        path = max((path for path in COMMANDS if line[: len(path)] == list(path)), key=len)
         COMMANDS[path].make_context("ifinu", line[len(path) :]).close()
 
 

@@ -1,0 +1,116 @@
+"""Backups in a directory, for their owner alone: they hold phones, names and WhatsApp sessions."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from ifinu.backup import manifest
+from ifinu.backup.store import Sink, Source
+from ifinu.errors import BackupFailed
+
+_UNFINISHED = re.compile(r"\.[a-z.]+\.part")
+
+
+class Directory:
+    """
+    A store in a file system.
+
+    Args:
+        root: The directory; made when the first backup is.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.place = str(root)
+        self._root = root
+
+    def begin(self, name: str) -> bool:
+        """Make a new folder; False when there is one of this name."""
+        with self._ours():
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                (self._root / name).mkdir(mode=0o700)
+            except FileExistsError:
+                return False
+            _sync(self._root)
+        return True
+
+    @contextlib.contextmanager
+    def writing(self, name: str, file: str) -> Iterator[Sink]:
+        """A new file, which gets its name when it is whole and on the disk."""
+        folder = self._root / name
+        unfinished = folder / f".{file}.part"
+        with self._ours():
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with os.fdopen(descriptor, "wb") as out:
+                    yield out
+                    out.flush()
+                    os.fsync(out.fileno())
+                unfinished.rename(folder / file)
+                _sync(folder)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
+
+    @contextlib.contextmanager
+    def reading(self, name: str, file: str) -> Iterator[Source]:
+        """A file that is there."""
+        with self._ours(), (self._root / name / file).open("rb") as content:
+            yield content
+
+    def names(self) -> list[str]:
+        """The folders that may be backups, the oldest first."""
+        with self._ours():
+            if not self._root.exists():
+                return []
+            return sorted(
+                entry.name for entry in os.scandir(self._root)
+                if manifest.is_name(entry.name) and entry.is_dir(follow_symlinks=False)
+            )  # fmt: skip
+
+    def files(self, name: str) -> dict[str, int]:
+        """The files of a folder that are ours, and their bytes."""
+        with self._ours():
+            return {
+                entry.name: entry.stat().st_size
+                for entry in os.scandir(self._root / name)
+                if entry.name in manifest.FILES and entry.is_file(follow_symlinks=False)
+            }
+
+    def delete(self, name: str) -> None:
+        """Delete what is ours of a folder, the manifest first, and the folder if that was all."""
+        folder = self._root / name
+        with self._ours():
+            (folder / manifest.FILE).unlink(missing_ok=True)
+            for file in manifest.FILES:
+                (folder / file).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                for entry in list(os.scandir(folder)):
+                    if _UNFINISHED.fullmatch(entry.name):
+                        Path(entry).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what else is in it is not ours; or it is gone
+                folder.rmdir()
+
+    def abandon(self, before: datetime) -> None:
+        """Nothing: what is not finished lies in its folder."""
+
+    @contextlib.contextmanager
+    def _ours(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise BackupFailed(f"the store {self.place}: {exc.strerror or type(exc).__name__}") from exc
+
+
+def _sync(folder: Path) -> None:
+    """What was named in it stays so when the power fails."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

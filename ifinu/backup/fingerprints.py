@@ -1,0 +1,82 @@
+"""
+What a PostgreSQL database holds, in a few figures: the rows of each table and a hash of what they say.
+
+The hash is the sum, over the rows, of 64 bits of the MD5 of the row's text. It does not depend on the order of the rows
+or on the server, so that what was dumped and what was restored can be compared; it finds what was lost, doubled or
+changed, and is no protection against somebody who means to deceive it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg2 import sql
+
+from ifinu.backup.manifest import Table
+
+# A row's text must not depend on the settings of a server or a role.
+_SETTINGS = (
+    "SET LOCAL TimeZone = 'UTC'",
+    "SET LOCAL DateStyle = 'ISO, YMD'",
+    "SET LOCAL IntervalStyle = 'postgres'",
+    "SET LOCAL extra_float_digits = 1",
+    "SET LOCAL bytea_output = 'hex'",
+    "SET LOCAL xmlbinary = 'base64'",
+    "SET LOCAL lc_monetary = 'C'",
+    "SET LOCAL search_path = pg_catalog",
+)
+# Those that pg_dump dumps the rows of: neither the system's nor an extension's.
+_TABLES = """
+SELECT namespace.nspname, class.relname
+FROM pg_catalog.pg_class AS class JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+WHERE class.relkind = 'r' AND class.relpersistence <> 't'
+  AND namespace.nspname <> 'information_schema' AND namespace.nspname !~ '^pg_'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS depends
+                  WHERE depends.classid = 'pg_catalog.pg_class'::regclass AND depends.objid = class.oid
+                    AND depends.deptype = 'e')
+ORDER BY 1, 2
+"""
+# The alias is a name that no column has, or it would mean the column.
+_HASH = """
+SELECT count(*),
+       coalesce(sum(('x' || substr(md5("the whole row"::text), 1, 16))::bit(64)::bigint::numeric), 0)::text
+FROM ONLY {schema}.{table} AS "the whole row"
+"""
+
+
+def tables(connection: Any) -> dict[str, Table]:
+    """
+    What each table holds, by its schema and name.
+
+    Args:
+        connection: Of psycopg2, in the transaction whose view counts; its settings are changed until that ends.
+
+    Raises:
+        psycopg2.Error: As the server answers.
+    """
+    found = {}
+    with connection.cursor() as cursor:
+        for setting in _SETTINGS:
+            cursor.execute(setting)
+        cursor.execute(_TABLES)
+        for schema, table in cursor.fetchall():
+            cursor.execute(sql.SQL(_HASH).format(schema=sql.Identifier(schema), table=sql.Identifier(table)))
+            rows, hash_ = cursor.fetchone()
+            found[f"{schema}.{table}"] = Table(rows=rows, hash=hash_)
+    return found
+
+
+def differences(expected: dict[str, Table], found: dict[str, Table]) -> list[str]:
+    """What of `found` is not as expected, a line a table; nothing when all is."""
+    told = []
+    for name in sorted(expected.keys() | found.keys()):
+        before, after = expected.get(name), found.get(name)
+        if after is None:
+            told.append(f"table {name} is missing")
+        elif before is None:
+            told.append(f"table {name} was not in the backup")
+        elif before.rows != after.rows:
+            told.append(f"table {name} has {after.rows:,} rows, not {before.rows:,}")
+        elif before.hash != after.hash:
+            told.append(f"table {name} has as many rows, and they say something else")
+    return told

@@ -1,0 +1,348 @@
+"""
+A PostgreSQL database: dumped by `pg_dump`, restored by `pg_restore`, both as programs of their own.
+
+Where it is goes to them on the command line, the password in their environment alone. Their errors may quote rows, so
+only the first line that says what failed is passed on, phones masked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import IO, Any, NamedTuple
+
+import psycopg2
+import sqlalchemy.exc
+from psycopg2 import sql
+from psycopg2.extensions import ISOLATION_LEVEL_REPEATABLE_READ, make_dsn
+from sqlalchemy import make_url
+
+from ifinu import phone
+from ifinu.backup import fingerprints
+from ifinu.backup.copying import CHUNK_BYTES
+from ifinu.backup.manifest import Table
+from ifinu.backup.store import Sink
+from ifinu.errors import BackupFailed, ConfigurationError, LedgerUnavailable
+
+_CONNECT_S = 10
+_LOCK_WAIT_MS = 60_000  # for a migration that runs
+_LONGEST_WORDS = 300
+# Which the gateway's own URL may carry for its ORM, and which libpq does not know.
+_NOT_LIBPQS = ("schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size")
+_SECRETS = ("IFINU_", "AWS_")  # of our environment, which are no business of these programs
+
+_VIEW = "SELECT pg_export_snapshot(), current_setting('server_version'), transaction_timestamp()"
+_USERS = r"namespace.nspname <> 'information_schema' AND namespace.nspname !~ '^pg_'"
+_NOT_AN_EXTENSIONS = """NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS depends
+  WHERE depends.classid = '{catalogue}'::regclass AND depends.objid = {object}.oid AND depends.deptype = 'e')"""
+# What `pg_dump` would dump: kind and name as DROP takes them, after tables what may belong to one and go with it.
+_OBJECTS = f"""
+SELECT class.relkind = 'S',
+       CASE class.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
+         WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END,
+       class.oid::regclass::text
+FROM pg_catalog.pg_class AS class JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+WHERE class.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {_USERS}
+  AND {_NOT_AN_EXTENSIONS.format(catalogue="pg_catalog.pg_class", object="class")}
+UNION ALL
+SELECT true, CASE type.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, type.oid::regtype::text
+FROM pg_catalog.pg_type AS type JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = type.typnamespace
+LEFT JOIN pg_catalog.pg_class AS class ON class.oid = type.typrelid
+WHERE (type.typtype IN ('e', 'd', 'r') OR (type.typtype = 'c' AND class.relkind = 'c')) AND {_USERS}
+  AND {_NOT_AN_EXTENSIONS.format(catalogue="pg_catalog.pg_type", object="type")}
+UNION ALL
+SELECT true, CASE proc.prokind WHEN 'p' THEN 'PROCEDURE' WHEN 'a' THEN 'AGGREGATE' ELSE 'FUNCTION' END,
+       proc.oid::regprocedure::text
+FROM pg_catalog.pg_proc AS proc JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
+WHERE {_USERS} AND {_NOT_AN_EXTENSIONS.format(catalogue="pg_catalog.pg_proc", object="proc")}
+ORDER BY 1
+"""  # noqa: S608 - of constants
+_SCHEMAS = f"""
+SELECT namespace.nspname FROM pg_catalog.pg_namespace AS namespace
+WHERE {_USERS} AND namespace.nspname <> 'public'
+  AND {_NOT_AN_EXTENSIONS.format(catalogue="pg_catalog.pg_namespace", object="namespace")}
+"""  # noqa: S608 - of constants
+_OTHERS = """
+SELECT coalesce(nullif(application_name, ''), 'unnamed'), count(*) FROM pg_catalog.pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename IS NOT NULL GROUP BY 1 ORDER BY 1
+"""
+
+
+class View(NamedTuple):
+    """
+    A database as it was at one instant.
+
+    Attributes:
+        snapshot: What `pg_dump` takes to see the same.
+        connection: Of psycopg2, whose transaction sees it.
+        server: `PostgreSQL 17.6`.
+        at: That instant, by the server's clock.
+    """
+
+    snapshot: str
+    connection: Any
+    server: str
+    at: datetime
+
+    def cancel(self) -> None:
+        """End the statement that runs on it, in another thread."""
+        with contextlib.suppress(psycopg2.Error):  # the server is gone, and the statement with it
+            self.connection.cancel()
+
+
+class Database:
+    """
+    One database.
+
+    Args:
+        url: `postgresql://…` or `postgresql+psycopg2://…`.
+        what: It is, for people: `the ledger`.
+
+    Raises:
+        ConfigurationError: It is no such URL.
+    """
+
+    def __init__(self, url: str, what: str) -> None:
+        try:
+            parts = make_url(url)
+        except sqlalchemy.exc.ArgumentError as exc:
+            raise ConfigurationError(f"the URL of {what} is not a database URL") from exc
+        if parts.get_backend_name() != "postgresql":
+            raise ConfigurationError(f"{what} is in {parts.get_backend_name()}, not in PostgreSQL")
+        given = {name: value for name, value in parts.query.items() if name not in _NOT_LIBPQS}
+        if "sslpassword" in given:
+            raise ConfigurationError(f"the URL of {what} has sslpassword: use a key without one, or `passfile`")
+        told = given.pop("password", None)
+        self.what = what
+        self.host = parts.host or str(given.get("host", "localhost"))
+        password = parts.password if parts.password is not None else told
+        self._password = None if password is None else str(password)
+        places = {"host": parts.host, "port": parts.port, "user": parts.username, "dbname": parts.database}
+        wanted = {"connect_timeout": _CONNECT_S, **{name: value for name, value in places.items() if value}, **given}
+        self._address = make_dsn(application_name="ifinu backup", **wanted)
+
+    def __repr__(self) -> str:
+        return f"<{self.what} at {self.host}>"
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[Any]:
+        """
+        A connection of psycopg2 without deadlines for statements, closed at the end.
+
+        Raises:
+            LedgerUnavailable: The server is away, or fails within the block.
+        """
+        secret = {} if self._password is None else {"password": self._password}
+        try:
+            connection = psycopg2.connect(self._address, **secret)
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET statement_timeout = 0")
+                    cursor.execute("SET idle_in_transaction_session_timeout = 0")
+                connection.commit()
+                yield connection
+            finally:
+                connection.close()
+        except psycopg2.Error as exc:
+            words = str(exc).strip().partition("\n")[0]
+            raise LedgerUnavailable(f"{self.what} failed ({phone.mask_in(words)[:_LONGEST_WORDS]})") from exc
+
+    @contextlib.contextmanager
+    def viewed(self) -> Iterator[View]:
+        """
+        A view of it that stays the same until the end of the block, whatever is written meanwhile.
+
+        Raises:
+            LedgerUnavailable: The server is away.
+        """
+        with self.connected() as connection:
+            connection.set_session(isolation_level=ISOLATION_LEVEL_REPEATABLE_READ, readonly=True)
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_export_snapshot(), current_setting('server_version'), transaction_timestamp()"
+                )
+                snapshot, version, at = cursor.fetchone()
+            yield View(snapshot, connection, f"PostgreSQL {version.split()[0]}", at.astimezone(UTC))
+
+    def dump(self, view: View, sink: Sink) -> None:
+        """
+        Write all of it, in pg_dump's own format.
+
+        Args:
+            view: Which state of it.
+            sink: Where to.
+
+        Raises:
+            BackupFailed: pg_dump is not installed, older than the server, or ended before it was done.
+        """
+        options = ("--format=custom", f"--snapshot={view.snapshot}", f"--lock-wait-timeout={_LOCK_WAIT_MS}")
+        with self._program("pg_dump", *options, stdout=subprocess.PIPE) as running:
+            assert running.stdout is not None  # noqa: S101 - it is a pipe
+            while chunk := running.stdout.read(CHUNK_BYTES):
+                sink.write(chunk)
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """
+        Read all of a dump into it, in one transaction: all or nothing.
+
+        Args:
+            chunks: Of the dump.
+
+        Raises:
+            BackupFailed: pg_restore is not installed, or refused.
+        """
+        options = ("--format=custom", "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges")
+        with self._program("pg_restore", *options, stdin=subprocess.PIPE) as running:
+            _feed(running, chunks)
+        with self.connected() as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("ANALYZE")  # or queries are slow until the server comes to it by itself
+
+    def tables(self) -> dict[str, Table]:
+        """
+        What it holds.
+
+        Raises:
+            LedgerUnavailable: The server is away.
+        """
+        with self.viewed() as view:
+            return fingerprints.tables(view.connection)
+
+    def is_empty(self) -> bool:
+        """
+        Whether it has nothing that a dump would hold.
+
+        Raises:
+            LedgerUnavailable: The server is away.
+        """
+        with self.connected() as connection, connection.cursor() as cursor:
+            cursor.execute(_OBJECTS)
+            return cursor.fetchone() is None
+
+    def empty(self) -> None:
+        """
+        Drop all that a dump would hold, in one transaction; extensions stay.
+
+        Raises:
+            LedgerUnavailable: The server is away, or the role may not; nothing was dropped.
+        """
+        with self.connected() as connection, connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
+            cursor.execute("SET LOCAL search_path = pg_catalog")  # so that names come with their schemas
+            cursor.execute(_SCHEMAS)
+            for (schema,) in cursor.fetchall():
+                cursor.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+            cursor.execute(_OBJECTS)
+            for _, kind, name in cursor.fetchall():
+                cursor.execute(f"DROP {kind} IF EXISTS {name} CASCADE")  # both as PostgreSQL itself writes them
+            connection.commit()
+
+    def others(self) -> dict[str, int]:
+        """
+        Who else is connected to it: applications, and how many connections each has.
+
+        Raises:
+            LedgerUnavailable: The server is away.
+        """
+        with self.connected() as connection, connection.cursor() as cursor:
+            cursor.execute(_OTHERS)
+            return dict(cursor.fetchall())
+
+    def _program(self, name: str, *arguments: str, **files: Any) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        return _running(self.what, name, (*arguments, "--dbname", self._address), self._password, **files)
+
+
+def listed(chunks: Iterable[bytes], what: str) -> int:
+    """
+    How many entries the table of contents of a dump has, as `pg_restore --list` reads it.
+
+    Args:
+        chunks: Of the dump; they are read to their end.
+        what: It is of.
+
+    Raises:
+        BackupFailed: It is no dump; or as the chunks raise.
+    """
+    with tempfile.TemporaryFile() as out:
+        with _running(what, "pg_restore", ("--list",), None, stdin=subprocess.PIPE, stdout=out) as running:
+            _feed(running, chunks)
+        out.seek(0)
+        return sum(not line.startswith(b";") for line in out)
+
+
+def program(name: str) -> str:
+    """
+    Where a program of PostgreSQL's is.
+
+    Raises:
+        BackupFailed: It is not installed.
+    """
+    found = shutil.which(name)
+    if found is None:
+        raise BackupFailed(f"{name} is not installed: it comes with PostgreSQL's client programs")
+    return found
+
+
+@contextlib.contextmanager
+def _running(
+    what: str, name: str, arguments: Sequence[str], password: str | None, **files: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """
+    A program of PostgreSQL's; it is killed when the block raises.
+
+    Raises:
+        BackupFailed: It is not installed, or ended with an error.
+    """
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(_SECRETS)}
+    if password is not None:
+        environment["PGPASSWORD"] = password
+    with tempfile.TemporaryFile() as said:
+        running = subprocess.Popen([program(name), "--no-password", *arguments], stderr=said, env=environment, **files)
+        try:
+            yield running
+        except BaseException:
+            running.kill()
+            raise
+        finally:
+            for pipe in (running.stdin, running.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+            running.wait()
+        if running.returncode:
+            raise BackupFailed(f"{what}: {name} failed{_words(said, running.returncode)}")
+
+
+def _feed(running: subprocess.Popen[bytes], chunks: Iterable[bytes]) -> None:
+    """Write to a program, which may have heard enough before the end; the chunks are read to theirs."""
+    assert running.stdin is not None  # noqa: S101 - it is a pipe
+    listens = True
+    for chunk in chunks:
+        if listens:
+            try:
+                running.stdin.write(chunk)
+            except BrokenPipeError:
+                listens = False
+    if listens:
+        with contextlib.suppress(BrokenPipeError):
+            running.stdin.flush()
+
+
+def _words(said: IO[bytes], code: int) -> str:
+    """What a program said of why it failed: one line of those that quote no rows."""
+    said.seek(0)
+    for line in said.read(100_000).decode(errors="replace").splitlines():
+        _, error, why = line.partition(": error: ")
+        if error:
+            what, of_the_server, words = why.partition("ERROR:")
+            words = re.sub(r'"[^"]*"', '"…"', words)  # it may quote a value
+            return f": {phone.mask_in(what + of_the_server + words)[:_LONGEST_WORDS]}"
+    return f", with {code}" if code > 0 else f": it was ended by signal {-code}"

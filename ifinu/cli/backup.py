@@ -1,0 +1,305 @@
+"""`ifinu backup`: take a backup, look at those that there are, and prove that one can be restored."""
+
+from __future__ import annotations
+
+import enum
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.filesize import decimal
+
+from ifinu import settings
+from ifinu.cli import terminal, transfers
+from ifinu.cli.durations import span
+from ifinu.errors import BackupFailed, ConfigurationError
+
+if TYPE_CHECKING:
+    from ifinu.backup.checking import Checked, Targets
+    from ifinu.backup.manifest import Manifest
+    from ifinu.backup.taking import Sources
+    from ifinu.settings import Settings
+
+app = typer.Typer()
+
+
+class Parts(enum.StrEnum):
+    """What `--without` and `--only` take; as `backup.manifest.Part`."""
+
+    REDIS = "redis"
+    LEDGER = "ledger"
+    EVOLUTION = "evolution"
+
+
+Name = Annotated[str, typer.Argument(help="Of a backup, or latest.", metavar="[NAME]", show_default=False)]
+
+
+@app.callback(invoke_without_command=True)
+def backup(
+    context: typer.Context,
+    without: Annotated[
+        list[Parts] | None, typer.Option("--without", help="Leave it out; may be given more than once.")
+    ] = None,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Take a backup of Redis, the ledger and the gateway's database, or see to
+    those that there are.
+
+    It goes to IFINU_BACKUP_STORE, a directory or s3://bucket/prefix; the
+    gateway's database is taken where IFINU_EVOLUTION_DATABASE_URL is set.
+    Everything goes on meanwhile. Then what is older than
+    IFINU_BACKUP_KEEP_DAYS is deleted; the newest whole backup always stays. It
+    holds phones, names and WhatsApp sessions: keep the store encrypted.
+
+    [bold]Examples[/bold]
+
+    ifinu backup
+    ifinu backup --without redis --json
+    ifinu backup list
+    ifinu backup verify latest
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from ifinu.backup import retention, taking
+    from ifinu.backup.store import open_store
+
+    chosen = settings.load()
+    store = open_store(chosen.backup_store)
+    left_out = set(without or ())
+    sources = _sources(chosen, left_out)
+    began = time.monotonic()
+    with transfers.watched() as watch:
+        taken = taking.take(store, sources, watch=watch)
+    took_s = time.monotonic() - began
+    try:
+        deleted = retention.prune(store, datetime.now(UTC), chosen.backup_keep_days)
+    except BackupFailed as exc:
+        raise BackupFailed(f"{taken.name} is whole; what is old could not be deleted: {exc}") from exc
+    if as_json:
+        terminal.print_json({**_facts(taken), "took_s": round(took_s, 3), "store": store.place, "deleted": deleted})
+        return
+    out = terminal.results()
+    out.print(f"{taken.name} is in {terminal.plain(store.place)}: {decimal(taken.size)} in {span(took_s)}")
+    for part, kept in taken.parts.items():
+        out.print(f"  {part}: {decimal(kept.bytes)} of {terminal.plain(kept.server)}{_held(kept)}")
+    if deleted:
+        out.print(f"deleted, as IFINU_BACKUP_KEEP_DAYS={chosen.backup_keep_days} asks: {', '.join(deleted)}")
+    if sources.evolution is None and Parts.EVOLUTION not in left_out:
+        terminal.notes().print(
+            "The gateway's database is not in it: IFINU_EVOLUTION_DATABASE_URL is not set.", style="yellow"
+        )
+
+
+@app.command("list")
+def list_(as_json: terminal.Json = False) -> None:
+    """
+    Show the backups that there are, the oldest first.
+
+    What is not whole was not finished, or is being taken. It ends with 1 where
+    no backup is whole.
+
+    [bold]Examples[/bold]
+
+    ifinu backup list
+    ifinu backup list --json | jq -r .name
+    """
+    from ifinu.backup import manifest, retention
+    from ifinu.backup.store import open_store
+
+    store = open_store(settings.load().backup_store)
+    now = datetime.now(UTC)
+    rows: list[dict[str, Any]] = []
+    for name in store.names():
+        files = store.files(name)
+        rows.append(
+            {
+                "name": name,
+                "age_s": round((now - manifest.began(name)).total_seconds()),
+                "whole": manifest.FILE in files,
+                "parts": sorted(part.value for part in manifest.Part if part.file in files),
+                "bytes": sum(files.values()),
+            }
+        )
+    if as_json:
+        for row in rows:
+            terminal.print_json(row)
+    else:
+        table = terminal.columns("backup", "age", "size", "parts", "", right=("age", "size"), whole=("backup",))
+        for row in rows:
+            state = "" if row["whole"] else "[yellow]not whole[/]"
+            size = decimal(row["bytes"])
+            table.add_row(row["name"], span(row["age_s"]), size, ", ".join(row["parts"]) or "–", state)
+        terminal.results().print(table if rows else f"There is no backup in {terminal.plain(store.place)}.")
+    if not retention.whole(store):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    name: Name = "latest",
+    into_database: Annotated[
+        str | None,
+        typer.Option(envvar="DRILL_DATABASE_URL", metavar="URL", help="Restore the ledger into this empty database."),
+    ] = None,
+    into_evolution_database: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DRILL_EVOLUTION_DATABASE_URL", metavar="URL", help="Restore the gateway's database into this one."
+        ),
+    ] = None,
+    into_redis: Annotated[
+        str | None, typer.Option(envvar="DRILL_REDIS_URL", metavar="URL", help="Restore Redis into this empty one.")
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where that Redis finds us; see ifinu restore.")
+    ] = None,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Check a backup: its checksums, and whether its dumps can be read.
+
+    With [bold]--into-…[/bold] it is a drill. It really restores, into servers
+    that have to be empty, and compares the rows of every table and what they
+    say with what was there when the backup was taken. It tells how long that
+    took (the RTO) and how old the backup is (the RPO, had the disaster been
+    now). It ends with 1 where anything differs.
+
+    A URL with a password is better given by its environment variable.
+
+    [bold]Examples[/bold]
+
+    ifinu backup verify
+    ifinu backup verify 20261201T030000Z --json
+    ifinu backup verify latest --into-database postgresql://postgres@localhost/ledger
+    """
+    from ifinu.backup import checking, retention
+    from ifinu.backup.store import open_store
+
+    targets = _targets(into_database, into_evolution_database, into_redis, listen)
+    store = open_store(settings.load().backup_store)
+    manifest = retention.chosen(store, name)
+    age_s = (datetime.now(UTC) - manifest.created_at).total_seconds()
+    with transfers.watched() as watch:
+        checked = checking.verify(store, manifest, watch)
+        sound = not any(one.problems for one in checked)
+        restored = checking.drill(store, manifest, targets, watch) if targets.parts and sound else []
+    _tell(manifest, checked, restored, targets, age_s, as_json=as_json)
+    if any(one.problems for one in (*checked, *restored)):
+        raise typer.Exit(1)
+
+
+def _sources(chosen: Settings, left_out: set[Parts]) -> Sources:
+    from ifinu.backup.postgres import Database
+    from ifinu.backup.taking import Sources
+
+    ledger = evolution = None
+    if Parts.LEDGER not in left_out:
+        url = chosen.database_url.get_secret_value()
+        if url.startswith("sqlite"):
+            raise ConfigurationError(
+                "the ledger is a SQLite file: copy it by `sqlite3 FILE '.backup COPY'`, and leave it out here by "
+                "--without ledger"
+            )
+        ledger = Database(url, "the ledger")
+    if Parts.EVOLUTION not in left_out and chosen.evolution_database_url is not None:
+        evolution = Database(chosen.evolution_database_url.get_secret_value(), "the gateway's database")
+    redis_url = None if Parts.REDIS in left_out else chosen.redis_url.get_secret_value()
+    if ledger is None and evolution is None and redis_url is None:
+        raise ConfigurationError("nothing is left to back up")
+    return Sources(redis_url, ledger, evolution)
+
+
+def _targets(ledger: str | None, evolution: str | None, redis_url: str | None, listen: str | None) -> Targets:
+    from ifinu.backup.checking import Targets
+    from ifinu.backup.postgres import Database
+
+    return Targets(
+        ledger=None if ledger is None else Database(ledger, "the drill's ledger"),
+        evolution=None if evolution is None else Database(evolution, "the drill's gateway database"),
+        redis_url=redis_url,
+        address=address_of(listen),
+    )
+
+
+def address_of(listen: str | None) -> Any:
+    """
+    Where Redis finds us, as `--listen` says.
+
+    Raises:
+        ConfigurationError: It says no such thing.
+    """
+    from ifinu.backup.primary import Address
+
+    try:
+        return Address(listen)
+    except ValueError as exc:
+        raise ConfigurationError(f"--listen {exc}") from exc
+
+
+def _tell(
+    manifest: Manifest,
+    checked: list[Checked],
+    restored: list[Checked],
+    targets: Targets,
+    age_s: float,
+    *,
+    as_json: bool,
+) -> None:
+    took_s = sum(one.took_s for one in restored)
+    problems = [problem for one in (*checked, *restored) for problem in one.problems]
+    if as_json:
+        terminal.print_json(
+            {
+                **_facts(manifest),
+                "age_s": round(age_s, 3),
+                "checked": [_outcome(one) for one in checked],
+                "restored": [_outcome(one) for one in restored],
+                "rpo_s": round(age_s, 3),
+                "rto_s": round(took_s, 3) if restored else None,
+                "problems": problems,
+            }
+        )
+        return
+    out = terminal.results()
+    for one in checked:
+        kept = manifest.parts[one.part]
+        out.print(f"  {one.part}: {'[red]damaged[/]' if one.problems else 'sound'}, {decimal(kept.bytes)}{_held(kept)}")
+    for one in restored:
+        state = "[red]restored and not as it was[/]" if one.problems else "restored, as it was"
+        out.print(f"  {one.part}: {state}, in {span(one.took_s)}")
+    for problem in problems:
+        out.print(f"[red]{terminal.plain(problem)}[/]")
+    out.print(f"{manifest.name} {'is damaged' if problems else 'is whole'}; it is {span(age_s)} old")
+    if restored and not problems:
+        out.print(f"RTO {took_s:.1f} s for {', '.join(sorted(targets.parts))}, RPO {span(age_s)} had it been now")
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    """Of a backup, for a program."""
+    return {
+        "name": manifest.name,
+        "created_at": manifest.created_at.isoformat(),
+        "parts": {
+            part.value: {
+                "bytes": kept.bytes,
+                "sha256": kept.sha256,
+                "server": kept.server,
+                "at": kept.at.isoformat(),
+                "rows": None if kept.tables is None else sum(table.rows for table in kept.tables.values()),
+                "keys": None if kept.keys is None else sum(kept.keys.values()),
+            }
+            for part, kept in manifest.parts.items()
+        },
+    }
+
+
+def _outcome(checked: Checked) -> dict[str, Any]:
+    return {"part": checked.part.value, "took_s": round(checked.took_s, 3), "problems": checked.problems}
+
+
+def _held(kept: Any) -> str:
+    if kept.tables is not None:
+        return f", {sum(table.rows for table in kept.tables.values()):,} rows"
+    return f", {sum(kept.keys.values()):,} keys" if kept.keys else ""

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from backups import ODD, Store, run
+from command_line import Shell
+from ledgers import database, migrated
+from processes import API_KEY, Fleet, Simulated, fleet_of, postgres_server, redis_server, stopping
+
+from ifinu.embedded import Postgres, Valkey
+
+# So that a snapshot is not waited for, and that all that a server holds can be compared in one figure.
+_QUICK = {"repl-diskless-sync-delay": "0", "enable-debug-command": "yes"}
+
+
+@pytest.fixture(autouse=True)
+def _programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pg_dump` and `pg_restore` of the server that the tests run on."""
+    folder = os.environ.get("POSTGRES_BIN") or str(Postgres.binaries())
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A server of this test alone, which may kill it."""
+    with redis_server(tmp_path / "valkey", _QUICK) as server:
+        yield server
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Valkey]:
+    """Another one, with nothing in it."""
+    with redis_server(tmp_path / "target", _QUICK) as server:
+        yield server
+
+
+@pytest.fixture
+def fresh(target: Valkey) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(target.url) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def fresh_postgres() -> Iterator[Postgres]:
+    """A server that never saw what is restored into it."""
+    with postgres_server() as server:
+        yield server
+        server.kill()  # an orderly end would first bring all that it was given to the disk
+
+
+@pytest.fixture
+def fresh_urls(fresh_postgres: Postgres) -> tuple[str, str]:
+    """Two empty databases there, for the ledger and for the gateway."""
+    names = (f"{name}_{uuid.uuid4().hex}" for name in ("ledger", "evolution"))
+    ledger, evolution = (database(fresh_postgres.url, name) for name in names)
+    return ledger, evolution
+
+
+@pytest.fixture
+def ledger_url(_postgres_of_the_session: Postgres) -> str:
+    return migrated(database(_postgres_of_the_session.url, f"ledger_{uuid.uuid4().hex}"))
+
+
+@pytest.fixture
+def evolution_url(_postgres_of_the_session: Postgres) -> str:
+    """A database as the gateway's, and odder."""
+    url = database(_postgres_of_the_session.url, f"evolution_{uuid.uuid4().hex}")
+    run(url, ODD)
+    return url
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Iterator[Simulated]:
+    """Every number succeeds."""
+    with stopping(Simulated(tmp_path, "--plain", "--instance", "ifinu")) as server:
+        yield server
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, valkey: Valkey, simulator: Simulated) -> Iterator[Fleet]:
+    with stopping(fleet_of(tmp_path, valkey.url, simulator.url)) as workers:
+        yield workers
+
+
+@pytest.fixture
+def ifinu(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    valkey: Valkey,
+    ledger_url: str,
+    evolution_url: str,
+    store: Store,
+) -> Shell:
+    monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
+    monkeypatch.setenv("IFINU_DATABASE_URL", ledger_url)
+    monkeypatch.setenv("IFINU_EVOLUTION_DATABASE_URL", evolution_url.replace("+psycopg2", ""))
+    monkeypatch.setenv("IFINU_BACKUP_STORE", str(store.path))
+    monkeypatch.setenv("IFINU_EVOLUTION_API_KEY", API_KEY)
+    return Shell(capsys, monkeypatch)

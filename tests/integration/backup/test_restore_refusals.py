@@ -1,0 +1,183 @@
+"""What `ifinu restore` does not do, and what it does after it was interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import redis
+from backups import Store, digest, run
+from command_line import Shell
+from processes import Fleet, Queue, numbered, wait_until
+
+from ifinu.broker import QUEUES, Keys
+from ifinu.broker.keys import RECORDER
+from ifinu.embedded import Valkey
+
+TABLES = "SELECT count(*) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = 'public'"
+
+
+def held(client: redis.Redis) -> list[bytes]:
+    """The keys that are not of whoever asks for the workers."""
+    return [key for key in client.scan_iter() if not key.startswith(b"_kombu.")]
+
+
+@pytest.fixture
+def backup(ifinu: Shell, queue: Queue) -> str:
+    """Of a Redis with three messages, a ledger and a gateway's database."""
+    queue.push(*numbered(3))
+    taken = ifinu("backup", "--json")
+    assert taken.code == 0, taken.err
+    return str(taken.json["name"])
+
+
+@pytest.fixture
+def elsewhere(
+    backup: str, target: Valkey, fresh_urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, str]:
+    """From here on the settings name empty servers; the URLs of their databases."""
+    monkeypatch.setenv("IFINU_REDIS_URL", target.url)
+    monkeypatch.setenv("IFINU_DATABASE_URL", fresh_urls[0])
+    monkeypatch.setenv("IFINU_EVOLUTION_DATABASE_URL", fresh_urls[1])
+    return fresh_urls
+
+
+def test_what_holds_something_is_left_alone_unless_it_is_to_be_replaced(
+    ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, evolution_url: str
+):
+    fresh.set("mine", "1")
+    run(elsewhere[1], "CREATE TYPE mine AS ENUM ('a')", "CREATE TABLE mine_too (a mine, b serial)")
+    run(elsewhere[1], "CREATE SCHEMA other", "CREATE VIEW other.seen AS SELECT 1 AS one")
+    run(elsewhere[1], "CREATE FUNCTION doubled(n text) RETURNS text LANGUAGE sql AS 'SELECT n || n'")
+    for only in ("evolution", "redis"):
+        ended = ifinu("restore", "--only", only, "--only", "ledger", "--yes")
+        assert ended.code == 1
+        assert "is not empty; --replace" in ended.err
+        run(elsewhere[0], "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    assert fresh.get("mine") == b"1"
+    assert run(elsewhere[1], "SELECT count(*) FROM mine_too") == [(0,)]
+
+    ended = ifinu("restore", "--yes", "--replace")
+    assert ended.code == 0, ended.err
+    assert fresh.get("mine") is None
+    assert run(elsewhere[1], "SELECT relname FROM pg_class WHERE relname IN ('mine_too', 'seen')") == []
+    assert run(elsewhere[1], "SELECT typname FROM pg_type WHERE typname = 'mine'") == []
+    query = 'SELECT * FROM "Instance" ORDER BY id'
+    assert run(elsewhere[1], query) == run(evolution_url, query)
+    again = ifinu("restore", "--yes", "--replace")
+    assert again.code == 0, again.err
+
+
+def test_a_damaged_backup_touches_nothing(
+    ifinu: Shell, elsewhere: tuple[str, str], backup: str, store: Store, fresh: redis.Redis
+):
+    store.damage(backup, "evolution.dump", 0.5)
+    fresh.set("mine", "1")
+    ended = ifinu("restore", "--yes", "--replace")
+    assert ended.code == 1
+    assert f"{backup}: evolution.dump is damaged: its checksum is not that of the manifest" in ended.err
+    assert held(fresh) == [b"mine"]
+    assert run(elsewhere[0], TABLES) == [(0,)]
+    assert ifinu("restore", "--yes", "--replace", "--only", "redis", "--only", "ledger").code == 0
+
+
+def test_while_workers_run_nothing_is_restored(
+    ifinu: Shell, elsewhere: tuple[str, str], fleet: Fleet, target: Valkey, fresh: redis.Redis
+):
+    worker = fleet.start(IFINU_REDIS_URL=target.url).ready()
+    ended = ifinu("restore", "--yes", "--replace")
+    assert (ended.code, ended.err) == (1, "error: workers are running: w0@test; end them first\n")
+    assert run(elsewhere[0], TABLES) == [(0,)]
+    assert worker.terminate() == 0
+    fresh.set(RECORDER, "somebody", px=60_000)
+    ended = ifinu("restore", "--yes", "--replace")
+    assert (ended.code, "somebody records the ledger" in ended.err) == (1, True)
+    fresh.delete(RECORDER)
+    assert ifinu("restore", "--yes").code == 0, "what a worker leaves in Redis is nothing to be replaced"
+
+
+def test_while_others_are_connected_nothing_is_restored(ifinu: Shell, elsewhere: tuple[str, str]):
+    from sqlalchemy import create_engine
+
+    engine = create_engine(elsewhere[1], connect_args={"application_name": "the gateway"})
+    with engine.connect():
+        ended = ifinu("restore", "--yes")
+        assert ended.code == 1
+        assert "the gateway's database has other connections (1 of 'the gateway')" in ended.err
+        assert run(elsewhere[0], TABLES) == [(0,)]
+        assert ifinu("restore", "--yes", "--force").code == 0
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        ((), 2, "nobody is there to confirm it: add --yes"),
+        (("--yes", "--gateway-kept"), 2, "--gateway-kept says that the gateway's database was not lost"),
+        (("--yes", "--only", "redis"), 1, "the ledger has no tables, and tells Redis what was sent"),
+        (("--yes", "--listen", "here"), 2, "--listen must be HOST:PORT or :PORT"),
+        (("--yes", "20200101T000000Z"), 1, "there is no backup '20200101T000000Z'"),
+        (("--yes", "--only", "nothing"), 2, "Invalid value for '--only'"),
+    ],
+)
+def test_what_is_refused_touches_nothing(
+    ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, arguments: tuple[str, ...], code: int, told: str
+):
+    ended = ifinu("restore", *arguments)
+    assert ended.code == code
+    assert told in " ".join(ended.err.replace("│", " ").split())
+    assert run(elsewhere[0], TABLES) == [(0,)]
+    assert held(fresh) == []
+
+
+def test_a_replica_is_not_restored_into(ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, valkey: Valkey):
+    fresh.replicaof("127.0.0.1", valkey.port)
+    wait_until(lambda: fresh.info("replication")["master_link_status"] == "up")
+    ended = ifinu("restore", "--yes", "--replace")
+    assert (ended.code, ended.err) == (1, "error: Redis is a replica of 127.0.0.1: restore into the primary\n")
+
+
+def test_a_redis_that_cannot_reach_us_keeps_what_it_has(
+    ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    Nobody is at the address that it is told.
+    """
+    monkeypatch.setattr("ifinu.backup.primary._COME_S", 2.0)
+    fresh.set("mine", "1")
+    fresh.config_set("masterauth", "its own")
+    arguments = ("restore", "--yes", "--replace", "--only", "redis", "--only", "ledger")
+    ended = ifinu(*arguments, "--listen", "192.0.2.1:0")
+    assert (ended.code, "Redis did not come to fetch its snapshot" in ended.err) == (1, True)
+    assert fresh.get("mine") == b"1"
+    assert fresh.info("replication")["role"] == "master"
+    assert fresh.config_get("masterauth") == {"masterauth": "its own"}
+    assert ifinu(*arguments, "--listen", "127.0.0.1:0").code == 0
+    assert fresh.get("mine") is None
+    assert fresh.info("replication")["role"] == "master"
+    assert fresh.config_get("masterauth") == {"masterauth": "its own"}
+
+
+@pytest.mark.timeout(180)
+def test_a_restore_that_is_killed_may_be_done_again(
+    ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, client: redis.Redis
+):
+    """
+    It dies while Redis is told to follow it, and so is no server that takes writes.
+    """
+    unreachable = "192.0.2.1:0"  # an address of nobody
+    command = [sys.executable, "-m", "ifinu", "restore", "--yes", "--listen", unreachable]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ.copy())
+    wait_until(lambda: fresh.info("replication")["role"] == "slave", 60)
+    process.send_signal(signal.SIGKILL)
+    process.wait(20)
+    ended = ifinu("restore", "--yes")
+    assert (ended.code, "the ledger at 127.0.0.1 is not empty; --replace" in ended.err) == (1, True)
+    ended = ifinu("restore", "--yes", "--replace")
+    assert ended.code == 0, ended.err
+    for name in QUEUES:
+        assert fresh.delete(Keys.of(name).paused) == 1
+    assert digest(fresh) == digest(client)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ifinu.backup.directory import Directory
+from ifinu.errors import BackupFailed
+
+NAME = "20261201T030000Z"
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "backups"
+
+
+def written(store: Directory, name: str, file: str, content: bytes) -> None:
+    with store.writing(name, file) as sink:
+        sink.write(content)
+
+
+def read(store: Directory, name: str, file: str) -> bytes:
+    with store.reading(name, file) as source:
+        return source.read(1000)
+
+
+def test_a_file_is_there_when_it_is_whole_and_for_its_owner_alone(root: Path):
+    before = os.umask(0)
+    try:
+        store = Directory(root)
+        assert store.begin(NAME)
+        with store.writing(NAME, "redis.rdb") as sink:
+            sink.write(b"one ")
+            assert store.files(NAME) == {}
+            sink.write(b"two")
+    finally:
+        os.umask(before)
+    assert store.files(NAME) == {"redis.rdb": 7}
+    assert read(store, NAME, "redis.rdb") == b"one two"
+    assert [mode(root), mode(root / NAME), mode(root / NAME / "redis.rdb")] == [0o700, 0o700, 0o600]
+
+
+def test_of_what_fails_on_its_way_nothing_is_there(root: Path):
+    store = Directory(root)
+    store.begin(NAME)
+
+    def half() -> None:
+        with store.writing(NAME, "redis.rdb") as sink:
+            sink.write(b"half" * 100_000)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
+    assert os.listdir(root / NAME) == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch):
+    store = Directory(root)
+    store.begin(NAME)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(BackupFailed, match="No space left on device"):
+            written(store, NAME, "redis.rdb", b"content")
+    assert os.listdir(root / NAME) == []
+
+
+def test_two_do_not_write_to_one_folder(root: Path):
+    store = Directory(root)
+    assert [store.begin(NAME), Directory(root).begin(NAME)] == [True, False]
+
+
+def test_only_what_looks_like_ours_is_named_and_deleted(root: Path):
+    store = Directory(root)
+    assert store.names() == []
+    for name in ("20261202T030000Z", NAME):
+        store.begin(name)
+        written(store, name, "ledger.dump", b"x")
+    (root / "notes").mkdir()
+    (root / "20261203T030000Z").write_text("a file")
+    (root / NAME / "mine.txt").write_text("kept")
+    (root / NAME / ".redis.rdb.part").write_text("what a backup left that was killed")
+    assert store.names() == [NAME, "20261202T030000Z"]
+    store.delete(NAME)
+    store.delete("20261202T030000Z")
+    store.delete("20261202T030000Z")  # somebody else was quicker
+    assert sorted(os.listdir(root)) == [NAME, "20261203T030000Z", "notes"]
+    assert os.listdir(root / NAME) == ["mine.txt"]
+
+
+def test_a_folder_that_leads_elsewhere_is_none_of_ours(root: Path, tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    root.mkdir()
+    (root / NAME).symlink_to(tmp_path / "elsewhere")
+    assert Directory(root).names() == []
+
+
+def test_a_store_that_cannot_be_written_is_said(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BackupFailed, match=f"the store {tmp_path}/file/x: Not a directory"):
+        Directory(tmp_path / "file" / "x").begin(NAME)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from ifinu.backup import manifest
+from ifinu.backup.manifest import Kept, Manifest, Part, Table
+from ifinu.errors import BackupFailed
+
+AT = datetime(2026, 12, 1, 3, 0, 0, tzinfo=UTC)
+NAME = "20261201T030000Z"
+
+
+def whole(**changes: object) -> Manifest:
+    ledger = Kept(
+        bytes=10, sha256="ab", server="PostgreSQL 17.6", at=AT, tables={"public.events": Table(rows=2, hash="-5")}
+    )
+    redis = Kept(bytes=30, sha256="cd", server="Valkey 9.1.2", at=AT, keys={0: 7})
+    given = {
+        "format": 1, "name": NAME, "created_at": AT, "finished_at": AT, "ifinu": "0.1.0",
+        "parts": {Part.REDIS: redis, Part.LEDGER: ledger},
+    }  # fmt: skip
+    return Manifest.model_validate(given | changes)
+
+
+def test_what_is_written_is_what_is_read():
+    assert manifest.read(NAME, whole().write()) == whole()
+    assert whole().size == 40
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "cannot be read"),
+        (b"{", "cannot be read"),
+        (b"[]", "cannot be read"),
+        (whole().write()[:-30], "cannot be read"),
+        (whole(format=2).write(), "is of format 2, this version reads 1"),
+        (whole(name="20261201T030001Z").write(), "is that of 20261201T030001Z"),
+        (whole().write().replace(b'"bytes": 10', b'"bytes": "ten"'), "parts.ledger.bytes"),
+        (whole().write().replace(b'"ifinu"', b'"ifinu_"'), "ifinu: Field required"),
+    ],
+)
+def test_what_is_no_manifest_of_this_backup_is_refused(content: bytes, told: str):
+    with pytest.raises(BackupFailed, match=told):
+        manifest.read(NAME, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        (NAME, True), ("20261201T030000", False), ("20261301T030000Z", False), ("latest", False),
+        ("20261201T030000Z.old", False), (".20261201T030000Z", False), ("２０２６1201T030000Z", False),
+    ],
+)  # fmt: skip
+def test_only_a_time_is_a_name(name: str, is_one: bool):
+    assert manifest.is_name(name) == is_one
+
+
+def test_a_name_is_the_time_at_which_it_began():
+    assert manifest.name_of(AT) == NAME
+    assert manifest.began(NAME) == AT

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from ifinu.cli import transfers
+
+
+def test_where_there_is_no_terminal_it_says_now_and_then_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with transfers.watched() as tell:
+        for second in range(13):
+            now = 100.0 + second
+            tell("ledger", second * 1_000_000, None)
+        now = 120.0
+        tell("restoring redis", 0, 50_000_000)
+        now = 125.0
+        tell("restoring redis", 25_000_000, 50_000_000)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "ledger: 5.0 MB, 1.0 MB/s",
+        "ledger: 10.0 MB, 1.0 MB/s",
+        "restoring redis: 25.0 MB of 50.0 MB, 5.0 MB/s",
+    ]
