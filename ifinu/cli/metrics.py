@@ -71,7 +71,8 @@ def metrics(
         _ask_others(series, chosen, running)
         at = running.enter_context(serving.serving(series, wanted, host))
         log.info("ifinu.metrics.serving", host=host, port=at)
-        stop.wait()
+        while not stop.wait(1.0):  # a signal that comes just before it waits does not wake it
+            pass
 
 
 def _ask_others(series: CollectorRegistry, chosen: settings.Settings, running: contextlib.ExitStack) -> None:
