@@ -19,20 +19,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 from rendering import Container, Rendered
 
 _VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 _ELSEWHERE = ("/usr/sbin", "/usr/local/sbin")  # not in everybody's PATH
-
-
-def program(name: str, variable: str, package: str) -> str:
-    """The path of a program, or the one that an environment variable names; without it the test cannot run."""
-    path = os.environ.get(variable) or shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *_ELSEWHERE]))
-    if path is None:
-        missing = f"no {name}: apt-get install {package}"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
-    return path
 
 
 def file(chart: Rendered, config_map: str, name: str, replacing: Mapping[str, str]) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from containers import command, file, nobody, program, scratch
+from containers import command, file, nobody, scratch
 from processes import API_KEY, wait_until
+from programs import program
 from rendering import rendered
 from upstream import Act, Upstream, answer, reset, said
 
@@ -35,7 +36,7 @@ class Guard:
 
     def __init__(self, folder: Path, upstream_port: int, replacing: dict[str, str]) -> None:
         self._folder = folder
-        nginx = program("nginx", "NGINX", "nginx-light")
+        nginx = program("nginx", "apt-get install nginx-light", variable="NGINX")
         chart = rendered("default")
         started = chart.container("StatefulSet", "evolution-api", "guard")
         config, writable = folder / "guard.conf", folder / "tmp"

@@ -45,7 +45,9 @@ def test_processes_that_unpack_it_at_the_same_time_all_get_a_whole_one(tmp_path)
     """
     helm(3)  # skipped where it cannot be had
     script = "import helm_binaries; print(helm_binaries.helm(3))"
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
+    here = Path(__file__).parent
+    modules = os.pathsep.join(map(str, (here, here.parent)))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": modules}
     started = [
         subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)

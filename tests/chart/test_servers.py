@@ -19,8 +19,9 @@ from urllib.parse import quote
 import psycopg2
 import pytest
 import redis
-from containers import command, environment, file, nobody, program, scratch
+from containers import command, environment, file, nobody, scratch
 from processes import wait_until
+from programs import program
 from psycopg2 import sql
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -45,7 +46,8 @@ class Redis:
         (folder / "data").mkdir()
         (folder / "bin").mkdir()
         (folder / "bin" / "redis-server").symlink_to(server)
-        (folder / "bin" / "redis-cli").symlink_to(program("redis-cli", "REDIS_CLI", "redis-tools"))
+        client = program("redis-cli", "apt-get install redis-tools", variable="REDIS_CLI")
+        (folder / "bin" / "redis-cli").symlink_to(client)
         self.env = environment(self.chart, self.container) | {"PATH": f"{folder / 'bin'}:/usr/bin:/bin"}
         config = file(self.chart, "redis-queue", "redis.conf", {"dir /data": f"dir {folder / 'data'}"})
         (folder / "redis.conf").write_text(config)
@@ -112,9 +114,12 @@ class Redis:
 @pytest.fixture(params=["valkey", "redis"])
 def queue(request: pytest.FixtureRequest) -> Iterator[Redis]:
     """Runs; the newest Valkey from pip and a Redis, such as Debian's."""
-    server = get_binary_path() if request.param == "valkey" else program("redis-server", "REDIS_SERVER", "redis-server")
+    if request.param == "valkey":
+        server = str(get_binary_path())
+    else:
+        server = program("redis-server", "apt-get install redis-server", variable="REDIS_SERVER")
     with scratch() as folder:
-        running = Redis(folder, str(server))
+        running = Redis(folder, server)
         running.start()
         wait_until(lambda: running.probe("readinessProbe"), 20, running.log.read_text)
         yield running

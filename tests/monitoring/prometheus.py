@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
+import programs
 import urllib3
 from processes import wait_until
 
@@ -22,13 +20,7 @@ _STARTS = 3  # a port that was free may be taken by the time the server binds it
 
 def program(name: str) -> str:
     """The path of a program of Debian's `prometheus` or `prometheus-alertmanager`; without it the test cannot run."""
-    path = shutil.which(name)
-    if path is None:
-        missing = f"no {name}: apt-get install prometheus prometheus-alertmanager"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return path
+    return programs.program(name, "apt-get install prometheus prometheus-alertmanager")
 
 
 class Server:

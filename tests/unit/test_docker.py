@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import stat
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from programs import program
 
 from ifinu import cli, settings
 from ifinu.settings import Settings
@@ -38,17 +36,6 @@ ONE_SHOT = {"migrate"}
 # What Compose puts in: ${NAME}, ${NAME:-default} or ${NAME:?what to do}; not $$, which is a dollar sign.
 PUT_IN = re.compile(r"(?<!\$)\$\{(\w+)(?:(:[-?])([^}]*))?\}")
 PINNED = re.compile(r"^([\w.-]+)==(\S+)(?: ; .*?)? \\$", re.MULTILINE)
-
-
-def program(name: str, package: str) -> str:
-    """The path of a program, also one that pip installed beside this Python; without it the test cannot run."""
-    path = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if path is None:
-        missing = f"no {name}: {package}"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return path
 
 
 def stages() -> list[list[tuple[str, str]]]:

@@ -14,27 +14,18 @@ from typing import Any
 
 import pytest
 import yaml
+from programs import program
 
 ROOT = Path(__file__).parents[2]
 GITHUB = ROOT / ".github"
 FILES = sorted((GITHUB / "workflows").glob("*.yml"))
 WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in FILES}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def program(name: str) -> str:
-    """The path of a program of the extra `lint`, or of this machine; without it the test cannot run."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if found is None:
-        missing = f"no {name}: pip install -e '.[lint]'"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return found
+LINT = "pip install -e '.[lint]'"
 
 
 def run(name: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program(name), *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run([program(name, LINT), *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
 def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -68,7 +59,7 @@ def test_actionlint_finds_nothing():
     """
     With shellcheck for what they run.
     """
-    ended = run("actionlint", "-no-color", "-shellcheck", program("shellcheck"), *FILES)
+    ended = run("actionlint", "-no-color", "-shellcheck", program("shellcheck", LINT), *FILES)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
@@ -77,7 +68,7 @@ def test_actionlint_finds_an_unquoted_variable_and_a_job_that_is_not_there(tmp_p
     broken.write_text(
         "on: push\njobs:\n  one:\n    needs: other\n    runs-on: ubuntu-24.04\n    steps: [{run: rm -r $HOME/$1}]\n"
     )
-    ended = run("actionlint", "-no-color", "-shellcheck", program("shellcheck"), broken)
+    ended = run("actionlint", "-no-color", "-shellcheck", program("shellcheck", LINT), broken)
     assert ended.returncode == 1
     assert "SC2086" in ended.stdout
     assert '"other"' in ended.stdout
