@@ -250,6 +250,7 @@ class Leases:
             self._pay()
         except redis.RedisError as exc:
             log.warning("ifinu.leases.unpaid", count=len(self._owed), error=type(exc).__name__)
+        self._line.close()
         self._client.close()
 
     def _let_go(self, tag: str) -> Keys | None:

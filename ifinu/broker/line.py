@@ -47,6 +47,12 @@ class Line:
             connection.disconnect()
             return self._again(connection, script, keys, args)
 
+    def close(self) -> None:
+        """Close the connection of the thread that asks; another thread's ends with it."""
+        pid, connection = getattr(self._local, "held", (None, None))
+        if connection is not None and pid == os.getpid():
+            connection.disconnect()
+
     def _again(self, connection: Any, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
             return _ask(connection, script, keys, args)

@@ -67,7 +67,7 @@ class Modelled:
     def close(self) -> None:
         for worker in self.workers:
             worker.die()
-        self.claims._line._connection().disconnect()
+        self.claims._line.close()
         self.client.close()
 
     # -- moves of the queue
@@ -155,10 +155,13 @@ class Modelled:
             expected = Resend.LOST
         elif life.cancelled:
             expected = Resend.CANCELLED
+        elif life.resent:
+            expected = Resend.AGAIN
         else:
-            expected = Resend.AGAIN if life.resent else Resend.GO
+            expected = Resend.OPTED_OUT if task.id in self.opted_out else Resend.GO
+        asker, about = Asker(NORMAL, task.tag), Event(Name.RESENDING, task.id)
         for _ in range(1 + (expected is Resend.GO)):  # the first answer may be lost
-            agree(self.claims.resend(Asker(NORMAL, task.tag), Event(Name.RESENDING, task.id)), expected)
+            agree(self.claims.resend(asker, about, tenant=TENANT, pseudonym=task.id), expected)
         match expected:
             case Resend.GO:
                 life.sends.begin_again(task.tag, self.flight)
@@ -168,6 +171,8 @@ class Modelled:
                 self.bury(task, "unknown")
             case Resend.CANCELLED:
                 self.settle(task, "cancelled")
+            case Resend.OPTED_OUT:
+                self.settle(task, "suppressed")
             case Resend.LOST:
                 self.acknowledge(task)
 
