@@ -11,14 +11,12 @@ import contextlib
 from collections.abc import Iterator
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from ifinu.broker import hints
 from ifinu.broker.keys import creation_key, instance_key
 from ifinu.errors import GatewayError
 
 _FIELD = "shard"
-_REDIS_S = 1.0  # a hint is not worth a longer wait: the processes can be asked
 _CREATING_S = 120  # longer than the gateway may take
 
 
@@ -31,9 +29,7 @@ class Locations:
     """
 
     def __init__(self, url: str) -> None:
-        self._client = redis.Redis.from_url(
-            url, socket_timeout=_REDIS_S, socket_connect_timeout=_REDIS_S, retry=Retry(NoBackoff(), 0)
-        )
+        self._client = hints.connect(url)
 
     def close(self) -> None:
         """Close its connections."""

@@ -12,14 +12,12 @@ from collections.abc import Sequence
 
 import redis
 import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from ifinu.broker import hints
 from ifinu.broker.keys import trail_key
 from ifinu.tracing import traceparent
 
 TTL_S = 172_800
-_REDIS_S = 1.0  # a trail is not worth a longer wait: the end of its message has to be told
 
 
 class Trails:
@@ -31,9 +29,7 @@ class Trails:
     """
 
     def __init__(self, url: str) -> None:
-        self._client = redis.Redis.from_url(
-            url, socket_timeout=_REDIS_S, socket_connect_timeout=_REDIS_S, retry=Retry(NoBackoff(), 0)
-        )
+        self._client = hints.connect(url)  # the end of the message has to be told
 
     def leave(self, key_id: str, parent: str) -> None:
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 from rich.filesize import decimal
 
 from ifinu import settings
+from ifinu.backup.manifest import Part
 from ifinu.cli import terminal, transfers
 from ifinu.cli.durations import span
 from ifinu.errors import BackupFailed, ConfigurationError
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-class Parts(enum.StrEnum):
-    """What `--without` and `--only` take; as `backup.manifest.Part`."""
-
-    REDIS = "redis"
-    LEDGER = "ledger"
-    EVOLUTION = "evolution"
-
-
 Name = Annotated[str, typer.Argument(help="Of a backup, or latest.", metavar="[NAME]", show_default=False)]
 
 
@@ -39,7 +31,7 @@ Name = Annotated[str, typer.Argument(help="Of a backup, or latest.", metavar="[N
 def backup(
     context: typer.Context,
     without: Annotated[
-        list[Parts] | None, typer.Option("--without", help="Leave it out; may be given more than once.")
+        list[Part] | None, typer.Option("--without", help="Leave it out; may be given more than once.")
     ] = None,
     as_json: terminal.Json = False,
 ) -> None:
@@ -86,7 +78,7 @@ def backup(
         out.print(f"  {part}: {decimal(kept.bytes)} of {terminal.plain(kept.server)}{_held(kept)}")
     if deleted:
         out.print(f"deleted, as IFINU_BACKUP_KEEP_DAYS={chosen.backup_keep_days} asks: {', '.join(deleted)}")
-    if sources.evolution is None and Parts.EVOLUTION not in left_out:
+    if sources.evolution is None and Part.EVOLUTION not in left_out:
         terminal.notes().print(
             "The gateway's database is not in it: IFINU_EVOLUTION_DATABASE_URL is not set.", style="yellow"
         )
@@ -190,12 +182,12 @@ def verify(
         raise typer.Exit(1)
 
 
-def _sources(chosen: Settings, left_out: set[Parts]) -> Sources:
+def _sources(chosen: Settings, left_out: set[Part]) -> Sources:
     from ifinu.backup.postgres import Database
     from ifinu.backup.taking import Sources
 
     ledger = evolution = None
-    if Parts.LEDGER not in left_out:
+    if Part.LEDGER not in left_out:
         url = chosen.database_url.get_secret_value()
         if url.startswith("sqlite"):
             raise ConfigurationError(
@@ -203,9 +195,9 @@ def _sources(chosen: Settings, left_out: set[Parts]) -> Sources:
                 "--without ledger"
             )
         ledger = Database(url, "the ledger")
-    if Parts.EVOLUTION not in left_out and chosen.evolution_database_url is not None:
+    if Part.EVOLUTION not in left_out and chosen.evolution_database_url is not None:
         evolution = Database(chosen.evolution_database_url.get_secret_value(), "the gateway's database")
-    redis_url = None if Parts.REDIS in left_out else chosen.redis_url.get_secret_value()
+    redis_url = None if Part.REDIS in left_out else chosen.redis_url.get_secret_value()
     if ledger is None and evolution is None and redis_url is None:
         raise ConfigurationError("nothing is left to back up")
     return Sources(redis_url, ledger, evolution)

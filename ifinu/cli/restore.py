@@ -10,12 +10,14 @@ import redis
 import typer
 
 from ifinu import settings
+from ifinu.backup.manifest import Part
 from ifinu.cli import connection, recorded, terminal, transfers
-from ifinu.cli.backup import Name, Parts, address_of
+from ifinu.cli.backup import Name, address_of
 from ifinu.errors import BackupFailed, ConfigurationError
 
 if TYPE_CHECKING:
-    from ifinu.backup.manifest import Manifest, Part
+    from ifinu.backup.copying import Watch
+    from ifinu.backup.manifest import Manifest
     from ifinu.backup.postgres import Database
     from ifinu.backup.recalling import Recalled
     from ifinu.backup.store import Store
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 def restore(
     name: Name = "latest",
     only: Annotated[
-        list[Parts] | None, typer.Option("--only", help="Restore this alone; may be given more than once.")
+        list[Part] | None, typer.Option("--only", help="Restore this alone; may be given more than once.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace what is there.")] = False,
     gateway_kept: Annotated[
@@ -74,17 +76,17 @@ def restore(
     store = open_store(chosen.backup_store)
     manifest = retention.chosen(store, name)
     parts = _parts(chosen, manifest, only)
-    if gateway_kept and Parts.EVOLUTION in parts:
+    if gateway_kept and Part.EVOLUTION in parts:
         raise ConfigurationError(
             "--gateway-kept says that the gateway's database was not lost, and here it is restored: leave one out"
         )
     with connection.broker() as client:
         targets = _Targets(chosen, parts)
-        if Parts.REDIS in parts:
+        if Part.REDIS in parts:
             restoring.stop_following(client, _step)
         targets.refuse_living(client, force=force)
         with transfers.watched() as watch:
-            restoring.check(store, manifest, {_part(part) for part in parts}, watch)
+            restoring.check(store, manifest, parts, watch)
         hosts = ", ".join(f"{part} at {host}" for part, host in targets.hosts.items())
         holds = " What they hold is replaced." if replace else ""
         what = f"{manifest.name} will be restored into {hosts}.{holds}"
@@ -110,21 +112,21 @@ class _Targets:
         hosts: Where each is.
     """
 
-    def __init__(self, chosen: Settings, parts: set[Parts]) -> None:
+    def __init__(self, chosen: Settings, parts: set[Part]) -> None:
         from ifinu.backup.postgres import Database
 
         self._redis_url = chosen.redis_url.get_secret_value()
         self.parts = parts
-        self.databases: dict[Parts, Database] = {}
+        self.databases: dict[Part, Database] = {}
         self.hosts: dict[str, str] = {}
-        if Parts.LEDGER in parts:
-            self.databases[Parts.LEDGER] = Database(chosen.database_url.get_secret_value(), "the ledger")
-        if Parts.EVOLUTION in parts and chosen.evolution_database_url is not None:
+        if Part.LEDGER in parts:
+            self.databases[Part.LEDGER] = Database(chosen.database_url.get_secret_value(), "the ledger")
+        if Part.EVOLUTION in parts and chosen.evolution_database_url is not None:
             url = chosen.evolution_database_url.get_secret_value()
-            self.databases[Parts.EVOLUTION] = Database(url, "the gateway's database")
+            self.databases[Part.EVOLUTION] = Database(url, "the gateway's database")
         for part, database in self.databases.items():
             self.hosts[part.value] = database.host
-        if Parts.REDIS in parts:
+        if Part.REDIS in parts:
             self.hosts["redis"] = urlsplit(self._redis_url).hostname or "localhost"
 
     def refuse_living(self, client: redis.Redis, *, force: bool) -> None:
@@ -137,7 +139,7 @@ class _Targets:
         """
         from ifinu.cli.top.asking import AWAY, Workers
 
-        if Parts.REDIS in self.parts or Parts.LEDGER in self.parts:
+        if Part.REDIS in self.parts or Part.LEDGER in self.parts:
             try:
                 with Workers(self._redis_url) as fleet:
                     alive = sorted({name for name, _ in fleet.ask()})
@@ -156,15 +158,15 @@ class _Targets:
                 )
 
 
-def _parts(chosen: Settings, manifest: Manifest, only: list[Parts] | None) -> set[Parts]:
+def _parts(chosen: Settings, manifest: Manifest, only: list[Part] | None) -> set[Part]:
     """What is restored: what was asked for, or all that is in the backup and has a server."""
     if only:
         wanted = set(only)
-        if Parts.EVOLUTION in wanted and chosen.evolution_database_url is None:
+        if Part.EVOLUTION in wanted and chosen.evolution_database_url is None:
             raise ConfigurationError("IFINU_EVOLUTION_DATABASE_URL is not set: it says where the gateway's database is")
         return wanted
-    there = {Parts(part.value) for part in manifest.parts}
-    return there - {Parts.EVOLUTION} if chosen.evolution_database_url is None else there
+    there = set(manifest.parts)
+    return there - {Part.EVOLUTION} if chosen.evolution_database_url is None else there
 
 
 def _restore(
@@ -172,7 +174,7 @@ def _restore(
     manifest: Manifest,
     targets: _Targets,
     client: redis.Redis,
-    watch: transfers.Watch,
+    watch: Watch,
     *,
     replace: bool,
     resend: bool,
@@ -182,13 +184,13 @@ def _restore(
     from ifinu.backup import restoring
 
     with connection.ledger() as ledger:
-        if Parts.REDIS in targets.parts and Parts.LEDGER not in targets.parts:
+        if Part.REDIS in targets.parts and Part.LEDGER not in targets.parts:
             _refuse_without_ledger(ledger)
         for part, database in targets.databases.items():
-            restoring.database(store, manifest, _part(part), database, replace=replace, watch=watch, tell=_step)
-            if part is Parts.LEDGER:
+            restoring.database(store, manifest, part, database, replace=replace, watch=watch, tell=_step)
+            if part is Part.LEDGER:
                 restoring.catch_up(ledger)
-        if Parts.REDIS not in targets.parts:
+        if Part.REDIS not in targets.parts:
             return None
         return restoring.queue(
             store, manifest, client, ledger,
@@ -208,12 +210,6 @@ def _refuse_without_ledger(ledger: Any) -> None:
         raise BackupFailed("the ledger has no tables, and tells Redis what was sent: restore it first, or with it")
 
 
-def _part(part: Parts) -> Part:
-    from ifinu.backup.manifest import Part
-
-    return Part(part.value)
-
-
 def _facts(manifest: Manifest, targets: _Targets, recalled: Recalled | None) -> dict[str, Any]:
     queue = None
     if recalled is not None:
@@ -226,7 +222,7 @@ def _facts(manifest: Manifest, targets: _Targets, recalled: Recalled | None) -> 
             "in_doubt": recalled.in_doubt,
             "paused": True,
         }
-    parts = [part.value for part in Parts if part in targets.parts]
+    parts = [part.value for part in Part if part in targets.parts]
     return {"name": manifest.name, "restored": parts, "queue": queue}
 
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 from rich.live import Live
@@ -13,10 +14,11 @@ from rich.text import Text
 
 from ifinu.cli import terminal
 
+if TYPE_CHECKING:
+    from ifinu.backup.copying import Watch
+
 _EVERY_S = 5.0
 _REDRAWN_EVERY_S = 0.1
-
-Watch = Callable[[str, int, int | None], None]
 
 
 @contextlib.contextmanager

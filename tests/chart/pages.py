@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 VALUED = {  # options of kubectl that take a value, where it may stand apart
@@ -21,6 +24,17 @@ _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]*))?\)")
 _TABLE = re.compile(r"^\|[^\n]*\n\|(?:-+:?\|)+\n((?:\|[^\n]*\n)*)", re.MULTILINE)
 _SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
+
+
+def script(file: Path) -> ModuleType:
+    """A script beside the documents, as a module."""
+    specification = importlib.util.spec_from_file_location(file.stem, file)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[file.stem] = module
+    specification.loader.exec_module(module)
+    return module
 
 
 def text_of(page: Path) -> str:

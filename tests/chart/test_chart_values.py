@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from types import ModuleType
 
 import pytest
 import yaml
-from pages import tables, text_of
+from pages import script, tables, text_of
 from rendering import CHART, ROOT
 
 VALUES = CHART / "values.yaml"
@@ -60,13 +58,7 @@ What they are. All of them.
 
 @pytest.fixture(scope="module")
 def chart_values() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("chart_values", ROOT / "docs/chart_values.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["chart_values"] = module
-    specification.loader.exec_module(module)
-    return module
+    return script(ROOT / "docs/chart_values.py")
 
 
 def test_the_comments_of_a_file_become_tables(chart_values: ModuleType):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from types import ModuleType
 
 import pytest
 from helm_binaries import helm
+from pages import script
 from rendering import ROOT
 
 _PRINTED = re.compile(r"<!-- python docs/costs\.py(?P<options>[^\n]*) -->\n(?P<table>.*?)<!-- end -->", re.DOTALL)
@@ -16,13 +15,7 @@ _PRINTED = re.compile(r"<!-- python docs/costs\.py(?P<options>[^\n]*) -->\n(?P<t
 
 @pytest.fixture(scope="module")
 def costs() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("costs", ROOT / "docs/costs.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["costs"] = module
-    specification.loader.exec_module(module)
-    return module
+    return script(ROOT / "docs/costs.py")
 
 
 @pytest.mark.parametrize("name", ["operations.md", "operations.pt-BR.md"])
