@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import signal
 import socket
@@ -222,9 +223,18 @@ def _make_ready(**_: Any) -> None:
         raise SystemExit(2) from exc
 
 
+_told_before = itertools.count()
+
+
 @signals.worker_shutting_down.connect
 def _mind_the_second(sig: str, how: str, **_: Any) -> None:
-    """The first signal lets what is being sent finish; a second one ends the worker at once."""
+    """
+    The first signal lets what is being sent finish; a second one ends the worker at once.
+
+    A second one can come while the first is still being handled, by Celery or here: then both are told of here.
+    """
+    if next(_told_before):
+        _end_now()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end_now)
 

@@ -226,20 +226,38 @@ def test_what_may_have_been_sent_is_looked_up_and_sent_again_at_most_once(
 def test_a_second_signal_ends_a_worker_at_once_and_what_it_was_sending_is_looked_up(
     fleet: Fleet, queue: Queue, simulator: Simulated
 ):
-    simulator.control.set_fault(latency_ms=15_000)
+    simulator.control.set_fault(latency_ms=70_000)
     queue.push(*(raw(i, telefone=f"77 99861-{i:04}") for i in range(1000, 1010)))
     worker = fleet.start().ready()
     wait_until(lambda: simulator.control.summary()["posts"]["total"] == 10)
     worker.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "Warm shutdown" in worker.text(), seen=worker.text)
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(10) == 1
+    assert worker.process.wait(40) == 1  # long before what it sends is answered
     simulator.control.set_fault(latency_ms=1)
     fleet.start().ready()
     wait_until(queue.idle, 40, queue.counts)
     sends = [send.number for send in simulator.sends()]
     assert len(sends) == len(set(sends)) == 10
     assert queue.dead() == []
+
+
+def test_a_second_signal_counts_even_while_the_first_is_being_handled():
+    program = """
+import os, signal, types
+from celery.apps.worker import install_worker_term_handler
+import ifinu.worker.app
+
+def second(worker, sent=[]):
+    if not sent:
+        sent.append(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+install_worker_term_handler(types.SimpleNamespace(hostname="w"), callback=second)
+os.kill(os.getpid(), signal.SIGTERM)
+os._exit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, timeout=60).returncode == 1
 
 
 def test_a_send_whose_row_was_not_stored_counts_as_sent(fleet: Fleet, queue: Queue, simulator: Simulated):
