@@ -303,6 +303,13 @@ class Settings(BaseSettings):
         _Optional,
         Field(description="What the gateway has to show to `ifinu webhook`, which does not start without it."),
     ] = None
+    webhook_secret_previous: Annotated[
+        SecretStr | None,
+        _Optional,
+        Field(
+            description="The one before, taken as well while `ifinu instance webhook` tells each instance the new one."
+        ),
+    ] = None
     webhook_url: Annotated[
         str | None,
         _Optional,
@@ -378,6 +385,7 @@ class Settings(BaseSettings):
         "result_backend",
         "phone_key",
         "webhook_secret",
+        "webhook_secret_previous",
         "flower_auth",
     )
 
@@ -438,7 +446,7 @@ class Settings(BaseSettings):
             raise ValueError("must be a directory or s3://bucket/prefix")
         return value
 
-    @field_validator("phone_key", "webhook_secret")
+    @field_validator("phone_key", "webhook_secret", "webhook_secret_previous")
     @classmethod
     def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         # As many bytes as the hash that they key (RFC 7518, 3.2).

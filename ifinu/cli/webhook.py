@@ -25,6 +25,9 @@ def webhook(
     are /healthz (the process lives) and /readyz (Redis answers); Prometheus finds
     /metrics at the port [bold]IFINU_METRICS_PORT[/bold], if that is set.
 
+    To change the secret and lose nothing, give the old one as
+    [bold]IFINU_WEBHOOK_SECRET_PREVIOUS[/bold] until every instance has the new one.
+
     SIGTERM ends it in order: what is under way is answered. Any number may run.
 
     [bold]Examples[/bold]
@@ -38,6 +41,9 @@ def webhook(
         raise ConfigurationError(
             "IFINU_WEBHOOK_SECRET is not set: it is what the gateway has to show; make one with: openssl rand -hex 32"
         )
+    secrets = [chosen.webhook_secret]
+    if chosen.webhook_secret_previous is not None:
+        secrets.append(chosen.webhook_secret_previous)
     from ifinu.metrics import serving
     from ifinu.receipts.app import application
     from ifinu.receipts.serving import listen, server
@@ -49,7 +55,7 @@ def webhook(
     logs.configure(chosen.log_level, chosen.log_format, chosen.log_limit)
     series = serving.registry()
     receiver = application(
-        secret=chosen.webhook_secret.get_secret_value(),
+        secrets=[secret.get_secret_value() for secret in secrets],
         redis_url=chosen.redis_url.get_secret_value(),
         phone_key=None if chosen.phone_key is None else chosen.phone_key.get_secret_value(),
         registry=series,

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from time import monotonic, time_ns
 
 import redis
@@ -53,7 +53,7 @@ log = structlog.get_logger()
 
 def application(
     *,
-    secret: str,
+    secrets: Sequence[str],
     redis_url: str,
     phone_key: str | None,
     registry: CollectorRegistry | None = None,
@@ -64,7 +64,7 @@ def application(
 
     Args:
         registry: Where its series are registered; by default one of its own.
-        secret: What the gateway has to show; see `Guard`.
+        secrets: What the gateway has to show, one of them; see `Guard`.
         redis_url: As `IFINU_REDIS_URL`.
         phone_key: As `IFINU_PHONE_KEY`, or None.
         tracer: What puts receipts into the traces of their messages.
@@ -86,7 +86,7 @@ def application(
     client = redis.asyncio.Redis.from_pool(pool)
     follower = Follower(client, tracer) if tracer.on else None
     series = Receiving(registry or CollectorRegistry(), lambda: (desk.taken, desk.unresolved))
-    return _Webhook(Guard(secret), Recorder(client, desk), series, follower).application()
+    return _Webhook(Guard(*secrets), Recorder(client, desk), series, follower).application()
 
 
 class _Webhook:

@@ -21,11 +21,11 @@ class Guard:
     The gateway signs no body; of a header `jwt_key` it makes `Authorization: Bearer <JWT>`, HS256, for ten minutes.
 
     Args:
-        secret: The value of that header.
+        secrets: Values of that header, any of which will do: the present one, and the one before while it is changed.
     """
 
-    def __init__(self, secret: str) -> None:
-        self._secret = secret.encode()
+    def __init__(self, *secrets: str) -> None:
+        self._secrets = [secret.encode() for secret in secrets]
 
     def objection(self, headers: Mapping[str, str]) -> str | None:
         """
@@ -40,28 +40,33 @@ class Guard:
         shown = headers.get(HEADER)
         if shown is not None:
             # Starlette reads headers as Latin-1, which gives back any byte.
-            same = hmac.compare_digest(shown.encode("latin-1", "replace"), self._secret)
-            return None if same else "wrong_secret"
+            raw = shown.encode("latin-1", "replace")
+            return None if any(hmac.compare_digest(raw, secret) for secret in self._secrets) else "wrong_secret"
         authorization = headers.get("authorization", "")
         if authorization[: len(_BEARER)].lower() != _BEARER:
             return "nothing_shown"
-        return self._objection_to(authorization[len(_BEARER) :].strip())
+        token = authorization[len(_BEARER) :].strip()
+        for secret in self._secrets:
+            if (objection := _objection_to(token, secret)) != "wrong_secret":
+                return objection
+        return "wrong_secret"
 
-    def _objection_to(self, token: str) -> str | None:
-        try:
-            claims = jwt.decode(
-                token,
-                self._secret,
-                algorithms=["HS256"],
-                options={"require": ["iat", "exp"]},
-                leeway=_CLOCKS_APART_S,
-            )
-        except jwt.ExpiredSignatureError:
-            return "expired"
-        except jwt.ImmatureSignatureError:
-            return "clock_ahead"
-        except jwt.InvalidSignatureError:
-            return "wrong_secret"
-        except jwt.PyJWTError:
-            return "not_a_token"
-        return None if claims.get("app") == _ISSUER else "not_the_gateways"
+
+def _objection_to(token: str, secret: bytes) -> str | None:
+    try:
+        claims = jwt.decode(
+            token,
+            secret,
+            algorithms=["HS256"],
+            options={"require": ["iat", "exp"]},
+            leeway=_CLOCKS_APART_S,
+        )
+    except jwt.ExpiredSignatureError:
+        return "expired"
+    except jwt.ImmatureSignatureError:
+        return "clock_ahead"
+    except jwt.InvalidSignatureError:
+        return "wrong_secret"
+    except jwt.PyJWTError:
+        return "not_a_token"
+    return None if claims.get("app") == _ISSUER else "not_the_gateways"

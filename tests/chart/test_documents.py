@@ -264,7 +264,7 @@ def test_argo_cd_makes_no_secret_and_the_one_that_is_made_by_hand_has_every_key(
         reference["key"]
         for each in made.containers()
         for variable in each.env.values()
-        if (reference := variable.get("valueFrom", {}).get("secretKeyRef"))
+        if (reference := variable.get("valueFrom", {}).get("secretKeyRef")) and "optional" not in reference
     }
     assert given == asked
 
@@ -282,7 +282,7 @@ def test_the_table_of_secrets_says_who_reads_each_key(page: Path):
         kind, name = each.owner.split("/")
         for variable in each.env.values():
             reference = variable.get("valueFrom", {}).get("secretKeyRef")
-            if reference and kind in ("Deployment", "StatefulSet"):
+            if reference and "optional" not in reference and kind in ("Deployment", "StatefulSet"):
                 readers.setdefault((reference["name"], reference["key"]), set()).add(name)
     assert readers_by_the_page(page) == readers
 
@@ -295,7 +295,7 @@ def test_each_recipe_restarts_all_that_read_the_key(page: Path):
     readers = readers_by_the_page(page)
     changed: set[tuple[str, str]] = set()
     for block in blocks(page, "sh"):
-        for key, secret in re.findall(r'\{"stringData":\{"([\w-]+)":.* patch secret ([\w-]+) ', block):
+        for key, secret in re.findall(r'\{"stringData":\{"([\w-]+)":.*(?:\|\n.*)? patch secret ([\w-]+) ', block):
             restarted = {
                 place.split("/")[1]
                 for program, *words in simple_commands(block)

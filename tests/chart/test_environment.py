@@ -53,6 +53,8 @@ def environment(objects: Rendered, container: Container, theirs: str = "of-someb
             value = POD[variable["valueFrom"]["fieldRef"]["fieldPath"]]
         else:
             reference = variable["valueFrom"]["secretKeyRef"]
+            if reference.get("optional"):  # there for a time only
+                continue
             if reference["name"] in secrets:
                 value = base64.b64decode(secrets[reference["name"]]["data"][reference["key"]]).decode()
             else:
@@ -179,6 +181,9 @@ def test_the_same_key_for_whoever_hashes_phones_and_the_same_secret_for_both_end
         webhook = objects.container("Deployment", "ifinu-webhook").env
         for name in ("IFINU_PHONE_KEY", "IFINU_WEBHOOK_SECRET"):
             assert worker[name] == webhook[name]
+        present = webhook["IFINU_WEBHOOK_SECRET"]["valueFrom"]["secretKeyRef"]
+        before = webhook["IFINU_WEBHOOK_SECRET_PREVIOUS"]["valueFrom"]["secretKeyRef"]
+        assert before == {"name": present["name"], "key": f"{present['key']}-previous", "optional": True}
     simulator = rendered("simulator").container("Deployment", "evolution-api")
     worker = rendered("simulator").container("Deployment", "ifinu-worker").env
     for name in ("IFINU_EVOLUTION_API_KEY", "IFINU_WEBHOOK_SECRET"):

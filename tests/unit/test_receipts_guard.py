@@ -43,6 +43,7 @@ def unsigned(algorithm):
 )
 def test_the_secret_opens(headers):
     assert Guard(SECRET).objection(headers()) is None
+    assert Guard("the-secret-that-came-after-it-just-as-long", SECRET).objection(headers()) is None
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,4 @@ def test_the_secret_opens(headers):
 )
 def test_nothing_else_does(headers, objection):
     assert Guard(SECRET).objection(headers()) == objection
+    assert Guard("the-secret-that-came-after-it-just-as-long", SECRET).objection(headers()) == objection

@@ -56,6 +56,7 @@ VARIABLES = [
         Path("/etc/ifinu/windows.json"),
     ),
     ("webhook_secret", ("IFINU_WEBHOOK_SECRET",), "s" * 32, "s" * 32),
+    ("webhook_secret_previous", ("IFINU_WEBHOOK_SECRET_PREVIOUS",), "p" * 32, "p" * 32),
     ("flower_auth", ("IFINU_FLOWER_AUTH",), " ops:correct-horse\n", "ops:correct-horse"),
     ("webhook_url", ("IFINU_WEBHOOK_URL",), "http://hooks:8090/", "http://hooks:8090"),
     ("sandbox_number", ("IFINU_SANDBOX_NUMBER",), "(77) 99861-6740", "+5577998616740"),
@@ -80,6 +81,7 @@ SECRETS = (
     "result_backend",
     "phone_key",
     "webhook_secret",
+    "webhook_secret_previous",
     "flower_auth",
 )
 

@@ -34,7 +34,7 @@ class Receiver:
         listener = listen("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._server = server(application(secret=SECRET, redis_url=redis_url, phone_key=phone_key))
+        self._server = server(application(secrets=[SECRET], redis_url=redis_url, phone_key=phone_key))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
         wait_until(lambda: self._server.started)

@@ -161,10 +161,14 @@ def test_the_webhook_does_not_start_without_its_secret_or_its_port(ifinu, monkey
     assert (ended.code, "IFINU_WEBHOOK_SECRET is not set" in ended.err) == (2, True)
 
 
-def test_the_webhook_serves_as_a_command_and_ends_at_sigterm(valkey, tmp_path, client):
+def test_the_webhook_serves_as_a_command_takes_the_secret_before_too_and_ends_at_sigterm(valkey, tmp_path, client):
     port = free_port()
     log = tmp_path / "webhook.log"
-    settings = {"IFINU_REDIS_URL": valkey.url, "IFINU_WEBHOOK_SECRET": SECRET, "IFINU_LOG_FORMAT": "json"}
+    before = "a-secret-of-yesterday-that-was-long-enough"
+    settings = {
+        "IFINU_REDIS_URL": valkey.url, "IFINU_LOG_FORMAT": "json",
+        "IFINU_WEBHOOK_SECRET": SECRET, "IFINU_WEBHOOK_SECRET_PREVIOUS": before,
+    }  # fmt: skip
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "ifinu", "webhook", "--host", "127.0.0.1", "--port", str(port)],
@@ -174,20 +178,21 @@ def test_the_webhook_serves_as_a_command_and_ends_at_sigterm(valkey, tmp_path, c
         )
     try:
         wait_until(lambda: "startup complete" in log.read_text() or process.poll() is not None, seen=log.read_text)
-        receipt = {"keyId": "A", "status": "READ", "fromMe": True}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/messages-update",
-            json.dumps({"event": "messages.update", "instance": "ifinu", "data": receipt}).encode(),
-            {"Authorization": f"Bearer {token()}"},
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            assert answer.status == 204
+        for key_id, shown in (("A", SECRET), ("B", before)):
+            receipt = {"keyId": key_id, "status": "READ", "fromMe": True}
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/messages-update",
+                json.dumps({"event": "messages.update", "instance": "ifinu", "data": receipt}).encode(),
+                {"Authorization": f"Bearer {token(shown)}"},
+            )
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                assert answer.status == 204
         process.terminate()
         assert process.wait(20) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()
-    assert len(told(client, "receipt")) == 1
+    assert [one["key_id"] for one in told(client, "receipt")] == ["A", "B"]
     assert all(json.loads(line) for line in log.read_text().splitlines())
 
 
