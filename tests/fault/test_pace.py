@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from processes import Fleet, Queue, Simulated, numbered, wait_until
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.fault
 @pytest.mark.parametrize(

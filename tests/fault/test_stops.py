@@ -22,11 +22,12 @@ def test_a_rolling_restart_of_all_workers_loses_nothing_and_repeats_nothing(
     pace = {"IFINU_RATE_LIMIT": "100/s", "IFINU_RATE_BURST": "10"}
     alive = [fleet.start(**pace) for _ in range(pods)]
     for _ in range(rounds * pods):
+        alive.append(fleet.start(**pace).ready())
+        alive[0].ready()  # before that, SIGTERM ends it as it ends any process
         queue.push(*messages[pushed : pushed + step])
         pushed += step
-        alive.append(fleet.start(**pace).ready())
         wait_until(lambda: queue.counts()["in_flight"] > 20, 60, queue.counts)
-        assert alive.pop(0).ready().terminate() == 0  # before it is ready, SIGTERM ends it as it ends any process
+        assert alive.pop(0).terminate() == 0
     queue.push(*messages[pushed:])
     wait_until(lambda: queue.counts()["in_flight"] > 20, 60, queue.counts)
     assert [worker.terminate() for worker in alive] == [0] * pods

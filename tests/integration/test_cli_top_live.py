@@ -59,6 +59,7 @@ def backlog_of(text):
 # -- the screen
 
 
+@pytest.mark.alone
 def test_a_backlog_falls_while_each_worker_keeps_its_pace(terminal, fleet, queue):
     for _ in range(2):
         fleet.start(IFINU_RATE_LIMIT=f"{RATE}/s")
