@@ -95,7 +95,8 @@ class QoS(virtual.QoS):
         """On close: what was not acknowledged goes back, unless the consumer sees to that itself."""
         self._on_collect.cancel()
         self._flush()
-        if not self.channel.leases.managed:
+        # One that took nothing, as that of remote control, may have no leases, nor a connection to make them for.
+        if self._delivered and not self.channel.leases.managed:
             self.channel.leases.give_back(list(self._delivered))
         self._delivered.clear()
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ import billiard
 import kombu
 from celery import Celery, signals
 from celery.app.amqp import AMQP
+from celery.exceptions import CPendingDeprecationWarning
 from kombu import Exchange, Queue
 from prometheus_client import CollectorRegistry
 
@@ -221,6 +223,12 @@ def _make_ready(**_: Any) -> None:
     except Exception as exc:  # Celery would log it and go on, and each message would end as an error
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - to the person who starts the worker
         raise SystemExit(2) from exc
+
+
+@signals.celeryd_after_setup.connect
+def _say_nothing_of_a_default(**_: Any) -> None:
+    """Celery warns at each reconnect that it will cancel, one day, what is being sent; here it does not, by choice."""
+    warnings.filterwarnings("ignore", r"\s*In Celery 5\.1 we introduced", CPendingDeprecationWarning)
 
 
 _told_before = itertools.count()

@@ -378,6 +378,22 @@ def test_redis_goes_away_and_comes_back_and_nothing_is_lost_or_sent_twice(
         assert len(sends) == 400
 
 
+def test_a_worker_tells_of_a_redis_that_was_away_and_of_nothing_else(tmp_path: Path, simulator: Simulated):
+    with (
+        redis_server(tmp_path / "redis") as server,
+        redis.Redis.from_url(server.url) as client,
+        stopping(fleet_of(tmp_path, server.url, simulator.url)) as workers,
+    ):
+        worker = workers.start().ready()
+        server.kill()
+        wait_until(lambda: "Cannot connect to redis" in worker.text(), seen=worker.text)
+        server.start()
+        client.lpush(NORMAL, raw(1))
+        wait_until(lambda: simulator.total() == 1, 40, seen=worker.text)
+        told = worker.text()
+    assert [word for word in ("Traceback", "Error on", "Deprecat") if word in told] == []
+
+
 def test_a_producer_gets_one_clear_error_when_redis_is_away():
     with publishing_to("redis://127.0.0.1:1/0"), pytest.raises(errors.BrokerUnavailable, match="inv-1"):
         send_notification.delay(id="inv-1", phone="77998616740", **FIELDS)
