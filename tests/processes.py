@@ -58,13 +58,11 @@ class Queue:
             self.client.lpush(self.keys.ready, *messages[start : start + 1000])
 
     def counts(self) -> dict[str, int]:
-        return {
-            "ready": self.client.llen(self.keys.ready),
-            "delayed": self.client.zcard(self.keys.delayed),
-            "in_flight": self.client.hlen(self.keys.in_flight),
-            "deadlines": self.client.zcard(self.keys.deadlines),
-            "dead": self.client.llen(self.keys.dead),
-        }
+        """All at one moment: what moves between two looks would be seen twice, or not at all."""
+        with self.client.pipeline(transaction=True) as at_once:
+            at_once.llen(self.keys.ready).zcard(self.keys.delayed).hlen(self.keys.in_flight)
+            at_once.zcard(self.keys.deadlines).llen(self.keys.dead)
+            return dict(zip(("ready", "delayed", "in_flight", "deadlines", "dead"), at_once.execute(), strict=True))
 
     def idle(self) -> bool:
         counts = self.counts()
