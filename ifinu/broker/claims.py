@@ -134,6 +134,10 @@ class Claims:
         self._ttl_ms = int(ttl_s * 1000)
         self._scripts = Scripts()
 
+    def connect(self) -> None:
+        """Connect the thread that asks, before it has anything to claim."""
+        self._line.open()
+
     def claim(
         self, asker: Asker, about: Event, *, digest: str, tenant: str | None, pseudonym: str, reference: str
     ) -> Claim:

@@ -115,6 +115,10 @@ class Leases:
         """The script that puts a retry in the place of its message; who publishes runs it, on its own connection."""
         return self._scripts.postpone
 
+    def connect(self) -> None:
+        """Connect the thread that asks, before it has anything to acknowledge."""
+        self._line.open()
+
     def load(self) -> None:
         """Teach the server the script that the event loop runs by its hash alone."""
         self._scripts.fetch.load(self._client)

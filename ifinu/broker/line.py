@@ -6,6 +6,7 @@ redis-py's pool and retries cost as much as the command itself; a thread that ke
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Sequence
@@ -46,6 +47,11 @@ class Line:
         except redis.ConnectionError:
             connection.disconnect()
             return self._again(connection, script, keys, args)
+
+    def open(self) -> None:
+        """Connect the thread that asks, before it has a script to run; where that fails, the first one will tell."""
+        with contextlib.suppress(redis.RedisError):
+            self._connection().connect()
 
     def close(self) -> None:
         """Close the connection of the thread that asks; another thread's ends with it."""

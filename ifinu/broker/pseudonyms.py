@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import secrets
+import threading
 from collections.abc import Callable
 
 import redis
@@ -23,6 +24,7 @@ class Pseudonyms:
 
     def __init__(self, key: bytes | Callable[[], bytes]) -> None:
         self._key = key
+        self._asking = threading.Lock()
 
     @classmethod
     def load(cls, client: redis.Redis, key: str | None) -> Pseudonyms:
@@ -42,10 +44,13 @@ class Pseudonyms:
         Raises:
             redis.RedisError: The shared key has to be asked for, and Redis does not answer.
         """
-        key = self._key  # of this thread: another one may replace it meanwhile
-        if callable(key):
-            key = self._key = key()
-        return phone.pseudonym(e164, key)
+        return phone.pseudonym(e164, self._key if isinstance(self._key, bytes) else self._asked())
+
+    def _asked(self) -> bytes:
+        with self._asking:  # threads begin together, and one that asks is enough
+            if not isinstance(self._key, bytes):
+                self._key = self._key()
+            return self._key
 
 
 def _shared(client: redis.Redis) -> bytes:

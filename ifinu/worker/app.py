@@ -42,7 +42,7 @@ from ifinu.metrics.sending import Sending
 from ifinu.render import Renderer
 from ifinu.settings import Settings
 from ifinu.window import Windows
-from ifinu.worker.consumer import Heartbeat, TakeOver
+from ifinu.worker.consumer import Heartbeat, TakeOver, WarmUp
 from ifinu.worker.metrics import Metrics
 from ifinu.worker.pacing import Bucket
 from ifinu.worker.recording import Recording
@@ -207,7 +207,7 @@ def configuration(chosen: Settings) -> dict[str, Any]:
 
 
 app = Application("ifinu", include=["ifinu.worker.tasks", "ifinu.worker.inspecting"], set_as_current=False)
-app.steps["consumer"].update((TakeOver, Heartbeat, Recording, Metrics))
+app.steps["consumer"].update((TakeOver, WarmUp, Heartbeat, Recording, Metrics))
 
 
 @app.on_configure.connect
@@ -223,6 +223,12 @@ def _make_ready(**_: Any) -> None:
     except Exception as exc:  # Celery would log it and go on, and each message would end as an error
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - to the person who starts the worker
         raise SystemExit(2) from exc
+
+
+@signals.worker_process_init.connect
+def _connect(**_: Any) -> None:
+    """A child of a pool of processes, as `WarmUp` for threads."""
+    app.delivery.claims.connect()
 
 
 @signals.celeryd_after_setup.connect

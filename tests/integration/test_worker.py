@@ -260,6 +260,20 @@ os._exit(3)
     assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, timeout=60).returncode == 1
 
 
+def test_every_thread_is_connected_before_its_first_message(
+    fleet: Fleet, queue: Queue, client: redis.Redis, simulator: Simulated
+):
+    """
+    Else the first ones are late, and reach the gateway together with those after them.
+    """
+    fleet.start(IFINU_CONCURRENCY="4", IFINU_RECORDER="false", IFINU_PHONE_KEY="k" * 32).ready()
+    before = {each["id"] for each in client.client_list()}
+    simulator.control.set_fault(latency_ms=500)  # so that all four are at it
+    queue.push(*(raw(i, telefone=f"77 99861-{i:04}") for i in range(1000, 1008)))
+    wait_until(lambda: simulator.total() == 8 and queue.idle(), 40, queue.counts)
+    assert [each for each in client.client_list() if each["id"] not in before] == []
+
+
 def test_a_send_whose_row_was_not_stored_counts_as_sent(fleet: Fleet, queue: Queue, simulator: Simulated):
     queue.push(raw(1, telefone="77 99860-0005"))
     fleet.start().ready()
