@@ -91,6 +91,16 @@
       key: {{ .Values.webhook.secret.existingSecretKey }}
 {{- end }}
 
+{{/* There while the secret is changed; only who receives asks for it. */}}
+{{- define "ifinu.env.webhookSecretBefore" -}}
+- name: IFINU_WEBHOOK_SECRET_PREVIOUS
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.webhook.secret.existingSecret | default "ifinu-secrets" }}
+      key: {{ .Values.webhook.secret.existingSecretKey }}-previous
+      optional: true
+{{- end }}
+
 {{/* Everything that the command line may be asked for in a pod: `kubectl exec deployment/ifinu-worker -- ifinu doctor`. */}}
 {{- define "ifinu.env.all" -}}
 {{ include "ifinu.env.redis" . }}
