@@ -5,6 +5,9 @@ from processes import Fleet, Queue, Simulated, numbered, wait_until
 
 pytestmark = pytest.mark.alone
 
+# As wherever the chart installs it: else the first message asks Redis for one.
+_INSTALLED = {"IFINU_PHONE_KEY": "k" * 32, "IFINU_RATE_BURST": "5"}
+
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
@@ -22,14 +25,14 @@ def test_the_pace_is_met_and_never_passed(
     """
     A backlog goes at the limit, not at Celery's 1/s; and no second has more than the limit and the declared burst.
 
-    Loosely, since what a shared machine delays reaches the gateway beside what follows; bench/pace.py measures.
+    The lower bound is loose, since a shared machine may stall; bench/pace.py measures.
     """
     simulator.control.set_fault(latency_ms=30)
     queue.push(*numbered(count))
-    fleet.start(IFINU_POOL=pool, IFINU_RATE_LIMIT=limit, IFINU_RATE_BURST="5")
+    fleet.start(IFINU_POOL=pool, IFINU_RATE_LIMIT=limit, **_INSTALLED)
     wait_until(lambda: simulator.total() == count, 60, queue.counts)
     posts = simulator.control.summary()["posts"]
-    assert posts["worst_window"] <= 1.1 * per_s + 5
+    assert posts["worst_window"] <= per_s + 5
     assert posts["mean_per_s"] > 0.8 * per_s
 
 
@@ -40,11 +43,11 @@ def test_a_gateway_that_was_slow_is_not_flooded_when_it_recovers(fleet: Fleet, q
     """
     simulator.control.set_fault(latency_ms=1000)
     queue.push(*numbered(250))
-    fleet.start(IFINU_RATE_LIMIT="50/s", IFINU_RATE_BURST="5")
+    fleet.start(IFINU_RATE_LIMIT="50/s", **_INSTALLED)
     wait_until(lambda: simulator.total() >= 30)
     simulator.control.set_fault(latency_ms=1)
     wait_until(lambda: simulator.total() == 250, 60, queue.counts)
-    assert simulator.control.summary()["posts"]["worst_window"] <= 60
+    assert simulator.control.summary()["posts"]["worst_window"] <= 55
 
 
 @pytest.mark.fault
@@ -54,8 +57,8 @@ def test_retries_count_against_the_pace(fleet: Fleet, queue: Queue, simulator: S
     """
     simulator.control.set_fault(latency_ms=10, rates={"lookup_closed": 0.33})
     queue.push(*numbered(200))
-    fleet.start(IFINU_RATE_LIMIT="50/s", IFINU_RATE_BURST="5", IFINU_MAX_RETRIES="20")
+    fleet.start(IFINU_RATE_LIMIT="50/s", IFINU_MAX_RETRIES="20", **_INSTALLED)
     wait_until(lambda: queue.idle() and simulator.total() == 200, 60, queue.counts)
     posts = simulator.control.summary()["posts"]
     assert posts["total"] > 230
-    assert posts["worst_window"] <= 60
+    assert posts["worst_window"] <= 55
