@@ -22,7 +22,7 @@ import structlog
 from ifinu import phone, wire
 from ifinu.broker.claims import Asker, Claim, Claims, Resend, Verdict
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import senders_key
+from ifinu.broker.keys import seen_key, senders_key
 from ifinu.broker.leases import Settled
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.errors import (
@@ -39,7 +39,7 @@ from ifinu.gateway import Gateway, Sent
 from ifinu.gateway.breaker import is_outage
 from ifinu.gateway.instances import Instances
 from ifinu.notification import Notification
-from ifinu.reference import reference_of, references_in
+from ifinu.reference import reference_in, reference_of
 from ifinu.render import Renderer
 from ifinu.settings import OnUnknown
 from ifinu.tracing import INSTANCE, KEY_ID, OFF, VERDICT, Tracer, Work
@@ -190,7 +190,7 @@ class Delivery:
                 digest=_digest(notification) if self.compares else "",
                 tenant=notification.tenant,
                 pseudonym=message.pseudonym,
-                reference=reference_of(notification.id),
+                seen=seen_key(reference_of(notification.id), message.instance, message.pseudonym),
             )
             if span.sampled:
                 span.tell({VERDICT: claim.verdict.value})
@@ -368,7 +368,7 @@ class Delivery:
         """What tells a notification's text from others to the same person: its reference, or else all of it."""
         if self.renderer.reference:
             reference = reference_of(notification.id)
-            return lambda text: reference in references_in(text)
+            return lambda text: reference == reference_in(text)
         mine = self.text(notification)
         return lambda text: text == mine
 

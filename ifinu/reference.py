@@ -11,8 +11,8 @@ import base64
 import hashlib
 import re
 
-# Not \b: the underscores of the italics are letters to it.
-_IN_TEXT = re.compile(r"(?<![A-Za-z0-9])Ref\. ([A-Z2-7]{4}-[A-Z2-7]{4})(?![A-Za-z0-9])")
+_LINE = re.compile(r"_Ref\. ([A-Z2-7]{4}-[A-Z2-7]{4})_")
+_AROUND = " \t>*_~`"  # how WhatsApp sets a line
 
 
 def reference_of(notification_id: str) -> str:
@@ -30,6 +30,18 @@ def with_reference(text: str, notification_id: str) -> str:
     return f"{text}\n\n_Ref. {reference_of(notification_id)}_"
 
 
-def references_in(text: str) -> list[str]:
-    """The references that stand in a text."""
-    return _IN_TEXT.findall(text)
+def reference_in(text: str) -> str | None:
+    """
+    The reference that a text of ours ends in; None where its last line is not the one that we write.
+
+    A reference anywhere else is a quotation: a person's, or of a text that came to us ready-made.
+    """
+    found = _LINE.fullmatch(text.rstrip().rpartition("\n")[2])
+    return found and found[1]
+
+
+def without_references(text: str) -> str:
+    """A text that came to us ready-made, without the lines that claim to be a reference."""
+    lines = text.split("\n")
+    kept = [line for line in lines if not _LINE.fullmatch(f"_{line.strip(_AROUND)}_")]
+    return text if len(kept) == len(lines) else "\n".join(kept).strip()

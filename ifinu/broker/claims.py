@@ -39,7 +39,7 @@ from typing import NamedTuple
 import redis
 
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Scripts, claim_key, optout_key, seen_key
+from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Scripts, claim_key, optout_key
 from ifinu.broker.line import Line
 
 _CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was called off
@@ -138,9 +138,7 @@ class Claims:
         """Connect the thread that asks, before it has anything to claim."""
         self._line.open()
 
-    def claim(
-        self, asker: Asker, about: Event, *, digest: str, tenant: str | None, pseudonym: str, reference: str
-    ) -> Claim:
+    def claim(self, asker: Asker, about: Event, *, digest: str, tenant: str | None, pseudonym: str, seen: str) -> Claim:
         """
         Ask to send.
 
@@ -150,7 +148,7 @@ class Claims:
             digest: Of its content; empty where content is not compared.
             tenant: On whose behalf.
             pseudonym: Of the phone.
-            reference: That its text carries.
+            seen: Where a webhook would have recorded that it was sent (`keys.seen_key`).
 
         Raises:
             redis.RedisError: Nothing is known; nothing may be sent.
@@ -160,7 +158,7 @@ class Claims:
             claim_key(notification_id),
             Keys.of(asker.queue).in_flight,
             optout_key(tenant),
-            seen_key(reference),
+            seen,
             UNKNOWN,
             EVENTS,
         )

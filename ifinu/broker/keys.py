@@ -11,7 +11,8 @@ The Redis keys of a queue, and the moves between them.
 
     ifinu:claim:<id>       HASH   what becomes of a notification id, for days (see `claims.py`)
     ifinu:desconhecidas    ZSET   ids that may have been sent -> since when, in ms
-    ifinu:visto:<ref>      STRING the gateway's id of a message with this reference that it said it sent, for days
+    ifinu:visto:<ref>:<digest>  STRING  the gateway's id of a message with this reference that it said it sent, for
+                           days; the digest is of the instance and the phone's pseudonym
     ifinu:rastro:<key_id>  STRING the trace of what has this id at the gateway, for two days (see `trails.py`)
     ifinu:eventos          STREAM what happened; the ledger's input (see `events.py`)
     ifinu:optout:<tenant>  HASH   who wants no messages (see `optouts.py`)
@@ -84,9 +85,10 @@ def claim_key(notification_id: str) -> str:
     return f"ifinu:claim:{notification_id}"
 
 
-def seen_key(reference: str) -> str:
-    """Where the gateway's word is that it sent a message with this reference."""
-    return f"ifinu:visto:{reference}"
+def seen_key(reference: str, instance: str, pseudonym: str) -> str:
+    """Where the gateway's word is that an instance sent a message with this reference to the phone of a pseudonym."""
+    to = hashlib.sha256(f"{pseudonym} {instance}".encode()).hexdigest()[:16]
+    return f"ifinu:visto:{reference}:{to}"
 
 
 def trail_key(key_id: str) -> str:

@@ -63,6 +63,15 @@ class OptOutDesk:
             self.taken += 1
             log.info("ifinu.optout.taken", instance=instance, tenant=tenant, phone=phones.mask(inbound.phone))
 
+    def pseudonym(self, phone: str) -> str:
+        """
+        What stands for a phone in Redis.
+
+        Raises:
+            redis.RedisError: The key of pseudonyms is there, and Redis does not answer.
+        """
+        return self._pseudonyms.of(phone)
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()

@@ -40,11 +40,12 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class SentEcho:
-    """A text that went out, through the gateway or typed on the phone itself."""
+    """A text that went out, through the gateway or typed on the phone itself; `phone` as that of `Inbound`."""
 
     instance: str
     key_id: str
     text: str = field(repr=False)
+    phone: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +139,16 @@ def _receipt(instance: str, data: dict[str, Any]) -> Receipt | None:
 
 
 def _echo(instance: str, data: dict[str, Any]) -> SentEcho | None:
-    key_id, text = _object(data.get("key")).get("id"), _text(data.get("message"))
-    return SentEcho(instance, key_id, text) if _is(key_id, _KEY_ID) and text else None
+    key = _object(data.get("key"))
+    key_id, text = key.get("id"), _text(data.get("message"))
+    return SentEcho(instance, key_id, text, _phone(_addresses(key))) if _is(key_id, _KEY_ID) and text else None
 
 
 def _message(instance: str, data: dict[str, Any]) -> SentEcho | Inbound | None:
     key = _object(data.get("key"))
     if key.get("fromMe") is True:
         return _echo(instance, data)
-    addresses = [a for a in (key.get("remoteJid"), key.get("remoteJidAlt")) if isinstance(a, str)]
+    addresses = _addresses(key)
     text = _text(data.get("message"))
     if key.get("fromMe") is not False or not addresses or addresses[0].endswith(_NOT_A_PERSON) or not text:
         return None
@@ -199,9 +201,14 @@ def _text(message: object) -> str | None:
     return text if isinstance(text, str) else None
 
 
+def _addresses(key: dict[str, Any]) -> list[str]:
+    return [address for address in (key.get("remoteJid"), key.get("remoteJidAlt")) if isinstance(address, str)]
+
+
 def _phone(addresses: list[str]) -> str | None:
     for address in addresses:
-        if address.endswith(_PERSON):
+        # The EVOLUTION channel gives the digits back that it was asked to write to.
+        if address.endswith(_PERSON) or address.isdecimal():
             try:
                 return phones.normalize(address)
             except ValueError:

@@ -16,7 +16,7 @@ from ifinu.ledger.states import State
 from ifinu.receipts.opting_out import OptOutDesk
 from ifinu.receipts.reading import Connection, Inbound, Receipt, Said, SentEcho
 from ifinu.receipts.stop_words import asks_to_stop
-from ifinu.reference import references_in
+from ifinu.reference import reference_in
 
 SEEN_TTL_S = 172_800  # longer than any look-up of a message that may have been sent
 _ANSWER_S = 4.0  # for all of a webhook
@@ -47,7 +47,11 @@ class Recorder:
         async with asyncio.timeout(_ANSWER_S):
             pipe = self._client.pipeline(transaction=False)
             for one in said:
-                _add(pipe, one)
+                match one:
+                    case SentEcho():
+                        await self._seen(pipe, one)
+                    case _:
+                        _add(pipe, one)
             if pipe.command_stack:
                 await pipe.execute()
             for one in said:
@@ -73,8 +77,16 @@ class Recorder:
         await self._client.aclose()
         self._desk.close()
 
+    async def _seen(self, pipe: redis.asyncio.client.Pipeline, echo: SentEcho) -> None:
+        reference = reference_in(echo.text)
+        if reference is None or echo.phone is None:
+            return
+        pseudonym = await asyncio.to_thread(self._desk.pseudonym, echo.phone)
+        # The first to be seen stays: the text forwarded to the same person must not take its place.
+        pipe.set(seen_key(reference, echo.instance, pseudonym), echo.key_id, ex=SEEN_TTL_S, nx=True)
 
-def _add(pipe: redis.asyncio.client.Pipeline, said: Said) -> None:
+
+def _add(pipe: redis.asyncio.client.Pipeline, said: Receipt | Connection | Inbound) -> None:
     match said:
         case Receipt():
             receipt = {"key_id": said.key_id, "status": said.status.value, "instance": said.instance}
@@ -82,10 +94,6 @@ def _add(pipe: redis.asyncio.client.Pipeline, said: Said) -> None:
         case Connection():
             connection = {"instance": said.instance, "state": said.state, "code": said.code}
             _event(pipe, Event(Name.CONNECTION, data=connection))
-        case SentEcho():
-            for reference in references_in(said.text):
-                # The first to be seen stays: the text forwarded to somebody else must not take its place.
-                pipe.set(seen_key(reference), said.key_id, ex=SEEN_TTL_S, nx=True)
         case Inbound():
             pass  # of interest only if it is an opt-out, which takes a script
 

@@ -26,7 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.notification import Kind, Notification
-from ifinu.reference import with_reference
+from ifinu.reference import with_reference, without_references
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SUFFIX = ".txt.j2"
@@ -96,6 +96,8 @@ class Renderer:
         """
         Write the text of a notification; its own `text`, when it has one, goes out as it is, but for the reference.
 
+        A line of that text which claims to be a reference is left out: by it another notification would be recognised.
+
         Args:
             notification: What to say, and to whom.
             today: The day in Brazil, which "amanhã" and "há 2 dias" count from.
@@ -103,7 +105,7 @@ class Renderer:
         Raises:
             InvalidNotification: The template needs what the notification lacks, or the text is too long.
         """
-        text = self._content(notification, today) if notification.text is None else notification.text
+        text = self._content(notification, today) if notification.text is None else _given(notification.text)
         return with_reference(text, notification.id) if self.reference else text
 
     def _content(self, notification: Notification, today: date) -> str:
@@ -160,6 +162,12 @@ def _values(notification: Notification, today: date) -> dict[str, object]:
         "dias_de_atraso": None if due is None else (today - due).days,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _given(text: str) -> str:
+    if kept := without_references(text):
+        return kept
+    raise InvalidNotification("text", "holds nothing but a line that looks like the reference below our texts")
 
 
 def _plain(value: str | None) -> str | None:

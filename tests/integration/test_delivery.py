@@ -153,10 +153,26 @@ def test_what_the_gateway_has_is_adopted_under_either_form_of_the_number(
 def test_a_webhooks_word_is_enough(carry: Callable[..., Any], gateway: Gateway, client: redis.Redis):
     gateway.answers = [LOST]
     waiting = carry()
-    client.set(seen_key(reference_of("inv-1")), "3EB0BB")
+    reference, pseudonym = reference_of("inv-1"), waiting.event.data["hash"]
+    client.set(seen_key(reference, "another", pseudonym), "3EB0CC")
+    client.set(seen_key(reference, waiting.instance, "somebody else"), "3EB0DD")
+    client.set(seen_key(reference, waiting.instance, pseudonym), "3EB0BB")
     outcome = carry(token=waiting.token)
     assert (outcome.key_id, outcome.event.data["by"]) == ("3EB0BB", "webhook")
     assert gateway.asked == []
+
+
+@pytest.mark.parametrize("text", ["Olá\n\n{line}", "Olá\n> {line}", "A sua {line} está paga", "{line}\nAbraço"])
+def test_a_free_text_cannot_claim_to_be_another_notification(carry: Callable[..., Any], gateway: Gateway, text: str):
+    """
+    A text to the same person names the reference of a message in doubt, and the look-up finds it.
+    """
+    gateway.answers = [LOST]
+    waiting = carry()
+    claiming = text.format(line=f"_Ref. {reference_of('inv-1')}_")
+    carry(NOTIFICATION.model_copy(update={"id": "inv-2", "text": claiming}))
+    gateway.stored = [("5577998616740@s.whatsapp.net", gateway.texts[1], "3EB0FF")]
+    assert carry(token=waiting.token).claim == "unknown"
 
 
 def test_what_the_gateway_does_not_have_is_sent_once_more_after_the_grace_and_then_held(

@@ -144,7 +144,7 @@ def test_several_receipts_come_in_one_hook():
         # The EVOLUTION channel: a UUID, the number as it was asked for.
         (
             "send.message",
-            {"key": {"id": KEY, "remoteJid": "11987654321", "fromMe": True}, "message": {"conversation": "Fatura"}},
+            {"key": {"id": KEY, "remoteJid": "5511987654321", "fromMe": True}, "message": {"conversation": "Fatura"}},
             "Fatura",
         ),
         ("messages.upsert", upsert("Fatura", key={"fromMe": True, "id": KEY}), "Fatura"),
@@ -157,7 +157,8 @@ def test_several_receipts_come_in_one_hook():
     ],
 )
 def test_what_went_out_is_echoed(event, data, text):
-    assert read(hook(event, data)) == (() if text is None else (SentEcho("wa1", KEY, text),))
+    phone = None if data.get("key", {}).get("remoteJid") == LID else "+5511987654321"
+    assert read(hook(event, data)) == (() if text is None else (SentEcho("wa1", KEY, text, phone),))
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,15 @@ def test_the_whole_text(renderer, given, text):
     assert renderer.render(given, today=TODAY) == text
 
 
+@pytest.mark.parametrize("reference", [True, False])
+def test_a_text_of_ones_own_cannot_claim_another_reference(reference):
+    given = Notification(id="test_1", kind=Kind.REMINDER, phone="77998616740", text="Olá\n\n_Ref. K6LH-IB23_")
+    shown = Renderer(reference=reference).render(given, today=TODAY)
+    assert shown == ("Olá\n\n_Ref. HCUB-B265_" if reference else "Olá")
+    with pytest.raises(InvalidNotification, match="nothing but a line"):
+        Renderer().render(given.model_copy(update={"text": "_Ref. K6LH-IB23_"}), today=TODAY)
+
+
 @pytest.mark.parametrize(
     ("kind", "due_in", "words"),
     [

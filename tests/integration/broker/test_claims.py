@@ -14,11 +14,11 @@ from ifinu.broker import NORMAL, DeadLetters, Filter, Keys
 from ifinu.broker.claims import Asker, Claim, Claims, Resend, Verdict
 from ifinu.broker.dead_letters import encode
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, optout_key, seen_key
+from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, optout_key
 from ifinu.broker.leases import Settled
 
 ID = "n1"
-REFERENCE = "K7Q2-M9XT"
+SEEN = "ifinu:visto:K7Q2-M9XT:of-this-phone"
 WHOM: dict[str, Any] = {"tenant": "t1", "pseudonym": "p1"}
 
 
@@ -45,7 +45,7 @@ class Bench:
             Event(Name.UNKNOWN, ID, {"reason": "worker_died"}),
             digest=digest,
             **WHOM,
-            reference=REFERENCE,
+            seen=SEEN,
         )
 
     def verdict(self, tag: str, **how: Any) -> tuple[str, str]:
@@ -155,7 +155,7 @@ def test_what_the_gateway_said_of_its_reference_is_told_with_the_look_up(bench: 
     a = bench.take()
     token = bench.claim(a).token
     bench.postpone(a, "unknown")
-    bench.queue.client.set(seen_key(REFERENCE), "3EB0AA")
+    bench.queue.client.set(SEEN, "3EB0AA")
     assert bench.claim(bench.take(), token=token).seen == "3EB0AA"
 
 

@@ -45,7 +45,7 @@ class Bench:
 
     def verdict(self, tag: str, token: str = "") -> Verdict:
         answer = self.claims.claim(
-            Asker(NORMAL, tag, token), Event(Name.UNKNOWN, ID), digest="d", tenant=None, pseudonym="p", reference="r"
+            Asker(NORMAL, tag, token), Event(Name.UNKNOWN, ID), digest="d", tenant=None, pseudonym="p", seen="r"
         )
         self.token = self.token or answer.token
         return answer.verdict

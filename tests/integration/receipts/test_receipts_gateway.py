@@ -9,11 +9,12 @@ import urllib.request
 
 import pytest
 from command_line import Shell
-from integration.receipts.conftest import SECRET, token, told
+from integration.receipts.conftest import PHONE_KEY, SECRET, token, told
 from processes import API_KEY, wait_until
 
 from ifinu.broker import URGENT
 from ifinu.broker.keys import optout_key, seen_key
+from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.embedded import free_port
 from ifinu.gateway import Evolution
 from ifinu.reference import reference_of, with_reference
@@ -59,7 +60,13 @@ def test_every_receipt_arrives_whatever_happens_to_the_hooks(ifinu, simulator, g
         return {(one["key_id"], one["status"]) for one in told(client, "receipt")}
 
     wait_until(lambda: seen() == expected, seen=lambda: seen() ^ expected)
-    assert [client.get(seen_key(reference_of(f"inv-{number}"))).decode() for number in range(20)] == sent
+    pseudonyms = Pseudonyms(PHONE_KEY.encode())
+
+    def evidence(number):
+        pseudonym = pseudonyms.of(f"+55119{81_000_100 + number}")
+        return client.get(seen_key(reference_of(f"inv-{number}"), "ifinu", pseudonym)).decode()
+
+    assert [evidence(number) for number in range(20)] == sent
     wait_until(lambda: simulator.control.summary()["webhooks"]["waiting"] == 0)
     counts = simulator.control.summary()["webhooks"]
     assert counts["delivered"] > 20 * 4

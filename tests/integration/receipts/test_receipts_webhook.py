@@ -18,7 +18,7 @@ from ifinu.broker.keys import EVENTS, optout_key, seen_key, senders_key
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.notification import Priority
-from ifinu.reference import with_reference
+from ifinu.reference import reference_of, with_reference
 
 PHONE = "+5511987654321"
 JID = "5511987654321@s.whatsapp.net"
@@ -66,13 +66,17 @@ def test_a_state_of_an_instance_is_an_event(receiver, client):
 def test_what_went_out_is_evidence_for_its_reference(receiver, client):
     echo = upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0AA", fromMe=True)
     assert receiver.post(echo | {"event": "send.message"}) == 204
-    # Forwarded to somebody else, from the phone.
+    # Forwarded from the phone: to the same person, to somebody else, and to one whose phone nobody knows.
     assert receiver.post(upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0BB", fromMe=True)) == 204
-    (key,) = client.keys("ifinu:visto:*")
-    (line,) = with_reference("", "inv-42:lembrete").split()[1:]
-    assert key.decode() == seen_key(line.rstrip("_"))
+    for jid in ("5511987650001@s.whatsapp.net", "123456789012345@lid"):
+        forwarded = upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0CC", fromMe=True, remoteJid=jid)
+        assert receiver.post(forwarded) == 204
+    # A text that quotes it is no evidence.
+    assert receiver.post(upsert(f"{with_reference('', 'inv-43')}\nfoi paga", "3EB0DD", fromMe=True)) == 204
+    key = seen_key(reference_of("inv-42:lembrete"), "wa1", PSEUDONYM)
     assert client.get(key) == b"3EB0AA"
     assert 172_700 < client.ttl(key) <= 172_800
+    assert len(client.keys("ifinu:visto:*")) == 2
 
 
 @pytest.mark.parametrize(
