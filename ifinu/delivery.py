@@ -366,7 +366,7 @@ class Delivery:
 
     def _recognised(self, notification: Notification) -> Callable[[str], bool]:
         """What tells a notification's text from others to the same person: its reference, or else all of it."""
-        if self.renderer.reference:
+        if self.renderer.refers(notification):
             reference = reference_of(notification.id)
             return lambda text: reference == reference_in(text)
         mine = self.text(notification)

@@ -8,12 +8,14 @@ The vocabulary: what a notification is, which kinds there are, and the states it
 from __future__ import annotations
 
 import enum
+import hashlib
 import re
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -25,6 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ifinu import payment_codes
 from ifinu import phone as _phone
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ class Priority(enum.StrEnum):
 
 MISSING_FOR_KIND = "missing_for_kind"  # type of the error that names, in `ctx["fields"]`, what the text lacks
 
+_LONGEST_ID = 200
 _CONTROLS = r"\x00-\x1f\x7f-\x9f"
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LINE_ENDS = re.compile(r"\r\n?")
@@ -66,7 +70,7 @@ def _sendable(value: object) -> object:
 
 
 _Id = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=rf"^[^{_CONTROLS}]+$")
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=_LONGEST_ID, pattern=rf"^[^{_CONTROLS}]+$")
 ]
 _Line = Annotated[
     str,
@@ -74,8 +78,11 @@ _Line = Annotated[
     BeforeValidator(_one_line),
 ]
 _Pix = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=512, pattern=rf"^[^{_CONTROLS}]+$")
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=512, pattern=rf"^[^{_CONTROLS}]+$"),
+    AfterValidator(payment_codes.pix_code),
 ]
+_Boleto = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(payment_codes.boleto_line)]
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=4096), BeforeValidator(_sendable)]
 _Url = Annotated[
     str,
@@ -89,6 +96,14 @@ _NEEDED = {
     Kind.OVERDUE: ("name", "amount", "due_date"),
     Kind.PAID: ("name", "amount"),
 }
+
+
+def code_ids(notification_id: str) -> tuple[str, str]:
+    """The ids of the messages that carry its Pix code and its linha digitável, where these are sent apart."""
+    stem = notification_id
+    if len(stem) > _LONGEST_ID - len("#boleto"):
+        stem = f"{stem[:120]}~{hashlib.sha256(stem.encode()).hexdigest()[:32]}"
+    return f"{stem}#pix", f"{stem}#boleto"
 
 
 class Notification(BaseModel):
@@ -111,11 +126,14 @@ class Notification(BaseModel):
         instance: WhatsApp instance to send from; None means the default one.
         tenant: On whose behalf (`usuario_id` on the wire).
         payment_link: Where to pay, http or https.
-        pix_code: Pix "copia e cola".
+        pix_code: Pix "copia e cola"; its structure and its checksum are checked.
+        boleto_line: The "linha digitável" of a boleto or a utility bill, digits alone; its check digits are checked.
         attachment: URL of a document, http or https.
         valid_until: After this instant it must not be sent.
         priority: Which queue it waits in.
         text: Free text in place of the kind's template.
+        without_reference: Whether its text goes out without the line that ends in its reference, so that all of it can
+            be copied. In doubt, it is then looked for by the whole text.
 
     Raises:
         pydantic.ValidationError: Naming every field at fault.
@@ -134,10 +152,12 @@ class Notification(BaseModel):
     tenant: _Id | None = None
     payment_link: _Url | None = None
     pix_code: _Pix | None = None
+    boleto_line: _Boleto | None = None
     attachment: _Url | None = None
     valid_until: AwareDatetime | None = None
     priority: Priority = Priority.NORMAL
     text: _Text | None = None
+    without_reference: bool = False
 
     @field_validator("phone", mode="before")
     @classmethod
@@ -184,6 +204,27 @@ class Notification(BaseModel):
                     {"fields": tuple(lacking), "names": ", ".join(lacking), "kind": self.kind.value},
                 )
         return self
+
+    def code_messages(self, instance: str) -> list[Self]:
+        """
+        The messages that carry its payment codes alone, one each, to be sent after it.
+
+        Args:
+            instance: WhatsApp instance that it was sent from.
+
+        Returns:
+            None for a receipt, which there is nothing left to pay of. Their ids follow from its own (see
+            `code_ids`), so that each is sent once.
+        """
+        codes = (self.pix_code, self.boleto_line) if self.kind is not Kind.PAID else (None, None)
+        return [
+            type(self)(
+                id=id_, kind=self.kind, phone=self.phone, due_date=self.due_date, instance=instance, tenant=self.tenant,
+                valid_until=self.valid_until, priority=self.priority, text=code, without_reference=True,
+            )
+            for id_, code in zip(code_ids(self.id), codes, strict=True)
+            if code is not None
+        ]  # fmt: skip
 
     def __repr_args__(self) -> ReprArgs:
         return [("id", self.id), ("kind", self.kind.value), ("phone", _phone.mask(self.phone))]

@@ -265,6 +265,13 @@ class Settings(BaseSettings):
         bool,
         Field(description="Whether texts end in a short reference, by which such a message is found."),
     ] = True
+    pix_separate: Annotated[
+        bool,
+        Field(
+            description="Whether a Pix code and a boleto's linha digitável follow the notification, "
+            "each as a message of nothing else that can be copied."
+        ),
+    ] = False
     sending_window: Annotated[
         str | None,
         _Optional,

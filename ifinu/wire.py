@@ -7,13 +7,14 @@ that kind needs must be there; null and "" count as absent, and unknown keys are
     {"id": "inv-42:lembrete", "tipo_notificacao": "lembrete|vencimento|atraso|pagamento",
      "telefone": "(77) 99861-6740", "nome": …, "valor": 1234.5 | "1234.50" | "R$ 1.234,50",
      "vencimento": "2026-12-01" | "01/12/2026" | "2026-12-01T18:00:00-03:00", "descricao": …, "texto": …,
-     "link_pagamento": …, "pix_copia_cola": …, "anexo": …, "instancia": …, "usuario_id": …,
-     "valido_ate": "2026-12-01T18:00:00-03:00" | "2026-12-01", "prioridade": "urgente|normal|baixa"}
+     "link_pagamento": …, "pix_copia_cola": …, "linha_digitavel": …, "anexo": …, "instancia": …, "usuario_id": …,
+     "sem_referencia": true | false, "valido_ate": "2026-12-01T18:00:00-03:00" | "2026-12-01",
+     "prioridade": "urgente|normal|baixa"}
 
 or nested, where what stands at the top wins over what stands below:
 
     {"id": …, "tipo_notificacao": …, "usuario_id": …, "cobranca": {"valor": …, "descricao": …,
-     "vencimento" | "data_vencimento": …, "link_pagamento": …, "pix_copia_cola": …,
+     "vencimento" | "data_vencimento": …, "link_pagamento": …, "pix_copia_cola": …, "linha_digitavel": …,
      "cliente": {"nome": …, "telefone": …}}}
 
 `cobranca.id` is not read: a charge has several notifications, and each needs an id of its own.
@@ -58,11 +59,13 @@ _TOP = {
     "texto": "text",
     "link_pagamento": "payment_link",
     "pix_copia_cola": "pix_code",
+    "linha_digitavel": "boleto_line",
     "anexo": "attachment",
     "valido_ate": "valid_until",
     "prioridade": "priority",
     "instancia": "instance",
     "usuario_id": "tenant",
+    "sem_referencia": "without_reference",
 }
 _CHARGE = {
     "valor": "amount",
@@ -71,6 +74,7 @@ _CHARGE = {
     "descricao": "description",
     "link_pagamento": "payment_link",
     "pix_copia_cola": "pix_code",
+    "linha_digitavel": "boleto_line",
 }
 _CUSTOMER = {"nome": "name", "telefone": "phone"}
 _WIRE = {field: wire for wire, field in _TOP.items()}
@@ -170,12 +174,12 @@ def encode(notification: Notification) -> dict[str, str]:
     """
     Write the flat wire form, ready for JSON; `decode` gives the same notification back.
 
-    Absent fields and the normal priority are left out.
+    Absent fields, the normal priority and what is false are left out.
     """
     body = {}
     for wire, field in _TOP.items():
         value = getattr(notification, field)
-        if value is not None and value is not Priority.NORMAL:
+        if value is not None and value is not Priority.NORMAL and value is not False:
             body[wire] = _written(value)
     return body
 
@@ -186,6 +190,8 @@ def _written(value: object) -> str:
             return f"{value:.2f}"
         case date():  # a datetime is one too
             return value.isoformat()
+        case True:
+            return "true"
         case _:
             return str(value)
 
@@ -258,6 +264,17 @@ def _due_date(raw: object) -> date:
         raise ValueError("is out of the calendar") from exc
 
 
+def _yes_or_no(raw: object) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    match _string(raw).lower():
+        case "true" | "sim":
+            return True
+        case "false" | "não" | "nao":
+            return False
+    raise ValueError("must be true or false")
+
+
 def _valid_until(raw: object) -> datetime:
     at = _date_or_time(raw)
     if not isinstance(at, datetime):  # the whole day
@@ -288,6 +305,7 @@ _READERS: dict[str, Callable[[object], object]] = {
     "amount": _amount,
     "due_date": _due_date,
     "valid_until": _valid_until,
+    "without_reference": _yes_or_no,
 }
 
 # Days from today to the due date of a sample charge.

@@ -15,13 +15,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 
+from pix import pix
+
 DDD = "77"
 PREFIX = "8765"  # of the line; four digits of its own follow, the first of them 0
 
 NAME = "Zulmira Quixabeira Canário"
 TEXT = "Jabuticabal: a fatura da Ubirajara"
 DESCRIPTION = "Mensalidade Mirabolante"
-PIX = "00020126580014BR.GOV.BCB.PIX0136canarinho-pix-copia-e-cola5204000053039865802BR"
+PIX = pix("canarinho-pix-copia-e-cola")
 LINK = "https://pague.example/tupiniquim/1?boleto=Macunaima"
 CONTACT = "Astrogilda"  # as the phone of who writes names itself
 INBOUND = "Aristobulo quer saber do boleto"  # what a person writes

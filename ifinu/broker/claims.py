@@ -18,6 +18,8 @@ A worker claims the id just before it sends. The claim is a hash, `ifinu:claim:<
     letter     digest of the dead letter that it ended in
     resent     there once it was sent again because the gateway did not have it
     cancelled  there while it is called off
+    codes      ids of the messages with its payment codes, which were put on the queue when it was sent (JSON)
+    codes_off  there if it was called off while it was being sent: then none follow
 
                   claim            settle
     (none), dead ──────▶ sending ────────▶ sent | expired | suppressed | cancelled
@@ -33,6 +35,7 @@ A second message with the id finds any of these but `dead`: it is a duplicate.
 from __future__ import annotations
 
 import enum
+import json
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -240,19 +243,22 @@ class Claims:
 
     def cancel(self, notification_id: str) -> str:
         """
-        Call a notification off.
+        Call a notification off, and the messages with its payment codes that were to follow it.
 
         Returns:
             Its state until now, empty for none. Where that is `sending`, `sent` or an end of another kind, it was too
-            late and nothing changed.
+            late for the notification itself.
 
         Raises:
             redis.RedisError: It may or may not be called off.
         """
         _, _, data = Event(Name.CANCELLED, notification_id).arguments()
         keys = claim_key(notification_id), EVENTS
-        answer = self._scripts.cancel(self._client, keys, (notification_id, max(self._ttl_ms, _CANCELLED_TTL_MS), data))
-        return str(answer.decode())
+        args = notification_id, max(self._ttl_ms, _CANCELLED_TTL_MS), data
+        state, codes = (part.decode() for part in self._scripts.cancel(self._client, keys, args))
+        for code_id in json.loads(codes or "[]"):
+            self.cancel(code_id)
+        return str(state)
 
     def uncancel(self, notification_id: str) -> Withdrawn:
         """

@@ -176,25 +176,39 @@ class Leases:
             told: tuple[str, ...] = () if event is None else event.arguments()
             self._tell(self._scripts.ack, (keys.in_flight, keys.deadlines, *stream), (tag, *told))
 
-    def settle(self, tag: str, outcome: Settled, *, queue: str, ttl_s: float) -> None:
+    def settle(
+        self, tag: str, outcome: Settled, *, queue: str, ttl_s: float, then: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
         """
         The message came to its end: it is done with, and its id's claim says so. Never raises, like `ack`.
 
         That it was sent is recorded even where the lease was lost meanwhile: who has the message now must not send it
         again. Any other end counts only from who has it.
+
+        Args:
+            tag: The message.
+            outcome: How it ended.
+            queue: It came from.
+            ttl_s: How long its id is remembered, in seconds.
+            then: Ids and bytes of the messages that are served next, in this order, once it was sent. They are pushed
+                in the same step, and only by the first call that says so.
         """
         self._let_go(tag)
         keys = Keys.of(queue)
         name, notification_id, data = outcome.event.arguments()
         senders: tuple[str, ...] = ()
-        written_to: tuple[Any, ...] = ()
+        written_to: tuple[Any, ...] = ("", "", "")
         if outcome.sender is not None:
             key, pseudonym, tenant = outcome.sender
             senders, written_to = (key,), (pseudonym, tenant, _SENDERS_TTL_MS)
         self._tell(
             self._scripts.settle,
-            (keys.in_flight, keys.deadlines, claim_key(notification_id), UNKNOWN, EVENTS, *senders),
-            (tag, outcome.state, outcome.key_id, int(ttl_s * 1000), notification_id, name, data, *written_to),
+            (keys.in_flight, keys.deadlines, claim_key(notification_id), UNKNOWN, EVENTS, keys.ready, *senders),
+            (
+                *(tag, outcome.state, outcome.key_id, int(ttl_s * 1000), notification_id, name, data),
+                *written_to,
+                *itertools.chain.from_iterable(then),
+            ),
         )
 
     def bury(self, tag: str, record: bytes | str, event: Event, *, state: str, token: str = "") -> None:

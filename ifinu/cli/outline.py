@@ -30,7 +30,7 @@ _SHAPES = {
     "tentativas": _FIGURES,
 }
 _PHONE = "telefone"
-_PERSONAL = ("nome", "descricao", "texto", "link_pagamento", "pix_copia_cola", "anexo")
+_PERSONAL = ("nome", "descricao", "texto", "link_pagamento", "pix_copia_cola", "linha_digitavel", "anexo")
 _NESTED = ("cobranca", "cliente")
 
 

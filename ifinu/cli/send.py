@@ -27,6 +27,7 @@ def send(
     tenant: Annotated[str | None, typer.Option(help="On whose behalf.")] = None,
     payment_link: Annotated[str | None, typer.Option(metavar="URL", help="Where to pay.")] = None,
     pix_code: Annotated[str | None, typer.Option(help='Pix "copia e cola".')] = None,
+    boleto_line: Annotated[str | None, typer.Option(help="A boleto's linha digitável.")] = None,
     valid_until: Annotated[
         str | None, typer.Option(metavar="TIME", help="ISO time after which it is not sent.")
     ] = None,
@@ -57,19 +58,27 @@ def send(
     given = {
         "id": id, "kind": kind, "phone": phone, "name": name, "amount": amount, "due_date": due_date,
         "description": description, "instance": instance, "tenant": tenant, "payment_link": payment_link,
-        "pix_code": pix_code, "valid_until": valid_until, "priority": priority, "text": text,
+        "pix_code": pix_code, "boleto_line": boleto_line, "valid_until": valid_until, "priority": priority,
+        "text": text,
     }  # fmt: skip
     notification = producer.notification_of({field: value for field, value in given.items() if value is not None})
     due = _due(wait, at)
     from ifinu.worker.tasks import send_notification
 
-    told = {"id": notification.id, "queue": producer.QUEUE_OF[notification.priority], "due": due and due.isoformat()}
+    told: dict[str, object] = {
+        "id": notification.id,
+        "queue": producer.QUEUE_OF[notification.priority],
+        "due": due and due.isoformat(),
+    }
     if dry_run:
         from ifinu.delivery import today_in_brazil
         from ifinu.render import Renderer
 
-        rendered = Renderer(reference=settings.load().reference).render(notification, today=today_in_brazil())
-        told |= {"phone": phones.mask(notification.phone), "text": rendered}
+        chosen = settings.load()
+        renderer = Renderer(reference=chosen.reference, codes_apart=chosen.pix_separate)
+        codes = notification.code_messages(chosen.evolution_instance) if chosen.pix_separate else []
+        texts = [renderer.render(each, today=today_in_brazil()) for each in (notification, *codes)]
+        told |= {"phone": phones.mask(notification.phone), "text": texts[0]} | ({"then": texts[1:]} if codes else {})
     else:
         send_notification.enqueue(notification, eta=due)
     if as_json:
@@ -79,6 +88,9 @@ def send(
     if dry_run:
         out.print(f"To {told['phone']}, nothing is sent:", style="dim")
         out.print(terminal.plain(str(told["text"])), soft_wrap=True)
+        for text in texts[1:]:
+            out.print("and then, in a message of nothing else:", style="dim")
+            out.print(terminal.plain(text), soft_wrap=True)
         return
     when = f", due in {span(due - datetime.now(UTC))}" if due else ""
     out.print(f"{terminal.plain(notification.id)} is on {told['queue']}{when}", soft_wrap=True)

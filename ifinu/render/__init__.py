@@ -26,6 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.notification import Kind, Notification
+from ifinu.payment_codes import spaced
 from ifinu.reference import with_reference, without_references
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -66,14 +67,16 @@ class Renderer:
     Args:
         templates: Directory of templates that replace the ones of the same name here; None for none.
         reference: Whether a text ends in the reference of its notification, see `reference.py`.
+        codes_apart: Whether payment codes follow in messages that hold nothing else; the text then announces them.
 
     Raises:
         ConfigurationError: A template does not compile, names a value that does not exist, or fails with a
             complete notification; the message says the file and the line.
     """
 
-    def __init__(self, templates: Path | None = None, *, reference: bool = False) -> None:
+    def __init__(self, templates: Path | None = None, *, reference: bool = False, codes_apart: bool = False) -> None:
         self.reference = reference
+        self._codes_apart = codes_apart
         if templates is not None and not templates.is_dir():
             raise ConfigurationError(f"{templates}: no such directory of templates")
         directories = [path for path in (templates, _TEMPLATES) if path is not None]
@@ -106,12 +109,16 @@ class Renderer:
             InvalidNotification: The template needs what the notification lacks, or the text is too long.
         """
         text = self._content(notification, today) if notification.text is None else _given(notification.text)
-        return with_reference(text, notification.id) if self.reference else text
+        return with_reference(text, notification.id) if self.refers(notification) else text
+
+    def refers(self, notification: Notification) -> bool:
+        """Whether the text of this notification ends in its reference."""
+        return self.reference and not notification.without_reference
 
     def _content(self, notification: Notification, today: date) -> str:
         template = self._templates[notification.kind]
         try:
-            text = _tidy(template.render(_values(notification, today)))
+            text = _tidy(template.render(_values(notification, today, codes_apart=self._codes_apart)))
         except jinja2.UndefinedError as exc:
             lacking = next((name for name in _NAMES if exc.message == f"{name!r} is undefined"), "")
             raise InvalidNotification(lacking, f"is missing, and {template.name} needs it") from exc
@@ -141,15 +148,22 @@ class Renderer:
     def _try_out(self, kind: Kind) -> None:
         template = self._templates[kind]
         try:
-            template.render(_values(_SAMPLE.model_copy(update={"kind": kind}), _SAMPLE_DAY))
+            sample = _SAMPLE.model_copy(update={"kind": kind})
+            template.render(_values(sample, _SAMPLE_DAY, codes_apart=self._codes_apart))
         except _TEMPLATE_FAULTS as exc:
             frames = [f for f in traceback.extract_tb(exc.__traceback__) if f.filename.endswith(_SUFFIX)]
             place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else template.filename
             raise ConfigurationError(f"{place}: {exc}") from exc
 
 
-def _values(notification: Notification, today: date) -> dict[str, object]:
+def _values(notification: Notification, today: date, *, codes_apart: bool = False) -> dict[str, object]:
     due = notification.due_date
+    codes: dict[str, object] = {
+        "pix_copia_cola": notification.pix_code,
+        "linha_digitavel": notification.boleto_line and spaced(notification.boleto_line),
+    }
+    if codes_apart:
+        codes = {"codigos_a_seguir": sum(code is not None for code in codes.values()) or None}
     values = {
         "id": notification.id,
         "nome": _plain(notification.name),
@@ -157,7 +171,7 @@ def _values(notification: Notification, today: date) -> dict[str, object]:
         "vencimento": None if due is None else br_date(due),
         "descricao": _plain(notification.description),
         "link_pagamento": notification.payment_link,
-        "pix_copia_cola": notification.pix_code,
+        **codes,
         "dias_para_vencer": None if due is None else (due - today).days,
         "dias_de_atraso": None if due is None else (today - due).days,
     }
@@ -189,6 +203,9 @@ _SAMPLE = Notification(
     due_date=_SAMPLE_DAY,
     description="Mensalidade",
     payment_link="https://example.com/pagar",
-    pix_code="00020126",
+    # The example of the central bank's manual, and one whose check digits are right.
+    pix_code="00020126580014br.gov.bcb.pix0136123e4567-e12b-12d1-a456-426655440000"
+    "5204000053039865802BR5913Fulano de Tal6008BRASILIA62070503***63041D3D",
+    boleto_line="00190500954014481606906809350314337370000000100",
 )
-_NAMES = frozenset(_values(_SAMPLE, _SAMPLE_DAY))
+_NAMES = frozenset(_values(_SAMPLE, _SAMPLE_DAY)) | _values(_SAMPLE, _SAMPLE_DAY, codes_apart=True).keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,8 @@ from ifinu.delivery import Wait
 from ifinu.errors import ConfigurationError, IdReused, InvalidNotification, MaybeSent, Poison, SendError
 from ifinu.gateway.breaker import is_outage
 from ifinu.logs import faults
+from ifinu.notification import Notification
+from ifinu.tracing import TRACEPARENT
 from ifinu.worker import outcome
 
 log = structlog.get_logger(__name__)
@@ -85,8 +88,19 @@ class Request(CeleryRequest):
             leases.ack(tag, settled.event)
         else:
             queue = self.message.headers[intake.QUEUE]
-            leases.settle(tag, settled, queue=queue, ttl_s=self.app.settings.claim_ttl_s)
+            then = self._codes() if settled.state == "sent" and self.app.settings.pix_separate else ()
+            leases.settle(tag, settled, queue=queue, ttl_s=self.app.settings.claim_ttl_s, then=then)
         self.app.sending.settled(settled, accepted_at=self._accepted_at(), started_at=self._first_start())
+
+    def _codes(self) -> list[tuple[str, bytes]]:
+        """The messages that follow it with its payment codes: their ids and their JSON."""
+        notification = self._notification()
+        more = {name: self.request_dict[name] for name in (TRACEPARENT,) if self.request_dict.get(name)}
+        more["criado_em"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return [
+            (code.id, json.dumps({**wire.encode(code), **more}, ensure_ascii=False).encode())
+            for code in notification.code_messages(notification.instance or self.app.settings.evolution_instance)
+        ]
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """A task raised; unless it will run again, its message moves to the dead letters before it is acknowledged."""
@@ -178,11 +192,21 @@ class Request(CeleryRequest):
     def _about(self) -> dict[str, Any]:
         """What the event tells of the notification, where it can be read."""
         with contextlib.suppress(InvalidNotification, redis.RedisError, LookupError, TypeError, ConfigurationError):
-            first = self._args[0]
-            body = wire.parse(first) if isinstance(first, str) else first
-            notification = wire.decode(body, sandbox_number=self.app.settings.sandbox_number)
+            notification = self._notification()
             return {"id": notification.id, **self.app.delivery.about(notification)}
         return {"id": self.id}
+
+    def _notification(self) -> Notification:
+        """
+        The notification that its arguments hold.
+
+        Raises:
+            InvalidNotification: They hold none.
+            LookupError: There are none.
+        """
+        first = self._args[0]
+        body = wire.parse(first) if isinstance(first, str) else first
+        return wire.decode(body, sandbox_number=self.app.settings.sandbox_number)
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
         """Tell who listens; of what was raised, by a library say, only what cannot repeat what it choked on."""

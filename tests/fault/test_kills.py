@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 from figures import judge
-from processes import Fleet, Queue, Simulated, numbered, wait_until
+from pix import pix
+from processes import Fleet, Queue, Simulated, numbered, raw, wait_until
 
 from ifinu.broker import NORMAL, DeadLetters, Filter
 
@@ -49,6 +50,31 @@ def test_kill_9_of_random_workers_loses_nothing_and_sends_nothing_twice(
     assert letters.clear(Filter(), datetime.now(UTC), letters.replay) == len(held)
     wait_until(queue.idle, 60, queue.counts)
     assert judge(queue, simulator, messages).harm() == {}
+
+
+@pytest.mark.fault
+def test_a_payment_code_follows_once_whichever_step_its_worker_dies_in(
+    fleet: Fleet, queue: Queue, simulator: Simulated
+):
+    """
+    Workers die in the middle of sends of both kinds. To each phone go one text and, after it, one code.
+    """
+    simulator.control.set_fault(latency_ms=300)
+    count = 24
+    queue.push(*(raw(i, telefone=f"77 9{88880000 + i}", pix_copia_cola=pix(str(i))) for i in range(count)))
+    for deaths in range(3):
+        worker = fleet.start(IFINU_PIX_SEPARATE="true")
+        wait_until(lambda done=deaths: simulator.total() > 8 * done + 4 or queue.idle(), 40, queue.counts)
+        worker.kill()
+    fleet.start(IFINU_PIX_SEPARATE="true")
+    wait_until(queue.idle, 60, queue.counts)
+    texts: dict[str, list[str]] = {}
+    for send in simulator.sends():
+        texts.setdefault(send.number, []).append(send.text)
+    assert queue.dead() == []
+    assert {number: sent[1:] for number, sent in texts.items()} == {
+        f"5577{88880000 + i}": [pix(str(i))] for i in range(count)
+    }
 
 
 @pytest.mark.fault

@@ -112,7 +112,7 @@ def carry(client: redis.Redis, delivery: Delivery) -> Iterator[Callable[..., Set
                 scripts.postpone(client, places, (tag, "m", 1, outcome.claim, notification.id))
             case Settled():
                 name, id_, data = outcome.event.arguments()
-                places = KEYS.in_flight, KEYS.deadlines, claim_key(id_), UNKNOWN, EVENTS
+                places = KEYS.in_flight, KEYS.deadlines, claim_key(id_), UNKNOWN, EVENTS, KEYS.ready
                 scripts.settle(client, places, (tag, outcome.state, outcome.key_id, 600_000, id_, name, data))
         return outcome
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 from kombu import pools
+from pix import pix
 from processes import Fleet, Queue, Simulated, fleet_of, raw, redis_server, stopping, wait_until
 
 from ifinu import errors
@@ -66,6 +67,27 @@ def test_raw_json_the_go_form_and_envelopes_share_one_list(fleet: Fleet, queue: 
     texts = {send.number: send.text for send in simulator.sends()}
     assert "Maria" in simulator.sends()[0].text + simulator.sends()[1].text + simulator.sends()[2].text
     assert any("João" in text and "R$ 99,90" in text for text in texts.values())
+    assert queue.dead() == []
+
+
+def test_a_payment_code_follows_its_notification_in_a_message_that_holds_nothing_else(
+    fleet: Fleet, queue: Queue, simulator: Simulated, producer
+):
+    """
+    The code alone, once; none after what was not sent, and none of a receipt.
+    """
+    line = "00190500954014481606906809350314337370000000100"
+    codes = {"pix_code": pix(), "boleto_line": line, "valid_until": "2027-12-01T00:00:00Z"}
+    producer.delay(id="a", phone="(77) 99861-6740", **FIELDS, **codes)
+    producer.delay(id="b", phone="(77) 99861-6741", **{**FIELDS, "kind": "pagamento"}, **codes)
+    producer.delay(id="c", phone="(77) 99861-6742", **FIELDS, **{**codes, "valid_until": "2026-01-01T00:00:00Z"})
+    fleet.start(IFINU_PIX_SEPARATE="true", IFINU_CONCURRENCY="1").ready()
+    wait_until(lambda: simulator.total() == 4 and queue.idle(), seen=queue.counts)
+    first, *following = (send for send in simulator.sends() if send.number == "557798616740")
+    assert "vêm nas próximas mensagens" in first.text
+    assert not {pix(), line} & set(first.text.split())
+    assert [send.text for send in following] == [pix(), line]
+    assert queue.client.hget("ifinu:claim:a#pix", "state") == b"sent"
     assert queue.dead() == []
 
 

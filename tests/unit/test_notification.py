@@ -2,6 +2,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
+from pix import pix
 from pydantic import ValidationError
 
 from ifinu.notification import MISSING_FOR_KIND, Kind, Notification
@@ -36,7 +37,12 @@ def test_a_notification_is_normalised():
         ("amount", "999999999999.99", Decimal("999999999999.99")),
         ("due_date", date(2026, 12, 1), date(2026, 12, 1)),
         ("payment_link", " HTTPS://exemplo.com.br/pagar?a=ç ", "HTTPS://exemplo.com.br/pagar?a=ç"),
-        ("pix_code", " 000201  BR.GOV ", "000201  BR.GOV"),
+        ("pix_code", f" {pix('duas  vezes')} ", pix("duas  vezes")),
+        (
+            "boleto_line",
+            " 00190.50095 40144.816069 06809.350314 3 37370000000100",
+            "00190500954014481606906809350314337370000000100",
+        ),
         ("valid_until", "2026-12-01T18:00:00Z", datetime(2026, 12, 1, 18, tzinfo=UTC)),
         ("text", "Olá!\r\n\r\nTudo\tbem?\x00\x1b[0m\n", "Olá!\n\nTudo\tbem?[0m"),
     ],
@@ -76,7 +82,8 @@ def test_what_is_kept(field, given, kept):
         ("payment_link", "https://a b"),
         ("payment_link", "https://a\x00b"),
         ("payment_link", "https://" + "x" * 2048),
-        ("pix_code", "000201\n6304"),
+        ("pix_code", pix().replace("Fulano", "Fu\nano")),
+        ("pix_code", pix().replace("Fulano", "Cicrano")),
         ("valid_until", "2026-12-01T18:00:00"),
         ("valid_until", datetime(2026, 12, 1)),  # noqa: DTZ001 - a naive one is the case
         ("valid_until", "1764547200"),

@@ -2,6 +2,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 
 import pytest
+from pix import pix
 
 from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.notification import Kind, Notification
@@ -12,7 +13,7 @@ BARE = {"id": "inv-42", "phone": "+5577998616740", "name": "Maria Silva", "amoun
 EXTRAS = {
     "description": "Mensalidade de dezembro",
     "payment_link": "https://exemplo.com.br/pagar/a_b*c*",
-    "pix_code": "00020126BR.GOV.BCB.PIX62070503***6304ABCD",
+    "pix_code": pix(),
 }
 
 
@@ -50,7 +51,7 @@ Para pagar, acesse:
 https://exemplo.com.br/pagar/a_b*c*
 
 Pix copia e cola:
-00020126BR.GOV.BCB.PIX62070503***6304ABCD
+00020126420014br.gov.bcb.pix0120teste@exemplo.com.br5204000053039865802BR5913Fulano de Tal62070503***6304BAA9
 
 Se já pagou, por favor desconsidere esta mensagem. Obrigado!""",
         ),
@@ -75,7 +76,7 @@ Para pagar, acesse:
 https://exemplo.com.br/pagar/a_b*c*
 
 Pix copia e cola:
-00020126BR.GOV.BCB.PIX62070503***6304ABCD
+00020126420014br.gov.bcb.pix0120teste@exemplo.com.br5204000053039865802BR5913Fulano de Tal62070503***6304BAA9
 
 Se já pagou, por favor desconsidere esta mensagem. Obrigado!""",
         ),
@@ -100,7 +101,7 @@ Para pagar, acesse:
 https://exemplo.com.br/pagar/a_b*c*
 
 Pix copia e cola:
-00020126BR.GOV.BCB.PIX62070503***6304ABCD
+00020126420014br.gov.bcb.pix0120teste@exemplo.com.br5204000053039865802BR5913Fulano de Tal62070503***6304BAA9
 
 Se já pagou, por favor desconsidere esta mensagem. Se precisar de ajuda, é só responder por aqui.""",
         ),
@@ -217,7 +218,7 @@ def test_the_longest_notification_fits_into_one_message(renderer, kind):
         "name": "n" * 500,
         "description": "d" * 500,
         "payment_link": "https://" + "l" * 2040,
-        "pix_code": "p" * 512,
+        "pix_code": pix("p" * 77),
         "amount": Decimal("999999999999.99"),
     }
     assert len(renderer.render(notification(kind, -2, **longest), today=TODAY)) <= 4096
@@ -261,7 +262,7 @@ def test_a_template_of_ones_own_replaces_its_namesake_alone(tmp_path):
         ("Olá\n\n{{ nome | maiusculas }}", ":3: ", "No filter named 'maiusculas'"),
         ("Olá {{ nome", ":1: ", "unexpected"),
         ("Olá\n{{ nme }}", ":2: ", "no value is called nme; did you mean nome?"),
-        ("{% if xyzzy %}{% endif %}", ":1: ", "no value is called xyzzy; there are descricao, dias_"),
+        ("{% if xyzzy %}{% endif %}", ":1: ", "no value is called xyzzy; there are codigos_a_seguir, descricao, dias_"),
         ("Olá\n{{ 1 // 0 }}", ":2: ", "by zero"),
         ("Olá\n{{ nome.primeiro }}", ":2: ", "has no attribute 'primeiro'"),
         ("{{ nome.__class__.__mro__ }}", ":1: ", "unsafe"),

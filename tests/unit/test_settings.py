@@ -48,6 +48,7 @@ VARIABLES = [
     ("on_unknown", ("IFINU_ON_UNKNOWN",), "hold", OnUnknown.HOLD),
     ("unknown_grace_s", ("IFINU_UNKNOWN_GRACE_S",), "60", 60.0),
     ("reference", ("IFINU_REFERENCE",), "0", False),
+    ("pix_separate", ("IFINU_PIX_SEPARATE",), "true", True),
     ("sending_window", ("IFINU_SENDING_WINDOW",), "daily 08:00-20:00", "daily 08:00-20:00"),
     (
         "sending_windows_file",

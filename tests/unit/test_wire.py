@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pix import pix
 from pydantic import ValidationError
 
 from ifinu import wire
@@ -35,7 +36,7 @@ NESTED = {
         "vencimento": "2026-12-01T00:00:00Z",
         "descricao": "Mensalidade",
         "link_pagamento": "https://exemplo.com.br/42",
-        "pix_copia_cola": "000201***6304",
+        "pix_copia_cola": pix(),
         "cliente": {"nome": "Maria Silva", "telefone": "(77) 99861-6740"},
     },
 }
@@ -113,7 +114,7 @@ def test_the_nested_form():
         due_date=date(2026, 12, 1),
         description="Mensalidade",
         payment_link="https://exemplo.com.br/42",
-        pix_code="000201***6304",
+        pix_code=pix(),
         tenant="u1",
     )
 
@@ -246,6 +247,13 @@ def test_what_a_value_is_read_as(wire_name, value, field, read):
         ("link_pagamento", "exemplo.com.br", "is not an http or https address"),
         ("anexo", "file:///etc/passwd", "is not an http or https address"),
         ("pix_copia_cola", "a\nb", "has control characters"),
+        (
+            "pix_copia_cola",
+            pix()[:-1],
+            "is cut off or changed; copy the whole code: its last field is not a checksum (6304 and four characters)",
+        ),
+        ("linha_digitavel", "123", "is not a linha digitável: it has 3 digits, not 47, or 48 that begin with 8"),
+        ("sem_referencia", "talvez", "must be true or false"),
         ("prioridade", "alta", "is not one of urgente, normal, baixa"),
         ("texto", "\x00", "is empty"),
         ("texto", "x" * 4097, "must have at most 4096 characters"),
@@ -380,7 +388,9 @@ def test_encoding_spells_every_field():
         "telefone": "+5577998616740",
         "texto": "Olá",
         "link_pagamento": "https://exemplo.com.br/42",
-        "pix_copia_cola": "000201",
+        "pix_copia_cola": pix(),
+        "linha_digitavel": "00190500954014481606906809350314337370000000100",
+        "sem_referencia": "true",
         "anexo": "https://exemplo.com.br/42.pdf",
         "valido_ate": "2026-12-01T18:00:00-03:00",
         "prioridade": "baixa",
@@ -392,6 +402,7 @@ def test_encoding_spells_every_field():
 
 
 lines = st.text(min_size=1, max_size=60)
+keys = st.text(min_size=1, max_size=77).filter(str.isprintable)
 urls = st.text(string.ascii_letters + string.digits + "/?&=%._-~ç", min_size=1).map("https://{}".format)
 fields = st.fixed_dictionaries(
     {
@@ -408,7 +419,9 @@ fields = st.fixed_dictionaries(
         "instance": lines,
         "tenant": lines,
         "payment_link": urls,
-        "pix_code": lines,
+        "pix_code": keys.map(pix),
+        "boleto_line": st.just("00190500954014481606906809350314337370000000100"),
+        "without_reference": st.booleans(),
         "attachment": urls,
         "valid_until": st.datetimes(timezones=st.timezones() | st.just(UTC)),
         "priority": st.sampled_from(Priority),

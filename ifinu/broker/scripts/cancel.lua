@@ -2,11 +2,15 @@
 -- Call a notification off: before it came, while it waits, or while it is looked up.
 -- KEYS: claim, events
 -- ARGV: id, ttl (ms), data of the event `cancelled`
--- Returns the state before ('' for none); `sending`, `sent` and what ended otherwise are left as they are.
-local was = redis.call('HMGET', KEYS[1], 'state', 'cancelled')
+-- Returns the state before ('' for none; `sending`, `sent` and what ended otherwise are left as they are), and the ids of
+-- the messages that followed it, as JSON ('' for none). Those that have yet to follow do not, even where it was too late.
+local was = redis.call('HMGET', KEYS[1], 'state', 'cancelled', 'codes')
 local state = was[1] or ''
+if state == 'sending' then
+  redis.call('HSET', KEYS[1], 'codes_off', '1')
+end
 if state ~= '' and state ~= 'waiting' and state ~= 'dead' and state ~= 'unknown' then
-  return state
+  return {state, was[3] or ''}
 end
 if not was[2] then
   redis.call('HSET', KEYS[1], 'cancelled', '1')
@@ -20,4 +24,4 @@ if not was[2] then
     redis.call('XADD', KEYS[2], '*', 'event', 'cancelled', 'id', ARGV[1], 'data', ARGV[3])
   end
 end
-return state
+return {state, ''}

@@ -1,25 +1,36 @@
 #!lua flags=allow-oom
 -- A message came to its end: acknowledge it, record the outcome and say so, in one step.
--- KEYS: in flight, deadlines, claim, unknown, events, senders (absent where the outcome names none)
+-- KEYS: in flight, deadlines, claim, unknown, events, ready, senders (absent where the outcome names none)
 -- ARGV: tag, state, the gateway's message id, ttl (ms), id, event, its data, the phone's pseudonym, tenant, ttl of the
---       senders (ms)
+--       senders (ms) (these three empty where it names none), then for each message that follows once this one was sent:
+--       its id, its bytes
 -- Returns 1, or 0 when the message was not in flight any more; that it was sent is recorded all the same.
 redis.call('ZREM', KEYS[2], ARGV[1])
 local held = redis.call('HDEL', KEYS[1], ARGV[1])
-local was = redis.call('HMGET', KEYS[3], 'state', 'tag')
+local was = redis.call('HMGET', KEYS[3], 'state', 'tag', 'cancelled', 'codes_off')
 local anothers = was[1] == 'sent' or ((was[1] == 'sending' or was[1] == 'unknown') and was[2] ~= ARGV[1])
 if ARGV[2] ~= 'sent' and (held == 0 or anothers) then
   return held -- what was sent was sent, whoever says so; that it was not counts only from who has the message
 end
 if was[1] ~= ARGV[2] then -- told twice, it happened once
   redis.call('XADD', KEYS[5], '*', 'event', ARGV[6], 'id', ARGV[5], 'data', ARGV[7])
+  if ARGV[2] == 'sent' and not (was[3] or was[4]) then
+    local codes = {}
+    for i = #ARGV - 1, 11, -2 do -- the first of them is served next
+      redis.call('RPUSH', KEYS[6], ARGV[i + 1])
+      codes[#codes + 1] = ARGV[i]
+    end
+    if #codes > 0 then
+      redis.call('HSET', KEYS[3], 'codes', cjson.encode(codes))
+    end
+  end
 end
 -- Without its tag, since who is sending it again must not overwrite what is known by now.
 redis.call('HSET', KEYS[3], 'state', ARGV[2], 'key_id', ARGV[3], 'tag', '')
 redis.call('PEXPIRE', KEYS[3], ARGV[4])
 redis.call('ZREM', KEYS[4], ARGV[5])
-if KEYS[6] then
-  redis.call('HSET', KEYS[6], ARGV[8], ARGV[9])
-  redis.call('PEXPIRE', KEYS[6], ARGV[10])
+if KEYS[7] then
+  redis.call('HSET', KEYS[7], ARGV[8], ARGV[9])
+  redis.call('PEXPIRE', KEYS[7], ARGV[10])
 end
 return held

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,9 +57,15 @@ class Bench:
         self.queue.client.zadd(self.queue.keys.deadlines, {tag: 1})
         self.holder.sweep()
 
-    def settle(self, tag: str, state: str = "sent", key_id: str = "3EB0") -> None:
+    def settle(
+        self, tag: str, state: str = "sent", key_id: str = "3EB0", then: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
         outcome = Settled(state, Event(Name(state), ID), key_id)
-        self.holder.leases.settle(tag, outcome, queue=NORMAL, ttl_s=60)
+        self.holder.leases.settle(tag, outcome, queue=NORMAL, ttl_s=60, then=then)
+
+    def waiting(self) -> list[bytes]:
+        """What is on the list, the next to be served first."""
+        return list(reversed(self.queue.client.lrange(NORMAL, 0, -1)))  # type: ignore[arg-type]
 
     def postpone(self, tag: str, state: str, message: str = "later") -> None:
         keys = Keys.of(NORMAL)
@@ -396,6 +402,46 @@ def test_who_opts_out_while_a_message_is_in_doubt_does_not_get_it_again(
     entry = json.dumps({"at": 1, "source": "cli", "phone": "x", "confirmation": confirmation})
     bench.queue.client.hset(optout_key("t1"), "p1", entry)
     assert bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID), **WHOM) is answer
+
+
+# -- what follows it once it was sent
+
+CODES = [("n1#pix", b"pix"), ("n1#boleto", b"boleto")]
+
+
+def test_codes_are_served_next_once_it_was_sent_and_follow_once(bench: Bench):
+    a = bench.take()
+    bench.claim(a)
+    bench.queue.push(b"another")
+    bench.settle(a, then=CODES)
+    assert bench.waiting() == [b"pix", b"boleto", b"another"]
+    bench.settle(a, then=CODES)  # said again, because the answer was lost
+    assert bench.waiting() == [b"pix", b"boleto", b"another"]
+
+
+@pytest.mark.parametrize("state", ["expired", "suppressed", "cancelled"])
+def test_no_code_follows_what_was_not_sent(bench: Bench, state: str):
+    a = bench.take()
+    bench.claim(a)
+    bench.settle(a, state, then=CODES)
+    assert bench.waiting() == []
+
+
+def test_no_code_follows_what_was_called_off_while_it_was_being_sent(bench: Bench):
+    a = bench.take()
+    bench.claim(a)
+    assert bench.claims.cancel(ID) == "sending"
+    bench.settle(a, then=CODES)
+    assert bench.waiting() == []
+    assert bench.claims.state(ID) == "sent"
+
+
+def test_codes_that_still_wait_are_called_off_with_what_they_follow(bench: Bench):
+    a = bench.take()
+    bench.claim(a)
+    bench.settle(a, then=CODES)
+    assert bench.claims.cancel(ID) == "sent"
+    assert [bench.claims.state(id_) for id_, _ in CODES] == ["cancelled", "cancelled"]
 
 
 # -- poison

@@ -384,7 +384,9 @@ def sent(bench: Bench) -> None:
 
 def settle(bench: Bench, tag: str, state: str) -> None:
     Scripts().settle(
-        bench.client, (*Keys.of(NORMAL)[2:4], claim_key(ID), UNKNOWN, EVENTS), (tag, state, "", 60_000, ID, state, "{}")
+        bench.client,
+        (*Keys.of(NORMAL)[2:4], claim_key(ID), UNKNOWN, EVENTS, NORMAL),
+        (tag, state, "", 60_000, ID, state, "{}"),
     )
 
 
