@@ -32,7 +32,7 @@ from kombu.utils.json import dumps
 
 from ifinu.broker import dead_letters, intake, leases
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, claim_key
+from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, claim_key
 
 log = structlog.get_logger(__name__)
 
@@ -240,7 +240,7 @@ class Channel(stock.Channel):
             connection.send_command(*self._wait_command())
             return
         self._command = _FETCH
-        self._fetching = tuple(self._leased.values())  # in the order in which they were subscribed to
+        self._fetching = tuple(sorted(self._leased.values(), key=_turn))
         room = self.qos.room()
         want = min(_MOST, _UNLIMITED_BATCH if room is None else max(1, room))
         keys = [key for queue in self._fetching for key in queue]
@@ -393,6 +393,11 @@ class Channel(stock.Channel):
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
         self.leases.give_back((message.delivery_tag,))
+
+
+def _turn(keys: Keys) -> int:
+    """The rank of a queue in the order of service; a queue that is not ours comes last."""
+    return QUEUES.index(keys.ready) if keys.ready in QUEUES else len(QUEUES)
 
 
 def _take_eta(message: dict[str, Any]) -> int | None:

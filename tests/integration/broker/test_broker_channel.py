@@ -150,6 +150,19 @@ def test_a_cancelled_queue_is_served_no_more_and_keeps_its_messages(
     account.balance(ready=1)
 
 
+def test_queues_are_served_by_urgency_in_any_order_of_subscription(
+    connection: kombu.Connection, client: redis.Redis
+):
+    consumer = Consumer(connection, LOW, NORMAL, URGENT, prefetch=3)
+    consumer.consumer.cancel_by_queue(URGENT)  # as `control cancel_consumer` and `add_consumer` do
+    consumer.consumer.add_queue(kombu.Queue(URGENT, kombu.Exchange(""), routing_key=URGENT))
+    consumer.consumer.consume()
+    for number, name in enumerate((LOW, NORMAL, URGENT)):
+        client.lpush(name, *wires(2, start=10 * number))
+    consumer.drain(lambda: len(consumer.messages) == 3)
+    assert consumer.ids() == ["id-20", "id-21", "id-10"]
+
+
 def test_a_paused_queue_that_is_not_empty_does_not_make_its_consumer_spin(
     account: Account, connection: kombu.Connection, client: redis.Redis
 ):
