@@ -56,6 +56,10 @@ NORMAL = "ifinu:fila:whatsapp"  # what producers in other languages LPUSH to
 LOW = "ifinu:fila:baixa"
 QUEUES = (URGENT, NORMAL, LOW)  # in the order they are served
 
+# Celery's remote control and task events, apart from those of other applications at the same Redis.
+CONTROL = "ifinu"
+TASK_EVENTS = "ifinu.celeryev"
+
 EVENTS = "ifinu:eventos"
 RECORDER = "ifinu:recorder"
 UNKNOWN = "ifinu:desconhecidas"

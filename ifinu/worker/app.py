@@ -29,6 +29,7 @@ from prometheus_client import CollectorRegistry
 from ifinu import logs, producer, settings, tracing
 from ifinu.broker import NORMAL, QUEUES
 from ifinu.broker.claims import Claims
+from ifinu.broker.keys import CONTROL, TASK_EVENTS
 from ifinu.broker.locations import Locations
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.trails import Trails
@@ -179,6 +180,8 @@ def configuration(chosen: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,  # a Redis that is full or loading is away, not gone
+        "control_exchange": CONTROL,
+        "event_exchange": TASK_EVENTS,
         "task_queues": [Queue(name, Exchange(""), routing_key=name) for name in QUEUES],
         "task_default_queue": NORMAL,
         "task_default_exchange": "",

@@ -10,6 +10,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import celery
 import pytest
 import redis
 from kombu import pools
@@ -361,8 +362,15 @@ def test_sigterm_under_load_finishes_what_is_being_sent_and_returns_the_rest(
     assert simulator.total() == 500
 
 
-def test_inspect_and_live_rate_limits_go_on_working(fleet: Fleet, queue: Queue, simulator: Simulated, producer):
+def test_a_worker_obeys_its_own_applications_control_and_no_others(
+    fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey, producer
+):
+    """
+    Inspection and live rate limits work; another application at the same Redis shuts down its own workers alone.
+    """
     worker = fleet.start(IFINU_RATE_LIMIT="1/m").ready()
+    with celery.Celery("other", broker=valkey.url, set_as_current=False) as other:
+        other.control.shutdown()
     replies = app.control.ping(timeout=3)
     assert list(replies[0].values()) == [{"ok": "pong"}]
     queue.push(*(raw(i) for i in range(30)))

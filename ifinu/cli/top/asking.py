@@ -12,11 +12,12 @@ from kombu.exceptions import OperationalError
 from kombu.pidbox import Mailbox
 from kombu.utils.json import dumps
 
+from ifinu.broker.keys import CONTROL
+
 COMMAND = "ifinu_snapshot"
 PATIENCE_S = 1.0  # after the last answer; a worker drops a question that is older than this by its own clock
 AWAY = (OperationalError, OSError)  # and redis.RedisError
 
-_NAMESPACE = "celery"  # of its remote control
 _OPTIONS = {"priority_steps": [0], "socket_timeout": 5, "socket_connect_timeout": 5, "max_retries": 1}
 
 Answers = dict[tuple[str, int], dict[str, Any]]
@@ -108,7 +109,7 @@ class _Question:
 
     def ask(self, connection: Any, patience_s: float) -> list[dict[str, Any]]:
         mailbox = Mailbox(
-            _NAMESPACE, type="fanout", connection=connection, accept=["json"], serializer="json", producer_pool=self
+            CONTROL, type="fanout", connection=connection, accept=["json"], serializer="json", producer_pool=self
         )
         try:
             mailbox.multi_call(COMMAND, timeout=patience_s, channel=self._channel, callback=self._take)
