@@ -150,9 +150,7 @@ def test_a_cancelled_queue_is_served_no_more_and_keeps_its_messages(
     account.balance(ready=1)
 
 
-def test_queues_are_served_by_urgency_in_any_order_of_subscription(
-    connection: kombu.Connection, client: redis.Redis
-):
+def test_queues_are_served_by_urgency_in_any_order_of_subscription(connection: kombu.Connection, client: redis.Redis):
     consumer = Consumer(connection, LOW, NORMAL, URGENT, prefetch=3)
     consumer.consumer.cancel_by_queue(URGENT)  # as `control cancel_consumer` and `add_consumer` do
     consumer.consumer.add_queue(kombu.Queue(URGENT, kombu.Exchange(""), routing_key=URGENT))
