@@ -12,9 +12,9 @@ import enum
 import itertools
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
-from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import (
     AliasChoices,
@@ -28,10 +28,16 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ifinu import phone
+from ifinu import phone, urls
 from ifinu.errors import ConfigurationError
 
 PREFIX = "IFINU_"
+# Celery's variables for a broker, and what else sets each.
+_CELERY_BROKER = {
+    "CELERY_BROKER_URL": " (or celery -b, or BROKER_URL)",
+    "CELERY_BROKER_READ_URL": "",
+    "CELERY_BROKER_WRITE_URL": "",
+}
 _RATE = re.compile(r"^(?P<count>\d+(?:\.\d+)?)(?:/(?P<per>[smh]))?$", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -86,30 +92,14 @@ def _blank_is_unset(value: object) -> object:
     return value.strip() or None if isinstance(value, str) else value
 
 
-def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none, or half an IPv6 address
-        return False
-
-
 def _with_password(url: SecretStr, password: SecretStr | None, variable: str) -> SecretStr:
-    if password is None:
-        return url
-    parts = urlsplit(url.get_secret_value())
-    if parts.password is not None:
-        raise ValueError(f"has a password already: take it out, or unset {variable}")
-    user, at, host = parts.netloc.rpartition("@")
-    netloc = f"{user if at else ''}:{quote(password.get_secret_value(), safe='')}@{host}"
-    return SecretStr(urlunsplit(parts._replace(netloc=netloc)))
+    return SecretStr(
+        urls.with_password(url.get_secret_value(), None if password is None else password.get_secret_value(), variable)
+    )
 
 
-def _postgresql(url: SecretStr, password: SecretStr | None, variable: str, others: str = "") -> SecretStr:
-    scheme, separator, rest = url.get_secret_value().strip().partition("://")
-    if scheme not in ("postgres", "postgresql", "postgresql+psycopg2") or not separator:
-        raise ValueError(f"must be postgresql://user:password@host/database{others}")
-    return _with_password(SecretStr(f"postgresql+psycopg2://{rest}"), password, variable)
+def _postgresql(url: SecretStr, password: SecretStr | None, variable: str, also: str = "") -> SecretStr:
+    return _with_password(SecretStr(urls.postgresql(url.get_secret_value(), also)), password, variable)
 
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -139,8 +129,8 @@ class Settings(BaseSettings):
         Field(
             validate_default=True,
             validation_alias=AliasChoices("IFINU_REDIS_URL", "REDIS_ADDR"),
-            description="The queue: `redis://[user:password@]host:port/db` or `rediss://…`. "
-            "`REDIS_ADDR` may be a bare `host:port`.",
+            description="The queue: `redis://[user:password@]host:port/db` or `rediss://…`, with options "
+            "of TLS (`?ssl_ca_certs=…`). `REDIS_ADDR` may be a bare `host:port`.",
         ),
     ] = SecretStr("redis://localhost:6379/0")
     evolution_url: Annotated[
@@ -222,8 +212,8 @@ class Settings(BaseSettings):
         SecretStr,
         Field(
             validate_default=True,
-            description="The ledger: `postgresql://user:password@host/database`, or `sqlite:///file` where all "
-            "processes are on one machine.",
+            description="The ledger: `postgresql://user:password@host/database` (hosts: `a:5432,b:5432`), or "
+            "`sqlite:///file` where all processes are on one machine.",
         ),
     ] = SecretStr("sqlite:///ifinu.db")
     recorder: Annotated[
@@ -400,17 +390,7 @@ class Settings(BaseSettings):
     @classmethod
     def _address_or_url(cls, value: object) -> object:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if not isinstance(text, str):
-            return value
-        text = text.strip()
-        url = text if "://" in text else f"redis://{text}/0"
-        if not _is_url(url, ("redis", "rediss")) or not re.fullmatch(r"/?\d*", urlsplit(url).path):
-            # Named alone, since what a password with a slash or a hash in it breaks would be shown.
-            raise ValueError(
-                "must be redis://host:port/db, rediss://host:port/db or host:port, "
-                "with a password's special characters as %XX"
-            )
-        return url
+        return urls.redis_url(text) if isinstance(text, str) else value
 
     @field_validator("redis_url")
     @classmethod
@@ -420,7 +400,7 @@ class Settings(BaseSettings):
     @field_validator("evolution_url")
     @classmethod
     def _http_url(cls, value: str) -> str:
-        if not _is_url(value, ("http", "https")):
+        if not urls.is_url(value, ("http", "https")):
             raise ValueError("must be http://host:port or https://host")
         return value.rstrip("/")
 
@@ -542,6 +522,31 @@ def load(**overrides: Any) -> Settings:
         for error in exc.errors(include_input=False, include_url=False):
             field = str(error["loc"][0]) if error["loc"] else ""
             problems.append(f"{by_location.get(field, field)}: {error['msg'].removeprefix('Value error, ')}")
+    else:
+        problems += _contradictions(settings, origin)
     if problems:
         raise ConfigurationError("; ".join(problems))
     return settings
+
+
+def _contradictions(settings: Settings, origin: Mapping[str, str]) -> Iterator[str]:
+    """What Celery would take from the environment instead of ours: it asks its own variables first, silently."""
+    own = origin["redis_url"] + ("" if os.environ.get(origin["redis_url"]) else " (not set)")
+    url = settings.redis_url.get_secret_value()
+    for name, also in _CELERY_BROKER.items():
+        other = os.environ.get(name)
+        if other and not urls.is_same_redis(other, url):
+            named = urls.shown(other)
+            beside = " with another login or other options" if named == urls.shown(url) else ""
+            yield (
+                f"{name}{also} names the broker {named}{beside}, and {own} {urls.shown(url)}: "
+                f"all goes by {origin['redis_url']}; unset the other, or let both say the same"
+            )
+    backend = None if settings.result_backend is None else settings.result_backend.get_secret_value()
+    other = os.environ.get("CELERY_RESULT_BACKEND")
+    if other and other != backend:
+        yield (
+            f"CELERY_RESULT_BACKEND names {urls.shown(other)}, and {origin['result_backend']} "
+            f"{'is not set' if backend is None else urls.shown(backend)}: "
+            f"all goes by {origin['result_backend']}; unset the other, or let both say the same"
+        )

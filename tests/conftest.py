@@ -15,14 +15,14 @@ from sqlalchemy import Engine
 from ifinu.embedded import Postgres, Valkey
 from ifinu.ledger.engine import connect
 
-_ALIASES = ("REDIS_ADDR", "EVOLUTION_API_URL", "EVOLUTION_API_KEY")
-
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a developer has exported must not decide a test."""
     for name in [
-        n for n in os.environ if n.startswith("IFINU_") or n in ("REDIS_ADDR", "EVOLUTION_API_URL", "EVOLUTION_API_KEY")
+        n
+        for n in os.environ
+        if n.startswith(("IFINU_", "CELERY_")) or n in ("REDIS_ADDR", "EVOLUTION_API_URL", "EVOLUTION_API_KEY")
     ]:
         monkeypatch.delenv(name)
 

@@ -34,6 +34,7 @@ from ifinu.broker.locations import Locations
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.trails import Trails
 from ifinu.delivery import Delivery
+from ifinu.errors import ConfigurationError
 from ifinu.gateway import gateway_of
 from ifinu.gateway.breaker import Breaker
 from ifinu.gateway.instances import Instances
@@ -43,6 +44,13 @@ from ifinu.metrics.sending import Sending
 from ifinu.render import Renderer
 from ifinu.settings import Settings
 from ifinu.window import Windows
+from ifinu.worker.agreement import (
+    Disagreement,
+    check_configuration,
+    check_connection,
+    check_result_backend,
+    check_worker,
+)
 from ifinu.worker.consumer import Heartbeat, TakeOver, WarmUp
 from ifinu.worker.metrics import Metrics
 from ifinu.worker.pacing import Bucket
@@ -87,9 +95,17 @@ class Application(Celery):
 
     @property
     def settings(self) -> Settings:
-        """What the environment says."""
+        """
+        What the environment says.
+
+        Raises:
+            ConfigurationError: Something is wrong in it.
+        """
         if self._settings is None:
-            self._settings = settings.load()
+            try:
+                self._settings = settings.load()
+            except ConfigurationError as exc:
+                raise Disagreement(str(exc)) from exc
         return self._settings
 
     @functools.cached_property
@@ -122,6 +138,36 @@ class Application(Celery):
                 if self._delivery is None:
                     self._delivery = delivery_of(self.settings)
         return self._delivery
+
+    def check(self) -> None:
+        """
+        See that Celery would use what the settings say, whichever way it was told of something else.
+
+        Raises:
+            ConfigurationError: It would not; names both.
+        """
+        self.connection_for_read()
+        self.connection_for_write()
+        check_result_backend(self.conf.result_backend, self._result_backend)
+
+    @property
+    def _result_backend(self) -> str | None:
+        chosen = self.settings.result_backend
+        return None if chosen is None else chosen.get_secret_value()
+
+    def _connection(self, url: str, *args: Any, **kwargs: Any) -> kombu.Connection:
+        made = super()._connection(url, *args, **kwargs)
+        ours = configuration(self.settings)
+        own = ours["broker_url"]
+        check_connection(
+            made, _Connection(own, transport=ours["broker_transport"], ssl=ours["broker_use_ssl"] or False), own
+        )
+        check_configuration(self.conf, ours)
+        return made
+
+    def _get_backend(self) -> Any:
+        check_result_backend(self.conf.result_backend, self._result_backend)
+        return super()._get_backend()
 
     def use(self, chosen: Settings) -> None:
         """Take these settings instead of the environment's; before the application is first used."""
@@ -219,9 +265,11 @@ def _configure(sender: Application, **_: Any) -> None:
 
 
 @signals.worker_init.connect
-def _make_ready(**_: Any) -> None:
+def _make_ready(sender: Any, **_: Any) -> None:
     """Before the first message, so that none waits for it and a burst follows; children of a pool inherit it."""
     try:
+        app.check()
+        check_worker(sender.pool_cls)
         app.delivery  # noqa: B018 - making it is the point
     except Exception as exc:  # Celery would log it and go on, and each message would end as an error
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - to the person who starts the worker

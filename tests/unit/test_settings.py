@@ -160,7 +160,7 @@ def test_its_own_name_beats_an_alias_unless_it_is_empty(monkeypatch, field, name
         ("[::1]:6379", "redis://[::1]:6379/0"),
         (" redis:6379\n", "redis://redis:6379/0"),
         ("rediss://:hush@redis:6380/2?ssl_cert_reqs=none", "rediss://:hush@redis:6380/2?ssl_cert_reqs=none"),
-        ("redis://redis", "redis://redis"),
+        ("redis://redis", "redis://redis/0"),
     ],
 )
 def test_redis_may_be_an_address_or_a_url(monkeypatch, address, url):

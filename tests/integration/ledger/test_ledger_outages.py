@@ -15,8 +15,10 @@ import structlog
 from ledgers import migrated
 from processes import postgres_server, redis_server, wait_until
 from recording import count, record, running, table, tell
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 
+from ifinu import settings
+from ifinu.backup.postgres import Database
 from ifinu.broker.keys import EVENTS
 from ifinu.embedded import Postgres, Valkey
 from ifinu.ledger.engine import connect
@@ -208,3 +210,17 @@ def test_it_makes_a_ledger_of_sqlite_itself(client: redis.Redis, valkey: Valkey,
     record(client, valkey.url, engine)
     assert table(engine, notifications, "id") == [("n",)]
     engine.dispose()
+
+
+def test_of_several_hosts_the_ledger_uses_the_one_that_is_there(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = make_url(postgres)
+    login = f"{there.username}:{there.password or ''}@"
+    monkeypatch.setenv(
+        "IFINU_DATABASE_URL", f"postgresql://{login}localhost:1,{there.host}:{there.port}/{there.database}"
+    )
+    url = settings.load().database_url.get_secret_value()
+    engine = connect(url)
+    migrate(engine)
+    assert count(engine, notifications) == 0
+    engine.dispose()
+    assert Database(url, "the ledger").tables().keys() >= {"public.notifications"}
