@@ -43,7 +43,7 @@ from ifinu.reference import reference_in, reference_of
 from ifinu.render import Renderer
 from ifinu.settings import OnUnknown
 from ifinu.tracing import INSTANCE, KEY_ID, OFF, VERDICT, Tracer, Work
-from ifinu.window import BRASILIA, Windows, expires_at
+from ifinu.window import BRASILIA, Windows, expires_at, true_from
 
 log = structlog.get_logger(__name__)
 
@@ -234,22 +234,29 @@ class Delivery:
         return _Message(notification, about["instance"], asker, told, about["hash"])
 
     def _check(self, message: _Message, claim: Claim) -> Settled | Wait | None:
-        """Whether it may go at this time: it is expired, has to wait, or (None) may."""
+        """
+        Whether it may go at this time: it is expired, has to wait, or (None) may.
+
+        Raises:
+            InvalidNotification: It says what cannot be so.
+        """
         now = self.clock()
         expires = expires_at(message.notification)
         if expires is not None and now >= expires:
             return _ended(message, "expired", Name.EXPIRED, reason=f"it was valid until {expires.isoformat()}")
-        opens = self.windows.opens_at(now, phone=message.notification.phone, tenant=message.notification.tenant)
-        if opens is None:
+        late = true_from(message.notification, now)
+        opens = self.windows.opens_at(late or now, phone=message.notification.phone, tenant=message.notification.tenant)
+        goes = opens or late
+        if goes is None:
             return None
-        if expires is not None and opens >= expires:
-            return _ended(message, "expired", Name.EXPIRED, reason="its sending window opens after it has expired")
+        why = "window" if late is None else "not_late"
+        if expires is not None and goes >= expires:
+            then = "its charge is late" if late is not None and late >= expires else "its sending window opens"
+            return _ended(message, "expired", Name.EXPIRED, reason=f"{then} after it has expired")
         state = "unknown" if claim.verdict is Verdict.LOOK_UP else "waiting"
-        deferred = message.untried(Name.DEFERRED, reason="window")
-        log.info(
-            "ifinu.message.deferred", **message.told(), reason="window", wait_s=round((opens - now).total_seconds(), 1)
-        )
-        return Wait(opens, state, claim.token, deferred, message.instance, "window", free=True)
+        deferred = message.untried(Name.DEFERRED, reason=why)
+        log.info("ifinu.message.deferred", **message.told(), reason=why, wait_s=round((goes - now).total_seconds(), 1))
+        return Wait(goes, state, claim.token, deferred, message.instance, why, free=True)
 
     def _send(self, message: _Message, claim: Claim) -> Settled | Wait | Failed:
         with self.tracer.step(Work.RENDER):

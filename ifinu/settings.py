@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AliasChoices,
@@ -267,6 +267,14 @@ class Settings(BaseSettings):
         _Optional,
         Field(
             description="When messages may go, by the clock where the phone is: `mon-fri 08:00-20:00, sat 09:00-13:00`."
+        ),
+    ] = None
+    sending_holidays: Annotated[
+        Literal["BR"] | None,
+        _Optional,
+        Field(
+            description="`BR`: nothing is sent on bank holidays and on those of the phone's state. Unset: holidays are "
+            "days like others."
         ),
     ] = None
     sending_windows_file: Annotated[

@@ -1,5 +1,5 @@
 """
-When a message may go: while its sending window is open, and until it has expired.
+When a message may go: from when what it says is so, while its sending window is open, and until it has expired.
 
 A window is what an administrator writes, in the clock of the place where the phone is:
 
@@ -9,7 +9,11 @@ A window is what an administrator writes, in the clock of the place where the ph
     seg-sex 08:00-12:00, seg-sex 14:00-18:00
 
 A range holds its start and not its end, which may be 24:00. One that passes midnight is written as two. `sempre` and
-`diário` are understood too.
+`diário` are understood too. `lei-sp` stands for the hours that São Paulo's law leaves to collection: Monday to Friday
+08:00-20:00, Saturday 08:00-14:00, never on a holiday.
+
+On holidays every window is closed where `IFINU_SENDING_HOLIDAYS=BR` asks for it: those of the banks, and those of the
+phone's state (`business_days.py`). The file may name other days on which nothing is sent.
 
 The place is the state of the phone's area code, and its clock that of the state's capital. Sources of the zones:
 Decreto 2.784/1913 as last changed by Lei 12.876/2013, and the IANA time zone database. Brazil has had no summer time
@@ -24,11 +28,12 @@ import re
 from collections.abc import Mapping
 from datetime import MAXYEAR, UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+from ifinu import business_days
 from ifinu import phone as phones
-from ifinu.errors import ConfigurationError
+from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.notification import Kind, Notification
 
 BRASILIA = "America/Sao_Paulo"
@@ -74,8 +79,20 @@ _DAY_MINUTES = 24 * 60
 # For each day from Monday, its open ranges in minutes since midnight, the earliest first; they may overlap.
 _Week = tuple[tuple[tuple[int, int], ...], ...]
 
-_ALWAYS: _Week = (((0, _DAY_MINUTES),),) * 7
-_TABLES = ("default", "tenants", "states")
+
+class _Window(NamedTuple):
+    """The open hours of each weekday, and whether it is closed on holidays."""
+
+    week: _Week
+    rests: bool = False
+
+
+_ALWAYS = _Window((((0, _DAY_MINUTES),),) * 7)
+_LEI_SP = "mon-fri 08:00-20:00, sat 08:00-14:00"
+_TABLES = ("default", "tenants", "states", "holidays")
+_EVERYWHERE = "BR"
+_CLOSED_DAY = re.compile(r"(?:\d{4}-)?\d\d-\d\d", re.ASCII)
+_LONGEST_CLOSURE_DAYS = 400  # that a message waits through in one go; then it is looked at again
 
 
 class Windows:
@@ -86,44 +103,58 @@ class Windows:
         default: Of tenants without one of their own.
         tenants: By tenant.
         states: By state (UF); a state without one is always open.
+        rest: Whether all are closed on holidays.
+        closed: Further days on which nothing is sent, as `2026-12-24` or each year's `12-24`, by state or for `BR`.
     """
 
-    def __init__(self, default: _Week, tenants: Mapping[str, _Week], states: Mapping[str, _Week]) -> None:
+    def __init__(
+        self,
+        default: _Window,
+        tenants: Mapping[str, _Window],
+        states: Mapping[str, _Window],
+        *,
+        rest: bool = False,
+        closed: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
         self._default = default
         self._tenants = tenants
         self._states = states
-        self._is_always = default == _ALWAYS and not tenants and not states
+        self._rest = rest
+        self._closed = closed or {}
+        self._is_always = default == _ALWAYS and not (tenants or states or rest or closed)
 
     @classmethod
-    def load(cls, spec: str | None, file: Path | None) -> Windows:
+    def load(cls, spec: str | None, file: Path | None, *, rest: bool = False) -> Windows:
         """
         Read what is set.
 
         Args:
             spec: `IFINU_SENDING_WINDOW`; None is always.
             file: `IFINU_SENDING_WINDOWS_FILE`, a JSON object of windows, each of its keys optional:
-                `{"default": "…", "tenants": {"u1": "…"}, "states": {"SP": "…"}}`. Its default wins over `spec`.
+                `{"default": "…", "tenants": {"u1": "…"}, "states": {"SP": "…"},
+                "holidays": {"BR": ["2026-12-24"], "SP": ["01-25"]}}`. Its default wins over `spec`.
+            rest: Whether `IFINU_SENDING_HOLIDAYS` is `BR`.
 
         Raises:
             ConfigurationError: Naming file, key and what is wrong with it.
         """
-        default = _ALWAYS if spec is None else _week(spec, "IFINU_SENDING_WINDOW")
+        default = _ALWAYS if spec is None else _window(spec, "IFINU_SENDING_WINDOW")
         if file is None:
-            return cls(default, {}, {})
+            return cls(default, {}, {}, rest=rest)
         tables = _tables(file)
         if "default" in tables:
-            default = _week(tables["default"], f"{file}: default")
-        tenants = _weeks(file, tables, "tenants")
-        states = _weeks(file, tables, "states")
+            default = _window(tables["default"], f"{file}: default")
+        tenants = _windows(file, tables, "tenants")
+        states = _windows(file, tables, "states")
         for state, of_state in states.items():
             if state not in _ZONES:
                 raise ConfigurationError(f"{file}: states.{state}: no such state; write it as SP, AM and so on")
             for name, of_tenant in {"default": default, **{f"tenants.{t}": w for t, w in tenants.items()}}.items():
-                if not any(_both(of_tenant, of_state)):
+                if not any(_both(of_tenant, of_state).week):
                     raise ConfigurationError(
                         f"{file}: {name} and states.{state} are never open together: nothing would ever be sent"
                     )
-        return cls(default, tenants, states)
+        return cls(default, tenants, states, rest=rest, closed=_closed_days(file, tables))
 
     def opens_at(self, now: datetime, *, phone: str, tenant: str | None) -> datetime | None:
         """
@@ -141,15 +172,24 @@ class Windows:
             return None
         state = phones.state(phone)
         zone = ZoneInfo(_ZONES[state])
-        week = _both(self._tenants.get(tenant or "", self._default), self._states.get(state, _ALWAYS))
+        window = _both(self._tenants.get(tenant or "", self._default), self._states.get(state, _ALWAYS))
         today = now.astimezone(zone).date()
-        # Within eight days there is one; within fifteen also if the clock leaps over the first.
-        for day in (today + timedelta(days=ahead) for ahead in range(15)):
-            for start, end in week[day.weekday()]:
+        for day in (today + timedelta(days=ahead) for ahead in range(_LONGEST_CLOSURE_DAYS)):
+            if self._is_closed(day, state, window):
+                continue
+            for start, end in window.week[day.weekday()]:
                 opens, closes = _instant(day, start, zone), _instant(day, end, zone)
                 if closes > max(now, opens):
                     return None if opens <= now else opens
-        raise AssertionError("windows that never open are refused when they are loaded")
+        return _instant(today + timedelta(days=_LONGEST_CLOSURE_DAYS), 0, zone)
+
+    def _is_closed(self, day: date, state: str, window: _Window) -> bool:
+        """Whether nothing is sent on that day, whatever the hour."""
+        written = day.isoformat()
+        for place in (_EVERYWHERE, state):
+            if not {written, written[5:]}.isdisjoint(self._closed.get(place, ())):
+                return True
+        return (self._rest or window.rests) and business_days.is_holiday(day, state)
 
 
 def expires_at(notification: Notification) -> datetime | None:
@@ -168,6 +208,72 @@ def expires_at(notification: Notification) -> datetime | None:
     return min(ends, default=None)
 
 
+def true_from(notification: Notification, now: datetime) -> datetime | None:
+    """
+    Say from when on what a notification says of its due date is so.
+
+    Only a `Kind.OVERDUE` can be too early: until its charge is late (`business_days.late_from`), it has to wait.
+
+    Args:
+        notification: What is to be sent.
+        now: Aware.
+
+    Returns:
+        None when it is so, else the instant, in UTC, at which it will be: the first minute of that day in Brasília.
+
+    Raises:
+        InvalidNotification: The due date of a `Kind.OVERDUE` is yet to come, which is a mistake of its producer.
+    """
+    due = notification.due_date
+    if notification.kind is not Kind.OVERDUE or due is None:
+        return None
+    zone = ZoneInfo(BRASILIA)
+    today = now.astimezone(zone).date()
+    if due > today:
+        raise InvalidNotification(
+            "vencimento",
+            f"{due.isoformat()} is yet to come, and {Kind.OVERDUE} says that the charge is late; "
+            f"send it after that day, or as {Kind.REMINDER}",
+        )
+    late = business_days.late_from(due)
+    return None if late <= today else _instant(late, 0, zone)
+
+
+def doubt(notification: Notification, now: datetime) -> str | None:
+    """
+    Say what a person would ask about a notification sent at that time: its kind does not fit its due date.
+
+    Args:
+        notification: What is to be sent.
+        now: When, aware.
+
+    Returns:
+        What is wrong and what follows from it, in one line; None when it fits.
+
+    Raises:
+        InvalidNotification: As `true_from`.
+    """
+    due = notification.due_date
+    if due is None:
+        return None
+    today = now.astimezone(ZoneInfo(BRASILIA)).date()
+    if (from_then := true_from(notification, now)) is not None:
+        late = from_then.astimezone(ZoneInfo(BRASILIA)).date()
+        payable = late - timedelta(days=1)
+        why = "" if payable == due else ", as the banks are closed on its due date"
+        return (
+            f"it waits until {late}: what is due on {due} can be paid until {payable}{why}, and {Kind.OVERDUE} says "
+            "that it is late"
+        )
+    if notification.kind is Kind.REMINDER and due < today:
+        return f"{due} is past, and {Kind.REMINDER} speaks of what is due soon; {Kind.OVERDUE} says that it is late"
+    if notification.kind is Kind.DUE and due < today:
+        return f"it is not sent any more: {Kind.DUE} is for the due date, and {due} is past"
+    if notification.kind is Kind.DUE and due > today:
+        return f"{Kind.DUE} is for the due date, and {due} is not the day on which it is sent, {today}"
+    return None
+
+
 def _instant(day: date, minutes: int, zone: ZoneInfo) -> datetime:
     """In UTC; what the clock leaps over is the instant of the leap."""
     days, minute = divmod(minutes, _DAY_MINUTES)
@@ -176,15 +282,16 @@ def _instant(day: date, minutes: int, zone: ZoneInfo) -> datetime:
 
 
 @functools.lru_cache(maxsize=4096)
-def _both(one: _Week, other: _Week) -> _Week:
+def _both(one: _Window, other: _Window) -> _Window:
     """While both are open."""
-    return tuple(
+    week = tuple(
         tuple(sorted((max(a, c), min(b, d)) for a, b in ranges for c, d in others if max(a, c) < min(b, d)))
-        for ranges, others in zip(one, other, strict=True)
+        for ranges, others in zip(one.week, other.week, strict=True)
     )
+    return _Window(week, one.rests or other.rests)
 
 
-def _week(spec: object, where: str) -> _Week:
+def _window(spec: object, where: str) -> _Window:
     """
     Read the grammar on top.
 
@@ -193,8 +300,15 @@ def _week(spec: object, where: str) -> _Week:
     """
     if not isinstance(spec, str):
         raise ConfigurationError(f"{where}: must be a text such as 'mon-fri 08:00-20:00'")
-    if spec.strip().lower() in ("always", "sempre"):
-        return _ALWAYS
+    match spec.strip().lower():
+        case "always" | "sempre":
+            return _ALWAYS
+        case "lei-sp":
+            return _Window(_week(_LEI_SP, where), rests=True)
+    return _Window(_week(spec, where))
+
+
+def _week(spec: str, where: str) -> _Week:
     week: list[list[tuple[int, int]]] = [[] for _ in range(7)]
     for part in spec.split(","):
         try:
@@ -209,7 +323,7 @@ def _week(spec: object, where: str) -> _Week:
 def _part(part: str) -> tuple[list[int], tuple[int, int]]:
     match = _PART.fullmatch(part)
     if match is None:
-        raise ValueError("is no window; write 'mon-fri 08:00-20:00', several with commas, or 'always'")
+        raise ValueError("is no window; write 'mon-fri 08:00-20:00', several with commas, 'always' or 'lei-sp'")
     days, *clock = match.groups()
     from_hour, from_minute, to_hour, to_minute = map(int, clock)
     start, end = from_hour * 60 + from_minute, to_hour * 60 + to_minute
@@ -248,8 +362,36 @@ def _tables(file: Path) -> dict[str, Any]:
     return tables
 
 
-def _weeks(file: Path, tables: Mapping[str, Any], name: str) -> dict[str, _Week]:
+def _windows(file: Path, tables: Mapping[str, Any], name: str) -> dict[str, _Window]:
     table = tables.get(name, {})
     if not isinstance(table, dict):
         raise ConfigurationError(f"{file}: {name}: must be an object of windows")
-    return {key: _week(spec, f"{file}: {name}.{key}") for key, spec in table.items()}
+    return {key: _window(spec, f"{file}: {name}.{key}") for key, spec in table.items()}
+
+
+def _closed_days(file: Path, tables: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    table = tables.get("holidays", {})
+    if not isinstance(table, dict):
+        raise ConfigurationError(f'{file}: holidays: must be an object such as {{"BR": ["2026-12-24", "12-31"]}}')
+    for place, days in table.items():
+        where = f"{file}: holidays.{place}"
+        if place != _EVERYWHERE and place not in _ZONES:
+            raise ConfigurationError(f"{where}: no such state; write it as SP, AM and so on, or BR for all")
+        if not isinstance(days, list):
+            raise ConfigurationError(f'{where}: must be a list of days such as "2026-12-24", or "12-24" for each year')
+        for day in days:
+            if not _is_a_day(day):
+                raise ConfigurationError(
+                    f"{where}: {day!r} is not in the calendar; write 2026-12-24, or 12-24 for each year"
+                )
+    return {place: frozenset(days) for place, days in table.items()}
+
+
+def _is_a_day(text: object) -> bool:
+    if not isinstance(text, str) or not _CLOSED_DAY.fullmatch(text):
+        return False
+    try:
+        date.fromisoformat(text if len(text) == 10 else f"2024-{text}")  # a leap year
+    except ValueError:
+        return False
+    return True

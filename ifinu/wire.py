@@ -309,7 +309,7 @@ _READERS: dict[str, Callable[[object], object]] = {
 }
 
 # Days from today to the due date of a sample charge.
-_SAMPLE_DUE = {Kind.REMINDER: 3, Kind.DUE: 0, Kind.OVERDUE: -2, Kind.PAID: 0}
+_SAMPLE_DUE = {Kind.REMINDER: 3, Kind.DUE: 0, Kind.OVERDUE: -10, Kind.PAID: 0}  # late for sure, Carnival or not
 
 
 def _fill_in(values: dict[str, object], problems: Mapping[str, str], sandbox_number: str, today: date | None) -> None:

@@ -12,7 +12,7 @@ Every event of a notification may carry, where they are known: `kind`, `tenant`,
     sent        sent                           key_id (or null), confirmed (the gateway could store it),
                                                by: gateway | look_up | webhook | person
     retrying    retrying                       reason, error, due_ms
-    deferred    deferred                       reason: window | instance | throttled | misconfigured, due_ms
+    deferred    deferred                       reason: window | not_late | instance | throttled | misconfigured, due_ms
     unknown     unknown                        reason, error, due_ms (of the next look-up, or null)
     resending   unknown                        it was not at the gateway and is sent once more
     held        unknown, in the dead letters   reason, error

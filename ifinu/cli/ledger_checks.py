@@ -77,7 +77,7 @@ def examine_settings(chosen: Settings) -> Iterator[Finding]:
     if chosen.sending_window is None and chosen.sending_windows_file is None:
         return
     try:
-        Windows.load(chosen.sending_window, chosen.sending_windows_file)
+        Windows.load(chosen.sending_window, chosen.sending_windows_file, rest=chosen.sending_holidays is not None)
     except ConfigurationError as exc:
         yield Finding("sending window", Level.FAIL, str(exc), "correct it: no worker starts with it")
     else:

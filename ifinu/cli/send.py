@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 
 from ifinu import phone as phones
-from ifinu import producer, settings
+from ifinu import producer, settings, window
 from ifinu.cli import durations, terminal
 from ifinu.cli.durations import span
-from ifinu.errors import ConfigurationError
-from ifinu.notification import Kind, Priority
+from ifinu.errors import ConfigurationError, InvalidNotification
+from ifinu.notification import Kind, Notification, Priority
 
 
 def send(
@@ -63,21 +64,24 @@ def send(
     }  # fmt: skip
     notification = producer.notification_of({field: value for field, value in given.items() if value is not None})
     due = _due(wait, at)
+    warnings = _doubts(notification, due or datetime.now(UTC))
     from ifinu.worker.tasks import send_notification
 
     told: dict[str, object] = {
         "id": notification.id,
         "queue": producer.QUEUE_OF[notification.priority],
         "due": due and due.isoformat(),
+        "warnings": warnings,
     }
     if dry_run:
         from ifinu.delivery import today_in_brazil
         from ifinu.render import Renderer
 
+        today = today_in_brazil() if due is None else due.astimezone(ZoneInfo(window.BRASILIA)).date()
         chosen = settings.load()
         renderer = Renderer(reference=chosen.reference, codes_apart=chosen.pix_separate)
         codes = notification.code_messages(chosen.evolution_instance) if chosen.pix_separate else []
-        texts = [renderer.render(each, today=today_in_brazil()) for each in (notification, *codes)]
+        texts = [renderer.render(each, today=today) for each in (notification, *codes)]
         told |= {"phone": phones.mask(notification.phone), "text": texts[0]} | ({"then": texts[1:]} if codes else {})
     else:
         send_notification.enqueue(notification, eta=due)
@@ -85,6 +89,8 @@ def send(
         terminal.print_json(told)
         return
     out = terminal.results()
+    for warning in warnings:
+        terminal.notes().print(f"warning: {warning}", style="yellow", soft_wrap=True)
     if dry_run:
         out.print(f"To {told['phone']}, nothing is sent:", style="dim")
         out.print(terminal.plain(str(told["text"])), soft_wrap=True)
@@ -94,6 +100,20 @@ def send(
         return
     when = f", due in {span(due - datetime.now(UTC))}" if due else ""
     out.print(f"{terminal.plain(notification.id)} is on {told['queue']}{when}", soft_wrap=True)
+
+
+def _doubts(notification: Notification, at: datetime) -> list[str]:
+    """
+    What a person should know before it is sent then.
+
+    Raises:
+        InvalidNotification: A worker would make a dead letter of it.
+    """
+    try:
+        found = window.doubt(notification, at)
+    except InvalidNotification as exc:
+        raise InvalidNotification("due_date", exc.reason) from exc
+    return [] if found is None else [found]
 
 
 def _due(wait: timedelta | None, at: str | None) -> datetime | None:

@@ -4,7 +4,7 @@ What a worker counts, in its main process whatever the pool.
     ifinu_messages_total{kind,outcome}       messages that came to their end
     ifinu_dead_letters_total{reason}
     ifinu_retries_total{reason}              tries that failed, and are followed by another
-    ifinu_deferrals_total{reason}            messages that wait: window | instance | throttled | misconfigured
+    ifinu_deferrals_total{reason}            that wait: window | not_late | instance | throttled | misconfigured
     ifinu_doubts_total{reason}               sends whose outcome is unknown
     ifinu_gateway_answers_total{answer}      POSTs, by what they were answered: sent | sent_unconfirmed | errors.Reason
     ifinu_instance_sends_total{whatsapp,result}, ifinu_instance_held{whatsapp}
@@ -150,7 +150,7 @@ class Sending(Collector):
         elif wait.why != "look_up":
             if wait.event is not None:
                 self._deferrals.labels(wait.why).inc()
-            if wait.why != "window":
+            if wait.why not in ("window", "not_late"):  # then no instance is at fault
                 self._held_until[self._instance(wait.instance)] = wait.until.timestamp()
 
     def collect(self) -> Iterator[Metric]:

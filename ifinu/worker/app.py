@@ -193,7 +193,9 @@ def delivery_of(chosen: Settings) -> Delivery:
         renderer=Renderer(reference=chosen.reference, codes_apart=chosen.pix_separate),
         claims=Claims(client, chosen.claim_ttl_s),
         instances=Instances(chosen.misconfigured_wait_s, sharded=chosen.evolution_sharded),
-        windows=Windows.load(chosen.sending_window, chosen.sending_windows_file),
+        windows=Windows.load(
+            chosen.sending_window, chosen.sending_windows_file, rest=chosen.sending_holidays is not None
+        ),
         pseudonyms=Pseudonyms.load(client, key),
         instance=chosen.evolution_instance,
         on_unknown=chosen.on_unknown,

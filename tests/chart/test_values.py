@@ -194,6 +194,11 @@ def test_settings_reach_every_process():
     assert {name: data[name] for name in settings} == settings
 
 
+def test_nothing_is_sent_on_holidays_unless_it_goes_to_the_simulator_or_is_asked_for():
+    for chosen, told in [((), "BR"), (("sendingHolidays=",), ""), (("simulator.enabled=true",), "")]:
+        assert set_to(*chosen)["ConfigMap", "ifinu-config"]["data"]["IFINU_SENDING_HOLIDAYS"] == told
+
+
 def test_what_the_chart_sets_has_a_value_for_it():
     """
     Each setting in the ConfigMap is refused under `settings`, and whoever tries is told what to use.

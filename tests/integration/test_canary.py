@@ -190,7 +190,7 @@ def sendable() -> dict[str, bytes]:
     charge = {
         "id": "nested_charge", "tipo_notificacao": "atraso", "usuario_id": "t1", "instancia": "at-nested_charge",
         "cobranca": {
-            "valor": 99.9, "vencimento": "2031-12-01", "descricao": DESCRIPTION, "pix_copia_cola": PIX,
+            "valor": 99.9, "vencimento": "2021-12-01", "descricao": DESCRIPTION, "pix_copia_cola": PIX,
             "cliente": {"nome": NAME, "telefone": canaries.spellings(201)[0]},
         },
     }  # fmt: skip

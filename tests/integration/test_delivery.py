@@ -16,7 +16,7 @@ from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, claim_key, optout_key, s
 from ifinu.broker.leases import Settled
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.delivery import Delivery, Failed, Wait
-from ifinu.errors import GatewayError, MaybeSent, Misconfigured, NotSent, Reason, Throttled
+from ifinu.errors import GatewayError, InvalidNotification, MaybeSent, Misconfigured, NotSent, Reason, Throttled
 from ifinu.gateway import FoundMessage, FoundMessages, Sent
 from ifinu.gateway.instances import Instances
 from ifinu.notification import Kind, Notification
@@ -281,6 +281,33 @@ def test_outside_its_window_a_message_waits_for_the_next_opening_or_expires_befo
     assert gateway.texts == []
     clock.now = waiting.until
     assert carry(token=waiting.token, by=delivery).state == "sent"
+
+
+def test_an_overdue_notice_waits_until_its_charge_is_late(
+    delivery: Delivery, carry: Callable[..., Any], gateway: Gateway, clock: Clock
+):
+    """Due on Saturday 2026-12-05, so payable until Monday; late from Tuesday, and sent when its window opens then."""
+    delivery = replace(delivery, windows=Windows.load("daily 08:00-20:00", None))
+    due = {"kind": Kind.OVERDUE, "due_date": date(2026, 12, 5)}
+    overdue = NOTIFICATION.model_copy(update=due)
+    clock.now = datetime(2026, 12, 6, 15, tzinfo=UTC)
+    waiting = carry(overdue, by=delivery)
+    assert waiting.until == datetime(2026, 12, 8, 11, tzinfo=UTC)
+    assert (waiting.claim, waiting.why, waiting.free) == ("waiting", "not_late", True)
+    assert told(waiting.event) == ("deferred", "not_late")
+    short = NOTIFICATION.model_copy(update={**due, "id": "inv-2", "valid_until": datetime(2026, 12, 8, 9, tzinfo=UTC)})
+    assert carry(short, by=delivery).state == "expired"
+    assert gateway.texts == []
+    clock.now = waiting.until
+    assert carry(overdue, token=waiting.token, by=delivery).state == "sent"
+    assert len(gateway.texts) == 1
+
+
+def test_an_overdue_notice_about_a_day_to_come_is_refused(carry: Callable[..., Any], gateway: Gateway, clock: Clock):
+    clock.now = datetime(2026, 12, 6, 15, tzinfo=UTC)
+    with pytest.raises(InvalidNotification, match="vencimento: 2026-12-07 is yet to come"):
+        carry(NOTIFICATION.model_copy(update={"kind": Kind.OVERDUE, "due_date": date(2026, 12, 7)}))
+    assert gateway.texts == []
 
 
 def test_who_opted_out_gets_nothing_of_that_tenant(

@@ -274,7 +274,7 @@ def test_nothing_personal_is_in_any_page_or_answer(
     # Celery as any producer may have it, which describes its arguments in full.
     with celery.Celery(broker=valkey.url, set_as_current=False) as stock:
         stock.conf.broker_transport_options = {"priority_steps": [0]}
-        body = {"id": "foreign", "tipo_notificacao": "atraso", **personal(7778)}
+        body = {"id": "foreign", "tipo_notificacao": "atraso", **personal(7778), "vencimento": "2025-12-01"}
         stock.send_task(TASK, args=[body], task_id="foreign", queue=NORMAL)
         stock.send_task(TASK, kwargs={"message": body | {"id": "kw"}}, task_id="kw", queue=NORMAL)
         stock.send_task(TASK, args=[], kwargs=personal(7779), task_id="misfit", queue=NORMAL)

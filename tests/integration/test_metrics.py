@@ -137,7 +137,7 @@ def test_a_worker_counts_what_becomes_of_messages_whatever_its_pool(fleet, queue
     queue.push(b"not json", json.dumps({"id": "k", "tipo_notificacao": "none"}))
     queue.push(json.dumps({**good[0], "id": "old", "valido_ate": "2020-01-01"}))
     queue.push(json.dumps({"id": "gone", "tipo_notificacao": "atraso", "telefone": "5511987650001", "nome": "A",
-                           "valor": "1", "vencimento": "2026-01-01"}))  # fmt: skip
+                           "valor": "1", "vencimento": "2025-01-06"}))  # fmt: skip
     wait_until(lambda: queue.idle() and len(queue.dead()) == 3, 60, lambda: (queue.counts(), worker.text()))
 
     def told() -> Series:

@@ -33,7 +33,7 @@ GO_FORM = {
     "id": "go-1", "tipo_notificacao": "atraso", "usuario_id": "u1", "tentativas": 0,
     "criado_em": "2026-11-01T10:00:00Z",
     "cobranca": {
-        "valor": 99.9, "vencimento": "2026-11-01", "descricao": "Plano",
+        "valor": 99.9, "vencimento": "2025-11-03", "descricao": "Plano",
         "cliente": {"nome": "João", "telefone": "77 99861-5555"},
     },
 }  # fmt: skip
@@ -111,6 +111,7 @@ BAD_INPUT = [
     (raw("x", telefone=77998616740), "invalid"),
     (raw("x", valor="de graca"), "invalid"),
     (raw("x", vencimento="31/02/2026"), "invalid"),
+    (raw("x", tipo_notificacao="atraso", vencimento="2999-01-04"), "invalid"),
     (raw("x", id=["a", "list"]), "invalid"),
     (b'{"id":"a","id":"b","tipo_notificacao":"lembrete"}', "invalid"),
     (b'{"headers":{},"properties":{},"body":""}', "bad_envelope"),

@@ -384,7 +384,7 @@ def notification(of: Kind = Kind.REMINDER, **fields: Any) -> Notification:
             "phone": f"+5577981{number // 9000 % 100:02d}{1000 + number % 9000}",
             "name": "Cliente de Teste",
             "amount": Decimal("100.00"),
-            "due_date": date(2030, 1, 10),
+            "due_date": date(2025, 1, 10) if of is Kind.OVERDUE else date(2030, 1, 10),
             "instance": INSTANCES[number % 2],
             **fields,
         }

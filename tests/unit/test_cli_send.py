@@ -29,6 +29,7 @@ def test_json_of_a_dry_run(ifinu):
         "id": "inv-42",
         "queue": "ifinu:fila:urgente",
         "due": None,
+        "warnings": [],
         "phone": "+55 77 9****-6740",
         "text": f"Bom [dia]\n\n_Ref. {reference_of('inv-42')}_",
     }
@@ -59,3 +60,33 @@ def test_what_is_wrong_is_told_and_ends_with_2(ifinu, arguments, told):
 def test_when_it_is_due_is_told(ifinu, wait):
     ended = ifinu("send", *FULL, *wait, "--dry-run", "--json")
     assert ended.json["due"].startswith("20")
+
+
+@pytest.mark.parametrize(
+    ("kind", "due", "warning"),
+    [
+        ("lembrete", "2020-01-06", "2020-01-06 is past, and lembrete speaks of what is due soon"),
+        ("vencimento", "2020-01-06", "it is not sent any more"),
+        ("vencimento", "2099-01-06", "2099-01-06 is not the day on which it is sent"),
+    ],
+)
+def test_a_kind_that_does_not_fit_its_due_date_is_told(ifinu, kind, due, warning):
+    given = (*FULL, "--kind", kind, "--due-date", due, "--dry-run")
+    ended = ifinu("send", *given)
+    assert ended.code == 0
+    assert "warning: " in ended.err
+    assert warning in ended.err
+    (told,) = ifinu("send", *given, "--json").json["warnings"]
+    assert warning in told
+
+
+def test_an_overdue_notice_is_held_against_the_day_on_which_it_is_sent(ifinu):
+    overdue = (*FULL, "--kind", "atraso", "--due-date", "2099-01-05")  # a Monday
+    ended = ifinu("send", *overdue)
+    assert (ended.code, ended.out) == (2, "")
+    assert "due_date: 2099-01-05 is yet to come, and atraso says that the charge is late" in ended.err
+    at = ("--at", "2099-01-05T09:00:00-03:00", "--dry-run")
+    assert "it waits until 2099-01-06" in ifinu("send", *overdue, *at).err
+    later = ifinu("send", *overdue, "--at", "2099-01-07T09:00:00-03:00", "--dry-run", "--json").json
+    assert later["warnings"] == []
+    assert "há *2 dias*" in later["text"]

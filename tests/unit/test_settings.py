@@ -50,6 +50,7 @@ VARIABLES = [
     ("reference", ("IFINU_REFERENCE",), "0", False),
     ("pix_separate", ("IFINU_PIX_SEPARATE",), "true", True),
     ("sending_window", ("IFINU_SENDING_WINDOW",), "daily 08:00-20:00", "daily 08:00-20:00"),
+    ("sending_holidays", ("IFINU_SENDING_HOLIDAYS",), "BR", "BR"),
     (
         "sending_windows_file",
         ("IFINU_SENDING_WINDOWS_FILE",),

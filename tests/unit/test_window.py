@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from ifinu import phone as phone_module
 from ifinu import window
-from ifinu.errors import ConfigurationError
+from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.notification import Kind, Notification
-from ifinu.window import Windows, expires_at
+from ifinu.window import Windows, doubt, expires_at, true_from
 
 SP, RJ, AM, AC, MT = "+5511987654321", "+5521987654321", "+5592987654321", "+5568987654321", "+5565987654321"
 OFFICE = "mon-fri 08:00-20:00, sat 09:00-13:00"
@@ -105,7 +105,7 @@ def test_a_file_without_a_default_leaves_the_one_that_is_set(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("", "'' is no window; write 'mon-fri 08:00-20:00', several with commas, or 'always'"),
+        ("", "'' is no window; write 'mon-fri 08:00-20:00', several with commas, 'always' or 'lei-sp'"),
         ("mon-fri", "'mon-fri' is no window"),
         ("08:00-20:00", "'08:00-20:00' is no window"),
         ("mon-fri 8-20", "'mon-fri 8-20' is no window"),
@@ -140,8 +140,15 @@ def test_a_window_that_is_none_is_refused_where_it_stands(tmp_path, spec, reason
     [
         ("{", "is not JSON in UTF-8"),
         ("[" * 100_000, "is not JSON in UTF-8"),
-        ([], "must be a JSON object with default, tenants, states"),
-        ({"default": "always", "tenant": {}}, "tenant: no such key; there are default, tenants, states"),
+        ([], "must be a JSON object with default, tenants, states, holidays"),
+        ({"default": "always", "tenant": {}}, "tenant: no such key; there are default, tenants, states, holidays"),
+        ({"holidays": ["2026-12-24"]}, 'holidays: must be an object such as {"BR": ["2026-12-24", "12-31"]}'),
+        ({"holidays": {"XX": []}}, "holidays.XX: no such state; write it as SP, AM and so on, or BR for all"),
+        ({"holidays": {"SP": "01-25"}}, 'holidays.SP: must be a list of days such as "2026-12-24"'),
+        ({"holidays": {"SP": ["25/01"]}}, "holidays.SP: '25/01' is not in the calendar; write 2026-12-24, or 12-24"),
+        ({"holidays": {"BR": ["2026-02-29"]}}, "holidays.BR: '2026-02-29' is not in the calendar"),
+        ({"holidays": {"BR": ["13-01"]}}, "holidays.BR: '13-01' is not in the calendar"),
+        ({"holidays": {"BR": [20261224]}}, "holidays.BR: 20261224 is not in the calendar"),
         ({"default": 8}, "default: must be a text such as 'mon-fri 08:00-20:00'"),
         ({"tenants": "always"}, "tenants: must be an object of windows"),
         ({"states": {"SP": None}}, "states.SP: must be a text"),
@@ -178,6 +185,68 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, make, reason):
     with pytest.raises(ConfigurationError, match=reason) as caught:
         Windows.load(None, file)
     assert str(caught.value).startswith(f"{file}: ")
+
+
+# -- holidays
+
+
+@pytest.mark.parametrize(
+    ("spec", "rest", "phone", "now", "opens"),
+    [
+        # Christmas 2026 is a Friday.
+        (OFFICE, True, SP, "2026-12-24 23:00", "2026-12-26 12:00"),
+        (OFFICE, False, SP, "2026-12-24 23:00", "2026-12-25 11:00"),
+        (OFFICE, True, SP, "2026-12-25 12:00", "2026-12-26 12:00"),
+        (None, True, SP, "2026-12-25 12:00", "2026-12-26 03:00"),  # no window: closed on that day alone
+        (None, True, SP, "2026-12-25 02:59", None),  # still Christmas Eve
+        (None, False, SP, "2026-12-25 12:00", None),
+        (None, True, AC, "2026-12-26 04:59", "2026-12-26 05:00"),  # by the clock there
+        ("mon-fri 08:00-20:00", True, SP, "2026-02-13 23:00", "2026-02-18 11:00"),  # Carnival
+        ("mon-fri 08:00-20:00", True, SP, "2026-07-09 12:00", "2026-07-10 11:00"),  # the state's own
+        ("mon-fri 08:00-20:00", True, RJ, "2026-07-09 12:00", None),
+        ("fri 08:00-20:00", True, SP, "2026-12-24 12:00", "2027-01-08 11:00"),  # 25 December and 1 January
+        # São Paulo's law, with holidays set or not.
+        ("lei-sp", False, SP, "2026-12-24 23:00", "2026-12-26 11:00"),
+        ("lei-sp", False, SP, "2026-11-07 16:59", None),
+        ("lei-sp", False, SP, "2026-11-07 17:00", "2026-11-09 11:00"),
+        (" Lei-SP ", True, SP, "2026-11-02 12:00", "2026-11-03 11:00"),  # Finados
+    ],
+)
+def test_nothing_is_sent_on_a_holiday_where_that_is_asked_for(spec, rest, phone, now, opens):
+    found = Windows.load(spec, None, rest=rest).opens_at(utc(now), phone=phone, tenant=None)
+    assert found == (opens and utc(opens))
+
+
+@pytest.mark.parametrize(
+    ("phone", "now", "opens"),
+    [
+        (SP, "2026-12-28 12:00", "2026-12-29 11:00"),
+        (RJ, "2026-12-28 12:00", "2026-12-29 11:00"),
+        (SP, "2027-12-28 12:00", None),  # of one year
+        (SP, "2026-12-31 12:00", "2027-01-01 11:00"),
+        (RJ, "2031-12-31 12:00", "2032-01-01 11:00"),  # of each year
+        (SP, "2027-01-25 12:00", "2027-01-26 11:00"),
+        (RJ, "2027-01-25 12:00", None),  # of another state
+        (SP, "2026-12-25 12:00", None),  # Christmas was not asked for
+    ],
+)
+def test_a_file_names_further_days_on_which_nothing_is_sent(tmp_path, phone, now, opens):
+    document = {"default": "daily 08:00-20:00", "holidays": {"BR": ["2026-12-28", "12-31"], "SP": ["01-25"]}}
+    found = Windows.load(None, written(tmp_path, document)).opens_at(utc(now), phone=phone, tenant=None)
+    assert found == (opens and utc(opens))
+
+
+def test_a_state_under_its_law_rests_on_holidays_and_another_does_not(tmp_path):
+    windows = Windows.load("daily 08:00-20:00", written(tmp_path, {"states": {"SP": "lei-sp"}}))
+    assert windows.opens_at(utc("2026-12-25 12:00"), phone=SP, tenant=None) == utc("2026-12-26 11:00")
+    assert windows.opens_at(utc("2026-12-25 12:00"), phone=RJ, tenant=None) is None
+
+
+def test_what_would_be_closed_for_more_than_a_year_is_looked_at_again_then(tmp_path):
+    days = [f"{month:02}-{day:02}" for month in range(1, 13) for day in range(1, 32)]
+    possible = [day for day in days if day not in ("02-30", "02-31", "04-31", "06-31", "09-31", "11-31")]
+    windows = Windows.load(None, written(tmp_path, {"holidays": {"BR": possible}}))
+    assert windows.opens_at(utc("2026-11-02 12:00"), phone=SP, tenant=None) == utc("2027-12-07 03:00")
 
 
 # -- held against the slow way
@@ -305,3 +374,77 @@ def test_what_would_wait_past_its_end_can_be_told(now, may_still_go):
     assert notification().due_date == date(2026, 11, 10)
     opens = Windows.load("daily 08:00-20:00", None).opens_at(utc(now), phone=SP, tenant=None)
     assert ((opens or utc(now)) < expires_at(notification())) is may_still_go
+
+
+# -- what is not so yet, or any more
+
+
+@pytest.mark.parametrize(
+    ("due", "now", "so_from"),
+    [
+        # 2026-11-13 is a Friday, 2026-11-15 a Sunday and a holiday, 2026-11-20 a Friday and a holiday.
+        ("2026-11-12", "2026-11-13 12:00", None),
+        ("2026-11-12", "2026-11-13 03:00", None),
+        ("2026-11-12", "2026-11-13 02:59", "2026-11-13 03:00"),  # still its due date
+        ("2026-11-12", "2026-11-12 12:00", "2026-11-13 03:00"),
+        ("2026-11-14", "2026-11-15 12:00", "2026-11-17 03:00"),  # due on a Saturday
+        ("2026-11-14", "2026-11-16 12:00", "2026-11-17 03:00"),
+        ("2026-11-14", "2026-11-17 12:00", None),
+        ("2026-11-20", "2026-11-20 12:00", "2026-11-24 03:00"),
+        ("2026-11-20", "2026-11-23 12:00", "2026-11-24 03:00"),
+        ("2026-02-14", "2026-02-18 12:00", "2026-02-19 03:00"),  # Carnival
+        ("1890-01-04", "2026-11-12 12:00", None),
+    ],
+)
+def test_a_charge_is_called_late_when_its_next_business_day_has_passed(due, now, so_from):
+    assert true_from(notification(Kind.OVERDUE, due), utc(now)) == (so_from and utc(so_from))
+
+
+@pytest.mark.parametrize("due", ["2026-11-13", "2026-12-24", "9999-12-31"])
+def test_an_overdue_notice_about_a_day_to_come_is_refused(due):
+    with pytest.raises(InvalidNotification, match=rf"^vencimento: {due} is yet to come, and atraso says") as caught:
+        true_from(notification(Kind.OVERDUE, due), utc("2026-11-13 02:59"))
+    assert caught.value.field == "vencimento"
+
+
+@pytest.mark.parametrize("kind", [Kind.REMINDER, Kind.DUE, Kind.PAID])
+def test_other_kinds_may_go_whatever_their_due_date(kind):
+    for due in ("2026-11-01", "2026-11-15", "9999-12-31"):
+        assert true_from(notification(kind, due), utc("2026-11-12 12:00")) is None
+
+
+def test_a_text_without_a_due_date_is_not_held_against_one():
+    bare = Notification(id="inv-42", kind=Kind.OVERDUE, phone=SP, text="Está vencida.")
+    assert true_from(bare, utc("2026-11-12 12:00")) is None
+    assert doubt(bare, utc("2026-11-12 12:00")) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "due", "says"),
+    [
+        (Kind.REMINDER, "2026-11-13", None),
+        (Kind.REMINDER, "2026-11-12", None),
+        (Kind.REMINDER, "2026-11-11", "2026-11-11 is past, and lembrete speaks of what is due soon"),
+        (Kind.DUE, "2026-11-12", None),
+        (Kind.DUE, "2026-11-11", "it is not sent any more: vencimento is for the due date, and 2026-11-11 is past"),
+        (Kind.DUE, "2026-11-13", "vencimento is for the due date, and 2026-11-13 is not the day on which it is sent"),
+        (Kind.OVERDUE, "2026-11-11", None),
+        (
+            Kind.OVERDUE,
+            "2026-11-12",
+            "it waits until 2026-11-13: what is due on 2026-11-12 can be paid until 2026-11-12,",
+        ),
+        (Kind.PAID, "2026-11-11", None),
+        (Kind.PAID, "2026-12-11", None),
+    ],
+)
+def test_a_kind_that_does_not_fit_its_due_date_is_doubted(kind, due, says):
+    found = doubt(notification(kind, due), utc("2026-11-12 12:00"))
+    assert found is None if says is None else found is not None and found.startswith(says)
+
+
+def test_a_wait_for_the_banks_is_explained():
+    assert doubt(notification(Kind.OVERDUE, "2026-11-14"), utc("2026-11-15 12:00")) == (
+        "it waits until 2026-11-17: what is due on 2026-11-14 can be paid until 2026-11-16, as the banks are closed on "
+        "its due date, and atraso says that it is late"
+    )

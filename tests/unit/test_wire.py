@@ -297,7 +297,7 @@ def test_the_load_tests_message_is_refused_in_production():
     [
         ("lembrete", date(2026, 12, 4)),
         ("vencimento", date(2026, 12, 1)),
-        ("atraso", date(2026, 11, 29)),
+        ("atraso", date(2026, 11, 21)),
         ("pagamento", date(2026, 12, 1)),
     ],
 )

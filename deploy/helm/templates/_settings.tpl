@@ -13,6 +13,7 @@ IFINU_RECORDER: "false"
 IFINU_RETENTION_DAYS: {{ .Values.recorder.retentionDays | quote }}
 IFINU_WEBHOOK_URL: "http://ifinu-webhook:8090"
 IFINU_SANDBOX_NUMBER: {{ include "ifinu.sandboxNumber" . | quote }}
+IFINU_SENDING_HOLIDAYS: {{ ternary "" .Values.sendingHolidays .Values.simulator.enabled | quote }}
 IFINU_LOG_LEVEL: {{ .Values.logLevel | quote }}
 IFINU_LOG_FORMAT: json
 IFINU_TRACING: {{ .Values.tracing.enabled | quote }}
@@ -37,6 +38,7 @@ IFINU_RECORDER: none, there is a Deployment for it
 IFINU_RETENTION_DAYS: recorder.retentionDays
 IFINU_WEBHOOK_URL: none, it is the Service ifinu-webhook
 IFINU_SANDBOX_NUMBER: sandboxNumber
+IFINU_SENDING_HOLIDAYS: sendingHolidays
 IFINU_LOG_LEVEL: logLevel
 IFINU_LOG_FORMAT: none, a container logs JSON
 IFINU_TRACING: tracing.enabled
