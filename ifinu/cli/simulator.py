@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,10 @@ def simulator(
         list[str] | None, typer.Option(help="Connected instance; repeatable. Else IFINU_EVOLUTION_INSTANCE.")
     ] = None,
     latency_ms: Annotated[float, typer.Option(min=0, help="Time that a send takes.")] = 20.0,
+    plays: Annotated[Literal["2.3.6", "2.3.7"], typer.Option(help="The release that it plays.")] = "2.3.7",
+    pairing_ms: Annotated[
+        float | None, typer.Option(min=0, help="Time until a phone scans a code that is shown. Else none does.")
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Every send works, whatever the number ends in.")] = False,
     ledger: Annotated[Path | None, typer.Option(help="JSON Lines file that gets every send.")] = None,
     webhook: Annotated[
@@ -39,6 +43,7 @@ def simulator(
 
     IFINU_EVOLUTION_API_KEY=secret ifinu simulator
     ifinu simulator --port 0 --api-key-file key --plain --latency-ms 200
+    ifinu simulator --plays 2.3.6 --pairing-ms 5000
     """
     from ifinu.simulator import SimulatorConfig, run
 
@@ -52,6 +57,8 @@ def simulator(
                 host=host,
                 port=port,
                 instances=tuple(instance or [chosen.evolution_instance]),
+                version=plays,
+                pairing_ms=pairing_ms,
                 ledger_file=ledger,
                 webhook_url=chosen.webhook_url,
                 webhook_secret=None if secret is None else secret.get_secret_value(),

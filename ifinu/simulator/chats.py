@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from ifinu.simulator import numbers, receipts
-from ifinu.simulator.envelopes import Reply, answer, boom, raw_error, unreadable
+from ifinu.simulator.envelopes import (
+    Reply,
+    answer,
+    boom,
+    context_info,
+    error,
+    invalid_argument,
+    raw_error,
+    unreadable,
+)
+from ifinu.simulator.schemas import numbers_problems
 from ifinu.simulator.server import Request
 from ifinu.simulator.state import EVOLUTION, Instance, Message
 from ifinu.simulator.world import World
@@ -16,15 +26,15 @@ from ifinu.simulator.world import World
 
 def whatsapp_numbers(world: World, request: Request, name: str) -> Reply:
     """`POST /chat/whatsappNumbers/{instance}`; its failures come in their own envelope."""
+    if problems := numbers_problems(request.json):
+        return raw_error([problems])
     asked = request.json.get("numbers")
     instance = world.held(name)
-    if not isinstance(asked, list) or instance is None:
+    if asked is None or instance is None:
         return answer(400, {})
-    if not asked:
-        return raw_error([["numbers does not meet minimum length of 1"]])
     if instance.integration == EVOLUTION:
         return raw_error(["Method not available on Evolution Channel"])
-    answers = [(number, numbers.canonical(str(number))) for number in asked]
+    answers = [(number, numbers.canonical(number)) for number in asked]
     if any(jid not in world.known_jids for _, jid in answers):
         if not instance.ever_connected:
             return answer(400, {})
@@ -32,7 +42,7 @@ def whatsapp_numbers(world: World, request: Request, name: str) -> Reply:
             return boom(428, "Precondition Required", "Connection Closed")
     # Groups come first, whatever the order asked.
     answers.sort(key=lambda pair: not pair[1].endswith("@g.us"))
-    return answer(200, [_existence(world, str(number), jid) for number, jid in answers])
+    return answer(200, [_existence(world, number, jid) for number, jid in answers])
 
 
 def find_messages(world: World, request: Request, name: str) -> Reply:
@@ -40,10 +50,11 @@ def find_messages(world: World, request: Request, name: str) -> Reply:
     instance = world.held(name)
     if instance is None:
         return unreadable("fetchMessages")
+    if refused := _unpageable(request, "message.findMany()"):
+        return refused
     where = _object(request.json.get("where"))
     found = list(_matching(world, name, where))
-    size = _count(request.json.get("offset"), 50)
-    page = _count(request.json.get("page"), 1)
+    size, page = _count(request.json.get("offset"), 50), _count(request.json.get("page"), 1)
     records = [_record(world, instance, m) for m in found[(page - 1) * size : page * size]]
     pages = -(-len(found) // size)
     return answer(200, {"messages": {"total": len(found), "pages": pages, "currentPage": page, "records": records}})
@@ -54,6 +65,8 @@ def find_status_message(world: World, request: Request, name: str) -> Reply:
     instance = world.held(name)
     if instance is None:
         return unreadable("fetchStatusMessage")
+    if refused := _unpageable(request, "messageUpdate.findMany()"):
+        return refused
     where = _object(request.json.get("where"))
     size, page = _count(request.json.get("offset"), 50), _count(request.json.get("page"), 1)
     message = world.messages.find(str(where.get("id")))
@@ -126,9 +139,18 @@ def _record(world: World, instance: Instance, message: Message) -> dict[str, Any
         "messageTimestamp": message.at,
         "instanceId": instance.id,
         "source": "web" if message.from_me else "ios",
-        "contextInfo": None,
+        "contextInfo": context_info(message.at) if message.from_me and instance.integration != EVOLUTION else None,
         "MessageUpdate": [{"status": status} for status in updates],
     }
+
+
+def _unpageable(request: Request, call: str) -> Reply | None:
+    """A page or a size that is no whole number, on which the database's client fails."""
+    for key, argument in (("page", "skip"), ("offset", "take")):
+        given = request.json.get(key)
+        if given and (not isinstance(given, int) or isinstance(given, bool)):
+            return error(500, invalid_argument(call, argument, "Int", given))
+    return None
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+VERSIONS = ("2.3.6", "2.3.7")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatorConfig:
@@ -19,8 +21,11 @@ class SimulatorConfig:
         port: Port to listen on; 0 takes a free one.
         instances: Names of the instances that exist and are connected from the start.
         client_name: Of this process; it holds the instances of its own name.
-        boot_ms: Time during which those instances are `close` after a start; 0 for none.
-        pairing_ms: Time from a QR code until the phone has paired and the state is `open`.
+        version: The release that it plays: one of `VERSIONS`.
+        load_ms: Time after a start during which it answers and has no instance in memory yet.
+        boot_ms: Time after that during which its instances are `close`.
+        pairing_ms: Time from a QR code until a phone scans it; None waits for `{"phone": "scans"}` (`control`).
+        reconnect_ms: Time that a socket is `close` before the gateway reconnects it, and then `connecting`.
         qr_ms: Time after which WhatsApp replaces a QR code.
         ledger_file: JSON Lines file to which every real send is appended.
         webhook_url: Receiver of every event of every instance (the gateway's global webhook).
@@ -37,8 +42,11 @@ class SimulatorConfig:
     port: int = 0
     instances: tuple[str, ...] = ("ifinu",)
     client_name: str = "evolution_exchange"
+    version: str = "2.3.7"
+    load_ms: float = 0.0
     boot_ms: float = 0.0
-    pairing_ms: float = 1000.0
+    pairing_ms: float | None = None
+    reconnect_ms: float = 300.0
     qr_ms: float = 20_000.0
     ledger_file: Path | None = None
     webhook_url: str | None = None

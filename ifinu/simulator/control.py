@@ -6,7 +6,8 @@ GET  summary                  the figures of `Ledger.summary`, and `webhooks`
 GET  faults                   the script in force
 POST faults                   changes it; `for_s` beside `gateway` puts the gateway back up after that time
 POST reset                    forgets what was observed, keeps faults and instances
-POST instances/{name}         {"state": "open|close|connecting", "socket": "alive|dead", "held": true|false}
+POST instances/{name}         {"state": "open|close|connecting", "socket": "alive|dead", "held": true|false,
+                              "phone": "scans"}, each of them optional
 POST inbound                  {"instance", "number", "text", "name"?, "quoted"?, "variant"?}
                               where variant is plain, lid or lid_alone; answers {"key_id"}
 """
@@ -99,26 +100,28 @@ def set_instance(world: World, name: str, changes: Mapping[str, Any]) -> dict[st
         world: Where it is.
         name: Which one.
         changes: `state`; `socket`: `dead` leaves the state as it is and fails every send; `held`: false
-            makes it an instance of another process, true of this one.
+            makes it an instance of another process, true of this one; `phone`: `scans` the code that is shown.
 
     Returns:
         What it is now.
 
     Raises:
-        ConfigurationError: No such instance, or no such state.
+        ConfigurationError: No such instance, no such state, or no code to scan.
     """
     instance = world.instances.get(name)
     if instance is None:
         raise ConfigurationError(f"{name}: no such instance")
-    if unknown := set(changes) - {"state", "socket", "held"}:
-        raise ConfigurationError(f"{', '.join(sorted(unknown))}: unknown; there are state, socket, held")
+    if unknown := set(changes) - {"state", "socket", "held", "phone"}:
+        raise ConfigurationError(f"{', '.join(sorted(unknown))}: unknown; there are state, socket, held, phone")
     state, socket, held = changes.get("state"), changes.get("socket", "alive"), changes.get("held", True)
     if state not in (None, *Link) or socket not in _OPENNESS or not isinstance(held, bool):
         raise ConfigurationError("state is open, close or connecting; socket is alive or dead; held is true or false")
     if state is not None:
-        world.change(instance, Link(state))
+        world.sockets.set_state(instance, Link(state))
     if "socket" in changes:
         instance.socket_alive = _OPENNESS[socket]
+    if "phone" in changes and (changes["phone"] != "scans" or not world.sockets.scan(instance)):
+        raise ConfigurationError(f"{name}: no code is shown that a phone scans")
     if "held" in changes:
         instance.client_name = world.config.client_name if held else ELSEWHERE
     return {

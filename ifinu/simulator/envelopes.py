@@ -74,6 +74,25 @@ def unreadable(property_name: str) -> Reply:
     return error(500, f"Cannot read properties of undefined (reading '{property_name}')")
 
 
+def context_info(at: int) -> dict[str, Any]:
+    """`contextInfo` of a message that is part of no conversation, sent at `at` (epoch seconds)."""
+    return {
+        "mentionedJid": [],
+        "groupMentions": [],
+        "ephemeralSettingTimestamp": {"low": at, "high": 0, "unsigned": False},
+        "disappearingMode": {"initiator": 0},
+    }
+
+
+def invalid_argument(call: str, argument: str, expected: str, given: object) -> str:
+    """What Prisma says of an argument of the wrong type."""
+    kinds = {str: "String", int: "Int", float: "Float", bool: "Boolean", dict: "Object", list: "List"}
+    return (
+        f"\nInvalid `prisma.{call}` invocation:\n\n\nArgument `{argument}`: Invalid value provided. "
+        f"Expected {expected}, provided {kinds.get(type(given), 'Null')}."
+    )
+
+
 def proxy_page(status: int) -> Reply:
     """What a proxy in front of the gateway answers by itself."""
     title = f"{status} {http.HTTPStatus(status).phrase}"

@@ -103,9 +103,9 @@ class Events:
         self._emit(instance, "messages.upsert", data)
         return message
 
-    def connection(self, instance: Instance) -> None:
+    def connection(self, instance: Instance, reason: int) -> None:
         """The state changed."""
-        data: dict[str, Any] = {"instance": instance.name, "state": instance.state, "statusReason": 200}
+        data: dict[str, Any] = {"instance": instance.name, "state": instance.state, "statusReason": reason}
         if instance.state == "open":
             data |= {"wuid": instance.owner_jid, "profileName": instance.name, "profilePictureUrl": None}
         self._emit(instance, "connection.update", data)
@@ -135,7 +135,7 @@ class Events:
             "data": data,
             "destination": "",
             "date_time": _false_z(),
-            "sender": instance.owner_jid,
+            "sender": instance.owner_jid if instance.has_session else None,
             "server_url": self.server_url,
             "apikey": instance.token,
         }

@@ -34,6 +34,7 @@ class Outcome(enum.StrEnum):
     CONNECTION_CLOSED = "connection_closed"  # not sent; 500 for an unknown number, 400 for a cached one
     LOOKUP_CLOSED = "lookup_closed"  # 500 Connection Closed, not sent
     LOOKUP_TIMEOUT = "lookup_timeout"  # 500 Timed Out, not sent
+    LOOKUP_OVERLIMIT = "lookup_overlimit"  # 500 rate-overlimit, not sent
     NEVER_CONNECTED = "never_connected"  # 500 reading 'onWhatsApp', not sent
     DATABASE_DOWN = "database_down"  # 500 Prisma text, not sent
     SEND_CLOSED = "send_closed"  # 400 Error: Connection Closed, not sent
@@ -86,6 +87,7 @@ ENDINGS: Mapping[str, tuple[Outcome, ...]] = {
     "0024": (Outcome.ANSWERS_STOP,),
     "0025": (Outcome.CONNECTION_CLOSED,),
     "0026": (Outcome.RATE_OVERLIMIT, Outcome.OK),
+    "0027": (Outcome.LOOKUP_OVERLIMIT, Outcome.OK),
 }
 
 

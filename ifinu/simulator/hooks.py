@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ifinu.simulator.envelopes import Reply, answer, error, unreadable
@@ -50,35 +51,32 @@ def set_webhook(world: World, request: Request, name: str) -> Reply:
     if not isinstance(hook, dict):
         return error(400, [['instance requires property "webhook"']])
     missing = [f'webhook requires property "{key}"' for key in ("enabled", "url") if key not in hook]
-    if problems := missing + (webhook_problems(hook) if "events" in hook else []):
+    if problems := webhook_problems(hook) + missing:
         return error(400, [problems])
+    if hook["enabled"] and "events" not in hook:
+        return unreadable("length")
     instance = world.held(name)
     if instance is None:
-        return unreadable("setWebhook")
-    if "events" not in hook:
-        return error(500, "Cannot read properties of undefined (reading 'length')")
+        return unreadable("instanceId")
     instance.webhook = webhook_of(hook, instance)
     return answer(201, instance.webhook.row())
 
 
 def find_webhook(world: World, _request: Request, name: str) -> Reply:
-    """`GET /webhook/find/{instance}`."""
+    """`GET /webhook/find/{instance}`; on the wrong shard `null`, whatever is set."""
     instance = world.held(name)
-    if instance is None:
-        return unreadable("findWebhook")
-    return answer(200, instance.webhook.row() if instance.webhook else None)
+    return answer(200, instance.webhook.row() if instance and instance.webhook else None)
 
 
 def webhook_problems(hook: Any) -> list[str]:
-    """What the schema says of a webhook; nothing when it is good."""
+    """What the schema says of what is in a webhook; nothing when it is good."""
     if not isinstance(hook, dict):
         return ["webhook is not of a type(s) object"]
-    if not isinstance(hook.get("url"), str):
-        return ['webhook requires property "url"']
-    events = hook.get("events")
+    problems = [] if isinstance(hook.get("url", ""), str) else ["webhook.url is not of a type(s) string"]
+    events = hook.get("events", [])
     if not isinstance(events, list):
-        return ['webhook requires property "events"']
-    return [
+        return [*problems, "webhook.events is not of a type(s) array"]
+    return problems + [
         f"webhook.events[{index}] is not one of enum values: {','.join(EVENTS)}"
         for index, event in enumerate(events)
         if event not in EVENTS
@@ -86,14 +84,18 @@ def webhook_problems(hook: Any) -> list[str]:
 
 
 def webhook_of(hook: dict[str, Any], instance: Instance) -> Webhook:
-    """The row of a good webhook; a disabled one keeps no events."""
+    """
+    The row of a good webhook: a disabled one keeps no events, no events mean all of them, and what is not given stays
+    as it was.
+    """
+    before = instance.webhook or Webhook(hook["url"], True, [], None, False, False, instance.id)
     enabled = bool(hook["enabled"])
-    return Webhook(
+    return replace(
+        before,
         url=hook["url"],
         enabled=enabled,
-        events=list(hook["events"]) if enabled else [],
-        headers=hook.get("headers"),
-        by_events=bool(hook.get("byEvents", False)),
-        base64=bool(hook.get("base64", False)),
-        instance_id=instance.id,
+        events=list(hook["events"] or EVENTS) if enabled else [],
+        headers=hook.get("headers", before.headers),
+        by_events=bool(hook.get("byEvents", before.by_events)),
+        base64=bool(hook.get("base64", before.base64)),
     )

@@ -58,12 +58,14 @@ class Host:
         if self._rebinding:
             self._rebinding.cancel()
         self._server.close()
+        self.world.die()
         await self.world.couriers.close()
         self.world.close()
 
     def _gateway_changed(self) -> None:
         if self.world.faults.gateway is Gateway.REFUSE:
             self._server.drop()
+            self.world.die()
         elif not self._server.listening and (self._rebinding is None or self._rebinding.done()):
             self._rebinding = asyncio.get_running_loop().create_task(self._rebind())
 

@@ -8,10 +8,11 @@ import uuid
 from typing import Any
 from urllib.parse import parse_qs
 
-from ifinu.simulator.envelopes import Reply, answer, error, hidden_error
+from ifinu.simulator.envelopes import Reply, answer, encode, error, hidden_error, invalid_argument
 from ifinu.simulator.hooks import webhook_of, webhook_problems
 from ifinu.simulator.server import Request
-from ifinu.simulator.state import BAILEYS, EVOLUTION, Instance, Link
+from ifinu.simulator.sockets import LOGGED_OUT
+from ifinu.simulator.state import BAILEYS, BUSINESS, EVOLUTION, Instance, Link
 from ifinu.simulator.world import World
 
 _NUMBER = re.compile(r"\d+[\.@\w-]+")
@@ -30,21 +31,48 @@ _SETTINGS = {
     "syncFullHistory": False,
     "wavoipToken": "",
 }
+# What Baileys says of a session that was ended on purpose.
+_LAST_DISCONNECT = {
+    "error": {
+        "data": None,
+        "isBoom": True,
+        "isServer": False,
+        "output": {
+            "statusCode": LOGGED_OUT,
+            "payload": {"statusCode": LOGGED_OUT, "error": "Unauthorized", "message": "Intentional Logout"},
+            "headers": {},
+        },
+    }
+}
+
+
+def name_problem(world: World, request: Request) -> Reply | None:
+    """What `instance/create` says of a name before it looks at the key: its query takes an absent one for any."""
+    body = request.json
+    name = body.get("instanceName")
+    if "instanceName" not in body:
+        return error(403, ['This name "undefined" is already in use.']) if world.instances else None
+    if not isinstance(name, str):
+        return error(500, invalid_argument("instance.findMany()", "name", "StringFilter or String", name))
+    return error(403, [f'This name "{name}" is already in use.']) if name in world.instances else None
 
 
 def create(world: World, request: Request, _name: str) -> Reply:
-    """`POST /instance/create`."""
+    """`POST /instance/create`; of WHATSAPP-BUSINESS, which it does not play, what upstream asks for."""
     body = request.json
-    name, number, integration = body.get("instanceName"), body.get("number"), body.get("integration")
-    if not isinstance(name, str):
-        return error(400, [['instance requires property "instanceName"']])
-    if number and not (isinstance(number, str) and _NUMBER.match(number)):
-        return error(400, [['number does not match pattern "^\\\\d+[\\\\.@\\\\w-]+"']])
+    integration, hook = body.get("integration"), body.get("webhook")
+    if problems := _create_problems(body):
+        return error(400, [problems])
+    if integration == BUSINESS:
+        missing = next((key for key in ("token", "number") if not body.get(key)), None)
+        return error(400, [f"{missing} is required" if missing else "Invalid integration"])
     if integration not in (BAILEYS, EVOLUTION):
         return error(400, ["Invalid integration"])
-    hook = body.get("webhook")
-    if hook is not None and (problems := webhook_problems(hook)):
-        return error(400, [problems])
+    if hook is not None and "url" not in hook:
+        return error(400, ['Invalid "url" property'])
+    if hook is not None and "events" not in hook:  # the instance is made, fails here and is deleted
+        return error(400, ["Cannot read properties of undefined (reading 'length')"])
+    name, number = body["instanceName"], body.get("number")
     token = str(body.get("token") or str(uuid.uuid4()).upper())
     settings = {key: body.get(key, default) for key, default in _SETTINGS.items()}
     instance = Instance(
@@ -53,12 +81,13 @@ def create(world: World, request: Request, _name: str) -> Reply:
     if hook is not None:
         instance.webhook = webhook_of({**hook, "enabled": True}, instance)
     if integration == EVOLUTION:
-        instance.state = Link.OPEN
+        instance.state = instance.stored = Link.OPEN
     world.instances[name] = instance
     qrcode = None
     if body.get("qrcode") and integration == BAILEYS:
-        _start_pairing(world, instance)
+        world.sockets.connect(instance)
         qrcode = _qr(world, instance)
+    told = {"url": "webhookUrl", "headers": "webhookHeaders", "byEvents": "webhookByEvents", "base64": "webhookBase64"}
     reply: dict[str, Any] = {
         "instance": {
             "instanceName": name,
@@ -69,12 +98,7 @@ def create(world: World, request: Request, _name: str) -> Reply:
             "status": instance.state,
         },
         "hash": instance.token,
-        "webhook": {
-            "webhookUrl": instance.webhook.url if instance.webhook else None,
-            "webhookHeaders": instance.webhook.headers if instance.webhook else None,
-            "webhookByEvents": instance.webhook.by_events if instance.webhook else None,
-            "webhookBase64": instance.webhook.base64 if instance.webhook else None,
-        },
+        "webhook": {shown: hook[key] for key, shown in told.items() if hook is not None and key in hook},
         "websocket": {},
         "rabbitmq": {},
         "nats": {},
@@ -96,7 +120,7 @@ def connect(world: World, request: Request, name: str) -> Reply:
     numbers = parse_qs(request.query).get("number")
     instance.number = numbers[0] if numbers else instance.number
     if instance.state is Link.CLOSE:
-        _start_pairing(world, instance)
+        world.sockets.connect(instance)
     return answer(200, _qr(world, instance))
 
 
@@ -107,33 +131,37 @@ def connection_state(world: World, _request: Request, name: str) -> Reply:
 
 
 def fetch(world: World, request: Request, _name: str) -> Reply:
-    """`GET /instance/fetchInstances`, for the global key or an instance's own."""
+    """`GET /instance/fetchInstances`, for the global key or an instance's own; an id decides before a number."""
     wanted = {key: values[0] for key, values in parse_qs(request.query).items()}
+    name, instance_id, number = (wanted.get(key) for key in ("instanceName", "instanceId", "number"))
+    everything = world.instances.values()
     key = request.headers.get("apikey")
-    mine = [i for i in world.instances.values() if world.held(i.name)]
     if key != world.config.api_key:
-        mine = [i for i in mine if i.token == key]
+        mine = [i for i in everything if i.token == key and name in (None, i.name) and instance_id in (None, i.id)]
         if not mine:
             return error(401, "Unauthorized")
-    if name := wanted.get("instanceName"):
-        mine = [i for i in mine if i.name == name]
-        if not mine:
-            return error(404, [f'Instance "{name}" not found'])
-    if instance_id := wanted.get("instanceId"):
-        mine = [i for i in mine if i.id == instance_id]
-    if number := wanted.get("number"):
-        mine = [i for i in mine if i.number == number]
-    return answer(200, [_row(world, i) for i in mine])
+        return answer(200, [_row(world, i) for i in mine])
+    if instance_id or number:
+        found = next((i.name for i in everything if (i.id == instance_id if instance_id else i.number == number)), None)
+        if found is None:
+            return error(404, [f'Instance "{instance_id or number}" not found'])
+        name = found
+    if not name:
+        return answer(200, [_row(world, i) for i in everything if world.held(i.name)])
+    instance = world.held(name)
+    return answer(200, [_row(world, instance)]) if instance else error(404, [f'Instance "{name}" not found'])
 
 
 def restart(world: World, _request: Request, name: str) -> Reply:
-    """`POST /instance/restart/{instance}`; an open one comes back with a new socket."""
+    """`POST /instance/restart/{instance}`; an open one says so, and opens its socket anew."""
     instance = world.held(name)
     if instance is None or instance.state is Link.CLOSE:
         return hidden_error()
     if instance.state is Link.OPEN:
-        instance.socket_alive = True
-        return _state(instance)
+        reply = _state(instance)
+        if instance.integration == BAILEYS:
+            world.sockets.restart(instance)
+        return reply
     return answer(200, _qr(world, instance))
 
 
@@ -144,27 +172,47 @@ def logout(world: World, _request: Request, name: str) -> Reply:
         if instance.state is Link.CLOSE:
             return error(400, [f'The "{name}" instance is not connected'])
         if instance.integration == BAILEYS:
-            instance.has_session = False
-            world.change(instance, Link.CLOSE)
+            if not instance.socket_alive and world.config.version != "2.3.6":
+                return error(500, ["Error: Connection Closed"])
+            world.sockets.log_out(instance)
     return _success("Instance logged out")
 
 
 def delete(world: World, _request: Request, name: str) -> Reply:
     """`DELETE /instance/delete/{instance}`; on the wrong shard it erases the other shard's rows."""
+    instance = world.held(name)
+    if instance and instance.integration == BAILEYS and world.config.version != "2.3.6":
+        # It logs out first, which fails while the socket is dead, and once while it is connecting.
+        connecting = instance.state is Link.CONNECTING and not instance.delete_failed
+        if connecting or (instance.state is Link.OPEN and not instance.socket_alive):
+            instance.delete_failed = True
+            return error(400, ["[object Object]"])
     world.instances.pop(name, None)
     world.messages.forget_instance(name)
     return _success("Instance deleted")
 
 
-def _start_pairing(world: World, instance: Instance) -> None:
-    world.change(instance, Link.CONNECTING)
-    instance.qr_until = 0.0
-    world.change_later(instance, Link.OPEN, world.config.pairing_ms)
+def _create_problems(body: dict[str, Any]) -> list[str]:
+    """What the schema says of a creation; a webhook without events passes it."""
+    problems = []
+    if "number" in body:
+        number = body["number"]
+        if not isinstance(number, str):
+            problems.append("number is not of a type(s) string")
+        elif not _NUMBER.match(number):
+            problems.append('number does not match pattern "^\\\\d+[\\\\.@\\\\w-]+"')
+    if "webhook" in body:
+        problems += webhook_problems(body["webhook"])
+    if "instanceName" not in body:
+        problems.append('instance requires property "instanceName"')
+    return problems
 
 
 def _qr(world: World, instance: Instance) -> dict[str, Any]:
     now = time.monotonic()
-    if now >= instance.qr_until:
+    if instance.has_session and not instance.qr_code:  # no phone has to scan anything
+        return {"count": 0}
+    if now >= instance.qr_until and not instance.has_session:
         instance.qr_count += 1
         instance.qr_code = f"2@{world.rng.getrandbits(256):064x}"
         instance.qr_until = now + world.config.qr_ms / 1000
@@ -181,10 +229,12 @@ def _success(message: str) -> Reply:
 
 
 def _row(world: World, instance: Instance) -> dict[str, Any]:
+    code, at = instance.disconnected or (None, None)
+    times = {"createdAt": instance.created_at, "updatedAt": instance.created_at}
     return {
         "id": instance.id,
         "name": instance.name,
-        "connectionStatus": instance.state,
+        "connectionStatus": instance.stored,
         "ownerJid": instance.owner_jid,
         "profileName": None,
         "profilePicUrl": None,
@@ -193,17 +243,22 @@ def _row(world: World, instance: Instance) -> dict[str, Any]:
         "businessId": None,
         "token": instance.token,
         "clientName": instance.client_name,
-        "disconnectionReasonCode": None,
-        "disconnectionObject": None,
-        "disconnectionAt": None,
-        "createdAt": instance.created_at,
-        "updatedAt": instance.created_at,
+        "disconnectionReasonCode": code,
+        "disconnectionObject": None if code is None else encode(_LAST_DISCONNECT | {"date": at}).decode(),
+        "disconnectionAt": at,
+        **times,
         "Chatwoot": None,
         "Proxy": None,
         "Rabbitmq": None,
         "Nats": None,
         "Sqs": None,
         "Websocket": None,
-        "Setting": instance.settings,
+        "Setting": {
+            "id": f"c{instance.id.replace('-', '')[:24]}",
+            **_SETTINGS,
+            **instance.settings,
+            **times,
+            "instanceId": instance.id,
+        },
         "_count": {"Message": world.messages.count(instance.name), "Contact": 0, "Chat": 0},
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ifinu.errors import ConfigurationError
-from ifinu.simulator.config import SimulatorConfig
+from ifinu.simulator.config import VERSIONS, SimulatorConfig
 from ifinu.simulator.host import Host
 
 
@@ -58,8 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plain", action="store_true", help="no outcomes by number ending")
     parser.add_argument("--latency-ms", type=float, help="fixed time of every send")
     parser.add_argument("--webhook", help="URL that gets the events of every instance")
-    parser.add_argument("--boot-ms", type=float, default=0.0, help="time instances stay close after a start")
-    parser.add_argument("--pairing-ms", type=float, default=1000.0, help="time from QR code to open")
+    parser.add_argument("--plays", choices=VERSIONS, default=VERSIONS[-1], help="the release (default: %(default)s)")
+    parser.add_argument("--load-ms", type=float, default=0.0, help="time after a start without any instance in memory")
+    parser.add_argument("--boot-ms", type=float, default=0.0, help="time after that during which they are close")
+    parser.add_argument("--pairing-ms", type=float, help="time until a phone scans a code; without it none does")
+    parser.add_argument("--reconnect-ms", type=float, default=300.0, help="time a socket is close when it reconnects")
     parser.add_argument("--seed", type=int, help="of every draw")
     given = parser.parse_args(arguments)
     try:
@@ -69,8 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 host=given.host,
                 port=given.port,
                 instances=tuple(given.instance or ["ifinu"]),
+                version=given.plays,
+                load_ms=given.load_ms,
                 boot_ms=given.boot_ms,
                 pairing_ms=given.pairing_ms,
+                reconnect_ms=given.reconnect_ms,
                 ledger_file=given.ledger,
                 webhook_url=given.webhook,
                 script=_script(given),

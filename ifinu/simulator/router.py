@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from ifinu.simulator import chats, control, hooks, instances, sending
+from ifinu.simulator import bodies, chats, control, hooks, instances, sending
 from ifinu.simulator.envelopes import HTML, RESET, Reply, answer, error, proxy_page
 from ifinu.simulator.faults import Gateway
 from ifinu.simulator.server import Request
-from ifinu.simulator.world import VERSION, World
+from ifinu.simulator.world import World
 
 Route = Callable[[World, Request, str], Reply | Coroutine[Any, Any, Reply]]
 
@@ -39,14 +38,6 @@ _WITH_INSTANCE: dict[tuple[str, str], Route] = {
     ("POST", "webhook/set"): hooks.set_webhook,
     ("GET", "webhook/find"): hooks.find_webhook,
 }
-
-
-def _no_constant(name: str) -> float:
-    raise json.JSONDecodeError("no JSON", name, 0)
-
-
-# JSON as Node reads it: without NaN and Infinity.
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 _MANAGER = Reply(200, b"<!doctype html><title>Evolution Manager</title>", HTML)
 
 
@@ -68,7 +59,7 @@ class Router:
             self._world.ledger.arrived(request.headers.get("x-ifinu-worker", "-"))
         if self._world.faults.gateway is not Gateway.UP:
             return self._down(self._world.faults.gateway, is_send)
-        if problem := parse_body(request):
+        if problem := bodies.read(request):
             return self._refused(is_send, "malformed", error(400, problem, "Internal Server Error"))
         route = _WITH_INSTANCE.get(key)
         if route is None or not name:
@@ -97,9 +88,8 @@ class Router:
         if where in (("GET", "/manager/"), ("GET", "/manager")):
             return _MANAGER
         if where == ("POST", "/instance/create"):
-            name = request.json.get("instanceName")
-            if isinstance(name, str) and name in self._world.instances:
-                return error(403, [f'This name "{name}" is already in use.'])
+            if taken := instances.name_problem(self._world, request):
+                return taken
             return instances.create(self._world, request, "") if authorized else error(401, "Unauthorized")
         if where == ("GET", "/instance/fetchInstances"):
             return instances.fetch(self._world, request, "")
@@ -108,7 +98,7 @@ class Router:
     def _control(self, request: Request) -> Reply | Coroutine[Any, Any, Reply]:
         if not _same(request.headers.get("apikey", ""), self._world.config.api_key):
             return error(401, "Unauthorized")
-        if problem := parse_body(request):
+        if problem := bodies.read(request):
             return error(400, problem)
         return control.answer_control(self._world, request)
 
@@ -132,7 +122,7 @@ class Router:
             {
                 "status": 200,
                 "message": "Welcome to the Evolution API, it is working!",
-                "version": VERSION,
+                "version": self._world.config.version,
                 "clientName": self._world.config.client_name,
                 "manager": f"{self._world.url}/manager",
                 "documentation": "https://doc.evolution-api.com",
@@ -148,30 +138,3 @@ async def _silence(for_s: float) -> Reply:
 
 def _same(given: str, secret: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode("utf-8", "replace"))
-
-
-def parse_body(request: Request) -> str | None:
-    """
-    Fill `request.json` from a JSON or form body.
-
-    Returns:
-        What Node says about a body that is not JSON; None when all is well.
-    """
-    if not request.body:
-        return None
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/x-www-form-urlencoded":
-        request.json = dict(parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True))
-    elif kind == "application/json":
-        try:
-            value = _DECODER.decode(request.body.decode())
-        except UnicodeDecodeError:
-            return "Unexpected token '\ufffd' is not valid JSON"
-        except json.JSONDecodeError as exc:
-            if exc.pos >= len(exc.doc.rstrip()) or exc.msg.startswith("Unterminated"):
-                return "Unexpected end of JSON input"
-            return f"Unexpected token '{exc.doc[exc.pos]}' is not valid JSON"
-        if not isinstance(value, dict | list):
-            return f"Unexpected token '{request.body[:1].decode()}' is not valid JSON"
-        request.json = value if isinstance(value, dict) else {}
-    return None

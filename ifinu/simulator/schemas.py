@@ -12,7 +12,7 @@ MEDIA = {
     "video": "videoMessage",
     "audio": "audioMessage",
 }
-_MENTIONED = re.compile(r"\d+")
+_NUMERIC = re.compile(r"\d+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 
 
@@ -39,16 +39,27 @@ def _delay(value: Any) -> list[str]:
 def _quoted(value: Any) -> list[str]:
     if not isinstance(value, dict):
         return ["quoted is not of a type(s) object"]
-    key = value.get("key", {"id": ""})
+    key = value.get("key", {"id": ""})  # one that is missing passes, and fails later
     if not isinstance(key, dict):
         return ["quoted.key is not of a type(s) object"]
     return [] if "id" in key else ['quoted.key requires property "id"']
 
 
-def _mentioned(value: Any) -> list[str]:
-    if isinstance(value, list) and value and all(isinstance(v, str) and _MENTIONED.match(v) for v in value):
-        return []
-    return ['"mentioned" must be an array of numeric strings']
+def _numeric_strings(name: str) -> _Check:
+    """Each element that is none has the words of the schema; what ails the list, those of the validator."""
+
+    def check(value: Any) -> list[str]:
+        if not isinstance(value, list):
+            return [f"{name} is not of a type(s) array"]
+        if not value:
+            return [f"{name} does not meet minimum length of 1"]
+        twice = any(one in value[:index] for index, one in enumerate(value))
+        bad = [one for one in value if not (isinstance(one, str) and _NUMERIC.match(one))]
+        return [f"{name} contains duplicate item"] * twice + [f'"{name}" must be an array of numeric strings'] * len(
+            bad
+        )
+
+    return check
 
 
 def _mediatype(value: Any) -> list[str]:
@@ -61,7 +72,7 @@ _OPTIONS: dict[str, _Check] = {
     "linkPreview": _of_type("linkPreview", bool, "boolean"),
     "delay": _delay,
     "quoted": _quoted,
-    "mentioned": _mentioned,
+    "mentioned": _numeric_strings("mentioned"),
 }
 _TEXT: dict[str, _Check] = {"number": _number, "text": _string("text"), **_OPTIONS}
 _MEDIA: dict[str, _Check] = {
@@ -78,6 +89,11 @@ _MEDIA: dict[str, _Check] = {
 def text_problems(body: dict[str, Any]) -> list[str]:
     """The JSON schema of sendText: property problems in order, then what is missing."""
     return _problems(body, _TEXT, ("number", "text"))
+
+
+def numbers_problems(body: dict[str, Any]) -> list[str]:
+    """The JSON schema of whatsappNumbers, to which a list that is missing is none of its business."""
+    return _problems(body, {"numbers": _numeric_strings("numbers")}, ())
 
 
 def media_problems(body: dict[str, Any]) -> list[str]:

@@ -9,13 +9,12 @@ cached one.
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 from ifinu.simulator import numbers
-from ifinu.simulator.envelopes import RESET, Reply, answer, error, proxy_page, unreadable
+from ifinu.simulator.envelopes import RESET, Reply, answer, context_info, error, proxy_page, unreadable
 from ifinu.simulator.faults import HANGING, Outcome
 from ifinu.simulator.schemas import MEDIA, is_url_or_base64, media_problems, text_problems
 from ifinu.simulator.server import Request
@@ -30,6 +29,7 @@ _PRISMA = (
 _LOOKUP_FAILS = {
     Outcome.LOOKUP_CLOSED: "Connection Closed",
     Outcome.LOOKUP_TIMEOUT: "Timed Out",
+    Outcome.LOOKUP_OVERLIMIT: "rate-overlimit",
     Outcome.NEVER_CONNECTED: "Cannot read properties of undefined (reading 'onWhatsApp')",
     Outcome.DATABASE_DOWN: _PRISMA.format(call="isOnWhatsapp.findMany()"),
 }
@@ -56,6 +56,7 @@ class _Job(NamedTuple):
     content: str | dict[str, Any]
     text: str  # for the ledger
     delay_s: float
+    quoted: bool  # something without a key, on which the gateway fails
     outcome: Outcome
 
 
@@ -108,7 +109,8 @@ def _start(
     elif jid == numbers.USER:
         outcome = Outcome.NOT_ON_WHATSAPP  # no digit was given
     latency_s = world.faults.latency.draw_s(world.rng)
-    job = _Job(instance, number, jid, content, text, (body.get("delay") or 0) / 1000, outcome)
+    quoted = "quoted" in body and "key" not in body["quoted"]
+    job = _Job(instance, number, jid, content, text, (body.get("delay") or 0) / 1000, quoted, outcome)
     if latency_s or job.delay_s or outcome in HANGING:
         return _slowly(world, job, latency_s)
     world.ledger.begins(instance.name)
@@ -172,6 +174,10 @@ def _looked_up(world: World, job: _Job) -> Reply | None:
 def _handed_over(world: World, job: _Job) -> Reply:
     """The second gate, the send, and what becomes of its answer."""
     outcome = job.outcome
+    if job.quoted:
+        return _ended(
+            world, "invalid", error(400, ["TypeError: Cannot read properties of undefined (reading 'fromMe')"])
+        )
     if not job.instance.can_send or outcome is Outcome.CONNECTION_CLOSED:
         return _ended(world, Outcome.CONNECTION_CLOSED, error(400, ["Error: Connection Closed"]))
     if failure := _HAND_OVER_FAILS.get(outcome):
@@ -224,12 +230,7 @@ def sent_body(message: Message, instance: Instance) -> dict[str, Any]:
         "pushName": "Você",
         "status": "PENDING",
         "message": message.message,
-        "contextInfo": {
-            "mentionedJid": [],
-            "groupMentions": [],
-            "ephemeralSettingTimestamp": {"low": int(time.time()), "high": 0, "unsigned": False},
-            "disappearingMode": {"initiator": 0},
-        },
+        "contextInfo": context_info(message.at),
         "messageType": message.type,
         "messageTimestamp": message.at,
         "instanceId": instance.id,

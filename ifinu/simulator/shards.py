@@ -84,7 +84,7 @@ class Shards(Threaded):
             moved = self._database.instances[instance]
             moved.client_name = to
             if to in self._hosts and moved.has_session:
-                self._hosts[to].world.change(moved, Link.OPEN)
+                self._hosts[to].world.sockets.set_state(moved, Link.OPEN)
 
         self._call(move)
 
@@ -107,9 +107,6 @@ class Shards(Threaded):
 
         async def kill() -> None:
             await self._hosts.pop(name).stop()
-            for instance in self._database.instances.values():
-                if instance.client_name == name:
-                    instance.state = Link.CLOSE
 
         self._await(kill)
 

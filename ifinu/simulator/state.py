@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from ifinu.simulator.faults import Outcome
 
 BAILEYS = "WHATSAPP-BAILEYS"
+BUSINESS = "WHATSAPP-BUSINESS"
 EVOLUTION = "EVOLUTION"
 ELSEWHERE = "another_process"
 
@@ -77,6 +78,9 @@ class Instance:
     integration: str = BAILEYS
     number: str | None = None
     state: Link = Link.CLOSE
+    stored: Link = Link.CLOSE  # what the database says, which hears of no short interruption
+    sockets: int = 0
+    turn: int = 0  # what was to come of an earlier one does not happen
     has_session: bool = False  # it has been paired, and not logged out since
     ever_connected: bool = False  # it has a socket, dead or alive
     socket_alive: bool = True
@@ -84,6 +88,9 @@ class Instance:
     qr_until: float = 0.0  # when WhatsApp replaces it, as `time.monotonic` counts
     qr_count: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    owner_jid: str | None = None  # the number's own JID, once paired; it outlives a logout
+    disconnected: tuple[int, str] | None = None  # why and when the last session ended
+    delete_failed: bool = False
     webhook: Webhook | None = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created_at: str = field(default_factory=now_iso)
@@ -93,12 +100,10 @@ class Instance:
         """Its socket works."""
         return self.state is Link.OPEN and self.socket_alive
 
-    @property
-    def owner_jid(self) -> str | None:
-        """The number's own JID, once paired."""
-        if not self.has_session or self.integration != BAILEYS:
-            return None
-        return f"{self.number or '5511900000000'}@s.whatsapp.net"
+    def pair(self) -> None:
+        """A phone is there: the instance is that of its number."""
+        if self.integration == BAILEYS:
+            self.owner_jid = f"{self.number or '5511900000000'}@s.whatsapp.net"
 
 
 class Message(NamedTuple):

@@ -149,7 +149,7 @@ class Simulator(Threaded):
         Put an instance into a state, as `POST /_simulator/instances/{name}` does.
 
         Raises:
-            ConfigurationError: No such instance, or no such state.
+            ConfigurationError: No such instance, no such state, or no code to scan.
         """
         self._call(lambda: control.set_instance(self._host.world, name, changes))
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
+import time
 import uuid
 from collections.abc import Callable
 
-from ifinu.simulator.config import SimulatorConfig
+from ifinu.errors import ConfigurationError
+from ifinu.simulator.config import VERSIONS, SimulatorConfig
 from ifinu.simulator.couriers import Couriers
 from ifinu.simulator.events import Events
 from ifinu.simulator.faults import Faults
 from ifinu.simulator.ledger import Ledger
+from ifinu.simulator.sockets import Sockets
 from ifinu.simulator.state import Database, Instance, Link, Webhook, new_key_id
-
-VERSION = "2.3.6"
 
 
 class World:
@@ -27,11 +27,13 @@ class World:
         ledger: Likewise.
 
     Raises:
-        ConfigurationError: `config.script` is wrong.
+        ConfigurationError: `config.script` is wrong, or there is no such version.
         OSError: `config.ledger_file` cannot be written.
     """
 
     def __init__(self, config: SimulatorConfig, database: Database | None = None, ledger: Ledger | None = None) -> None:
+        if config.version not in VERSIONS:
+            raise ConfigurationError(f"{config.version}: the simulator plays {' and '.join(VERSIONS)}")
         self.config = config
         self.rng = random.Random(config.seed)
         self.faults = Faults(self.rng)
@@ -45,11 +47,16 @@ class World:
         self.couriers = Couriers(self.faults, self.rng, retry_s=config.webhook_retry_s)
         everybody = config.webhook_url if config.webhook_secret is None else None
         self.events = Events(self.messages, self.faults, self.couriers, self.rng, everybody)
+        self.sockets = Sockets(config, self.instances, self.events)
+        self._loaded_at = 0.0  # as `time.monotonic` counts
         # Called when `faults.gateway` has changed; whoever owns the socket sets it.
         self.gateway_changed: Callable[[], None] = lambda: None
         for name in config.instances:
             token = str(uuid.uuid4()).upper()
-            instance = Instance(name, token, config.client_name, has_session=True, ever_connected=True)
+            instance = Instance(
+                name, token, config.client_name, has_session=True, ever_connected=True, stored=Link.OPEN
+            )
+            instance.pair()
             if config.webhook_url and config.webhook_secret:
                 headers = {"jwt_key": config.webhook_secret}
                 instance.webhook = Webhook(config.webhook_url, True, [], headers, False, False, instance.id)
@@ -65,8 +72,8 @@ class World:
         self.events.server_url = value
 
     def held(self, name: str) -> Instance | None:
-        """An instance, if this process holds it."""
-        instance = self.instances.get(name)
+        """An instance, if this process holds it, and has it in memory by now."""
+        instance = self.instances.get(name) if time.monotonic() >= self._loaded_at else None
         return instance if instance is not None and instance.client_name == self.config.client_name else None
 
     def close(self) -> None:
@@ -75,35 +82,16 @@ class World:
             self.ledger.close()
 
     def boot(self) -> None:
-        """Connect every instance that has a session, after `boot_ms` in `close`."""
-        for instance in self.instances.values():
-            if instance.has_session and self.held(instance.name):
-                instance.state = Link.CLOSE
-                self.change_later(instance, Link.OPEN, self.config.boot_ms)
+        """Load the instances of this process after `load_ms`, and connect them after `boot_ms`."""
+        self._loaded_at = time.monotonic() + self.config.load_ms / 1000
+        self.sockets.boot(self._own(), self.config.load_ms + self.config.boot_ms)
 
-    def change(self, instance: Instance, state: Link) -> None:
-        """Put an instance into a state and say so to its webhook."""
-        if instance.state is state:
-            return
-        instance.state = state
-        if state is Link.CONNECTING:
-            instance.ever_connected = True
-        if state is Link.OPEN:
-            instance.has_session = instance.ever_connected = instance.socket_alive = True
-        self.events.connection(instance)
+    def die(self) -> None:
+        """Lose what is in memory, as when the process is killed; the database keeps the rest."""
+        self.sockets.die(self._own())
 
-    def change_later(self, instance: Instance, state: Link, after_ms: float) -> None:
-        """`change`, unless the instance is deleted or logged out meanwhile."""
-        expected = instance.state
-
-        def now() -> None:
-            if self.instances.get(instance.name) is instance and instance.state is expected:
-                self.change(instance, state)
-
-        if after_ms:
-            asyncio.get_running_loop().call_later(after_ms / 1000, now)
-        else:
-            now()
+    def _own(self) -> list[Instance]:
+        return [one for one in self.instances.values() if one.client_name == self.config.client_name]
 
     def new_key_id(self) -> str:
         """An id for a message."""

@@ -69,17 +69,28 @@ def test_what_is_refused_is_refused_as_upstream_does(api, start, method, path, b
     ("raw", "says"),
     [
         (b'{"number":', "Unexpected end of JSON input"),
-        (b'{"number":"55', "Unexpected end of JSON input"),
-        (b"{'number'}", "Unexpected token ''' is not valid JSON"),
-        (b"abc", "Unexpected token 'a' is not valid JSON"),
-        (b"NaN", "Unexpected token 'N' is not valid JSON"),
-        (b"3", "Unexpected token '3' is not valid JSON"),
+        (b'{"number":"55', "Unterminated string in JSON at position 13"),
+        (b"nope", "Unexpected token 'n', \"nope\" is not valid JSON"),
+        (b"3", "Unexpected token '3', \"3\" is not valid JSON"),
+        (b" \n", "Unexpected end of JSON input"),
+        (b"<html><title>Bad gateway</title>", "Unexpected token '<', \"<html><tit\"... is not valid JSON"),
+        (b'{"text":NaN}', 'Unexpected token \'N\', "{"text":NaN}" is not valid JSON'),
+        (b'{"a":"NaN","text":falsch}', 'Unexpected token \'c\', ..."text":falsch}" is not valid JSON'),
+        (b"{'number'}", "Expected property name or '}' in JSON at position 1"),
+        (b'{"a":1,}', "Expected double-quoted property name in JSON at position 7"),
+        (b"[1,]", "Unexpected token ']', \"[1,]\" is not valid JSON"),
+        (b'{"a":[{}] "b"', "Expected ',' or '}' after property value in JSON at position 10"),
+        (b'{"a":[{} 1]', "Expected ',' or ']' after array element in JSON at position 9"),
+        (b'{"a" 1}', "Expected ':' after property name in JSON at position 5"),
+        (b'{"a":"\n"}', "Bad control character in string literal in JSON at position 6"),
+        (b'{"a":"\\q"}', "Bad escaped character in JSON at position 7"),
+        (b"{} {}", "Unexpected non-whitespace character after JSON at position 3"),
     ],
 )
-@pytest.mark.parametrize("path", [SEND, "/message/sendText/nobody", "/zz"])
-def test_malformed_json_comes_before_every_guard(api, path, raw, says):
-    answer = api("POST", path, raw=raw, key=None)
-    assert (answer.status, answer.body) == envelope(400, "Internal Server Error", says)
+def test_malformed_json_comes_before_every_guard_in_the_words_of_node(api, raw, says):
+    for path in (SEND, "/message/sendText/nobody", "/zz"):
+        answer = api("POST", path, raw=raw, key=None)
+        assert (answer.status, answer.body) == envelope(400, "Internal Server Error", says)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +105,8 @@ def test_malformed_json_comes_before_every_guard(api, path, raw, says):
         ({**GOOD, "linkPreview": "no"}, ["linkPreview is not of a type(s) boolean"]),
         ({**GOOD, "quoted": {"key": {}}}, ['quoted.key requires property "id"']),
         ({**GOOD, "mentioned": ["x"]}, ['"mentioned" must be an array of numeric strings']),
+        ({**GOOD, "mentioned": []}, ["mentioned does not meet minimum length of 1"]),
+        ({**GOOD, "mentioned": "55"}, ["mentioned is not of a type(s) array"]),
         (
             {"number": 1, "delay": "x", "textMessage": {"text": "v1"}},
             ["Invalid format", "Enter a value in milliseconds", 'instance requires property "text"'],
@@ -175,6 +188,7 @@ def test_the_probes_need_no_key(api):
     welcome = api("GET", "/", key=None)
     assert (welcome.status, welcome.body["message"]) == (200, "Welcome to the Evolution API, it is working!")
     assert welcome.body["manager"] == f"{api.simulator.url}/manager"
+    assert welcome.body["version"] == "2.3.7"
     manager = api("GET", "/manager/", key=None)
     assert (manager.status, manager.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 

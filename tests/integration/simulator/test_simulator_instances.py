@@ -2,9 +2,11 @@
 
 import datetime
 import threading
+import time
 
 import pytest
 
+from ifinu.errors import ConfigurationError
 from ifinu.simulator import Simulator
 
 
@@ -17,7 +19,7 @@ def create(api, name="new", **more):
 
 
 def test_an_instance_is_created_paired_logged_out_and_deleted(start, eventually):
-    api = start(pairing_ms=50)
+    api = start(reconnect_ms=20)
     created = create(api, webhook={"url": "http://127.0.0.1:9/x", "events": []})
     assert created.status == 201
     assert set(created.body) == {
@@ -31,6 +33,8 @@ def test_an_instance_is_created_paired_logged_out_and_deleted(start, eventually)
     assert qr.body["code"].startswith("2@")
     assert qr.body["base64"].startswith("data:image/png;base64,")
     assert (qr.body["pairingCode"], qr.body["count"]) == (None, 1)
+    api.simulator.set_instance("new", phone="scans")
+    assert state_of(api, "new") == "close"  # WhatsApp has closed with 515
     eventually(lambda: state_of(api, "new"), "open")
     assert api("GET", "/instance/connect/new").body == {"instance": {"instanceName": "new", "state": "open"}}
     assert api.send("5511987654321", instance="new").status == 201
@@ -55,8 +59,12 @@ def test_a_number_gives_a_pairing_code_at_once(api):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"webhook": {"url": "http://x.test"}}, [['webhook requires property "events"']]),
+        ({"webhook": {"url": "http://x.test"}}, ["Cannot read properties of undefined (reading 'length')"]),
+        ({"webhook": {"events": []}}, ['Invalid "url" property']),
         ({"number": "abc"}, [['number does not match pattern "^\\\\d+[\\\\.@\\\\w-]+"']]),
+        ({"number": 5511987654321}, [["number is not of a type(s) string"]]),
+        ({"integration": "WHATSAPP-BUSINESS"}, ["token is required"]),
+        ({"integration": "WHATSAPP-BUSINESS", "token": "t"}, ["number is required"]),
     ],
 )
 def test_a_wrong_creation_leaves_no_instance(api, more, message):
@@ -65,11 +73,105 @@ def test_a_wrong_creation_leaves_no_instance(api, more, message):
     assert api("GET", "/instance/connectionState/new").status == 404
 
 
-def test_a_restart_brings_a_dead_socket_back(api):
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({}, 403, ['This name "undefined" is already in use.']),
+        ({"instanceName": 5}, 500, "Argument `name`: Invalid value provided"),
+        ({"instanceName": "new"}, 401, "Unauthorized"),
+    ],
+)
+def test_a_name_is_looked_at_before_the_key(api, body, status, message):
+    refused = api("POST", "/instance/create", {**body, "integration": "WHATSAPP-BAILEYS"}, key=None)
+    said = refused.body["response"]["message"]
+    assert (refused.status, said == message or message in said) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("hook", "shown"),
+    [
+        ({}, {}),
+        (
+            {"webhook": {"url": "http://x.test", "headers": {"jwt_key": "k"}, "events": []}},
+            {"webhookUrl": "http://x.test", "webhookHeaders": {"jwt_key": "k"}},
+        ),
+    ],
+)
+def test_a_creation_shows_what_was_given_of_its_webhook(api, hook, shown):
+    assert create(api, **hook).body["webhook"] == shown
+
+
+def test_a_restart_brings_a_dead_socket_back(start, eventually):
+    api = start(reconnect_ms=20)
     api.simulator.set_instance("ifinu", socket="dead")
     assert api.send("5511987654321").status == 500
     assert api("POST", "/instance/restart/ifinu").body == {"instance": {"instanceName": "ifinu", "state": "open"}}
+    eventually(lambda: state_of(api, "ifinu"), "open")
     assert api.send("5511987654321").status == 201
+
+
+def flaps(api, name):
+    """How many states follow one another in half a second."""
+    until, seen = time.monotonic() + 0.5, []
+    while time.monotonic() < until:
+        if (now := state_of(api, name)) not in seen[-1:]:
+            seen.append(now)
+    return len(seen)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_second_socket_during_a_pairing_and_the_first_kick_each_other(start, eventually, twice):
+    """
+    `connect` opens one whenever the state is `close`, which it is for a moment after the scan.
+    """
+    api = start(reconnect_ms=100)
+    create(api)
+    api("GET", "/instance/connect/new")
+    api.simulator.set_instance("new", phone="scans")
+    if twice:
+        assert api("GET", "/instance/connect/new").body["count"] == 1
+    eventually(lambda: state_of(api, "new"), "open")
+    assert (flaps(api, "new") > 1) is twice
+    stored = {row["name"]: row["connectionStatus"] for row in api("GET", "/instance/fetchInstances").body}
+    assert stored["new"] == "open"  # the database does not hear of it
+    api.simulator.set_fault(gateway="refuse")
+    api.simulator.set_fault(gateway="up")  # a restart ends it
+    assert (state_of(api, "new"), flaps(api, "new")) == ("open", 1)
+
+
+def test_a_phone_scans_only_a_code_that_is_shown(api):
+    with pytest.raises(ConfigurationError, match="no code is shown"):
+        api.simulator.set_instance("ifinu", phone="scans")
+
+
+def test_a_closed_instance_that_is_paired_needs_no_code(start, eventually):
+    api = start(reconnect_ms=20)
+    api.simulator.set_instance("ifinu", state="close")
+    assert api("GET", "/instance/connect/ifinu").body == {"count": 0}
+    eventually(lambda: state_of(api, "ifinu"), "open")
+
+
+@pytest.mark.parametrize(
+    ("version", "state", "socket", "logged_out", "deleted"),
+    [
+        ("2.3.7", "open", "dead", 500, [400, 400]),
+        ("2.3.6", "open", "dead", 200, [200]),
+        ("2.3.7", "connecting", "alive", 200, [400, 200]),
+        ("2.3.6", "connecting", "alive", 200, [200]),
+    ],
+)
+def test_each_version_logs_out_and_deletes_in_its_way(start, version, state, socket, logged_out, deleted):
+    api = start(instances=("a", "b"), version=version)
+    for name in ("a", "b"):
+        api.simulator.set_instance(name, state=state, socket=socket)
+    assert api("GET", "/").body["version"] == version
+    assert api("DELETE", "/instance/logout/a").status == logged_out
+    assert [api("DELETE", "/instance/delete/b").status for _ in deleted] == deleted
+
+
+def test_there_are_two_versions():
+    with pytest.raises(ConfigurationError, match=r"2\.4\.0: the simulator plays 2\.3\.6 and 2\.3\.7"):
+        Simulator(api_key="k", version="2.4.0")
 
 
 def test_the_list_of_instances_shows_their_rows(start):
@@ -80,6 +182,28 @@ def test_the_list_of_instances_shows_their_rows(start):
     assert rows["a"]["connectionStatus"] == "open"
     assert rows["a"]["token"] == api.simulator.token("a")
     assert [rows[name]["_count"]["Message"] for name in ("a", "b")] == [1, 0]
+
+
+def test_one_instance_is_found_by_its_id_or_number_or_is_not_found(api):
+    create(api, number="5511987654321")
+    rows = {row["name"]: row for row in api("GET", "/instance/fetchInstances").body}
+    for query in (f"instanceId={rows['new']['id']}", "number=5511987654321"):
+        assert [row["name"] for row in api("GET", f"/instance/fetchInstances?{query}").body] == ["new"]
+    for query in ("instanceId=none", "number=none"):
+        missing = api("GET", f"/instance/fetchInstances?{query}")
+        assert (missing.status, missing.body["response"]["message"]) == (404, ['Instance "none" not found'])
+
+
+def test_a_row_keeps_whose_it_was_and_why_it_ended(api):
+    paired, *_ = api("GET", "/instance/fetchInstances").body
+    assert (paired["disconnectionReasonCode"], paired["disconnectionAt"]) == (None, None)
+    api("DELETE", "/instance/logout/ifinu")
+    row, *_ = api("GET", "/instance/fetchInstances").body
+    assert (row["connectionStatus"], row["ownerJid"]) == ("close", "5511900000000@s.whatsapp.net")
+    assert (row["disconnectionReasonCode"], row["disconnectionAt"][-1]) == (401, "Z")
+    assert '"statusCode":401' in row["disconnectionObject"]
+    assert {"id", "createdAt", "updatedAt", "instanceId", "rejectCall"} <= row["Setting"].keys()
+    assert row["Setting"]["instanceId"] == row["id"]
 
 
 def test_the_evolution_channel_stores_and_sends_nothing(api):
@@ -113,6 +237,12 @@ def test_a_look_up_fails_in_an_envelope_of_its_own(api):
     assert (numbers(api).status, set(numbers(api).body)) == (400, {"status", "error", "message"})
     missing = api("POST", "/chat/whatsappNumbers/ifinu", {})
     assert (missing.status, missing.body) == (400, {})
+    for asked, says in (
+        ([5511987654321], '"numbers" must be an array of numeric strings'),
+        ("5511987654321", "numbers is not of a type(s) array"),
+    ):
+        wrong = api("POST", "/chat/whatsappNumbers/ifinu", {"numbers": asked})
+        assert (wrong.status, wrong.body["message"]) == (400, [[says]])
     numbers(api, "5511987654321")
     api.simulator.set_instance("ifinu", socket="dead")
     assert numbers(api, "5511987654321").status == 200  # from the cache
@@ -131,7 +261,15 @@ def test_stored_messages_are_found_newest_first_by_page(api):
     assert (found["total"], found["pages"], found["currentPage"]) == (3, 2, 1)
     assert [record["key"]["id"] for record in found["records"]] == [ids[2], ids[1]]
     assert found["records"][0]["message"] == {"conversation": "Fatura 2"}
+    assert found["records"][0]["contextInfo"]["mentionedJid"] == []
     assert find(api, key={"id": ids[0]})["total"] == 1
+
+
+@pytest.mark.parametrize("paging", [{"page": "1"}, {"offset": "5"}, {"page": "1", "offset": "5"}])
+def test_pages_are_counted_in_whole_numbers(api, paging):
+    for route in ("findMessages", "findStatusMessage"):
+        refused = api("POST", f"/chat/{route}/ifinu", {"where": {}, **paging})
+        assert (refused.status, "Expected Int, provided String" in refused.body["response"]["message"]) == (500, True)
 
 
 def test_a_time_window_needs_both_ends(api):

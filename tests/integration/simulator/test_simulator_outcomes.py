@@ -63,6 +63,7 @@ LONG_TEXTS = ("prisma.message.create", "prisma.isOnWhatsapp", "TypeError")
         ("0024", [OK], 1, 1),
         ("0025", [CLOSED_500], 0, 0),
         ("0026", [(400, ["Error: rate-overlimit"]), OK], 1, 1),
+        ("0027", [(500, "rate-overlimit"), OK], 1, 1),
     ],
 )
 def test_a_number_ending_decides_the_answer_and_the_truth(api, ending, answers, really_sent, stored):
@@ -107,7 +108,14 @@ def test_the_wrong_shard_fails_in_the_way_of_each_route(api):
     assert found.body["response"]["message"] == "Cannot read properties of undefined (reading 'fetchMessages')"
     assert api("GET", "/instance/connectionState/ifinu").body == {"instance": {"instanceName": "ifinu"}}
     assert api("GET", "/instance/connect/ifinu").body == {"error": True, "message": "[object Object]"}
-    assert api("GET", "/webhook/find/ifinu").status == 500
+    hook = api("GET", "/webhook/find/ifinu")
+    assert (hook.status, hook.body) == (200, None)
+    new = {"webhook": {"enabled": True, "url": "http://x.test", "events": []}}
+    refused = api("POST", "/webhook/set/ifinu", new)
+    assert (refused.status, refused.body["response"]["message"]) == (
+        500,
+        "Cannot read properties of undefined (reading 'instanceId')",
+    )
     assert api("GET", "/instance/fetchInstances").body == []
     assert api("DELETE", "/instance/logout/ifinu").body["status"] == "SUCCESS"
     assert api("DELETE", "/instance/delete/ifinu").status == 200
@@ -120,6 +128,14 @@ def test_what_is_no_account_is_not_sent_to(api, number, status):
     assert answer.status == 400
     message = answer.body["response"]["message"][0]
     assert message == (status or {"jid": "@s.whatsapp.net", "exists": False, "number": "abc"})
+
+
+def test_a_quotation_of_nothing_fails_once_the_number_is_known_to_exist(api):
+    reading = (400, ["TypeError: Cannot read properties of undefined (reading 'fromMe')"])
+    assert as_seen(lambda: api.send("5511987654321", quoted={})) == reading
+    assert as_seen(lambda: api.send("5511987650001", quoted={})) == nobody("0001")
+    assert as_seen(lambda: api.send("5511987654321", quoted={"key": {"id": "3EB0"}})) == OK
+    assert len(api.simulator.sends) == 1
 
 
 def test_an_outcome_can_be_forced_on_the_next_send_and_on_an_instance(api):
@@ -167,11 +183,19 @@ def test_a_gateway_that_is_killed_drops_the_requests_under_way(api, eventually):
     assert summary["sends"]["total"] == 0
 
 
-def test_instances_boot_in_close_and_open_later(start, eventually):
-    api = start(boot_ms=300)
+def test_instances_boot_without_a_state_then_in_close_and_open_later(start, eventually):
+    api = start(load_ms=300, boot_ms=300)
+    assert as_seen(lambda: api.send("5511987654321")) == (
+        500,
+        "Cannot read properties of undefined (reading 'textMessage')",
+    )
+    seen = []
 
     def state():
-        return api("GET", "/instance/connectionState/ifinu").body["instance"]["state"]
+        now = api("GET", "/instance/connectionState/ifinu").body["instance"].get("state")
+        if now not in seen:
+            seen.append(now)
+        return now
 
-    assert state() == "close"
     eventually(state, "open")
+    assert seen == [None, "close", "open"]

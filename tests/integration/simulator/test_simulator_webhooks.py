@@ -49,6 +49,27 @@ def test_a_wrong_webhook_is_refused(api, body, status):
     assert api("GET", "/webhook/find/ifinu").body is None
 
 
+def test_a_webhook_without_its_url_is_complained_of_once(api):
+    refused = api("POST", "/webhook/set/ifinu", {"webhook": {"enabled": True, "events": []}})
+    assert refused.body["response"]["message"] == [['webhook requires property "url"']]
+
+
+def test_no_events_are_all_events_and_a_webhook_that_is_off_has_none(api, sink):
+    everything = subscribe(api, sink, events=[]).body["events"]
+    assert len(everything) == 31
+    assert {"MESSAGES_UPDATE", "SEND_MESSAGE", "CONNECTION_UPDATE", "APPLICATION_STARTUP"} <= set(everything)
+    off = api("POST", "/webhook/set/ifinu", {"webhook": {"enabled": False, "url": sink.url}})
+    assert (off.status, off.body["events"]) == (201, [])
+
+
+def test_what_a_later_webhook_leaves_out_stays_as_it_was(api, sink):
+    first = subscribe(api, sink, headers={"jwt_key": "s3cret"}, byEvents=True).body
+    later = subscribe(api, sink, events=["SEND_MESSAGE"]).body
+    assert (later["headers"], later["webhookByEvents"]) == ({"jwt_key": "s3cret"}, True)
+    assert (later["events"], later["id"], later["createdAt"]) == (["SEND_MESSAGE"], first["id"], first["createdAt"])
+    assert subscribe(api, sink, headers={"x-a": "b"}).body["headers"] == {"x-a": "b"}
+
+
 def test_a_send_is_announced_and_its_receipts_follow(api, sink, eventually):
     subscribe(api, sink)
     sent = api.send(NUMBER, "Fatura 1").body
@@ -181,10 +202,30 @@ def test_a_change_of_state_is_told(api, sink, eventually):
     subscribe(api, sink)
     for state in ("connecting", "open", "open"):
         api.simulator.set_instance("ifinu", state=state)
-    eventually(
-        lambda: sorted(event["data"]["state"] for event in sink.events("connection.update")),
-        ["connecting", "open"],
-    )
+    eventually(lambda: states(sink), ["connecting", "open"])
+
+
+def states(sink):
+    """Sorted: two that follow each other closely go out on two connections, and may change places."""
+    return sorted(event["data"]["state"] for event in sink.events("connection.update"))
+
+
+def test_a_restart_of_an_open_instance_is_told(start, sink, eventually):
+    api = start(reconnect_ms=20)
+    subscribe(api, sink)
+    assert api("POST", "/instance/restart/ifinu").body == {"instance": {"instanceName": "ifinu", "state": "open"}}
+    eventually(lambda: states(sink), ["connecting", "open"])
+
+
+def test_a_pairing_tells_of_connecting_twice_and_of_no_close(start, sink, eventually):
+    api = start(reconnect_ms=20)
+    subscribe(api, sink)
+    api("DELETE", "/instance/logout/ifinu")
+    eventually(lambda: states(sink), ["close"])
+    assert sink.events("connection.update")[0]["data"]["statusReason"] == 401
+    api("GET", "/instance/connect/ifinu")
+    api.simulator.set_instance("ifinu", phone="scans")
+    eventually(lambda: states(sink), ["close", "connecting", "connecting", "open"])
 
 
 def test_both_webhooks_fire(start, sink, eventually):
