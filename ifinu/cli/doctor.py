@@ -19,7 +19,7 @@ from ifinu.errors import ConfigurationError, GatewayError
 from ifinu.settings import Settings
 
 if TYPE_CHECKING:
-    from ifinu.gateway import Shards, State
+    from ifinu.gateway import Gateway, Shards, State
 
 _OLDEST_REDIS = (7, 0)
 _SKEW_WARN_S, _SKEW_FAIL_S = 1.0, 5.0
@@ -205,18 +205,19 @@ def _gateway(chosen: Settings) -> Iterator[Finding]:
         if isinstance(gateway, Shards):
             yield from _shards(chosen, gateway)
             return
+        check = f"instance {chosen.evolution_instance}"
         try:
             state = gateway.connection_state(chosen.evolution_instance)
         except GatewayError as exc:
             yield Finding("gateway", Level.FAIL, str(exc), _gateway_mend(exc.status))
             return
+        connected = _connected(check, chosen, gateway, state, "")
     yield Finding("gateway", Level.OK, f"{chosen.evolution_url} answers and takes the key")
-    check = f"instance {chosen.evolution_instance}"
     if state is State.ABSENT:
         mend = "one address stands for several gateway processes: IFINU_EVOLUTION_SHARDED=true, and the name of all"
         yield Finding(check, Level.FAIL, "not held by the process that answered", mend)
         return
-    yield _connected(check, state, "")
+    yield connected
 
 
 def _shards(chosen: Settings, gateway: Shards) -> Iterator[Finding]:
@@ -249,10 +250,14 @@ def _shards(chosen: Settings, gateway: Shards) -> Iterator[Finding]:
         yield Finding(check, Level.FAIL, f"held by {len(held)} processes: {', '.join(held)}", mend)
     else:
         address, state = next(iter(held.items()))
-        yield _connected(check, state, f", at {address}")
+        yield _connected(check, chosen, gateway, state, f", at {address}")
 
 
-def _connected(check: str, state: State, where: str) -> Finding:
+def _connected(check: str, chosen: Settings, gateway: Gateway, state: State, where: str) -> Finding:
+    from ifinu.gateway import flapping
+
+    if flapping.watch(gateway, [chosen.evolution_instance])[1]:
+        return Finding(check, Level.FAIL, f"it opens and closes all the time{where}", flapping.FIX)
     if state.value == "open":
         return Finding(check, Level.OK, f"{state.value}{where}")
     mend = "connect its phone again: `ifinu instance connect`, or the QR code in the gateway's manager"

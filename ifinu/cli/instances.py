@@ -48,6 +48,8 @@ def show_all(as_json: terminal.Json = False) -> None:
     """
     List the instances of the gateway, and whether each is connected to WhatsApp.
 
+    One whose connection opens and closes all the time is flapping.
+
     With [bold]IFINU_EVOLUTION_SHARDED[/bold], those of all gateway processes, with the
     address of the one that holds each.
 
@@ -56,11 +58,21 @@ def show_all(as_json: terminal.Json = False) -> None:
     ifinu instance list
     ifinu instance list --json | jq -r '.instances[] | select(.state != "open") | .name'
     """
+    from ifinu.gateway import Channel, flapping
+
     with _gateway(settings.load()) as gateway:
         found, quiet = _listed(gateway)
+        asked = [one.name for one, _ in found if one.channel == Channel.BAILEYS]
+        states, unsteady = flapping.watch(gateway, asked)
     if as_json:
         rows = [
-            {"name": one.name, "state": one.state.value, "channel": one.channel, "code": one.disconnection_code}
+            {
+                "name": one.name,
+                "state": states.get(one.name, one.state).value,
+                "flapping": one.name in unsteady,
+                "channel": one.channel,
+                "code": one.disconnection_code,
+            }
             | ({} if where is None else {"shard": where})
             for one, where in found
         ]
@@ -73,8 +85,11 @@ def show_all(as_json: terminal.Json = False) -> None:
     for one, where in found:
         code = "" if one.disconnection_code is None else str(one.disconnection_code)
         at = () if where is None else (where,)
-        table.add_row(terminal.plain(one.name), _painted(one.state), terminal.plain(one.channel), *at, code)
+        shown = "[red]flapping[/]" if one.name in unsteady else _painted(states.get(one.name, one.state))
+        table.add_row(terminal.plain(one.name), shown, terminal.plain(one.channel), *at, code)
     terminal.results().print(table if found else "the gateway has no instances")
+    for name in sorted(unsteady):
+        terminal.notes().print(f"[yellow]{terminal.plain(name)} flaps:[/] {flapping.FIX}")
     if quiet:
         terminal.notes().print(f"[yellow]these gateway processes do not answer: {', '.join(quiet)}[/]")
 
@@ -164,6 +179,8 @@ def connect(
     ifinu instance connect acme --number "77 99861-6740" --wait 5m
     ifinu instance connect acme --json | jq -r .code
     """
+    from ifinu.gateway import flapping
+
     wait = wait or _PAIRING
     with _gateway(settings.load()) as gateway:
         coming = pairing.codes(gateway, name, number=number, wait_s=wait.total_seconds())
@@ -176,6 +193,11 @@ def connect(
             terminal.notes().print(
                 f"{terminal.plain(name)} is not connected after {durations.span(wait)}: nobody has scanned the code; "
                 "run it again"
+            )
+            raise typer.Exit(1) from None
+        except pairing.Flapping:
+            terminal.notes().print(
+                f"{terminal.plain(name)} is paired, and its connection opens and closes all the time: {flapping.FIX}"
             )
             raise typer.Exit(1) from None
     if as_json:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ifinu.gateway import Gateway, QrCode
 
 _EVERY_S = 1.0
+_CLOSED_S = 15.0  # longer than the gateway takes to reconnect by itself, after the scan too
+_DROPS = 3  # a pairing drops its connection once, after the scan
 _BORDER = 2  # light modules around it; readers want to tell it from what is beside it
 _BLOCKS = {(True, True): "█", (True, False): "▀", (False, True): "▄", (False, False): " "}
 
@@ -24,9 +26,17 @@ class NotPaired(Exception):  # noqa: N818 - says what is so
     """The time is over and nobody has scanned it."""
 
 
+class Flapping(Exception):  # noqa: N818 - likewise
+    """The phone is paired, and the instance's connection opens and closes without end."""
+
+
 def codes(gateway: Gateway, name: str, *, number: str | None, wait_s: float) -> Iterator[QrCode]:
     """
     Each code that pairs an instance, as they follow one another; it ends when the instance is connected.
+
+    `connect` opens a connection wherever the state is `close`, as it is for a moment after the scan, and two
+    connections of one instance disconnect each other. So the state is asked first, and `connect` is called for the
+    first code, while the instance is connecting, and when it has been closed for longer than a reconnection takes.
 
     Args:
         gateway: It.
@@ -36,20 +46,40 @@ def codes(gateway: Gateway, name: str, *, number: str | None, wait_s: float) -> 
 
     Raises:
         NotPaired: It is not connected in that time.
+        Flapping: It is, and does not stay so.
         GatewayError: The gateway does not know it, or cannot be asked.
     """
+    from ifinu.gateway import State, flapping
+
     until = time.monotonic() + wait_s
-    shown = ""
+    shown, drops, before = "", 0, None
+    closed_at = time.monotonic() if _was_open(gateway, name) else float("-inf")
     while True:
-        found = gateway.connect_instance(name, number=number)
-        if found.state.value == "open":
+        state = gateway.connection_state(name)
+        now = time.monotonic()
+        if state is State.OPEN:
+            if name in flapping.watch(gateway, [name])[1]:
+                raise Flapping
             return
-        if found.qr is not None and found.qr.code != shown:
-            shown = found.qr.code or ""
-            yield found.qr
+        if state is State.CLOSE and before not in (None, State.CLOSE):
+            closed_at, drops = now, drops + 1
+            if drops >= _DROPS:
+                raise Flapping
+        if state is not State.CLOSE or now - closed_at >= _CLOSED_S:
+            found = gateway.connect_instance(name, number=number)
+            closed_at = now
+            if found.qr is not None and found.qr.code != shown:
+                shown = found.qr.code or ""
+                yield found.qr
+        before = state
         if time.monotonic() >= until:
             raise NotPaired
         time.sleep(_EVERY_S)
+
+
+def _was_open(gateway: Gateway, name: str) -> bool:
+    """Whether the gateway's database has it as connected: one that is closed for a moment, and reconnects."""
+    return any(one.name == name and one.state.value == "open" for one in gateway.fetch_instances())
 
 
 def show(coming: Iterator[QrCode], out: Console) -> None:
@@ -57,7 +87,7 @@ def show(coming: Iterator[QrCode], out: Console) -> None:
     Draw each code in place of the one before; one below the other where there is no terminal.
 
     Raises:
-        NotPaired: As `codes`.
+        NotPaired, Flapping: As `codes`.
         GatewayError: As `codes`.
     """
     if not out.is_terminal:
@@ -74,7 +104,7 @@ def told(coming: Iterator[QrCode], name: str) -> None:
     The same for a program: an object a line.
 
     Raises:
-        NotPaired: As `codes`.
+        NotPaired, Flapping: As `codes`.
         GatewayError: As `codes`.
     """
     for qr in coming:

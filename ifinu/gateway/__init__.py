@@ -1,5 +1,6 @@
 """The Evolution API, one process of it or several: sending through it, and judging what it answers."""
 
+from ifinu.gateway import flapping
 from ifinu.gateway.client import Evolution
 from ifinu.gateway.opening import Gateway, gateway_of
 from ifinu.gateway.outcomes import Sent, classify
@@ -33,5 +34,6 @@ __all__ = [
     "Webhook",
     "WhatsAppNumber",
     "classify",
+    "flapping",
     "gateway_of",
 ]

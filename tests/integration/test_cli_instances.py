@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from shards import HOSTS, NAME, gateway_of, pods, resolved
 from ifinu.broker.keys import creation_key
 from ifinu.cli import pairing
 from ifinu.embedded import Valkey
-from ifinu.gateway import Evolution, State
+from ifinu.gateway import Evolution, State, flapping
 from ifinu.metrics import asking
 from ifinu.simulator import Shards as Pods
 from ifinu.simulator import Simulator
@@ -48,7 +49,7 @@ def ifinu(capsys, monkeypatch, valkey: Valkey, tmp_path) -> Shell:
 @pytest.fixture
 def one(monkeypatch) -> Iterator[Simulator]:
     """One gateway process; a phone takes a while to scan."""
-    with Simulator(api_key=API_KEY, pairing_ms=300, script={"endings": {}}) as running:
+    with Simulator(api_key=API_KEY, pairing_ms=100, reconnect_ms=50, script={"endings": {}}) as running:
         monkeypatch.setenv("IFINU_EVOLUTION_URL", running.url)
         yield running
 
@@ -56,7 +57,7 @@ def one(monkeypatch) -> Iterator[Simulator]:
 @pytest.fixture
 def several(monkeypatch) -> Iterator[Pods]:
     """Three behind one name."""
-    with pods(HELD, pairing_ms=300) as running:
+    with pods(HELD, pairing_ms=100, reconnect_ms=50) as running:
         resolved(monkeypatch, running)
         monkeypatch.setenv("IFINU_EVOLUTION_URL", f"http://{NAME}:{running.port}")
         monkeypatch.setenv("IFINU_EVOLUTION_SHARDED", "true")
@@ -167,19 +168,67 @@ def test_on_a_terminal_it_is_black_on_white():
     assert ours.plain.translate(swapped) == plain.plain
 
 
-def test_a_code_that_changes_is_drawn_again(ifinu, at, monkeypatch):
-    codes = iter(["2@one", "2@one", "2@two", "2@two"])
+@pytest.fixture
+def impatient(monkeypatch):
+    """Asks more often, so that each moment of a pairing is seen."""
+    monkeypatch.setattr(pairing, "_EVERY_S", 0.02)
 
-    def connect(_: Any, instance: str, **__: Any) -> Any:
-        from ifinu.gateway import Connection, QrCode
 
-        code = next(codes, None)
-        return Connection(State.OPEN) if code is None else Connection(State.CONNECTING, QrCode(code, None, None))
+def test_a_code_that_changes_is_drawn_again(ifinu, impatient):
+    with Simulator(api_key=API_KEY, pairing_ms=600, reconnect_ms=50, qr_ms=250) as quick:
+        ifinu._monkeypatch.setenv("IFINU_EVOLUTION_URL", quick.url)
+        ifinu("instance", "create", "acme")
+        lines = [json.loads(line) for line in ifinu("instance", "connect", "acme", "--json").out.splitlines()]
+    codes = [line["code"] for line in lines[:-1]]
+    assert 2 <= len(codes) == len(set(codes)) <= 3
+    assert lines[-1] == {"name": "acme", "state": "open"}
 
-    monkeypatch.setattr(Evolution, "connect_instance", connect)
-    monkeypatch.setattr(pairing, "_EVERY_S", 0.01)
-    lines = [json.loads(line) for line in ifinu("instance", "connect", "ifinu", "--json").out.splitlines()]
-    assert [line.get("code") for line in lines] == ["2@one", "2@two", None]
+
+@pytest.mark.parametrize("paired", [False, True], ids=["new", "already paired, and reconnecting"])
+def test_a_pairing_opens_one_connection(ifinu, impatient, paired):
+    """
+    After the scan, and after a restart of the gateway, the state is `close` for a moment: it is left alone.
+    """
+    with Simulator(api_key=API_KEY, pairing_ms=100, reconnect_ms=300, boot_ms=300) as slow:
+        ifinu._monkeypatch.setenv("IFINU_EVOLUTION_URL", slow.url)
+        name = "ifinu" if paired else "acme"
+        if paired:
+            slow.set_fault(gateway="refuse")
+            slow.set_fault(gateway="up")
+        else:
+            ifinu("instance", "create", name)
+        assert ifinu("instance", "connect", name).code == 0
+        rows = {row["name"]: row for row in ifinu("instance", "list", "--json").json["instances"]}
+    assert (rows[name]["state"], rows[name]["flapping"]) == ("open", False)
+
+
+def test_a_closed_instance_that_does_not_come_back_is_connected(ifinu, one, impatient, monkeypatch):
+    monkeypatch.setattr(pairing, "_CLOSED_S", 0.1)
+    monkeypatch.setattr(pairing, "_was_open", lambda *_: True)
+    one.set_instance("ifinu", state="close")
+    assert ifinu("instance", "connect", "ifinu").code == 0
+
+
+def test_two_connections_of_one_instance_are_noticed_and_no_third_is_opened(ifinu, impatient, monkeypatch):
+    monkeypatch.setattr(flapping, "_EVERY_S", 0.05)
+    with Simulator(api_key=API_KEY, instances=("acme",), reconnect_ms=50) as running:
+        ifinu._monkeypatch.setenv("IFINU_EVOLUTION_URL", running.url)
+        ifinu._monkeypatch.setenv("IFINU_EVOLUTION_INSTANCE", "acme")
+        with contextlib.closing(Evolution(running.url, API_KEY)) as gateway:
+            gateway.logout_instance("acme")
+            gateway.connect_instance("acme")
+            running.set_instance("acme", phone="scans")
+            gateway.connect_instance("acme")
+        ended = ifinu("instance", "connect", "acme")
+        assert (ended.code, "opens and closes all the time" in ended.err) == (1, True)
+        assert running._host.world.instances["acme"].sockets == 2
+        (row,) = ifinu("instance", "list", "--json").json["instances"]
+        assert row["flapping"] is True
+        shown = ifinu("instance", "list")
+        assert ("flapping" in shown.out, "acme flaps" in shown.err) == (True, True)
+        checks = {one["check"]: one for one in ifinu("doctor", "--json").json["checks"]}
+        bad = checks["instance acme"]
+        assert (bad["level"], "do not connect it again" in bad["mend"]) == ("fail", True)
 
 
 def test_a_terminal_shows_one_code_at_a_time(at):
@@ -220,6 +269,7 @@ def test_one_that_is_connected_is_said_to_be(ifinu, one):
 def test_a_dead_connection_is_opened_anew(ifinu, one, at):
     one.set_instance("ifinu", socket="dead")
     assert ifinu("instance", "restart", "ifinu").out == "open\n"
+    wait_until(lambda: at.connection_state("ifinu") is State.OPEN)
     assert at.send_text("ifinu", "+5577998616740", "oi").key_id
     assert ifinu("instance", "restart", "ifinu", "--json").json == {"name": "ifinu", "before": "open", "state": "open"}
 
