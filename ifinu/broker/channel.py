@@ -6,7 +6,8 @@ It differs from Kombu's Redis channel in this, and in nothing else:
 * A message is taken by `fetch.lua`, a batch at a time, and is in flight from that instant; stock pops it and records it
   in a second command, and a crash between the two loses it (kombu #305).
 * It is held by the process, with a lease (see `leases.py`); stock ties it to the channel and restores after an hour.
-* One with a future `eta` waits in a sorted set in Redis; stock hands it to a worker, which holds it in memory.
+* One with a future `eta` waits in a sorted set in Redis, and queues when it is due; stock hands it to a worker, which
+  holds it in memory.
 * What Celery cannot run goes to the dead letters (see `intake.py`); stock drops it, or the worker dies of it.
 
 Queues that are consumed without acknowledgement (replies to `inspect`) and fanout (control, events) stay with stock.

@@ -24,7 +24,7 @@ The Redis keys of a queue, and the moves between them.
 
 A message is in exactly one of ready, delayed, in flight and dead, and every move is one Lua script in `scripts/`:
 
-    fetch      delayed -> ready when due; ready -> in flight, a batch at a time
+    fetch      delayed -> ready when due, up to 200 at a time; ready -> in flight, a batch at a time
     ack        in flight -> gone
     settle     in flight -> gone, and the outcome is recorded in the id's claim
     postpone   in flight -> delayed, as its retry or its next look-up
@@ -36,6 +36,9 @@ A message is in exactly one of ready, delayed, in flight and dead, and every mov
     discard    dead -> gone
     resolve    dead -> gone, and the outcome that a person told is recorded
     recall     none: a claim is told what the ledger knows of its id, after a restore
+
+What becomes due joins the list where new messages do, the earliest first. So it is served in the order of its due
+times, neither passes what waited before it nor is passed by what comes after it, and LLEN counts it.
 
 Times are Redis' own (`TIME`), so that workers' clocks do not matter. A move needs no memory to speak of, so scripts
 that move run even when Redis is full (`allow-oom`): a full queue can always be drained.

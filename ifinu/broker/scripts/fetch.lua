@@ -11,12 +11,11 @@ local out, taken, soonest, paused = {-1, 0}, 0, -1, 0
 
 for q = 1, #KEYS, 7 do
   local ready, delayed, in_flight, deadlines = KEYS[q], KEYS[q + 1], KEYS[q + 2], KEYS[q + 3]
-  -- Due messages are served next, the earliest first, so that a retry does not wait behind the backlog again.
-  local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, 500)
-  for i = #due, 1, -1 do
-    redis.call('RPUSH', ready, due[i])
-  end
+  -- Due messages join the queue as new ones do, the earliest first: so they keep their order, pass no message that came
+  -- before them, and LLEN counts them.
+  local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, 200)
   if #due > 0 then
+    redis.call('LPUSH', ready, unpack(due))
     redis.call('ZREM', delayed, unpack(due))
   end
   local next_due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')

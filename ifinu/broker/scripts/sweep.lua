@@ -7,10 +7,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local due = redis.call('ZRANGE', KEYS[2], '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[1])
-for i = #due, 1, -1 do
-  redis.call('RPUSH', KEYS[1], due[i])
-end
 if #due > 0 then
+  redis.call('LPUSH', KEYS[1], unpack(due)) -- as in fetch
   redis.call('ZREM', KEYS[2], unpack(due))
 end
 

@@ -146,7 +146,7 @@ class Modelled:
             digest=task.about,
             tenant=TENANT,
             pseudonym=task.id,
-            reference=task.id,
+            seen=task.id,
         )
 
     def resend(self, task: Task) -> None:

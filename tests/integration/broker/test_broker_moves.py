@@ -131,7 +131,7 @@ def test_who_lost_a_message_to_another_worker_can_no_longer_end_it(
 # -- the delayed
 
 
-def test_delayed_messages_are_served_when_due_the_earliest_first_and_before_the_backlog(
+def test_delayed_messages_queue_when_they_are_due_the_earliest_first_and_behind_the_backlog(
     account: Account, holder: Holder
 ):
     account.push(*named(2))
@@ -140,7 +140,7 @@ def test_delayed_messages_are_served_when_due_the_earliest_first_and_before_the_
     holder.client.zadd(KEYS.delayed, due)
     account.pushed += len(due)
     answer = holder.answer(4)
-    assert answer[4::4] == [b"first", b"second", b"third", b"m0"]
+    assert answer[4::4] == [b"m0", b"m1", b"first", b"second"]
     assert 59_000 < answer[0] <= 60_000
     account.balance(ready=1, in_flight=4, delayed=1)
 
@@ -161,18 +161,57 @@ def test_a_fetch_that_brings_nothing_says_how_long_to_wait_over_all_queues(clien
     assert paused == 0
 
 
-@pytest.mark.parametrize("want", [1, 7, 500])
-def test_two_thousand_due_at_once_are_each_served_once_the_earliest_of_their_batch_first(
-    account: Account, holder: Holder, want: int
-):
-    holder.client.zadd(KEYS.delayed, {f"d{number:04}": number + 1 for number in range(2_000)})
+@pytest.mark.parametrize("want", [7, 40, 500])
+def test_any_number_due_at_once_is_served_in_order_among_new_messages(account: Account, holder: Holder, want: int):
+    """
+    Of those that come meanwhile, some are due later and some were just pushed; neither kind starves the other.
+    """
+    start = now_ms(holder.client) - 10_000
+    holder.client.zadd(KEYS.delayed, {f"d{number:04}": start + number for number in range(2_000)})
     account.pushed = 2_000
     served: list[bytes] = []
+    for late in range(2_000, 2_040):
+        account.push(b"new%04d" % late)
+        holder.client.zadd(KEYS.delayed, {f"d{late:04}": start + late})
+        account.pushed += 1
+        served += [raw for _, raw in holder.fetch(want)]
+        holder.sweep()
     while batch := holder.fetch(want):
         served += [raw for _, raw in batch]
-    assert sorted(served) == [b"d%04d" % number for number in range(2_000)]
-    assert served[:want] == [b"d%04d" % number for number in range(want)]
-    account.balance(in_flight=2_000)
+    for kind, numbers in ((b"d", range(2_040)), (b"new", range(2_000, 2_040))):
+        assert [raw for raw in served if raw.startswith(kind)] == [b"%b%04d" % (kind, number) for number in numbers]
+    account.balance(in_flight=2_080)
+
+
+def test_what_comes_back_from_waiting_again_and_again_does_not_hold_up_new_messages(account: Account, holder: Holder):
+    """
+    As messages of an instance that is held back: each is due again as soon as it was taken.
+    """
+    account.push(*named(300))
+    again = {f"again{number:03}": 1 for number in range(500)}
+    holder.client.zadd(KEYS.delayed, again)
+    fresh: list[bytes] = []
+    for _ in range(40):
+        taken = holder.fetch(40)
+        fresh += [raw for _, raw in taken if raw.startswith(b"m")]
+        back = [(tag, raw) for tag, raw in taken if raw.startswith(b"again")]
+        for tag, raw in back:
+            holder.leases.ack(tag)
+            holder.client.zadd(KEYS.delayed, {raw: now_ms(holder.client)})
+    assert fresh == named(300)
+
+
+def test_the_length_of_the_list_counts_what_is_due_after_some_fetches_and_sweeps(account: Account, holder: Holder):
+    """
+    An autoscaler may look at LLEN alone.
+    """
+    holder.client.zadd(KEYS.delayed, {f"d{number:04}": 1 for number in range(1_000)})
+    account.pushed = 1_000
+    holder.fetch(1)
+    account.balance(ready=199, in_flight=1, delayed=800)
+    holder.sweep()
+    holder.sweep()
+    account.balance(ready=999, in_flight=1)
 
 
 def test_a_sweep_moves_what_is_due_even_when_nobody_fetches(account: Account, holder: Holder):
