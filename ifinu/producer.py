@@ -7,8 +7,10 @@ which pushes bare JSON, as any other language would, hundreds of messages a trip
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -30,7 +32,7 @@ Source = Notification | Mapping[str, object]
 _CHUNK = 500  # messages a trip
 _CHUNK_BYTES = 1_000_000  # and bytes, whichever comes first
 _LONGEST_ID = 200  # as notification.Notification.id
-_WIRE_MARKS = frozenset({"tipo_notificacao", "cobranca"})
+_logger = logging.getLogger(__name__)  # the caller's logging, which may be no structlog
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,14 @@ class PartlyEnqueued(BrokerUnavailable):
         self.unsure = unsure
 
 
-def notification_of(source: Source, *, sandbox_number: str | None = None) -> Notification:
+def warn_of_ignored_key(field: str) -> None:
+    """Log that a key was ignored, and which absent field of the wire it resembles."""
+    _logger.warning("a key that looks like %s is ignored: it is not spelled so, and the message goes without it", field)
+
+
+def notification_of(
+    source: Source, *, sandbox_number: str | None = None, ignored: Callable[[str], None] = warn_of_ignored_key
+) -> Notification:
     """
     Read what a caller gives.
 
@@ -75,6 +84,7 @@ def notification_of(source: Source, *, sandbox_number: str | None = None) -> Not
         source: A `Notification`; a mapping of its fields (`kind`, `phone`, …); or a wire object (`tipo_notificacao`,
             `telefone`, …).
         sandbox_number: Stands in for what a wire object lacks; see `IFINU_SANDBOX_NUMBER`.
+        ignored: As for `wire.decode`.
 
     Raises:
         InvalidNotification: Naming the field at fault, as the caller spelled it.
@@ -85,8 +95,8 @@ def notification_of(source: Source, *, sandbox_number: str | None = None) -> Not
         raise InvalidNotification(
             "", f"expected a Notification or a mapping of its fields, not {type(source).__name__}"
         )
-    if _WIRE_MARKS & source.keys():
-        return wire.decode(source, sandbox_number=sandbox_number)
+    if wire.is_wire(source):
+        return wire.decode(source, sandbox_number=sandbox_number, ignored=ignored)
     return wire.from_fields(source)
 
 
@@ -202,9 +212,10 @@ class _Batch:
 def _batches(sources: Iterable[Source], done: Enqueued, sandbox_number: str | None, tracer: Tracer) -> Iterator[_Batch]:
     batch = _Batch()
     now = _now()
+    warn = functools.cache(warn_of_ignored_key)  # a line for each field, not for each of a million messages
     for index, source in enumerate(sources):
         try:
-            notification = notification_of(source, sandbox_number=sandbox_number)
+            notification = notification_of(source, sandbox_number=sandbox_number, ignored=warn)
         except InvalidNotification as exc:
             done.refused.append(Refusal(index, _id_of(source), exc.field, exc.reason))
             continue
@@ -257,4 +268,4 @@ def _now() -> str:
 
 def _id_of(source: Any) -> str | None:
     value = source.get("id") if isinstance(source, Mapping) else None
-    return value[:200] if isinstance(value, str) else None
+    return value[:200] if is_text(value) else None

@@ -2,7 +2,8 @@
 The Portuguese edge: JSON <-> `Notification`.
 
 What producers in other languages push is flat. Only `id`, `tipo_notificacao`, `telefone` and what the text of
-that kind needs must be there; null and "" count as absent, and unknown keys are ignored:
+that kind needs must be there; null and "" count as absent, and unknown keys are ignored, but for one that looks
+like a missing field which says who may be written to, until when and from where (`names.py`):
 
     {"id": "inv-42:lembrete", "tipo_notificacao": "lembrete|vencimento|atraso|pagamento",
      "telefone": "(77) 99861-6740", "nome": …, "valor": 1234.5 | "1234.50" | "R$ 1.234,50",
@@ -40,7 +41,9 @@ from pydantic import ValidationError
 
 from ifinu import phone
 from ifinu.errors import InvalidNotification
+from ifinu.names import likely
 from ifinu.notification import MISSING_FOR_KIND, Kind, Notification, Priority
+from ifinu.values import amount, day_or_time, exact
 
 _ZONE = "America/Sao_Paulo"
 _DEEPEST = 32  # levels; a notification has three
@@ -78,14 +81,15 @@ _CHARGE = {
 }
 _CUSTOMER = {"nome": "name", "telefone": "phone"}
 _WIRE = {field: wire for wire, field in _TOP.items()}
+_ONLY_HERE = _TOP.keys() - _WIRE.keys()
+_CONTAINERS = frozenset({"cobranca", "cliente"})
+_MOST_UNREAD = 100  # keys of one message that are compared with ours
+_AS_IT_IS: Mapping[str, str] = {}
 _CHOICES: dict[str, type[Kind] | type[Priority]] = {"kind": Kind, "priority": Priority}
 
-_PLAIN_AMOUNT = re.compile(r"\d+(?:\.\d{1,2})?", re.ASCII)
-_BRAZILIAN_AMOUNT = re.compile(r"(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d{1,2})", re.ASCII)
-_CURRENCY = re.compile(r"^R\$\s*")
-_ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_BRAZILIAN_DATE = re.compile(r"(\d\d)/(\d\d)/(\d{4})", re.ASCII)
-_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*", re.ASCII)
+# Without one of these, a message may go to somebody who opted out, too late, or from another number.
+_GUARDS = frozenset({"usuario_id", "valido_ate", "instancia"})
+_HALF_A_CHARACTER = "has half of a surrogate pair, which is no character"
 
 
 def parse(raw: bytes | str) -> dict[str, object]:
@@ -113,7 +117,14 @@ def parse(raw: bytes | str) -> dict[str, object]:
     return body
 
 
-def decode(body: Mapping[str, object], *, sandbox_number: str | None = None, today: date | None = None) -> Notification:
+def decode(
+    body: Mapping[str, object],
+    *,
+    sandbox_number: str | None = None,
+    today: date | None = None,
+    spelling: Mapping[str, str] = _AS_IT_IS,
+    ignored: Callable[[str], None] = lambda field: None,
+) -> Notification:
     """
     Read either wire form.
 
@@ -122,6 +133,8 @@ def decode(body: Mapping[str, object], *, sandbox_number: str | None = None, tod
         sandbox_number: Stands in for a missing `telefone`, and sample data for whatever else the text lacks.
             None (production): what is missing is an error.
         today: The day in Brazil that sample due dates count from; None reads the clock.
+        spelling: What the source calls each wire field, such as a column of a file; errors use those names.
+        ignored: Called for each absent field that an ignored key resembles, with the field's name on the wire.
 
     Raises:
         InvalidNotification: Naming the wire field, without repeating what stood in it. When several are
@@ -129,21 +142,33 @@ def decode(body: Mapping[str, object], *, sandbox_number: str | None = None, tod
     """
     if not isinstance(body, Mapping):  # an envelope may call the task with anything
         raise InvalidNotification("", f"must be a JSON object, not {_json_type(body)}")
-    values: dict[str, object] = {}
-    problems: dict[str, str] = {}
+    taken = _Taken()
     if body.get("cobranca") is not None:
-        _take_charge(body["cobranca"], values, problems)
-    _take(body, _TOP, values, problems)
+        taken.charge(body["cobranca"])
+    taken.fields(body, _TOP)
+    strays = taken.strays()
+    values, problems = taken.values, taken.problems
+    for wire in strays.keys() & _GUARDS:
+        problems[_short(strays[wire])] = f"is no field; did you mean {wire}?"
     if sandbox_number is not None:
         _fill_in(values, problems, sandbox_number, today)
     try:
         notification = Notification.model_validate(values)
     except ValidationError as exc:
         for field, reason in _reasons(exc, values):
-            problems.setdefault(_WIRE[field], reason)
+            wire = _WIRE[field]
+            hint = f"; {_short(strays[wire])} looks like it" if wire in strays and field not in values else ""
+            problems.setdefault(wire, reason + hint)
     if problems:
-        raise _invalid(problems, _TOP)
+        raise _invalid(problems, _TOP, spelling)
+    for wire in strays:
+        ignored(wire)
     return notification
+
+
+def is_wire(body: Mapping[str, object]) -> bool:
+    """Whether a mapping has the wire's names, and not Python's, of which `kind` is never absent."""
+    return "tipo_notificacao" in body or "cobranca" in body or ("kind" not in body and not _ONLY_HERE.isdisjoint(body))
 
 
 def phone_of(body: Mapping[str, object]) -> str | None:
@@ -164,6 +189,9 @@ def from_fields(fields: Mapping[str, object]) -> Notification:
     Raises:
         InvalidNotification: Naming the field, without repeating what stood in it.
     """
+    for name in fields:
+        if isinstance(name, str) and not _is_text(name):
+            raise InvalidNotification(_short(name), _HALF_A_CHARACTER)
     try:
         return Notification.model_validate(dict(fields))
     except ValidationError as exc:
@@ -196,34 +224,62 @@ def _written(value: object) -> str:
             return str(value)
 
 
-def _take_charge(charge: object, values: dict[str, object], problems: dict[str, str]) -> None:
-    if not isinstance(charge, Mapping):
-        problems["cobranca"] = f"must be an object, not {_json_type(charge)}"
-        return
-    _take(charge, _CHARGE, values, problems)
-    customer = charge.get("cliente")
-    if isinstance(customer, Mapping):
-        _take(customer, _CUSTOMER, values, problems)
-    elif customer is not None:
-        problems["cliente"] = f"must be an object, not {_json_type(customer)}"
+class _Taken:
+    """What was found in a body: values by field, problems by wire name, and keys that nothing reads."""
 
+    def __init__(self) -> None:
+        self.values: dict[str, object] = {}
+        self.problems: dict[str, str] = {}
+        self._unread: dict[str, str] = {}  # wire name -> the key that resembles it, with its path
+        self._looked_at = 0
 
-def _take(
-    body: Mapping[str, object], names: Mapping[str, str], values: dict[str, object], problems: dict[str, str]
-) -> None:
-    for wire, raw in body.items():
-        field = names.get(wire)
-        if field is None or raw is None or raw == _GO_ZERO_TIME:
-            continue
-        if isinstance(raw, str):
-            raw = raw.strip()
-            if not raw:
+    def charge(self, charge: object) -> None:
+        """Take what the nested form has below `cobranca`."""
+        if not isinstance(charge, Mapping):
+            self.problems["cobranca"] = f"must be an object, not {_json_type(charge)}"
+            return
+        self.fields(charge, _CHARGE, "cobranca.")
+        customer = charge.get("cliente")
+        if isinstance(customer, Mapping):
+            self.fields(customer, _CUSTOMER, "cobranca.cliente.")
+        elif customer is not None:
+            self.problems["cliente"] = f"must be an object, not {_json_type(customer)}"
+
+    def fields(self, body: Mapping[str, object], names: Mapping[str, str], path: str = "") -> None:
+        """Take the fields of one object."""
+        for wire, raw in body.items():
+            if raw is None or raw == _GO_ZERO_TIME:
                 continue
-        try:
-            values[field] = _READERS.get(field, _string)(raw)
-            problems.pop(_WIRE[field], None)  # a nested one that this overrides
-        except ValueError as exc:
-            problems[_WIRE[field]] = str(exc)
+            if isinstance(raw, str):
+                raw = raw.strip()
+                if not raw:
+                    continue
+            field = names.get(wire)
+            if field is None:
+                self._leave(wire, raw, path)
+                continue
+            try:
+                self.values[field] = _READERS.get(field, _string)(raw)
+                self.problems.pop(_WIRE[field], None)  # a nested one that this overrides
+            except ValueError as exc:
+                self.problems[_WIRE[field]] = str(exc)
+
+    def strays(self) -> dict[str, str]:
+        """The wire name of each absent field that an unread key resembles -> that key."""
+        return {
+            wire: key
+            for wire, key in self._unread.items()
+            if _TOP.get(wire) not in self.values and wire not in self.problems
+        }
+
+    def _leave(self, key: object, raw: object, path: str) -> None:
+        # A flag is neither an id nor a time; an object has parts by the hundred only where it is no notification.
+        if not isinstance(key, str) or isinstance(raw, bool) or key in _CONTAINERS or self._looked_at >= _MOST_UNREAD:
+            return
+        self._looked_at += 1
+        wire = likely(key)
+        if wire is not None and not (path and wire == "id"):  # a charge and a customer have ids of their own
+            self._unread.setdefault(wire, path + key)
 
 
 def _string(raw: object) -> str:
@@ -239,17 +295,12 @@ def _identifier(raw: object) -> str:
 
 def _amount(raw: object) -> Decimal:
     if isinstance(raw, float | int) and not isinstance(raw, bool):
-        return Decimal(repr(raw))
+        return exact(Decimal(repr(raw)))
     if isinstance(raw, Decimal):
         return raw
     if not isinstance(raw, str):
         raise ValueError(f"must be a number or a string, not {_json_type(raw)}")
-    text = _CURRENCY.sub("", raw)
-    if _PLAIN_AMOUNT.fullmatch(text):
-        return Decimal(text)
-    if _BRAZILIAN_AMOUNT.fullmatch(text):
-        return Decimal(text.replace(".", "").replace(",", "."))
-    raise ValueError("is not an amount; write 1234.50 or '1.234,50'")
+    return amount(raw)
 
 
 def _due_date(raw: object) -> date:
@@ -285,18 +336,7 @@ def _valid_until(raw: object) -> datetime:
 def _date_or_time(raw: object) -> date | datetime:
     if isinstance(raw, date):
         return raw
-    text = _string(raw)
-    try:
-        if _ISO_DATE.fullmatch(text):
-            return date.fromisoformat(text)
-        if _ISO_TIME.fullmatch(text):
-            return datetime.fromisoformat(text)
-        if match := _BRAZILIAN_DATE.fullmatch(text):
-            day, month, year = map(int, match.groups())
-            return date(year, month, day)
-    except ValueError as exc:
-        raise ValueError("is not in the calendar") from exc
-    raise ValueError("is not a date; write 2026-12-01, 01/12/2026 or 2026-12-01T18:00:00-03:00")
+    return day_or_time(_string(raw))
 
 
 _READERS: dict[str, Callable[[object], object]] = {
@@ -344,7 +384,8 @@ def _reason(kind: str, message: str, field: str, value: object) -> str:
             return "is required"
         case "extra_forbidden":
             close = difflib.get_close_matches(field, Notification.model_fields, n=1)
-            return "unknown field" + (f"; did you mean {close[0]}?" if close else "")
+            meant = close[0] if close else _TOP.get(likely(field) or "")
+            return "unknown field" + (f"; did you mean {meant}?" if meant else "")
         case "enum":
             allowed = ", ".join(_CHOICES[field])
             said = f"{_echo(value, _CHOICES[field])} is not one of {allowed}"
@@ -354,7 +395,7 @@ def _reason(kind: str, message: str, field: str, value: object) -> str:
         case "string_pattern_mismatch":
             return "has control characters"
         case "string_unicode":
-            return "has half of a surrogate pair, which is no character"
+            return _HALF_A_CHARACTER
         case "string_too_short":
             return "is empty"
         case "value_error":
@@ -370,13 +411,25 @@ def _echo(value: object, allowed: Iterable[str]) -> str:
 
 
 def _short(text: str) -> str:
-    return phone.mask_in(text)[:_LONGEST_ECHO]
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in text[: 2 * _LONGEST_ECHO])
+    return phone.mask_in(shown)[:_LONGEST_ECHO]
 
 
-def _invalid(problems: Mapping[str, str], order: Iterable[str]) -> InvalidNotification:
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _invalid(
+    problems: Mapping[str, str], order: Iterable[str], spelling: Mapping[str, str] = _AS_IT_IS
+) -> InvalidNotification:
     # Names outside the order come first: an unknown or malformed key is why the others are missing.
     rank = {name: place for place, name in enumerate(order)}
-    (field, reason), *others = sorted(problems.items(), key=lambda item: rank.get(item[0], -1))
+    ranked = sorted(problems.items(), key=lambda item: rank.get(item[0], -1))
+    (field, reason), *others = [(spelling.get(name, name), why) for name, why in ranked]
     return InvalidNotification(field, "; ".join([reason, *(f"{name}: {why}" for name, why in others)]))
 
 

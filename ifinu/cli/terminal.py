@@ -57,8 +57,9 @@ def plain(text: str) -> str:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on one line."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    """One JSON document on one line; half of a surrogate pair, which cannot be written, as its escape."""
+    text = json.dumps(document, ensure_ascii=False)
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
     sys.stdout.flush()
 
 

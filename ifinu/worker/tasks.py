@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import redis
+import structlog
 from celery import Task, exceptions
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
@@ -28,6 +29,8 @@ from ifinu.worker.app import app
 from ifinu.worker.outcome import LONGEST, encode
 from ifinu.worker.request import FIRST_TRY, first_try_at, reason_of
 from ifinu.worker.retry import backoff_s
+
+log = structlog.get_logger(__name__)
 
 
 class NotificationTask(Task):
@@ -253,7 +256,11 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
         try:
             with self.refusing_poison() if intake.SUSPECT in (self.request.headers or ()) else _NOTHING:
                 body = wire.parse(message) if isinstance(message, str) else message
-                notification = wire.decode(body, sandbox_number=app.settings.sandbox_number)
+                notification = wire.decode(
+                    body,
+                    sandbox_number=app.settings.sandbox_number,
+                    ignored=lambda field: log.warning("ifinu.message.key_ignored", id=self.request.id, field=field),
+                )
                 self.request.ifinu_id = notification.id
                 if span.sampled:
                     span.tell({tracing.ID: notification.id, tracing.KIND: notification.kind.value})

@@ -113,6 +113,8 @@ BAD_INPUT = [
     (raw("x", vencimento="31/02/2026"), "invalid"),
     (raw("x", tipo_notificacao="atraso", vencimento="2999-01-04"), "invalid"),
     (raw("x", id=["a", "list"]), "invalid"),
+    (raw("x", usuario="u1"), "invalid"),
+    (raw("x", cobranca={"validade": "2026-12-01"}), "invalid"),
     (b'{"id":"a","id":"b","tipo_notificacao":"lembrete"}', "invalid"),
     (b'{"headers":{},"properties":{},"body":""}', "bad_envelope"),
     (b'{"headers":{"task":"t","id":"i"},"properties":{"delivery_info":{}},"body":"x"}', "bad_envelope"),
