@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from ledgers import database, migrated
+from ledgers import database, emptied, migrated
 from processes import Fleet, Queue, Simulated, fleet_of, postgres_server, redis_server, stopping
 from sqlalchemy import Engine
 
@@ -29,7 +29,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def _valkey_of_the_session() -> Iterator[Valkey]:
-    with redis_server() as server:
+    # Nobody restarts it, so it need not wait for a busy disk either.
+    with redis_server(config={"appendfsync": "no"}) as server:
         yield server
 
 
@@ -60,10 +61,8 @@ def _postgres_of_the_session() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def _postgres_template(_postgres_of_the_session: Postgres) -> str:
-    with_tables = f"template_{uuid.uuid4().hex}"
-    migrated(database(_postgres_of_the_session.url, with_tables))
-    return with_tables
+def _postgres_ledger(_postgres_of_the_session: Postgres) -> str:
+    return migrated(database(_postgres_of_the_session.url, "ledger"))
 
 
 @pytest.fixture(scope="session")
@@ -79,14 +78,19 @@ def postgres(_postgres_of_the_session: Postgres) -> str:
     return database(_postgres_of_the_session.url, f"empty_{uuid.uuid4().hex}")
 
 
+@pytest.fixture
+def postgres_ledger(_postgres_ledger: str) -> str:
+    """URL of a ledger with the tables of this version and no rows; to make one for each test would take far longer."""
+    emptied(_postgres_ledger)
+    return _postgres_ledger
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A ledger of its own, migrated and empty, in each kind of database."""
+    """A migrated and empty ledger in each kind of database."""
     if request.param == "sqlite":
         return f"sqlite:///{shutil.copy(request.getfixturevalue('_sqlite_template'), tmp_path / 'ledger.db')}"
-    server = request.getfixturevalue("_postgres_of_the_session")
-    template = request.getfixturevalue("_postgres_template")
-    return database(server.url, f"ledger_{uuid.uuid4().hex}", template=template)
+    return str(request.getfixturevalue("postgres_ledger"))
 
 
 @pytest.fixture

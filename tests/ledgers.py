@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import create_engine, make_url, text
 
 from ifinu.ledger.engine import connect
 from ifinu.ledger.migrate import migrate
+from ifinu.ledger.schema import metadata
+
+_END_OTHERS = text(
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 
 
-def database(server_url: str, name: str, template: str = "template1") -> str:
+def database(server_url: str, name: str) -> str:
     """Make a database at a server; its URL."""
     url = make_url(server_url)
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.exec_driver_sql(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
     engine.dispose()
     return url.set(database=name).render_as_string(hide_password=False)
 
@@ -22,5 +28,17 @@ def migrated(url: str) -> str:
     """Give it the ledger's tables; the same URL."""
     engine = connect(url)
     migrate(engine)
+    engine.dispose()
+    return url
+
+
+def emptied(url: str) -> str:
+    """Make a ledger in PostgreSQL as it is right after `migrated`, and end other connections to it; the same URL."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(_END_OTHERS)
+        for table in metadata.sorted_tables:
+            connection.execute(table.delete())  # a third of what TRUNCATE takes, which makes new files
+        connection.exec_driver_sql("INSERT INTO recorder (id, ms, seq, updated_at) VALUES (1, 0, 0, CURRENT_TIMESTAMP)")
     engine.dispose()
     return url

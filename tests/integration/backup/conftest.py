@@ -9,7 +9,7 @@ import pytest
 import redis
 from backups import ODD, Store, run
 from command_line import Shell
-from ledgers import database, migrated
+from ledgers import database
 from processes import API_KEY, Fleet, Simulated, fleet_of, postgres_server, redis_server, stopping
 
 from ifinu.embedded import Postgres, Valkey
@@ -50,7 +50,6 @@ def fresh_postgres() -> Iterator[Postgres]:
     """A server that never saw what is restored into it."""
     with postgres_server() as server:
         yield server
-        server.kill()  # an orderly end would first bring all that it was given to the disk
 
 
 @pytest.fixture
@@ -62,8 +61,8 @@ def fresh_urls(fresh_postgres: Postgres) -> tuple[str, str]:
 
 
 @pytest.fixture
-def ledger_url(_postgres_of_the_session: Postgres) -> str:
-    return migrated(database(_postgres_of_the_session.url, f"ledger_{uuid.uuid4().hex}"))
+def ledger_url(postgres_ledger: str) -> str:
+    return postgres_ledger
 
 
 @pytest.fixture
