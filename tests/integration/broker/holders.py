@@ -49,11 +49,11 @@ class Account:
 
 
 class Holder:
-    """A worker's leases, with what it takes to fill them."""
+    """A worker's leases, with what it takes to fill them; `timeout_s` is how long it waits for an answer of Redis."""
 
-    def __init__(self, url: str, lease_s: float) -> None:
-        self.client = redis.Redis.from_url(url, socket_timeout=5)
-        self.leases = Leases(lambda: redis.Redis.from_url(url, socket_timeout=5), lease_s)
+    def __init__(self, url: str, lease_s: float, timeout_s: float = 5) -> None:
+        self.client = redis.Redis.from_url(url, socket_timeout=timeout_s)
+        self.leases = Leases(lambda: redis.Redis.from_url(url, socket_timeout=timeout_s), lease_s)
 
     def fetch(self, want: int, *queues: Keys) -> list[tuple[str, bytes]]:
         """Take up to `want` messages as the channel does; tags and bytes in the order of their service."""
