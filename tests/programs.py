@@ -1,29 +1,34 @@
-"""Programs that are not Python's: without one a test is skipped on a laptop, and fails where CI is set."""
+"""
+Programs that are not Python's: without one a test is skipped on a laptop, and fails where CI is set.
+
+As a plugin of pytest: says at the end, in one line, which programs were missing and the command that installs them.
+"""
 
 import os
+import re
 import shutil
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 _BESIDE_PYTHON = str(Path(sys.executable).parent)  # what pip installed
-_FOR_ROOT = ("/usr/sbin", "/usr/local/sbin")  # not in everybody's PATH
+_MISSING = re.compile(r"^Skipped: no (?P<program>.+): (?P<command>make \w+)(?:,.+)?$")
 
 
-def program(name: str, install: str, *, variable: str = "") -> str:
+def program(name: str, *, command: str = "make programs", variable: str = "") -> str:
     """
     The path of a program.
 
     Args:
         name: As it is called.
-        install: What has it: `apt-get install …`, `pip install …`.
+        command: Installs it.
         variable: Of the environment; names another one.
     """
     found = os.environ.get(variable) if variable else None
-    places = os.pathsep.join([_BESIDE_PYTHON, os.environ.get("PATH", ""), *_FOR_ROOT])
-    return found or shutil.which(name, path=places) or missing(f"no {name}: {install}")
+    return found or shutil.which(name, path=os.pathsep.join(_places())) or missing(f"no {name}: {command}")
 
 
 def missing(what: str) -> NoReturn:
@@ -31,3 +36,27 @@ def missing(what: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
+
+
+def _places() -> list[str]:
+    """PATH, and the `sbin` beside each `bin`: that is not in everybody's PATH."""
+    path = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
+    return [_BESIDE_PYTHON, *path, *(str(Path(one).with_name("sbin")) for one in path if Path(one).name == "bin")]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None]:
+    """List other skipped tests as pytest does; of these, say what they lack."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    lacking = {report: found for report in skipped if (found := _MISSING.match(report.longrepr[2]))}
+    terminalreporter.stats["skipped"] = [report for report in skipped if report not in lacking]
+    try:
+        yield
+    finally:
+        terminalreporter.stats["skipped"] = skipped
+    for command in sorted({found["command"] for found in lacking.values()}):
+        names = [found["program"] for found in lacking.values() if found["command"] == command]
+        tests = "1 test" if len(names) == 1 else f"{len(names)} tests"
+        programs = sorted(set(names))
+        them = "it" if len(programs) == 1 else "them"
+        terminalreporter.write_line(f"{tests} skipped without {', '.join(programs)}; `{command}` installs {them}")

@@ -22,7 +22,6 @@ from typing import Any
 from rendering import Container, Rendered
 
 _VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
-_ELSEWHERE = ("/usr/sbin", "/usr/local/sbin")  # not in everybody's PATH
 
 
 def file(chart: Rendered, config_map: str, name: str, replacing: Mapping[str, str]) -> str:

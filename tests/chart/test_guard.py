@@ -36,7 +36,7 @@ class Guard:
 
     def __init__(self, folder: Path, upstream_port: int, replacing: dict[str, str]) -> None:
         self._folder = folder
-        nginx = program("nginx", "apt-get install nginx-light", variable="NGINX")
+        nginx = program("nginx", variable="NGINX")
         chart = rendered("default")
         started = chart.container("StatefulSet", "evolution-api", "guard")
         config, writable = folder / "guard.conf", folder / "tmp"

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from monitoring.alert_rules import ALERTMANAGER, RULES, alerts
 from monitoring.dashboard_file import load
-from monitoring.prometheus import program
+from programs import program
 from rendering import NAMESPACE, STORIES, Object, Rendered, render, rendered
 
 EXPRESSIONS = [rule["expr"] for rule in alerts().values()]

@@ -46,7 +46,7 @@ class Redis:
         (folder / "data").mkdir()
         (folder / "bin").mkdir()
         (folder / "bin" / "redis-server").symlink_to(server)
-        client = program("redis-cli", "apt-get install redis-tools", variable="REDIS_CLI")
+        client = program("redis-cli", variable="REDIS_CLI")
         (folder / "bin" / "redis-cli").symlink_to(client)
         self.env = environment(self.chart, self.container) | {"PATH": f"{folder / 'bin'}:/usr/bin:/bin"}
         config = file(self.chart, "redis-queue", "redis.conf", {"dir /data": f"dir {folder / 'data'}"})
@@ -114,10 +114,8 @@ class Redis:
 @pytest.fixture(params=["valkey", "redis"])
 def queue(request: pytest.FixtureRequest) -> Iterator[Redis]:
     """Runs; the newest Valkey from pip and a Redis, such as Debian's."""
-    if request.param == "valkey":
-        server = str(get_binary_path())
-    else:
-        server = program("redis-server", "apt-get install redis-server", variable="REDIS_SERVER")
+    of_debian = request.param == "redis"
+    server = program("redis-server", variable="REDIS_SERVER") if of_debian else str(get_binary_path())
     with scratch() as folder:
         running = Redis(folder, server)
         running.start()

@@ -32,7 +32,7 @@ def entrypoint() -> list[str]:
     """The Dockerfile's own; without its program the test cannot run."""
     (words,) = re.findall(r"^ENTRYPOINT (\[.*\])$", DOCKERFILE.read_text(), re.MULTILINE)
     command: list[str] = json.loads(words)
-    program(command[0], f"apt-get install {command[0]}")
+    program(command[0])
     return command
 
 

@@ -9,18 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import programs
 import urllib3
 from processes import wait_until
+from programs import program
 
 from ifinu.embedded import free_port
 
 _STARTS = 3  # a port that was free may be taken by the time the server binds it
-
-
-def program(name: str) -> str:
-    """The path of a program of Debian's `prometheus` or `prometheus-alertmanager`; without it the test cannot run."""
-    return programs.program(name, "apt-get install prometheus prometheus-alertmanager")
 
 
 class Server:

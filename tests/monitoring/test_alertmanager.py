@@ -19,7 +19,8 @@ from alert_rules import ALERTMANAGER, RULES, alerts, parsed
 from alert_sink import PAGERDUTY, SLACK, SLACK_QUIET, Sink
 from ledgers import migrated
 from processes import API_KEY, Queue, Simulated, raw, wait_until
-from prometheus import Alertmanager, alertmanager, program, prometheus
+from programs import program
+from prometheus import Alertmanager, alertmanager, prometheus
 
 from ifinu.embedded import Valkey
 

@@ -15,7 +15,7 @@ import typer.main
 from alert_rules import ALERTMANAGER, ROOT, RULES, UNIT_TESTS, Alert, alerts, parsed, rules, series_in
 from ledgers import migrated
 from processes import API_KEY, Simulated, wait_until
-from prometheus import program
+from programs import program
 from prometheus_client import CollectorRegistry
 
 from ifinu import cli

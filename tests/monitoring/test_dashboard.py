@@ -18,7 +18,8 @@ import pytest
 from command_line import Shell
 from dashboard_stage import INSTANCES, Stage, every, notification
 from processes import Simulated, stopping, wait_until
-from prometheus import Prometheus, program, prometheus
+from programs import program
+from prometheus import Prometheus, prometheus
 from sqlalchemy import func, select
 
 from ifinu.embedded import Valkey

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def planned(target: str, folder: Path) -> str:
+    """The commands of a target where no environment was made yet."""
+    told = subprocess.run(
+        ["make", "--dry-run", f"VENV={folder / 'venv'}", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return told.stdout
+
+
+def test_a_wheel_is_built_without_what_development_needs(tmp_path: Path):
+    assert "--editable '.[demo,test,lint]'" in planned("test", tmp_path)
+    assert "--editable" not in planned("wheel", tmp_path)
