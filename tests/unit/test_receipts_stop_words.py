@@ -1,73 +1,65 @@
+"""
+answers.csv: `text` with Python's escapes for a line break and for what has no width; `wish` is a `Wish`, or none.
+"""
+
+import csv
+import itertools
+from pathlib import Path
+
 import pytest
 
-from ifinu.receipts.stop_words import asks_to_stop
+from ifinu.receipts.stop_words import Wish, asks_to_stop, wish_of
+
+with Path(__file__).with_name("answers.csv").open(encoding="utf-8", newline="") as file:
+    CORPUS = list(csv.DictReader(file))
+ESCAPES = {"\\n": "\n", "\\u200b": "\u200b"}
+
+
+def typed(text):
+    for escape, char in ESCAPES.items():
+        text = text.replace(escape, char)
+    return text
+
+
+@pytest.mark.parametrize(("text", "wish"), [(typed(row["text"]), row["wish"]) for row in CORPUS])
+def test_what_people_type_is_understood_for_what_it_is(text, wish):
+    found = wish_of(text)
+    assert (found.value if found else "none") == wish
+    assert asks_to_stop(text) == (wish == "stop")
+
+
+def test_the_corpus_has_enough_of_each_kind():
+    count = {wish: sum(row["wish"] == wish for row in CORPUS) for wish in ("stop", "wrong_person", "maybe", "none")}
+    assert all(
+        count[wish] >= least for wish, least in {"stop": 150, "wrong_person": 40, "maybe": 30, "none": 90}.items()
+    )
+    assert len({row["text"] for row in CORPUS}) == len(CORPUS)
 
 
 @pytest.mark.parametrize(
-    "text",
+    "words",
     [
-        "SAIR",
-        "sair!",
-        " Sair. ",
-        "sAiR 🙏",
-        "*SAIR*",
-        '"sair"',
-        "s\u200bair",  # a space without width, as some keyboards leave it
-        "ＳＡＩＲ",
-        "Parár.",
-        "PARAR",
-        "pare",
-        "Parem!!!",
-        "stop",
-        "Descadastrar",
-        "descadastre-me",
-        "me descadastre, por favor",
-        "Quero sair",
-        "eu quero sair!",
-        "quero me descadastrar",
-        "por favor parar",
-        "Por favor, PARAR. Obrigada!",
-        "Oi, bom dia! Sair, por favor",
-        "Olá\nboa tarde\nsair",
-        "parar de receber mensagens",
-        "Pare de me mandar mensagens",
-        "não quero mais receber mensagens",
-        "Nao quero receber mensagens, obg",
+        ("não", "me", "mande", "mais", "mensagens"),
+        ("não", "quero", "receber", "mais", "mensagem"),
+        ("parem", "de enviar", "mensagens", "por favor"),
+        ("me tira", "dessa", "lista", "agora"),
+        ("remover", "meu número", "da lista"),
     ],
 )
-def test_these_ask_for_no_more(text):
-    assert asks_to_stop(text)
+def test_a_request_is_understood_in_any_order(words):
+    misread = [" ".join(order) for order in itertools.permutations(words) if not asks_to_stop(" ".join(order))]
+    assert misread == []
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "   ",
-        "!!!",
-        "👍",
-        "por favor",
-        "bom dia",
-        "obrigado",
-        "vou sair agora",
-        "não quero sair",
-        "não sair",
-        "sair agora não dá",
-        "posso sair do plano?",
-        "quando o boleto vai sair",
-        "sairei",
-        "ensair",
-        "parar de pagar?",
-        "não parar",
-        "paguei, pode parar a cobrança",
-        "cancelar",  # the charge? the contract? a person has to ask
-        "stop motion",
-        "non-stop",
-        "não quero pagar",
-        "1",
-        "sair " * 40,
-        "x" * 1_000_000,
-    ],
-)
-def test_these_do_not(text):
-    assert not asks_to_stop(text)
+@pytest.mark.parametrize("refused", ["sair", "parar", "parar de receber mensagens", "sair da lista", "me descadastrar"])
+def test_a_refusal_to_stop_is_no_request(refused):
+    assert not any(asks_to_stop(f"{no} quero {refused}") for no in ("não", "nao", "ñ", "nunca"))
+
+
+@pytest.mark.parametrize("text", ["sair " * 70, "x" * 1_000_000, "não me mande mais mensagens " * 20])
+def test_a_long_text_asks_for_nothing(text):
+    assert wish_of(text) is None
+
+
+def test_each_wish_is_in_the_corpus():
+    assert {row["wish"] for row in CORPUS} == {wish.value for wish in Wish} | {"none"}
