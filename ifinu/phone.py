@@ -9,6 +9,10 @@ beginning with 2-5 for a landline (WhatsApp Business runs on those too). What ma
     ...@s.whatsapp.net, ...@c.us  a WhatsApp address, always with the country code
     8616-7400                     a mobile of before 2016: 8 digits beginning with 6-9 get their ninth digit
 
+What is put together from two numbers (3456-7890/91, 3221-6740 12) or is a document (119.876.543-21) may have as many
+digits as a number and would reach a stranger, so digits that are grouped have to be grouped as those of a number are.
+Plain digits are taken as they are: one mobile in a hundred has the check digits of a CPF.
+
 55 is both the country and the DDD of Santa Maria (RS). Without a plus the length tells them apart: 10 or 11
 digits are a DDD and a line, 12 or 13 have the country code before them. After a plus or 00 it is the country.
 
@@ -21,6 +25,7 @@ cannot say what is wrong.
 from __future__ import annotations
 
 import hmac
+import itertools
 import re
 import unicodedata
 
@@ -71,6 +76,12 @@ _FLOAT = re.compile(r"\+?\d+\.0")  # how a spreadsheet prints a number
 _ADDRESS = re.compile(r"(\d+)(?::\d+)?@(?:s\.whatsapp\.net|c\.us)")
 _SPELLING = re.compile(r"[\s(]*(\+)?([\d\s()./-]*)")
 _NOT_A_DIGIT = re.compile(r"\D+")
+_DOCUMENTS = {
+    "CPF": re.compile(r"\d{3}\.\d{3}\.\d{3}\D?\d{2}"),
+    "CNPJ": re.compile(r"\d{2}\.\d{3}\.\d{3}\D?\d{4}\D?\d{2}"),
+}
+# 5511-3456 and 5511-7890, or the country, 11 and 3456-7890.
+_LOCAL_AND_LOCAL = re.compile(r"55\d\d[\s.-]?\d{4}\s*/\s*\d{4}")
 # Ten digits or more with at most three separators between two of them.
 _IN_TEXT = re.compile(r"\+?\(?\d(?:[\s().\-\u2010-\u2015]{0,3}\d){9,}")
 
@@ -87,9 +98,14 @@ def normalize(raw: str) -> str:
     Raises:
         ValueError: Saying what is wrong, without the digits.
     """
-    national = _national(raw)
+    national, spelling = _national(raw)
     if _SERVICE.fullmatch(national) or not _NATIONAL.fullmatch(national):
         raise ValueError(_objection(national))
+    if not _is_one_number(spelling, len(national) - 2):
+        raise ValueError(
+            "is grouped as no single phone number is: two numbers, an extension, a document, or a digit is missing; "
+            "write one number with its area code"
+        )
     if len(national) == 10 and national[2] >= "6":
         national = f"{national[:2]}9{national[2:]}"
     return f"+{COUNTRY}{national}"
@@ -155,16 +171,19 @@ def _mask_any(spelling: str) -> str:
         return mask(spelling)
 
 
-def _national(raw: str) -> str:
+def _national(raw: str) -> tuple[str, str]:
     """
     Peel off everything around area code and line.
+
+    Returns:
+        Their digits, and how they were written.
 
     Raises:
         ValueError: It is no phone number at all, or another country's.
     """
     text = _plain(raw)
     if address := _ADDRESS.fullmatch(text):
-        return _without_country(address[1])
+        return _without_country(address[1]), ""
     if "@" in text:
         raise ValueError("is an e-mail or the address of a group, not a phone number")
     if _FLOAT.fullmatch(text):
@@ -174,13 +193,38 @@ def _national(raw: str) -> str:
         raise ValueError("has characters that no phone number has")
     plus, rest = spelling.groups()
     number = _NOT_A_DIGIT.sub("", rest)
+    for document, written in _DOCUMENTS.items():
+        if written.fullmatch(rest.strip()):
+            raise ValueError(f"is written as a {document}, not as a phone number")
     if plus:
         number = _without_country(number)
     elif number.startswith("00"):
         number = _without_country(number[2:])
     elif number.startswith(COUNTRY) and len(number) >= 12:
         number = number[2:]
-    return _WITH_ZERO.sub("", number)
+    return _WITH_ZERO.sub("", number), rest
+
+
+def _is_one_number(spelling: str, line: int) -> bool:
+    """
+    Whether the groups of digits may be those of an area code and a line.
+
+    Args:
+        spelling: As it was written.
+        line: Digits of the line, 8 or 9.
+    """
+    if _LOCAL_AND_LOCAL.fullmatch(spelling.strip()):
+        return False
+    ends = [0]  # of the groups, in digits from the right
+    for group in reversed(_NOT_A_DIGIT.split(spelling)):
+        if group:
+            ends.append(ends[-1] + len(group))
+    within = [end for end in ends if 0 < end < line]
+    if line in ends:  # the area code stands apart: a few digits behind a whole group are another number's
+        last, before, *_ = [end - start for start, end in itertools.pairwise([0, *within, line])] + [0]
+        return last >= 4 or (before < 4 and (last > 1 or before <= 1))
+    # An area code that is joined to its line: 7799861-6740, 779 9861-6740.
+    return {end for end in within if end != 8} <= {4}
 
 
 def _plain(raw: str) -> str:

@@ -122,6 +122,24 @@ def test_a_mobile_with_and_without_its_ninth_digit_is_the_same_number(ddd, line)
     assert {phone.normalize(spelling) for spelling in spellings} == {f"+55{ddd}{line}"}
 
 
+@given(
+    st.one_of(st.just(""), area_codes.map("({}) ".format)),
+    any_lines,
+    st.sampled_from(["", "-", ".", " "]),
+    st.sampled_from(["/", " / ", "-", " - ", " "]),
+    st.from_regex(r"[0-9]{1,3}", fullmatch=True),
+)
+def test_a_number_and_the_end_of_another_is_no_number(ddd, line, within, between, suffix):
+    with pytest.raises(ValueError, match=r"digits|grouped|DDD|does not|begins|service|same"):
+        phone.normalize(f"{ddd}{line[:-4]}{within}{line[-4:]}{between}{suffix}")
+
+
+@given(landlines, st.sampled_from(["", "-", ".", " "]), st.from_regex(r"[0-9]{4}", fullmatch=True))
+def test_a_number_and_four_digits_of_another_are_no_number(line, within, suffix):
+    with pytest.raises(ValueError, match=r"digits|grouped|DDD|begins|service|same"):
+        phone.normalize(f"{line[:-4]}{within}{line[-4:]}/{suffix}")
+
+
 @given(area_codes, any_lines)
 def test_normalizing_twice_changes_nothing(ddd, line):
     once = phone.normalize(ddd + line)
