@@ -299,36 +299,46 @@ class Channel(stock.Channel):
         return taken
 
     def _admit(self, taken: _Taken) -> dict[str, Any] | None:
+        """The message for its consumer; None when it is a dead letter, or waits for its time."""
         try:
             payload = intake.admit(taken.raw, queue=taken.keys.ready, tag=taken.tag, max_bytes=self.max_message_bytes)
         except intake.Unreadable as exc:
             self.bury(taken.tag, reason=exc.reason, error=str(exc))
             return None
-        payload["headers"].pop(intake.SUSPECT, None)  # anybody can push a message with such a header
+        headers = payload["headers"]
+        eta, headers["eta"] = headers["eta"], None
+        if eta is not None and self.leases.delay(taken.tag, datetime.fromisoformat(eta)):
+            return None
         if taken.suspect:
-            payload["headers"][intake.SUSPECT] = taken.suspect
+            headers[intake.SUSPECT] = taken.suspect
         return payload
 
     def _deliver(self, taken: list[_Taken]) -> None:
         left = [one.tag for one in taken]
         try:
             for one in taken:
-                payload = self._admit(one)
-                if payload is not None:
-                    self._deliver_one(one.tag, one.keys, payload)
+                self._deliver_one(one)
                 left.remove(one.tag)
-        finally:
-            # Only after an error of the connection: what was not handed on is nobody's.
-            self.leases.give_back(left)
+        except BaseException:
+            # The connection is lost, or the worker ends. The message at hand may be why: it is counted when it returns.
+            self.leases.give_back(left[1:])
+            self.leases.give_back(left[:1], suspect=True)
+            raise
 
-    def _deliver_one(self, tag: str, keys: Keys, payload: dict[str, Any]) -> None:
+    def _deliver_one(self, one: _Taken) -> None:
+        """Hand a message to its consumer. What goes wrong with it ends the message, and not the worker."""
         try:
-            self.connection._deliver(payload, keys.ready)
+            if one.suspect and self.leases.hands_over(one.keys, one.suspect) >= leases.DEATHS:
+                self.bury(one.tag, reason="poison", error=f"{leases.DEATHS} workers died of it in a row")
+            elif (payload := self._admit(one)) is not None:
+                self.connection._deliver(payload, one.keys.ready)
+            if one.suspect:
+                self.leases.handed_over(one.keys, one.suspect)
         except (redis.RedisError, OSError):
             raise
-        except Exception as exc:  # whatever Celery makes of it, one message must not stop a worker
+        except Exception as exc:
             log.exception("ifinu.message.undeliverable")
-            self.bury(tag, reason="undeliverable", error=type(exc).__name__)
+            self.bury(one.tag, reason="undeliverable", error=type(exc).__name__)
 
     def _return_fetched(self) -> None:
         """Nobody will read the answer to a command that is under way: undo what it may bring."""

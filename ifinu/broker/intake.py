@@ -2,8 +2,11 @@
 What may become a task: bytes from a queue -> the message that Kombu delivers.
 
 Two forms are admitted: Celery's envelope (protocol 2), as `send_notification.delay` publishes it, and a bare JSON
-object, as any language can `LPUSH` it, which is wrapped as a call of `send_notification`. Whatever else is on the list,
-Celery would crash on it, loop on it or drop it; here it is `Unreadable`, with a reason.
+object, as any language can `LPUSH` it, which is wrapped as a call of `send_notification`. Anything else would make
+Celery crash, loop or drop it; here it is `Unreadable`, with a reason.
+
+Anybody can push an envelope that says anything, so none is handed on as it is: the payload is always one of ours, into
+which a few checked values of the envelope are copied.
 """
 
 from __future__ import annotations
@@ -11,10 +14,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import uuid
-from datetime import datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
+from ifinu import phone
 from ifinu.notification import Kind
 from ifinu.tracing import TRACEPARENT, traceparent
 
@@ -25,11 +31,18 @@ TAG, QUEUE = "ifinu_tag", "ifinu_queue"
 TOKEN = "ifinu_token"  # noqa: S105 - a header's name
 # Header of a message that a worker may have died of: its digest.
 SUSPECT = "ifinu_suspect"
+# Header of a retry: when the first try was (ISO, aware).
+FIRST_TRY = "ifinu_first_at"
+# Header of a retry: what it met so far (`gateway.instances.Trouble`).
+TROUBLE = "ifinu_trouble"
 # Header that tells when a producer handed the message over (ISO, aware), where it is known.
 ACCEPTED = "ifinu_accepted_at"
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _DEEPEST = 500
 _MAX_ID = 200  # as notification.Notification.id
+_MOST_RETRIES = 100  # as settings.Settings.max_retries
+_MOST_OF_TROUBLE = 10
+_TASK_NAME = re.compile(r"[A-Za-z0-9_.]{1,80}")
 _SHOWN = frozenset(f"<{kind.value}>" for kind in Kind)
 
 
@@ -185,40 +198,48 @@ def _nests_deeper(value: Any, levels: int) -> bool:
     return True
 
 
-def _envelope(payload: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
-    headers, properties = payload["headers"], payload["properties"]
+def _envelope(given: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
+    """
+    Celery's envelope, written anew: of what it says only what follows is handed on, each of its type and in its range.
+
+    A header that is none of these steers nothing: not the pool (`timelimit`), not where results and retries go
+    (`delivery_info`), not what is revoked (`stamps`), not what follows (`group`, `chord`).
+    """
+    headers, properties = given["headers"], given["properties"]
     if not isinstance(headers, dict) or not isinstance(properties, dict):
         raise Unreadable("bad_envelope", "headers and properties must be objects")
-    for name in ("task", "id"):
-        if not is_text(headers.get(name)):
-            raise Unreadable("bad_envelope", f"headers.{name} must be a string")
-    if not is_text(headers.get(TOKEN, "")):
-        raise Unreadable("bad_envelope", f"headers.{TOKEN} must be a string")
-    if not isinstance(headers.get("retries", 0), int):
-        raise Unreadable("bad_envelope", "headers.retries must be a whole number")
-    if not _are_time_limits(headers.get("timelimit")):  # Celery takes them apart when it starts the task
-        raise Unreadable("bad_envelope", "headers.timelimit must be two numbers, or null in their place")
-    if payload.get("content-type") != "application/json" or payload.get("content-encoding") != "utf-8":
+    task_id = headers.get("id")
+    if not is_text(task_id) or not 0 < len(task_id) <= _MAX_ID:
+        raise Unreadable("bad_envelope", f"headers.id must be a string of 1 to {_MAX_ID} characters")
+    if not is_text(task := headers.get("task")):
+        raise Unreadable("bad_envelope", "headers.task must be a string")
+    if given.get("content-type") != "application/json" or given.get("content-encoding") != "utf-8":
         raise Unreadable("bad_envelope", "the content must be application/json in utf-8")
     if headers.get("compression") is not None:
         raise Unreadable("bad_envelope", "compressed messages are not read")
-    if not isinstance(properties.get("delivery_info"), dict):
-        raise Unreadable("bad_envelope", "properties.delivery_info must be an object")
-    _, _, embed = _call_in(payload)
+    args, kwargs, embed = _call_in(given)
+    if task != TASK:  # Celery's own as well: what they run here would be neither paced nor counted
+        named = task if _TASK_NAME.fullmatch(task) else "what its header says"
+        raise Unreadable("unknown_task", f"no task is named {phone.mask_in(named)}")
     # Celery runs what they name after the send; over one that is no task it fails where nothing ends the message.
     if embed.keys() - _EMBED.keys() or any(place.get(name) for place in (headers, embed) for name in _EMBED):
         raise Unreadable("bad_envelope", "it asks for other tasks to be run after it")
-    properties["delivery_tag"] = tag  # the publisher's own may stand in two copies of one message
-    headers[TAG], headers[QUEUE] = tag, queue
-    # Celery tells them to whoever listens, and any producer's describe the arguments in full; so does a retry's.
-    headers["argsrepr"], headers["kwargsrepr"], headers["shadow"] = shown(headers.get("argsrepr")), "{}", None
-    return payload
-
-
-def _are_time_limits(value: object) -> bool:
-    if value is None:
-        return True
-    return isinstance(value, list) and len(value) == 2 and all(v is None or isinstance(v, (int, float)) for v in value)
+    return _payload(
+        {
+            "id": task_id,
+            "retries": _number(headers, "retries", most=_MOST_RETRIES),
+            "eta": _time(headers, "eta"),
+            "expires": _time(headers, "expires"),
+            "ignore_result": _flag(headers, "ignore_result"),
+            "argsrepr": headers.get("argsrepr"),
+            TOKEN: _word(headers, TOKEN),
+            **{name: headers[name] for name, fits in _OURS.items() if fits(headers.get(name))},
+        },
+        json.dumps([args, kwargs, _EMBED]),
+        queue=queue,
+        tag=tag,
+        reply_to=_reply_to(properties.get("reply_to")),
+    )
 
 
 def _wrapped(text: str, body: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
@@ -228,30 +249,100 @@ def _wrapped(text: str, body: dict[str, Any], queue: str, tag: str) -> dict[str,
     # The notification's id as `Notification` will have it; what has none is refused later.
     task_id = given.strip() if is_text(given) and given.strip() and len(given) <= _MAX_ID else uuid.uuid4().hex
     kind = body.get("tipo_notificacao")
-    headers = {
-        "lang": "py", "task": TASK, "id": task_id, "root_id": task_id, "parent_id": None, "group": None, "shadow": None,
-        "eta": None, "expires": None, "retries": 0, "timelimit": [None, None], "origin": "wire", "ignore_result": True,
-        TAG: tag, QUEUE: queue,
-        # Flower and the logs see this: a word of ours, whatever the producer wrote there.
-        "argsrepr": shown(f"<{kind}>" if isinstance(kind, str) else None), "kwargsrepr": "{}",
-    }  # fmt: skip
+    headers: dict[str, Any] = {
+        "id": task_id,
+        "retries": 0,
+        "origin": "wire",
+        "ignore_result": True,
+        "argsrepr": f"<{kind}>" if isinstance(kind, str) else None,
+    }
     if is_text(accepted := body.get("criado_em")):
         headers[ACCEPTED] = accepted
     if parent := traceparent(body.get(TRACEPARENT)):
         headers[TRACEPARENT] = parent
+    # The text, not what was read from it: a retry and a dead letter keep the producer's own bytes.
+    return _payload(headers, json.dumps([[text], {}, _EMBED]), queue=queue, tag=tag)
+
+
+def _payload(
+    headers: dict[str, Any], body: str, *, queue: str, tag: str, reply_to: str | None = None
+) -> dict[str, Any]:
+    """What Kombu delivers; what `headers` does not say is as for a call that asks for nothing."""
+    task_id = headers["id"]
     return {
-        # The text, not what was read from it: a retry and a dead letter keep the producer's own bytes.
-        "body": json.dumps([[text], {}, _EMBED]),
+        "body": body,
         "content-encoding": "utf-8",
         "content-type": "application/json",
-        "headers": headers,
+        "headers": {
+            "lang": "py", "task": TASK, "root_id": task_id, "parent_id": None, "group": None, "shadow": None,
+            "eta": None, "expires": None, "timelimit": [None, None],
+            **{name: value for name, value in headers.items() if value is not None},
+            TAG: tag, QUEUE: queue,
+            # Flower and the logs see this: a word of ours, whatever the producer wrote there.
+            "argsrepr": shown(headers["argsrepr"]), "kwargsrepr": "{}",
+        },
         "properties": {
             "correlation_id": task_id,
-            "reply_to": None,
+            "reply_to": reply_to,
             "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": queue},
+            "delivery_info": {"exchange": "", "routing_key": queue},  # where a retry is published
             "priority": 0,
             "body_encoding": "utf-8",
             "delivery_tag": tag,
         },
-    }
+    }  # fmt: skip
+
+
+def _number(headers: dict[str, Any], name: str, *, most: int) -> int:
+    value = headers.get(name, 0)
+    if type(value) is not int or not 0 <= value <= most:  # True is an int too
+        raise Unreadable("bad_envelope", f"headers.{name} must be a whole number from 0 to {most}")
+    return value
+
+
+def _flag(headers: dict[str, Any], name: str) -> bool | None:
+    value = headers.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise Unreadable("bad_envelope", f"headers.{name} must be true or false")
+    return value
+
+
+def _word(headers: dict[str, Any], name: str) -> str | None:
+    value = headers.get(name, "")
+    if not is_text(value) or len(value) > _MAX_ID:
+        raise Unreadable("bad_envelope", f"headers.{name} must be a string of at most {_MAX_ID} characters")
+    return value or None
+
+
+def _time(headers: dict[str, Any], name: str) -> str | None:
+    """An ISO time, in UTC where it names no zone, as Celery reads it."""
+    value = headers.get(name)
+    if value is None:
+        return None
+    try:
+        at = datetime.fromisoformat(value)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+    except (TypeError, ValueError, OverflowError):  # the last one: its zone takes it out of the calendar
+        raise Unreadable("bad_envelope", f"headers.{name} must be an ISO 8601 time") from None
+
+
+def _reply_to(value: object) -> str | None:
+    """Where a result goes: what Celery's producers make up for that, and no queue."""
+    try:
+        return str(uuid.UUID(value)) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _trouble(value: object) -> bool:
+    """Whether it may be a `gateway.instances.Trouble`, which is read with care."""
+    return isinstance(value, list) and len(value) <= _MOST_OF_TROUBLE
+
+
+# Headers of our own that inform, by what they have to look like; one that does not is left out.
+_OURS: dict[str, Callable[[object], object]] = {
+    ACCEPTED: lambda value: aware(value) is not None,
+    FIRST_TRY: lambda value: aware(value) is not None,
+    TRACEPARENT: traceparent,
+    TROUBLE: _trouble,
+}

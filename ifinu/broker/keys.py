@@ -7,7 +7,8 @@ The Redis keys of a queue, and the moves between them.
     <queue>:em_voo:prazos  ZSET   in flight: tag -> when its lease ends, in ms
     <queue>:dlq            LIST   dead letters, newest first; LLEN counts them
     <queue>:pausada        STRING present while the queue is paused
-    <queue>:suspeitas      HASH   digest of a message whose worker died -> how often it was started since, for an hour
+    <queue>:suspeitas      HASH   digest of a message whose worker died -> how often it was started since, for an hour;
+                                  `<digest>:handed` -> how often it was handed to a task, and nobody survived it
 
     ifinu:claim:<id>       HASH   what becomes of a notification id, for days (see `claims.py`)
     ifinu:desconhecidas    ZSET   ids that may have been sent -> since when, in ms
@@ -28,6 +29,7 @@ A message is in exactly one of ready, delayed, in flight and dead, and every mov
     ack        in flight -> gone
     settle     in flight -> gone, and the outcome is recorded in the id's claim
     postpone   in flight -> delayed, as its retry or its next look-up
+    delay      in flight -> delayed, as it is: its `eta` has not come
     give_back  in flight -> ready, to be served next
     bury       in flight -> dead
     renew      in flight stays: a later deadline
@@ -186,3 +188,4 @@ class Scripts:
         self.exhume = Script("exhume")
         self.discard = Script("discard")
         self.suspect = Script("suspect")
+        self.delay = Script("delay")

@@ -18,6 +18,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import redis
@@ -28,6 +29,8 @@ from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, Scripts, claim_key
 from ifinu.broker.line import Line
 
 log = structlog.get_logger(__name__)
+
+DEATHS = 3  # of workers in a row, while they had a message, that make it a dead letter
 
 _SWEEP_MOST = 500
 _SENDERS_TTL_MS = 62 * 86_400_000
@@ -251,11 +254,54 @@ class Leases:
             for some in reversed(list(_batches(mine, 500))):  # the last one given back is served first
                 self._tell(self._scripts.give_back, (keys.ready, keys.in_flight, keys.deadlines, *suspects), some)
 
-    def give_back_all(self) -> None:
-        """Everything this process still holds goes back to the queues."""
+    def delay(self, tag: str, until: datetime) -> bool:
+        """
+        The message waits in Redis until its time, as it is; False when that has come, by Redis' clock.
+
+        Raises:
+            redis.RedisError: Redis does not say; the message is held still.
+        """
+        keys = self._held[tag][0]
+        until_ms = int(until.timestamp() * 1000)
+        waits = self._scripts.delay(self._client, (keys.in_flight, keys.deadlines, keys.delayed), (tag, until_ms))
+        if waits:
+            self._let_go(tag)
+        return bool(waits)
+
+    def hands_over(self, keys: Keys, suspect: str) -> int:
+        """
+        Count that a message goes to its consumer which a worker may have died of.
+
+        Args:
+            keys: Its queue's.
+            suspect: Its digest, as `fetch.lua` gave it.
+
+        Returns:
+            How often that was done, this time included, since a worker survived it.
+
+        Raises:
+            redis.RedisError: As the server answers, or because it does not.
+        """
+        return int(self._client.hincrby(keys.suspects, f"{suspect}:handed", 1))
+
+    def handed_over(self, keys: Keys, suspect: str) -> None:
+        """
+        This worker survived it: from here on the message's task counts (`Claims.starts`).
+
+        Args:
+            keys: As for `hands_over`.
+            suspect: Likewise.
+
+        Raises:
+            redis.RedisError: As the server answers, or because it does not.
+        """
+        self._client.hdel(keys.suspects, f"{suspect}:handed")
+
+    def give_back_all(self, *, suspect: bool = False) -> None:
+        """Everything this process still holds goes back to the queues; `suspect` as for `give_back`."""
         with self._lock:
             tags = list(self._held)
-        self.give_back(tags)
+        self.give_back(tags, suspect=suspect)
 
     def close(self) -> None:
         """Pay what is owed if Redis answers, and stop the thread. What stays owed comes back when its lease ends."""

@@ -12,8 +12,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import structlog
 from celery import bootsteps
 from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.platforms import EX_FAILURE
 from celery.utils.time import rate
 from celery.worker import state
 from celery.worker.consumer import Consumer
@@ -23,10 +25,11 @@ from ifinu.broker import intake
 from ifinu.broker import leases as _leases
 from ifinu.worker.pacing import Bucket
 
-# When every slot is busy, the end of a task starts the next one. What is acknowledged early ends unheard, and a loop of
-# Kombu 5.6 cannot be woken from a thread: there, look often.
-_OFTEN_S = 0.01
-_SLOT_POLL_S = 0.25 if hasattr(Hub, "_create_waker") else _OFTEN_S
+log = structlog.get_logger(__name__)
+
+# When every slot is busy, the end of a task starts the next one. A loop of Kombu 5.6 cannot be woken from a thread:
+# there, look often.
+_SLOT_POLL_S = 0.25 if hasattr(Hub, "_create_waker") else 0.01
 _SHORTEST_WAIT_S = 0.0005
 _OVERDUE_S = 0.5
 _HEARTBEAT_S = 5.0
@@ -102,18 +105,24 @@ class PacedConsumer(Consumer):
         """
         if len(state.reserved_requests) >= self.pool.num_processes:
             self._no_slot.add(bucket)
-            return _SLOT_POLL_S if bucket.contents[0].task.acks_late else _OFTEN_S
+            return _SLOT_POLL_S
         away_s: float = self.app.breaker.wait_s()
         if away_s > 0:
             return away_s
         return 0.0 if bucket.take() else max(bucket.wait_s(), _SHORTEST_WAIT_S)
 
     def _start(self, request: Any) -> None:
+        """Hand a message to the pool. What goes wrong with it ends the message; the others wait for their turn."""
         tag = request.message.delivery_tag
         if self.leases is not None and not self.leases.holds(tag):
             request.message.channel.qos.let_go(tag)  # its lease ran out: another worker may have it
             return
-        self._limit_move_to_pool(request)
+        try:
+            self._limit_move_to_pool(request)
+        except Exception as exc:
+            log.exception("ifinu.message.undeliverable")
+            state.task_ready(request)  # its slot is free again
+            request.message.channel.bury(tag, reason="undeliverable", error=type(exc).__name__)
 
     def _wake_in(self, bucket: Bucket, delay_s: float) -> None:
         now = monotonic()
@@ -165,10 +174,13 @@ class PacedConsumer(Consumer):
         """Celery 5.7's name for the same."""
         return self.call_soon(p, *args, **kwargs)
 
-    def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
-        """Dead-letter a message whose task this worker does not have."""
-        name = message.headers.get("task")
-        message.channel.bury(message.delivery_tag, reason="unknown_task", error=f"no task is named {name!s:.80}")
+    def on_decode_error(self, message: Any, exc: BaseException) -> None:
+        """Dead-letter a message that Celery cannot read, which stock drops."""
+        message.channel.bury(message.delivery_tag, reason="bad_envelope", error=type(exc).__name__)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
+        """Likewise, of one whose headers it cannot use."""
+        self.on_decode_error(message, exc)
 
     # -- what was fetched and not started
 
@@ -207,7 +219,8 @@ class PacedConsumer(Consumer):
         """It ends: the pool has stopped, and what is still held was never started."""
         super().shutdown()
         if self.leases is not None:
-            self.leases.give_back_all()
+            # After an unrecoverable error one of them may be why it ends: each is counted when it starts again.
+            self.leases.give_back_all(suspect=self.controller.exitcode == EX_FAILURE)
             self.leases.close()
             _leases.release(self.leases)
             self.leases = None

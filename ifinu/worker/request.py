@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,7 +34,7 @@ _NOT_THE_END = (
     SystemExit, KeyboardInterrupt, MemoryError,
 )  # fmt: skip
 
-FIRST_TRY = "ifinu_first_at"  # message header of a retry: when the first try was
+FIRST_TRY = intake.FIRST_TRY
 
 
 def first_try_at(headers: dict[str, Any] | None) -> datetime:
@@ -51,6 +53,26 @@ def reason_of(exc: BaseException) -> str:
     return "invalid" if isinstance(exc, InvalidNotification) else "error"
 
 
+def _ending(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Dead-letter a message over whose end `callback` fails, of a `Request`.
+
+    The pool swallows what it raises, and would leave the message in flight for ever.
+    """
+
+    @functools.wraps(callback)
+    def call(self: Request, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return callback(self, *args, **kwargs)
+        except Exception as exc:
+            log.exception("ifinu.message.unfinished", id=self.id)
+            state.task_ready(self)
+            self._bury("error", f"{type(exc).__name__} after the task")
+            return None
+
+    return call
+
+
 class Request(CeleryRequest):
     """Runs in the worker's main process, where the message is at hand."""
 
@@ -61,18 +83,11 @@ class Request(CeleryRequest):
 
         def on_success(self: Request, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> Any:
             failed, returned, _ = failed__retval__runtime
-            try:
-                # A task that is not ours is only acknowledged.
-                if not failed and self.name == intake.TASK:
-                    self._settle(returned)  # the repr of what the task returned, whatever the pool
-                return acknowledge(self, failed__retval__runtime, **kwargs)
-            except Exception as exc:  # the pool swallows it, and would leave the message in flight for ever
-                log.exception("ifinu.message.unfinished", id=self.id)
-                state.task_ready(self)
-                self._bury("error", f"{type(exc).__name__} after the task")
-                return None
+            if not failed:
+                self._settle(returned)  # the repr of what the task returned, whatever the pool
+            return acknowledge(self, failed__retval__runtime, **kwargs)
 
-        cls.on_success = on_success
+        cls.on_success = _ending(on_success)
 
     def _settle(self, returned: str | None) -> None:
         if returned is None:  # Celery itself failed around the task, e.g. over a link that is none
@@ -102,6 +117,7 @@ class Request(CeleryRequest):
             for code in notification.code_messages(notification.instance or self.app.settings.evolution_instance)
         ]
 
+    @_ending
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """A task raised; unless it will run again, its message moves to the dead letters before it is acknowledged."""
         exc = exc_info.exception
@@ -220,6 +236,7 @@ class Request(CeleryRequest):
         told: dict[str, Any] = super().info(safe=True)
         return told
 
+    @_ending
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         """The pool killed the task's process (`--time-limit`), in the middle of whatever it did: it is looked up."""
         if not soft:

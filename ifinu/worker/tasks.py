@@ -20,7 +20,7 @@ from ifinu.broker import intake
 from ifinu.broker.channel import POSTPONES
 from ifinu.broker.claims import Asker
 from ifinu.broker.events import Event
-from ifinu.broker.leases import Settled
+from ifinu.broker.leases import DEATHS, Settled
 from ifinu.delivery import Failed, Wait
 from ifinu.errors import BrokerUnavailable, InvalidNotification, MaybeSent, NotSent, Poison, SendError
 from ifinu.notification import Notification
@@ -163,8 +163,8 @@ class NotificationTask(Task):
         queue = headers[intake.QUEUE]
         with _one_suspect if claims.started(queue, suspect) else contextlib.nullcontext():
             try:
-                if claims.starts(queue, suspect) >= _DEATHS:
-                    raise Poison("", f"{_DEATHS} workers died of it in a row")
+                if claims.starts(queue, suspect) >= DEATHS:
+                    raise Poison("", f"{DEATHS} workers died of it in a row")
                 yield
             finally:
                 with contextlib.suppress(redis.RedisError):  # then it may run alone once more
@@ -235,7 +235,6 @@ def _due(countdown: float | None, eta: datetime | None) -> datetime:
 
 # They become dead letters, with a line that says so; a traceback says nothing more.
 _EXPECTED = (InvalidNotification, SendError)
-_DEATHS = 3
 _one_suspect = threading.Lock()
 _NOTHING = contextlib.nullcontext()
 

@@ -19,6 +19,7 @@ from processes import Fleet, Queue, Simulated, fleet_of, raw, redis_server, stop
 
 from ifinu import errors
 from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, DeadLetters, Filter
+from ifinu.broker.intake import TASK
 from ifinu.broker.keys import EVENTS, UNKNOWN
 from ifinu.broker.purge import purge
 from ifinu.embedded import Valkey
@@ -139,6 +140,21 @@ BAD_INPUT = [
         b'"content-type":"application/x-python-serialize","content-encoding":"binary","body":"gASVBQ=="}',
         "bad_envelope",
     ),
+    (
+        b'{"headers":{"task":"celery.group","id":"i"},"properties":{"delivery_info":{},"body_encoding":"utf-8"},'
+        b'"content-type":"application/json","content-encoding":"utf-8","body":"[[],{},{}]"}',
+        "unknown_task",
+    ),
+    (
+        b'{"headers":{"task":"ifinu.send_notification","id":"i","retries":-1000000},"properties":{"body_encoding":"utf-8"},'
+        b'"content-type":"application/json","content-encoding":"utf-8","body":"[[{}],{},{}]"}',
+        "bad_envelope",
+    ),
+    (
+        b'{"headers":{"task":"ifinu.send_notification","id":"i","eta":7},"properties":{"body_encoding":"utf-8"},'
+        b'"content-type":"application/json","content-encoding":"utf-8","body":"[[{}],{},{}]"}',
+        "bad_envelope",
+    ),
     (b'{"id":"\\ud800","tipo_notificacao":"lembrete"}', "invalid"),
     (
         b'{"headers":{"task":"ifinu.send_notification","id":"t","ifinu_token":[1]},'
@@ -180,6 +196,71 @@ def test_bad_input_of_every_kind_is_dead_lettered_with_its_bytes_and_nothing_els
     ]
     assert sorted(found) == sorted(BAD_INPUT)
     assert worker.process.poll() is None
+
+
+def called(number: int, properties: object = None, **headers: object) -> bytes:
+    """An envelope from elsewhere that calls the task for a good message, and says more than that."""
+    return json.dumps(
+        {
+            "headers": {"task": TASK, "id": f"call-{number}", **headers},
+            "properties": properties or {},
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "body": json.dumps([[raw(number).decode()], {}, {}]),
+        }
+    ).encode()
+
+
+def steering() -> list[bytes]:
+    """Good calls with headers that would steer Celery; each is to be sent as if they were not there."""
+    elsewhere = {"exchange": "", "routing_key": "nowhere", "priority": 9}
+    fails_twice = {"id": "test_911", "tipo_notificacao": "lembrete", "telefone": "77 99860-0002"}
+    retried = json.loads(called(911, {"delivery_info": elsewhere, "priority": 9, "reply_to": NORMAL}, stamps=elsewhere))
+    return [
+        called(900, stamped_headers=5),
+        called(901, stamped_headers=["delivery_info"], stamps={"delivery_info": elsewhere}),
+        called(902, timelimit=[10**400, None]),
+        called(903, timelimit=[None, 0.001]),
+        called(904, {"correlation_id": {}, "priority": "x", "delivery_info": 7}, group=["g"], root_id=7, parent_id={}),
+        called(905, replaced_task_nesting="x", group_index=-1, groups=7, origin=[], lang=5, shadow=["x"]),
+        called(
+            906, argsrepr={}, kwargsrepr=10**400, hostname=[], ifinu_first_at=[], ifinu_accepted_at=7, traceparent=[]
+        ),
+        called(907, ifinu_tag="x", ifinu_queue="nowhere", ifinu_suspect="x", ifinu_postpones={"queue": "x"}),
+        called(908, eta="0001-01-01T00:00:00", expires="9999-12-31T23:59:59"),
+        json.dumps({**retried, "body": json.dumps([[fails_twice], {}, {}])}).encode(),
+    ]
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_an_envelope_from_elsewhere_steers_nothing_and_200_good_messages_flow(
+    fleet: Fleet, queue: Queue, simulator: Simulated, client: redis.Redis, pool: str
+):
+    """
+    One more makes the pool itself fail: it is a dead letter with its bytes, and the worker goes on.
+    """
+    stumbling = raw("stumbles")
+    queue.push(*steering(), stumbling, *(raw(number) for number in range(200)))
+    here, quick = str(Path(__file__).parent), {"IFINU_RATE_LIMIT": "200/s", "IFINU_RATE_BURST": "50"}
+    worker = fleet.start(
+        application="stumbling_app", STUMBLES_OVER="test_stumbles", IFINU_POOL=pool, PYTHONPATH=here, **quick
+    ).ready()
+    wait_until(lambda: simulator.total() == 210 and queue.idle(), 40, lambda: (queue.counts(), worker.text()[-3000:]))
+    assert [(letter["reason"], letter["raw"].encode()) for letter in queue.dead()] == [("undeliverable", stumbling)]
+    assert worker.process.poll() is None
+    assert not client.exists("nowhere")
+
+
+def test_a_stock_producers_countdown_waits_in_redis(fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey):
+    """
+    It knows nothing of ifinu but the names of the queue and the task.
+    """
+    fleet.start().ready()
+    with celery.Celery("other", broker=valkey.url, set_as_current=False) as other:
+        for number, countdown in enumerate((3_600, None, 1)):
+            other.send_task(TASK, args=[json.loads(raw(number))], queue=NORMAL, countdown=countdown)
+    wait_until(lambda: simulator.total() == 2 and queue.counts()["in_flight"] == 0, seen=queue.counts)
+    assert (queue.counts()["ready"], queue.counts()["delayed"], queue.dead()) == (0, 1, [])
 
 
 def test_a_number_that_fails_twice_is_sent_by_a_retry(fleet: Fleet, queue: Queue, simulator: Simulated):

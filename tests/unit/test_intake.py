@@ -2,19 +2,34 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kombu import Connection
 
 from ifinu.broker import NORMAL
-from ifinu.broker.intake import ACCEPTED, QUEUE, TAG, TASK, Unreadable, admit, call_of, token_of
+from ifinu.broker.intake import (
+    ACCEPTED,
+    FIRST_TRY,
+    QUEUE,
+    TAG,
+    TASK,
+    TOKEN,
+    TROUBLE,
+    Unreadable,
+    admit,
+    call_of,
+    token_of,
+)
 from ifinu.settings import load
+from ifinu.tracing import TRACEPARENT
 from ifinu.worker.app import app
 
 PLACE = {"queue": "a:queue", "tag": "a-tag", "max_bytes": 10_000}
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
@@ -24,7 +39,7 @@ def envelope(**changes: Any) -> dict[str, Any]:
         "body": "[[], {}, {}]",
         "content-type": "application/json",
         "content-encoding": "utf-8",
-        "headers": {"task": "t", "id": "i", "retries": 0},
+        "headers": {"task": TASK, "id": "i", "retries": 0},
         "properties": {"delivery_info": {}, "body_encoding": "utf-8", "delivery_tag": "the publisher's"},
     }
     for name, value in changes.items():
@@ -59,14 +74,30 @@ REFUSED = [
     (envelope(headers=[]), "bad_envelope", "headers and properties must be objects"),
     (envelope(properties="p"), "bad_envelope", "headers and properties must be objects"),
     (envelope(headers__task=None), "bad_envelope", "headers.task must be a string"),
-    (envelope(headers__id="\ud800"), "bad_envelope", "headers.id must be a string"),
-    (envelope(headers__id=7), "bad_envelope", "headers.id must be a string"),
+    (envelope(headers__id="\ud800"), "bad_envelope", "headers.id must be a string of 1 to 200 characters"),
+    (envelope(headers__id=7), "bad_envelope", "headers.id must be a string of 1 to 200 characters"),
+    (envelope(headers__id=""), "bad_envelope", "headers.id must be a string of 1 to 200 characters"),
+    (envelope(headers__id="x" * 201), "bad_envelope", "headers.id must be a string of 1 to 200 characters"),
+    (envelope(headers__task="no.such.task"), "unknown_task", "no task is named no.such.task"),
+    (envelope(headers__task="celery.group"), "unknown_task", "no task is named celery.group"),
+    (envelope(headers__task="celery.chord_unlock", headers__retries=-1), "unknown_task", "celery.chord_unlock"),
+    (envelope(headers__task="to Maria\x1b[2J"), "unknown_task", "no task is named what its header says"),
+    (envelope(headers__task="sms_77998616740"), "unknown_task", "6740"),
     (envelope(headers__ifinu_token={}), "bad_envelope", "headers.ifinu_token must be a string"),
-    (envelope(headers__retries="0"), "bad_envelope", "headers.retries must be a whole number"),
+    (envelope(headers__ifinu_token="x" * 201), "bad_envelope", "headers.ifinu_token must be a string"),
+    *(
+        (envelope(headers__retries=value), "bad_envelope", "headers.retries must be a whole number from 0 to 100")
+        for value in ("0", -1, -1_000_000, 101, 10**400, True, 1.0, [0])
+    ),
+    *(
+        (envelope(**{f"headers__{name}": value}), "bad_envelope", f"headers.{name} must be an ISO 8601 time")
+        for name in ("eta", "expires")
+        for value in ("soon", "", "\ud800", 60, 10**400, True, [], {}, "0001-01-01T00:00:00+23:59", "2026-13-01")
+    ),
+    (envelope(headers__ignore_result="yes"), "bad_envelope", "headers.ignore_result must be true or false"),
     (envelope(headers__compression="zlib"), "bad_envelope", "compressed messages are not read"),
     (envelope(content_type="application/x-python-serialize"), "bad_envelope", "application/json in utf-8"),
     (envelope(content_encoding="binary"), "bad_envelope", "application/json in utf-8"),
-    (envelope(properties__delivery_info=None), "bad_envelope", "properties.delivery_info must be an object"),
     (envelope(properties__body_encoding="hex"), "bad_envelope", "neither base64 nor utf-8"),
     (envelope(properties__body_encoding="base64", body="%%%"), "bad_envelope", "not base64 of UTF-8"),
     (envelope(properties__body_encoding="base64", body="/w=="), "bad_envelope", "not base64 of UTF-8"),
@@ -100,27 +131,118 @@ def test_the_detail_of_a_refusal_quotes_nothing_of_the_message():
     assert "Maria" not in str(caught.value)
 
 
+def plain(**headers: Any) -> dict[str, Any]:
+    """What is made of an envelope that calls the task with `{"id": "id-1"}` and asks for nothing, but for `headers`."""
+    return {
+        "body": json.dumps([[{"id": "id-1"}], {}, EMBED]),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {
+            "lang": "py", "task": TASK, "id": "id-1", "root_id": "id-1", "parent_id": None, "group": None,
+            "shadow": None, "eta": None, "expires": None, "retries": 0, "timelimit": [None, None],
+            "argsrepr": "<?>", "kwargsrepr": "{}", TAG: "a-tag", QUEUE: "a:queue", **headers,
+        },
+        "properties": {
+            "correlation_id": "id-1", "reply_to": None, "delivery_mode": 2, "priority": 0, "body_encoding": "utf-8",
+            "delivery_info": {"exchange": "", "routing_key": "a:queue"}, "delivery_tag": "a-tag",
+        },
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("options", "shown"),
+    ("options", "headers"),
     [
-        ({}, "<?>"),
-        ({"retries": 3}, "<?>"),
-        ({"eta": None, "expires": 60}, "<?>"),
-        ({"argsrepr": "<lembrete>", "kwargsrepr": "{}"}, "<lembrete>"),
-        ({"argsrepr": "<Maria>", "kwargsrepr": "{'nome': 'Maria'}", "shadow": "to Maria"}, "<?>"),
+        ({}, {}),
+        ({"retries": 3}, {"retries": 3}),
+        ({"expires": datetime(2026, 12, 1, 9, tzinfo=UTC)}, {"expires": "2026-12-01T09:00:00+00:00"}),
+        ({"argsrepr": "<lembrete>", "kwargsrepr": "{}"}, {"argsrepr": "<lembrete>"}),
+        ({"argsrepr": "<Maria>", "kwargsrepr": "{'nome': 'Maria'}", "shadow": "to Maria"}, {}),
+        ({"time_limit": 1, "soft_time_limit": 0.5, "priority": 9, "group_id": "g", "root_id": "r"}, {}),
+        ({"stamped_headers": ["tenant"], "tenant": "u1", "replaced_task_nesting": 3}, {}),
     ],
 )
-def test_an_envelope_of_celerys_own_making_is_admitted_as_it_is_but_for_what_it_shows(
-    options: dict[str, Any], shown: str
+def test_an_envelope_of_celerys_own_making_calls_the_task_and_steers_nothing_else(
+    options: dict[str, Any], headers: dict[str, Any]
 ):
-    published = published_by_celery(**options)
-    admitted = admit(json.dumps(published).encode(), **PLACE)
-    published["headers"] |= {"argsrepr": shown, "kwargsrepr": "{}", "shadow": None}
-    assert admitted["headers"].pop(TAG) == "a-tag"
-    assert admitted["headers"].pop(QUEUE) == "a:queue"
-    assert admitted["properties"].pop("delivery_tag") == "a-tag"
-    published["properties"].pop("delivery_tag")
-    assert admitted == published
+    admitted = admit(json.dumps(published_by_celery(**options)).encode(), **PLACE)
+    admitted["properties"]["reply_to"] = None  # made up by each producer; below
+    admitted["headers"].pop("ignore_result", None)
+    assert admitted == plain(**headers)
+
+
+STEERING = {
+    "stamped_headers": [5, ["tag"]],
+    "stamps": [{"delivery_info": {"routing_key": "nowhere"}}, 7],
+    "timelimit": [[10**400, None], [0, 0], "1", [1]],
+    "group": ["g", {}], "group_index": [-1], "groups": [7], "shadow": ["x", 7], "origin": [[], "x"],
+    "replaced_task_nesting": [10**400], "delivery_info": [{"routing_key": "nowhere"}], "root_id": [7],
+    "parent_id": [{}],
+    "correlation_id": ["x"], "reply_to": ["q"], "priority": [9], "hostname": ["h"], "redelivered": [True],
+    "lang": ["pickle"], "kwargsrepr": ["Maria"], "argsrepr": [{}, "Maria"], "ifinu_tag": ["t"], "ifinu_queue": ["q"],
+    "ifinu_suspect": ["d"], "ifinu_postpones": [{"queue": "q"}], "ifinu_id": ["another"], "x": ["y"],
+    "ifinu_first_at": ["yesterday", 7, "2026-11-01T10:00:00"], "ifinu_accepted_at": ["now", {}],
+    "traceparent": ["x", 7],
+    "ifinu_trouble": [7, list(range(11))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in STEERING.items() for value in values])
+def test_a_header_that_is_not_asked_for_steers_nothing(name: str, value: object):
+    given = published_by_celery()
+    given["headers"].pop("ignore_result", None)
+    given["headers"][name] = value
+    given["properties"].pop("reply_to")
+    assert admit(json.dumps(given).encode(), **PLACE) == plain()
+
+
+@pytest.mark.parametrize(
+    ("properties", "reply_to"),
+    [
+        ({"delivery_info": {"exchange": "x", "routing_key": "nowhere", "priority": 9}, "priority": {}}, None),
+        ({"delivery_info": 7, "correlation_id": 10**400, "delivery_mode": None, "delivery_tag": "another"}, None),
+        ({"reply_to": NORMAL}, None),
+        ({"reply_to": 7}, None),
+        ({"reply_to": "7b0fd0a8-8e3a-3d3b-9d0f-0c1b6c1f2a3d"}, "7b0fd0a8-8e3a-3d3b-9d0f-0c1b6c1f2a3d"),
+    ],
+)
+def test_where_a_retry_and_a_result_go_is_not_for_an_envelope_to_say(properties: dict[str, Any], reply_to: str | None):
+    given = published_by_celery()
+    given["headers"].pop("ignore_result", None)
+    given["properties"] = {"body_encoding": "base64", **properties}
+    expected = plain()
+    expected["properties"]["reply_to"] = reply_to
+    assert admit(json.dumps(given).encode(), **PLACE) == expected
+
+
+# As version 0.1.0 published it before headers were checked one by one: a retry that waits during a rolling update.
+OLD_RETRY = {
+    "lang": "py", "task": TASK, "id": "id-1", "shadow": None, "eta": None, "expires": None, "group": None,
+    "group_index": None, "retries": 2, "timelimit": [None, None], "root_id": "id-1", "parent_id": None,
+    "argsrepr": "<atraso>", "kwargsrepr": "{}", "origin": "gen1@host", "ignore_result": True,
+    "replaced_task_nesting": 0,
+    "stamped_headers": None, "stamps": {}, "ifinu_accepted_at": "2026-11-24T10:00:00+00:00", "traceparent": TRACE,
+    "ifinu_first_at": "2026-11-24T10:00:05+00:00", "ifinu_token": "0123abcd.001", "ifinu_trouble": ["unreachable", 1],
+}  # fmt: skip
+
+
+def test_a_retry_keeps_its_tries_its_token_and_since_when_it_is_tried():
+    given = published_by_celery()
+    given["headers"] = OLD_RETRY
+    headers = admit(json.dumps(given).encode(), **PLACE)["headers"]
+    kept = ("retries", "ignore_result", "argsrepr", ACCEPTED, FIRST_TRY, TOKEN, TROUBLE, TRACEPARENT)
+    assert {name: headers[name] for name in kept} == {name: OLD_RETRY[name] for name in kept}
+
+
+@pytest.mark.parametrize(
+    ("given", "eta"),
+    [
+        ("2026-12-01T09:00:00-03:00", "2026-12-01T12:00:00+00:00"),
+        ("2026-12-01T09:00:00", "2026-12-01T09:00:00+00:00"),
+        ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59+00:00"),
+    ],
+)
+def test_the_time_of_an_envelope_is_told_in_utc(given: str, eta: str):
+    assert admit(json.dumps(envelope(headers__eta=given)).encode(), **PLACE)["headers"]["eta"] == eta
 
 
 @pytest.mark.parametrize(
@@ -231,14 +353,40 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
+HEADERS = ("eta", "expires", "retries", "ignore_result", "argsrepr", "task", "id", *OLD_RETRY, *STEERING)
+PROPERTIES = (
+    "correlation_id",
+    "reply_to",
+    "delivery_mode",
+    "delivery_info",
+    "priority",
+    "body_encoding",
+    "delivery_tag",
+)
+ODD = JSON | st.sampled_from(
+    [
+        TASK,
+        "i",
+        "utf-8",
+        "base64",
+        "2026-12-01T09:00:00",
+        "9999-12-31T23:59:59-23:59",
+        10**400,
+        -1,
+        True,
+        [None, None],
+        "\ud800",
+    ]
+)
 ENVELOPES = st.fixed_dictionaries(
     {
-        "headers": JSON | st.fixed_dictionaries({"task": st.just("t") | JSON, "id": st.just("i") | JSON}),
-        "properties": JSON
-        | st.fixed_dictionaries(
-            {"delivery_info": st.just({}) | JSON},
-            optional={"body_encoding": st.sampled_from(["utf-8", "base64", None]) | JSON},
+        "headers": JSON
+        | st.builds(
+            lambda odd, more: {"task": TASK, "id": "i", **odd, **more},
+            st.dictionaries(st.sampled_from(HEADERS), ODD, max_size=4),
+            st.dictionaries(st.text(max_size=9), JSON, max_size=2),
         ),
+        "properties": JSON | st.dictionaries(st.sampled_from(PROPERTIES), ODD, max_size=4),
         "body": st.sampled_from(["[[],{},{}]", "W1tdLHt9LHt9XQ=="]) | JSON,
     },
     optional={
@@ -248,6 +396,25 @@ ENVELOPES = st.fixed_dictionaries(
 )
 
 
+def is_sane(payload: dict[str, Any]) -> bool:
+    """Whether nothing in it but the call is anybody's but ours."""
+    headers, properties = payload["headers"], payload["properties"]
+    args, kwargs = call_of(payload)
+    return (
+        headers["task"] == TASK
+        and 0 < len(headers["id"]) <= 200
+        and type(headers["retries"]) is int
+        and 0 <= headers["retries"] <= 100
+        and all(headers[name] is None or datetime.fromisoformat(headers[name]).tzinfo for name in ("eta", "expires"))
+        and headers.get("ignore_result") in (None, True, False)
+        and [headers[name] for name in ("group", "shadow", "parent_id", "timelimit")] == [None, None, None, [None] * 2]
+        and headers.keys() <= plain().keys() | {*plain()["headers"], *OLD_RETRY} - {"stamps", "stamped_headers"}
+        and properties == plain()["properties"] | {"correlation_id": headers["id"], "reply_to": properties["reply_to"]}
+        and payload["body"] == json.dumps([args, kwargs, EMBED])
+    )
+
+
+@settings(max_examples=400)
 @given(st.binary() | st.text().map(str.encode) | (JSON | ENVELOPES).map(lambda body: json.dumps(body).encode()))
 @example(b'{"id": "\\ud800", "tipo_notificacao": "\\udfff"}')
 @example(b'\xef\xbb\xbf{"id": 1}')
@@ -255,14 +422,13 @@ ENVELOPES = st.fixed_dictionaries(
 @example(b"NaN")
 @example(json.dumps(envelope(properties__body_encoding={})).encode())
 @example(json.dumps(envelope(body="é", properties__body_encoding="base64")).encode())
-def test_any_bytes_give_a_message_or_unreadable_and_never_anything_else(raw: bytes):
+@example(json.dumps(envelope(body="[[1e999, NaN], {}, {}]")).encode())
+def test_any_bytes_give_a_message_of_ours_or_unreadable_and_never_anything_else(raw: bytes):
     try:
         payload = admit(raw, **PLACE)
     except Unreadable:
         return
-    assert payload["properties"]["delivery_tag"] == "a-tag"
-    assert isinstance(payload["headers"]["task"], str)
-    call_of(payload)
+    assert is_sane(payload)
 
 
 @pytest.mark.parametrize("described", ["<atraso>", "77998616740", ["<atraso>"], {"a": 1}, 7])

@@ -12,6 +12,7 @@ from holders import KEYS, Account, Consumer, wire, wires
 from processes import wait_until
 
 from ifinu.broker import LOW, NORMAL, URGENT
+from ifinu.broker.intake import TASK
 
 
 def test_a_consumer_gets_raw_json_as_calls_in_order_and_holds_it_until_it_acknowledges(
@@ -96,6 +97,54 @@ def test_a_message_that_its_consumer_chokes_on_is_dead_lettered_and_the_next_one
     (letter,) = account.queue.dead()
     assert (letter["reason"], letter["error"], letter["id"]) == ("undeliverable", "RuntimeError", "id-0")
     account.balance(in_flight=1, dead=1)
+
+
+@pytest.mark.parametrize("error", [OSError, redis.exceptions.ConnectionError, SystemExit])
+def test_a_message_that_ends_its_consumer_three_times_is_poison_and_the_others_are_served(
+    account: Account, connection: kombu.Connection, error: type[BaseException]
+):
+    """
+    Whether it is why the connection was lost or the worker ended, or just was at hand, shows when it comes again.
+    """
+    account.push(*wires(3))
+    consumer = Consumer(connection)
+    got = consumer.messages
+
+    def choke(message: Any) -> None:
+        if message.headers["id"] == "id-1":
+            raise error("again")
+        got.append(message)
+
+    consumer.consumer.on_message = choke
+    for _ in range(3):
+        with pytest.raises(error, match="again"):
+            consumer.drain(lambda: False)
+    consumer.drain(lambda: account.queue.counts()["dead"])
+    assert sorted(consumer.ids()) == ["id-0", "id-2"]
+    (letter,) = account.queue.dead()
+    assert (letter["reason"], letter["raw"]) == ("poison", wire(1).decode())
+    account.balance(in_flight=2, dead=1)
+
+
+def test_a_message_at_hand_when_a_connection_is_lost_is_no_poison_once_it_was_handed_on(
+    account: Account, connection: kombu.Connection
+):
+    account.push(wire(0))
+    consumer = Consumer(connection)
+    lose = iter([True, True])
+
+    def once(message: Any) -> None:
+        if next(lose, False):
+            raise OSError("lost")
+        consumer.messages.append(message)
+
+    consumer.consumer.on_message = once
+    for _ in range(2):
+        with pytest.raises(OSError, match="lost"):
+            consumer.drain(lambda: False)
+    consumer.drain(lambda: consumer.messages)
+    assert list(account.queue.client.hvals(KEYS.suspects)) == [b"0"]
+    account.balance(in_flight=1)
 
 
 def test_what_a_consumer_had_not_acknowledged_goes_back_in_order_when_it_closes(
@@ -222,7 +271,7 @@ def test_a_message_published_with_a_future_time_waits_in_redis(
 ):
     eta = after and (datetime.now(UTC) + after).isoformat()
     with connection.Producer() as producer:
-        producer.publish([[], {}, {}], routing_key=NORMAL, headers={"task": "t", "id": "i", "eta": eta})
+        producer.publish([[], {}, {}], routing_key=NORMAL, headers={"task": TASK, "id": "i", "eta": eta})
     account.pushed = 1
     account.balance(**{place: 1})
     if place == "delayed":
@@ -232,11 +281,41 @@ def test_a_message_published_with_a_future_time_waits_in_redis(
         assert json.loads(message)["headers"]["eta"] is None  # no worker waits for it again
 
 
+def test_an_envelope_that_is_not_due_waits_in_redis_as_it_is_and_not_in_a_worker(
+    account: Account, connection: kombu.Connection
+):
+    """
+    As a producer with stock Celery pushes one.
+    """
+    due = datetime.now(UTC) + timedelta(seconds=1.5)
+    soon, later, past = (
+        json.dumps(
+            {
+                "body": "[[], {}, {}]", "content-type": "application/json", "content-encoding": "utf-8",
+                "headers": {"task": TASK, "id": name, "eta": eta.isoformat()}, "properties": {},
+            }
+        ).encode()
+        for name, eta in (("soon", due), ("later", due + timedelta(hours=1)), ("past", due - timedelta(hours=1)))
+    )  # fmt: skip
+    account.push(soon, later, past)
+    consumer = Consumer(connection)
+    consumer.drain(lambda: consumer.messages)
+    account.balance(in_flight=1, delayed=2)
+    waiting = account.queue.client.zrange(KEYS.delayed, 0, -1, withscores=True)
+    assert [raw for raw, _ in waiting] == [soon, later]
+    assert waiting[0][1] == pytest.approx(due.timestamp() * 1000, abs=1)
+    consumer.drain(lambda: len(consumer.messages) == 2)
+    assert consumer.ids() == ["past", "soon"]
+    assert datetime.now(UTC) >= due - timedelta(milliseconds=1)
+    assert [message.headers["eta"] for message in consumer.messages] == [None, None]  # Celery waits no second time
+    account.balance(in_flight=2, delayed=1)
+
+
 def test_a_delayed_message_wakes_an_idle_consumer_when_it_is_due(account: Account, connection: kombu.Connection):
     consumer = Consumer(connection)
     eta = (datetime.now(UTC) + timedelta(seconds=0.6)).isoformat()
     with connection.Producer() as producer:
-        producer.publish([[], {}, {}], routing_key=NORMAL, headers={"task": "t", "id": "i", "eta": eta})
+        producer.publish([[], {}, {}], routing_key=NORMAL, headers={"task": TASK, "id": "i", "eta": eta})
     account.pushed = 1
     consumer.drain(lambda: consumer.messages)
     assert datetime.now(UTC) >= datetime.fromisoformat(eta) - timedelta(milliseconds=1)

@@ -1,0 +1,18 @@
+#!lua flags=allow-oom
+-- Move a message from flight to the delayed, as it is, if its time has not come.
+-- KEYS: in flight, deadlines, delayed
+-- ARGV: tag, due (epoch ms)
+-- Returns 1, or 0 when it is due, or was not in flight any more.
+local time = redis.call('TIME')
+if tonumber(ARGV[2]) <= time[1] * 1000 + time[2] / 1000 then
+  return 0
+end
+redis.call('ZCARD', KEYS[3]) -- of a wrong type it fails here, before the message has left its place
+local message = redis.call('HGET', KEYS[1], ARGV[1])
+if not message then
+  return 0
+end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZADD', KEYS[3], ARGV[2], message)
+return 1
