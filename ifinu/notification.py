@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ifinu import payment_codes
+from ifinu import damage, payment_codes
 from ifinu import phone as _phone
 
 if TYPE_CHECKING:
@@ -69,24 +69,36 @@ def _sendable(value: object) -> object:
     return _UNSENDABLE.sub("", _LINE_ENDS.sub("\n", value)).strip() if isinstance(value, str) else value
 
 
+# The last validator is the first to run: it sees what was given.
 _Id = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=_LONGEST_ID, pattern=rf"^[^{_CONTROLS}]+$")
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=_LONGEST_ID, pattern=rf"^[^{_CONTROLS}]+$"),
+    BeforeValidator(damage.checking(damage.refuse_in_code)),
 ]
 _Line = Annotated[
     str,
     StringConstraints(min_length=1, max_length=500, pattern=rf"^[^{_CONTROLS}]+$"),
     BeforeValidator(_one_line),
 ]
+_Name = Annotated[_Line, BeforeValidator(damage.checking(damage.refuse_in_name))]
+_Description = Annotated[_Line, BeforeValidator(damage.checking(damage.refuse_in_line))]
 _Pix = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=512, pattern=rf"^[^{_CONTROLS}]+$"),
     AfterValidator(payment_codes.pix_code),
+    BeforeValidator(damage.checking(damage.refuse_in_code)),
 ]
 _Boleto = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(payment_codes.boleto_line)]
-_Text = Annotated[str, StringConstraints(min_length=1, max_length=4096), BeforeValidator(_sendable)]
+_Text = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=4096),
+    BeforeValidator(_sendable),
+    BeforeValidator(damage.checking(damage.refuse_in_text)),
+]
 _Url = Annotated[
     str,
     StringConstraints(strip_whitespace=True, max_length=2048, pattern=rf"^[hH][tT][tT][pP][sS]?://[^\s{_CONTROLS}]+$"),
+    BeforeValidator(damage.checking(damage.refuse_in_link)),
 ]
 
 # What the template of each kind cannot do without.
@@ -144,10 +156,10 @@ class Notification(BaseModel):
     id: _Id
     kind: Kind
     phone: str
-    name: _Line | None = None
+    name: _Name | None = None
     amount: Annotated[Decimal, Field(gt=0, max_digits=14, decimal_places=2)] | None = None
     due_date: date | None = None
-    description: _Line | None = None
+    description: _Description | None = None
     instance: _Id | None = None
     tenant: _Id | None = None
     payment_link: _Url | None = None

@@ -33,7 +33,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _SUFFIX = ".txt.j2"
 _LONGEST_TEXT = 4096  # characters that WhatsApp takes in one message
 
-_FORMATTING = re.compile(r"[*~`\u202a-\u202e\u2066-\u2069]|(?<![^\W_])_|_(?![^\W_])")
+_FORMATTING = re.compile(r"[*~`]|(?<![^\W_])_|_(?![^\W_])")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _TRAILING_SPACE = re.compile(r"[ \t]+$", re.MULTILINE)
 
@@ -185,7 +185,7 @@ def _given(text: str) -> str:
 
 
 def _plain(value: str | None) -> str | None:
-    """Take out what WhatsApp or a terminal would read as formatting; None when nothing is left."""
+    """Take out what WhatsApp would read as formatting; None when nothing is left."""
     return None if value is None else " ".join(_FORMATTING.sub("", value).split()) or None
 
 

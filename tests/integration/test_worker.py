@@ -113,6 +113,8 @@ BAD_INPUT = [
     (raw("x", valor="de graca"), "invalid"),
     (raw("x", vencimento="31/02/2026"), "invalid"),
     (raw("x", tipo_notificacao="atraso", vencimento="2999-01-04"), "invalid"),
+    (raw("x", texto="{{nome}}"), "invalid"),
+    (raw("x", nome="undefined"), "invalid"),
     (raw("x", id=["a", "list"]), "invalid"),
     (raw("x", usuario="u1"), "invalid"),
     (raw("x", cobranca={"validade": "2026-12-01"}), "invalid"),

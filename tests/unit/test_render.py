@@ -177,7 +177,7 @@ def test_no_text_has_a_blank_edge_or_two_blank_lines(renderer, kind, lacking):
 
 def test_a_text_of_ones_own_goes_out_as_it_is(renderer):
     text = "{{ 7 * 7 }} {% if %} *negrito*\n\n\n\nfim"
-    given = Notification(id="a", kind=Kind.REMINDER, phone="+5577998616740", text=text)
+    given = Notification(id="a", kind=Kind.REMINDER, phone="+5577998616740", text="…").model_copy(update={"text": text})
     assert renderer.render(given, today=TODAY) == text
 
 
@@ -192,12 +192,13 @@ def test_a_text_of_ones_own_goes_out_as_it_is(renderer):
         ("plano_anual _2026_", "plano_anual 2026"),
         ("a__b", "ab"),
         ("Maria & Filhos <LTDA>", "Maria & Filhos <LTDA>"),
-        ("\u202eairaM\u202c", "airaM"),
         ("D'Ávila 👩‍👧", "D'Ávila 👩‍👧"),
     ],
 )
 def test_a_value_is_neither_a_template_nor_formatting(renderer, given, shown):
-    text = renderer.render(notification(Kind.DUE, 0, name=given, description=given), today=TODAY)
+    # What looks like a template is refused before it comes here; here it would do nothing.
+    due = notification(Kind.DUE, 0).model_copy(update={"name": given, "description": given})
+    text = renderer.render(due, today=TODAY)
     assert text.startswith(f"Olá, {shown}! Tudo bem?\n")
     assert f"\nReferente a: {shown}\n" in text
 

@@ -177,7 +177,7 @@ def test_the_id_of_a_charge_is_not_that_of_the_notification():
         ("prioridade", "", "priority", Priority.NORMAL),
         ("instancia", " vendas ", "instance", "vendas"),
         ("anexo", "https://exemplo.com.br/boleto.pdf", "attachment", "https://exemplo.com.br/boleto.pdf"),
-        ("texto", " *Olá* {{ 7*7 }} ", "text", "*Olá* {{ 7*7 }}"),
+        ("texto", " *Olá* {7*7} ", "text", "*Olá* {7*7}"),
         ("descricao", None, "description", None),
         ("descricao", "", "description", None),
         ("descricao", "   ", "description", None),
