@@ -397,10 +397,9 @@ class Delivery:
             by=by,
             took_s=_rounded(took_s),
         )
-        sender = None
-        if notification.tenant is not None:  # an answer of this person is for them
-            key = senders_key(message.instance, f"{self.clock():%Y-%m}")
-            sender = key, message.pseudonym, notification.tenant
+        # An answer of this person is for them.
+        key = senders_key(message.instance, f"{self.clock():%Y-%m}")
+        sender = key, message.pseudonym, notification.tenant or ""
         event = message.event(Name.SENT, key_id=sent.key_id, confirmed=sent.confirmed, by=by)
         return Settled("sent", event, sent.key_id or "", sender, took_s)
 

@@ -306,7 +306,10 @@ class Settings(BaseSettings):
     webhook_secret: Annotated[
         SecretStr | None,
         _Optional,
-        Field(description="What the gateway has to show to `ifinu webhook`, which does not start without it."),
+        Field(
+            description="From it follows what each instance has to show to `ifinu webhook`, which does not start "
+            "without it."
+        ),
     ] = None
     webhook_secret_previous: Annotated[
         SecretStr | None,

@@ -42,7 +42,7 @@ from typing import NamedTuple
 import redis
 
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Scripts, claim_key, optout_key
+from ifinu.broker.keys import EVENTS, EVERY_TENANT, UNKNOWN, Keys, Scripts, claim_key, optout_key
 from ifinu.broker.line import Line
 
 _CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was called off
@@ -164,6 +164,7 @@ class Claims:
             seen,
             UNKNOWN,
             EVENTS,
+            optout_key(EVERY_TENANT),
         )
         args = (asker.tag, digest, asker.token, self._ttl_ms, notification_id, pseudonym, data)
         verdict, before, token, since, started, resent, seen = (
@@ -185,7 +186,7 @@ class Claims:
             redis.RedisError: Nothing is known; nothing may be sent.
         """
         _, notification_id, data = about.arguments()
-        keys = claim_key(notification_id), EVENTS, optout_key(tenant)
+        keys = claim_key(notification_id), EVENTS, optout_key(tenant), optout_key(EVERY_TENANT)
         arguments = asker.tag, notification_id, data, pseudonym
         return Resend(self._line.run(self._scripts.resend, keys, arguments).decode())
 

@@ -16,10 +16,13 @@ The Redis keys of a queue, and the moves between them.
                            days; the digest is of the instance and the phone's pseudonym
     ifinu:rastro:<key_id>  STRING the trace of what has this id at the gateway, for two days (see `trails.py`)
     ifinu:eventos          STREAM what happened; the ledger's input (see `events.py`)
-    ifinu:optout:<tenant>  HASH   who wants no messages (see `optouts.py`)
+    ifinu:optout:<tenant>  HASH   who wants no messages (see `optouts.py`); of the tenant `*`: those of all tenants
+    ifinu:respostas        HASH   answers of persons that have to be looked into (see `answers.py`), and
+    ifinu:respostas:novas  SET    those that the ledger was not asked about
     ifinu:instancia:<name>          HASH    `shard`: the gateway process that holds an instance (see `locations.py`)
     ifinu:instancia:<name>:criando  STRING  present while somebody creates it, for two minutes at most
-    ifinu:remetentes:<instance>:<month>  HASH  phone's pseudonym -> the tenant that last wrote to it, for two months
+    ifinu:remetentes:<instance>:<month>  HASH  phone's pseudonym -> the tenant that last wrote to it (empty for none),
+                           for two months
     ifinu:recorder         STRING whose turn it is to write the ledger (see `ledger/turn.py`)
     ifinu:chave:telefone   STRING the key of pseudonyms, where none was set (see `pseudonyms.py`)
 
@@ -68,6 +71,9 @@ TASK_EVENTS = "ifinu.celeryev"
 EVENTS = "ifinu:eventos"
 RECORDER = "ifinu:recorder"
 UNKNOWN = "ifinu:desconhecidas"
+ANSWERS = "ifinu:respostas"
+NEW_ANSWERS = "ifinu:respostas:novas"
+EVERY_TENANT = "*"  # stands for all of them among the opt-outs
 
 
 class Keys(NamedTuple):

@@ -4,8 +4,9 @@ Who wants no messages, tenant by tenant.
     ifinu:optout:<tenant>  HASH  pseudonym of the phone -> {"at": ms, "source": "…", "phone": masked,
                                  "confirmation": id of the one message that may still go, or ""}
 
-The tenant is empty for messages of none. The pseudonym depends on a key (see `pseudonyms.py`): under another key nobody
-here would be found.
+The tenant is empty for messages of none, and `*` for a person who wants messages of no tenant at all. An entry with
+`open` stands until the answer of that id is settled (see `answers.py`). The pseudonym depends on a key (see
+`pseudonyms.py`): under another key nobody here would be found.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import redis
 
 from ifinu import phone as phones
 from ifinu.broker import events
-from ifinu.broker.keys import EVENTS, Script, optout_key
+from ifinu.broker.keys import ANSWERS, EVENTS, EVERY_TENANT, NEW_ANSWERS, Script, optout_key
 from ifinu.broker.pseudonyms import Pseudonyms
 
 
@@ -115,7 +116,7 @@ class OptOuts:
     def remove(self, tenant: str | None, phone: str, *, source: str = "person") -> bool:
         """Send a tenant's messages to a phone again; whether it had opted out."""
         pseudonym = self._pseudonyms.of(phone)
-        data = _event(tenant, pseudonym, phones.mask(phone), source, on=False)
+        data = event_data(tenant, pseudonym, phones.mask(phone), source, on=False)
         return bool(self._opt_in(self._client, (optout_key(tenant), EVENTS), (pseudonym, data)))
 
     def find(self, tenant: str | None, phone: str) -> OptOut | None:
@@ -123,6 +124,10 @@ class OptOuts:
         pseudonym = self._pseudonyms.of(phone)
         entry: Any = self._client.hget(optout_key(tenant), pseudonym)
         return OptOut.decode(tenant, pseudonym.encode(), entry) if entry else None
+
+    def pseudonym(self, phone: str) -> str:
+        """What stands for a phone here."""
+        return self._pseudonyms.of(phone)
 
     def all(self, tenant: str | All | None) -> Iterator[OptOut]:
         """Those of a tenant, or of all of them, in no order; one may come twice while others are added."""
@@ -151,16 +156,16 @@ class OptOuts:
         at: datetime | None,
         confirmation: Confirmation | None,
     ) -> bool:
-        keys = [optout_key(tenant), EVENTS]
+        last = confirmation or Confirmation("", EVENTS, b"")
+        keys = (EVENTS, ANSWERS, NEW_ANSWERS, optout_key(EVERY_TENANT), last.queue, optout_key(tenant))
         when = "" if at is None else round(at.timestamp() * 1000)
-        data = _event(tenant, pseudonym, masked, source, on=True)
-        last: tuple[str, bytes] = ("", b"")
-        if confirmation is not None:
-            keys.append(confirmation.queue)
-            last = confirmation.id, confirmation.message
-        return bool(self._opt_out(self._client, keys, (pseudonym, masked, source, when, data, *last)))
+        data = event_data(tenant, pseudonym, masked, source, on=True)
+        answer = ("", "", "", "", "")
+        args = (pseudonym, masked, source, when, last.id, last.message, *answer, data)
+        return bool(self._opt_out(self._client, keys, args)[0])
 
 
-def _event(tenant: str | None, pseudonym: str, masked: str, source: str, *, on: bool) -> str:
+def event_data(tenant: str | None, pseudonym: str, masked: str, source: str, *, on: bool) -> str:
+    """The data of the event `optout`, as scripts take them."""
     data = {"tenant": tenant, "phone": masked, "hash": pseudonym, "source": source, "on": on}
     return events.Event(events.Name.OPTOUT, data=data).arguments()[2]

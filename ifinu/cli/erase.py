@@ -15,6 +15,7 @@ import typer
 from ifinu import phone as phones
 from ifinu import settings, wire
 from ifinu.broker import QUEUES, DeadLetter, DeadLetters, Filter, intake
+from ifinu.broker.answers import Answers
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.cli import connection, durations, recorded, sentences, terminal
 from ifinu.errors import ConfigurationError
@@ -80,6 +81,7 @@ def _erase_person(e164: str, *, yes: bool) -> dict[str, int]:
         terminal.confirm(what, "erase", yes=yes)
         # First, since each tells the stream, and what is recorded afterwards would bring its id back.
         purged = sum(letters_of.purge(letter) for letters_of, letter in _letters_to(client, e164))
+        Answers(client).forget_person(pseudonym)
         done = _erase_recorded(client, engine, pseudonym)
     return done | {"dead_letters": purged}
 

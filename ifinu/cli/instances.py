@@ -17,7 +17,7 @@ from ifinu.settings import Settings
 if TYPE_CHECKING:
     from ifinu.gateway import Gateway, Instance, State, Webhook
 
-EVENTS = ("MESSAGES_UPDATE", "SEND_MESSAGE", "MESSAGES_UPSERT", "CONNECTION_UPDATE")
+EVENTS = ("MESSAGES_UPDATE", "SEND_MESSAGE", "MESSAGES_UPSERT", "MESSAGES_EDITED", "CONNECTION_UPDATE")
 
 _CONNECT_S = 5.0
 _READ_S = 30.0
@@ -136,7 +136,7 @@ def create(name: Name, number: Number = None, as_json: terminal.Json = False) ->
     with _gateway(chosen) as gateway, connection.broker() as client, creating(client, name):
         made = gateway.create_instance(name, number=number)
         if chosen.webhook_url is not None and chosen.webhook_secret is not None:
-            where, headers = _receiver(chosen)
+            where, headers = _receiver(chosen, name)
             try:
                 hook = gateway.set_webhook(name, where, EVENTS, headers=headers)
             except GatewayError:
@@ -247,8 +247,9 @@ def webhook(
     Have an instance tell [bold]ifinu webhook[/bold] what happens.
 
     The gateway keeps one webhook an instance: this replaces it, and prints
-    what was there. [bold]IFINU_WEBHOOK_SECRET[/bold] goes along, and has to be the
-    same where [bold]ifinu webhook[/bold] runs. Repeat it whenever the secret changes.
+    what was there. A secret of the instance goes along, which follows from
+    [bold]IFINU_WEBHOOK_SECRET[/bold]; that has to be the same where [bold]ifinu webhook[/bold] runs.
+    Repeat it whenever the secret changes.
 
     [bold]Examples[/bold]
 
@@ -264,7 +265,7 @@ def webhook(
         else:
             terminal.results().print(_told(found))
         return
-    where, headers = _receiver(chosen)
+    where, headers = _receiver(chosen, name)
     with _gateway(chosen) as gateway:
         before = gateway.find_webhook(name)
         now = gateway.set_webhook(name, where, EVENTS, headers=headers)
@@ -300,15 +301,17 @@ def _listed(gateway: Gateway) -> tuple[list[tuple[Instance, str | None]], list[s
     return sorted(found, key=lambda one: (one[0].name, one[1] or "")), quiet
 
 
-def _receiver(chosen: Settings) -> tuple[str, dict[str, str]]:
-    """URL of `ifinu webhook`, and the headers that it wants to see."""
+def _receiver(chosen: Settings, instance: str) -> tuple[str, dict[str, str]]:
+    """URL of `ifinu webhook`, and the headers that it wants to see of an instance."""
     if chosen.webhook_url is None:
         raise ConfigurationError("say where the gateway reaches `ifinu webhook`: --url or IFINU_WEBHOOK_URL")
     if chosen.webhook_secret is None:
         raise ConfigurationError(
             "IFINU_WEBHOOK_SECRET is not set: the gateway shows it to `ifinu webhook`, so it is the same there"
         )
-    return chosen.webhook_url, {"jwt_key": chosen.webhook_secret.get_secret_value()}
+    from ifinu.receipts.guard import headers_of
+
+    return chosen.webhook_url, headers_of(instance, chosen.webhook_secret.get_secret_value())
 
 
 def _painted(found: State) -> str:

@@ -8,7 +8,7 @@ import heapq
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +17,13 @@ import typer
 
 from ifinu import phone as phones
 from ifinu import settings
+from ifinu.broker.answers import Answers
+from ifinu.broker.keys import EVERY_TENANT
 from ifinu.broker.optouts import ALL, OptOut, OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.cli import connection, files, terminal
 from ifinu.cli.records import Format, Refused, read
+from ifinu.cli.sentences import clock
 from ifinu.errors import ConfigurationError, InvalidNotification
 
 app = typer.Typer(no_args_is_help=True, help="Who wants no messages: they are not written to.")
@@ -32,7 +35,7 @@ _SHOWN = 10  # refusals that a person is told
 
 _Number = Annotated[str, typer.Argument(metavar="NUMBER", help="Any usual Brazilian spelling.")]
 _Tenant = Annotated[
-    str | None, typer.Option("--tenant", help="Whose messages; not given: those that are of no tenant.")
+    str | None, typer.Option("--tenant", help="Whose messages, '*' for all; not given: those that are of no tenant.")
 ]
 _Whose = Annotated[
     str | None, typer.Option("--tenant", help="Only those of this tenant; '' for messages of no tenant.")
@@ -72,7 +75,9 @@ def list_(
         return
     table = terminal.columns("tenant", "phone", "source", "since", whole=("phone", "since"))
     for one in latest:
-        table.add_row(*map(terminal.plain, (one.tenant or "–", one.phone, one.source, f"{one.at:%Y-%m-%d %H:%M} UTC")))
+        table.add_row(
+            *map(terminal.plain, (_named_in_list(one.tenant), one.phone, one.source, f"{one.at:%Y-%m-%d %H:%M} UTC"))
+        )
     out.print(table)
     out.print(f"{len(latest):,} of {total:,}", style="dim")
 
@@ -114,6 +119,13 @@ def remove(number: _Number, tenant: _Tenant = None, yes: terminal.Yes = False, a
         if known:
             terminal.confirm(f"{masked} will get messages {_told(whose)} again.", "remove", yes=yes)
             known = optouts.remove(whose, phone, source="cli")
+        from_all = whose != EVERY_TENANT and optouts.find(EVERY_TENANT, phone) is not None
+    if from_all:
+        terminal.notes().print(
+            f"{masked} opted out of the messages of all tenants, and still gets none: `ifinu optout remove` with "
+            f"--tenant '{EVERY_TENANT}' takes that back.",
+            style="yellow",
+        )
     if as_json:
         terminal.print_json({"tenant": whose, "phone": masked, "removed": known})
     else:
@@ -121,6 +133,95 @@ def remove(number: _Number, tenant: _Tenant = None, yes: terminal.Yes = False, a
         terminal.results().print(terminal.plain(f"{masked} {what}."))
     if not known:
         raise typer.Exit(1)
+
+
+@app.command()
+def unresolved(as_json: terminal.Json = False) -> None:
+    """
+    List the answers that a person has to look into, the oldest first.
+
+    [bold]stop[/bold]: they want no more messages, and the gateway hides their phone. Open the chat on the
+    phone of the instance, at that time, and read the number there.
+    [bold]wrong person[/bold]: the text is not for them; they are not written to until you decide.
+    [bold]maybe[/bold]: they may have asked for no more; they are written to until you decide.
+
+    Where the answer quotes a message of ours, [bold]ifinu show[/bold] with its id says which one.
+    Settle each with [bold]ifinu optout resolve[/bold].
+
+    [bold]Examples[/bold]
+
+    ifinu optout unresolved
+    ifinu optout unresolved --json | jq -r '.answers[] | select(.wish == "stop") | .id'
+    """
+    with connection.broker() as client:
+        found = Answers(client).all()
+    if as_json:
+        answers = [asdict(one) | {"at": one.at.isoformat(), "tenants": list(one.tenants)} for one in found]
+        terminal.print_json({"total": len(found), "answers": answers})
+        return
+    out = terminal.results()
+    if not found:
+        out.print("No answer is open.")
+        return
+    table = terminal.columns("id", "asks for", "São Paulo", "instance", "phone", "quotes", "wrote", whole=("id",))
+    for one in found:
+        told = (one.id, one.wish.replace("_", " "), clock(one.at), one.instance, one.phone or "hidden")
+        table.add_row(*map(terminal.plain, (*told, one.quoted or "–", one.text or "–")))
+    out.print(table)
+    out.print(f"{len(found):,} open; settle each with `ifinu optout resolve ID --stop` or `--dismiss`", style="dim")
+
+
+@app.command()
+def resolve(
+    answer_id: Annotated[str, typer.Argument(metavar="ID", help="As `ifinu optout unresolved` shows it.")],
+    stop: Annotated[bool, typer.Option("--stop", help="They get no more messages.")] = False,
+    dismiss: Annotated[bool, typer.Option("--dismiss", help="They did not ask for that; they are written to.")] = False,
+    number: Annotated[
+        str | None, typer.Option("--phone", metavar="NUMBER", help="Their number, where the gateway hides it.")
+    ] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(
+            "--tenant",
+            help="Whose messages; '' for messages of no tenant, '*' for all. Not given: those that wrote to them, as "
+            "far as that is known, else all.",
+        ),
+    ] = None,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Settle an answer of [bold]ifinu optout unresolved[/bold].
+
+    [bold]Examples[/bold]
+
+    ifinu optout resolve 3f9a0c41d2 --stop --phone "(77) 99861-6740" --tenant u1
+    ifinu optout resolve 3f9a0c41d2 --dismiss
+    """
+    if stop == dismiss:
+        raise ConfigurationError("say what follows from it: either --stop or --dismiss")
+    phone = None if number is None else _phone(number)
+    with _optouts() as optouts, connection.broker() as client:
+        answers = Answers(client)
+        answer = answers.find(answer_id)
+        if answer is None:
+            raise ConfigurationError(f"no answer {answer_id} is open; `ifinu optout unresolved` lists them")
+        if dismiss:
+            answers.dismiss(answer)
+            tenants: tuple[str, ...] = ()
+        else:
+            if phone is not None:
+                answer = replace(answer, hash=optouts.pseudonym(phone), phone=phones.mask(phone))
+            if answer.hash is None:
+                raise ConfigurationError("the gateway hides the phone of this person: give it with --phone NUMBER")
+            tenants = answer.tenants or (EVERY_TENANT,) if tenant is None else (_named(tenant) or "",)
+            answers.settle(answer, tenants, source="cli")
+    if as_json:
+        terminal.print_json({"id": answer_id, "phone": answer.phone, "stopped": stop, "tenants": list(tenants)})
+    elif dismiss:
+        terminal.results().print(f"{terminal.plain(answer_id)} is dismissed.")
+    else:
+        whose = "; ".join(_told(one or None) for one in tenants)
+        terminal.results().print(terminal.plain(f"{answer.phone} gets no more messages {whose}."))
 
 
 @app.command("import")
@@ -216,7 +317,13 @@ def _named(tenant: str | None) -> str | None:
     return (tenant or "").strip() or None
 
 
+def _named_in_list(tenant: str | None) -> str:
+    return "(all)" if tenant == EVERY_TENANT else tenant or "–"
+
+
 def _told(tenant: str | None) -> str:
+    if tenant == EVERY_TENANT:
+        return "of any tenant"
     return f"of tenant {tenant}" if tenant else "that are of no tenant"
 
 

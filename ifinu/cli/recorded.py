@@ -123,7 +123,10 @@ def picture(ledger: dict[str, Any], unknown: int) -> list[RenderableType]:
         )
     for one in ledger.get("unconfirmed", ()):
         name = terminal.plain(one["instance"] or "(none)")
-        parts.append(f"unconfirmed: {one['total']:,} sent from instance {name} got no receipt in time")
+        parts.append(
+            f"unconfirmed: {one['total']:,} sent from instance {name} got no receipt in time, "
+            "or the gateway was restarted and lost it"
+        )
     if unknown:
         parts.append(f"[yellow]unknown: {unknown:,} may have been sent; see `ifinu unknown list`[/]")
     return parts

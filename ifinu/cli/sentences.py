@@ -122,7 +122,10 @@ def _sent(now: Known | None) -> str:
         return "The gateway took it. No receipt has come yet."
     taken = f"The gateway took it{_at(now, 'sent_at')}."
     if now.unconfirmed_at:
-        return f"{taken} No receipt has come in time: is the phone off, or `ifinu webhook` not registered?"
+        return (
+            f"{taken} No receipt has come in time: is the phone off, or `ifinu webhook` not registered? "
+            "A gateway that is restarted loses receipts that it has not posted."
+        )
     return f"{taken} No receipt has come yet."
 
 

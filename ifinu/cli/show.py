@@ -46,26 +46,28 @@ class _All:
 
 
 def show(
-    id: Annotated[str, typer.Argument(metavar="ID", help="Of the notification.")],  # noqa: A002 - the argument's name
+    id: Annotated[str, typer.Argument(metavar="ID", help="Of the notification, or of its message at WhatsApp.")],  # noqa: A002 - the argument's name
     as_json: terminal.Json = False,
 ) -> None:
     """
     Show what became of a notification, and all that happened to it.
 
     It asks the ledger, and Redis for what is not recorded yet. Times are those
-    of São Paulo, the phone is masked. Exit code 1 when nobody knows the id.
+    of São Paulo, the phone is masked. WhatsApp's id of a message (`key.id`)
+    finds its notification too. Exit code 1 when nobody knows the id.
 
     [bold]Examples[/bold]
 
     ifinu show inv-42:lembrete
     ifinu show inv-42:lembrete --json | jq -r .state
+    ifinu show 3EB0215708B0C9E11F64B0
     """
     failed: list[redis.RedisError | LedgerUnavailable] = []
     with connection.broker() as client:
-        timeline = _asked(lambda: _timeline(id), failed)
-        claim = _asked(lambda: _claim(client, id), failed)
-        letters = _asked(lambda: _letters(client, id), failed) or []
-    if not (timeline or claim or letters):
+        found = _look(client, id, failed)
+        if found is None and (sent_as := _asked(lambda: _sent_as(id), failed)):
+            found = _look(client, sent_as, failed)
+    if found is None:
         if failed:
             raise failed[0]
         terminal.notes().print(
@@ -76,11 +78,17 @@ def show(
     for exc in failed:
         who = "the ledger" if isinstance(exc, LedgerUnavailable) else "Redis"
         terminal.notes().print(f"Without {who}, which cannot be asked ({terminal.plain(str(exc))}).", style="yellow")
-    found = _All(id, timeline, claim, letters)
     if as_json:
         terminal.print_json(_document(found))
     else:
         _print(found)
+
+
+def _look(client: redis.Redis, notification_id: str, failed: list[redis.RedisError | LedgerUnavailable]) -> _All | None:
+    timeline = _asked(lambda: _timeline(notification_id), failed)
+    claim = _asked(lambda: _claim(client, notification_id), failed)
+    letters = _asked(lambda: _letters(client, notification_id), failed) or []
+    return _All(notification_id, timeline, claim, letters) if timeline or claim or letters else None
 
 
 def _asked(ask: Callable[[], _Found], failed: list[redis.RedisError | LedgerUnavailable]) -> _Found | None:
@@ -97,6 +105,13 @@ def _timeline(notification_id: str) -> Timeline | None:
 
     with connection.ledger() as engine:
         return queries.timeline(engine, notification_id)
+
+
+def _sent_as(key_id: str) -> str | None:
+    from ifinu.ledger import queries
+
+    with connection.ledger() as engine:
+        return queries.id_of(engine, key_id)
 
 
 def _claim(client: redis.Redis, notification_id: str) -> Claim | None:

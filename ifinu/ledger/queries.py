@@ -21,6 +21,7 @@ from ifinu.window import BRASILIA
 ZONE = ZoneInfo(BRASILIA)  # always whole hours from UTC
 _LONGEST_TIMELINE = 400  # events
 _MOST_ROWS = 100
+_WENT_OUT = or_(notifications.c.sent_at.is_not(None), notifications.c.state == State.UNKNOWN)  # or may have
 _MOST_KEYS = 50  # sends of one notification; there are two at most
 
 
@@ -74,6 +75,16 @@ class Timeline:
     known: Known
     happened: tuple[Happening, ...]
     left_off: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SentAs:
+    """Whom a WhatsApp message of ours went to (pseudonym and masked phone), and on whose behalf."""
+
+    id: str
+    tenant: str | None
+    phone_hash: str | None
+    phone: str | None
 
 
 class By(enum.StrEnum):
@@ -159,6 +170,44 @@ def timeline(engine: Engine, notification_id: str, limit: int = _LONGEST_TIMELIN
         first = _events(connection, mine, limit if count <= limit else limit // 2)
         last = [] if count <= limit else _events(connection, mine, limit - limit // 2, newest=True)
     return Timeline(known, (*first, *last), max(0, count - limit))
+
+
+def id_of(engine: Engine, key_id: str) -> str | None:
+    """The notification that was sent as a WhatsApp message of this id, also by an earlier send; None when none was."""
+    now = select(notifications.c.id).where(notifications.c.key_id == key_id).limit(1)
+    before = select(events.c.notification_id).where(events.c.key_id == key_id, events.c.notification_id.is_not(None))
+    with engine.connect() as connection:
+        return connection.execute(now).scalar() or connection.execute(before.limit(1)).scalar()
+
+
+def sent_as(engine: Engine, key_id: str) -> SentAs | None:
+    """Who was written to by the WhatsApp message of this id, and on whose behalf."""
+    notification_id = id_of(engine, key_id)
+    columns = (notifications.c.id, notifications.c.tenant, notifications.c.phone_hash, notifications.c.phone)
+    with engine.connect() as connection:
+        row = connection.execute(select(*columns).where(notifications.c.id == notification_id)).one_or_none()
+    return None if row is None else SentAs(*row)
+
+
+def writers(engine: Engine, phone_hash: str) -> list[tuple[str | None, str]]:
+    """Instances and tenants (empty for none) that wrote to a phone, or may have, the latest first."""
+    at = func.max(func.coalesce(notifications.c.sent_at, notifications.c.last_at))
+    query = (
+        select(notifications.c.instance, notifications.c.tenant)
+        .where(notifications.c.phone_hash == phone_hash, _WENT_OUT)
+        .group_by(notifications.c.instance, notifications.c.tenant)
+        .order_by(at.desc())
+        .limit(_MOST_ROWS)
+    )
+    with engine.connect() as connection:
+        return [(instance, tenant or "") for instance, tenant in connection.execute(query)]
+
+
+def tenants_of(engine: Engine, instance: str) -> list[str]:
+    """Tenants (empty for none) in whose name an instance wrote to anybody. It reads all notifications."""
+    query = select(notifications.c.tenant).where(notifications.c.instance == instance, _WENT_OUT).distinct()
+    with engine.connect() as connection:
+        return sorted(tenant or "" for tenant in connection.execute(query).scalars())
 
 
 def _events_of(connection: Connection, known: Known) -> ColumnElement[bool]:

@@ -42,6 +42,7 @@ _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _KEEP_EVERY_S = 3.0
 _MIGRATED_EVERY_S = 5.0
 _DEAD_AFTER_S = 15.0
+_CAUGHT_UP_EVERY_S = 0.5
 _UPKEEP_EVERY_S = 3600.0
 _LONGEST_WHY = 200
 # The data are at fault, whoever wrote them; ValueError is what drivers raise before they send.
@@ -58,6 +59,7 @@ class Recorder:
         batch: The most entries a transaction.
         dead_after_s: What another recorder took so long ago and did not record is taken from it.
         upkeep: Tends the ledger between two batches, about once an hour; True if it is to be called again at once.
+        caught_up: Called when all that had happened is recorded, about once a second.
         progress: Where it tells how far it is.
     """
 
@@ -69,6 +71,7 @@ class Recorder:
         batch: int = _BATCH,
         dead_after_s: float = _DEAD_AFTER_S,
         upkeep: Callable[[], bool] = lambda: False,
+        caught_up: Callable[[], None] = lambda: None,
         progress: Progress | None = None,
     ) -> None:
         self.progress = progress or Progress()
@@ -77,6 +80,8 @@ class Recorder:
         self._batch = batch
         self._dead_after_s = dead_after_s
         self._upkeep = upkeep
+        self._caught_up = caught_up
+        self._caught_up_at = 0.0
         self._upkeep_at = 0.0
         self._recorded_to = (0, 0)  # at least that far; read from the ledger before the stream is looked at
         self._failures = 0
@@ -148,6 +153,9 @@ class Recorder:
                 self._record(entries)
             if monotonic() >= self._upkeep_at and not self._upkeep():
                 self._upkeep_at = monotonic() + _UPKEEP_EVERY_S
+            if not again and len(entries) < self._batch and monotonic() >= self._caught_up_at:
+                self._caught_up_at = monotonic() + _CAUGHT_UP_EVERY_S
+                self._caught_up()
             self._succeeded()
             if last_round or not keep():
                 return

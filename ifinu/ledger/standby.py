@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import redis
 import structlog
 
+from ifinu.broker.answers import Answers
 from ifinu.ledger.progress import Progress
 from ifinu.ledger.turn import Turn
 from ifinu.settings import Settings
@@ -21,6 +22,7 @@ from ifinu.settings import Settings
 log = structlog.get_logger(__name__)
 
 _ASK_EVERY_S = 3.0
+_MAYBES_OF = timedelta(days=30)  # of answers that may have been a request, and nobody looked into
 
 
 def stand_by(client: redis.Redis, settings: Settings, stop: threading.Event, progress: Progress | None = None) -> None:
@@ -58,11 +60,13 @@ def stand_by(client: redis.Redis, settings: Settings, stop: threading.Event, pro
 
 
 def _record(client: redis.Redis, settings: Settings, stop: threading.Event, turn: Turn, progress: Progress) -> None:
+    from ifinu.ledger.answers import Clerk
     from ifinu.ledger.engine import connect
     from ifinu.ledger.recorder import Recorder
     from ifinu.ledger.retention import tend
 
     def upkeep() -> bool:
+        Answers(client).forget_maybes(datetime.now(UTC) - _MAYBES_OF)
         done = tend(engine, settings, datetime.now(UTC))
         if done.unconfirmed or done.purged.notifications:
             log.info("ifinu.ledger.tended", unconfirmed=done.unconfirmed, purged=done.purged.notifications)
@@ -72,7 +76,7 @@ def _record(client: redis.Redis, settings: Settings, stop: threading.Event, turn
 
     log.info("ifinu.recorder.started", who=turn.who, database=database_url.partition(":")[0])
     engine = connect(database_url)
-    recorder = Recorder(client, engine, upkeep=upkeep, progress=progress)
+    recorder = Recorder(client, engine, upkeep=upkeep, caught_up=Clerk(client, engine).settle, progress=progress)
     progress.active = True
     try:
         recorder.run(stop, turn.keep)

@@ -4,10 +4,10 @@ The webhook application: `POST` to any path, `GET /healthz`, `GET /readyz`.
 What the gateway does with an answer decides what is answered. It tries again after anything but a 2xx, 400, 401, 403,
 404 and 422, ten times in twenty minutes, and never again after these. So:
 
-    204   it is durable in Redis, or says nothing we keep
-    204   it is too large: a photo or a document with its content inside, which is no opt-out
+    200   it is durable in Redis, or says nothing we keep
+    200   it is too large: a photo or a document with its content inside
     400   it is not JSON, or no event: it can never be read
-    401   the secret was not shown
+    401   the secret was not shown, or another instance's
     408   the body stopped coming
     503   Redis did not take it: comes again
 
@@ -37,7 +37,7 @@ from starlette.routing import Route
 from ifinu.metrics.receiving import Receiving
 from ifinu.receipts.guard import Guard
 from ifinu.receipts.opting_out import OptOutDesk
-from ifinu.receipts.reading import Connection, NotAHook, Receipt, read
+from ifinu.receipts.reading import Connection, Inbound, NotAHook, Receipt, read
 from ifinu.receipts.recording import Recorder
 from ifinu.receipts.trails import Follower, following
 from ifinu.tracing import OFF, Tracer
@@ -85,7 +85,7 @@ def application(
     desk = OptOutDesk(blocking, phone_key)
     client = redis.asyncio.Redis.from_pool(pool)
     follower = Follower(client, tracer) if tracer.on else None
-    series = Receiving(registry or CollectorRegistry(), lambda: (desk.taken, desk.unresolved))
+    series = Receiving(registry or CollectorRegistry(), lambda: (desk.taken, desk.unresolved), lambda: desk.unclear)
     return _Webhook(Guard(*secrets), Recorder(client, desk), series, follower).application()
 
 
@@ -127,9 +127,9 @@ class _Webhook:
         return response
 
     async def _answer(self, request: Request) -> Response:
-        if objection := self._guard.objection(request.headers):
-            log.warning("ifinu.webhook.refused", reason=objection)
-            return Response(status_code=401)
+        shown = self._guard.check(request.headers)
+        if shown.objection:
+            return _refused(shown.objection)
         try:
             async with asyncio.timeout(_BODY_S):
                 body = await _body(request)
@@ -137,12 +137,14 @@ class _Webhook:
             return Response(status_code=408)
         if body is None:
             log.info("ifinu.webhook.too_large")
-            return Response(status_code=204)
+            return _taken()
         try:
             said = read(body)
         except NotAHook as exc:
             log.warning("ifinu.webhook.not_a_hook", reason=str(exc))
             return Response(status_code=400)
+        if shown.instance is not None and any(one.instance != shown.instance for one in said):
+            return _refused("another_instance")
         started_ns = time_ns()
         try:
             await self._recorder.record(said)
@@ -153,11 +155,23 @@ class _Webhook:
             match one:
                 case Receipt():
                     self._series.receipt(one.status)
+                    self._series.posted(one.posted)
                     if self._follower is not None:
                         self._follower.note(one, started_ns, time_ns())
                 case Connection():
                     self._series.connection(one.state)
-        return Response(status_code=204)
+                case Inbound():
+                    self._series.wrote(one.at)
+        return _taken()
+
+
+def _taken() -> Response:
+    return Response("ok\n", media_type="text/plain")  # there are those who take nothing but a 200 with a body
+
+
+def _refused(objection: str) -> Response:
+    log.warning("ifinu.webhook.refused", reason=objection)
+    return Response(status_code=401, headers={"Connection": "close"})  # what is left of its body is not read
 
 
 async def _body(request: Request) -> bytes | None:

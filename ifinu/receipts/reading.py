@@ -4,12 +4,16 @@ What one webhook of the gateway says.
     event                                  says
     messages.update                        Receipt, of a message of ours
     send.message, messages.upsert (ours)   SentEcho: the gateway has it, so it was sent
-    messages.upsert (a person's)           Inbound
+    messages.upsert, messages.edited       Inbound
+    (a person's)
     connection.update, status.instance,    Connection
     logout.instance
 
 Anything else says nothing. Hooks come twice and in any order, and their `date_time` lies (local time with a `Z`), so
 nothing here depends on either. A message is known by its key's id alone: addresses may be LIDs.
+
+An answer has many forms: plain, a caption, the choice of a button, a list or a poll, an edited text, each perhaps in
+wrappers (messages that vanish, that are seen once, documents with a caption). A reaction is none.
 """
 
 from __future__ import annotations
@@ -31,11 +35,20 @@ class NotAHook(ValueError):  # noqa: N818 - what it is, not what failed
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """WhatsApp's word on a message of ours: `status` is one of `states.RECEIPTS`."""
+    """
+    WhatsApp's word on a message of ours.
+
+    Attributes:
+        instance: That sent it.
+        key_id: Of the message.
+        status: One of `states.RECEIPTS`.
+        posted: When the gateway posted it, by the clock on its wall: the zone is unknown.
+    """
 
     instance: str
     key_id: str
     status: State
+    posted: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +69,10 @@ class Inbound:
     Attributes:
         instance: Whose phone it reached.
         phone: E.164; None where WhatsApp hides it behind a LID, or it is not Brazilian.
-        text: What was written.
+        text: What was written, or chosen.
         quoted: `key.id` of the message that is answered, or None.
         at: When, or None where the hook does not say.
+        key_id: `key.id` of the message itself, or None.
     """
 
     instance: str
@@ -66,6 +80,7 @@ class Inbound:
     text: str = field(repr=False)
     quoted: str | None = None
     at: datetime | None = None
+    key_id: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +93,8 @@ class Connection:
 
 
 Said = Receipt | SentEcho | Inbound | Connection
+
+_Fields = dict[str, Any]
 
 _BAILEYS: Final = {
     "ERROR": State.FAILED,
@@ -98,6 +115,7 @@ _KEY_ID = re.compile(r"[\x21-\x7e]{1,200}")
 _STATES = frozenset({"open", "connecting", "close", "refused"})
 _PERSON = "@s.whatsapp.net"
 _NOT_A_PERSON = ("@g.us", "@broadcast", "@newsletter")
+_DEEPEST = 8  # wrappers in wrappers; three are the most that were seen
 _LATEST_S = 4_102_444_800  # 2100-01-01; what is beyond is no time in seconds
 
 
@@ -123,10 +141,10 @@ def read(raw: bytes) -> tuple[Said, ...]:
         return ()
     data = body.get("data")
     entries = data if isinstance(data, list) else [data]
-    return tuple(said for entry in entries if (said := reader(instance, _object(entry))) is not None)
+    return tuple(said for entry in entries if (said := reader(instance, _object(entry), body)) is not None)
 
 
-def _receipt(instance: str, data: dict[str, Any]) -> Receipt | None:
+def _receipt(instance: str, data: _Fields, envelope: _Fields) -> Receipt | None:
     key_id, status, from_me = data.get("keyId"), data.get("status"), data.get("fromMe", True)
     if not _is(key_id, _KEY_ID) or not isinstance(status, str):
         return None
@@ -135,50 +153,73 @@ def _receipt(instance: str, data: dict[str, Any]) -> Receipt | None:
     if not (is_metas or from_me is True):
         return None
     state = (_META if is_metas else _BAILEYS).get(status)
-    return None if state is None else Receipt(instance, key_id, state)
+    return None if state is None else Receipt(instance, key_id, state, _posted(envelope.get("date_time")))
 
 
-def _echo(instance: str, data: dict[str, Any]) -> SentEcho | None:
+def _echo(instance: str, data: _Fields, _: _Fields) -> SentEcho | None:
     key = _object(data.get("key"))
     key_id, text = key.get("id"), _text(data.get("message"))
     return SentEcho(instance, key_id, text, _phone(_addresses(key))) if _is(key_id, _KEY_ID) and text else None
 
 
-def _message(instance: str, data: dict[str, Any]) -> SentEcho | Inbound | None:
-    key = _object(data.get("key"))
+def _message(instance: str, data: _Fields, envelope: _Fields) -> SentEcho | Inbound | None:
+    key, content = _object(data.get("key")), _content(data.get("message"))
     if key.get("fromMe") is True:
-        return _echo(instance, data)
+        return _echo(instance, data, envelope)
+    quoted = _quoted(data) or next((found for part in content.values() if (found := _quoted(_object(part)))), None)
+    return _inbound(instance, key, _said_in(content), quoted, _time(data.get("messageTimestamp")))
+
+
+def _edited(instance: str, data: _Fields, envelope: _Fields) -> Inbound | None:
+    """
+    An edited message, under the key of the first one.
+
+    The gateway passes the key on as the one who edited sees it: a person's own message is `fromMe`, and what stands for
+    the chat is our number, or a LID. So the person is unknown.
+    """
+    key = _object(data.get("key"))
+    text = _said_in(_content(data.get("editedMessage") or data.get("message")))
+    quoted, at = _quoted(_object(data.get("editedMessage"))), _time(data.get("messageTimestamp"))
+    if key.get("fromMe") is not True:
+        return _inbound(instance, key, text, quoted, at)
     addresses = _addresses(key)
-    text = _text(data.get("message"))
+    ours = _addresses({"remoteJid": envelope.get("sender")})
+    if not text or not addresses or addresses[0].endswith(_NOT_A_PERSON):
+        return None
+    if (phone := _phone(addresses)) is not None and phone != _phone(ours):
+        return None  # we edited what we had written to that person
+    return Inbound(instance, None, text, quoted, at, _id(key))
+
+
+def _inbound(instance: str, key: _Fields, text: str | None, quoted: str | None, at: datetime | None) -> Inbound | None:
+    addresses = _addresses(key)
     if key.get("fromMe") is not False or not addresses or addresses[0].endswith(_NOT_A_PERSON) or not text:
         return None
-    quoted = _object(data.get("contextInfo")).get("stanzaId")
-    return Inbound(
-        instance, _phone(addresses), text, quoted if _is(quoted, _KEY_ID) else None, _time(data.get("messageTimestamp"))
-    )
+    return Inbound(instance, _phone(addresses), text, quoted, at, _id(key))
 
 
-def _connection(instance: str, data: dict[str, Any]) -> Connection | None:
+def _connection(instance: str, data: _Fields, _: _Fields) -> Connection | None:
     state = data.get("state")
     if not isinstance(state, str) or state not in _STATES:
         return None
     return Connection(instance, state, _code(data.get("statusReason")))
 
 
-def _status(instance: str, data: dict[str, Any]) -> Connection | None:
+def _status(instance: str, data: _Fields, _: _Fields) -> Connection | None:
     if data.get("status") != "closed":
         return None
     return Connection(instance, "close", _code(data.get("disconnectionReasonCode")))
 
 
-def _logout(instance: str, data: dict[str, Any]) -> Connection:
+def _logout(instance: str, data: _Fields, _: _Fields) -> Connection:
     return Connection(instance, "close")
 
 
-_READERS: Final[dict[str, Callable[[str, dict[str, Any]], Said | None]]] = {
+_READERS: Final[dict[str, Callable[[str, _Fields, _Fields], Said | None]]] = {
     "messages.update": _receipt,
     "send.message": _echo,
     "messages.upsert": _message,
+    "messages.edited": _edited,
     "connection.update": _connection,
     "status.instance": _status,
     "logout.instance": _logout,
@@ -194,11 +235,72 @@ def _is(value: object, shape: re.Pattern[str]) -> TypeGuard[str]:
 
 
 def _text(message: object) -> str | None:
-    """The text, also of a chat whose messages vanish after a time, which wraps it once more."""
+    return _said_in(_content(message))
+
+
+def _content(message: object) -> _Fields:
+    """What a message holds, taken out of its wrappers: each is an object with a `message`."""
     content = _object(message)
-    content = _object(_object(content.get("ephemeralMessage")).get("message")) or content
-    text = content.get("conversation") or _object(content.get("extendedTextMessage")).get("text")
-    return text if isinstance(text, str) else None
+    for _ in range(_DEEPEST):
+        if edited := _object(_object(content.get("protocolMessage")).get("editedMessage")):
+            content = edited
+            continue
+        inner = next((found for part in content.values() if (found := _object(_object(part).get("message")))), None)
+        if inner is None:
+            break
+        content = inner
+    return content
+
+
+def _said_in(content: _Fields) -> str | None:
+    """The text, the caption, or the words of what was chosen."""
+
+    def at(*path: str) -> object:
+        found: object = content
+        for name in path:
+            found = _object(found).get(name)
+        return found
+
+    texts = (
+        at("conversation"),
+        at("extendedTextMessage", "text"),
+        *(at(kind, "caption") for kind in ("imageMessage", "videoMessage", "documentMessage")),
+        at("buttonsResponseMessage", "selectedDisplayText"),
+        at("buttonsResponseMessage", "selectedButtonId"),
+        at("templateButtonReplyMessage", "selectedDisplayText"),
+        at("templateButtonReplyMessage", "selectedId"),
+        at("listResponseMessage", "title"),
+        at("listResponseMessage", "singleSelectReply", "selectedRowId"),
+        at("listResponseMessage", "description"),
+        at("interactiveResponseMessage", "body", "text"),
+        _chosen(at("interactiveResponseMessage", "nativeFlowResponseMessage", "paramsJson")),
+        at("pollUpdateMessage", "vote", "selectedOptions"),
+    )
+    for text in texts:
+        if isinstance(text, list):
+            text = "\n".join(one for one in text if isinstance(one, str))
+        if isinstance(text, str) and text.strip():
+            return text
+    return None
+
+
+def _chosen(parameters: object) -> str | None:
+    """The words, or else the id, of a button of a native flow, whose answer is JSON in a string."""
+    try:
+        fields = _object(json.loads(parameters)) if isinstance(parameters, str) else {}
+    except (ValueError, RecursionError):
+        return None
+    words = (fields.get(name) for name in ("display_text", "title", "text", "id"))
+    return next((word for word in words if isinstance(word, str) and word.strip()), None)
+
+
+def _quoted(part: _Fields) -> str | None:
+    quoted = _object(part.get("contextInfo")).get("stanzaId")
+    return quoted if _is(quoted, _KEY_ID) else None
+
+
+def _id(key: _Fields) -> str | None:
+    return key["id"] if _is(key.get("id"), _KEY_ID) else None
 
 
 def _addresses(key: dict[str, Any]) -> list[str]:
@@ -225,6 +327,13 @@ def _time(value: object) -> datetime | None:
     if not isinstance(value, int) or not 0 < value < _LATEST_S:
         return None
     return datetime.fromtimestamp(value, UTC)
+
+
+def _posted(value: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(value).replace(tzinfo=UTC) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def _code(value: object) -> int | None:

@@ -15,7 +15,7 @@ from ifinu.broker.keys import EVENTS, seen_key
 from ifinu.ledger.states import State
 from ifinu.receipts.opting_out import OptOutDesk
 from ifinu.receipts.reading import Connection, Inbound, Receipt, Said, SentEcho
-from ifinu.receipts.stop_words import asks_to_stop
+from ifinu.receipts.stop_words import wish_of
 from ifinu.reference import reference_in
 
 SEEN_TTL_S = 172_800  # longer than any look-up of a message that may have been sent
@@ -55,8 +55,8 @@ class Recorder:
             if pipe.command_stack:
                 await pipe.execute()
             for one in said:
-                if isinstance(one, Inbound) and asks_to_stop(one.text):
-                    await asyncio.to_thread(self._desk.take, one)
+                if isinstance(one, Inbound) and (wish := wish_of(one.text)) is not None:
+                    await asyncio.to_thread(self._desk.take, one, wish)
         for one in said:
             if isinstance(one, Connection):
                 log.info("ifinu.instance.state", instance=phones.mask_in(one.instance), state=one.state, code=one.code)

@@ -7,6 +7,8 @@ import socket
 import uvicorn
 from starlette.applications import Starlette
 
+from ifinu.receipts.door import Door
+
 _IDLE_S = 75  # longer than clients keep a connection that is not in use, so that they do not post into a closed one
 _STOP_S = 10  # for what is under way at the end; Redis is given less
 
@@ -45,7 +47,7 @@ def server(application: Starlette) -> uvicorn.Server:
     """
     config = uvicorn.Config(
         application,
-        http="httptools",
+        http=Door,
         loop="asyncio",
         ws="none",
         lifespan="on",

@@ -4,11 +4,13 @@ import csv
 import io
 import json
 import stat
+from datetime import UTC, datetime
 
 import pytest
 from command_line import Shell
 
 from ifinu.broker import events
+from ifinu.broker.answers import Answer, Answers
 from ifinu.broker.keys import EVENTS
 from ifinu.broker.optouts import ALL, OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
@@ -260,3 +262,70 @@ def test_without_a_key_of_its_own_one_is_kept_in_redis(ifinu, client, monkeypatc
     assert ifinu("optout", "add", SPELLING, "--json").json["added"]
     assert not ifinu("optout", "add", SPELLING, "--json").json["added"]
     assert client.exists("ifinu:chave:telefone")
+
+
+# -- answers that a person has to look into
+
+
+def asked(client, **fields):
+    """One open answer, as the webhook leaves it."""
+    given = {"id": "a1", "wish": "stop", "instance": "wa1", "at": datetime(2026, 11, 24, 15, tzinfo=UTC)} | fields
+    answer = Answer(**given)
+    Answers(client).take(answer, stays=True)
+    return answer
+
+
+def test_open_answers_are_listed_with_what_it_takes_to_settle_them(ifinu, client):
+    assert ifinu("optout", "unresolved").out == "No answer is open.\n"
+    asked(client, quoted="3EB0AA")
+    asked(client, id="a2", wish="maybe", hash=HASH, phone=MASKED, text="cancelar")
+    table = ifinu("optout", "unresolved").out
+    for shown in ("a1", "stop", "hidden", "3EB0AA", "12:00", "a2", "maybe", MASKED, "cancelar", "2 open"):
+        assert shown in table
+    found = ifinu("optout", "unresolved", "--json").json
+    assert (found["total"], [one["id"] for one in found["answers"]]) == (2, ["a1", "a2"])
+
+
+@pytest.mark.parametrize(
+    ("tenant", "becomes", "told_of"),
+    [
+        ((), "*", "of any tenant"),
+        (("--tenant", "u1"), "u1", "of tenant u1"),
+        (("--tenant", ""), "", "that are of no tenant"),
+    ],
+)
+def test_a_hidden_phone_is_settled_by_its_number(ifinu, client, optouts, tenant, becomes, told_of):
+    asked(client)
+    refused = ifinu("optout", "resolve", "a1", "--stop")
+    assert (refused.code, "--phone NUMBER" in refused.err) == (2, True)
+    ended = ifinu("optout", "resolve", "a1", "--stop", "--phone", SPELLING, *tenant)
+    assert (ended.code, ended.out) == (0, f"{MASKED} gets no more messages {told_of}.\n")
+    assert everybody(optouts) == [(becomes, MASKED, "cli")]
+    assert ifinu("optout", "resolve", "a1", "--stop").code == 2
+
+
+def test_a_wrong_recipient_is_kept_out_or_written_to_again(ifinu, client, optouts):
+    wrong = {"wish": "wrong_person", "hash": HASH, "phone": MASKED, "tenants": ("u1",), "known": True}
+    asked(client, **wrong)
+    assert everybody(optouts) == [("u1", MASKED, "wrong_person")]
+    assert ifinu("optout", "resolve", "a1", "--dismiss").out == "a1 is dismissed.\n"
+    assert everybody(optouts) == []
+    asked(client, **wrong)
+    assert ifinu("optout", "resolve", "a1", "--stop", "--json").json["tenants"] == ["u1"]
+    assert (everybody(optouts), Answers(client).all()) == ([("u1", MASKED, "wrong_person")], [])
+
+
+@pytest.mark.parametrize("options", [(), ("--stop", "--dismiss")])
+def test_what_follows_has_to_be_said(ifinu, options):
+    ended = ifinu("optout", "resolve", "a1", *options)
+    assert (ended.code, "either --stop or --dismiss" in ended.err) == (2, True)
+
+
+def test_who_opted_out_of_all_tenants_is_said_to_be_so(ifinu, optouts):
+    ifinu("optout", "add", SPELLING, "--tenant", "*")
+    optouts.add("u1", PHONE, source="cli")
+    assert "(all)" in ifinu("optout", "list").out
+    ended = ifinu("optout", "remove", SPELLING, "--tenant", "u1", "--yes")
+    assert (ended.code, "--tenant '*'" in ended.err) == (0, True)
+    assert ifinu("optout", "remove", SPELLING, "--tenant", "*", "--yes").out.endswith("messages of any tenant again.\n")
+    assert everybody(optouts) == []

@@ -333,16 +333,16 @@ def test_the_webhook_application_tells_what_came(command, client):
         "instance": "ifinu",
         "data": {"keyId": "3EB0A", "status": "READ", "fromMe": True},
     }
-    assert post(update) == 204
+    assert post(update) == 200
     assert (
         post({"event": "connection.update", "instance": "ifinu", "data": {"state": "close", "statusReason": 401}})
-        == 204
+        == 200
     )
     assert post(update, "another secret that is long enough to be one") == 401
     now = scrape(port)
     assert now.by("ifinu_receipts_total", "state") == {"read": 1}
     assert now.by("ifinu_connection_changes_total", "state") == {"close": 1}
-    assert now.by("ifinu_webhook_requests_total", "code") == {"204": 2, "401": 1}
+    assert now.by("ifinu_webhook_requests_total", "code") == {"200": 2, "401": 1}
     assert now("ifinu_webhook_seconds_count") == 3
     assert (now("ifinu_opt_outs_total"), now("ifinu_opt_outs_unresolved_total")) == (0, 0)
 

@@ -27,7 +27,8 @@ COMMANDS = [
     "unknown list", "unknown resolve",
     "webhook", "instance list", "instance state", "instance create", "instance connect", "instance restart",
     "instance webhook",
-    "optout list", "optout add", "optout remove", "optout import", "optout export",
+    "optout list", "optout add", "optout remove", "optout unresolved", "optout resolve", "optout import",
+    "optout export",
 ]  # fmt: skip
 # They run until they are ended, or write a format of their own.
 WITHOUT_JSON = {"worker", "recorder", "metrics", "flower", "webhook", "simulator", "dlq export"}

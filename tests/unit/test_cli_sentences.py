@@ -72,7 +72,7 @@ def test_the_state_is_that_of_who_knows_more(of_ledger, of_claim, letter, state)
         ("sent", {"sent_at": AT}, None, "The gateway took it at 24/11/2026 09:00:05. No receipt has come yet."),
         ("sent", {"sent_at": AT, "unconfirmed_at": AT}, None,
          "The gateway took it at 24/11/2026 09:00:05. No receipt has come in time: is the phone off, or "
-         "`ifinu webhook` not registered?"),
+         "`ifinu webhook` not registered? A gateway that is restarted loses receipts that it has not posted."),
         ("failed", {"failed_at": AT}, None,
          "The gateway took it, and WhatsApp could not deliver it at 24/11/2026 09:00:05."),
         ("server_ack", {"server_ack_at": AT}, None,

@@ -42,8 +42,8 @@ def unsigned(algorithm):
     ],
 )
 def test_the_secret_opens(headers):
-    assert Guard(SECRET).objection(headers()) is None
-    assert Guard("the-secret-that-came-after-it-just-as-long", SECRET).objection(headers()) is None
+    assert Guard(SECRET).check(headers()).objection is None
+    assert Guard("the-secret-that-came-after-it-just-as-long", SECRET).check(headers()).objection is None
 
 
 @pytest.mark.parametrize(
@@ -72,5 +72,5 @@ def test_the_secret_opens(headers):
     ],
 )
 def test_nothing_else_does(headers, objection):
-    assert Guard(SECRET).objection(headers()) == objection
-    assert Guard("the-secret-that-came-after-it-just-as-long", SECRET).objection(headers()) == objection
+    assert Guard(SECRET).check(headers()).objection == objection
+    assert Guard("the-secret-that-came-after-it-just-as-long", SECRET).check(headers()).objection == objection

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Claim a notification id before its send.
--- KEYS: claim, in flight, opt-outs of the tenant, the gateway's word on the reference, unknown, events
+-- KEYS: claim, in flight, opt-outs of the tenant, the gateway's word on the reference, unknown, events,
+--       opt-outs of all tenants
 -- ARGV: tag, digest of the content ('' when it is not compared), token of the retry ('' for a first message), ttl (ms),
 --       id, the phone's pseudonym, data of the event `unknown`
 -- Returns {verdict, state of the record before, token, since (ms), started (ms), '1' if sent again before, key id seen}
@@ -56,9 +57,11 @@ end
 if cancelled then
   return answer('cancelled')
 end
-local out = redis.call('HGET', KEYS[3], ARGV[6])
-if out and cjson.decode(out)['confirmation'] ~= ARGV[5] then
-  return answer('opted_out')
+for _, key in ipairs({KEYS[3], KEYS[7]}) do
+  local out = redis.call('HGET', key, ARGV[6])
+  if out and cjson.decode(out)['confirmation'] ~= ARGV[5] then
+    return answer('opted_out')
+  end
 end
 if not known then
   token = ARGV[1]

@@ -1,24 +1,58 @@
 #!lua flags=allow-oom
--- A person wants no messages of a tenant. It takes some hundred bytes, and is heard even when Redis is full.
--- KEYS: opt-outs of the tenant, events, the queue of the confirmation (absent where none is sent)
--- ARGV: pseudonym, masked phone, source, when (epoch ms, or '' for now), data of the event, id of the confirmation
---       ('' for none), the confirmation
--- Returns 1, or 0 when the person was among them already: then nothing changes and nothing is sent.
-redis.call('XLEN', KEYS[2]) -- keys of a wrong type fail here, before anything is written
-if KEYS[3] then
-  redis.call('LLEN', KEYS[3])
+-- A person wants no messages of some tenants, or answered what has to be looked into. It takes some hundred bytes, and is
+-- heard even when Redis is full.
+-- KEYS: events, open answers, those that the ledger was not asked about, opt-outs of all tenants, the queue of the
+--       confirmation (events where none is sent), opt-outs of each tenant
+-- ARGV: pseudonym, masked phone, source, when (epoch ms, or '' for now), id of the confirmation ('' for none), the
+--       confirmation, id of the answer ('' for none), its record ('' when it is not open any more), '1' if these opt-outs
+--       stand until the answer is settled, the most answers that may be open ('' for any), data of the event that lifts
+--       what stood until then, data of the event of each tenant
+-- Returns how many opt-outs are new, and 1 if the answer is. A confirmation is sent only if an opt-out is new.
+redis.call('XLEN', KEYS[1]) -- keys of a wrong type fail here, before anything is written
+redis.call('HLEN', KEYS[2])
+redis.call('SCARD', KEYS[3])
+if ARGV[6] ~= '' then
+  redis.call('LLEN', KEYS[5])
+end
+for i = 6, #KEYS do
+  redis.call('HLEN', KEYS[i])
 end
 local at = tonumber(ARGV[4])
 if not at then
   local time = redis.call('TIME')
   at = time[1] * 1000 + math.floor(time[2] / 1000)
 end
-local entry = cjson.encode({at = at, phone = ARGV[2], source = ARGV[3], confirmation = ARGV[6]})
-if redis.call('HSETNX', KEYS[1], ARGV[1], entry) == 0 then
-  return 0
+local confirmation, answer, record = ARGV[5], ARGV[7], ARGV[8]
+local stands = ARGV[9] == '1' and answer or nil
+if answer ~= '' and not stands then
+  local stood = redis.call('HGET', KEYS[4], ARGV[1])
+  stood = stood and cjson.decode(stood)
+  if stood and stood.open == answer and ARGV[11] ~= '' then
+    redis.call('HDEL', KEYS[4], ARGV[1])
+    redis.call('XADD', KEYS[1], '*', 'event', 'optout', 'id', '', 'data', ARGV[11])
+    at, confirmation = stood.at, stood.confirmation -- it may still be on its way
+  end
 end
-if KEYS[3] then
-  redis.call('LPUSH', KEYS[3], ARGV[7])
+local entry = cjson.encode({at = at, phone = ARGV[2], source = ARGV[3], confirmation = confirmation, open = stands})
+local new = 0
+for i = 6, #KEYS do
+  if redis.call('HSETNX', KEYS[i], ARGV[1], entry) == 1 then
+    redis.call('XADD', KEYS[1], '*', 'event', 'optout', 'id', '', 'data', ARGV[i + 6])
+    new = new + 1
+  end
 end
-redis.call('XADD', KEYS[2], '*', 'event', 'optout', 'id', '', 'data', ARGV[5])
-return 1
+if new > 0 and ARGV[6] ~= '' then
+  redis.call('LPUSH', KEYS[5], ARGV[6])
+end
+local opened = 0
+if answer ~= '' and record == '' then
+  redis.call('HDEL', KEYS[2], answer)
+  redis.call('SREM', KEYS[3], answer)
+elseif answer ~= '' and redis.call('HEXISTS', KEYS[2], answer) == 1 then
+  redis.call('HSET', KEYS[2], answer, record)
+elseif answer ~= '' and (ARGV[10] == '' or redis.call('HLEN', KEYS[2]) < tonumber(ARGV[10])) then
+  redis.call('HSET', KEYS[2], answer, record)
+  redis.call('SADD', KEYS[3], answer)
+  opened = 1
+end
+return {new, opened}

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- A message that may have been sent was not at the gateway: send it once more, if that was not done before.
--- KEYS: claim, events, opt-outs of the tenant
+-- KEYS: claim, events, opt-outs of the tenant, opt-outs of all tenants
 -- ARGV: tag, id, data of the event `resending`, the phone's pseudonym
 -- Returns 'go', 'again' (it was sent once more already), 'cancelled', 'opted_out', or 'lost' (the claim is another
 -- message's by now)
@@ -16,9 +16,11 @@ elseif was[4] then
 elseif was[3] then
   return 'again'
 end
-local out = redis.call('HGET', KEYS[3], ARGV[4])
-if out and cjson.decode(out)['confirmation'] ~= ARGV[2] then
-  return 'opted_out'
+for _, key in ipairs({KEYS[3], KEYS[4]}) do
+  local out = redis.call('HGET', key, ARGV[4])
+  if out and cjson.decode(out)['confirmation'] ~= ARGV[2] then
+    return 'opted_out'
+  end
 end
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))

@@ -14,10 +14,12 @@ from tcp_proxy import Proxy
 
 from ifinu import wire
 from ifinu.broker import URGENT
+from ifinu.broker.answers import Answers
 from ifinu.broker.keys import EVENTS, optout_key, seen_key, senders_key
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.notification import Priority
+from ifinu.receipts.guard import INSTANCE_HEADER, headers_of
 from ifinu.reference import reference_of, with_reference
 
 PHONE = "+5511987654321"
@@ -46,33 +48,33 @@ def months():
 
 @pytest.mark.parametrize("path", ["/", "/messages-update", "/hooks/wa1/messages-update", "//", "/?x=1"])
 def test_a_receipt_is_on_the_stream_once_it_is_answered(receiver, client, path):
-    assert receiver.post(update(), path) == 204
+    assert receiver.post(update(), path) == 200
     assert told(client, "receipt") == [{"key_id": "3EB0AA", "status": "read", "instance": "wa1"}]
 
 
 def test_several_receipts_of_one_hook_are_several_events(receiver, client):
     several = update()
     several["data"] = [update("A")["data"], update("B", "ERROR")["data"]]
-    assert receiver.post(several) == 204
+    assert receiver.post(several) == 200
     assert [(one["key_id"], one["status"]) for one in told(client, "receipt")] == [("A", "read"), ("B", "failed")]
 
 
 def test_a_state_of_an_instance_is_an_event(receiver, client):
     body = {"event": "connection.update", "instance": "wa1", "data": {"state": "close", "statusReason": 401}}
-    assert receiver.post(body) == 204
+    assert receiver.post(body) == 200
     assert told(client, "connection") == [{"instance": "wa1", "state": "close", "code": 401}]
 
 
 def test_what_went_out_is_evidence_for_its_reference(receiver, client):
     echo = upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0AA", fromMe=True)
-    assert receiver.post(echo | {"event": "send.message"}) == 204
+    assert receiver.post(echo | {"event": "send.message"}) == 200
     # Forwarded from the phone: to the same person, to somebody else, and to one whose phone nobody knows.
-    assert receiver.post(upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0BB", fromMe=True)) == 204
+    assert receiver.post(upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0BB", fromMe=True)) == 200
     for jid in ("5511987650001@s.whatsapp.net", "123456789012345@lid"):
         forwarded = upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0CC", fromMe=True, remoteJid=jid)
-        assert receiver.post(forwarded) == 204
+        assert receiver.post(forwarded) == 200
     # A text that quotes it is no evidence.
-    assert receiver.post(upsert(f"{with_reference('', 'inv-43')}\nfoi paga", "3EB0DD", fromMe=True)) == 204
+    assert receiver.post(upsert(f"{with_reference('', 'inv-43')}\nfoi paga", "3EB0DD", fromMe=True)) == 200
     key = seen_key(reference_of("inv-42:lembrete"), "wa1", PSEUDONYM)
     assert client.get(key) == b"3EB0AA"
     assert 172_700 < client.ttl(key) <= 172_800
@@ -92,7 +94,7 @@ def test_what_went_out_is_evidence_for_its_reference(receiver, client):
     ],
 )
 def test_what_says_nothing_is_taken_and_leaves_nothing(receiver, client, body):
-    assert receiver.post(body) == 204
+    assert receiver.post(body) == 200
     assert client.keys("*") == []
 
 
@@ -119,15 +121,15 @@ def test_a_body_that_is_too_large_is_passed_over_and_the_connection_goes_on(rece
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=20)) as line:
         if chunked:
             chunks = [large[start : start + 65_536] for start in range(0, len(large), 65_536)]
-            assert posted_in_chunks(line, chunks, headers | {"Transfer-Encoding": "chunked"}) == 204
+            assert posted_in_chunks(line, chunks, headers | {"Transfer-Encoding": "chunked"}) == 200
         else:
             line.request("POST", "/", large, headers)
             response = line.getresponse()
             response.read()
-            assert response.status == 204
+            assert response.status == 200
         assert client.keys("*") == []
         line.request("POST", "/", json.dumps(update()), headers)
-        assert line.getresponse().status == 204
+        assert line.getresponse().status == 200
     assert len(told(client, "receipt")) == 1
 
 
@@ -147,8 +149,25 @@ def test_who_does_not_know_the_secret_is_refused(receiver, client, headers):
     assert client.keys("*") == []
 
 
+@pytest.mark.parametrize(
+    ("shown", "speaks_for", "status"),
+    [("wa1", "wa1", 200), ("wa2", "wa1", 401), ("wa1", "wa1 ", 401), ("Loja São José", "Loja São José", 200)],
+)
+def test_an_instance_speaks_for_itself_alone(receiver, client, shown, speaks_for, status):
+    """
+    What is registered at the gateway for one instance can be read with that instance's token.
+    """
+    registered = headers_of(shown, SECRET)
+    headers = {INSTANCE_HEADER: registered[INSTANCE_HEADER], "Authorization": f"Bearer {token(registered['jwt_key'])}"}
+    assert receiver.post(update() | {"instance": speaks_for}, **headers) == status
+    assert len(told(client, "receipt")) == (status == 200)
+    renamed = headers | {INSTANCE_HEADER: "another"}
+    without = {"Authorization": headers["Authorization"]}
+    assert [receiver.post(update(), **tried) for tried in (renamed, without)] == [401, 401]
+
+
 def test_the_secret_may_come_as_a_header(receiver, client):
-    assert receiver.post(update(), **{"X-Ifinu-Secret": SECRET}) == 204
+    assert receiver.post(update(), **{"X-Ifinu-Secret": SECRET}) == 200
     assert len(told(client, "receipt")) == 1
 
 
@@ -163,7 +182,7 @@ def test_a_client_that_leaves_in_the_middle_disturbs_nobody(receiver, client):
     head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\nContent-Length: 100\r\n\r\n{{"
     with socket.create_connection(("127.0.0.1", receiver.port)) as line:
         line.sendall(head.encode())
-    assert receiver.post(update()) == 204
+    assert receiver.post(update()) == 200
     assert len(told(client, "receipt")) == 1
 
 
@@ -173,7 +192,7 @@ def test_a_client_that_leaves_in_the_middle_disturbs_nobody(receiver, client):
 @pytest.mark.parametrize(
     ("known", "tenant"),
     [
-        ([], None),
+        ([], "*"),  # nobody knows, so it is all of them until the ledger was asked
         ([(0, "u1")], "u1"),
         ([(1, "u2")], "u2"),
         ([(0, "u1"), (1, "u2")], "u1"),
@@ -184,7 +203,7 @@ def test_who_opts_out_does_so_from_the_tenant_that_wrote_last(receiver, client, 
     for month, name in known:
         client.hset(senders_key("wa1", months()[month]), PSEUDONYM, name)
     client.hset(senders_key("wa2", months()[0]), PSEUDONYM, "somebody else")
-    assert receiver.post(upsert("Sair!")) == 204
+    assert receiver.post(upsert("Sair!")) == 200
     assert [key.decode() for key in client.keys("ifinu:optout:*")] == [optout_key(tenant)]
     (said,) = told(client, "optout")
     assert said == {
@@ -192,37 +211,100 @@ def test_who_opts_out_does_so_from_the_tenant_that_wrote_last(receiver, client, 
     }  # fmt: skip
     confirmation = wire.decode(json.loads(client.lindex(URGENT, 0)))
     assert (confirmation.id, confirmation.phone) == (f"optout:{PSEUDONYM}:{SAID_AT}000", PHONE)
-    assert (confirmation.tenant, confirmation.instance, confirmation.priority) == (tenant, "wa1", Priority.URGENT)
+    assert confirmation.tenant == (None if tenant == "*" else tenant)
+    assert (confirmation.instance, confirmation.priority) == ("wa1", Priority.URGENT)
     assert confirmation.text.startswith("Pronto! Você não vai mais receber")
     entry = json.loads(client.hget(optout_key(tenant), PSEUDONYM))
     assert entry["confirmation"] == confirmation.id
+    assert [answer.wish for answer in Answers(client).all()] == (["stop"] if tenant == "*" else [])
+
+
+def test_who_quotes_a_message_is_opted_out_at_once_and_the_ledger_is_asked_whose_it_was(receiver, client):
+    client.hset(senders_key("wa1", months()[0]), PSEUDONYM, "u1")
+    body = upsert("SAIR")
+    body["data"]["message"] = {"extendedTextMessage": {"text": "SAIR", "contextInfo": {"stanzaId": "3EB0AA"}}}
+    assert receiver.post(body) == 200
+    assert [one["tenant"] for one in told(client, "optout")] == ["u1"]
+    (answer,) = Answers(client).new(10)
+    assert (answer.quoted, answer.tenants, answer.known) == ("3EB0AA", ("u1",), True)
+
+
+@pytest.mark.parametrize(("known", "tenant"), [("u1", "u1"), (None, "*")])
+def test_who_is_a_wrong_recipient_is_not_written_to_until_somebody_has_looked(receiver, client, known, tenant):
+    if known:
+        client.hset(senders_key("wa1", months()[0]), PSEUDONYM, known)
+    for _ in range(2):
+        assert receiver.post(upsert("Não sou a Maria")) == 200
+    (said,) = told(client, "optout")
+    assert (said["tenant"], said["source"], said["on"]) == (tenant, "wrong_person", True)
+    assert client.llen(URGENT) == 0  # nothing is confirmed that is not decided
+    answers = Answers(client)
+    (answer,) = answers.all()
+    assert (answer.wish, answer.text, answer.phone) == ("wrong_person", "Não sou a Maria", "+55 11 9****-4321")
+    answers.dismiss(answer)
+    assert (answers.all(), client.keys("ifinu:optout:*")) == ([], [])
+    assert [one["on"] for one in told(client, "optout")] == [True, False]
+
+
+def test_to_dismiss_an_answer_lifts_no_opt_out_of_another_kind(receiver, client):
+    client.hset(senders_key("wa1", months()[0]), PSEUDONYM, "u1")
+    assert receiver.post(upsert("SAIR", "AC01")) == 200
+    assert receiver.post(upsert("número errado", "AC02")) == 200
+    (answer,) = Answers(client).all()
+    Answers(client).dismiss(answer)
+    assert client.hlen(optout_key("u1")) == 1
+
+
+def test_what_may_be_a_request_is_listed_and_changes_nothing(receiver, client):
+    for _ in range(2):
+        assert receiver.post(upsert("cancelar")) == 200
+    assert client.keys("ifinu:optout:*") + client.lrange(URGENT, 0, -1) == []
+    (answer,) = Answers(client).all()
+    assert (answer.wish, answer.text, answer.hash) == ("maybe", "cancelar", PSEUDONYM)
 
 
 def test_who_opts_out_twice_is_told_once(receiver, client):
     for key_id in ("AC01", "AC01", "AC02"):
-        assert receiver.post(upsert("SAIR", key_id)) == 204
+        assert receiver.post(upsert("SAIR", key_id)) == 200
     assert client.llen(URGENT) == 1
     assert len(told(client, "optout")) == 1
-    assert len(list(OptOuts(client, Pseudonyms(PHONE_KEY.encode())).all(None))) == 1
+    assert len(list(OptOuts(client, Pseudonyms(PHONE_KEY.encode())).all("*"))) == 1
 
 
-def test_who_hides_behind_a_lid_is_left_to_a_person(receiver, client):
+def test_who_hides_behind_a_lid_is_left_to_the_ledger_and_to_a_person(receiver, client):
     body = upsert("SAIR", remoteJid="123456789012345@lid")
     body["data"]["contextInfo"] = {"stanzaId": "3EB0AA"}
     with structlog.testing.capture_logs() as lines:
-        assert receiver.post(body) == 204
-        assert receiver.post(body) == 204
-    assert client.keys("*") == []
-    unresolved = [line for line in lines if line["event"] == "ifinu.optout.unresolved"]
-    assert unresolved[1]["count"] == unresolved[0]["count"] + 1
-    assert unresolved[0]["quoted"] == "3EB0AA"
-    assert "123456789012345" not in repr(lines)
+        assert receiver.post(body) == 200
+        assert receiver.post(body) == 200
+    (answer,) = Answers(client).all()
+    assert (answer.wish, answer.hash, answer.quoted, answer.instance) == ("stop", None, "3EB0AA", "wa1")
+    assert (answer.key_id, answer.text, answer.at.timestamp()) == ("ACBB", None, SAID_AT)
+    (unresolved,) = [line for line in lines if line["event"] == "ifinu.optout.unresolved"]  # twice posted, once said
+    assert unresolved["quoted"] == "3EB0AA"
+    assert "123456789012345" not in repr(lines) + repr(client.hgetall("ifinu:respostas"))
+
+
+@pytest.mark.parametrize(
+    ("key", "stopped", "open_answers"),
+    [
+        ({"remoteJid": JID, "fromMe": False}, 1, 1),
+        ({"remoteJid": "5511900000000@s.whatsapp.net", "fromMe": True}, 0, 1),  # as the person's phone has it
+        ({"remoteJid": "123456789012345@lid", "fromMe": True}, 0, 1),
+        ({"remoteJid": JID, "fromMe": True}, 0, 0),  # we edited what we had written to them
+    ],
+)
+def test_an_edited_message_counts_as_what_it_says_now(receiver, client, key, stopped, open_answers):
+    data = {"key": key | {"id": "ACBB"}, "type": 14, "editedMessage": {"conversation": "SAIR"}}
+    body = {"event": "messages.edited", "instance": "wa1", "sender": "5511900000000@s.whatsapp.net", "data": data}
+    assert receiver.post(body) == 200
+    assert (len(told(client, "optout")), Answers(client).count()) == (stopped, open_answers)
 
 
 def test_without_a_key_of_phones_the_one_in_redis_is_used(valkey, client):
     with stopping(Receiver(valkey.url, phone_key=None)) as receiver:
-        assert receiver.post(upsert("SAIR")) == 204
-    (out,) = OptOuts(client, Pseudonyms.load(client, None)).all(None)
+        assert receiver.post(upsert("SAIR")) == 200
+    (out,) = OptOuts(client, Pseudonyms.load(client, None)).all("*")
     assert out.phone == "+55 11 9****-4321"
 
 
@@ -253,22 +335,22 @@ def test_while_redis_is_away_hooks_are_to_come_again_and_then_pass(tmp_path):
         assert receiver.post(upsert("SAIR")) == 503
         with server as running:
             assert receiver.ask("GET", "/readyz") == 200
-            assert receiver.post(update("A")) == 204
-            assert receiver.post(upsert("SAIR")) == 204
+            assert receiver.post(update("A")) == 200
+            assert receiver.post(upsert("SAIR")) == 200
             running.kill()
             assert receiver.post(update("B")) == 503
             running.start()
-            assert receiver.post(update("B")) == 204
+            assert receiver.post(update("B")) == 200
 
 
 def test_a_redis_that_swallows_everything_is_given_up_within_seconds(valkey, client):
     with stopping(Proxy(valkey.port)) as proxy, stopping(Receiver(f"redis://127.0.0.1:{proxy.port}/0")) as receiver:
-        assert receiver.post(update("A")) == 204
+        assert receiver.post(update("A")) == 200
         proxy.silence(True)
         assert (receiver.post(update("B")), receiver.post(upsert("SAIR"))) == (503, 503)
         proxy.silence(False)
         proxy.cut()
-        wait_until(lambda: receiver.post(update("B")) == 204)
+        wait_until(lambda: receiver.post(update("B")) == 200)
     assert {one["key_id"] for one in told(client, "receipt")} == {"A", "B"}
 
 
@@ -276,4 +358,4 @@ def test_a_redis_that_refuses_writes_is_told_by_503(receiver, client):
     client.set(EVENTS, "not a stream")
     assert receiver.post(update()) == 503
     client.delete(EVENTS)
-    assert receiver.post(update()) == 204
+    assert receiver.post(update()) == 200
