@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 
@@ -160,6 +160,13 @@ class Filter:
         )
 
 
+class Taking(Protocol):
+    """Says which dead letters are meant, as a `Filter` does."""
+
+    def takes(self, letter: DeadLetter, now: datetime) -> bool:
+        """Whether this one is."""
+
+
 class DeadLetters:
     """
     The dead letters of one queue.
@@ -185,9 +192,20 @@ class DeadLetters:
             start += len(page)
             yield from (letter for letter in page if wanted.takes(letter, now))
 
+    def newest(self, wanted: Filter, now: datetime) -> DeadLetter | None:
+        """The one that `wanted` takes and that was buried last, read page by page until it is found."""
+        start = 0
+        while page := self._client.lrange(self._keys.dead, start, start + _PAGE - 1):
+            start += len(page)
+            for record in page:
+                letter = decode(self._keys.ready, bytes(record))  # type: ignore[arg-type]  # this client returns bytes
+                if wanted.takes(letter, now):
+                    return letter
+        return None
+
     def clear(
         self,
-        wanted: Filter,
+        wanted: Taking,
         now: datetime,
         act: Callable[[DeadLetter], bool],
         pause: Callable[[], None] = lambda: None,
@@ -196,6 +214,10 @@ class DeadLetters:
         """
         Apply `replay` or `purge` to those that `wanted` takes, oldest first. What arrives meanwhile is left alone:
         replaying what fails at once would never end.
+
+        The list turns: the letters that stay go from its old end to its new one, one `LMOVE` each, so that the next is
+        always at the old end, where taking it costs the same however many stay. After a whole turn, or back from where
+        it stops early, their order is the old one; a crash in the middle costs the order and no letter.
 
         Args:
             wanted: Which ones.
@@ -207,19 +229,42 @@ class DeadLetters:
         Returns:
             How many were there to act upon; one that somebody else took meanwhile is not counted.
         """
-        kept = done = 0
+        done = passed = 0
         left = self.count()
-        while left > 0 and (page := self._page(kept)[:left]):
-            left -= len(page)
-            for letter in page:
-                if done == limit:
-                    return done
-                if wanted.takes(letter, now):
+        whole = False
+        try:
+            while left > 0 and done != limit and (page := self._page(0)[:left]):
+                stay = 0  # of this page, before the letter that is looked at
+                for letter in page:
+                    left -= 1
+                    if not wanted.takes(letter, now):
+                        stay += 1
+                        continue
+                    self._turn(stay)
+                    passed, stay = passed + stay, 0
                     pause()
-                    done += act(letter)
-                else:
-                    kept += 1
+                    acted = act(letter)
+                    done += acted
+                    if not acted or done == limit:  # somebody else takes letters too: look again at what is there
+                        break
+                self._turn(stay)
+                passed += stay
+            whole = left == 0
+        finally:
+            if not whole:
+                with contextlib.suppress(redis.RedisError):  # which may be why this ends
+                    self._turn(passed, back=True)
         return done
+
+    def _turn(self, count: int, *, back: bool = False) -> None:
+        """Move letters from the old end of the list to its new one, or back."""
+        source, to = ("LEFT", "RIGHT") if back else ("RIGHT", "LEFT")
+        while count > 0:
+            pipe = self._client.pipeline(transaction=False)
+            for _ in range(min(count, _PAGE)):
+                pipe.lmove(self._keys.dead, self._keys.dead, source, to)
+            pipe.execute()
+            count -= _PAGE
 
     def _page(self, start: int) -> list[DeadLetter]:
         """Up to a page of letters, oldest first, `start` from the old end; new ones come in at the other end."""

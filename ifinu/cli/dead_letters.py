@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import json
 import time
@@ -106,14 +107,15 @@ def show(
     """
     now = datetime.now(UTC)
     with connection.broker() as client:
-        letters = _newest(list(_find(client, queue, Filter(id=which), now)))
+        found = [DeadLetters(client, key).newest(Filter(id=which), now) for key in queue.lists]
+        letters = _newest([letter for letter in found if letter is not None])
         if not letters and which.isdecimal():
             # Those without an id can be named by their place alone.
-            letters = _newest(list(_find(client, queue, Filter(), now)))[int(which) - 1 :][: int(which) > 0]
+            letters = heapq.nlargest(int(which), _find(client, queue, Filter(), now), key=_age)[int(which) - 1 :]
     if not letters:
         terminal.notes().print(f"No dead letter {terminal.plain(which)}; `ifinu dlq list` shows them.")
         raise typer.Exit(1)
-    letter, *others = letters
+    letter = letters[0]
     body = letter.as_json()
     if not reveal:
         body = {name: value for name, value in body.items() if name != "raw_b64"} | {"raw": _outline(letter)}
@@ -123,8 +125,6 @@ def show(
     out = terminal.results()
     for name, value in body.items():
         out.print(f"[dim]{name:9}[/] {terminal.plain(str('–' if value is None else value))}", soft_wrap=True)
-    if others:
-        terminal.notes().print(f"There are {len(others)} older ones with this id.", style="yellow")
 
 
 @app.command()
@@ -237,7 +237,11 @@ def _find(client: redis.Redis, queue: Queues, wanted: Filter, now: datetime) -> 
 
 
 def _newest(letters: list[DeadLetter]) -> list[DeadLetter]:
-    return sorted(letters, key=lambda letter: letter.last_at, reverse=True)
+    return sorted(letters, key=_age, reverse=True)
+
+
+def _age(letter: DeadLetter) -> datetime:
+    return letter.last_at
 
 
 def _count(client: redis.Redis, queue: Queues, wanted: Filter, limit: int | None) -> int:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import redis
 import typer
@@ -74,13 +73,15 @@ def _erase_person(e164: str, *, yes: bool) -> dict[str, int]:
     key = settings.load().phone_key
     with connection.broker() as client, connection.ledger() as engine:
         pseudonym = Pseudonyms.load(client, key.get_secret_value() if key else None).of(e164)
-        letters = sum(1 for _ in _letters_to(client, e164))
+        wanted, now = _Letters(e164), datetime.now(UTC)
+        dead = [DeadLetters(client, queue) for queue in QUEUES]
+        letters = sum(wanted.takes(letter, now) for one in dead for letter in one.find(Filter(), now))
         count = retention.of_person(engine, pseudonym)
         masked = phones.mask(e164)
         what = f"{count:,} notifications to {masked} will be made nobody's, and {letters:,} dead letters deleted."
         terminal.confirm(what, "erase", yes=yes)
         # First, since each tells the stream, and what is recorded afterwards would bring its id back.
-        purged = sum(letters_of.purge(letter) for letters_of, letter in _letters_to(client, e164))
+        purged = sum(one.clear(wanted, now, one.purge) for one in dead)
         Answers(client).forget_person(pseudonym)
         done = _erase_recorded(client, engine, pseudonym)
     return done | {"dead_letters": purged}
@@ -112,12 +113,14 @@ def _erase_old(length: timedelta, *, yes: bool) -> dict[str, int]:
     return asdict(rows)
 
 
-def _letters_to(client: redis.Redis, e164: str) -> Iterator[tuple[DeadLetters, DeadLetter]]:
-    now = datetime.now(UTC)
-    for queue in QUEUES:
-        letters = DeadLetters(client, queue)
-        # As a list, since they are deleted while they are gone through.
-        yield from [(letters, letter) for letter in letters.find(Filter(), now) if _phone_of(letter) == e164]
+class _Letters(NamedTuple):
+    """Dead letters to one phone."""
+
+    e164: str
+
+    def takes(self, letter: DeadLetter, now: datetime) -> bool:
+        """Whether a letter is one of them."""
+        return _phone_of(letter) == self.e164
 
 
 def _phone_of(letter: DeadLetter) -> str | None:

@@ -4,7 +4,9 @@
 -- ARGV: record, message, id, data of the event `replayed`
 -- Returns 1, or 0 when the record was gone.
 redis.call('LLEN', KEYS[2]) -- of a wrong type it fails here, before the record has left
-if redis.call('LREM', KEYS[1], -1, ARGV[1]) == 0 then
+if redis.call('LINDEX', KEYS[1], -1) == ARGV[1] then -- where `DeadLetters.clear` has it: LREM reads all that are older
+  redis.call('RPOP', KEYS[1])
+elseif redis.call('LREM', KEYS[1], -1, ARGV[1]) == 0 then
   return 0
 end
 redis.call('LPUSH', KEYS[2], ARGV[2])

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import itertools
 import json
 import threading
 from datetime import UTC, datetime, timedelta
@@ -300,6 +302,68 @@ def test_only_those_that_match_are_cleared_and_the_others_keep_their_order(
     assert (done, len(paused)) == (500, 500)
     assert found(letters) == [f"id-{number}" for number in range(1_500) if number % 3]
     assert ready(client) == ([message(number) for number in range(0, 1_500, 3)] if act == "replay" else [])
+
+
+@pytest.mark.parametrize("ends", ["limit", "error"])
+def test_a_replay_that_stops_early_leaves_the_others_in_their_order(
+    client: redis.Redis, letters: DeadLetters, ends: str
+):
+    reasons = ["invalid", "timeout", "invalid"]
+    bury(client, *(record(message(number), reasons[number % 3]) for number in range(1_500)))
+
+    def replay(letter: DeadLetter) -> bool:
+        if ends == "error" and letter.id == "id-901":
+            raise KeyboardInterrupt
+        return letters.replay(letter)
+
+    with pytest.raises(KeyboardInterrupt) if ends == "error" else contextlib.nullcontext():
+        letters.clear(Filter(reason="timeout"), NOW, replay, limit=300 if ends == "limit" else None)
+    assert found(letters) == [f"id-{number}" for number in range(1_500) if number % 3 != 1 or number > 900]
+    assert ready(client) == [message(number) for number in range(1, 900, 3)]
+
+
+def test_a_crash_in_the_middle_of_a_replay_loses_and_doubles_no_letter(
+    client: redis.Redis, letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+):
+    bury(client, *(record(message(number), ["invalid", "timeout"][number % 2]) for number in range(1_000)))
+
+    turns = itertools.count()
+
+    def pause() -> None:
+        if next(turns) == 300:
+            monkeypatch.setattr(letters, "_turn", lambda *_, **__: None)  # a dead process puts no order right
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        letters.clear(Filter(reason="timeout"), NOW, letters.replay, pause)
+    monkeypatch.undo()
+    assert len(ready(client)) + letters.count() == 1_000
+    assert letters.clear(Filter(reason="timeout"), NOW, letters.replay) == 500 - 300
+    assert sorted(ready(client)) == sorted(message(number) for number in range(1, 1_000, 2))
+    assert sorted(found(letters)) == sorted(f"id-{number}" for number in range(0, 1_000, 2))
+
+
+@pytest.mark.parametrize("act", ["replay", "purge"])
+def test_each_letter_is_taken_at_the_end_of_the_list_however_many_stay(
+    client: redis.Redis, letters: DeadLetters, act: str
+):
+    """
+    `LREM` would read all that stay, for each.
+    """
+    bury(client, *(record(message(number), ["invalid", "timeout"][number % 2]) for number in range(1_000)))
+    client.config_resetstat()
+    letters.clear(Filter(reason="timeout"), NOW, getattr(letters, act))
+    assert "cmdstat_lrem" not in client.info("commandstats")
+
+
+def test_the_newest_letter_with_an_id_is_found_without_reading_the_others(client: redis.Redis, letters: DeadLetters):
+    bury(client, *(record(message(number % 5_000), attempts=number) for number in range(6_000)))
+    client.config_resetstat()
+    newest = letters.newest(Filter(id="id-600"), NOW)
+    assert newest is not None
+    assert newest.attempts == 5_600
+    assert client.info("commandstats")["cmdstat_lrange"]["calls"] == 1
+    assert letters.newest(Filter(id="none"), NOW) is None
 
 
 def test_a_purged_letter_is_gone_and_a_second_purge_does_nothing(client: redis.Redis, letters: DeadLetters):
