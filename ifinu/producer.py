@@ -119,13 +119,16 @@ def connect(url: str) -> redis.Redis:
     return redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5, health_check_interval=10)
 
 
-def enqueue_many(sources: Iterable[Source], *, client: redis.Redis | None = None) -> Enqueued:
+def enqueue_many(
+    sources: Iterable[Source], *, client: redis.Redis | None = None, done: Enqueued | None = None
+) -> Enqueued:
     """
     Publish many notifications, in memory for one batch only.
 
     Args:
         sources: As for `notification_of`; read lazily, so a generator over a million rows is fine.
         client: Connection to publish on; by default one to `IFINU_REDIS_URL`.
+        done: What is returned, for a caller who wants to know how far it got when something is raised.
 
     Returns:
         How many were accepted, and each one refused with the reason. Those accepted are on the queue, in their order.
@@ -136,7 +139,7 @@ def enqueue_many(sources: Iterable[Source], *, client: redis.Redis | None = None
     chosen = settings.load()
     own = client is None
     connection = connect(chosen.redis_url.get_secret_value()) if client is None else client
-    done = Enqueued()
+    done = Enqueued() if done is None else done
     try:
         tracer = tracing.tracer(chosen.tracing, tracing.PRODUCER)
         for batch in _batches(sources, done, chosen.sandbox_number, tracer):

@@ -81,6 +81,7 @@ _CHARGE = {
 }
 _CUSTOMER = {"nome": "name", "telefone": "phone"}
 _WIRE = {field: wire for wire, field in _TOP.items()}
+NAMES = {wire: wire for wire in _TOP} | _WIRE  # by either set of names
 _ONLY_HERE = _TOP.keys() - _WIRE.keys()
 _CONTAINERS = frozenset({"cobranca", "cliente"})
 _MOST_UNREAD = 100  # keys of one message that are compared with ours
@@ -88,7 +89,7 @@ _AS_IT_IS: Mapping[str, str] = {}
 _CHOICES: dict[str, type[Kind] | type[Priority]] = {"kind": Kind, "priority": Priority}
 
 # Without one of these, a message may go to somebody who opted out, too late, or from another number.
-_GUARDS = frozenset({"usuario_id", "valido_ate", "instancia"})
+GUARDS = frozenset({"usuario_id", "valido_ate", "instancia"})
 _HALF_A_CHARACTER = "has half of a surrogate pair, which is no character"
 
 
@@ -148,7 +149,7 @@ def decode(
     taken.fields(body, _TOP)
     strays = taken.strays()
     values, problems = taken.values, taken.problems
-    for wire in strays.keys() & _GUARDS:
+    for wire in strays.keys() & GUARDS:
         problems[_short(strays[wire])] = f"is no field; did you mean {wire}?"
     if sandbox_number is not None:
         _fill_in(values, problems, sandbox_number, today)

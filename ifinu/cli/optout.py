@@ -22,16 +22,17 @@ from ifinu.broker.keys import EVERY_TENANT
 from ifinu.broker.optouts import ALL, OptOut, OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.cli import connection, files, terminal
-from ifinu.cli.records import Format, Refused, read
+from ifinu.cli.records import File, Form, FromLine, Mapped, Report, Sheet, again, join_area_code
 from ifinu.cli.sentences import clock
 from ifinu.errors import ConfigurationError, InvalidNotification
+from ifinu.names import likely
+from ifinu.tables import Fields, Record, Table
 
 app = typer.Typer(no_args_is_help=True, help="Who wants no messages: they are not written to.")
 
 _COLUMNS = ("tenant", "hash", "phone", "source", "at", "key")
-_NEEDED = ("phone", "telefone", "hash")
+_NAMES = {**{name: name for name in _COLUMNS}, "telefone": "phone", "usuario_id": "tenant", "ddd": "ddd"}
 _HASH = re.compile(r"[0-9a-f]{32}")
-_SHOWN = 10  # refusals that a person is told
 
 _Number = Annotated[str, typer.Argument(metavar="NUMBER", help="Any usual Brazilian spelling.")]
 _Tenant = Annotated[
@@ -226,44 +227,61 @@ def resolve(
 
 @app.command("import")
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="CSV or JSON lines; `-` reads stdin.")],
+    file: File,
     tenant: Annotated[
         str | None, typer.Option("--tenant", help="Whose messages, for phones beside which the file names no tenant.")
     ] = None,
-    form: Annotated[
-        Format | None, typer.Option("--format", help="Else by the file's ending: .csv is CSV, all else JSON lines.")
-    ] = None,
+    form: Form = None,
+    mapped: Mapped = None,
+    sheet: Sheet = None,
+    from_line: FromLine = 1,
     as_json: terminal.Json = False,
 ) -> None:
     """
     Add a file of phones, or what [bold]ifinu optout export[/bold] wrote.
 
-    Phones stand under phone or telefone, tenants under tenant or usuario_id. What
-    is wrong is refused, told with its line, and does not stop the rest: then
-    the exit code is 1. Giving a file again does no harm.
+    Phones stand under phone or telefone, tenants under tenant or usuario_id; --map
+    says what other columns are. A wrong line is refused with its number, and
+    does not stop the others: then the exit code is 1. Giving a file again does no
+    harm.
 
     [bold]Examples[/bold]
 
     ifinu optout import asked-to-stop.csv --tenant u1
+    ifinu optout import asked-to-stop.xlsx --map "Celular=telefone"
     ifinu optout import optouts.csv
     echo '{"telefone": "77998616740", "usuario_id": "u1"}' | ifinu optout import -
     """
-    chosen_form = form or (Format.CSV if file.lower().endswith(".csv") else Format.JSONL)
+    fields = Fields(
+        names=_NAMES, needed=[("phone", "hash")], guards=frozenset({"tenant"}), likely=likely,
+        mapped=Fields.mapping(mapped or (), _NAMES),
+    )  # fmt: skip
+    default = _named(tenant)
+    report = Report(as_json=as_json)
     added = known = 0
-    refused: list[Refused] = []
     with files.source(file) as source, _optouts() as optouts:
-        for record in read(source, chosen_form, needed=_NEEDED):
-            try:
-                new = _import(optouts, record.read(), _named(tenant))
-            except InvalidNotification as exc:
-                refused.append(Refused(record.line, exc.field, exc.reason))
-                continue
-            added, known = added + new, known + (not new)
+        table = Table(source, fields, name="stdin" if file == "-" else file, form=form, sheet=sheet)
+        _refuse_hidden_tenant(table, default)
+        try:
+            for record in report.over(table, from_line):
+                try:
+                    new = _import(optouts, _read(table, record), default)
+                except InvalidNotification as exc:
+                    report.refuse(record, InvalidNotification(table.spelling.get(exc.field, exc.field), exc.reason))
+                    continue
+                added, known = added + new, known + (not new)
+        except BaseException:  # Ctrl-C too
+            options = [("--tenant", tenant), ("--format", form), ("--sheet", sheet)]
+            options += [("--map", one) for one in mapped or ()]
+            go_on = again("optout import", file, options, max(report.line, 1))
+            so_far = f"{added:,} added, {known:,} known already, {report.refused:,} refused. Go on with: {go_on}"
+            terminal.notes().print(terminal.plain(so_far), soft_wrap=True)
+            raise
     if as_json:
-        terminal.print_json({"added": added, "known": known, "refused": [asdict(one) for one in refused]})
+        report.print_json({"added": added, "known": known})
     else:
-        _tell(added, known, refused)
-    if refused:
+        report.print(f"{added:,} added, {known:,} known already", "--json lists them")
+    if report.refused:
         raise typer.Exit(1)
 
 
@@ -338,6 +356,30 @@ def _as_json(optout: OptOut) -> dict[str, Any]:
     return asdict(optout) | {"at": optout.at.isoformat()}
 
 
+def _refuse_hidden_tenant(table: Table, default: str | None) -> None:
+    for column, field in table.guesses.items():
+        if field == "tenant" and default is None:
+            raise ConfigurationError(
+                f"the column {column!r} is not used; if it holds tenants: --map \"{column}=tenant\", else --tenant ''"
+            )
+
+
+def _read(table: Table, record: Record) -> dict[str, object]:
+    """
+    The fields of a record, by the names of `_COLUMNS` where they are a table's.
+
+    Raises:
+        InvalidNotification: It cannot be read, or has a key that looks like a tenant and is not spelled so.
+    """
+    fields = table.read(record)
+    join_area_code(fields, table)
+    if record.cells is None and not fields.get("tenant") and not fields.get("usuario_id"):
+        for key in fields:
+            if key not in _NAMES and likely(key) == "usuario_id":
+                raise InvalidNotification(key, "is no field; did you mean usuario_id?")
+    return fields
+
+
 def _import(optouts: OptOuts, fields: Mapping[str, object], default: str | None) -> bool:
     """
     Add one record; whether it is new.
@@ -390,13 +432,3 @@ def _text(fields: Mapping[str, object], *names: str) -> tuple[str, str]:
         if value and value.strip():
             return name, value.strip()
     return "", ""
-
-
-def _tell(added: int, known: int, refused: list[Refused]) -> None:
-    out = terminal.results()
-    out.print(f"{added:,} added, {known:,} known already, {len(refused):,} refused")
-    for one in refused[:_SHOWN]:
-        where = f"{one.field}: " if one.field else ""
-        out.print(terminal.plain(f"  line {one.line}: {where}{one.reason}"), soft_wrap=True)
-    if len(refused) > _SHOWN:
-        out.print(f"  … and {len(refused) - _SHOWN:,} more; --json lists them")

@@ -1,25 +1,28 @@
-"""Files of notifications and the like, record by record: JSON lines and CSV."""
+"""Commands that read a file of records: their options, what they report, and how to go on after an interruption."""
 
 from __future__ import annotations
 
-import csv
-import enum
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
-from ifinu import wire
-from ifinu.errors import ConfigurationError, InvalidNotification
+import typer
 
-_BOM = b"\xef\xbb\xbf"
-_KIND_NAMES = ("kind", "tipo_notificacao")
+from ifinu.cli import terminal
+from ifinu.errors import InvalidNotification
+from ifinu.tables import Format, Record, Table
 
+_SHOWN = 10  # refusals that a person sees
 
-class Format(enum.StrEnum):
-    """What a file holds."""
-
-    JSONL = "jsonl"  # a JSON object a line
-    CSV = "csv"  # a header and rows; comma or semicolon
+File = Annotated[str, typer.Argument(metavar="FILE|-", help="JSON, CSV or a spreadsheet; `-` reads stdin.")]
+Form = Annotated[Format | None, typer.Option("--format", help="Else by what is in it.")]
+Sheet = Annotated[str | None, typer.Option("--sheet", help="Of a spreadsheet; else the first with the columns.")]
+Mapped = Annotated[
+    list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="What a column is; may be given again.")
+]
+FromLine = Annotated[int, typer.Option("--from-line", min=1, help="Go on at this line, after an interruption.")]
 
 
 @dataclass(frozen=True)
@@ -31,98 +34,93 @@ class Refused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Report:
     """
-    One record as it stands in the file, such as a notification.
-
-    Attributes:
-        line: Where it begins, from 1.
-        raw: Its bytes.
-        header: The file's header, where it has one.
-        columns: The names in it.
-        cells: What stands under them; None for JSON.
-    """
-
-    line: int
-    raw: bytes
-    header: bytes = b""
-    columns: tuple[str, ...] = ()
-    cells: Sequence[str] | None = None
-
-    def read(self) -> Mapping[str, object]:
-        """
-        Its fields, by either set of names.
-
-        Raises:
-            InvalidNotification: It cannot be read.
-        """
-        if self.cells is None:
-            return wire.parse(self.raw)
-        try:
-            self.raw.decode("utf-8")
-        except UnicodeDecodeError as exc:
-            raise InvalidNotification("", f"is not UTF-8, at byte {exc.start}") from None
-        if len(self.cells) != len(self.columns):
-            reason = f"has {len(self.cells)} cells, and the header has {len(self.columns)}"
-            raise InvalidNotification("", reason)
-        return {name: cell for name, cell in zip(self.columns, self.cells, strict=True) if name and cell.strip()}
-
-
-def read(source: IO[bytes], form: Format, *, needed: Sequence[str] = _KIND_NAMES) -> Iterator[Record]:
-    """
-    The records of a file, one at a time; blank lines are passed over.
+    What a command says about a file: warnings on stderr at once, and the refused lines at its end.
 
     Args:
-        source: The file.
-        form: What it holds.
-        needed: Columns of which a CSV must have one.
+        as_json: Nothing is said before the end, and everything is kept for it.
+
+    Attributes:
+        line: Where the record begins that is read now; 0 before the first.
+        refused: How many records were refused.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.line = self.refused = 0
+        self._as_json = as_json
+        self._kept: list[Refused] = []
+        self._warnings: list[str] = []
+        self._unit = "line"
+
+    def over(self, table: Table, from_line: int) -> Iterator[Record]:
+        """The records of a table from a line on; what there is to say about the file is said."""
+        self._unit = table.unit
+        for note in table.notes:
+            self.warn(note)
+        for record in table:
+            self.line = record.line
+            if record.line >= from_line:
+                yield record
+        if table.encoding not in ("", "UTF-8"):
+            self.warn(f"read as {table.encoding}, since it is not UTF-8")
+
+    def warn(self, text: str) -> None:
+        """Say what may be wrong although it is accepted."""
+        self._warnings.append(text)
+        if not self._as_json:
+            terminal.notes().print(terminal.plain(f"warning: {text}"), style="yellow", soft_wrap=True)
+
+    def refuse(self, record: Record, error: InvalidNotification) -> None:
+        """One more record is not accepted."""
+        self.refused += 1
+        if self._as_json or self.refused <= _SHOWN:
+            self._kept.append(Refused(record.line, error.field, error.reason))
+
+    def print_json(self, counts: dict[str, Any]) -> None:
+        """All of it as one document."""
+        refused = [asdict(one) for one in self._kept]
+        terminal.print_json({**counts, "refused": refused, "warnings": self._warnings})
+
+    def print(self, counts: str, more: str) -> None:
+        """
+        The counts, and the first refused lines.
+
+        Args:
+            counts: In words.
+            more: Where the other refused lines are to be found.
+        """
+        out = terminal.results()
+        out.print(f"{counts}, {self.refused:,} refused")
+        for one in self._kept:
+            where = f"{one.field}: " if one.field else ""
+            out.print(terminal.plain(f"  {self._unit} {one.line}: {where}{one.reason}"), soft_wrap=True)
+        if self.refused > len(self._kept):
+            out.print(f"  … and {self.refused - len(self._kept):,} more; {more}")
+
+
+def again(command: str, file: str, options: Sequence[tuple[str, object]], line: int) -> str:
+    """The command that goes on at a line, for a shell."""
+    given = [part for name, value in options if value is not None for part in (name, str(value))]
+    return shlex.join(["ifinu", *command.split(), file, *given, "--from-line", str(line)])
+
+
+def join_area_code(fields: dict[str, object], table: Table) -> None:
+    """
+    Put an area code that has a column to itself before its phone.
 
     Raises:
-        ConfigurationError: The header of a CSV does not name what is needed.
+        InvalidNotification: It is none, or the phone has another one.
     """
-    lines = _without_bom(source)
-    match form:
-        case Format.JSONL:
-            for number, raw in enumerate(lines, 1):
-                if raw.strip():
-                    yield Record(number, raw)
-        case Format.CSV:
-            yield from _rows(lines, needed)
-
-
-def _rows(lines: Iterator[bytes], needed: Sequence[str]) -> Iterator[Record]:
-    header = next(lines, b"")
-    text = _text(header)
-    delimiter = max(",;", key=text.count)
-    columns = tuple(name.strip().lower() for name in next(csv.reader([text], delimiter=delimiter), ()))
-    if not set(needed) & set(columns):
-        raise ConfigurationError(f"the first line must name the columns, {' or '.join(needed)} among them")
-    if len(set(columns)) != len(columns):
-        raise ConfigurationError("the first line names a column twice")
-    taken: list[bytes] = []
-    number = 1
-    for cells in csv.reader(_noted(lines, taken), delimiter=delimiter):
-        raw, begins = b"".join(taken), number + 1
-        number += len(taken)
-        taken.clear()
-        if raw.strip():
-            yield Record(begins, raw, header, columns, cells)
-
-
-def _noted(lines: Iterable[bytes], taken: list[bytes]) -> Iterator[str]:
-    for raw in lines:
-        taken.append(raw)
-        yield _text(raw)
-
-
-def _text(raw: bytes) -> str:
-    # A bad byte is told with its record; here it must not end the file.
-    return raw.decode("utf-8", "replace")
-
-
-def _without_bom(source: IO[bytes]) -> Iterator[bytes]:
-    first = source.readline()
-    if first:
-        yield first.removeprefix(_BOM)
-    yield from source
+    code, column = fields.pop("ddd", None), table.spelling.get("ddd", "ddd")
+    name = next((name for name in ("telefone", "phone") if name in fields), "")
+    if code is None or not name:
+        return
+    digits = re.sub(r"\D", "", str(code)).lstrip("0")
+    if len(digits) != 2:
+        raise InvalidNotification(column, "is not an area code of two digits")
+    number = re.sub(r"\D", "", str(fields[name])).lstrip("0")
+    if len(number) in (8, 9):
+        fields[name] = f"({digits}) {fields[name]}"
+    elif len(number) >= 10 and digits not in (number[:2], number[2:4] if number.startswith("55") else ""):
+        raise InvalidNotification(column, f"is another area code than the one in {table.spelling.get(name, name)}")

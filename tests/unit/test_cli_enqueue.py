@@ -1,11 +1,14 @@
 import json
+from pathlib import Path
 
 import fakeredis
 import pytest
-from command_line import Shell
+from command_line import Ended, Shell
 
 from ifinu.broker import LOW, NORMAL, URGENT
+from ifinu.cli import enqueue
 
+CASES = Path(__file__).parents[1] / "cases"
 GOOD = {"id": "a", "kind": "lembrete", "phone": "77998616740", "text": "Bom dia"}
 LINES = [
     json.dumps(GOOD).encode(),
@@ -65,12 +68,13 @@ def test_a_dry_run_needs_no_redis(ifinu, monkeypatch, file):
     assert ended.out.startswith("3 would be accepted, 2 refused")
 
 
-def test_a_csv_is_known_by_its_ending_or_by_the_option(ifinu, server, tmp_path):
+@pytest.mark.parametrize("name", ["charges.CSV", "charges.txt", "charges", "charges.xlsx"])
+def test_a_csv_is_known_by_what_is_in_it(ifinu, server, tmp_path, name):
     content = b"id;tipo_notificacao;telefone;texto\na;lembrete;(77) 99861-6740;oi\n"
-    path = tmp_path / "charges.CSV"
+    path = tmp_path / name
     path.write_bytes(content)
     assert ifinu("enqueue", str(path)).code == 0
-    assert ifinu("enqueue", "-", "--format", "csv", stdin=content).code == 0
+    assert ifinu("enqueue", "-", stdin=content).code == 0
     assert server.llen(NORMAL) == 2
 
 
@@ -103,10 +107,10 @@ def test_an_interruption_says_where_to_go_on(ifinu, monkeypatch, tmp_path):
     path = tmp_path / "many.jsonl"
     path.write_text("\n\n" + "\n".join(json.dumps(GOOD | {"id": f"n{i}"}) for i in range(1200)))
     monkeypatch.setattr("ifinu.producer.connect", lambda url: GoesAway(server=server))
-    ended = ifinu("enqueue", str(path))
+    ended = ifinu("enqueue", str(path), "--refused", f"{tmp_path}/not good.jsonl")
     assert ended.code == 3
     assert "500 notifications are on the queue, the next 500 may be" in ended.err
-    assert f"ifinu enqueue {path} --from-line 503" in ended.err
+    assert f"ifinu enqueue {path} --refused '{tmp_path}/not good.jsonl' --from-line 503" in ended.err
 
     server.connected = True
     monkeypatch.setattr("ifinu.producer.connect", lambda url: fakeredis.FakeRedis(server=server))
@@ -119,3 +123,175 @@ def test_a_file_that_cannot_be_opened_ends_with_2(ifinu, server, arguments):
     ended = ifinu("enqueue", *arguments)
     assert ended.code == 2
     assert "No such file or directory" in ended.err
+
+
+class Interrupts(fakeredis.FakeRedis):
+    """A Redis that takes one batch, and sees somebody press Ctrl-C, or a fault, at the next."""
+
+    batches = 1
+    raised: BaseException = KeyboardInterrupt()
+
+    def pipeline(self, transaction=True, shard_hint=None):
+        if not self.batches:
+            raise self.raised
+        self.batches -= 1
+        return super().pipeline(transaction, shard_hint)
+
+
+def test_an_interruption_by_a_person_says_how_many_went_in_too(ifinu, monkeypatch, tmp_path):
+    path, kept = tmp_path / "many.csv", tmp_path / "refused.csv"
+    rows = "".join(f"n{i};lembrete;{'77998616740' if i else '12'};oi\n" for i in range(1200))
+    path.write_text(f"id;kind;phone;text\n{rows}")
+    monkeypatch.setattr("ifinu.producer.connect", lambda url: Interrupts())
+    ended = ifinu("enqueue", str(path), "--refused", str(kept))
+    assert ended.code == 130
+    assert ended.err.startswith("500 notifications are on the queue, the next 500 may be; 1 were refused. Go on with: ")
+    assert ended.err.endswith("--from-line 503\n")
+    again = ifinu("enqueue", str(path), "--refused", str(kept), "--from-line", "503", "--dry-run")
+    assert again.out.startswith("699 would be accepted, 0 refused")
+    assert kept.read_text() == "id;kind;phone;text\nn0;lembrete;12;oi\n"
+
+
+# -- the files that people have
+
+
+def tried(ifinu: Shell, name: str, *options: str) -> Ended:
+    return ifinu("enqueue", str(CASES / name), "--dry-run", *options)
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted", "refused"),
+    [
+        ("carriage-return-in-a-cell.csv", 2, {3: "has a carriage return inside a cell"}),
+        ("carriage-return-line-ends.csv", 1, {}),
+        ("utf-16-semicolon.csv", 1, {}),
+        ("cp1252.csv", 2, {}),
+        ("bom.jsonl", 2, {}),
+        ("lone-quote.csv", 2, {2: 'has a " that no other one closes'}),
+        ("empty-columns-at-the-end.csv", 1, {}),
+        ("sep-line.csv", 1, {}),
+        ("row-without-its-last-cell.csv", 1, {}),
+        ("title-lines-above.csv", 1, {}),
+        ("empty-kind.csv", 0, {2: "is required"}),
+        ("unused-columns.csv", 1, {}),
+        ("one-id-twice.csv", 2, {}),
+        ("array-one-object-a-line.json", 2, {}),
+        ("a-spreadsheet.xlsx", 1, {}),
+        ("a-spreadsheet-named.csv", 1, {}),
+        ("psql-copy-text.jsonl", 1, {1: "is not JSON", 2: "has doubled backslashes", 4: "is not JSON"}),
+    ],
+)
+def test_a_file_as_people_have_it(ifinu, name, accepted, refused):
+    found = tried(ifinu, name, "--json").json
+    assert found["accepted"] == accepted
+    assert {one["line"]: one["reason"][: len(refused.get(one["line"], ""))] for one in found["refused"]} == refused
+    assert tried(ifinu, name).code == bool(refused)
+
+
+@pytest.mark.parametrize(
+    ("name", "warning"),
+    [
+        ("utf-16-semicolon.csv", "read as UTF-16"),
+        ("cp1252.csv", "read as Windows-1252, since it is not UTF-8"),
+        ("one-id-twice.csv", "given again: cli7 (line 3)"),
+        (
+            "unused-columns.csv",
+            "columns not used: 'valido até' (did you mean valido_ate?), 'usuario' (did you mean usuario_id?), "
+            "'pix' (did you mean pix_copia_cola?)",
+        ),
+    ],
+)
+def test_what_may_not_be_meant_is_said(ifinu, name, warning):
+    (found,) = tried(ifinu, name, "--json").json["warnings"]
+    assert found.startswith(warning)
+    assert warning in tried(ifinu, name).err.replace("\n", "")
+
+
+def test_columns_of_other_names_are_mapped(ifinu, server):
+    name = "ddd-in-a-column-of-its-own.csv"
+    ended = tried(ifinu, name)
+    assert ended.code == 2
+    for told in ("missing: id, tipo_notificacao or kind, telefone or phone", '--map "Celular=telefone"', "--kind"):
+        assert told in ended.err
+    columns = ("ID Cobrança=id", "Cliente=nome", "Celular=telefone", "Descrição=descricao", "Link=link_pagamento")
+    options = ("--kind", "lembrete", *(part for column in columns for part in ("--map", column)))
+    assert ifinu("enqueue", str(CASES / name), *options).out == "1 accepted, 0 refused\n"
+    sent = json.loads(server.lindex(NORMAL, 0))
+    assert (sent["telefone"], sent["nome"], sent["valor"]) == ("+5511987654321", "Ana", "89.90")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("11;98765-4321", None),
+        ("011;3456-7890", None),
+        ("11;(11) 98765-4321", None),
+        ("11;5511987654321", None),
+        (";11987654321", None),
+        ("21;11987654321", "DDD: is another area code than the one in Fone"),
+        ("1;98765-4321", "DDD: is not an area code of two digits"),
+        ("11;123", "Fone: has 3 digits"),
+        (";98765-4321", "Fone: has no area code"),
+    ],
+)
+def test_an_area_code_may_have_a_column(ifinu, row, reason):
+    content = f"id;kind;DDD;Fone;text\na;lembrete;{row};oi\n".encode()
+    ended = ifinu("enqueue", "-", "--dry-run", "--map", "Fone=telefone", stdin=content)
+    assert ended.out.startswith("1 would" if reason is None else f"0 would be accepted, 1 refused\n  line 2: {reason}")
+
+
+def test_a_kind_is_given_to_the_lines_that_name_none(ifinu, server):
+    lines = (
+        {"id": "a", "phone": "77998616740", "text": "oi"},
+        {"id": "b", "telefone": "77998616740", "texto": "oi"},
+        {"id": "c", "tipo_notificacao": "pagamento", "telefone": "77998616740", "texto": "oi"},
+        {"id": "d", "cobranca": {"cliente": {"telefone": "77998616740"}}, "texto": "oi"},
+    )
+    content = "\n".join(map(json.dumps, lines)).encode()
+    assert ifinu("enqueue", "-", "--kind", "lembrete", stdin=content).out == "4 accepted, 0 refused\n"
+    kinds = [json.loads(raw)["tipo_notificacao"] for raw in server.lrange(NORMAL, 0, -1)]
+    assert kinds == ["lembrete", "pagamento", "lembrete", "lembrete"]
+
+
+def test_errors_are_in_the_words_of_the_file(ifinu):
+    content = b"id;kind;phone;Valor (R$);name;due_date\na;lembrete;12;1.234;Ana;x\n"
+    ended = ifinu("enqueue", "-", "--dry-run", "--map", "Valor (R$)=valor", stdin=content)
+    for told in ("line 2: phone: has 2 digits", "; Valor (R$): has two meanings", "; due_date: is not a date"):
+        assert told in ended.out
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("dates.csv", ["d24", "d25", "d26", "d27", "d28", "d29"]),
+        (
+            "amounts.csv",
+            ["a8", "a11", "a17", "a18", "a19", "a20", "a26", "a27", "a29", "a31", "a34", "a35", "a36"],
+        ),
+    ],
+)
+def test_dates_and_amounts_of_one_meaning_are_read_and_others_refused(ifinu, tmp_path, name, refused):
+    assert tried(ifinu, name, "--refused", str(tmp_path / "refused.csv")).code == 1
+    _, *lines = (tmp_path / "refused.csv").read_text().splitlines()
+    assert [line.split(";")[0] for line in lines] == refused
+
+
+def test_a_key_of_json_that_looks_like_ours_is_said(ifinu):
+    body = {"id": "a", "tipo_notificacao": "pagamento", "telefone": "77998616740", "nome": "Ana", "valor": 1}
+    content = json.dumps(body | {"mensagem": "oi"}).encode()
+    ended = ifinu("enqueue", "-", "--dry-run", "--json", stdin=content)
+    assert ended.json["warnings"] == ["a key that looks like texto, and is not spelled so, was ignored in 1 lines"]
+    content = content.replace(b"mensagem", b"usuario")
+    assert "usuario: is no field; did you mean usuario_id?" in ifinu("enqueue", "-", "--dry-run", stdin=content).out
+
+
+def test_a_million_ids_are_told_apart_in_little_memory():
+    ids = enqueue._Ids()
+    assert all(ids.add(f"inv-{number}") for number in range(20_000))
+    assert not any(ids.add(f"inv-{number}") for number in range(20_000))
+    assert len(ids._slots) <= 65_536
+
+
+def test_half_a_surrogate_pair_is_written_as_its_escape(ifinu):
+    ended = ifinu("enqueue", "-", "--json", "--dry-run", stdin=b'{"id":"a","kind":"lembrete","\\ud800":1}')
+    assert (ended.code, ended.json["refused"][0]["field"]) == (1, "\ufffd")

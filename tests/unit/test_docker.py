@@ -25,7 +25,7 @@ DOCKER = ROOT / "docker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 VERSION = PROJECT["project"]["version"]
 IMAGE = f"ghcr.io/ifinu/ifinu:{VERSION}"
-EXTRAS = ("flower", "otel", "s3")  # that the image has
+EXTRAS = ("flower", "otel", "s3", "xlsx")  # that the image has
 
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

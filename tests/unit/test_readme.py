@@ -16,11 +16,11 @@ from pydantic import SecretStr
 
 from ifinu import cli, errors, producer, wire
 from ifinu.broker import QUEUES, Keys
-from ifinu.cli.records import Format, read
 from ifinu.errors import InvalidNotification, Reason, SendError
 from ifinu.gateway.breaker import OUTAGE
 from ifinu.notification import Kind
 from ifinu.settings import Settings
+from ifinu.tables import Fields, Table
 from ifinu.worker.tasks import send_notification
 
 ROOT = Path(__file__).parents[2]
@@ -207,7 +207,8 @@ def test_every_message_shown_is_accepted(readme: str):
     pushed = [line[3] for line in command_lines(readme) if line[:2] == ["redis-cli", "LPUSH"]]
     shown = [json.loads(body) for body in (*pushed, *blocks(readme, "json"))]
     for block in blocks(readme, "csv"):
-        shown += [record.read() for record in read(io.BytesIO(block.encode()), Format.CSV)]
+        table = Table(io.BytesIO(block.encode()), Fields(names=wire.NAMES, needed=[]), name="a block")
+        shown += [table.read(record) for record in table]
     assert len(shown) == 4
     ids = [producer.notification_of(fields).id for fields in shown]
     assert len(set(ids)) == len(ids)

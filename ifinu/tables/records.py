@@ -1,0 +1,33 @@
+"""What a file is read into."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class Format(enum.StrEnum):
+    """What a file holds."""
+
+    JSONL = "jsonl"  # JSON objects, one a line or in an array
+    CSV = "csv"  # a header and rows; comma, semicolon, tab or bar
+    XLSX = "xlsx"  # a spreadsheet: .xlsx, .xls, .ods
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """
+    One record as it stands in the file.
+
+    Attributes:
+        line: Where it begins, from 1; in a spreadsheet, its row.
+        raw: Its bytes; of a spreadsheet, the row as CSV.
+        cells: What stands in it; None for JSON.
+        fault: Why it cannot be read; empty if it can.
+    """
+
+    line: int
+    raw: bytes
+    cells: Sequence[str] | None = None
+    fault: str = ""

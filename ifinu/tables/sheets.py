@@ -1,0 +1,86 @@
+"""Spreadsheets (.xlsx, .xls, .ods) -> rows of cells. A spreadsheet is in memory as a whole."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from typing import TYPE_CHECKING
+
+from ifinu.errors import ConfigurationError
+from ifinu.tables.records import Record
+
+if TYPE_CHECKING:
+    from python_calamine import CalamineSheet
+
+ZIP, OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+_AS_CSV = "in Excel or LibreOffice, save it as CSV"
+
+
+def sheets(content: bytes, name: str, only: str | None) -> Iterator[tuple[str, Iterator[Record]]]:
+    """
+    The sheets of a workbook that are not hidden.
+
+    Args:
+        content: The whole file.
+        name: What errors call it.
+        only: The one that is wanted; None for all.
+
+    Raises:
+        ConfigurationError: It cannot be read, or has no such sheet.
+    """
+    try:
+        import python_calamine as calamine
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            f"{name} is a spreadsheet, which python-calamine reads: pip install 'ifinu[xlsx]'; or {_AS_CSV}"
+        ) from None
+    try:
+        workbook = calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
+    except calamine.PasswordError:
+        raise ConfigurationError(f"{name} is a spreadsheet with a password; save it without one") from None
+    except calamine.CalamineError:
+        raise ConfigurationError(f"{name} looks like a spreadsheet and is none that can be read; {_AS_CSV}") from None
+    shown = [
+        one.name
+        for one in workbook.sheets_metadata
+        if one.typ is calamine.SheetTypeEnum.WorkSheet and one.visible is calamine.SheetVisibleEnum.Visible
+    ]
+    if only is not None and only not in workbook.sheet_names:
+        raise ConfigurationError(f"--sheet: {name} has no sheet {only!r}; it has {', '.join(workbook.sheet_names)}")
+    for wanted in shown if only is None else [only]:
+        try:
+            found = workbook.get_sheet_by_name(wanted)
+        except calamine.CalamineError:
+            raise ConfigurationError(f"{name}: the sheet {wanted!r} cannot be read; {_AS_CSV}") from None
+        yield wanted, _rows(found)
+
+
+def _rows(sheet: CalamineSheet) -> Iterator[Record]:
+    for number, row in enumerate(sheet.to_python(skip_empty_area=False), 1):
+        cells = [_text(cell) for cell in row]
+        if any(cell.strip() for cell in cells):
+            yield Record(number, as_csv(cells), cells)
+
+
+def as_csv(cells: list[str]) -> bytes:
+    """A row as a line of CSV."""
+    line = io.StringIO()
+    csv.writer(line, delimiter=";", lineterminator="\n").writerow(cells)
+    return line.getvalue().encode("utf-8", "replace")
+
+
+def _text(cell: object) -> str:
+    match cell:
+        case bool():
+            return "true" if cell else "false"
+        case float():  # what a spreadsheet shows: 15 digits, and no fraction where there is none
+            return str(int(cell)) if cell.is_integer() and abs(cell) < 1e15 else format(cell, ".15g")
+        case datetime() if cell.time() == time.min:
+            return cell.date().isoformat()
+        case datetime() | date() | time():
+            return cell.isoformat()
+        case timedelta():
+            return str(cell)
+    return str(cell)
