@@ -1,7 +1,7 @@
 """
-As much of Kubernetes' API as Helm asks for before it installs anything: which kinds of things there are, and Secrets.
+As much of Kubernetes' API as Helm needs to look things up, install, upgrade and roll back: what there is, by its path.
 
-No Kubernetes can be had here, and whatever else is asked for is not found.
+No Kubernetes can be had here. Nothing runs, nothing is checked, and a patch is merged.
 """
 
 from __future__ import annotations
@@ -13,41 +13,116 @@ import http.server
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from rendering import NAMESPACE, NEWEST, RELEASE, STORIES, rendered
 
+Objects = dict[str, dict[str, Any]]
+
+_PROTOBUF = b"k8s\0"
+
+
+def secret_path(name: str) -> str:
+    """Where a Secret is."""
+    return f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}"
+
+
+def path_of(kind: str, name: str) -> str:
+    """Where a Deployment or a StatefulSet is."""
+    return f"/apis/apps/v1/namespaces/{NAMESPACE}/{_plural(kind)}/{name}"
+
+
+def secret(name: str, values: Mapping[str, str]) -> dict[str, Any]:
+    """A Secret of the release with these texts."""
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+    release = {"meta.helm.sh/release-name": RELEASE, "meta.helm.sh/release-namespace": NAMESPACE}
+    labels = {"app.kubernetes.io/managed-by": "Helm"}
+    metadata = {"name": name, "namespace": NAMESPACE, "labels": labels, "annotations": release}
+    return {"kind": "Secret", "apiVersion": "v1", "metadata": metadata, "data": data}
+
 
 class _Cluster(http.server.BaseHTTPRequestHandler):
-    """As much of Kubernetes' API as Helm needs to look a Secret up, and to see whether it could make the rest."""
+    """The API's server."""
 
-    secrets: dict[str, dict[str, str]]
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    objects: Objects
 
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        body = self._answer(path)
-        status = 404 if body is None else 200
-        text = json.dumps(
-            body or {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": status}
-        ).encode()
+        parts = urlsplit(self.path)
+        query = parse_qs(parts.query)
+        if "watch" in query:
+            self._send(200, None)  # nothing happens, and the stream ends
+            return
+        found = self.objects.get(parts.path) or self._discovered(parts.path)
+        if found is None and (kind := self._kind(parts.path)):
+            wanted = dict(pair.split("=", 1) for pair in query.get("labelSelector", [""])[0].split(",") if "=" in pair)
+            items = [
+                each
+                for path, each in self.objects.items()
+                if path.rpartition("/")[0] == parts.path
+                and wanted.items() <= each["metadata"].get("labels", {}).items()
+            ]
+            found = {
+                "kind": f"{kind[1]}List",
+                "apiVersion": kind[0],
+                "metadata": {"resourceVersion": "1"},
+                "items": items,
+            }
+        self._send(404 if found is None else 200, found)
+
+    def do_POST(self) -> None:
+        body = self._body()
+        path = f"{urlsplit(self.path).path}/{body['metadata']['name']}"
+        if path in self.objects:
+            self._send(409, {"kind": "Status", "status": "Failure", "reason": "AlreadyExists", "code": 409})
+            return
+        self._send(201, self.objects.setdefault(path, body))
+
+    def do_PUT(self) -> None:
+        self._send(200, self.objects.update({urlsplit(self.path).path: (body := self._body())}) or body)
+
+    def do_PATCH(self) -> None:
+        path = urlsplit(self.path).path
+        applied = "apply-patch" in self.headers["Content-Type"]
+        if path not in self.objects and not applied:
+            self._send(404, None)
+            return
+        self.objects[path] = _merged(self.objects.get(path, {}), self._body())
+        self._send(200, self.objects[path])
+
+    def do_DELETE(self) -> None:
+        self._body()
+        gone = self.objects.pop(urlsplit(self.path).path, None)
+        self._send(404 if gone is None else 200, gone)
+
+    def _body(self) -> Any:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return _secret_of(body) if body.startswith(_PROTOBUF) else yaml.safe_load(body)
+
+    def _send(self, status: int, body: Any) -> None:
+        missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+        text = json.dumps(missing if status == 404 else body).encode() if body or status == 404 else b""
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
 
-    def _answer(self, path: str) -> dict[str, Any] | None:
-        where, _, name = path.rpartition("/")
-        if where == f"/api/v1/namespaces/{NAMESPACE}/secrets" and name in self.secrets:
-            data = {key: base64.b64encode(value.encode()).decode() for key, value in self.secrets[name].items()}
-            release = {"meta.helm.sh/release-name": RELEASE, "meta.helm.sh/release-namespace": NAMESPACE}
-            labels = {"app.kubernetes.io/managed-by": "Helm"}
-            metadata = {"name": name, "namespace": NAMESPACE, "labels": labels, "annotations": release}
-            return {"kind": "Secret", "apiVersion": "v1", "metadata": metadata, "data": data}
-        return self._discovered(path)
+    def _kind(self, path: str) -> tuple[str, str] | None:
+        """API version and kind of what is listed at a path."""
+        return next(
+            (
+                (version, kind)
+                for version, kind in _kinds()
+                if path == f"/{_root(version)}/namespaces/{NAMESPACE}/{_plural(kind)}"
+            ),
+            None,
+        )
 
     def _discovered(self, path: str) -> dict[str, Any] | None:
         kinds = _kinds()
@@ -59,11 +134,19 @@ class _Cluster(http.server.BaseHTTPRequestHandler):
                 return {"kind": "APIVersions", "versions": ["v1"]}
             case "/apis":
                 return {"kind": "APIGroupList", "groups": [_group(version) for version in sorted(groups)]}
+            case "/openapi/v3":
+                return {
+                    "paths": {
+                        each: {"serverRelativeURL": f"/openapi/v3/{each}"} for each in map(_root, groups | {"v1"})
+                    }
+                }
+        if path.startswith("/openapi/v3/"):
+            return _verbs(path.removeprefix("/openapi/v3/"))
         version = path.removeprefix("/apis/").removeprefix("/api/")
         if version not in {version for version, _ in kinds}:
             return None
         resources = [
-            {"name": _plural(kind), "namespaced": True, "kind": kind, "verbs": ["get"]}
+            {"name": _plural(kind), "namespaced": True, "kind": kind, "verbs": ["get", "list", "watch"]}
             for each, kind in kinds
             if each == version
         ]
@@ -85,14 +168,81 @@ def _group(version: str) -> dict[str, Any]:
     return {"name": name, "versions": [one], "preferredVersion": one}
 
 
+def _root(version: str) -> str:
+    return f"{'apis' if '/' in version else 'api'}/{version}"
+
+
+def _verbs(root: str) -> dict[str, Any]:
+    """So much of a description of an API that Helm leaves it to the server to check what it is sent."""
+    paths = {}
+    for version, kind in _kinds():
+        if _root(version) == root:
+            group, _, number = version.rpartition("/")
+            patch = {
+                "parameters": [{"name": "fieldValidation", "in": "query"}],
+                "x-kubernetes-group-version-kind": {"group": group, "version": number, "kind": kind},
+            }
+            paths[f"/{root}/namespaces/{{namespace}}/{_plural(kind)}/{{name}}"] = {"patch": patch}
+    return {"openapi": "3.0.0", "info": {"title": "it", "version": "1"}, "paths": paths}
+
+
 def _plural(kind: str) -> str:
     return re.sub("ys$", "ies", f"{kind.lower()}s")
 
 
+def _secret_of(protobuf: bytes) -> dict[str, Any]:
+    """The Secret in a message of Kubernetes' own encoding, in which Helm stores its releases."""
+    outer = _fields(dict(_fields(protobuf.removeprefix(_PROTOBUF)))[2])
+    inner = dict(outer)
+    metadata = _fields(inner[1])
+    labels = (dict(_fields(value)) for number, value in metadata if number == 11)
+    data = (dict(_fields(value)) for number, value in outer if number == 2)
+    return {
+        "kind": "Secret",
+        "apiVersion": "v1",
+        "type": inner[3].decode(),
+        "metadata": {
+            "name": dict(metadata)[1].decode(),
+            "labels": {label[1].decode(): label[2].decode() for label in labels},
+        },
+        "data": {each[1].decode(): base64.b64encode(each[2]).decode() for each in data},
+    }
+
+
+def _fields(message: bytes) -> list[tuple[int, bytes]]:
+    """Numbers and contents of a Protocol Buffers message; numbers are left out."""
+    found, at = [], 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte, at = message[at], at + 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        key = varint()
+        length = varint()
+        if key & 7 == 2:
+            found.append((key >> 3, message[at : at + length]))
+            at += length
+    return found
+
+
+def _merged(before: Any, patch: Any) -> Any:
+    if not isinstance(before, dict) or not isinstance(patch, dict):
+        return patch
+    out = {**before, **{key: _merged(before.get(key), value) for key, value in patch.items()}}
+    return {key: value for key, value in out.items() if value is not None}
+
+
 @contextlib.contextmanager
-def cluster(directory: Path, secrets: dict[str, dict[str, str]]) -> Iterator[str]:
-    """A cluster with these Secrets; the path of the file with which Helm finds it."""
-    handler = type("Handler", (_Cluster,), {"secrets": secrets})
+def cluster(directory: Path, objects: Objects) -> Iterator[str]:
+    """A cluster with these objects, by their paths; the path of the file with which Helm finds it."""
+    handler = type("Handler", (_Cluster,), {"objects": objects})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

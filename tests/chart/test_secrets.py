@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from cluster import cluster
+from cluster import cluster, path_of, secret, secret_path
 from helm_binaries import MAJORS
 from rendering import CHART, NAMESPACE, RELEASE, STORIES, Object, Rendered, documents, render, rendered, run
 
@@ -128,44 +128,80 @@ def test_of_a_database_outside_nothing_is_made_up():
 @pytest.mark.parametrize("story", STORIES)
 def test_secrets_stay_when_the_release_goes(story):
     """
-    The volumes stay too, and know the passwords.
+    The volumes stay too, and know the passwords. Hooks are no part of a release.
     """
-    for name, secret in rendered(story).of("Secret").items():
+    for name, made in rendered(story).of("Secret").items():
         if name != "ifinu-alertmanager-config":
-            assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+            assert made["metadata"]["annotations"] == {
+                "helm.sh/hook": "pre-install,pre-upgrade",
+                "helm.sh/resource-policy": "keep",
+            }
 
 
 # -- kept, once made: Helm asks the cluster
 
 
 @pytest.mark.parametrize("major", MAJORS)
-def test_a_password_that_is_in_the_cluster_is_kept(tmp_path, major):
+def test_a_secret_that_is_in_the_cluster_is_rendered_only_where_something_in_it_is_missing_or_given(tmp_path, major):
     """
-    What an upgrade finds it leaves, what it does not find it makes, and what is given wins.
+    And with all that is in it: what was made for Flower stays while Flower is off.
     """
     live = {
-        "redis-queue": {"redis-password": "live-redis"},
+        "redis-queue": {"redis-password": "liveredis"},
         "evolution-postgres": {"postgres-password": "live-postgres", "ifinu-password": "live-ledger"},
         "ifinu-secrets": {"phone-key": "live-phone-key", "webhook-secret": "live-hook", "flower-auth": "live:flower"},
     }
-    given = ("--set", "redis.auth.value=given")
-    arguments = (
-        "template",
-        RELEASE,
-        str(CHART),
-        "--namespace",
-        NAMESPACE,
-        "--dry-run=server",
-        "--disable-openapi-validation",
-    )
-    with cluster(tmp_path, live) as kubeconfig:
-        kept = opened(documents(run(*arguments, major=major, kubeconfig=kubeconfig)))
-        changed = opened(documents(run(*arguments, *given, major=major, kubeconfig=kubeconfig)))
-    expected = {(name, key): value for name, secret in live.items() for key, value in secret.items()}
-    made = SECRETS.keys() - expected.keys()
-    assert {key: kept[key] for key in expected} == expected
-    assert {key: changed[key] for key in expected} == expected | {("redis-queue", "redis-password"): "given"}
-    assert made == {("evolution-postgres", "evolution-password"), ("evolution-api", "api-key")}
-    for key in made:
-        assert len(kept[key]) == 40
-        assert kept[key] != changed[key]
+    objects = {secret_path(name): secret(name, values) for name, values in live.items()}
+    arguments = ("template", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=server")
+    with cluster(tmp_path, objects) as kubeconfig:
+
+        def secrets(*given: str) -> dict[tuple[str, str], str]:
+            return opened(documents(run(*arguments, *given, major=major, kubeconfig=kubeconfig)))
+
+        made = secrets("--set", "flower.enabled=false")
+        given = secrets(
+            "--set", f"redis.auth.value=given,postgres.auth.evolutionPassword=given,webhook.secret.value={'h' * 32}"
+        )
+        same = secrets("--set", "redis.auth.value=liveredis")
+    assert {name for name, _ in made} == {name for name, _ in same} == {"evolution-postgres", "evolution-api"}
+    assert made["evolution-postgres", "ifinu-password"] == "live-ledger"
+    assert len(made["evolution-postgres", "evolution-password"]) == len(made["evolution-api", "api-key"]) == 40
+    assert given["redis-queue", "redis-password"] == given["evolution-postgres", "evolution-password"] == "given"
+    assert {key: value for (name, key), value in given.items() if name == "ifinu-secrets"} == {
+        "phone-key": "live-phone-key", "webhook-secret": "h" * 32, "flower-auth": "live:flower",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("major", MAJORS)
+def test_no_upgrade_and_no_rollback_changes_a_password_or_stops_a_pod(tmp_path, major):
+    """
+    Installed, a password changed, pods added; then upgraded with autoscalers and without Flower, and back to the first.
+    """
+    objects: dict[str, Object] = {}
+    worker, gateway = path_of("Deployment", "ifinu-worker"), path_of("StatefulSet", "evolution-api")
+
+    def data() -> dict[str, Object]:
+        return {name: dict(objects[secret_path(name)]["data"]) for name, _ in SECRETS}
+
+    def pods() -> tuple[int, int]:
+        return objects[worker]["spec"]["replicas"], objects[gateway]["spec"]["replicas"]
+
+    fixed = [f"{name}.autoscaling.enabled=false" for name in ("worker", "evolution")]
+    fixed += ["worker.replicaCount=4", "evolution.replicaCount=3"]
+    with cluster(tmp_path, objects) as kubeconfig:
+
+        def do(command: str, *more: str) -> None:
+            run(command, RELEASE, *more, "--namespace", NAMESPACE, major=major, kubeconfig=kubeconfig)
+
+        do("install", str(CHART), "--set", ",".join(fixed))
+        objects[secret_path("redis-queue")]["data"]["redis-password"] = base64.b64encode(b"changed").decode()
+        changed = data()
+        assert changed.keys() == {"redis-queue", "evolution-postgres", "evolution-api", "ifinu-secrets"}
+        do("upgrade", str(CHART), "--set", "flower.enabled=false")
+        assert (data(), pods()) == (changed, (4, 3))  # not the least, which is 2
+        for path, count in ((worker, 9), (gateway, 5)):
+            objects[path]["spec"]["replicas"] = count  # the autoscalers' doing
+        do("upgrade", str(CHART))
+        assert (data(), pods()) == (changed, (9, 5))
+        do("rollback", "1")
+        assert data() == changed

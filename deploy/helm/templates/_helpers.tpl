@@ -117,13 +117,41 @@ envFrom:
 checksum/config: {{ include (print .Template.BasePath "/configmap.yaml") . | sha256sum }}
 {{- end }}
 
-{{/* A password: the value, else the live Secret's, else a new one. `secret` and `key` name it. */}}
-{{- define "ifinu.kept" -}}
+{{/*
+A Secret of passwords: of each of `keys` the value that is given, else the one in the cluster, else a new one. Where the
+cluster has them all it is not rendered, and never part of what Helm installs (a hook is not): an upgrade, a rollback and an
+uninstall leave it as it is. What else is in it stays.
+*/}}
+{{- define "ifinu.keptSecret" -}}
 {{- $live := (lookup "v1" "Secret" .context.Release.Namespace .secret).data | default dict -}}
-{{- if .value -}}{{ .value | b64enc }}
-{{- else if hasKey $live .key -}}{{ index $live .key }}
-{{- else -}}{{ printf "%s%s" (.prefix | default "") (randAlphaNum 40) | b64enc }}
+{{- $data := deepCopy $live -}}
+{{- range .keys -}}
+{{- if .value -}}{{- $_ := set $data .key (b64enc .value) -}}
+{{- else if not (hasKey $data .key) -}}{{- $_ := set $data .key (printf "%s%s" (.prefix | default "") (randAlphaNum 40) | b64enc) -}}
 {{- end -}}
+{{- end -}}
+{{- if not (deepEqual $data $live) -}}
+apiVersion: v1
+kind: Secret
+metadata:
+  name: {{ .secret }}
+  labels:
+    {{- include "ifinu.labels" . | nindent 4 }}
+  annotations:
+    helm.sh/hook: pre-install,pre-upgrade
+    helm.sh/resource-policy: keep
+type: Opaque
+data:
+  {{- toYaml $data | nindent 2 }}
+{{- end -}}
+{{- end }}
+
+{{/*
+How many pods an autoscaler is to find: as many as there are, so that switching it on or upgrading stops none; else the least.
+*/}}
+{{- define "ifinu.scaledReplicas" -}}
+{{- $spec := (lookup "apps/v1" .kind .context.Release.Namespace .name).spec | default dict -}}
+{{ if hasKey $spec "replicas" }}{{ int $spec.replicas }}{{ else }}{{ int .least }}{{ end }}
 {{- end }}
 
 {{/* Messages a second of a pod: 50/s and 3000/m are 50, 100/h is 0.02777… */}}
