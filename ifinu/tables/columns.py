@@ -80,7 +80,7 @@ class Columns:
     """
 
     def __init__(self, cells: Iterable[str], fields: Fields) -> None:
-        self.names = [" ".join(cell.split()) for cell in cells]
+        self.names = [" ".join(cell.strip("\ufeff").split()) for cell in cells]
         while self.names and not self.names[-1]:
             self.names.pop()
         mapped = {fold(column) for column in fields.mapped}

@@ -20,6 +20,7 @@ from ifinu.tables.records import Record
 from ifinu.tables.text import LONGEST, Text
 
 DELIMITERS = ";,\t|"
+_BLANK = " \t\r\n\u00a0\x1a"  # the last is where DOS ends a file
 _LONGEST_CELL = 100  # lines
 _STRAY = 'has a " that no other one closes; write a cell with quotes as "5"" pipe", or without any'
 
@@ -56,7 +57,7 @@ class Rows:
     def __iter__(self) -> Iterator[Record]:
         while (line := self._next()) is not None:
             row = self._row(line)
-            if row.fault or any(cell.strip() for cell in row.cells or ()):
+            if row.fault or any(cell.strip(_BLANK) for cell in row.cells or ()):
                 yield row
 
     def _next(self) -> Line | None:
@@ -137,6 +138,8 @@ class Rows:
 
     def _within_width(self, record: Record) -> Record:
         cells = record.cells or ()
+        if "".join(cells).strip(_BLANK) == "":
+            return record
         if not self._width or len(cells) == self._width:
             return record
         if len(cells) < self._width and not record.raw.endswith((b"\n", b"\r")):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import html
 import io
+import re
+import zipfile
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING
@@ -14,7 +18,12 @@ from ifinu.tables.records import Record
 if TYPE_CHECKING:
     from python_calamine import CalamineSheet
 
+FAILED = "#N/A"
 ZIP, OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+_SHEET = re.compile(r"<sheet\s[^>]*>")
+_LINK = re.compile(r"<Relationship\s[^>]*>")
+_CELL = re.compile(r"<c\s[^>]*\bt=\"e\"[^>]*>")
+_ATTRIBUTE = re.compile(r"([\w:]+)=\"([^\"]*)\"")
 _AS_CSV = "in Excel or LibreOffice, save it as CSV"
 
 
@@ -54,14 +63,43 @@ def sheets(content: bytes, name: str, only: str | None) -> Iterator[tuple[str, I
             found = workbook.get_sheet_by_name(wanted)
         except calamine.CalamineError:
             raise ConfigurationError(f"{name}: the sheet {wanted!r} cannot be read; {_AS_CSV}") from None
-        yield wanted, _rows(found)
+        yield wanted, _rows(found, _failed(content, wanted))
 
 
-def _rows(sheet: CalamineSheet) -> Iterator[Record]:
+def _rows(sheet: CalamineSheet, failed: frozenset[str]) -> Iterator[Record]:
     for number, row in enumerate(sheet.to_python(skip_empty_area=False), 1):
         cells = [_text(cell) for cell in row]
+        for place in range(len(cells)) if failed else ():
+            if f"{_letters(place)}{number}" in failed:
+                cells[place] = FAILED
         if any(cell.strip() for cell in cells):
             yield Record(number, as_csv(cells), cells)
+
+
+def _letters(place: int) -> str:
+    """The name of a column, from 0: A, …, Z, AA, …"""
+    more, last = divmod(place, 26)
+    return (_letters(more - 1) if more else "") + chr(ord("A") + last)
+
+
+def _failed(content: bytes, sheet: str) -> frozenset[str]:
+    """Cells of an .xlsx whose formula failed (#N/A, #REF!): calamine gives them as empty ones."""
+    with (
+        contextlib.suppress(zipfile.BadZipFile, KeyError, StopIteration),
+        zipfile.ZipFile(io.BytesIO(content)) as parts,
+    ):
+        named = (_attributes(tag) for tag in _SHEET.findall(parts.read("xl/workbook.xml").decode()))
+        link = next(one["r:id"] for one in named if html.unescape(one["name"]) == sheet)
+        links = (_attributes(tag) for tag in _LINK.findall(parts.read("xl/_rels/workbook.xml.rels").decode()))
+        target = next(one["Target"] for one in links if one["Id"] == link)
+        body = parts.read(target.lstrip("/") if target.startswith("/") else f"xl/{target}").decode()
+        cells = (_attributes(tag) for tag in _CELL.findall(body))
+        return frozenset(one.get("r", "") for one in cells)
+    return frozenset()
+
+
+def _attributes(tag: str) -> dict[str, str]:
+    return dict(_ATTRIBUTE.findall(tag))
 
 
 def as_csv(cells: list[str]) -> bytes:

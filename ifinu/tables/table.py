@@ -26,9 +26,12 @@ _CSV_ENDINGS = (".csv", ".tsv", ".txt")
 _BETWEEN_OBJECTS = b", \t\r\n"
 _MARKED_AS_TEXT = re.compile(r"'(?=[\d=+@(-])")  # an apostrophe that says "this is text"
 _COPIED = (
-    r"has doubled backslashes, such as \\n for a line break, as psql's `copy … to stdout` writes them; "
+    r"has a line break or a quote that is spelled out, such as \n, as psql's `copy … to stdout` writes them; "
     "take psql -AtX -c 'select …', or psql --csv"
 )
+_FAILED = re.compile(r"#(?:N/[AD]|REF!|VALU?E!|VALOR!|DIV/0!|NOME\?|NAME\?|N[UÚ]M!|NUL[OL]!)", re.IGNORECASE)
+_ESCAPED_BREAK = re.compile(r"\\[nrt]")
+_NOTHING = ("", r"\N")  # the latter by PostgreSQL and MySQL
 _COPIED_TEXT = re.compile(rb'\\\\[nrtu"]')
 _NOT_TABLES = {
     b"\x1f\x8b": "is compressed; unpack it first: gunzip -c FILE | ifinu … -",
@@ -119,7 +122,7 @@ class Table:
         try:
             body = wire.parse(self._text.decode(raw.strip(_BETWEEN_OBJECTS)))
         except InvalidNotification as exc:
-            raise InvalidNotification("", f"{exc.reason}; it {_COPIED}" if copied else exc.reason) from None
+            raise InvalidNotification("", f"{_COPIED}; so it {exc.reason}" if copied else exc.reason) from None
         if copied:
             raise InvalidNotification("", _COPIED)
         for column, to in self._fields.mapped.items():
@@ -132,11 +135,17 @@ class Table:
             if to in self._fields.guards:
                 reason = f"is not in this row, which has {len(cells)} cells where the header has {len(columns.names)}"
                 raise InvalidNotification(columns.spelling[to], reason)
-        return {
-            to: _MARKED_AS_TEXT.sub("", cell.strip(), count=1)
-            for to, cell in zip(columns.fields, cells, strict=False)
-            if to is not None and cell.strip()
-        }
+        found: dict[str, object] = {}
+        for to, cell in zip(columns.fields, cells, strict=False):
+            text = cell.strip()
+            if to is None or text in _NOTHING:
+                continue
+            if _FAILED.fullmatch(text):
+                raise InvalidNotification(columns.spelling[to], f"is {text}: a formula of the spreadsheet failed")
+            if _ESCAPED_BREAK.search(text):
+                raise InvalidNotification(columns.spelling[to], _COPIED)
+            found[to] = _MARKED_AS_TEXT.sub("", text, count=1)
+        return found
 
     def _of_rows(self) -> Iterator[Record]:
         lines = numbered(self._text.lines())

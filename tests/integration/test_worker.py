@@ -188,7 +188,7 @@ def test_bad_input_of_every_kind_is_dead_lettered_with_its_bytes_and_nothing_els
     """
     for number, (message, _) in enumerate(BAD_INPUT):
         queue.push(raw(number), message)
-    queue.push(raw("last"))
+    queue.push(raw("last", descrição="Uma piscina"))
     worker = fleet.start().ready()
     good = len(BAD_INPUT) + 1
     wait_until(lambda: simulator.total() == good and queue.idle(), seen=queue.counts)
@@ -198,6 +198,10 @@ def test_bad_input_of_every_kind_is_dead_lettered_with_its_bytes_and_nothing_els
     ]
     assert sorted(found) == sorted(BAD_INPUT)
     assert worker.process.poll() is None
+    (line,) = [line for line in worker.text().splitlines() if "ifinu.message.key_ignored" in line]
+    assert "descricao" in line
+    assert "descrição" not in line
+    assert "piscina" not in line
 
 
 def called(number: int, properties: object = None, **headers: object) -> bytes:

@@ -223,3 +223,14 @@ def test_kinds_and_priorities_are_pushed_under_their_wire_names(server: redis.Re
     assert [json.loads(m)["tipo_notificacao"] for m in reversed(server.lrange(NORMAL, 0, -1))] == [
         "lembrete", "vencimento", "atraso", "pagamento",
     ]  # fmt: skip
+
+
+def test_an_ignored_key_that_looks_like_a_field_is_logged_once_a_call(
+    server: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = {"id": "a", "tipo_notificacao": "lembrete", "telefone": "77998616740", "texto": "oi", "Descrição": "x"}
+    enqueue_many([{**source, "id": f"n{number}"} for number in range(3)], client=server)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("a key that looks like descricao is ignored")
+    refused = enqueue_many([{**source, "usuario": "u1"}], client=server).refused
+    assert [(one.field, one.reason) for one in refused] == [("usuario", "is no field; did you mean usuario_id?")]

@@ -3,6 +3,7 @@
 import builtins
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from ifinu import names
 from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.tables import Fields, Format, Table
+from ifinu.tables import table as table_module
 
 CASES = Path(__file__).parents[1] / "cases"
 NAMES = {"id": "id", "kind": "kind", "tipo": "kind", "name": "name", "usuario_id": "usuario_id"}
@@ -69,6 +71,9 @@ def b(**more):
         (b"id;kind;name\n'1;x;'Ana\n", {2: {"id": "1", "kind": "x", "name": "'Ana"}}),
         (b"id;kind\ra;x\rb;y\r", {2: a(), 3: b()}),
         (b'id;kind;name\r\na;x;"A\rB"\r\n', {2: a(name="A\rB")}),
+        (b"id;kind;name\r\na;x;\\N\r\n\x1a", {2: a()}),
+        (b"id\tkind\tname\na\tx\tAna\\nLima\n", {2: f"name: {table_module._COPIED}"}),
+        ("\ufeff\ufeffid;kind\na;x\n".encode(), {2: a()}),
     ],
 )  # fmt: skip
 def test_a_csv_is_read_as_a_person_reads_it(content, found):
@@ -249,7 +254,8 @@ def test_json_is_read_one_a_line_or_as_an_array(content, found):
         (b'["id"]', "is no JSON object"),
         (b"nonsense", "is no JSON object"),
         (b'{"id":"a","id":"a"}', "is not JSON to go by"),
-        (b'{"id":"a\\\\nb"}', r"has doubled backslashes, such as \\n for a line break"),
+        (b'{"id":"a\\\\nb"}', "has a line break or a quote that is spelled out"),
+        (b'{"id":"a \\\\"b\\\\""}', "has a line break or a quote that is spelled out"),
         (b'{"id":"' + b"z" * 1_100_000 + b'"}', "is longer than"),
     ],
     ids=lambda value: repr(value[:20]),
@@ -279,6 +285,78 @@ def test_a_spreadsheet_is_read_by_its_rows():
     assert opened.unit == "row"
     with pytest.raises(ConfigurationError, match="has no sheet 'Plan2'; it has Sheet"):
         table(content, fields=fields, sheet="Plan2")
+
+
+MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+PACKAGE = "http://schemas.openxmlformats.org/package/2006/relationships"
+
+
+def workbook(sheets, hidden):
+    """An .xlsx: name -> rows of cells; a cell is a number, a text, or (attributes, value)."""
+    names = "".join(
+        f'<sheet name="{name}" sheetId="{n}" r:id="r{n}" state="{"hidden" if name == hidden else "visible"}"/>'
+        for n, name in enumerate(sheets, 1)
+    )
+    links = "".join(
+        f'<Relationship Id="r{n}" Type="{OFFICE}/worksheet" Target="worksheets/s{n}.xml"/>'
+        for n in range(1, len(sheets) + 1)
+    )
+    parts = {
+        "_rels/.rels": f'<Relationships xmlns="{PACKAGE}"><Relationship Id="r" Type="{OFFICE}/officeDocument" '
+        'Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{MAIN}" xmlns:r="{OFFICE}"><sheets>{names}</sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{PACKAGE}">{links}<Relationship Id="s" '
+        f'Type="{OFFICE}/styles" Target="styles.xml"/></Relationships>',
+        "xl/styles.xml": f'<styleSheet xmlns="{MAIN}"><cellXfs count="2"><xf numFmtId="0"/><xf numFmtId="22"/>'
+        "</cellXfs></styleSheet>",
+    }
+    for n, rows in enumerate(sheets.values(), 1):
+        lines = "".join(
+            f'<row r="{r}">{"".join(cell(f"{chr(65 + c)}{r}", value) for c, value in enumerate(row))}</row>'
+            for r, row in enumerate(rows, 1)
+        )
+        parts[f"xl/worksheets/s{n}.xml"] = f'<worksheet xmlns="{MAIN}"><sheetData>{lines}</sheetData></worksheet>'
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        for name, part in parts.items():
+            file.writestr(name, part)
+    return out.getvalue()
+
+
+def cell(place, value):
+    if isinstance(value, str):
+        return f'<c r="{place}" t="inlineStr"><is><t>{value}</t></is></c>'
+    attributes, number = value if isinstance(value, tuple) else ("", value)
+    return f'<c r="{place}" {attributes}><v>{number}</v></c>'
+
+
+def test_a_sheet_is_read_by_what_its_cells_show():
+    header = ["id", "kind", "name"]
+    content = workbook(
+        {
+            "Cover": [["Charges of May"]],
+            "Old": [header],
+            "This": [
+                ["Charges"], [], header,
+                [1, "x", 89.90000000000001], [], [2.0, "x", ('s="1"', 46357)], [11987654321, "x", ('s="1"', 46357.75)],
+                [4, "x", ('t="e"', "#N/A")], [5, "x", ('t="b"', 1)],
+            ],
+            "Next": [header],
+        },
+        hidden="Old",
+    )  # fmt: skip
+    assert outcomes(content) == {
+        4: {"id": "1", "kind": "x", "name": "89.9"},
+        6: {"id": "2", "kind": "x", "name": "2026-12-01"},
+        7: {"id": "11987654321", "kind": "x", "name": "2026-12-01T18:00:00"},
+        8: "name: is #N/A: a formula of the spreadsheet failed",
+        9: {"id": "5", "kind": "x", "name": "true"},
+    }
+    assert table(content).notes == ["the sheet 'This' is read, not 'Next'; --sheet chooses"]
+    assert outcomes(content, sheet="Old") == {}
+    with pytest.raises(ConfigurationError, match="no row of the first 20 names all needed columns"):
+        table(content, sheet="Cover")
 
 
 def test_a_spreadsheet_without_its_reader_says_what_to_install(monkeypatch):
