@@ -29,6 +29,7 @@ from ifinu.cli import pairing
 from ifinu.embedded import Valkey
 from ifinu.gateway import Evolution, State, flapping
 from ifinu.metrics import asking
+from ifinu.receipts.guard import headers_of
 from ifinu.simulator import Shards as Pods
 from ifinu.simulator import Simulator
 
@@ -83,7 +84,7 @@ def test_an_instance_is_made_and_its_webhook_registered(ifinu, at, monkeypatch):
     assert "http://ifinu-webhook:8090" in ended.out
     assert SECRET not in ended.out + ended.err
     found = at.find_webhook("acme")
-    assert (found.url, found.headers) == ("http://ifinu-webhook:8090", {"jwt_key": SECRET})
+    assert (found.url, found.headers) == ("http://ifinu-webhook:8090", headers_of("acme", SECRET))
     assert at.connection_state("acme") is State.CLOSE
 
 

@@ -80,6 +80,15 @@ def test_show_prints_the_timeline(ifinu, there):
     assert hash_of(MARIA) not in ended.out
 
 
+@pytest.mark.parametrize("key_id", ["K1", "K0"])
+def test_show_finds_a_notification_by_its_id_at_whatsapp_also_of_an_earlier_send(ifinu, there, key_id):
+    sent(there, 1)
+    rows.event(there, "n1", "unknown", NOW - timedelta(hours=2), key_id="K0")
+    assert ifinu("show", key_id).out.splitlines()[0] == "n1  delivered"
+    assert ifinu("show", key_id, "--json").json["id"] == "n1"
+    assert ifinu("show", "K9").code == 1
+
+
 def test_show_as_json(ifinu, there):
     sent(there, 1)
     found = ifinu("show", "n1", "--json").json

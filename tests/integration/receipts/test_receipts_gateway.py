@@ -9,11 +9,13 @@ import urllib.request
 
 import pytest
 from command_line import Shell
-from integration.receipts.conftest import PHONE_KEY, SECRET, token, told
-from processes import API_KEY, wait_until
+from integration.receipts.conftest import PHONE_KEY, SECRET, Receiver, token, told
+from processes import API_KEY, FIRST_NUMBER, raw, stopping, wait_until
 
 from ifinu.broker import URGENT
-from ifinu.broker.keys import optout_key, seen_key
+from ifinu.broker.answers import Answers
+from ifinu.broker.keys import EVENTS as STREAM
+from ifinu.broker.keys import claim_key, optout_key, seen_key
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.embedded import free_port
 from ifinu.gateway import Evolution
@@ -87,6 +89,36 @@ def test_who_answers_stop_is_opted_out_once_and_told_once(ifinu, simulator, gate
     assert client.hlen(optout_key("*")) == 1  # Redis knows of nobody who wrote to them
     assert [one["phone"] for one in told(client, "optout")] == ["+55 11 9****-0024"]
     assert client.llen(URGENT) == 1
+
+
+def test_an_opt_out_holds_though_redis_has_forgotten_who_wrote(valkey, simulator, queue, fleet, client):
+    """
+    They answer another instance, two months later; and from a hidden phone, quoting what was sent to it.
+    """
+    with stopping(Receiver(valkey.url, phone_key=None)) as receiver:
+        worker = fleet.start(IFINU_RECORDER="true")
+
+        def say(number, tenant, id_):
+            queue.push(raw(number, id=id_, telefone=f"77 9{FIRST_NUMBER + number}", usuario_id=tenant))
+            wait_until(queue.idle, seen=worker.text)
+
+        say(101, "u1", "n1")
+        say(102, "u1", "n2")
+        wait_until(lambda: client.xlen(STREAM) == 0, seen=worker.text)
+        (key,) = client.keys("ifinu:remetentes:*")
+        client.delete(key)
+        key_id = client.hget(claim_key("n2"), "key_id").decode()
+        elsewhere = {"remoteJid": f"55779{FIRST_NUMBER + 101}@s.whatsapp.net", "fromMe": False, "id": "AC01"}
+        hidden = {"remoteJid": "123456789012345@lid", "fromMe": False, "id": "AC02"}
+        for instance, key, context in (("other", elsewhere, {}), ("ifinu", hidden, {"stanzaId": key_id})):
+            data = {"key": key, "message": {"conversation": "para de mandar mensagem"}, "contextInfo": context}
+            assert receiver.post({"event": "messages.upsert", "instance": instance, "data": data}) == 200
+        wait_until(lambda: not Answers(client).count(), seen=worker.text)
+        sends = simulator.total()
+        for number, tenant, id_ in ((101, "u1", "n3"), (102, "u1", "n4"), (101, "u2", "n5")):
+            say(number, tenant, id_)
+        states = [client.hget(claim_key(id_), "state").decode() for id_ in ("n3", "n4", "n5")]
+        assert (states, simulator.total() - sends) == (["suppressed", "suppressed", "sent"], 1)
 
 
 def test_a_change_of_state_arrives(ifinu, simulator, receiver, client):
