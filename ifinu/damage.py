@@ -138,6 +138,17 @@ def refuse_in_text(text: str) -> None:
         _refuse(link.group(), (_IN_LINKS[1], _IN_LINKS[2], _BIDI_CONTROLS))
 
 
+def refuse_in_template(line: str) -> None:
+    """
+    Check what stands between the values of a template, a part of one line.
+
+    Raises:
+        ValueError: Naming the mark of damage.
+    """
+    _refuse_entities(line)
+    _refuse(line, (*_ANYWHERE, _OVERRIDE))
+
+
 def refuse_in_line(text: str) -> None:
     """
     Check a description.

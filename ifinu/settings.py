@@ -262,6 +262,14 @@ class Settings(BaseSettings):
             "each as a message of nothing else that can be copied."
         ),
     ] = False
+    templates: Annotated[
+        Path | None,
+        _Optional,
+        Field(
+            description="Directory of texts in place of ifinu's: `<kind>.txt.j2`, and `<tenant>/<kind>.txt.j2` for one "
+            "tenant."
+        ),
+    ] = None
     sending_window: Annotated[
         str | None,
         _Optional,

@@ -35,6 +35,7 @@ from ifinu.cli import (
     show,
     simulator,
     status,
+    templates,
     top,
     unknown,
     webhook,
@@ -81,6 +82,7 @@ app.add_typer(queues.app, name="queue")
 app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(unknown.app, name="unknown")
 app.add_typer(optout.app, name="optout")
+app.add_typer(templates.app, name="template")
 app.command()(webhook.webhook)
 app.command()(flower.flower)
 app.add_typer(instances.app, name="instance")

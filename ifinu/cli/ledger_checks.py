@@ -65,7 +65,7 @@ def examine_stream(client: redis.Redis) -> Iterator[Finding]:
 
 
 def examine_settings(chosen: Settings) -> Iterator[Finding]:
-    """The key of the pseudonyms; the sending windows where some are set."""
+    """The key of the pseudonyms; the texts and the sending windows where some are set."""
     if chosen.phone_key is None:
         mend = (
             "opt-outs are lost with it: put what `redis-cli GET ifinu:chave:telefone` prints, or before the first "
@@ -74,6 +74,15 @@ def examine_settings(chosen: Settings) -> Iterator[Finding]:
         yield Finding("phone key", Level.WARN, "not set: one is made, and kept in Redis alone", mend)
     else:
         yield Finding("phone key", Level.OK, "set")
+    if chosen.templates is not None:
+        from ifinu.render import Renderer
+
+        try:
+            Renderer(chosen.templates)
+        except ConfigurationError as exc:
+            yield Finding("texts", Level.FAIL, str(exc), "correct them, then `ifinu template check`: no worker starts")
+        else:
+            yield Finding("texts", Level.OK, f"those in {chosen.templates} can be read")
     if chosen.sending_window is None and chosen.sending_windows_file is None:
         return
     try:

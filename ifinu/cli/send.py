@@ -79,7 +79,7 @@ def send(
 
         today = today_in_brazil() if due is None else due.astimezone(ZoneInfo(window.BRASILIA)).date()
         chosen = settings.load()
-        renderer = Renderer(reference=chosen.reference, codes_apart=chosen.pix_separate)
+        renderer = Renderer(chosen.templates, reference=chosen.reference, codes_apart=chosen.pix_separate)
         codes = notification.code_messages(chosen.evolution_instance) if chosen.pix_separate else []
         texts = [renderer.render(each, today=today) for each in (notification, *codes)]
         told |= {"phone": phones.mask(notification.phone), "text": texts[0]} | ({"then": texts[1:]} if codes else {})

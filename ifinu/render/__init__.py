@@ -4,7 +4,7 @@ What a person reads: one Jinja template for each kind, in `templates/<tipo_notif
 A template sees the names of the wire: `id`, `nome`, `valor` ("R$ 1.234,50"), `vencimento` ("01/12/2026"),
 `descricao`, `link_pagamento`, `pix_copia_cola`, and, where there is a due date, `dias_para_vencer` and
 `dias_de_atraso` (whole days; the one is minus the other). What a notification lacks is false in an `if` and
-refuses to be printed.
+refuses to be printed. `IFINU_TEMPLATES` replaces them, for all or for a tenant (`wording.py`).
 
 Values are data, never templates. WhatsApp formats `*bold*`, `_italic_`, `~struck~` and backticks, so these
 are taken out of names and descriptions, save an underscore inside a word (`plano_anual`), which formats
@@ -13,32 +13,23 @@ nothing. Links and Pix codes stay as they are, on a line of their own.
 
 from __future__ import annotations
 
-import difflib
 import re
-import traceback
-from datetime import date
+from collections.abc import Iterator
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import jinja2
-from jinja2 import meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ifinu.errors import ConfigurationError, InvalidNotification
+from ifinu.errors import InvalidNotification
 from ifinu.notification import Kind, Notification
 from ifinu.payment_codes import spaced
 from ifinu.reference import with_reference, without_references
-
-_TEMPLATES = Path(__file__).parent / "templates"
-_SUFFIX = ".txt.j2"
-_LONGEST_TEXT = 4096  # characters that WhatsApp takes in one message
+from ifinu.render.wording import LONGEST_TEXT, TEMPLATE_FAULTS, source_of, wordings
 
 _FORMATTING = re.compile(r"[*~`]|(?<![^\W_])_|_(?![^\W_])")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _TRAILING_SPACE = re.compile(r"[ \t]+$", re.MULTILINE)
-
-# What a template may do wrong with a particular value, beside what Jinja itself reports.
-_TEMPLATE_FAULTS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError)
 
 
 def money(amount: Decimal) -> str:
@@ -51,49 +42,35 @@ def br_date(day: date) -> str:
     return f"{day.day:02}/{day.month:02}/{day.year:04}"
 
 
-class _Absent(jinja2.StrictUndefined):
-    """A value the notification lacks: false in a condition, an error anywhere else."""
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:  # type: ignore[override] # Jinja declares the one that always raises
-        return False
-
-
 class Renderer:
     """
     Turns notifications into texts.
 
     Args:
-        templates: Directory of templates that replace the ones of the same name here; None for none.
+        templates: Directory of templates that replace the ones here, see `wording.py`; None for none.
         reference: Whether a text ends in the reference of its notification, see `reference.py`.
         codes_apart: Whether payment codes follow in messages that hold nothing else; the text then announces them.
 
     Raises:
-        ConfigurationError: A template does not compile, names a value that does not exist, or fails with a
-            complete notification; the message says the file and the line.
+        ConfigurationError: A template does not compile, names a value that does not exist, fails with a complete
+            notification, holds damage, or is read by nothing; the message says the file and the line.
     """
 
     def __init__(self, templates: Path | None = None, *, reference: bool = False, codes_apart: bool = False) -> None:
         self.reference = reference
         self._codes_apart = codes_apart
-        if templates is not None and not templates.is_dir():
-            raise ConfigurationError(f"{templates}: no such directory of templates")
-        directories = [path for path in (templates, _TEMPLATES) if path is not None]
-        self._loader = jinja2.FileSystemLoader(directories)
-        self._environment = ImmutableSandboxedEnvironment(
-            loader=self._loader,
-            undefined=_Absent,
-            autoescape=False,  # plain text: an escaped & would reach the phone as &amp;
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        for name in self._environment.list_templates(filter_func=lambda name: name.endswith(_SUFFIX)):
-            self._check(name)
-        self._templates = {kind: self._environment.get_template(kind.value + _SUFFIX) for kind in Kind}
-        for kind in Kind:
-            self._try_out(kind)
+        samples = {kind: _values(sample(kind, _SAMPLE_DAY), _SAMPLE_DAY, codes_apart=codes_apart) for kind in Kind}
+        self._of_all, self._of_tenant = wordings(templates, samples, _NAMES)
+
+    def source(self, kind: Kind, tenant: str | None) -> str:
+        """Name the file of the template that a tenant's notification is written with."""
+        return source_of(self._template(kind, tenant))
+
+    def sources(self) -> Iterator[tuple[str | None, Kind, str]]:
+        """Name the file of each template: the tenant's it is (None: all others'), the kind, and the file."""
+        for tenant, wording in ((None, self._of_all), *self._of_tenant.items()):
+            for kind in Kind:
+                yield tenant, kind, source_of(wording.templates[kind])
 
     def render(self, notification: Notification, *, today: date) -> str:
         """
@@ -115,45 +92,39 @@ class Renderer:
         """Whether the text of this notification ends in its reference."""
         return self.reference and not notification.without_reference
 
+    def _template(self, kind: Kind, tenant: str | None) -> jinja2.Template:
+        return self._of_tenant.get(tenant or "", self._of_all).templates[kind]
+
     def _content(self, notification: Notification, today: date) -> str:
-        template = self._templates[notification.kind]
+        template = self._template(notification.kind, notification.tenant)
         try:
             text = _tidy(template.render(_values(notification, today, codes_apart=self._codes_apart)))
         except jinja2.UndefinedError as exc:
             lacking = next((name for name in _NAMES if exc.message == f"{name!r} is undefined"), "")
             raise InvalidNotification(lacking, f"is missing, and {template.name} needs it") from exc
-        except _TEMPLATE_FAULTS as exc:
+        except TEMPLATE_FAULTS as exc:
             raise InvalidNotification("", f"{template.name} cannot show it: {type(exc).__name__}") from exc
-        if not 0 < len(text) <= _LONGEST_TEXT:
-            raise InvalidNotification("", f"its text has {len(text)} characters, not 1 to {_LONGEST_TEXT}")
+        if not 0 < len(text) <= LONGEST_TEXT:
+            raise InvalidNotification("", f"its text has {len(text)} characters, not 1 to {LONGEST_TEXT}")
         return text
 
-    def _check(self, name: str) -> None:
-        try:
-            source, path, _ = self._loader.get_source(self._environment, name)
-        except UnicodeDecodeError as exc:
-            raise ConfigurationError(f"{name}: is not UTF-8, at byte {exc.start}") from exc
-        try:
-            tree = self._environment.parse(source, name, path)
-            self._environment.compile(source, name, path)
-        except jinja2.TemplateSyntaxError as exc:
-            raise ConfigurationError(f"{path}:{exc.lineno}: {exc.message}") from exc
-        unknown = meta.find_undeclared_variables(tree) - _NAMES - self._environment.globals.keys()
-        for node in tree.find_all(nodes.Name):
-            if node.name in unknown:
-                close = difflib.get_close_matches(node.name, _NAMES, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(_NAMES))}"
-                raise ConfigurationError(f"{path}:{node.lineno}: no value is called {node.name}; {hint}")
 
-    def _try_out(self, kind: Kind) -> None:
-        template = self._templates[kind]
-        try:
-            sample = _SAMPLE.model_copy(update={"kind": kind})
-            template.render(_values(sample, _SAMPLE_DAY, codes_apart=self._codes_apart))
-        except _TEMPLATE_FAULTS as exc:
-            frames = [f for f in traceback.extract_tb(exc.__traceback__) if f.filename.endswith(_SUFFIX)]
-            place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else template.filename
-            raise ConfigurationError(f"{place}: {exc}") from exc
+def sample(kind: Kind, today: date, *, tenant: str | None = None, bare: bool = False) -> Notification:
+    """
+    Make up a notification, to show or to try a template with.
+
+    Args:
+        kind: Its kind.
+        today: The day on which it is sent.
+        tenant: On whose behalf.
+        bare: Whether it has only what its kind cannot do without.
+    """
+    due_in = {Kind.REMINDER: 3, Kind.DUE: 0, Kind.OVERDUE: -10, Kind.PAID: 0}[kind]  # a charge that is late for sure
+    complete = _SAMPLE.model_copy(update={"kind": kind, "due_date": today + timedelta(days=due_in), "tenant": tenant})
+    if not bare:
+        return complete
+    extras = dict.fromkeys(("description", "payment_link", "pix_code", "boleto_line"))
+    return complete.model_copy(update=extras | ({"due_date": None} if kind is Kind.PAID else {}))
 
 
 def _values(notification: Notification, today: date, *, codes_apart: bool = False) -> dict[str, object]:

@@ -190,7 +190,7 @@ def delivery_of(chosen: Settings) -> Delivery:
     client = producer.connect(url)
     return Delivery(
         gateway=gateway_of(chosen, worker=chosen.worker_name or socket.gethostname(), memory=Locations(url)),
-        renderer=Renderer(reference=chosen.reference, codes_apart=chosen.pix_separate),
+        renderer=Renderer(chosen.templates, reference=chosen.reference, codes_apart=chosen.pix_separate),
         claims=Claims(client, chosen.claim_ttl_s),
         instances=Instances(chosen.misconfigured_wait_s, sharded=chosen.evolution_sharded),
         windows=Windows.load(

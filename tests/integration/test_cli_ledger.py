@@ -375,3 +375,12 @@ def test_doctor_reads_the_sending_window(ifinu, monkeypatch, window, level):
     (found, key) = checks(ifinu, "sending window", "phone key")
     assert found[0] == level
     assert key == ("warn", "not set: one is made, and kept in Redis alone")
+
+
+@pytest.mark.parametrize(("source", "level"), [("Olá, {{ nome }}!", "ok"), ("Olá, {{ nme }}!", "fail")])
+def test_doctor_reads_the_texts_that_are_set(ifinu, monkeypatch, tmp_path, source, level):
+    (tmp_path / "lembrete.txt.j2").write_text(source, encoding="utf-8")
+    monkeypatch.setenv("IFINU_TEMPLATES", str(tmp_path))
+    ((found, said),) = checks(ifinu, "texts")
+    assert found == level
+    assert str(tmp_path) in said

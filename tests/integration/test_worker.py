@@ -539,6 +539,13 @@ def test_a_worker_without_the_gateways_key_does_not_start(fleet: Fleet):
     assert "error: IFINU_EVOLUTION_API_KEY is not set" in worker.text()
 
 
+def test_a_worker_whose_texts_are_wrong_does_not_start(fleet: Fleet, tmp_path: Path):
+    (tmp_path / "lembrete.txt.j2").write_text("Olá\n{{ nme }}", encoding="utf-8")
+    worker = fleet.start(IFINU_TEMPLATES=str(tmp_path))
+    assert worker.process.wait(30) == 2
+    assert f"error: {tmp_path}/lembrete.txt.j2:2: no value is called nme; did you mean nome?" in worker.text()
+
+
 def test_every_queue_is_a_plain_list(producer, client: redis.Redis):
     for number, priority in enumerate(("urgente", "normal", "baixa")):
         producer.delay(id=f"p{number}", phone="77998616740", priority=priority, **FIELDS)

@@ -29,6 +29,7 @@ COMMANDS = [
     "instance webhook",
     "optout list", "optout add", "optout remove", "optout unresolved", "optout resolve", "optout import",
     "optout export",
+    "template check", "template preview",
 ]  # fmt: skip
 # They run until they are ended, or write a format of their own.
 WITHOUT_JSON = {"worker", "recorder", "metrics", "flower", "webhook", "simulator", "dlq export"}
@@ -43,7 +44,7 @@ def ifinu(capsys, monkeypatch):
 def test_the_commands_are_these(ifinu):
     listed = {*re.findall(r"^│ (\w+)  ", ifinu("--help").out, re.MULTILINE)} - {"Options"}
     assert listed == {name.split()[0] for name in COMMANDS}
-    for group in ("queue", "dlq", "unknown", "optout", "instance", "backup"):
+    for group in ("queue", "dlq", "unknown", "optout", "template", "instance", "backup"):
         listed = {*re.findall(r"^│ (\w+)  ", ifinu(group, "--help").out, re.MULTILINE)}
         assert listed == {name.split()[1] for name in COMMANDS if name.startswith(f"{group} ")}
 

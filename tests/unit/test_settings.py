@@ -49,6 +49,7 @@ VARIABLES = [
     ("unknown_grace_s", ("IFINU_UNKNOWN_GRACE_S",), "60", 60.0),
     ("reference", ("IFINU_REFERENCE",), "0", False),
     ("pix_separate", ("IFINU_PIX_SEPARATE",), "true", True),
+    ("templates", ("IFINU_TEMPLATES",), "/etc/ifinu/texts", Path("/etc/ifinu/texts")),
     ("sending_window", ("IFINU_SENDING_WINDOW",), "daily 08:00-20:00", "daily 08:00-20:00"),
     ("sending_holidays", ("IFINU_SENDING_HOLIDAYS",), "BR", "BR"),
     (
