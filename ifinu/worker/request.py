@@ -243,6 +243,10 @@ class Request(CeleryRequest):
             self.message.channel.leases.give_back((self.message.delivery_tag,), suspect=True)
         return super().on_timeout(soft, timeout)
 
+    def maybe_expire(self) -> bool:
+        """Whether its `expires` has passed. Stock revokes its id too, and with it any other message that has it."""
+        return self._expires is not None and datetime.now(UTC) > self._expires
+
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         self.message.channel.bury(
             self.message.delivery_tag,

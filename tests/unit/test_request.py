@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 from billiard.einfo import ExceptionInfo
 from celery import exceptions
+from celery.worker import state
 from celery.worker.request import create_request_cls
 from kombu.message import Message
 
@@ -184,10 +185,13 @@ def test_a_task_around_which_celery_failed_is_dead_lettered_as_one_that_may_have
     assert channel.seen == ["buried", "acknowledged"]
 
 
-def test_an_expired_message_is_dead_lettered(request_of: Callable[..., Request], channel: Channel):
+def test_an_expired_message_is_dead_lettered_and_its_id_stays_free(
+    request_of: Callable[..., Request], channel: Channel
+):
     request = request_of(expires="2020-01-01T00:00:00+00:00")
     assert request.revoked()
     assert [letter["reason"] for letter in channel.buried] == ["expired"]
+    assert request.id not in state.revoked
 
 
 def test_a_callback_that_breaks_leaves_no_message_in_flight(
