@@ -14,5 +14,7 @@ if not message then
 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('ZADD', KEYS[3], ARGV[2], message)
+-- Each a little later than the one before it that is due at the same moment, else Redis orders them by their bytes.
+local before = redis.call('ZCOUNT', KEYS[3], ARGV[2], ARGV[2] + 1000)
+redis.call('ZADD', KEYS[3], ARGV[2] + before / 1024, message)
 return 1

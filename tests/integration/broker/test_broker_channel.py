@@ -311,6 +311,25 @@ def test_an_envelope_that_is_not_due_waits_in_redis_as_it_is_and_not_in_a_worker
     account.balance(in_flight=2, delayed=1)
 
 
+def test_messages_due_at_the_same_moment_are_served_in_the_order_in_which_they_came(
+    account: Account, connection: kombu.Connection
+):
+    """
+    Published by us, or pushed as stock Celery does; in Redis, equal due times go by the bytes of the message.
+    """
+    eta = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    names = [f"{number % 7}-{number}" for number in range(60)]
+    with connection.Producer() as producer:
+        for name in names[:30]:
+            producer.publish([[], {}, {}], routing_key=NORMAL, headers={"task": TASK, "id": name, "eta": eta})
+    stock = {"body": "[[], {}, {}]", "content-type": "application/json", "content-encoding": "utf-8", "properties": {}}
+    for name in names[30:]:
+        account.queue.push(json.dumps({**stock, "headers": {"id": name, "task": TASK, "eta": eta}}).encode())
+    Consumer(connection).drain(lambda: account.queue.counts()["delayed"] == 60)
+    waiting = account.queue.client.zrange(KEYS.delayed, 0, -1)
+    assert [json.loads(raw)["headers"]["id"] for raw in waiting] == names
+
+
 def test_a_delayed_message_wakes_an_idle_consumer_when_it_is_due(account: Account, connection: kombu.Connection):
     consumer = Consumer(connection)
     eta = (datetime.now(UTC) + timedelta(seconds=0.6)).isoformat()
