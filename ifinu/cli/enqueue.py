@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ifinu import names, producer, settings, wire
-from ifinu.cli import connection, files, terminal
+from ifinu.cli import connection, files, stopping, terminal
 from ifinu.cli.records import File, Form, FromLine, Mapped, Report, Sheet, again, join_area_code
 from ifinu.errors import BrokerUnavailable, InvalidNotification
 from ifinu.notification import Kind, Notification
@@ -64,6 +64,7 @@ def enqueue(
     report = Report(as_json=as_json)
     done = producer.Enqueued()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(stopping.sigterm_interrupts())
         source = stack.enter_context(files.source(file))
         bar = stack.enter_context(_Bar(source, show=not as_json))
         table = Table(source, fields, name="stdin" if file == "-" else file, form=form, sheet=sheet)
@@ -79,7 +80,7 @@ def enqueue(
             options += [("--map", one) for one in mapped or ()]
             try:
                 producer.enqueue_many(notifications, client=client, done=done)
-            except BaseException as exc:  # Ctrl-C too
+            except BaseException as exc:  # Ctrl-C and SIGTERM too
                 so_far = reading.so_far(done.accepted, lambda line: again("enqueue", file, options, line))
                 if isinstance(exc, producer.PartlyEnqueued):
                     raise BrokerUnavailable(f"Redis went away ({type(exc.__cause__).__name__}): {so_far}") from exc

@@ -21,7 +21,7 @@ from ifinu.broker.answers import Answers
 from ifinu.broker.keys import EVERY_TENANT
 from ifinu.broker.optouts import ALL, OptOut, OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
-from ifinu.cli import connection, files, terminal
+from ifinu.cli import connection, files, stopping, terminal
 from ifinu.cli.records import File, Form, FromLine, Mapped, Report, Sheet, again, join_area_code
 from ifinu.cli.sentences import clock
 from ifinu.errors import ConfigurationError, InvalidNotification
@@ -259,7 +259,7 @@ def import_(
     default = _named(tenant)
     report = Report(as_json=as_json)
     added = known = 0
-    with files.source(file) as source, _optouts() as optouts:
+    with stopping.sigterm_interrupts(), files.source(file) as source, _optouts() as optouts:
         table = Table(source, fields, name="stdin" if file == "-" else file, form=form, sheet=sheet)
         _refuse_hidden_tenant(table, default)
         try:
@@ -270,7 +270,7 @@ def import_(
                     report.refuse(record, InvalidNotification(table.spelling.get(exc.field, exc.field), exc.reason))
                     continue
                 added, known = added + new, known + (not new)
-        except BaseException:  # Ctrl-C too
+        except BaseException:  # Ctrl-C and SIGTERM too
             options = [("--tenant", tenant), ("--format", form), ("--sheet", sheet)]
             options += [("--map", one) for one in mapped or ()]
             go_on = again("optout import", file, options, max(report.line, 1))

@@ -1,4 +1,4 @@
-"""A command that runs until somebody stops it."""
+"""How commands are stopped."""
 
 from __future__ import annotations
 
@@ -18,3 +18,13 @@ def set_by_signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in zip(wanted, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does, until the end of the block."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

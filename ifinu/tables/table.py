@@ -32,7 +32,7 @@ _COPIED = (
 _FAILED = re.compile(r"#(?:N/[AD]|REF!|VALU?E!|VALOR!|DIV/0!|NOME\?|NAME\?|N[UÚ]M!|NUL[OL]!)", re.IGNORECASE)
 _ESCAPED_BREAK = re.compile(r"\\[nrt]")
 _NOTHING = ("", r"\N")  # the latter by PostgreSQL and MySQL
-_COPIED_TEXT = re.compile(rb'\\\\[nrtu"]')
+_COPIED_TEXT = re.compile(rb'\\\\[nrtu"]')  # in JSON, where each backslash stands twice
 _NOT_TABLES = {
     b"\x1f\x8b": "is compressed; unpack it first: gunzip -c FILE | ifinu … -",
     b"%PDF": "is a PDF; export the table behind it as CSV or as a spreadsheet",
@@ -48,7 +48,7 @@ class Table:
         source: The file, at its beginning.
         fields: What it is read for.
         name: Of the file, for errors; its ending counts where its first bytes leave the format open.
-        form: What it holds; None to find out. Spreadsheets are known by their bytes whatever is said here.
+        form: What it holds; None to find out. Spreadsheets are known by their bytes even where this says otherwise.
         sheet: Of a spreadsheet; None for the first that has the columns.
 
     Attributes:
@@ -118,13 +118,14 @@ class Table:
         return self._row(self._columns, record.cells)
 
     def _object(self, raw: bytes) -> dict[str, object]:
-        copied = _COPIED_TEXT.search(raw) is not None
         try:
             body = wire.parse(self._text.decode(raw.strip(_BETWEEN_OBJECTS)))
         except InvalidNotification as exc:
+            copied = _COPIED_TEXT.search(raw) is not None
             raise InvalidNotification("", f"{_COPIED}; so it {exc.reason}" if copied else exc.reason) from None
-        if copied:
-            raise InvalidNotification("", _COPIED)
+        for key, value in body.items():
+            if isinstance(value, str) and key in self._fields.names and _ESCAPED_BREAK.search(value):
+                raise InvalidNotification(key, _COPIED)
         for column, to in self._fields.mapped.items():
             for key in [key for key in body if fold(key) == fold(column)]:
                 body[to] = body.pop(key)

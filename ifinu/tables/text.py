@@ -108,11 +108,11 @@ class Text:
         return text
 
     def _decide(self, lines: list[bytes]) -> None:
-        told = [line for line in lines if not line.isascii()]
-        if not told:
+        foreign = [line for line in lines if not line.isascii()]
+        if not foreign:
             return
-        utf8 = sum(map(_is_utf8, told))
-        windows = sum(_windows(line) is not None for line in told if not _is_utf8(line))
+        utf8 = sum(map(_is_utf8, foreign))
+        windows = sum(_windows(line) is not None for line in foreign if not _is_utf8(line))
         self.encoding = _WINDOWS if windows > utf8 else "UTF-8"
 
     def _as_utf8(self, raw: bytes, *, last: bool = False) -> bytes:

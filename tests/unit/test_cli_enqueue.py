@@ -1,12 +1,19 @@
+import io
 import json
 from pathlib import Path
 
 import fakeredis
 import pytest
 from command_line import Ended, Shell
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ifinu import wire
 from ifinu.broker import LOW, NORMAL, URGENT
 from ifinu.cli import enqueue
+from ifinu.cli.records import Report
+from ifinu.notification import Kind
+from ifinu.tables import Table
 
 CASES = Path(__file__).parents[1] / "cases"
 GOOD = {"id": "a", "kind": "lembrete", "phone": "77998616740", "text": "Bom dia"}
@@ -290,6 +297,28 @@ def test_a_million_ids_are_told_apart_in_little_memory():
     assert all(ids.add(f"inv-{number}") for number in range(20_000))
     assert not any(ids.add(f"inv-{number}") for number in range(20_000))
     assert len(ids._slots) <= 65_536
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["cliente", "telefone", "valor"]), inner)
+    ),
+    max_leaves=3,
+)
+ANY_KEY = st.sampled_from([*wire.NAMES, "ddd", "usuario", "cobranca"]) | st.text(st.characters(codec=None), max_size=9)
+
+
+@given(st.lists(st.dictionaries(ANY_KEY, ANY_JSON, max_size=6), max_size=3), st.sampled_from([None, Kind.PAID]))
+def test_any_objects_are_accepted_or_refused_in_words(bodies, kind):
+    content = "\n".join(map(json.dumps, bodies)).encode()
+    table = Table(io.BytesIO(content), enqueue._fields((), kind, None), name="a.jsonl")
+    report = Report(as_json=True)
+    reading = enqueue._Reading(table, kind, None, report, enqueue._Copy(None, b""))
+    accepted = len(list(reading.notifications(report.over(table, 1))))
+    reading.warn_of_ids_and_keys()
+    assert accepted + report.refused == len(bodies)
+    assert json.dumps(report._warnings, ensure_ascii=False).encode()
 
 
 def test_half_a_surrogate_pair_is_written_as_its_escape(ifinu):

@@ -237,6 +237,7 @@ def test_half_a_character_of_utf_16_is_refused_with_its_line():
          {1: {"id": "a", "c": {"d": ["{", {"e": 1}]}}, 5: {"id": "b"}}),
         ('[{"id":"J\\"}{ã"}]'.encode("cp1252"), {1: {"id": 'J"}{ã'}}),
         ('[{"id":"ã"}]'.encode("utf-16"), {1: {"id": "ã"}}),
+        (b'{"id":"a","path":"C:\\\\temp\\\\nota.pdf"}', {1: {"id": "a", "path": "C:\\temp\\nota.pdf"}}),
         (b"[]", {}),
     ],
 )  # fmt: skip
@@ -254,7 +255,7 @@ def test_json_is_read_one_a_line_or_as_an_array(content, found):
         (b'["id"]', "is no JSON object"),
         (b"nonsense", "is no JSON object"),
         (b'{"id":"a","id":"a"}', "is not JSON to go by"),
-        (b'{"id":"a\\\\nb"}', "has a line break or a quote that is spelled out"),
+        (b'{"id":"a\\\\nb"}', "id: has a line break or a quote that is spelled out"),
         (b'{"id":"a \\\\"b\\\\""}', "has a line break or a quote that is spelled out"),
         (b'{"id":"' + b"z" * 1_100_000 + b'"}', "is longer than"),
     ],
