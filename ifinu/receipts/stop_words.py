@@ -45,12 +45,13 @@ _WANT = _words("quero queremos queria qero qro kero querer gostaria desejo prete
 _SEND = _words(
     "mandar mande manda mandem mandando mandado enviar envie envia enviem enviando envio envios escrever "
     "escreva escrevam encaminhar encaminhe encaminhem disparar disparos notificar notifique notifiquem avisar "
-    "avise avisem lembrar lembre lembrem send sending"
+    "avise avisem lembrar lembre lembrem send sending text texting"
 )
 _BOTHER = _words(
     "chamar chame chamem chama contatar contate contatem contacte contactar contactem incomodar incomode "
-    "incomodem incomoda incomodado incomodada perturbado perturbada perturbar perturbe perturbem perturba "
-    "encher encha encham procurar procure procurem ligar ligue liguem liga falar fale falem contato contatos"
+    "incomodem contatado contatada contactado contactada procurado procurada incomoda incomodado incomodada "
+    "perturbado perturbada perturbar perturbe perturbem perturba encher encha encham procurar procure procurem "
+    "ligar ligue liguem liga falar fale falem contato contatos"
 )
 _RECEIVE = _words("receber recebe receba recebendo recebimento receive receiving ver ler")
 _MESSAGES = _words(
@@ -61,8 +62,9 @@ _MESSAGES = _words(
 )
 _STOP = _words(
     "parar pare parem parando pararem cessar cesse cessem interromper interrompa interrompam suspender suspenda "
-    "suspendam encerrar encerre encerrem stop parada parasse parassem"
+    "suspendam encerrar encerre encerrem stop parasse parassem"
 )
+_STOP_ALONE = _words("parar pare parem para stop")  # the others say nothing without their object
 _ENOUGH = _words("chega basta nada zero dispenso")
 _REMOVE = _words(
     "tirar tira tire tirem retirar retira retire retirem remover remove remova removam removido removida "
@@ -101,7 +103,7 @@ _FILLERS = _words(
     "seja ser sejam estar ficar fazer faca facam parte participar entrar entre entrem ir nada whatsapp whats "
     "wpp zap zapzap celular telefone numero ok blz beleza certo ta tah viu entendeu ne cara mano porra poha "
     "caralho merda cacete saco inferno pqp droga poxa deus amor pedi falei disse solicitei aguento cansei sim "
-    "enviadas enviados automatica automaticas automatico automaticos the to from my number of any all sending "
+    "enviadas enviados automatica automaticas automatico automaticos the to from my number of any all t "
     "favorzinho queria quero gostaria definitivo definitivamente sempre tenho lista"
 )
 _ABOUT_BILLS = _words(
@@ -114,7 +116,7 @@ _ABOUT_BILLS = _words(
 _BUT = _words("mas apenas somente exceto menos senao porem")  # turns a request into one with a condition
 _AT_TIMES = _words("agora hoje amanha madrugada domingo sabado cedo noite horario almoco semana")
 _GOING = _words("vou vamos irei vai")  # says what they do, asks for nothing
-_ASKING = _words("como onde faco fazer quando")
+_ASKING = _words("como onde faco fazer")
 
 _WRONG = _words(
     "errou erraram errado errada errados erradas enganado enganada trocado trocada incorreto equivocado wrong"
@@ -158,8 +160,9 @@ _LONG = sorted(
     if len(word) >= 6
 )
 _OTHER_WORDS = _words(
-    "andando mandato recebi recebeu recebemos recebo enviou enviei enviado mandou mandei avisei pareceu "
-    "perceber conceber lembrei lembrou sending tomando mandaram enviaram passando pagamento"
+    "andando mandato recebi recebeu recebemos recebo enviou enviei enviado mandou mandei avisei pareceu parado "
+    "parada parados paradas perceber conceber lembrei lembrou sending tomando mandaram enviaram passando "
+    "pagamento"
 )
 
 _CLAUSE = re.compile(r"[.!?;:,\n()\"]+|\s[-–—]+\s")
@@ -226,7 +229,9 @@ class _Clause:
         if core is None:
             return "maybe" if self._is_close() else None
         about_bills = words & _ABOUT_BILLS
-        if words & (_GOING | _ASKING) and words & _LEAVE and words & _LIST:
+        if words & _LEAVE and (
+            (words & _GOING and words & _LIST) or (words & _ASKING and len(words) <= 8 and not about_bills)
+        ):
             return "maybe"
         if not self.unknown and not about_bills:
             is_for_now = words & _NOT and words & _AT_TIMES
@@ -254,8 +259,10 @@ class _Clause:
             return "plain"
         if stops:
             objects = _SEND | _RECEIVE | _MESSAGES | _BOTHER | _CHARGES
-            return "plain" if words & objects else "bare"
-        if words & _ENOUGH and words & _MESSAGES:
+            if words & objects:
+                return "plain"
+            return "bare" if words & _STOP_ALONE else None
+        if (words & _ENOUGH or {"no", "more"} <= words) and words & _MESSAGES:
             return "plain"
         if words & (_REMOVE | _BLOCK) and words & (
             _LIST | _NUMBER | _ACCOUNT | _ME | _MESSAGES | _SEND | _RECEIVE | {"ser"}
@@ -308,6 +315,8 @@ class _Clause:
         words = self.words
         if words & _ABOUT_BILLS or len(self.unknown) > _MOST_UNKNOWN:
             return False
+        if words & _WRONG and words & _words("mandou mandaram enviou enviaram ligou ligaram"):
+            return True
         if words & _NOT:
             if words & {"e"} and words & _words("a o da do") and len(self.tokens) <= 5 and len(self.unknown) == 1:
                 return True  # "não é a Maria"
@@ -315,13 +324,17 @@ class _Clause:
                 words & _SEND and len(words) <= 3 and words & _ME
             )
         alone = self.words - _FILLERS - _WANT
-        if alone and alone <= _CANCEL | _BLOCK | _REMOVE | _ENOUGH | _ACCOUNT | {"spam"} and not alone <= _ACCOUNT:
+        if (
+            alone
+            and alone <= _CANCEL | _BLOCK | _REMOVE | _STOP | _ENOUGH | _ACCOUNT | {"spam"}
+            and not alone <= _ACCOUNT
+        ):
             return True
         return bool(words & _words("denunciar denuncia denuncio spam procon lgpd anatel assedio"))
 
     def _is_wrong_person(self) -> bool:
         words = self.words
-        if words & _ABOUT_BILLS or words & _NOT_OF_PERSONS:
+        if (words & _ABOUT_BILLS and "titular" not in words) or words & _NOT_OF_PERSONS:
             return False
         unknown = [word for word in self.tokens if word not in _KNOWN_OF_PERSONS]
         if words & _WRONG and words & _PERSON:
@@ -341,6 +354,8 @@ class _Clause:
             return bool(named) and not words & _NOT_A_NAME and len(named) <= 5
         if words & _KNOW:
             return len(unknown) <= 3 and "empresa" not in words
+        if {"meu", "nome", "e"} <= words or ({"e", "aqui"} <= words and len(self.tokens) <= 4):
+            return len(unknown) <= 3  # "meu nome não é Maria", "Maria não é aqui"
         if words & _LIVES and words & (_RELATION | _PERSON | {"mais", "mim"}):
             return len(unknown) <= 3
         is_about_the_phone = words & (_PERSON | _words("aqui esse este")) and words & _words("e eh tem pertence")
