@@ -34,10 +34,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ifinu import phone as phones
 from ifinu.metrics.receiving import Receiving
 from ifinu.receipts.guard import Guard
 from ifinu.receipts.opting_out import OptOutDesk
-from ifinu.receipts.reading import Connection, Inbound, NotAHook, Receipt, read
+from ifinu.receipts.reading import Connection, Inbound, NotAHook, Receipt, Said, read
 from ifinu.receipts.recording import Recorder
 from ifinu.receipts.trails import Follower, following
 from ifinu.tracing import OFF, Tracer
@@ -47,6 +48,7 @@ MAX_BODY_BYTES = 1_000_000
 _BODY_S = 10.0
 _CONNECT_S, _ANSWER_S = 1.0, 2.0
 _CONNECTIONS = 32
+_MOST_NAMED = 1000
 
 log = structlog.get_logger()
 
@@ -95,6 +97,7 @@ class _Webhook:
         self._recorder = recorder
         self._series = series
         self._follower = follower
+        self._sharing: set[str] = set()
 
     def application(self) -> Starlette:
         routes = [
@@ -145,6 +148,8 @@ class _Webhook:
             return Response(status_code=400)
         if shown.instance is not None and any(one.instance != shown.instance for one in said):
             return _refused("another_instance")
+        if shown.instance is None:
+            self._note_shared_secret(said)
         started_ns = time_ns()
         try:
             await self._recorder.record(said)
@@ -163,6 +168,13 @@ class _Webhook:
                 case Inbound():
                     self._series.wrote(one.at)
         return _taken()
+
+    def _note_shared_secret(self, said: Sequence[Said]) -> None:
+        """Log, once, an instance that has no secret of its own yet."""
+        for one in said:
+            if one.instance not in self._sharing and len(self._sharing) < _MOST_NAMED:
+                self._sharing.add(one.instance)
+                log.info("ifinu.webhook.shared_secret", instance=phones.mask_in(one.instance))
 
 
 def _taken() -> Response:

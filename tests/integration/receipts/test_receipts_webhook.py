@@ -166,6 +166,16 @@ def test_an_instance_speaks_for_itself_alone(receiver, client, shown, speaks_for
     assert [receiver.post(update(), **tried) for tried in (renamed, without)] == [401, 401]
 
 
+def test_an_instance_without_a_secret_of_its_own_is_named_once(valkey, client):
+    with stopping(Receiver(valkey.url)) as receiver, structlog.testing.capture_logs() as lines:
+        assert [receiver.post(update(key_id)) for key_id in ("A", "B")] == [200, 200]
+        registered = headers_of("wa2", SECRET)
+        own = {INSTANCE_HEADER: registered[INSTANCE_HEADER], "Authorization": f"Bearer {token(registered['jwt_key'])}"}
+        assert receiver.post(update("C") | {"instance": "wa2"}, **own) == 200
+    named = [line["instance"] for line in lines if line["event"] == "ifinu.webhook.shared_secret"]
+    assert named == ["wa1"]
+
+
 def test_the_secret_may_come_as_a_header(receiver, client):
     assert receiver.post(update(), **{"X-Ifinu-Secret": SECRET}) == 200
     assert len(told(client, "receipt")) == 1
@@ -314,7 +324,7 @@ def test_nothing_personal_is_logged(receiver):
         receiver.post(update())
         receiver.post(upsert("SAIR"), **{"X-Ifinu-Secret": "wrong-one"})
         receiver.post(b'{"texto": "Maria", "telefone": "5511987654321"}')
-    assert {line["event"] for line in lines} == {
+    assert {line["event"] for line in lines} - {"ifinu.webhook.shared_secret"} == {
         "ifinu.optout.taken", "ifinu.webhook.refused", "ifinu.webhook.not_a_hook",
     }  # fmt: skip
     for secret in ("987654321", "98765-4321", "quero", "Maria", "wrong-one", SECRET):
