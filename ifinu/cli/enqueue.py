@@ -6,6 +6,7 @@ import contextlib
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Annotated
@@ -13,7 +14,7 @@ from typing import IO, Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ifinu import names, producer, settings, wire
+from ifinu import names, producer, settings, window, wire
 from ifinu.cli import connection, files, stopping, terminal
 from ifinu.cli.records import File, Form, FromLine, Mapped, Report, Sheet, again, join_area_code
 from ifinu.errors import BrokerUnavailable, InvalidNotification
@@ -86,7 +87,7 @@ def enqueue(
                     raise BrokerUnavailable(f"Redis went away ({type(exc.__cause__).__name__}): {so_far}") from exc
                 terminal.notes().print(terminal.plain(so_far), soft_wrap=True)
                 raise
-        reading.warn_of_ids_and_keys()
+        reading.warn_of_what_was_accepted()
     if as_json:
         report.print_json({"accepted": done.accepted, "dry_run": dry_run})
     else:
@@ -148,12 +149,15 @@ class _Reading:
         self._twice: list[str] = []
         self._times_twice = 0
         self._ignored: dict[str, int] = {}
+        self._now = datetime.now(UTC)
+        self._doubts: dict[Kind, tuple[str, int]] = {}  # of each kind the first, and how many
 
     def notifications(self, records: Iterator[Record]) -> Iterator[Notification]:
         """Those that can be sent."""
         for record in records:
             try:
                 notification = self._notification(record)
+                self._doubt(notification, record)
             except InvalidNotification as exc:
                 self._report.refuse(record, exc)
                 self._copy.add(record)
@@ -173,13 +177,31 @@ class _Reading:
         refused = f"; {self._report.refused:,} were refused" if self._report.refused else ""
         return f"{accepted:,} notifications are on the queue{may_be}{refused}. Go on with: {command(line)}"
 
-    def warn_of_ids_and_keys(self) -> None:
+    def warn_of_what_was_accepted(self) -> None:
         """At the end: what was accepted and is probably not meant so."""
         if self._times_twice:
             more = f" and {self._times_twice - len(self._twice):,} more" if self._times_twice > len(self._twice) else ""
             self._report.warn(f"given again: {', '.join(self._twice)}{more}; of each id the first alone is sent")
         for field, times in self._ignored.items():
             self._report.warn(f"a key that looks like {field}, and is not spelled so, was ignored in {times:,} lines")
+        for first, times in self._doubts.values():
+            self._report.warn(first + (f" (and {times - 1:,} more of this kind)" if times > 1 else ""))
+
+    def _doubt(self, notification: Notification, record: Record) -> None:
+        """
+        Keep what a person should know of a kind that does not fit its due date.
+
+        Raises:
+            InvalidNotification: A worker would make a dead letter of it.
+        """
+        try:
+            found = window.doubt(notification, self._now)
+        except InvalidNotification as exc:
+            raise InvalidNotification(self._table.spelling.get(exc.field, exc.field), exc.reason) from exc
+        if found is not None:
+            first = f"{notification.kind} in {self._table.unit} {record.line}: {found}"
+            first, times = self._doubts.get(notification.kind, (first, 0))
+            self._doubts[notification.kind] = first, times + 1
 
     def _notification(self, record: Record) -> Notification:
         fields = self._table.read(record)

@@ -316,7 +316,7 @@ def test_any_objects_are_accepted_or_refused_in_words(bodies, kind):
     report = Report(as_json=True)
     reading = enqueue._Reading(table, kind, None, report, enqueue._Copy(None, b""))
     accepted = len(list(reading.notifications(report.over(table, 1))))
-    reading.warn_of_ids_and_keys()
+    reading.warn_of_what_was_accepted()
     assert accepted + report.refused == len(bodies)
     assert json.dumps(report._warnings, ensure_ascii=False).encode()
 
@@ -324,3 +324,20 @@ def test_any_objects_are_accepted_or_refused_in_words(bodies, kind):
 def test_half_a_surrogate_pair_is_written_as_its_escape(ifinu):
     ended = ifinu("enqueue", "-", "--json", "--dry-run", stdin=b'{"id":"a","kind":"lembrete","\\ud800":1}')
     assert (ended.code, ended.json["refused"][0]["field"]) == (1, "\ufffd")
+
+
+def test_a_kind_that_does_not_fit_its_due_date_is_said_once_and_one_that_never_can_is_refused(ifinu):
+    rows = [
+        "a;lembrete;2020-01-06", "b;lembrete;2020-01-07", "c;vencimento;2099-01-06", "d;atraso;2020-01-06",
+        "e;atraso;2099-01-06", "f;lembrete;2099-01-06",
+    ]  # fmt: skip
+    content = "id;kind;Data de venc;phone;name;amount\n" + "".join(f"{row};77998616740;Ana;10\n" for row in rows)
+    options = ("--dry-run", "--map", "Data de venc=vencimento")
+    told = ifinu("enqueue", "-", "--json", *options, stdin=content.encode()).json
+    assert told["accepted"] == 5
+    assert [(one["line"], one["field"]) for one in told["refused"]] == [(6, "Data de venc")]
+    assert told["refused"][0]["reason"].startswith("2099-01-06 is yet to come, and atraso says")
+    first, second = (one for one in told["warnings"] if "due" in one)
+    assert first.startswith("lembrete in line 2: 2020-01-06 is past")
+    assert first.endswith("(and 1 more of this kind)")
+    assert second.startswith("vencimento in line 4: vencimento is for the due date, and 2099-01-06 is not the day")

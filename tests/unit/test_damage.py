@@ -143,7 +143,7 @@ def test_what_is_found_in_a_text_is_looked_for_at_all(text):
 def test_a_file_of_texts_that_programs_left_damaged():
     """The producers' own lines: all are refused but the two that are whole."""
     accepted, refused = [], {}
-    for line in (HERE / "damaged.jsonl").read_text("utf-8").splitlines():
+    for line in (HERE.parent / "cases" / "damaged-or-unfilled.jsonl").read_text("utf-8").splitlines():
         body = json.loads(line)
         try:
             wire.decode(body)
