@@ -183,7 +183,7 @@ class _Reading:
             more = f" and {self._times_twice - len(self._twice):,} more" if self._times_twice > len(self._twice) else ""
             self._report.warn(f"given again: {', '.join(self._twice)}{more}; of each id the first alone is sent")
         for field, times in self._ignored.items():
-            self._report.warn(f"a key that looks like {field}, and is not spelled so, was ignored in {times:,} lines")
+            self._report.warn(f"a key that looks like {field}, and is not spelled so, was ignored; lines: {times:,}")
         for first, times in self._doubts.values():
             self._report.warn(first + (f" (and {times - 1:,} more of this kind)" if times > 1 else ""))
 
