@@ -7,6 +7,7 @@ What is in Redis, whoever runs; served by `ifinu metrics`.
     ifinu_queue_oldest_seconds{queue}                           age of the message that is served next
     ifinu_queue_overdue_seconds{queue}                          how long the first delayed message has been due
     ifinu_unknown, ifinu_unknown_oldest_seconds                 ids that may have been sent, and nobody knows
+    ifinu_answers_open{wish}                                    persons' answers that somebody has to look into
     ifinu_recorder_lag_events, ifinu_recorder_lag_seconds       what is not in the ledger yet, and the age of the oldest
     ifinu_redis_up, ifinu_redis_memory_used_bytes, ifinu_redis_memory_max_bytes (0: no limit),
     ifinu_redis_aof_enabled, ifinu_redis_persistence_ok, ifinu_redis_noeviction, ifinu_redis_evicted_keys_total,
@@ -30,6 +31,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ifinu.broker import intake
+from ifinu.broker.answers import MAYBE, STOP, WRONG_PERSON, Answers
 from ifinu.broker.backlog import Backlog, survey
 from ifinu.broker.dead_letters import Reasons
 from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN
@@ -53,6 +55,7 @@ class Queues(Collector):
 
     def __init__(self, registry: CollectorRegistry, client: redis.Redis) -> None:
         self._client = client
+        self._answers = Answers(client)
         self._reason = Bounded()
         self._tails: dict[str, tuple[bytes, float]] = {}
         self._reasons = {queue: Reasons(client, queue, _MOST_LETTERS) for queue in QUEUES}
@@ -88,8 +91,16 @@ class Queues(Collector):
         )
         yield self._dead_by_reason(backlogs)
         yield from self._unknown(now_s)
+        yield self._answers_open()
         yield from self._lag(now_s)
         yield from self._redis()
+
+    def _answers_open(self) -> Metric:
+        family = GaugeMetricFamily("ifinu_answers_open", "Answers to be looked into, by wish.", labels=("wish",))
+        counts = Counter(answer.wish for answer in self._answers.all())
+        for wish in (STOP, WRONG_PERSON, MAYBE):
+            family.add_metric((wish,), counts[wish])
+        return family
 
     def _oldest_s(self, queue: str, now_s: float) -> float:
         """

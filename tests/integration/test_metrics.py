@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from ifinu.broker.answers import MAYBE, Answer, Answers
 from ifinu.broker.keys import EVENTS, NORMAL, UNKNOWN, URGENT, Keys
 from ifinu.embedded import free_port
 from ifinu.ledger.progress import Progress
@@ -234,6 +235,7 @@ def test_the_exporter_tells_what_is_there_while_no_worker_runs(client, queue, co
     client.lpush(Keys.of(NORMAL).dead, json.dumps({"reason": "timeout"}), "anything")
     client.set(Keys.of(NORMAL).paused, "2026-11-25T00:00:00Z")
     client.zadd(UNKNOWN, {"x": now_ms - 30_000})
+    Answers(client).take(Answer("1", MAYBE, "wa1", datetime.now(UTC)), stays=True)
     client.xadd(EVENTS, {"event": "sent", "id": "x", "data": "{}"}, id=f"{now_ms - 20_000}-0")
 
     wait_until(lambda: "ifinu_gateway_up" in scrape(port).text, 20)
@@ -248,6 +250,7 @@ def test_the_exporter_tells_what_is_there_while_no_worker_runs(client, queue, co
     assert now("ifinu_queue_oldest_seconds", queue="baixa") == 0
     assert 60 <= now("ifinu_queue_overdue_seconds", queue="whatsapp") < 160
     assert now("ifinu_unknown") == 1
+    assert now.by("ifinu_answers_open", "wish") == {"stop": 0, "wrong_person": 0, "maybe": 1}
     assert 30 <= now("ifinu_unknown_oldest_seconds") < 130
     assert now("ifinu_recorder_lag_events") == 1
     assert 20 <= now("ifinu_recorder_lag_seconds") < 120
