@@ -48,9 +48,19 @@ spec:
       securityContext:
         {{- include "ifinu.containerSecurity" . | nindent 8 }}
       workingDir: /evolution
-      command: [node, dist/main]
+      # 2.3.7 prints inbound messages to its console, which a filter keeps off the logs. It runs beside: signals and the exit
+      # code are the server's own.
+      command: [sh, -c]
+      args:
+        - rm -f /tmp/console; mkfifo /tmp/console;
+          case $(awk -W version </dev/null 2>&1) in mawk*) set -- -W interactive;; esac;
+          awk "$@" -v file=/tmp/console.log "$CONSOLE_FILTER" </tmp/console &
+          exec node dist/main >/tmp/console 2>&1
       env:
         {{- include "ifinu.evolution.env" . | nindent 8 }}
+        - name: CONSOLE_FILTER
+          value: |
+            {{- .Files.Get "files/console.awk" | nindent 12 }}
         {{- with .Values.evolution.extraEnv }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -208,7 +218,7 @@ spec:
 - {name: TELEMETRY_ENABLED, value: "false"}
 - {name: WEBHOOK_GLOBAL_ENABLED, value: "false"} # each instance has its own, with a secret: `ifinu instance webhook`
 - {name: WEBHOOK_REQUEST_TIMEOUT_MS, value: "10000"}
-- {name: LOG_LEVEL, value: "ERROR,WARN,INFO"} # more would print the texts
+- {name: LOG_LEVEL, value: "ERROR,WARN,INFO"} # more would print texts; inbound ones are printed all the same: files/console.awk
 - {name: LOG_COLOR, value: "false"}
 - {name: LOG_BAILEYS, value: error}
 - {name: PROMETHEUS_METRICS, value: "true"}
