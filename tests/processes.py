@@ -94,6 +94,10 @@ class Simulated:
     def total(self) -> int:
         return int(self.control.summary()["sends"]["total"])
 
+    def unrecorded(self) -> int:
+        """How many were sent and have no row, since the gateway was killed between the two."""
+        return int(self.control.summary()["posts"]["by_outcome"].get("dropped_before_its_row", 0))
+
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(20)

@@ -87,7 +87,7 @@ def find_status_message(world: World, request: Request, name: str) -> Reply:
             "messageId": message.row_id,
             "instanceId": instance.id,
         }
-        for index, status in enumerate(receipts.statuses(message, world.faults, time.monotonic()))
+        for index, status in enumerate(receipts.statuses(message, instance, world.faults, time.monotonic()))
     ]
     return answer(200, rows[(page - 1) * size : page * size])
 
@@ -129,7 +129,7 @@ def _matching(world: World, instance: str, where: dict[str, Any]) -> Iterator[Me
 
 
 def _record(world: World, instance: Instance, message: Message) -> dict[str, Any]:
-    updates = receipts.statuses(message, world.faults, time.monotonic())
+    updates = receipts.statuses(message, instance, world.faults, time.monotonic())
     return {
         "id": message.row_id,
         "key": {"id": message.key_id, "fromMe": message.from_me, "remoteJid": message.jid},

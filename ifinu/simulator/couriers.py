@@ -55,6 +55,7 @@ class Couriers:
         self._queues: dict[tuple[str, str], asyncio.Queue[_Parcel]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts: collections.Counter[str] = collections.Counter()
+        self._life = 0  # of the process; what waited in another one does not come
 
     def post(self, url: str, envelope: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
         """Send one event on its way, or lose, repeat or delay it as the script has it."""
@@ -80,6 +81,14 @@ class Couriers:
         """Start counting anew."""
         self.counts.clear()
 
+    def die(self) -> None:
+        """Lose what waits for a connection or for another try; what is being delivered ends."""
+        self._life += 1
+        for queue in self._queues.values():
+            while not queue.empty():
+                queue.get_nowait()
+                self.counts["dropped"] += 1
+
     async def close(self) -> None:
         """Drop everything that is on its way."""
         for task in self._tasks:
@@ -88,7 +97,15 @@ class Couriers:
         self._tasks.clear()
 
     def _later(self, wait_s: float, parcel: _Parcel) -> None:
-        asyncio.get_running_loop().call_later(wait_s, self._enqueue, parcel)
+        life = self._life
+
+        def now() -> None:
+            if self._life == life:
+                self._enqueue(parcel)
+            else:
+                self.counts["dropped"] += 1
+
+        asyncio.get_running_loop().call_later(wait_s, now)
 
     def _enqueue(self, parcel: _Parcel) -> None:
         parts = urlsplit(parcel.url)

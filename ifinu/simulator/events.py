@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import itertools
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ifinu.simulator import receipts
@@ -46,6 +48,9 @@ class Events:
         self._couriers = couriers
         self._rng = rng
         self._everybody = everybody
+        self._waiting: dict[int, asyncio.TimerHandle] = {}
+        self._count = itertools.count()
+        self._free_at: dict[str, float] = {}  # when the instance has worked off what it has, as `time.monotonic` counts
         self.server_url = ""
 
     def sent(self, instance: Instance, message: Message, body: dict[str, Any]) -> None:
@@ -54,13 +59,20 @@ class Events:
         if not self._heard(instance) and not stops:
             return
         self._emit(instance, "send.message", body)
-        loop = asyncio.get_running_loop()
         last_ms = 0.0
         for after_ms, status in receipts.timeline(message.outcome, self._faults):
-            loop.call_later(after_ms / 1000, self._receipt, instance, message, status)
+            self._later(after_ms / 1000, self._receipt, instance, message, status)
             last_ms = max(last_ms, after_ms)
         if stops:
-            loop.call_later(last_ms / 1000, self._stop, instance, message)
+            self._later(last_ms / 1000, self._stop, instance, message)
+
+    def die(self) -> None:
+        """Forget what is to come and what is on its way: it was in memory alone."""
+        for handle in self._waiting.values():
+            handle.cancel()
+        self._waiting.clear()
+        self._free_at.clear()
+        self._couriers.die()
 
     def inbound(
         self, instance: Instance, jid: str, text: str, *, quoted: str | None, name: str, variant: str
@@ -128,7 +140,25 @@ class Events:
     def _heard(self, instance: Instance) -> bool:
         return bool(self._everybody or (instance.webhook and instance.webhook.enabled))
 
+    def _later(self, after_s: float, work: Callable[..., None], *arguments: Any) -> None:
+        number = next(self._count)
+
+        def now() -> None:
+            del self._waiting[number]
+            work(*arguments)
+
+        self._waiting[number] = asyncio.get_running_loop().call_later(after_s, now)
+
     def _emit(self, instance: Instance, event: str, data: object) -> None:
+        """One event after the other, each instance for itself, where they take time."""
+        if not self._faults.event_s and instance.name not in self._free_at:
+            self._post(instance, event, data)
+            return
+        now = time.monotonic()
+        free_at = self._free_at[instance.name] = max(self._free_at.get(instance.name, 0.0), now) + self._faults.event_s
+        self._later(free_at - now, self._post, instance, event, data)
+
+    def _post(self, instance: Instance, event: str, data: object) -> None:
         envelope = {
             "event": event,
             "instance": instance.name,

@@ -148,6 +148,8 @@ class Faults:
         self.gateway = Gateway.UP
         self.latency = Latency()
         self.hang_s = 120.0
+        self.insert_s = 0.0
+        self.event_s = 0.0
         self.duplicate_rate = 0.0
         self.drop_rate = 0.0
         self.shuffle_s = 0.0
@@ -190,8 +192,10 @@ class Faults:
         Change what the script names and keep the rest; nothing changes when any of it is wrong.
 
         Args:
-            script: `gateway`, `latency_ms`, `hang_ms`, `next`, `instances`, `endings`, `rates`, `receipts_ms`
-                (`server_ack`, `delivery_ack`, `read`) and `webhooks` (`duplicate`, `drop`, `shuffle_ms`).
+            script: `gateway`, `latency_ms`, `insert_ms` (from a send to its row, which a kill between them prevents),
+                `hang_ms`, `next`, `instances`, `endings`, `rates`, `receipts_ms` (`server_ack`, `delivery_ack`,
+                `read`) and `webhooks` (`duplicate`, `drop`, `shuffle_ms`, and `event_ms`: what each event of an
+                instance takes, one after the other).
 
         Raises:
             ConfigurationError: Saying which part is wrong.
@@ -199,6 +203,7 @@ class Faults:
         readers: dict[str, Callable[[Any], dict[str, Any]]] = {
             "gateway": lambda v: {"gateway": _member(Gateway, v)},
             "latency_ms": lambda v: {"latency": Latency.parse(v)},
+            "insert_ms": lambda v: {"insert_s": _float("insert_ms", v) / 1000},
             "hang_ms": lambda v: {"hang_s": _float("hang_ms", v) / 1000},
             "next": lambda v: {"_next": collections.deque(_outcomes(v))},
             "instances": lambda v: {"_instances": {k: _member(Outcome, o) for k, o in _mapping(v).items() if o}},
@@ -223,6 +228,7 @@ class Faults:
         return {
             "gateway": self.gateway,
             "latency_ms": self.latency.as_script(),
+            "insert_ms": self.insert_s * 1000,
             "hang_ms": self.hang_s * 1000,
             "next": list(self._next),
             "instances": self._instances,
@@ -237,6 +243,7 @@ class Faults:
                 "duplicate": self.duplicate_rate,
                 "drop": self.drop_rate,
                 "shuffle_ms": self.shuffle_s * 1000,
+                "event_ms": self.event_s * 1000,
             },
         }
 
@@ -267,8 +274,13 @@ class Faults:
 
     @staticmethod
     def _read_webhooks(value: object) -> dict[str, Any]:
-        names = {"duplicate": "duplicate_rate", "drop": "drop_rate", "shuffle_ms": "shuffle_s"}
-        scale = {"shuffle_ms": 0.001}
+        names = {
+            "duplicate": "duplicate_rate",
+            "drop": "drop_rate",
+            "shuffle_ms": "shuffle_s",
+            "event_ms": "event_s",
+        }
+        scale = {"shuffle_ms": 0.001, "event_ms": 0.001}
         return {
             names[_known(k, names)]: _float(f"webhooks.{k}", v) * scale.get(k, 1.0) for k, v in _mapping(value).items()
         }

@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--script", type=Path, help="JSON file of faults")
     parser.add_argument("--plain", action="store_true", help="no outcomes by number ending")
     parser.add_argument("--latency-ms", type=float, help="fixed time of every send")
+    parser.add_argument("--insert-ms", type=float, help="time from a send to its row in the database")
     parser.add_argument("--webhook", help="URL that gets the events of every instance")
     parser.add_argument("--plays", choices=VERSIONS, default=VERSIONS[-1], help="the release (default: %(default)s)")
     parser.add_argument("--load-ms", type=float, default=0.0, help="time after a start without any instance in memory")
@@ -100,6 +101,8 @@ def _script(given: argparse.Namespace) -> dict[str, Any]:
     script: dict[str, Any] = {"endings": {}} if given.plain else {}
     if given.latency_ms is not None:
         script["latency_ms"] = given.latency_ms
+    if given.insert_ms is not None:
+        script["insert_ms"] = given.insert_ms
     if given.script:
         try:
             script |= json.loads(given.script.read_bytes())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from ifinu.simulator.faults import Faults, Outcome
-from ifinu.simulator.state import Message
+from ifinu.simulator.state import Instance, Message
 
 # Slow inserts lose their acks for good: the update finds no row and is not tried again.
 _SILENT = frozenset({Outcome.NO_RECEIPTS, Outcome.SLOW_INSERT})
@@ -33,11 +33,12 @@ def timeline(outcome: str, faults: Faults) -> list[tuple[float, str]]:
     return [(first, "SERVER_ACK"), (second, "DELIVERY_ACK"), (third, "READ")]
 
 
-def statuses(message: Message, faults: Faults, now_monotonic: float) -> list[str]:
-    """The receipts of a stored message that have happened by now."""
+def statuses(message: Message, instance: Instance, faults: Faults, now_monotonic: float) -> list[str]:
+    """The receipts of a stored message that have happened by now; none that its process did not live to see."""
     if not message.from_me:
         return []
-    elapsed_ms = (now_monotonic - message.at_monotonic) * 1000
+    until = next((at for at in instance.died_at if at >= message.at_monotonic), now_monotonic)
+    elapsed_ms = (until - message.at_monotonic) * 1000
     return [status for after_ms, status in timeline(message.outcome, faults) if after_ms <= elapsed_ms]
 
 

@@ -111,11 +111,14 @@ def _start(
     latency_s = world.faults.latency.draw_s(world.rng)
     quoted = "quoted" in body and "key" not in body["quoted"]
     job = _Job(instance, number, jid, content, text, (body.get("delay") or 0) / 1000, quoted, outcome)
-    if latency_s or job.delay_s or outcome in HANGING:
+    if latency_s or job.delay_s or outcome in HANGING or world.faults.insert_s:
         return _slowly(world, job, latency_s)
     world.ledger.begins(instance.name)
     try:
-        return _looked_up(world, job) or _handed_over(world, job)
+        if failure := _looked_up(world, job):
+            return failure
+        handed = _handed_over(world, job)
+        return _stored(world, job, handed) if isinstance(handed, str) else handed
     finally:
         world.ledger.finishes(instance.name)
 
@@ -123,6 +126,7 @@ def _start(
 async def _slowly(world: World, job: _Job, latency_s: float) -> Reply:
     """A send that takes its time; it goes on when the client has gone."""
     world.ledger.begins(job.instance.name)
+    key_id: str | None = None  # sent, and not stored
     try:
         await asyncio.sleep(latency_s)
         if job.outcome is Outcome.HANG_UNSENT:
@@ -135,12 +139,17 @@ async def _slowly(world: World, job: _Job, latency_s: float) -> Reply:
             key_id = _really_send(world, job)
             await asyncio.sleep(world.faults.hang_s)
             return _stored(world, job, key_id)
-        reply = _handed_over(world, job)
+        handed = _handed_over(world, job)
+        if isinstance(handed, str):
+            key_id = handed
+            await asyncio.sleep(world.faults.insert_s)
+            handed = _stored(world, job, handed)
+            key_id = None
         if job.outcome is Outcome.HANG:
             await asyncio.sleep(world.faults.hang_s)
-        return reply
-    except asyncio.CancelledError:
-        world.ledger.ended("dropped")  # the gateway was killed meanwhile
+        return handed
+    except asyncio.CancelledError:  # the gateway was killed meanwhile
+        world.ledger.ended("dropped" if key_id is None else "dropped_before_its_row")
         raise
     finally:
         world.ledger.finishes(job.instance.name)
@@ -171,8 +180,8 @@ def _looked_up(world: World, job: _Job) -> Reply | None:
     return None
 
 
-def _handed_over(world: World, job: _Job) -> Reply:
-    """The second gate, the send, and what becomes of its answer."""
+def _handed_over(world: World, job: _Job) -> Reply | str:
+    """The second gate and the send: its `key.id` where a row follows, else the answer."""
     outcome = job.outcome
     if job.quoted:
         return _ended(
@@ -185,7 +194,7 @@ def _handed_over(world: World, job: _Job) -> Reply:
     key_id = _really_send(world, job)
     if failure := _SENT_NOT_STORED.get(outcome):
         return _ended(world, outcome, error(400, [failure]))
-    return _stored(world, job, key_id)
+    return key_id
 
 
 def _really_send(world: World, job: _Job) -> str:

@@ -12,6 +12,7 @@ instance WhatsApp kicks the older with 440; the gateway reconnects it at once, a
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 from ifinu.simulator.config import SimulatorConfig
@@ -48,6 +49,7 @@ class Sockets:
     def die(self, held: Iterable[Instance]) -> None:
         """Lose every socket, as with the process that has them; the database does not hear of it."""
         for instance in held:
+            instance.died_at.append(time.monotonic())
             if instance.integration == BAILEYS:
                 instance.turn += 1
                 instance.state, instance.sockets = Link.CLOSE, 0

@@ -91,6 +91,7 @@ class Instance:
     owner_jid: str | None = None  # the number's own JID, once paired; it outlives a logout
     disconnected: tuple[int, str] | None = None  # why and when the last session ended
     delete_failed: bool = False
+    died_at: list[float] = field(default_factory=list)  # when its process lost what it had in memory
     webhook: Webhook | None = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created_at: str = field(default_factory=now_iso)

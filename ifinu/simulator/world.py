@@ -88,6 +88,7 @@ class World:
 
     def die(self) -> None:
         """Lose what is in memory, as when the process is killed; the database keeps the rest."""
+        self.events.die()
         self.sockets.die(self._own())
 
     def _own(self) -> list[Instance]:

@@ -16,8 +16,9 @@ T = TypeVar("T")
 
 @pytest.fixture
 def simulator(tmp_path: Path) -> Iterator[Simulated]:
-    """Every number succeeds: what is counted here is what is lost."""
-    with stopping(Simulated(tmp_path, "--plain", "--instance", "ifinu", "--instance", "other")) as server:
+    """Every number succeeds: what is counted here is what is lost. A send's row follows it, as in the real one."""
+    names = "--instance", "ifinu", "--instance", "other"
+    with stopping(Simulated(tmp_path, "--plain", "--insert-ms", "5", *names)) as server:
         yield server
 
 

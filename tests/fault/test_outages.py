@@ -30,6 +30,38 @@ def test_a_gateway_that_is_away_costs_time_and_no_message_and_no_try(
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("on_unknown", ["resend_once", "hold"])
+def test_what_a_gateway_sent_and_died_before_it_stored_costs_one_double_or_a_persons_look(
+    fleet: Fleet, queue: Queue, simulator: Simulated, on_unknown: str
+):
+    """
+    No look-up can find it. `resend_once` sends it once more; `hold` sends nothing twice.
+    """
+    simulator.control.set_fault(insert_ms=400)
+    queue.push(*numbered(30))
+    worker = fleet.start(IFINU_ON_UNKNOWN=on_unknown, IFINU_UNKNOWN_GRACE_S="2", **NO_RETRY).ready()
+    wait_until(lambda: simulator.total() >= 12, seen=simulator.total)
+    simulator.control.set_fault(gateway="refuse", for_s=1)
+
+    def over() -> bool:
+        try:
+            return simulator.unrecorded() > 0 and queue.idle()
+        except OSError:
+            return False
+
+    wait_until(over, 60, lambda: (queue.counts(), worker.text()[-2000:]))
+    figures = judge(queue, simulator, 30)
+    assert not figures.lost
+    if on_unknown == "hold":
+        assert figures.twice == set()
+        assert len(figures.dead.keys() & figures.sent.keys()) == figures.unrecorded
+        assert set(figures.dead.values()) == {"unknown"}
+    else:
+        assert len(figures.twice) == figures.unrecorded
+        assert figures.dead == {}
+
+
+@pytest.mark.fault
 @pytest.mark.timeout(900)
 def test_a_gateway_that_is_down_then_slow_then_flapping_burns_no_retry(
     fleet: Fleet, queue: Queue, simulator: Simulated, sized, tell

@@ -36,6 +36,9 @@ class Cluster:
     def sends(self) -> list[Send]:
         return self.running.sends
 
+    def unrecorded(self) -> int:
+        return int(self.running.summary()["posts"]["by_outcome"].get("dropped_before_its_row", 0))
+
     def of(self, *instances: str) -> int:
         """How many were sent by these."""
         return sum(send.instance in instances for send in self.sends())
@@ -43,7 +46,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with pods(HELD, script={"endings": {}, "latency_ms": 20}) as running:
+    with pods(HELD, script={"endings": {}, "latency_ms": 20, "insert_ms": 5}) as running:
         yield Cluster(running, tmp_path / "addresses")
 
 

@@ -81,13 +81,14 @@ def test_a_script_can_be_read_back_and_applied_again(faults):
     script = {
         "gateway": "hang",
         "latency_ms": {"lognormal": [40.0, 0.5]},
+        "insert_ms": 4.0,
         "hang_ms": 50.0,
         "next": ["hang"],
         "instances": {"a": "ok"},
         "endings": {"77": ("ok",)},
         "rates": {"hang": 0.5},
         "receipts_ms": {"server_ack": 1.0, "delivery_ack": 2.0, "read": 3.0},
-        "webhooks": {"duplicate": 0.1, "drop": 0.2, "shuffle_ms": 500.0},
+        "webhooks": {"duplicate": 0.1, "drop": 0.2, "shuffle_ms": 500.0, "event_ms": 20.0},
     }
     faults.apply(script)
     assert faults.as_script() == script

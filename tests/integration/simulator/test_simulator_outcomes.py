@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import threading
 from urllib.parse import urlsplit
 
 import pytest
@@ -181,6 +182,19 @@ def test_a_gateway_that_is_killed_drops_the_requests_under_way(api, eventually):
     summary = api.simulator.summary()
     assert summary["posts"]["by_outcome"] == {"dropped": 1}
     assert summary["sends"]["total"] == 0
+
+
+def test_what_was_sent_when_the_gateway_is_killed_may_have_no_row(api, eventually):
+    api.simulator.set_fault(insert_ms=60_000)
+    thread = threading.Thread(target=lambda: as_seen(lambda: api.send("5511987654321")))
+    thread.start()
+    eventually(lambda: len(api.simulator.sends), 1)
+    api.simulator.set_fault(gateway="refuse")
+    thread.join()
+    api.simulator.set_fault(gateway="up")
+    found = api("POST", "/chat/findMessages/ifinu", {"where": {}}).body["messages"]
+    assert (found["total"], len(api.simulator.sends)) == (0, 1)
+    assert api.simulator.summary()["posts"]["by_outcome"] == {"dropped_before_its_row": 1}
 
 
 def test_instances_boot_without_a_state_then_in_close_and_open_later(start, eventually):

@@ -141,6 +141,23 @@ def test_a_receiver_that_is_away_gets_it_later(start, sink, eventually):
     assert sink.got == []
 
 
+@pytest.mark.parametrize("waits", ["event_ms", "receipts_ms"])
+def test_what_waits_in_memory_dies_with_the_gateway(api, sink, eventually, waits):
+    """
+    Each instance's events are worked off one after the other; a kill drops those that wait.
+    """
+    subscribe(api, sink, events=["MESSAGES_UPDATE"])
+    late = {"receipts_ms": {"read": 600_000}} if waits == "receipts_ms" else {"webhooks": {"event_ms": 300.0}}
+    api.simulator.set_fault(**late)
+    key_id = api.send(NUMBER).body["key"]["id"]
+    eventually(lambda: "SERVER_ACK" in sink.statuses())
+    api.simulator.set_fault(gateway="refuse")
+    api.simulator.set_fault(gateway="up", webhooks={"event_ms": 0.0}, receipts_ms={"read": 30})
+    second = api.send(NUMBER, "Fatura 2").body["key"]["id"]
+    eventually(lambda: [e["data"]["keyId"] for e in sink.events()].count(second), 3)
+    assert "READ" not in [e["data"]["status"] for e in sink.events() if e["data"]["keyId"] == key_id]
+
+
 @pytest.mark.parametrize(
     ("ending", "expected"),
     [
