@@ -43,6 +43,7 @@ _VALUE = (
     r"pre[cç]o|price|vencimento|due[_.\s-]?date|data|date|link|url|pix|c[oó]digo|boleto|descri[cç][aã]o|description|"
     r"empresa|loja|telefone|phone|fatura|parcela|dias|saldo|plano|produto|id)(?:[_.\s-][\w.\s-]{1,30})?"
 )
+_COMMON = "nome|name|cliente|valor|vencimento"  # the likeliest of them, where the signs around are common too
 _IDENTIFIER = r"[^\W\d_][^\W_]*(?:[_.][^\W_]+)+"  # cliente.nome, nome_cliente
 _ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d{0,2});")
 _TAGS = (
@@ -65,11 +66,11 @@ _ANYWHERE = (
     _Mark(re.compile(r"=C3=[89AB][0-9A-F]|=\?(?i:utf-8|iso-8859-1)\?[QBqb]\?"), _ESCAPED),
     _Mark(re.compile(r"\\u00[0-9a-fA-F]{2}|\\x[0-9a-fA-F]{2}"), _ESCAPED),
     _Mark(re.compile(r"\[object \w{1,20}\]"), _NO_VALUE),
-    _Mark(re.compile(r"(?<![\w-])(?:undefined|NaN)(?![\w-])"), _NO_VALUE),
+    _Mark(re.compile(r"(?<![\w-])(?:undefined|NaN|Invalid Date)(?![\w-])"), _NO_VALUE),
     _Mark(re.compile(r"(?:R\$ ?|\b[Oo]l[áa],? |\bOi,? )(?:null|NULL|None|nan)\b"), _NO_VALUE),
     _Mark(
         re.compile(
-            r"#(?:N/[DA]\b|REF!|VALOR!|VALUE!|NOME\?|NAME\?|DIV/0!|NULO!|NULL!|N[ÚU]M!|DESPEJAR!|SPILL!|CALC!|C[ÁA]LC!)"
+            r"#(?:N/[DA]\b|REF!|VALOR!|VALUE!|NOME\?|NAME\?|DIV/0!|NULO!|NULL!|N[ÚU]M!|DESPEJAR!|SPILL!|CALC!|C[ÁA]LC!|ERROR?!)|\bErr:5\d\d\b"
         ),
         _SPREADSHEET,
     ),
@@ -80,8 +81,12 @@ _ANYWHERE = (
     _Mark(re.compile(rf"%(?:{_IDENTIFIER}|{_VALUE.replace(chr(92) + 's', '')})%", re.IGNORECASE), _UNFILLED),
     _Mark(re.compile(r"(?<![\d%])%(?:\d\$)?[sd](?![\w%])|%\(\w{1,30}\)[sd]"), _UNFILLED),
     _Mark(re.compile(rf"<(?:{_IDENTIFIER}|{_VALUE})>|\[\[[^\[\]]*\]\]", re.IGNORECASE), _UNFILLED),
-    _Mark(re.compile(r"\[(?:nome|name|cliente|valor|vencimento)(?: d[oae] \w{1,20})?\]", re.IGNORECASE), _UNFILLED),
-    _Mark(re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]*)?/?>|<!--|<!doctype", re.IGNORECASE), _HTML),
+    _Mark(
+        re.compile(rf"(##?|__|@@)(?:{_COMMON})\1|\(\((?:{_COMMON})\)\)|(?<![\w$])\$(?:{_COMMON})\b", re.IGNORECASE),
+        _UNFILLED,
+    ),
+    _Mark(re.compile(rf"\[(?:{_COMMON})(?: d[oae] \w{{1,20}})?\]", re.IGNORECASE), _UNFILLED),
+    _Mark(re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]*)?/?>|<!--|<!doctype|&nbsp\b", re.IGNORECASE), _HTML),
 )
 # The whole of a value, in any case.
 _NO_VALUES = re.compile(
@@ -114,7 +119,8 @@ _PATH = re.compile(r"[A-Za-z]:\\|\\\\")
 
 # What every mark but those of the whole value holds; most texts hold none of it, and are looked at no further.
 _SUSPICIOUS = re.compile(
-    "[\ufffdÃÂâðï├‡Æ=&<{%#*\\[\\\\\u061c\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]|undefined|NaN|null|NULL|None|nan|://|\\?"
+    "[\ufffdÃÂâðï├‡Æ=&<{%#*\\[\\\\\u061c\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+    "|undefined|NaN|null|NULL|None|nan|Invalid Date|Err:|://|\\?|(?<!R)\\$|__|@@|\\(\\("
 )
 
 
