@@ -200,7 +200,10 @@ class Delivery:
             case Verdict.LOOK_UP:
                 return self._look_up(message, claim)
             case Verdict.DUPLICATE:
-                log.info("ifinu.message.duplicate", id=notification.id, first=claim.before)
+                if claim.before:
+                    log.info("ifinu.message.duplicate", id=notification.id, first=claim.before)
+                else:  # no other message was first: this one is not in flight where the claims are
+                    log.warning("ifinu.message.not_held", id=notification.id, queue=asker.queue)
                 return Settled("duplicate", message.untried(Name.DUPLICATE, first=claim.before))
             case Verdict.CANCELLED:
                 return _ended(message, "cancelled", Name.CANCELLED)

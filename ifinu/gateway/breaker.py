@@ -35,10 +35,12 @@ class Breaker:
 
     Args:
         clock: Seconds that only go forward.
+        failures_to_open: How many in a row open it.
     """
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic, failures_to_open: int = _FAILURES_TO_OPEN) -> None:
         self._clock = clock
+        self._failures_to_open = failures_to_open
         self._failures = 0
         self._wait_s = _FIRST_WAIT_S
         self._probe_at: float | None = None  # None while closed
@@ -66,7 +68,7 @@ class Breaker:
             self._probing = False
             self._wait_s = min(_LONGEST_WAIT_S, self._wait_s * 2)
             self._probe_at = self._clock() + self._wait_s
-        elif self._probe_at is None and self._failures >= _FAILURES_TO_OPEN:
+        elif self._probe_at is None and self._failures >= self._failures_to_open:
             self._wait_s = _FIRST_WAIT_S
             self._probe_at = self._clock() + self._wait_s
             return True

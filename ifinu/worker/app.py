@@ -20,6 +20,7 @@ from typing import Any
 
 import billiard
 import kombu
+import redis
 from celery import Celery, signals
 from celery.app.amqp import AMQP
 from celery.exceptions import CPendingDeprecationWarning
@@ -27,7 +28,7 @@ from kombu import Exchange, Queue
 from prometheus_client import CollectorRegistry
 
 from ifinu import logs, producer, settings, tracing
-from ifinu.broker import NORMAL, QUEUES
+from ifinu.broker import NORMAL, QUEUES, hints, rights
 from ifinu.broker.claims import Claims
 from ifinu.broker.keys import CONTROL, TASK_EVENTS
 from ifinu.broker.locations import Locations
@@ -51,7 +52,9 @@ from ifinu.worker.agreement import (
     check_result_backend,
     check_worker,
 )
-from ifinu.worker.consumer import Heartbeat, TakeOver, WarmUp
+from ifinu.worker.claiming import Claiming
+from ifinu.worker.consumer import TakeOver, WarmUp
+from ifinu.worker.heartbeat import Heartbeat
 from ifinu.worker.metrics import Metrics
 from ifinu.worker.pacing import Bucket
 from ifinu.worker.recording import Recording
@@ -78,6 +81,7 @@ class Application(Celery):
 
     Attributes:
         breaker: Of this process' gateway; its consumer asks it.
+        claiming: Likewise, of the claims.
         bucket: That the task takes its tokens from, once there is a consumer.
         progress: How far this process is with the ledger, where it writes it.
     """
@@ -91,6 +95,7 @@ class Application(Celery):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.breaker = Breaker()
+        self.claiming = Claiming()
         self.progress = Progress()
 
     @property
@@ -149,6 +154,19 @@ class Application(Celery):
         self.connection_for_read()
         self.connection_for_write()
         check_result_backend(self.conf.result_backend, self._result_backend)
+
+    def check_rights(self) -> None:
+        """
+        See that Redis lets this worker do what it has to; while Redis is away there is nothing to see.
+
+        Raises:
+            ConfigurationError: It does not, and says what is missing.
+        """
+        with (
+            contextlib.closing(hints.connect(self.settings.redis_url.get_secret_value())) as client,
+            contextlib.suppress(redis.RedisError),
+        ):
+            rights.check(client)
 
     @property
     def _result_backend(self) -> str | None:
@@ -273,6 +291,7 @@ def _make_ready(sender: Any, **_: Any) -> None:
         app.check()
         check_worker(sender.pool_cls)
         app.delivery  # noqa: B018 - making it is the point
+        app.check_rights()
     except Exception as exc:  # Celery would log it and go on, and each message would end as an error
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - to the person who starts the worker
         raise SystemExit(2) from exc

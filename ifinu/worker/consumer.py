@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -32,7 +31,6 @@ log = structlog.get_logger(__name__)
 _SLOT_POLL_S = 0.25 if hasattr(Hub, "_create_waker") else 0.01
 _SHORTEST_WAIT_S = 0.0005
 _OVERDUE_S = 0.5
-_HEARTBEAT_S = 5.0
 _LONGEST_WARM_UP_S = 10.0
 
 
@@ -94,6 +92,7 @@ class PacedConsumer(Consumer):
                     self._wake_in(bucket, wait_s)
                     return
                 self.app.breaker.started()
+                self.app.claiming.started()
                 self._start(bucket.contents.popleft())
 
     def _hold_s(self, bucket: Bucket) -> float:
@@ -106,7 +105,7 @@ class PacedConsumer(Consumer):
         if len(state.reserved_requests) >= self.pool.num_processes:
             self._no_slot.add(bucket)
             return _SLOT_POLL_S
-        away_s: float = self.app.breaker.wait_s()
+        away_s: float = max(self.app.breaker.wait_s(), self.app.claiming.wait_s())
         if away_s > 0:
             return away_s
         return 0.0 if bucket.take() else max(bucket.wait_s(), _SHORTEST_WAIT_S)
@@ -235,6 +234,7 @@ class TakeOver(bootsteps.StartStopStep):
         """Connected: find the leases of this process."""
         c.leases = c.task_consumer.channel.leases
         c.leases.managed = True
+        c.app.claiming.answered()  # a new connection: what was refused on the last one may be tried at once
 
 
 class WarmUp(bootsteps.StartStopStep):
@@ -270,36 +270,3 @@ class WarmUp(bootsteps.StartStopStep):
 
         for each in [c.pool.executor.submit(connect) for _ in range(slots)]:
             each.result()
-
-
-class Heartbeat(bootsteps.StartStopStep):
-    """
-    A file for probes, touched while the worker consumes.
-
-    Fresh: consuming. Absent: starting, reconnecting or draining. Stale: stuck.
-    """
-
-    requires = ("celery.worker.consumer.tasks:Tasks",)
-
-    def __init__(self, c: PacedConsumer, **kwargs: Any) -> None:
-        super().__init__(c, **kwargs)
-        self._timer: Any = None
-        self._file: Path | None = c.app.settings.heartbeat_file
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)  # it may have outlived a restart of the container
-
-    def start(self, c: PacedConsumer) -> None:
-        """The worker consumes."""
-        if self._file is not None:
-            self._file.touch()
-            self._timer = c.timer.call_repeatedly(_HEARTBEAT_S, self._file.touch)
-
-    def stop(self, c: PacedConsumer) -> None:
-        """It does so no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
-
-    shutdown = stop

@@ -15,6 +15,7 @@ from billiard.einfo import ExceptionWithTraceback
 from celery import exceptions
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
+from kombu.exceptions import OperationalError
 
 from ifinu import wire
 from ifinu.broker import intake
@@ -95,6 +96,7 @@ class Request(CeleryRequest):
             return
         tag, leases = self.message.delivery_tag, self.message.channel.leases
         settled = outcome.decode(returned)
+        self._tell_claims(None)
         if settled.state == "sent":
             self._tell_breaker(None)
         elif self.app.bucket is not None:
@@ -124,6 +126,7 @@ class Request(CeleryRequest):
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
         self._tell_breaker(exc)
+        self._tell_claims(exc)
         self._count(exc)
         if isinstance(exc, exceptions.WorkerLostError):
             self.message.channel.leases.give_back((self.message.delivery_tag,), suspect=True)
@@ -171,6 +174,13 @@ class Request(CeleryRequest):
                 log.error("ifinu.gateway.away", error=str(exc.reason))
         elif (exc is None or isinstance(exc, SendError)) and self.app.breaker.answered():
             log.info("ifinu.gateway.back")
+
+    def _tell_claims(self, exc: BaseException | None) -> None:
+        """Whether Redis let it claim, and put off what has to wait; None stands for a message that came to its end."""
+        if isinstance(exc, exceptions.Reject) and isinstance(exc.reason, (redis.RedisError, OperationalError)):
+            self.app.claiming.refused(exc.reason)
+        else:
+            self.app.claiming.answered()
 
     def _bury_failed(self, exc: BaseException) -> None:
         foreseen = isinstance(exc, (SendError, InvalidNotification))

@@ -1,0 +1,156 @@
+"""
+What a user of Redis has to be allowed, and whether the one that asks is.
+
+It is tried, not looked up: who may not run a command may not ask `ACL` either. Each command runs once in a script, on
+keys of its own below `ifinu:prova:`, which are gone at its end; and each key that a queue is made of is written to in a
+way that changes nothing. docs/redis-users.md has the users ready to be made.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import redis
+
+from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, Script
+from ifinu.errors import ConfigurationError
+
+WORKER = (
+    "ack", "bury", "claim", "fetch", "give_back", "postpone",
+    "release", "renew", "resend", "settle", "suspect", "sweep",
+)  # fmt: skip
+RECORDING = ("forget_events", "keep_turn", "leave_turn", "read_events")
+
+_CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")
+_DENIED = ("NOPERM", "ACL failure", "no permissions", "executing the script can't")  # the last is Redis 7.0's
+# How each command that a script may run is tried, on a list, a sorted set, a hash, a string, a stream and a set.
+_TRIES = {
+    "DEL": "DEL S", "EXISTS": "EXISTS S", "EXPIRE": "EXPIRE S 60", "GET": "GET S", "HDEL": "HDEL H a",
+    "HEXISTS": "HEXISTS H a", "HGET": "HGET H a", "HGETALL": "HGETALL H", "HINCRBY": "HINCRBY H n 1", "HLEN": "HLEN H",
+    "HMGET": "HMGET H a", "HSET": "HSET H a 1", "HSETNX": "HSETNX H a 1", "HSCAN": "HSCAN H 0", "INCR": "INCR S",
+    "LINDEX": "LINDEX L 0", "LLEN": "LLEN L", "LMOVE": "LMOVE L L LEFT LEFT", "LPOP": "LPOP L", "LPUSH": "LPUSH L a",
+    "LRANGE": "LRANGE L 0 0", "LREM": "LREM L 0 b", "LSET": "LSET L 0 a", "LTRIM": "LTRIM L 0 9",
+    "PERSIST": "PERSIST S", "PEXPIRE": "PEXPIRE S 60000", "PTTL": "PTTL S", "RENAME": "RENAME S S", "RPOP": "RPOP L",
+    "RPUSH": "RPUSH L a", "SADD": "SADD A a", "SCARD": "SCARD A", "SET": "SET S 1",
+    "SMEMBERS": "SMEMBERS A", "SREM": "SREM A a",
+    "TIME": "TIME", "TYPE": "TYPE S", "UNLINK": "UNLINK S", "XACK": "XACK X g 0-1", "XADD": "XADD X * a 1",
+    "XDEL": "XDEL X 0-1", "XINFO": "XINFO STREAM X", "XLEN": "XLEN X", "XPENDING": "XPENDING X g",
+    "XRANGE": "XRANGE X - + COUNT 1", "XREADGROUP": "XREADGROUP GROUP g c COUNT 1 STREAMS X >",
+    "XTRIM": "XTRIM X MAXLEN 9", "ZADD": "ZADD Z 1 a", "ZCARD": "ZCARD Z", "ZCOUNT": "ZCOUNT Z 0 1",
+    "ZINCRBY": "ZINCRBY Z 1 a", "ZPOPMIN": "ZPOPMIN Z", "ZRANGE": "ZRANGE Z 0 0",
+    "ZRANGEBYSCORE": "ZRANGEBYSCORE Z 0 1",
+    "ZREM": "ZREM Z b", "ZREMRANGEBYSCORE": "ZREMRANGEBYSCORE Z 5 6", "ZSCORE": "ZSCORE Z a",
+}  # fmt: skip
+_FIRST = ("LPUSH L a", "ZADD Z 1 a", "HSET H a 1", "SET S 1", "XADD X * a 1", "XGROUP CREATE X g 0")
+_FAMILIES = ("claim", "visto", "optout", "instancia", "remetentes", "rastro")  # `ifinu:<one>:…`, a key for each of many
+
+
+class Refused(NamedTuple):
+    """
+    Something that Redis did not let us do.
+
+    Attributes:
+        what: A command, or a key.
+        words: Redis' own.
+    """
+
+    what: str
+    words: str
+
+    @property
+    def is_forbidden(self) -> bool:
+        """Whether the user may not, rather than the server cannot at the moment."""
+        return any(word in self.words for word in _DENIED)
+
+
+def commands_of(scripts: Iterable[str]) -> set[str]:
+    """The commands that some scripts run."""
+    return {command for name in scripts for command in _CALL.findall(Script(name).source)}
+
+
+def refused(client: redis.Redis, scripts: Iterable[str] = (*WORKER, *RECORDING)) -> list[Refused]:
+    """
+    What Redis does not let this user do of what these scripts do.
+
+    Raises:
+        redis.RedisError: It does not answer, or does not let the user run scripts at all.
+    """
+    base = f"ifinu:prova:{uuid.uuid4().hex}"
+    own = {letter: f"{base}:{letter}" for letter in "LZHSXA"}
+    tries = [*_FIRST, *(_TRIES[command] for command in sorted(commands_of(scripts)) if command in _TRIES)]
+    script = Script("attempt")
+    script.load(client)
+    found = dict(
+        _attempt(client, script, [[own.get(word, word) for word in each.split()] for each in tries], own.values())
+    )
+    try:
+        # How an idle worker waits; no script may.
+        client.blmove(own["L"], own["L"], 0.01, "RIGHT", "RIGHT")  # type: ignore[arg-type]  # Redis takes fractions
+    except redis.ResponseError as exc:
+        found["BLMOVE"] = str(exc)
+    if not found:  # else each key would say the same once more
+        for kind, key in _keys():
+            found.update((kind, words) for _, words in _attempt(client, script, [["PERSIST", key]], [base]))
+    return [Refused(what, words) for what, words in found.items()]
+
+
+def _attempt(
+    client: redis.Redis, script: Script, tries: Sequence[Sequence[str]], keys: Iterable[str]
+) -> Iterator[tuple[str, str]]:
+    for command, _, words in script(client, list(keys), [json.dumps(tries)]):
+        yield command.decode(), words.decode()
+
+
+def check(client: redis.Redis) -> None:
+    """
+    See that the user may do what a worker does, before it takes its first message.
+
+    Args:
+        client: As the claims have it.
+
+    Raises:
+        ConfigurationError: Redis refuses the login, the certificate or a command, and will go on doing so.
+        redis.RedisError: It is away, or cannot at the moment: it is worth waiting for.
+    """
+    mend = "the rights that a worker needs are in docs/redis-users.md; try `ifinu doctor`"
+    try:
+        forbidden = [one.what for one in refused(client) if one.is_forbidden]
+    except redis.AuthenticationError as exc:
+        raise ConfigurationError(
+            f"Redis refuses the login ({exc}): correct the user and password of IFINU_REDIS_URL"
+        ) from exc
+    except redis.exceptions.NoPermissionError as exc:
+        raise ConfigurationError(f"Redis does not let this user run scripts ({exc}): {mend}") from exc
+    except redis.ConnectionError as exc:
+        if is_untrusted(exc):
+            raise ConfigurationError(
+                f"Redis shows a certificate that is not trusted ({exc}): name its authority by "
+                "?ssl_ca_certs=/path/to/ca.pem in IFINU_REDIS_URL"
+            ) from exc
+        raise
+    if forbidden:
+        raise ConfigurationError(f"Redis does not allow this user {', '.join(forbidden)}: {mend}")
+
+
+def is_untrusted(exc: BaseException | None) -> bool:
+    """Whether a connection failed over the server's certificate."""
+    while exc is not None:
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
+
+
+def _keys() -> Iterator[tuple[str, str]]:
+    """Each kind of key that workers write, for people and for Redis; `PERSIST` changes nothing of any."""
+    for queue in QUEUES:
+        yield from ((key, key) for key in Keys.of(queue) if key != Keys.of(queue).suspects)
+    for key in (EVENTS, UNKNOWN):
+        yield key, key
+    for family in _FAMILIES:
+        yield f"ifinu:{family}:*", f"ifinu:{family}:{uuid.uuid4().hex}"

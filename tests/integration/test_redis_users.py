@@ -1,0 +1,140 @@
+"""The users of docs/redis-users.md, made on a real server, with what they are for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from command_line import Shell
+from processes import Fleet, Queue, Simulated, fleet_of, raw, wait_until
+
+from ifinu import producer
+from ifinu.broker import rights
+from ifinu.embedded import Valkey
+from ifinu.errors import BrokerUnavailable
+
+DOCUMENT = Path(__file__).parents[2] / "docs/redis-users.md"
+LINE = re.compile(r"^ACL SETUSER ifinu-(\w+) (on >\w+ .*)$", re.MULTILINE)
+WIRE = {"telefone": "77998616740", "nome": "M", "valor": "1", "vencimento": "2030-12-01", "descricao": "x"}
+USERS = dict(LINE.findall(DOCUMENT.read_text(encoding="utf-8")))
+
+
+@pytest.fixture
+def url_of(valkey: Valkey, client: redis.Redis) -> Iterator[Callable[..., str]]:
+    """Makes a user as the document has it, without some rights maybe; its URL."""
+    made = []
+
+    def make(name: str, *changes: str) -> str:
+        user = f"ifinu-{name}"
+        client.execute_command("ACL", "SETUSER", user, "reset", *USERS[name].split(), ">secret", *changes)
+        made.append(user)
+        return f"redis://{user}:secret@{urlsplit(valkey.url).netloc}/0"
+
+    yield make
+    client.execute_command("ACL", "LOG", "RESET")
+    client.acl_deluser(*made)
+
+
+@pytest.fixture
+def fleet_as(tmp_path: Path, simulator: Simulated) -> Iterator[Callable[[str], Fleet]]:
+    """Workers that reach Redis by a URL."""
+    fleets = []
+
+    def make(url: str) -> Fleet:
+        fleets.append(fleet_of(tmp_path, url, simulator.url))
+        return fleets[-1]
+
+    yield make
+    for each in fleets:
+        each.stop()
+
+
+def denied(client: redis.Redis) -> list[tuple[str, str]]:
+    """What Redis refused since the start of the test: to whom, and what."""
+    return [(entry["username"], entry["object"]) for entry in client.acl_log()]
+
+
+def test_a_worker_and_a_producer_do_all_they_do_with_the_documented_rights(
+    client: redis.Redis, queue: Queue, simulator: Simulated, url_of, fleet_as, monkeypatch
+):
+    url = url_of("producer")
+    monkeypatch.setenv("IFINU_REDIS_URL", url)
+    fields = {"kind": "lembrete", "phone": "(77) 99861-6740", "name": "M", "amount": "1", "due_date": "2030-12-01"}
+    done = producer.enqueue_many([{"id": f"bulk-{i}", "description": "x", **fields} for i in range(3)])
+    assert done.accepted == 3
+    assert producer.cancel("bulk-2") == ""
+    queue.push(raw(1), raw(3, telefone="1"))
+    fleet_as(url_of("worker")).start(IFINU_RECORDER="true").ready()
+    wait_until(lambda: simulator.total() == 3 and queue.idle(), 40, queue.counts)
+    assert [letter["reason"] for letter in queue.dead()] == ["invalid"]
+    assert denied(client) == []
+
+
+def test_an_operator_looks_and_repairs_with_the_documented_rights(
+    client: redis.Redis, queue: Queue, url_of, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("IFINU_REDIS_URL", url_of("operator"))
+    monkeypatch.setenv("IFINU_DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
+    ifinu = Shell(capsys, monkeypatch)
+    queue.push(raw(1))
+    for line in ("status --json", "queue pause", "queue resume", "unknown list", "optout add 77998616740", "cancel x"):
+        assert ifinu(*line.split()).code == 0, line
+    assert ifinu("queue", "purge", "--yes").code == 0
+    assert denied(client) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        (("-hmget",), "HMGET"),
+        (("-blmove",), "BLMOVE"),
+        (("-evalsha", "-eval", "-script|load"), "scripts"),
+        (("resetkeys", "~ifinu:fila:*", "~ifinu:prova:*"), "ifinu:claim:*"),
+    ],
+)
+def test_a_right_that_a_worker_lacks_is_named(url_of, change, missing):
+    with redis.Redis.from_url(url_of("worker")) as whole:
+        assert rights.refused(whole) == []
+    with redis.Redis.from_url(url_of("worker", *change)) as client, pytest.raises(Exception, match=re.escape(missing)):
+        rights.check(client)
+
+
+def test_a_right_that_a_producer_lacks_is_refused_and_nothing_is_pushed(queue: Queue, url_of, monkeypatch):
+    monkeypatch.setenv("IFINU_REDIS_URL", url_of("producer", "-lpush"))
+    with pytest.raises(BrokerUnavailable):
+        producer.enqueue_many([{"id": "x", "tipo_notificacao": "lembrete", **WIRE}])
+    assert queue.counts()["ready"] == 0
+
+
+def test_a_worker_without_a_right_does_not_start_and_says_what_is_missing(url_of, fleet_as):
+    worker = fleet_as(url_of("worker", "-hmget")).start()
+    assert worker.process.wait(40) == 2
+    assert "Redis does not allow this user HMGET" in worker.text()
+
+
+def test_a_worker_that_loses_a_right_says_so_once_waits_and_goes_on_when_it_has_it_again(
+    tmp_path: Path, client: redis.Redis, queue: Queue, simulator: Simulated, url_of, fleet_as
+):
+    beat = tmp_path / "run" / "beat"
+    beat.parent.mkdir()
+    worker = fleet_as(url_of("worker")).start(IFINU_HEARTBEAT_FILE=str(beat)).ready()
+    wait_until(beat.exists)
+    beat.unlink()
+    beat.parent.rmdir()  # which is no loss of Redis
+    client.execute_command("ACL", "SETUSER", "ifinu-worker", "-hmget")
+    queue.push(*(raw(i, telefone=f"77 99861-{i:04}") for i in range(1000, 1030)))
+    wait_until(lambda: "ifinu.claims.refused" in worker.text(), seen=worker.text)
+    wait_until(lambda: "ifinu.heartbeat.withheld" in worker.text(), seen=worker.text)
+    before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
+    assert simulator.total() == 0
+    client.execute_command("ACL", "SETUSER", "ifinu-worker", "+hmget")
+    wait_until(lambda: simulator.total() == 30 and queue.idle(), 30, queue.counts)
+    text = worker.text()
+    assert (text.count("ifinu.claims.refused"), text.count("ifinu.claims.back")) == (1, 1)
+    assert "hmget" in text
+    assert before < 1000
+    assert "Connection to broker lost" not in text
