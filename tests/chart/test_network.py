@@ -14,7 +14,7 @@ PRODUCER = End("producer", {"app": "erp"}, "erp")
 OTHERS = (NEIGHBOUR, PROMETHEUS, PRODUCER, INTERNET)
 
 DNS = {53, 5353}
-PORTS = (22, 80, 443, 4318, 5222, 5432, 5433, 5555, 6379, 6380, 8080, 8081, 8090, 9000, 9464, 40000)
+PORTS = (22, 80, 443, 4317, 4318, 5222, 5432, 5433, 5555, 6379, 6380, 8080, 8081, 8090, 9000, 9464, 40000)
 
 Reach = set[tuple[str, str, int]]
 
@@ -36,6 +36,7 @@ INSIDE = {
     "drill": set(),
     "test": QUEUE | LEDGER | GATEWAY,
 }
+TRACED = ("worker", "webhook")
 WHATSAPP = {("evolution", "internet", port) for port in (80, 443, 5222)}
 
 
@@ -114,7 +115,8 @@ def test_prometheus_may_scrape_and_nobody_else_where_it_is_named():
         (PROMETHEUS.name, "evolution", 8081),  # a PodMonitor asks the gateway, through its guard
     }
     assert among(found, "neighbour", "producer") - WHATSAPP == {
-        ("evolution", other, port) for other in ("neighbour", "producer") for port in (80, 443, 5222)
+        *(("evolution", other, port) for other in ("neighbour", "producer") for port in (80, 443, 5222)),
+        *((pod, other, port) for pod in TRACED for other in ("neighbour", "producer") for port in (4317, 4318)),
     }
 
 
@@ -168,8 +170,39 @@ def test_what_is_outside_is_reached_at_its_port():
     gateway = {(pod, "internet", 443) for pod in ("worker", "metrics", "test")}
     store = {(pod, "internet", 443) for pod in ("backup", "drill")}
     assert outside == queue | ledger | gateway | store
-    # Receipts come from outside.
-    assert {each for each in found if each[0] == "internet"} == {("internet", "webhook", 8090)}
+    assert {each for each in found if each[0] == "internet"} == set()
+
+
+def test_with_a_gateway_outside_the_webhook_lets_in_whom_the_values_name_and_nobody_else():
+    external = {"enabled": True, "url": "http://evolution.gateways:80", "targetPort": 8080}
+    closed = {"evolution": {"external": external, "apiKey": {"existingSecret": "gateway"}}}
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}
+
+    def rules(values: Object) -> list[Object]:
+        ingress = render(values)["NetworkPolicy", "ifinu-webhook"]["spec"]["ingress"]
+        return [rule for rule in ingress if {"port": 8090} in rule["ports"]]
+
+    assert rules(closed) == []
+    assert rules(closed | {"networkPolicy": {"webhookClients": [peer]}}) == [
+        {"from": [peer], "ports": [{"port": 8090}]}
+    ]
+    (own,) = rules({"networkPolicy": {"webhookClients": [peer]}})
+    assert own["from"][1:] == [peer]
+    # A policy knows the port of a pod, which need not be that of its Service.
+    found = reach(render(closed))
+    assert {("worker", "internet", 80), ("worker", "internet", 8080)} <= found
+
+
+def test_traces_reach_their_collector():
+    before, after = reach(rendered("default")), reach(render({"tracing": {"enabled": True}}))
+    assert {each for each in after - before if each[1] == "internet"} == {
+        (pod, "internet", port) for pod in TRACED for port in (4317, 4318)
+    }
+
+
+def test_a_pod_that_starts_is_looked_at_each_second():
+    for name in ("ifinu-worker", "ifinu-webhook"):
+        assert rendered("default").container("Deployment", name).spec["startupProbe"]["periodSeconds"] == 1
 
 
 def test_a_store_of_ones_own_is_reached_at_its_port():
@@ -194,12 +227,12 @@ def test_where_else_our_pods_may_go():
 @pytest.mark.parametrize("story", STORIES)
 def test_every_port_that_a_service_leads_to_is_reached_by_somebody(story):
     """
-    But Flower's, which people reach by a port-forward.
+    But Flower's, which people reach by a port-forward, and a webhook's whose gateway is outside.
     """
     objects = rendered(story)
     found = reach(objects)
     for name, pod in ends(objects).items():
-        if name not in ("flower", "evolution"):
+        if name not in ("flower", "evolution", "webhook" if story == "external" else ""):
             for port in pod.ports:
                 assert any(each[1:] == (name, port) for each in found), (name, port)
 

@@ -316,7 +316,8 @@ def test_the_simulator_stands_in_the_place_of_the_gateway():
     (port,) = objects["Service", "evolution-api-service"]["spec"]["ports"]
     assert port["targetPort"] == "gateway"
     settings = real["ConfigMap", "ifinu-config"]["data"]
-    assert objects["ConfigMap", "ifinu-config"]["data"] == {**settings, "IFINU_SANDBOX_NUMBER": "77998616740"}
+    without_a_phone = {"IFINU_SANDBOX_NUMBER": "77998616740", "IFINU_SENDING_HOLIDAYS": ""}
+    assert objects["ConfigMap", "ifinu-config"]["data"] == settings | without_a_phone
     chosen = set_to("simulator.enabled=true", "sandboxNumber=11987654321")["ConfigMap", "ifinu-config"]["data"]
     assert chosen["IFINU_SANDBOX_NUMBER"] == "11987654321"
 

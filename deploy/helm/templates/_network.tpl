@@ -51,6 +51,9 @@
 {{- if .Values.evolution.external.enabled }}
 - ports:
     - port: {{ include "ifinu.portOf" (dict "url" .Values.evolution.external.url "default" (ternary "443" "80" (hasPrefix "https" .Values.evolution.external.url))) }}
+{{- with int .Values.evolution.external.targetPort }}
+    - port: {{ . }}
+{{- end }}
 {{- else }}
 - to:
     {{- include "ifinu.peer" (dict "context" . "components" (list "evolution")) | nindent 4 }}
@@ -91,6 +94,14 @@ spec:
     {{- toYaml . | nindent 4 }}
   ports:
     - port: 9464
+{{- end }}
+{{- end }}
+
+{{- define "ifinu.egress.traces" -}}
+{{- if .Values.tracing.enabled }}
+- ports:
+    - port: 4317
+    - port: 4318
 {{- end }}
 {{- end }}
 
