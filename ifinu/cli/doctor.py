@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -12,7 +13,7 @@ import redis
 import typer
 
 from ifinu import phone, producer, settings
-from ifinu.broker import QUEUES, Keys
+from ifinu.broker import QUEUES, Keys, rights
 from ifinu.cli import connection, ledger_checks, terminal
 from ifinu.cli.findings import Finding, Level
 from ifinu.errors import ConfigurationError, GatewayError
@@ -57,6 +58,7 @@ def examine(chosen: Settings) -> Iterator[Finding]:
     client = producer.connect(chosen.redis_url.get_secret_value())
     try:
         yield from examine_redis(client)
+        yield from _rights(client)
         with connection.ledger() as engine:
             yield from ledger_checks.examine_ledger(engine)
         yield from ledger_checks.examine_stream(client)
@@ -189,6 +191,24 @@ _WANTED = {
 }
 
 
+def _rights(client: redis.Redis) -> Iterator[Finding]:
+    """What a worker does, tried by this user; nothing when Redis is away, which another check says."""
+    mend = "give the user what docs/redis-users.md lists: a worker does not start without"
+    try:
+        refused = rights.refused(client)
+    except redis.exceptions.NoPermissionError as exc:
+        yield Finding("rights", Level.FAIL, f"may not run scripts: {exc}", mend)
+    except redis.ResponseError as exc:
+        yield Finding("rights", Level.FAIL, f"cannot be tried: {exc}", "see the server's log and its replication")
+    except redis.RedisError:
+        return
+    else:
+        if refused:
+            yield Finding("rights", Level.FAIL, f"refused: {', '.join(one.what for one in refused)}", mend)
+        else:
+            yield Finding("rights", Level.OK, "the user may do what workers do")
+
+
 def _gateway(chosen: Settings) -> Iterator[Finding]:
     from ifinu.gateway import Shards, State, gateway_of
 
@@ -288,6 +308,9 @@ def _heartbeat(chosen: Settings) -> Finding:
     try:
         age_s = time.time() - chosen.heartbeat_file.stat().st_mtime  # type: ignore[union-attr]  # the caller has looked
     except OSError:
+        folder = chosen.heartbeat_file.parent  # type: ignore[union-attr]  # as above
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return Finding("heartbeat", Level.FAIL, f"{folder} cannot be written", "make the folder, or mount it")
         mend = "no worker with this IFINU_HEARTBEAT_FILE consumes: it starts, drains, waits for Redis or is not there"
         return Finding("heartbeat", Level.WARN, "no file", mend)
     if age_s > _STALE_HEARTBEAT_S:

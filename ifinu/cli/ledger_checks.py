@@ -68,10 +68,13 @@ def examine_settings(chosen: Settings) -> Iterator[Finding]:
     """The key of the pseudonyms; the texts and the sending windows where some are set."""
     if chosen.phone_key is None:
         mend = (
-            "opt-outs are lost with it: put what `redis-cli GET ifinu:chave:telefone` prints, or before the first "
-            "message a new one (openssl rand -hex 32), into IFINU_PHONE_KEY"
+            "opt-outs are lost with it: set IFINU_PHONE_KEY to what workers and webhook have, or else to what "
+            "`redis-cli GET ifinu:chave:telefone` prints; another one would lose them. A pod that hashes no phone "
+            "(metrics) runs without"
         )
-        yield Finding("phone key", Level.WARN, "not set: one is made, and kept in Redis alone", mend)
+        yield Finding(
+            "phone key", Level.WARN, "not set here: where no process has one, it is kept in Redis alone", mend
+        )
     else:
         yield Finding("phone key", Level.OK, "set")
     if chosen.templates is not None:

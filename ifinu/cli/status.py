@@ -270,4 +270,4 @@ def _workers(found: dict[str, Any]) -> Iterator[RenderableType]:
     if found["held"]:
         names = ", ".join(map(terminal.plain, found["held"][:_REASONS]))
         more = f" and {len(found['held']) - _REASONS} more" if len(found["held"]) > _REASONS else ""
-        yield f"[yellow]instances whose messages are held back: {names}{more}[/]; see `ifinu instance list`"
+        yield f"[yellow]instances whose messages are held back: {names}{more}[/]; see `ifinu top`"

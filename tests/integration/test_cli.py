@@ -177,7 +177,7 @@ def test_doctor_finds_a_good_server_and_gateway_well(ifinu, simulator, monkeypat
     monkeypatch.setenv("IFINU_PHONE_KEY", "a-key-of-the-tests-of-32-letters")
     ended = ifinu("doctor", "--json")
     assert {one["check"]: one["level"] for one in ended.json["checks"]} == dict.fromkeys(
-        ("redis", "version", "appendonly", "maxmemory-policy", "memory", "persistence", "clock", "keys",
+        ("redis", "version", "appendonly", "maxmemory-policy", "memory", "persistence", "clock", "keys", "rights",
          "ledger", "ledger schema", "recorder", "gateway", "instance ifinu", "phone key", "sandbox"),
         "ok",
     )  # fmt: skip

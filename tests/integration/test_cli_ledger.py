@@ -374,7 +374,7 @@ def test_doctor_reads_the_sending_window(ifinu, monkeypatch, window, level):
     monkeypatch.delenv("IFINU_PHONE_KEY")
     (found, key) = checks(ifinu, "sending window", "phone key")
     assert found[0] == level
-    assert key == ("warn", "not set: one is made, and kept in Redis alone")
+    assert key == ("warn", "not set here: where no process has one, it is kept in Redis alone")
 
 
 @pytest.mark.parametrize(("source", "level"), [("Olá, {{ nome }}!", "ok"), ("Olá, {{ nme }}!", "fail")])

@@ -103,6 +103,17 @@ def test_a_right_that_a_worker_lacks_is_named(url_of, change, missing):
         rights.check(client)
 
 
+def test_doctor_names_a_right_that_is_missing_and_advises_no_new_phone_key(url_of, capsys, monkeypatch):
+    ifinu = Shell(capsys, monkeypatch)
+    found = {}
+    for name, changes in (("whole", ()), ("lacking", ("-hmget",))):
+        monkeypatch.setenv("IFINU_REDIS_URL", url_of("worker", *changes))
+        found[name] = {one["check"]: one for one in ifinu("doctor", "--json").json["checks"]}
+    assert found["whole"]["rights"]["level"] == "ok"
+    assert (found["lacking"]["rights"]["level"], found["lacking"]["rights"]["seen"]) == ("fail", "refused: HMGET")
+    assert "openssl" not in found["whole"]["phone key"]["mend"]
+
+
 def test_a_right_that_a_producer_lacks_is_refused_and_nothing_is_pushed(queue: Queue, url_of, monkeypatch):
     monkeypatch.setenv("IFINU_REDIS_URL", url_of("producer", "-lpush"))
     with pytest.raises(BrokerUnavailable):
