@@ -7,9 +7,11 @@ raises why it cannot be sent.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -17,10 +19,12 @@ from time import monotonic
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import redis
 import structlog
 
 from ifinu import phone, wire
 from ifinu.broker.claims import Asker, Claim, Claims, Resend, Verdict
+from ifinu.broker.clock import TOO_FAR_OFF_S
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import seen_key, senders_key
 from ifinu.broker.leases import Settled
@@ -37,7 +41,8 @@ from ifinu.errors import (
 )
 from ifinu.gateway import Gateway, Sent
 from ifinu.gateway.breaker import is_outage
-from ifinu.gateway.instances import Instances
+from ifinu.gateway.instances import Hold, Instances, Trouble
+from ifinu.gateway.records import State
 from ifinu.notification import Notification
 from ifinu.reference import reference_in, reference_of
 from ifinu.render import Renderer
@@ -48,7 +53,10 @@ from ifinu.window import BRASILIA, Windows, expires_at, true_from
 log = structlog.get_logger(__name__)
 
 _BRAZIL = ZoneInfo(BRASILIA)
-_CLOCKS_DIFFER = timedelta(minutes=5)  # ours and the gateway's
+# Redis' clock and the gateway's. A reference is of one message alone; an equal text may have been sent the day before.
+_CLOCKS_DIFFER = timedelta(days=1)
+_CLOCKS_DIFFER_LITTLE = timedelta(minutes=5)
+_YOUNG_S = 2.0  # for so long after its claim a message is sent without asking again
 _FIRST_LOOK_S = 5.0
 _LOOK_AGAIN_S = 10.0  # after the gateway could not be asked
 _MOST_PAGES = 20
@@ -66,7 +74,8 @@ class Wait(NamedTuple):
     The message has to wait, in the delayed set.
 
     Attributes:
-        until: When it comes back, aware.
+        wait_s: For how long, in seconds.
+        at: From when on, by Redis' clock.
         claim: What its id's claim waits in: `waiting` or `unknown`.
         token: What it has to carry.
         event: Says so; None when it was said before.
@@ -75,9 +84,12 @@ class Wait(NamedTuple):
         free: Whether nothing went to the gateway, so that the pace need not count it.
         lost: Whether the gateway took the request and its connection, or the proxy's, broke.
         error: What the gateway answered; None when it was not asked to send.
+        trouble: What it has to carry of its failures.
+        refund: How many tries that were counted were its instance's fault.
     """
 
-    until: datetime
+    wait_s: float
+    at: datetime
     claim: str
     token: str
     event: Event | None
@@ -86,6 +98,8 @@ class Wait(NamedTuple):
     free: bool = False
     lost: bool = False
     error: SendError | None = None
+    trouble: Trouble | None = None
+    refund: int = 0
 
 
 class Failed(NamedTuple):
@@ -94,13 +108,49 @@ class Failed(NamedTuple):
 
     Attributes:
         error: Why.
+        at: When, by Redis' clock.
         token: What the next try has to carry.
         event: Says so.
+        trouble: What it has to carry of its failures.
     """
 
-    error: NotSent
+    error: SendError
+    at: datetime
     token: str
     event: Event
+    trouble: Trouble | None = None
+
+
+class _Overtaken(Exception):  # noqa: N818 - it ends a send before it began, and says how
+    """
+    Between its claim and its send a message was held up for so long that it is not to be sent any more.
+
+    Args:
+        outcome: What becomes of it.
+    """
+
+    def __init__(self, outcome: Settled | Wait) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+class _Now:
+    """
+    Redis' time, from one answer on.
+
+    Its age goes by whichever of the machine's clocks says more: a frozen virtual machine may keep one of them still.
+    """
+
+    def __init__(self, asked: tuple[float, float], at: datetime) -> None:
+        self._monotonic_s, self._wall_s = asked
+        self._at = at
+
+    def __call__(self) -> datetime:
+        return self._at + timedelta(seconds=monotonic() - self._monotonic_s)
+
+    def age_s(self) -> float:
+        """Seconds since the question, or more."""
+        return max(monotonic() - self._monotonic_s, time.time() - self._wall_s)
 
 
 class _Message(NamedTuple):
@@ -111,6 +161,7 @@ class _Message(NamedTuple):
     asker: Asker
     about: dict[str, Any]
     pseudonym: str
+    trouble: Trouble | None
 
     def event(self, name: Name, **data: Any) -> Event:
         """An event of this notification."""
@@ -140,13 +191,13 @@ class Delivery:
         renderer: What makes its text.
         claims: Who may send which id.
         instances: Which of them are held back.
+        missing_ttl_s: How long a message waits for an instance that the gateway does not have, in seconds.
         windows: When messages may go.
         pseudonyms: What stands for phones.
         instance: WhatsApp instance for notifications that name none.
         on_unknown: What follows when a message may have been sent and the gateway does not have it.
         grace_s: How long the gateway is asked for one, in seconds.
         compares: Whether an id that comes with other content is refused.
-        clock: The time, aware.
         tracer: What traces the steps.
     """
 
@@ -154,16 +205,18 @@ class Delivery:
     renderer: Renderer
     claims: Claims
     instances: Instances
+    missing_ttl_s: float
     windows: Windows
     pseudonyms: Pseudonyms
     instance: str
     on_unknown: OnUnknown
     grace_s: float
     compares: bool
-    clock: Callable[[], datetime]
     tracer: Tracer = OFF
 
-    def deliver(self, notification: Notification, asker: Asker, *, attempt: int) -> Settled | Wait | Failed:
+    def deliver(
+        self, notification: Notification, asker: Asker, *, attempt: int, trouble: Trouble | None = None
+    ) -> Settled | Wait | Failed:
         """
         Send one notification, if it may be sent.
 
@@ -171,34 +224,28 @@ class Delivery:
             notification: What to say, and to whom.
             asker: The message that brought it.
             attempt: Which try this is, from 1.
+            trouble: What the message carries of its failures.
 
         Raises:
             InvalidNotification: It can never be sent as it is.
             NotSent: The gateway is away (`breaker.is_outage`), which says nothing about this message.
             Refused: No, and no again next time.
+            Misconfigured: The gateway did not have its instance for too long.
             MaybeSent: It is still unknown whether it was sent, and a person has to decide.
             redis.RedisError: Its claim could not be asked for; nothing was sent.
         """
-        message = self._message(notification, asker, attempt)
-        if (hold_s := self.instances.hold_s(message.instance)) > 0:
-            deferred = None if asker.waited else message.untried(Name.DEFERRED, reason="instance")
-            return self._wait(message, hold_s, "waiting", asker.token, deferred, "instance", free=True)
-        with self.tracer.step(Work.CLAIM) as span:
-            claim = self.claims.claim(
-                asker,
-                message.event(Name.UNKNOWN, reason="worker_died", error="its worker died while it sent it"),
-                digest=_digest(notification) if self.compares else "",
-                tenant=notification.tenant,
-                pseudonym=message.pseudonym,
-                seen=seen_key(reference_of(notification.id), message.instance, message.pseudonym),
-            )
-            if span.sampled:
-                span.tell({VERDICT: claim.verdict.value})
+        message = self._message(notification, asker, attempt, trouble)
+        hold = self.instances.hold(message.instance)
+        claim, now = self._claim(message, held=hold is not None)
         match claim.verdict:
             case Verdict.GO:
-                return self._check(message, claim) or self._send(message, claim)
+                return self._check(message, claim, now()) or self._send(message, claim, now)
+            case Verdict.HELD if hold is not None:
+                return self._held(message, claim, hold)
+            case Verdict.HELD:
+                raise AssertionError("only what is held back was asked for as such")
             case Verdict.LOOK_UP:
-                return self._look_up(message, claim)
+                return self._look_up(message, claim, now)
             case Verdict.DUPLICATE:
                 if claim.before:
                     log.info("ifinu.message.duplicate", id=notification.id, first=claim.before)
@@ -212,14 +259,18 @@ class Delivery:
             case Verdict.REUSED:
                 raise IdReused("id", "was used before, for a notification that says something else")
 
-    def text(self, notification: Notification) -> str:
+    def text(self, notification: Notification, at: datetime) -> str:
         """
         What a person reads.
+
+        Args:
+            notification: What to say.
+            at: When, aware: "today" in a text is the day in Brazil.
 
         Raises:
             InvalidNotification: It cannot be made.
         """
-        return self.renderer.render(notification, today=self.clock().astimezone(_BRAZIL).date())
+        return self.renderer.render(notification, today=at.astimezone(_BRAZIL).date())
 
     def about(self, notification: Notification) -> dict[str, Any]:
         """What events tell of a notification; nothing of it is personal data."""
@@ -231,19 +282,67 @@ class Delivery:
             "hash": self.pseudonyms.of(notification.phone),
         }
 
-    def _message(self, notification: Notification, asker: Asker, attempt: int) -> _Message:
+    def _message(self, notification: Notification, asker: Asker, attempt: int, trouble: Trouble | None) -> _Message:
         about = self.about(notification)
         told = {**about, "queue": asker.queue, "attempts": attempt}
-        return _Message(notification, about["instance"], asker, told, about["hash"])
+        return _Message(notification, about["instance"], asker, told, about["hash"], trouble)
 
-    def _check(self, message: _Message, claim: Claim) -> Settled | Wait | None:
+    def _claim(self, message: _Message, *, held: bool = False) -> tuple[Claim, _Now]:
+        asked = monotonic(), time.time()
+        with self.tracer.step(Work.CLAIM) as span:
+            claim = self.claims.claim(
+                message.asker,
+                message.event(Name.UNKNOWN, reason="worker_died", error="its worker died while it sent it"),
+                digest=_digest(message.notification) if self.compares else "",
+                tenant=message.notification.tenant,
+                pseudonym=message.pseudonym,
+                seen=seen_key(reference_of(message.notification.id), message.instance, message.pseudonym),
+                held=held,
+            )
+            if span.sampled:
+                span.tell({VERDICT: claim.verdict.value})
+        return claim, _Now(asked, claim.at)
+
+    def _held(self, message: _Message, claim: Claim, hold: Hold) -> Wait:
+        """Its instance is held back: it waits without a try."""
+        trouble, at_ms = message.trouble, _ms(claim.at)
+        wait_s, refund = hold.wait_s, 0
+        if hold.missing:
+            if trouble is None or trouble.reason != Reason.INSTANCE_NOT_FOUND:
+                trouble = (trouble or Trouble(Reason.INSTANCE_NOT_FOUND, at_ms, at_ms, 0)).again(
+                    Reason.INSTANCE_NOT_FOUND, at_ms
+                )
+            self._give_up_if_missing(message, trouble, claim.at)
+            wait_s = max(wait_s, self.instances.patience_s(trouble, at_ms))
+        elif trouble is not None and self.instances.may_be_blameless(message.instance, trouble):
+            refund, trouble = trouble.counted, trouble._replace(counted=0)
+        deferred = None if message.asker.waited else message.untried(Name.DEFERRED, reason="instance")
+        wait = self._wait(message, wait_s, claim.at, "waiting", claim.token, deferred, "instance", free=True)
+        return wait._replace(trouble=trouble, refund=refund)
+
+    def _give_up_if_missing(self, message: _Message, trouble: Trouble, at: datetime) -> None:
+        """
+        End a message that has waited for its instance for too long.
+
+        Raises:
+            Misconfigured: It has.
+        """
+        waited_s = (_ms(at) - trouble.since_ms) / 1000
+        if waited_s >= self.missing_ttl_s:
+            raise Misconfigured(
+                f"{_masked(message.instance)}: the gateway has no such instance, and had none for {waited_s:.0f} s: "
+                "create it, or correct its name, then `ifinu dlq replay`",
+                reason=Reason.INSTANCE_NOT_FOUND,
+                instance=message.instance,
+            )
+
+    def _check(self, message: _Message, claim: Claim, now: datetime) -> Settled | Wait | None:
         """
         Whether it may go at this time: it is expired, has to wait, or (None) may.
 
         Raises:
             InvalidNotification: It says what cannot be so.
         """
-        now = self.clock()
         expires = expires_at(message.notification)
         if expires is not None and now >= expires:
             return _ended(message, "expired", Name.EXPIRED, reason=f"it was valid until {expires.isoformat()}")
@@ -258,33 +357,55 @@ class Delivery:
             return _ended(message, "expired", Name.EXPIRED, reason=f"{then} after it has expired")
         state = "unknown" if claim.verdict is Verdict.LOOK_UP else "waiting"
         deferred = message.untried(Name.DEFERRED, reason=why)
-        log.info("ifinu.message.deferred", **message.told(), reason=why, wait_s=round((goes - now).total_seconds(), 1))
-        return Wait(goes, state, claim.token, deferred, message.instance, why, free=True)
+        wait_s = (goes - now).total_seconds()
+        wait = self._wait(message, wait_s, now, state, claim.token, deferred, why, free=True)
+        return wait._replace(trouble=message.trouble)
 
-    def _send(self, message: _Message, claim: Claim) -> Settled | Wait | Failed:
+    def _send(self, message: _Message, claim: Claim, now: _Now) -> Settled | Wait | Failed:
         with self.tracer.step(Work.RENDER):
-            text = self.text(message.notification)
-        started = monotonic()
+            text = self.text(message.notification, now())
+        began, started = now(), monotonic()
         try:
-            sent = self._post(message, text)
+            sent = self._post(message, text, functools.partial(self._confirm, message, now))
+        except _Overtaken as exc:
+            return exc.outcome
         except SendError as exc:
             exc.took_s = monotonic() - started
-            return self._not_sent(message, claim, exc)
+            return self._not_sent(message, claim, exc, now())
         took_s = monotonic() - started
-        if self.instances.sent(message.instance):
+        if self.instances.sent(message.instance, _ms(began)):
             log.info("ifinu.instance.back", instance=_masked(message.instance))
-        return self._sent(message, sent, "gateway", took_s)
+        return self._sent(message, sent, "gateway", now(), took_s)
 
-    def _post(self, message: _Message, text: str) -> Sent:
+    def _post(self, message: _Message, text: str, before: Callable[[], None]) -> Sent:
         with self.tracer.step(Work.SEND) as span:
             if span.sampled:
                 span.tell({INSTANCE: phone.mask_in(message.instance)})  # it may be named after its phone
-            sent = self.gateway.send_text(message.instance, message.notification.phone, text)
+            sent = self.gateway.send_text(message.instance, message.notification.phone, text, before=before)
             if span.sampled and sent.key_id:
                 span.tell({KEY_ID: sent.key_id})
             return sent
 
-    def _not_sent(self, message: _Message, claim: Claim, exc: SendError) -> Wait | Failed:
+    def _confirm(self, message: _Message, now: _Now) -> None:
+        """
+        Just before the request is written: a worker that was frozen since its claim may have lost it to another.
+
+        Raises:
+            _Overtaken: It has, or the message has expired meanwhile, or has to wait by now.
+            redis.RedisError: It could not be asked; nothing was sent.
+        """
+        if now.age_s() <= min(_YOUNG_S, self.grace_s / 4):
+            return
+        claim, now = self._claim(message)
+        if claim.verdict is not Verdict.GO:
+            with contextlib.suppress(redis.RedisError):  # then whoever has the message by now looks it up
+                self.claims.release(message.notification.id, message.asker.tag)
+            log.warning("ifinu.message.overtaken", **message.told())
+            raise _Overtaken(Settled("duplicate", message.untried(Name.DUPLICATE, first=claim.before)))
+        if (not_now := self._check(message, claim, now())) is not None:
+            raise _Overtaken(not_now)
+
+    def _not_sent(self, message: _Message, claim: Claim, exc: SendError, at: datetime) -> Wait | Failed:
         """
         What follows a send that did not work.
 
@@ -296,52 +417,81 @@ class Delivery:
                 log.warning("ifinu.message.unknown", **message.told(), reason=exc.reason, took_s=_rounded(exc.took_s))
                 unknown = message.event(Name.UNKNOWN, reason=exc.reason, error=str(exc))
                 wait_s = min(_FIRST_LOOK_S, self.grace_s / 2)
-                wait = self._wait(message, wait_s, "unknown", claim.token, unknown, "unknown", error=exc)
+                wait = self._wait(message, wait_s, at, "unknown", claim.token, unknown, "unknown", error=exc)
                 return wait._replace(lost=exc.reason in _BROKEN)
-            case Throttled() | Misconfigured():
-                return self._held_back(message, claim, exc, self.instances.failed(message.instance, exc))
-            case NotSent() if not is_outage(exc):
-                if (hold_s := self.instances.failed(message.instance, exc)) > 0:
-                    return self._held_back(message, claim, exc, hold_s)
+            case NotSent() if is_outage(exc):
+                raise exc
+            case NotSent() | Throttled() | Misconfigured():
+                is_open = functools.partial(self._is_open, message.instance)
+                trouble, wait_s, counts = self.instances.failed(
+                    message.instance, message.pseudonym, exc, message.trouble, at_ms=_ms(at), is_open=is_open
+                )
+                if not counts:
+                    return self._held_back(message, claim, exc, at, wait_s, trouble)
                 log.warning("ifinu.message.not_sent", **message.told(), reason=exc.reason, took_s=_rounded(exc.took_s))
-                return Failed(exc, claim.token, message.event(Name.RETRYING, reason=exc.reason, error=str(exc)))
+                retrying = message.event(Name.RETRYING, reason=exc.reason, error=str(exc))
+                return Failed(exc, at, claim.token, retrying, trouble)
         raise exc
 
-    def _held_back(self, message: _Message, claim: Claim, exc: SendError, hold_s: float) -> Wait:
-        """The instance is at fault, not the message: it waits, and no try is counted."""
+    def _is_open(self, instance: str) -> bool:
+        """Whether the gateway says that an instance is connected; where it cannot say so, it is in no state to send."""
+        try:
+            return self.gateway.connection_state(instance) is State.OPEN
+        except GatewayError:
+            return False
+
+    def _held_back(
+        self, message: _Message, claim: Claim, exc: SendError, at: datetime, wait_s: float, trouble: Trouble
+    ) -> Wait:
+        """The instance or the gateway is at fault, not the message: it waits, and no try is counted."""
         instance = _masked(message.instance)
-        log.warning("ifinu.instance.held", instance=instance, reason=exc.reason, wait_s=round(hold_s, 1))
+        log.warning("ifinu.instance.held", instance=instance, reason=exc.reason, wait_s=round(wait_s, 1))
         if isinstance(exc, Misconfigured):
             log.error("ifinu.instance.misconfigured", instance=instance, reason=exc.reason, error=str(exc))
+        if exc.reason is Reason.INSTANCE_NOT_FOUND:
+            self._give_up_if_missing(message, trouble, at)
         why = {Throttled: "throttled", Misconfigured: "misconfigured"}.get(type(exc), "instance")
+        refund = 0
+        if self.instances.may_be_blameless(message.instance, trouble):
+            refund, trouble = trouble.counted, trouble._replace(counted=0)
         deferred = message.event(Name.DEFERRED, reason=why, error=str(exc))
-        return self._wait(message, hold_s, "waiting", claim.token, deferred, why, error=exc)
+        wait = self._wait(message, wait_s, at, "waiting", claim.token, deferred, why, error=exc)
+        return wait._replace(trouble=trouble, refund=refund)
 
-    def _look_up(self, message: _Message, claim: Claim) -> Settled | Wait | Failed:
+    def _look_up(self, message: _Message, claim: Claim, now: _Now) -> Settled | Wait | Failed:
         """It may have been sent: adopt it if the gateway has it, else wait, send it again, or leave it to a person."""
         notification = message.notification
-        started = claim.started or self.clock()
+        started = claim.started or claim.at
+
+        def again(wait_s: float) -> Wait:
+            wait = self._wait(message, wait_s, now(), "unknown", claim.token, None, "look_up")
+            return wait._replace(trouble=message.trouble)
+
         try:
             with self.tracer.step(Work.LOOK_UP):
-                found = claim.seen or self._find(message, claim.since or started)
+                found = claim.seen or self._find(message, claim.since or started, started, now())
         except GatewayError as exc:
             log.warning("ifinu.message.not_looked_up", id=notification.id, error=str(exc))
-            return self._wait(message, min(_LOOK_AGAIN_S, self.grace_s), "unknown", claim.token, None, "look_up")
+            return again(min(_LOOK_AGAIN_S, self.grace_s))
         if found:
-            return self._sent(message, Sent(found, None, None), "webhook" if claim.seen else "look_up")
-        waited_s = (self.clock() - started).total_seconds()
+            return self._sent(message, Sent(found, None, None), "webhook" if claim.seen else "look_up", now())
+        waited_s = max(0.0, (now() - started).total_seconds())
         if waited_s < self.grace_s:
-            wait_s = min(max(waited_s, _FIRST_LOOK_S), self.grace_s - waited_s)
-            return self._wait(message, wait_s, "unknown", claim.token, None, "look_up")
+            return again(min(max(waited_s, _FIRST_LOOK_S), self.grace_s - waited_s))
         if self.on_unknown is OnUnknown.HOLD:
             raise self._undecided(message, "it is held, as IFINU_ON_UNKNOWN asks")
-        if (not_now := self._check(message, claim)) is not None:
+        if abs(claim.off_s) > TOO_FAR_OFF_S:  # this clock is wrong, or Redis', and then the grace may not be over
+            log.error("ifinu.message.not_resent", id=notification.id, off_s=round(claim.off_s, 1))
+            return again(_LOOK_AGAIN_S)
+        if (not_now := self._check(message, claim, now())) is not None:
             return not_now
+        if self.instances.is_held(message.instance):
+            return again(_LOOK_AGAIN_S)
         resending = message.event(Name.RESENDING)
         match self.claims.resend(message.asker, resending, tenant=notification.tenant, pseudonym=message.pseudonym):
             case Resend.GO:
                 log.warning("ifinu.message.resending", id=notification.id)
-                return self._send(message, claim)
+                return self._send(message, claim, now)
             case Resend.AGAIN:
                 raise self._undecided(message, "it was sent once more already")
             case Resend.CANCELLED:
@@ -352,15 +502,22 @@ class Delivery:
                 log.info("ifinu.message.duplicate", id=notification.id, first="unknown")
                 return Settled("duplicate", message.untried(Name.DUPLICATE, first="unknown"))
 
-    def _find(self, message: _Message, since: datetime) -> str:
+    def _find(self, message: _Message, since: datetime, started: datetime, now: datetime) -> str:
         """
         The gateway's id of this message, or empty.
+
+        Args:
+            message: It.
+            since: When its first send in doubt began.
+            started: When the last one did.
+            now: The time.
 
         Raises:
             GatewayError: It could not be asked.
         """
-        is_it = self._recognised(message.notification)
-        since, until = since - _CLOCKS_DIFFER, self.clock() + _CLOCKS_DIFFER
+        is_it = self._recognised(message.notification, since, started)
+        margin = _CLOCKS_DIFFER if self.renderer.reference else _CLOCKS_DIFFER_LITTLE
+        since, until = since - margin, now + margin
         for form in phone.ninth_digit_forms(message.notification.phone):
             jid = f"{phone.digits(form)}@s.whatsapp.net"
             for page in range(1, _MOST_PAGES + 1):
@@ -374,13 +531,13 @@ class Delivery:
                     break
         return ""
 
-    def _recognised(self, notification: Notification) -> Callable[[str], bool]:
+    def _recognised(self, notification: Notification, *sent_at: datetime) -> Callable[[str], bool]:
         """What tells a notification's text from others to the same person: its reference, or else all of it."""
         if self.renderer.refers(notification):
             reference = reference_of(notification.id)
             return lambda text: reference == reference_in(text)
-        mine = self.text(notification)
-        return lambda text: text == mine
+        mine = {self.text(notification, at) for at in sent_at}  # "today" was another day for each
+        return lambda text: text in mine
 
     def _undecided(self, message: _Message, why: str) -> MaybeSent:
         return MaybeSent(
@@ -390,7 +547,7 @@ class Delivery:
             instance=message.instance,
         )
 
-    def _sent(self, message: _Message, sent: Sent, by: str, took_s: float | None = None) -> Settled:
+    def _sent(self, message: _Message, sent: Sent, by: str, at: datetime, took_s: float | None = None) -> Settled:
         notification = message.notification
         log.info(
             "ifinu.message.sent",
@@ -401,7 +558,7 @@ class Delivery:
             took_s=_rounded(took_s),
         )
         # An answer of this person is for them.
-        key = senders_key(message.instance, f"{self.clock():%Y-%m}")
+        key = senders_key(message.instance, f"{at:%Y-%m}")
         sender = key, message.pseudonym, notification.tenant or ""
         event = message.event(Name.SENT, key_id=sent.key_id, confirmed=sent.confirmed, by=by)
         return Settled("sent", event, sent.key_id or "", sender, took_s)
@@ -410,6 +567,7 @@ class Delivery:
         self,
         message: _Message,
         wait_s: float,
+        at: datetime,
         claim: str,
         token: str,
         event: Event | None,
@@ -420,13 +578,16 @@ class Delivery:
     ) -> Wait:
         if event is not None and event.name is Name.DEFERRED:
             log.info("ifinu.message.deferred", **message.told(), reason=why, wait_s=round(wait_s, 1))
-        until = self.clock() + timedelta(seconds=wait_s)
-        return Wait(until, claim, token, event, message.instance, why, free, error=error)
+        return Wait(wait_s, at, claim, token, event, message.instance, why, free, error=error)
 
 
 def _ended(message: _Message, state: str, name: Name, **data: Any) -> Settled:
     log.info(_ENDED[name], **message.told(), why=data.get("reason"))
     return Settled(state, message.untried(name, **data))
+
+
+def _ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
 
 
 def _rounded(took_s: float | None) -> float | None:

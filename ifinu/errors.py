@@ -53,6 +53,7 @@ class Reason(enum.StrEnum):
     NEVER_CONNECTED = "never_connected"  # the instance has not connected since the gateway started
     WRONG_SHARD = "wrong_shard"  # another gateway process holds the instance
     LOOKUP_TIMEOUT = "lookup_timeout"  # WhatsApp did not say in time whether the number exists
+    GATEWAY_DATABASE = "gateway_database"  # the gateway's own database is away
     GATEWAY_ERROR = "gateway_error"  # any other 500
     UNAVAILABLE = "unavailable"  # a proxy found no gateway behind it
 

@@ -194,6 +194,13 @@ class Settings(BaseSettings):
             description="How long a message waits when its instance or the key is wrong; not counted as a try.",
         ),
     ] = 30.0
+    instance_missing_ttl_s: Annotated[
+        _Seconds,
+        Field(
+            description="How long a message waits for an instance that the gateway does not have; then it is a dead "
+            "letter, `instance_not_found`."
+        ),
+    ] = 86_400.0
     lease_s: Annotated[
         float,
         Field(ge=2, le=3600, description="A worker not heard of for this long is dead: what it held goes back."),

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from queue import Empty
 from time import monotonic, time_ns
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
-from ifinu.broker import dead_letters, intake, leases
+from ifinu.broker import clock, dead_letters, intake, leases
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, claim_key
 
@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 # Header of a published retry: {"queue", "tag", "id"} of the message whose place it takes, the "state" that the claim
 # waits in, and the "event" that tells of it: its name and data.
 POSTPONES = "ifinu_postpones"
+# Header of a published message: how long it waits, in ms. Redis adds it to its own clock; an `eta` would be by ours.
+WAIT = "ifinu_wait_ms"
 
 _FETCH, _WAIT = "EVALSHA", "BLMOVE"
 _IDLE_S = 1.0  # longest wait; also how late a due message may be noticed by an idle worker
@@ -171,7 +173,12 @@ class Channel(stock.Channel):
         raw = self.leases.raw(tag)
         if raw is not None:
             record = dead_letters.encode(
-                raw, reason=reason, error=error, attempts=attempts, first_at=first_at, now=datetime.now(UTC)
+                raw,
+                reason=reason,
+                error=error,
+                attempts=attempts,
+                first_at=first_at,
+                now=self.leases.clock.now(),
             )
             told = {
                 "queue": self.leases.queue(tag),
@@ -362,11 +369,12 @@ class Channel(stock.Channel):
     # -- publishing
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        due_ms = _take_eta(message)
-        postponed = (message.get("headers") or {}).pop(POSTPONES, None)
+        headers = message.get("headers") or {}
+        eta, wait_ms, postponed = _take_eta(headers), headers.pop(WAIT, None), headers.pop(POSTPONES, None)
         if postponed is not None:
-            self._postpone(queue, message, due_ms, postponed)
+            self._postpone(queue, message, wait_ms or 0, postponed)
             return
+        due_ms = None if eta is None and wait_ms is None else self._due_ms(eta, wait_ms)
         if due_ms is None:
             super()._put(queue, message, **kwargs)
             return
@@ -378,14 +386,20 @@ class Channel(stock.Channel):
         with self.conn_or_acquire() as client:
             client.zadd(Keys.of(queue).delayed, entry)
 
-    def _postpone(self, queue: str, message: dict[str, Any], due_ms: int | None, postponed: dict[str, Any]) -> None:
+    def _due_ms(self, eta: datetime | None, wait_ms: int | None) -> int | None:
+        """When it is due, in ms of Redis' clock; None when it is by now."""
+        with self.conn_or_acquire() as client:
+            now = clock.now(client)
+        due = now + timedelta(milliseconds=wait_ms) if wait_ms is not None else eta
+        return None if due is None or due <= now else int(due.timestamp() * 1000)
+
+    def _postpone(self, queue: str, message: dict[str, Any], wait_ms: int, postponed: dict[str, Any]) -> None:
         """A retry takes the place of the message that it retries, in one step: neither both nor none is ever there."""
         message = _in_turn(message)
         origin = Keys.of(postponed["queue"])
         event = postponed.get("event")
         told: tuple[Any, ...] = ()
         if event is not None:
-            event[1]["due_ms"] = due_ms
             told = event[0], dumps(event[1])
         stream = () if event is None else (EVENTS,)
         claim = claim_key(postponed["id"])
@@ -396,7 +410,7 @@ class Channel(stock.Channel):
                 (
                     postponed["tag"],
                     dumps(message),
-                    due_ms or int(datetime.now(UTC).timestamp() * 1000),
+                    wait_ms,
                     postponed["state"],
                     postponed["id"],
                     *told,
@@ -421,14 +435,11 @@ def _in_turn(message: dict[str, Any]) -> dict[str, Any]:
     return {"since": f"{time_ns():020}", **message}
 
 
-def _take_eta(message: dict[str, Any]) -> int | None:
-    """Epoch in ms of a message's future `eta`, removed from it so that no worker waits for it again; else None."""
-    headers = message.get("headers") or {}
+def _take_eta(headers: dict[str, Any]) -> datetime | None:
+    """A message's `eta`, removed from it so that no worker waits for it again."""
     eta = headers.get("eta")
     if not isinstance(eta, str):
         return None
-    due = datetime.fromisoformat(eta)
-    if due.tzinfo is None:
-        due = due.replace(tzinfo=UTC)
     headers["eta"] = None
-    return int(due.timestamp() * 1000) if due > datetime.now(UTC) else None
+    due = datetime.fromisoformat(eta)
+    return due if due.tzinfo is not None else due.replace(tzinfo=UTC)

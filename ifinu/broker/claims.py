@@ -41,6 +41,7 @@ from typing import NamedTuple
 
 import redis
 
+from ifinu.broker import clock
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, EVERY_TENANT, UNKNOWN, Keys, Scripts, claim_key, optout_key
 from ifinu.broker.line import Line
@@ -52,6 +53,7 @@ class Verdict(enum.StrEnum):
     """What a claim allows."""
 
     GO = "go"  # send it
+    HELD = "held"  # it might be sent, but for its instance, which is held back; nothing is claimed
     LOOK_UP = "look_up"  # it may have been sent: ask the gateway first
     DUPLICATE = "duplicate"  # another message with this id was sent, is being sent, or waits for its retry
     REUSED = "reused"  # the id belongs to other content
@@ -98,6 +100,8 @@ class Claim(NamedTuple):
         started: When the last one began.
         resent: Whether it was sent again already.
         seen: The gateway's id of it, where a webhook told that it was sent.
+        at: Redis' time.
+        off_s: How far this machine's clock is ahead of that, in seconds.
     """
 
     verdict: Verdict
@@ -107,6 +111,8 @@ class Claim(NamedTuple):
     started: datetime | None
     resent: bool
     seen: str
+    at: datetime
+    off_s: float
 
 
 class Withdrawn(NamedTuple):
@@ -141,9 +147,19 @@ class Claims:
         """Connect the thread that asks, before it has anything to claim."""
         self._line.open()
 
-    def claim(self, asker: Asker, about: Event, *, digest: str, tenant: str | None, pseudonym: str, seen: str) -> Claim:
+    def claim(
+        self,
+        asker: Asker,
+        about: Event,
+        *,
+        digest: str,
+        tenant: str | None,
+        pseudonym: str,
+        seen: str,
+        held: bool = False,
+    ) -> Claim:
         """
-        Ask to send.
+        Ask to send. A claim that was given is confirmed by asking again, and its send then begins at that time.
 
         Args:
             asker: The message.
@@ -152,6 +168,7 @@ class Claims:
             tenant: On whose behalf.
             pseudonym: Of the phone.
             seen: Where a webhook would have recorded that it was sent (`keys.seen_key`).
+            held: Whether its instance is held back: what would be sent is not claimed.
 
         Raises:
             redis.RedisError: Nothing is known; nothing may be sent.
@@ -166,11 +183,13 @@ class Claims:
             EVENTS,
             optout_key(EVERY_TENANT),
         )
-        args = (asker.tag, digest, asker.token, self._ttl_ms, notification_id, pseudonym, data)
-        verdict, before, token, since, started, resent, seen = (
-            part.decode() for part in self._line.run(self._scripts.claim, keys, args)
-        )
-        return Claim(Verdict(verdict), before, token, _instant(since), _instant(started), bool(resent), seen)
+        args = (asker.tag, digest, asker.token, self._ttl_ms, notification_id, pseudonym, data, int(held))
+        question = clock.Question()
+        answer = self._line.run(self._scripts.claim, keys, args)
+        verdict, before, token, since, started, resent, seen, at_ms = (part.decode() for part in answer)
+        at = datetime.fromtimestamp(int(at_ms) / 1000, UTC)
+        off_s = question.off_s(int(at_ms) / 1000)
+        return Claim(Verdict(verdict), before, token, _instant(since), _instant(started), bool(resent), seen, at, off_s)
 
     def resend(self, asker: Asker, about: Event, *, tenant: str | None, pseudonym: str) -> Resend:
         """

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import redis
 import structlog
 
+from ifinu.broker.clock import Difference
 from ifinu.broker.events import Event
 from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, Scripts, claim_key
 from ifinu.broker.line import Line
@@ -84,12 +85,14 @@ class Leases:
         managed: True once a consumer has taken over the duty to give back what it does not start. Closing a channel
             then gives nothing back by itself, so that what is being sent stays with this process.
         tally: What they have seen.
+        clock: How far this machine's clock is from Redis'.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis], lease_s: float) -> None:
         self.lease_s = lease_s
         self.managed = False
         self.tally = Tally()
+        self.clock = Difference()
         self._client = connect()
         self._line = Line(self._client)
         self._scripts = Scripts()
@@ -369,10 +372,9 @@ class Leases:
                 if started >= renew_at:
                     self._renew()
                     renew_at = started + self.lease_s / 3
+                self.clock.measure(self._client)
                 if started - in_touch_since >= self.lease_s:
                     self._sweep()
-                else:
-                    self._client.ping()
             except redis.RedisError as exc:
                 in_touch_since, renew_at = time.monotonic(), 0.0
                 if not away:

@@ -84,7 +84,9 @@ def send(
         texts = [renderer.render(each, today=today) for each in (notification, *codes)]
         told |= {"phone": phones.mask(notification.phone), "text": texts[0]} | ({"then": texts[1:]} if codes else {})
     else:
-        send_notification.enqueue(notification, eta=due)
+        send_notification.enqueue(
+            notification, countdown=wait and wait.total_seconds(), eta=None if wait is not None else due
+        )
     if as_json:
         terminal.print_json(told)
         return

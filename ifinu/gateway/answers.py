@@ -44,8 +44,16 @@ def decode(body: bytes) -> Any:
         raise ValueError("nested too deeply") from exc
 
 
+def plain(body: bytes) -> str | None:
+    """An answer that is a plain text; None where it is a page of a proxy."""
+    text = body[:_LONGEST_READ].decode("utf-8", "replace").strip()
+    return text if text and not text.startswith("<") else None
+
+
 def message(answer: Any) -> Any:
-    """Find M in a parsed error; None when it has none."""
+    """Find M in a parsed error, which may be all of it; None when it has none."""
+    if isinstance(answer, (str, list)):
+        return answer
     if not isinstance(answer, dict):
         return None
     for holder in (answer.get("response"), answer, _payload(answer)):

@@ -68,7 +68,15 @@ class Evolution:
         """Close the connections: those in use when their answer is there."""
         self._transport.close()
 
-    def send_text(self, instance: str, number_e164: str, text: str, *, link_preview: bool = False) -> outcomes.Sent:
+    def send_text(
+        self,
+        instance: str,
+        number_e164: str,
+        text: str,
+        *,
+        link_preview: bool = False,
+        before: Callable[[], None] | None = None,
+    ) -> outcomes.Sent:
         """
         Send one text, once: nothing on the way tries again.
 
@@ -78,6 +86,7 @@ class Evolution:
             text: What; U+0000 is taken out, since the gateway sends it and then fails to store it.
             link_preview: Whether the gateway fetches the first link of the text for a preview, which takes up
                 to 3 s.
+            before: Called just before the request is written; what it raises is raised, and nothing is sent.
 
         Returns:
             The message's id; `confirmed` is False when it was sent but the id was lost.
@@ -92,7 +101,7 @@ class Evolution:
         body = _json({"number": phone.digits(number_e164), "text": text.replace("\0", ""), "linkPreview": link_preview})
         hide = (self._api_key, text)
         try:
-            answer = self._transport.exchange("POST", _path("message/sendText", instance), body)
+            answer = self._transport.exchange("POST", _path("message/sendText", instance), body, before=before)
         except (transport.RequestNotDelivered, transport.AnswerLost) as exc:
             raise outcomes.unanswered(exc, instance=instance, hide=hide) from exc
         wait_s = outcomes.retry_after_s(answer.retry_after, now=datetime.now(UTC))
@@ -208,6 +217,15 @@ class Evolution:
     def fetch_instances(self) -> tuple[records.Instance, ...]:
         """List the instances of this gateway process."""
         return self._ask(records.read_instances, "GET", "instance/fetchInstances")
+
+    def instance_names(self) -> frozenset[str]:
+        """
+        The names of all instances that a message can be sent from.
+
+        Raises:
+            GatewayError: They could not be had; it may know others.
+        """
+        return frozenset(one.name for one in self.fetch_instances())
 
     def set_webhook(
         self, instance: str, url: str, events: Iterable[str], *, headers: dict[str, str] | None = None

@@ -9,13 +9,13 @@ What the answer to `POST /message/sendText/{instance}` proves.
 | 3xx | Misconfigured: redirects are not followed |
 | 400 the schema's complaints, `exists: false`, `[object Object]`, any other text | Refused |
 | 400 `Error: Connection Closed` | NotSent |
-| 400 `Error: rate-overlimit` | Throttled |
 | 400 `Error: Timed Out`, `TypeError …`, any other `…Error` | MaybeSent |
 | 400 a database's text (`Prisma…`, `DriverAdapterError…`) | `Sent`, not confirmed |
 | 401, 403, 404, 405, 407 | Misconfigured |
 | 408 | MaybeSent |
 | 413, any other 4xx | Refused |
 | 429 | Throttled |
+| 400, 429, 500 `rate-overlimit` | Throttled: WhatsApp says so of the look-up of the number, or of the send |
 | 500 | NotSent: all that can fail with 500 runs before the send |
 | 503 | NotSent, unless it is the licence (Misconfigured) or Envoy's report of a lost connection (MaybeSent) |
 | 502, 504, any other 5xx | MaybeSent |
@@ -62,13 +62,21 @@ _BY_HUNDRED: dict[int, _Verdict] = {
 # The first that matches the beginning of a 400's text.
 _IN_400: tuple[tuple[re.Pattern[str], _Verdict], ...] = (
     (re.compile(r"Error: Connection Closed"), (NotSent, Reason.CONNECTION_CLOSED)),
-    (re.compile(r"Error: rate-overlimit"), (Throttled, Reason.RATE_OVERLIMIT)),
     (re.compile(r"Error: Timed Out"), (MaybeSent, Reason.SEND_TIMEOUT)),
     (re.compile(r"\w*Error\b"), (MaybeSent, Reason.SEND_FAILED)),
     (re.compile(r"\[object Object\]"), (Refused, Reason.GROUP_NOT_FOUND)),
 )
 # The message was handed to WhatsApp, then the row about it could not be written.
 _SENT_THEN_FAILED = re.compile(r"Prisma|DriverAdapterError")
+_RATE_OVERLIMIT = re.compile(r"\W*(?:\w+: *)*rate-overlimit\b", re.IGNORECASE)
+# A 500 whose text comes from the gateway's database, its driver or its pool, whatever the engine.
+_DATABASE = re.compile(
+    r"prisma|DriverAdapter|database|postgres|mysql|mariadb|SQLSTATE|\bpg_|\bP[12]\d{3}\b|connection pool"
+    r"|too many (?:clients|connections)|connection slots|Connection terminated|server closed the connection"
+    r"|terminating connection|acquiring a connection|trying to connect|not queryable|Transaction API"
+    r"|\bE[A-Z]{4,}\b[^\n]*:(?:5432|5433|6432|3306)\b",
+    re.IGNORECASE,
+)
 # The first that is found in a 500's text.
 _IN_500: tuple[tuple[str, Reason], ...] = (
     ("reading 'textMessage'", Reason.WRONG_SHARD),
@@ -76,6 +84,7 @@ _IN_500: tuple[tuple[str, Reason], ...] = (
     ("Connection Closed", Reason.CONNECTION_CLOSED),
     ("Timed Out", Reason.LOOKUP_TIMEOUT),
 )
+_MAY_BE_RATE_OVERLIMIT = frozenset({400, 429, 500})
 _NO_SUCH_INSTANCE = re.compile(r'The ".*" instance does not exist$|Instance ".*" not found$', re.DOTALL)
 # Envoy says 503 both when it had no connection and when it lost one; only these reasons are the former.
 _ENVOY = re.compile(
@@ -95,6 +104,7 @@ _HINTS = {
     Reason.UNREACHABLE: "check IFINU_EVOLUTION_URL, and that the gateway is up",
     Reason.NUMBER_NOT_ON_WHATSAPP: "the number is not on WhatsApp",
     Reason.WRONG_SHARD: "another gateway process holds this instance",
+    Reason.GATEWAY_DATABASE: "the gateway's own database is away, or refuses it",
 }
 
 
@@ -137,7 +147,7 @@ def classify(
     try:
         answer = answers.decode(body)
     except ValueError:
-        answer = None
+        answer = answers.plain(body)
     judged = _success(answer) if 200 <= status < 300 else _failure(status, answer, body)
     if isinstance(judged, Sent):
         return judged
@@ -232,6 +242,8 @@ def _success(answer: Any) -> Sent | _Verdict:
 def _failure(status: int, answer: Any, body: bytes) -> Sent | _Verdict:
     said = answers.message(answer)
     first = next(iter(answers.texts(said)), "")
+    if status in _MAY_BE_RATE_OVERLIMIT and any(map(_RATE_OVERLIMIT.match, answers.texts(said))):
+        return Throttled, Reason.RATE_OVERLIMIT
     match status:
         case 400:
             return _bad_request(said, first)
@@ -239,6 +251,8 @@ def _failure(status: int, answer: Any, body: bytes) -> Sent | _Verdict:
             found = _NO_SUCH_INSTANCE.match(first)
             return Misconfigured, Reason.INSTANCE_NOT_FOUND if found else Reason.ROUTE_NOT_FOUND
         case 500:
+            if _DATABASE.search(first):
+                return NotSent, Reason.GATEWAY_DATABASE
             return NotSent, next((reason for words, reason in _IN_500 if words in first), Reason.GATEWAY_ERROR)
         case 503:
             if isinstance(answer, dict) and answer.get("code") == "LICENSE_REQUIRED":

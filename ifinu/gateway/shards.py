@@ -9,7 +9,7 @@ elsewhere. So each request goes to the process that holds its instance (`holders
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from ifinu import errors
@@ -81,7 +81,15 @@ class Shards:
         """Close the connections: those in use when their answer is there."""
         self._holders.close()
 
-    def send_text(self, instance: str, number_e164: str, text: str, *, link_preview: bool = False) -> Sent:
+    def send_text(
+        self,
+        instance: str,
+        number_e164: str,
+        text: str,
+        *,
+        link_preview: bool = False,
+        before: Callable[[], None] | None = None,
+    ) -> Sent:
         """
         As `Evolution.send_text`. When who was thought to hold the instance shows that nothing was sent, since it does
         not hold it or cannot be reached, the others are asked and it is sent through the one that does; once.
@@ -92,14 +100,14 @@ class Shards:
         """
         shard = self._holders.of(instance)
         try:
-            return shard.gateway.send_text(instance, number_e164, text, link_preview=link_preview)
+            return shard.gateway.send_text(instance, number_e164, text, link_preview=link_preview, before=before)
         except NotSent as exc:
             if exc.reason not in _ELSEWHERE:
                 raise
             shard.failed(exc)
         shard = self._holders.anew(instance, shard)
         try:
-            return shard.gateway.send_text(instance, number_e164, text, link_preview=link_preview)
+            return shard.gateway.send_text(instance, number_e164, text, link_preview=link_preview, before=before)
         except NotSent as exc:
             if exc.reason not in _ELSEWHERE:
                 raise
@@ -231,6 +239,21 @@ class Shards:
             raise max(failures, key=lambda exc: exc.status or 0) if failures else self._nobody()
         # A process with two addresses tells its own twice.
         return tuple({one.name: one for instances in told for one in instances}.values())
+
+    def instance_names(self) -> frozenset[str]:
+        """
+        As `Evolution.instance_names`, of all processes.
+
+        Raises:
+            GatewayError: One of them did not answer, and may hold others.
+        """
+        found = self.survey()
+        for each in found.values():
+            if isinstance(each, errors.GatewayError):
+                raise each
+        if not found:
+            raise self._nobody()
+        return frozenset(one.name for each in found.values() if isinstance(each, tuple) for one in each)
 
     def survey(self) -> dict[str, Instances | errors.GatewayError]:
         """The instances of each process, by address, or why it does not tell; empty when the name stands for none."""

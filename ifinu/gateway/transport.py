@@ -121,7 +121,9 @@ class Transport:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
-    def exchange(self, method: str, path: str, body: bytes = b"") -> Answer:
+    def exchange(
+        self, method: str, path: str, body: bytes = b"", *, before: Callable[[], None] | None = None
+    ) -> Answer:
         """
         Send one request and read its answer.
 
@@ -129,6 +131,8 @@ class Transport:
             method: HTTP method.
             path: Route with a leading slash, already quoted.
             body: JSON; empty for none.
+            before: Called when there is a connection, just before the request is written; what it raises is raised,
+                and nothing is written.
 
         Raises:
             RequestNotDelivered: The gateway cannot have acted on it.
@@ -142,6 +146,9 @@ class Transport:
                 if conn.is_closed:
                     conn.connect()
                 conn.sock.settimeout(self._read_timeout_s)
+            if before is not None:
+                before()
+            with _failing_as(RequestNotDelivered):
                 conn.sock.sendall(request)
             reading = _Reading()
             with _failing_as(AnswerLost):

@@ -12,6 +12,7 @@ What a worker counts, in its main process whatever the pool.
     ifinu_queue_seconds                      from accepted to started, of messages that say when they were accepted
     ifinu_end_to_end_seconds                 from accepted to taken by the gateway, likewise
     ifinu_pace_limit_per_second, ifinu_pace_waiting, ifinu_slots, ifinu_slots_busy, ifinu_breaker_open
+    ifinu_clock_off_seconds                  how far the machine's clock is ahead of Redis'
     ifinu_leases_reaped_total, ifinu_leases_lost_total, ifinu_leases_owed
 
 What others count already (leases, the bucket, the breaker) is read when it is asked for.
@@ -54,6 +55,7 @@ class Now:
         breaker_open: The gateway is away.
         owed: Ends of messages that Redis could not be told yet.
         tally: What its leases have seen.
+        clock_off_s: Seconds that this machine's clock is ahead of Redis'.
     """
 
     limit_per_s: float = 0.0
@@ -63,6 +65,7 @@ class Now:
     breaker_open: bool = False
     owed: int = 0
     tally: Tally = field(default_factory=Tally)
+    clock_off_s: float = 0.0
 
 
 class Sending(Collector):
@@ -94,7 +97,7 @@ class Sending(Collector):
         self._sends = Counter(
             "ifinu_instance_sends", "POSTs to the gateway by instance.", ("whatsapp", "result"), registry=registry
         )
-        # Until when the last message that was held back waits, in epoch seconds, by label; 0: one was sent since.
+        # Until when the last message that was held back waits, by `monotonic`, by label; 0: one was sent since.
         self._held_until: dict[str, float] = {}
         took = Histogram(
             "ifinu_send_seconds", "One POST to the gateway.", ("result",), buckets=_SEND_S, registry=registry
@@ -151,7 +154,7 @@ class Sending(Collector):
             if wait.event is not None:
                 self._deferrals.labels(wait.why).inc()
             if wait.why not in ("window", "not_late"):  # then no instance is at fault
-                self._held_until[self._instance(wait.instance)] = wait.until.timestamp()
+                self._held_until[self._instance(wait.instance)] = time.monotonic() + wait.wait_s
 
     def collect(self) -> Iterator[Metric]:
         """What is counted elsewhere, as it is now."""
@@ -179,6 +182,9 @@ class Sending(Collector):
         yield GaugeMetricFamily("ifinu_pace_waiting", "Messages fetched that wait for their turn.", now.waiting)
         yield GaugeMetricFamily("ifinu_slots", "Sends that this worker can do at the same time.", now.slots)
         yield GaugeMetricFamily("ifinu_slots_busy", "Sends that it does now.", now.busy)
+        yield GaugeMetricFamily(
+            "ifinu_clock_off_seconds", "How far this machine's clock is ahead of Redis'.", now.clock_off_s
+        )
         yield GaugeMetricFamily("ifinu_breaker_open", "Whether the gateway is away.", float(now.breaker_open))
 
     def _children(self, name: str) -> tuple[Counter, str]:
@@ -186,7 +192,7 @@ class Sending(Collector):
         return self._sends.labels(instance, "sent"), instance
 
     def _held(self) -> dict[str, bool]:
-        now_s = time.time()
+        now_s = time.monotonic()
         return {label: until_s > now_s for label, until_s in list(self._held_until.items())}
 
     def snapshot(self) -> dict[str, Any]:

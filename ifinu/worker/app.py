@@ -15,7 +15,6 @@ import socket
 import sys
 import threading
 import warnings
-from datetime import UTC, datetime
 from typing import Any
 
 import billiard
@@ -206,11 +205,15 @@ def delivery_of(chosen: Settings) -> Delivery:
     # Redis' client opens connections of its own in a forked process.
     url = chosen.redis_url.get_secret_value()
     client = producer.connect(url)
+    gateway = gateway_of(chosen, worker=chosen.worker_name or socket.gethostname(), memory=Locations(url))
     return Delivery(
-        gateway=gateway_of(chosen, worker=chosen.worker_name or socket.gethostname(), memory=Locations(url)),
+        gateway=gateway,
         renderer=Renderer(chosen.templates, reference=chosen.reference, codes_apart=chosen.pix_separate),
         claims=Claims(client, chosen.claim_ttl_s),
-        instances=Instances(chosen.misconfigured_wait_s, sharded=chosen.evolution_sharded),
+        instances=Instances(
+            chosen.misconfigured_wait_s, sharded=chosen.evolution_sharded, names=gateway.instance_names
+        ),
+        missing_ttl_s=chosen.instance_missing_ttl_s,
         windows=Windows.load(
             chosen.sending_window, chosen.sending_windows_file, rest=chosen.sending_holidays is not None
         ),
@@ -220,7 +223,6 @@ def delivery_of(chosen: Settings) -> Delivery:
         grace_s=chosen.unknown_grace_s,
         # Sandbox data change from day to day, and load tests use their ids again.
         compares=chosen.sandbox_number is None,
-        clock=lambda: datetime.now(UTC),
         tracer=tracing.tracer(chosen.tracing, tracing.WORKER, gateway_url=chosen.evolution_url),
     )
 

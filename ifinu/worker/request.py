@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import redis
@@ -19,8 +19,9 @@ from kombu.exceptions import OperationalError
 
 from ifinu import wire
 from ifinu.broker import intake
+from ifinu.broker.clock import Difference
 from ifinu.delivery import Wait
-from ifinu.errors import ConfigurationError, IdReused, InvalidNotification, MaybeSent, Poison, SendError
+from ifinu.errors import ConfigurationError, IdReused, InvalidNotification, MaybeSent, Poison, Reason, SendError
 from ifinu.gateway.breaker import is_outage
 from ifinu.logs import faults
 from ifinu.notification import Notification
@@ -38,9 +39,9 @@ _NOT_THE_END = (
 FIRST_TRY = intake.FIRST_TRY
 
 
-def first_try_at(headers: dict[str, Any] | None) -> datetime:
+def first_try_at(headers: dict[str, Any] | None, now: datetime) -> datetime:
     """When a message was first tried: now, unless a retry says otherwise."""
-    return intake.aware((headers or {}).get(FIRST_TRY)) or datetime.now(UTC)
+    return intake.aware((headers or {}).get(FIRST_TRY)) or now
 
 
 def reason_of(exc: BaseException) -> str:
@@ -113,7 +114,7 @@ class Request(CeleryRequest):
         """The messages that follow it with its payment codes: their ids and their JSON."""
         notification = self._notification()
         more = {name: self.request_dict[name] for name in (TRACEPARENT,) if self.request_dict.get(name)}
-        more["criado_em"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+        more["criado_em"] = self.message.channel.leases.clock.now().isoformat(timespec="milliseconds")
         return [
             (code.id, json.dumps({**wire.encode(code), **more}, ensure_ascii=False).encode())
             for code in notification.code_messages(notification.instance or self.app.settings.evolution_instance)
@@ -145,6 +146,18 @@ class Request(CeleryRequest):
             self.app.bucket.put_back()  # nothing went to the gateway, so that its token is free again
         elif wait.lost and self.app.breaker.failed():  # one that does so again and again leaves all in doubt
             log.error("ifinu.gateway.away", error="it takes requests and does not answer")
+        elif (
+            wait.error is not None
+            and wait.error.reason is Reason.GATEWAY_DATABASE
+            and not self.app.settings.evolution_sharded  # else its instances alone are held back
+            and self.app.breaker.failed()
+        ):
+            log.error("ifinu.gateway.away", error=str(wait.error))
+
+    @property
+    def _clock(self) -> Difference:
+        difference: Difference = self.message.channel.leases.clock
+        return difference
 
     def _count(self, exc: BaseException) -> None:
         """For the metrics: what a gateway answered that did not take the message."""
@@ -210,7 +223,7 @@ class Request(CeleryRequest):
             reason=reason,
             error=error,
             attempts=self.request_dict.get("retries", 0) + tried,
-            first_at=first_try_at(self.request_dict),
+            first_at=first_try_at(self.request_dict, self._clock.now()),
             about=about or self._about(),
             maybe_sent=maybe_sent,
         )
@@ -254,8 +267,12 @@ class Request(CeleryRequest):
         return super().on_timeout(soft, timeout)
 
     def maybe_expire(self) -> bool:
-        """Whether its `expires` has passed. Stock revokes its id too, and with it any other message that has it."""
-        return self._expires is not None and datetime.now(UTC) > self._expires
+        """
+        Whether its `expires` has passed, by Redis' clock.
+
+        Stock revokes its id too, and with it any other message that has it.
+        """
+        return self._expires is not None and self._clock.now() > self._expires
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         self.message.channel.bury(

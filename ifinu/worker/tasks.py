@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,12 +18,12 @@ from kombu.exceptions import OperationalError
 
 from ifinu import producer, tracing, wire
 from ifinu.broker import intake
-from ifinu.broker.channel import POSTPONES
+from ifinu.broker.channel import POSTPONES, WAIT
 from ifinu.broker.claims import Asker
-from ifinu.broker.events import Event
 from ifinu.broker.leases import DEATHS, Settled
 from ifinu.delivery import Failed, Wait
 from ifinu.errors import BrokerUnavailable, InvalidNotification, MaybeSent, NotSent, Poison, SendError
+from ifinu.gateway.instances import Trouble
 from ifinu.notification import Notification
 from ifinu.tracing import NO_SPAN, TRACEPARENT, Span, Tracer, Work
 from ifinu.worker.app import app
@@ -109,6 +110,12 @@ class NotificationTask(Task):
                     f"Redis did not take notification {notification.id!r} ({exc}); try again with the same id"
                 ) from exc
 
+    def apply_async(self, *args: Any, **options: Any) -> AsyncResult:
+        """As stock, but that a `countdown` counts from Redis' time: this machine's may be another."""
+        if (countdown := options.pop("countdown", None)) is not None:
+            options["headers"] = {**(options.get("headers") or {}), WAIT: max(0, math.ceil(countdown * 1000))}
+        return super().apply_async(*args, **options)
+
     def try_again(self, failed: Failed) -> NoReturn:
         """Celery's retry, with our wait; when Redis cannot take the retry, the message itself goes back instead."""
         countdown = backoff_s(
@@ -117,7 +124,7 @@ class NotificationTask(Task):
             most_s=app.settings.retry_backoff_max_s,
             jitter=random.random(),
         )
-        headers = self._headers("waiting", failed.token, failed.event)
+        headers = self._headers("waiting", failed)
         try:
             raise self.retry(
                 exc=failed.error, countdown=countdown, headers=headers, argsrepr=self.request.argsrepr, kwargsrepr="{}"
@@ -129,9 +136,9 @@ class NotificationTask(Task):
         """Wait in the delayed set without counting a try: what is wrong is not this message."""
         again = self.signature_from_request(
             self.request,
-            eta=outcome.until,
-            retries=self.request.retries,
-            headers=self._headers(outcome.claim, outcome.token, outcome.event),
+            countdown=outcome.wait_s,
+            retries=max(0, self.request.retries - outcome.refund),
+            headers=self._headers(outcome.claim, outcome),
             argsrepr=self.request.argsrepr,
             kwargsrepr="{}",
         )
@@ -206,16 +213,21 @@ class NotificationTask(Task):
         finally:
             span.end()
 
-    def _headers(self, claim: str, token: str, event: Event | None) -> dict[str, Any]:
+    def trouble(self) -> Trouble | None:
+        """What the message carries of its failures."""
+        return Trouble.read((self.request.headers or {}).get(intake.TROUBLE))
+
+    def _headers(self, claim: str, outcome: Wait | Failed) -> dict[str, Any]:
         """Headers of the message that takes this one's place."""
-        mine = self.request.headers or {}
+        mine, event = self.request.headers or {}, outcome.event
         kept = {intake.ACCEPTED: mine[intake.ACCEPTED]} if intake.ACCEPTED in mine else {}
         if parent := self.request.get("ifinu_traceparent") or tracing.traceparent(mine.get(TRACEPARENT)):
             kept[TRACEPARENT] = parent
         return {
             **kept,
-            FIRST_TRY: first_try_at(mine).isoformat(),
-            intake.TOKEN: token,
+            FIRST_TRY: first_try_at(mine, outcome.at).isoformat(),
+            intake.TOKEN: outcome.token,
+            **({} if outcome.trouble is None else {intake.TROUBLE: outcome.trouble}),
             POSTPONES: {
                 "queue": mine[intake.QUEUE],
                 "tag": mine[intake.TAG],
@@ -263,7 +275,9 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
                 self.request.ifinu_id = notification.id
                 if span.sampled:
                     span.tell({tracing.ID: notification.id, tracing.KIND: notification.kind.value})
-                outcome = app.delivery.deliver(notification, self.asker(), attempt=self.request.retries + 1)
+                outcome = app.delivery.deliver(
+                    notification, self.asker(), attempt=self.request.retries + 1, trouble=self.trouble()
+                )
         except redis.RedisError as exc:
             raise exceptions.Reject(exc, requeue=True) from exc
         except NotSent as exc:

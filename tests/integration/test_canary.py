@@ -54,8 +54,8 @@ SETTLED = ("ending-9", "ending-23", "free_text", "expired_charge", "opted_out", 
 
 
 AT_THE_GATEWAY = {
-    "number_not_on_whatsapp", "connection_closed", "lookup_timeout", "gateway_error", "id_reused", "poison", "unknown",
-    "error",
+    "number_not_on_whatsapp", "connection_closed", "lookup_timeout", "gateway_database", "id_reused", "poison",
+    "unknown", "error",
 }  # fmt: skip
 EVENTS_OF_ALL_WAYS = (
     "ifinu.message.sent", "ifinu.message.duplicate", "ifinu.message.expired", "ifinu.message.suppressed",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -10,7 +11,7 @@ import pytest
 import redis
 
 from ifinu.broker import NORMAL, Keys
-from ifinu.broker.claims import Asker, Claims
+from ifinu.broker.claims import Asker, Claim, Claims
 from ifinu.broker.events import Event
 from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, claim_key, optout_key, seen_key
 from ifinu.broker.leases import Settled
@@ -18,7 +19,8 @@ from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.delivery import Delivery, Failed, Wait
 from ifinu.errors import GatewayError, InvalidNotification, MaybeSent, Misconfigured, NotSent, Reason, Throttled
 from ifinu.gateway import FoundMessage, FoundMessages, Sent
-from ifinu.gateway.instances import Instances
+from ifinu.gateway.instances import Instances, Trouble
+from ifinu.gateway.records import State
 from ifinu.notification import Kind, Notification
 from ifinu.reference import reference_of
 from ifinu.render import Renderer
@@ -41,8 +43,15 @@ class Gateway:
         self.texts: list[str] = []
         self.asked: list[dict[str, Any]] = []
         self.away = False
+        self.state = State.OPEN
+        self.on_the_way: Callable[[], object] = lambda: None  # what happens before the request is written
 
-    def send_text(self, instance: str, number: str, text: str) -> Sent:
+    def connection_state(self, instance: str) -> State:
+        return self.state
+
+    def send_text(self, instance: str, number: str, text: str, *, before: Callable[[], None]) -> Sent:
+        self.on_the_way()
+        before()
         self.texts.append(text)
         answer = self.answers.pop(0) if self.answers else Sent("3EB0", "PENDING")
         if isinstance(answer, Exception):
@@ -58,15 +67,25 @@ class Gateway:
         return FoundMessages(tuple(found), len(found), 1, 1)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime.now(UTC)
+class Clock(Claims):
+    """The claims, and Redis' clock, which the tests move."""
 
-    def __call__(self) -> datetime:
-        return self.now
+    shift = timedelta()
+
+    def claim(self, *args: Any, **how: Any) -> Claim:
+        answer = super().claim(*args, **how)
+        return answer._replace(at=answer.at + self.shift)
+
+    @property
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.shift
+
+    @now.setter
+    def now(self, now: datetime) -> None:
+        self.shift = now - datetime.now(UTC)
 
     def pass_s(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
+        self.shift += timedelta(seconds=seconds)
 
 
 @pytest.fixture
@@ -75,8 +94,8 @@ def gateway() -> Gateway:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(client: redis.Redis) -> Clock:
+    return Clock(client, 600)
 
 
 @pytest.fixture
@@ -84,15 +103,15 @@ def delivery(client: redis.Redis, gateway: Gateway, clock: Clock) -> Delivery:
     return Delivery(
         gateway=gateway,  # type: ignore[arg-type]  # as much of one as is needed
         renderer=Renderer(reference=True),
-        claims=Claims(client, 600),
+        claims=clock,
         instances=Instances(30.0),
+        missing_ttl_s=86_400.0,
         windows=Windows.load(None, None),
         pseudonyms=Pseudonyms(b"a key of the tests"),
         instance="wa1",
         on_unknown=OnUnknown.RESEND_ONCE,
         grace_s=GRACE_S,
         compares=True,
-        clock=clock,
     )
 
 
@@ -102,14 +121,23 @@ def carry(client: redis.Redis, delivery: Delivery) -> Iterator[Callable[..., Set
     tags = (f"tag-{number}" for number in range(100))
     scripts = Scripts()
 
-    def run(notification: Notification = NOTIFICATION, *, token: str = "", by: Delivery = delivery) -> Any:
+    def run(
+        notification: Notification = NOTIFICATION,
+        *,
+        token: str = "",
+        by: Delivery = delivery,
+        trouble: Trouble | None = None,
+    ) -> Any:
         tag = next(tags)
         client.hset(KEYS.in_flight, tag, b"m")
-        outcome = by.deliver(notification, Asker(NORMAL, tag, token), attempt=1)
+        outcome = by.deliver(notification, Asker(NORMAL, tag, token), attempt=1, trouble=trouble)
         match outcome:
-            case Wait():
+            case Wait() | Failed():
+                wait_ms, state = (
+                    (0, "waiting") if isinstance(outcome, Failed) else (round(outcome.wait_s * 1000), outcome.claim)
+                )
                 places = KEYS.in_flight, KEYS.deadlines, KEYS.delayed, claim_key(notification.id), UNKNOWN
-                scripts.postpone(client, places, (tag, "m", 1, outcome.claim, notification.id))
+                scripts.postpone(client, places, (tag, "m", wait_ms, state, notification.id))
             case Settled():
                 name, id_, data = outcome.event.arguments()
                 places = KEYS.in_flight, KEYS.deadlines, claim_key(id_), UNKNOWN, EVENTS, KEYS.ready
@@ -117,6 +145,11 @@ def carry(client: redis.Redis, delivery: Delivery) -> Iterator[Callable[..., Set
         return outcome
 
     return run  # type: ignore[return-value]  # pytest hands it on
+
+
+def to(number: int) -> Notification:
+    """A notification for a person of its own."""
+    return NOTIFICATION.model_copy(update={"id": f"to-{number}", "phone": f"+55779986{16_000 + number}"})
 
 
 def told(event: Event | None) -> tuple[str, str | None]:
@@ -253,9 +286,9 @@ def test_who_opted_out_meanwhile_does_not_get_it_again(
 @pytest.mark.parametrize(
     ("fields", "now", "state"),
     [
-        ({"valid_until": "2026-12-01T12:00:00Z"}, "2026-12-01T11:59:59Z", "sent"),
+        ({"valid_until": "2026-12-01T12:00:00Z"}, "2026-12-01T11:59:50Z", "sent"),
         ({"valid_until": "2026-12-01T12:00:00Z"}, "2026-12-01T12:00:00Z", "expired"),
-        ({"kind": Kind.DUE, "due_date": date(2026, 12, 1)}, "2026-12-02T02:59:59Z", "sent"),
+        ({"kind": Kind.DUE, "due_date": date(2026, 12, 1)}, "2026-12-02T02:59:50Z", "sent"),
         ({"kind": Kind.DUE, "due_date": date(2026, 12, 1)}, "2026-12-02T03:00:00Z", "expired"),
         ({"kind": Kind.OVERDUE, "due_date": date(2026, 12, 1)}, "2026-12-20T03:00:00Z", "sent"),
     ],
@@ -274,12 +307,13 @@ def test_outside_its_window_a_message_waits_for_the_next_opening_or_expires_befo
     delivery = replace(delivery, windows=Windows.load("mon-fri 08:00-20:00", None))
     clock.now = datetime(2026, 12, 4, 23, 30, tzinfo=UTC)  # Friday, 20:30 in Bahia
     waiting = carry(by=delivery)
-    assert waiting.until == datetime(2026, 12, 7, 11, tzinfo=UTC)
+    opens = datetime(2026, 12, 7, 11, tzinfo=UTC)
+    assert waiting.at + timedelta(seconds=waiting.wait_s) == pytest.approx(opens, abs=timedelta(seconds=1))
     assert (waiting.claim, waiting.free, told(waiting.event)) == ("waiting", True, ("deferred", "window"))
     short = NOTIFICATION.model_copy(update={"id": "inv-2", "valid_until": datetime(2026, 12, 6, tzinfo=UTC)})
     assert carry(short, by=delivery).state == "expired"
     assert gateway.texts == []
-    clock.now = waiting.until
+    clock.now = opens + timedelta(seconds=1)
     assert carry(token=waiting.token, by=delivery).state == "sent"
 
 
@@ -292,13 +326,15 @@ def test_an_overdue_notice_waits_until_its_charge_is_late(
     overdue = NOTIFICATION.model_copy(update=due)
     clock.now = datetime(2026, 12, 6, 15, tzinfo=UTC)
     waiting = carry(overdue, by=delivery)
-    assert waiting.until == datetime(2026, 12, 8, 11, tzinfo=UTC)
+    assert timedelta(seconds=waiting.wait_s) == pytest.approx(
+        datetime(2026, 12, 8, 11, tzinfo=UTC) - clock.now, abs=timedelta(seconds=1)
+    )
     assert (waiting.claim, waiting.why, waiting.free) == ("waiting", "not_late", True)
     assert told(waiting.event) == ("deferred", "not_late")
     short = NOTIFICATION.model_copy(update={**due, "id": "inv-2", "valid_until": datetime(2026, 12, 8, 9, tzinfo=UTC)})
     assert carry(short, by=delivery).state == "expired"
     assert gateway.texts == []
-    clock.now = waiting.until
+    clock.now += timedelta(seconds=waiting.wait_s + 1)
     assert carry(overdue, token=waiting.token, by=delivery).state == "sent"
     assert len(gateway.texts) == 1
 
@@ -351,7 +387,107 @@ def test_an_instance_in_trouble_holds_back_its_own_messages_and_no_others(
 def test_an_instance_that_is_offline_costs_its_messages_no_tries_once_that_is_clear(
     carry: Callable[..., Any], gateway: Gateway
 ):
+    gateway.answers, gateway.state = [CLOSED] * 5, State.CLOSE
+    outcomes = [carry(to(number)) for number in range(3)]
+    assert [(type(outcome), outcome.free) for outcome in outcomes] == [(Wait, False), (Wait, True), (Wait, True)]
+    assert len(gateway.texts) == 1
+
+
+def test_an_instance_that_claims_to_be_online_is_found_out_and_the_tries_it_cost_are_given_back(
+    carry: Callable[..., Any], gateway: Gateway
+):
     gateway.answers = [CLOSED] * 5
-    outcomes = [carry(NOTIFICATION.model_copy(update={"id": f"inv-{n}"})) for n in range(8)]
+    outcomes = [carry(to(number)) for number in range(8)]
     assert [type(outcome) for outcome in outcomes] == [Failed] * 4 + [Wait] * 4
     assert len(gateway.texts) == 5
+    again = carry(to(0), token=outcomes[0].token, trouble=outcomes[0].trouble)
+    assert (again.why, again.refund, again.trouble.counted) == ("instance", 1, 0)
+
+
+def test_what_is_in_doubt_is_looked_up_while_its_instance_is_held_and_not_sent_again(
+    carry: Callable[..., Any], gateway: Gateway, clock: Clock
+):
+    gateway.answers, gateway.state = [LOST, CLOSED], State.CLOSE
+    token = carry().token
+    carry(to(1))
+    clock.pass_s(GRACE_S + 1)
+    assert carry(token=token).why == "look_up"
+    gateway.stored = [("5577998616740@s.whatsapp.net", gateway.texts[0], "3EB0AA")]
+    assert carry(token=token).state == "sent"
+    assert len(gateway.texts) == 2
+
+
+def test_what_an_instance_waits_for_that_is_never_made_is_a_dead_letter_in_the_end(
+    carry: Callable[..., Any], gateway: Gateway, clock: Clock
+):
+    gateway.answers = [Misconfigured("no such instance", reason=Reason.INSTANCE_NOT_FOUND)]
+    carry()
+    waiting, waits = None, []
+    for _ in range(4):
+        waiting = carry(to(1), trouble=waiting and waiting.trouble)
+        waits.append(waiting.wait_s)
+        assert waiting.free
+        clock.pass_s(10 * waiting.wait_s)
+    assert max(waits[:1]) < min(waits[2:])
+    clock.pass_s(86_400)
+    with pytest.raises(Misconfigured, match="no such instance, and had none") as raised:
+        carry(to(1), trouble=waiting.trouble)
+    assert raised.value.reason is Reason.INSTANCE_NOT_FOUND
+    assert len(gateway.texts) == 1
+
+
+# -- clocks, and workers that were frozen
+
+
+@pytest.mark.parametrize("wrong", [-3_600.0, 3_600.0])
+def test_nothing_is_sent_a_second_time_while_this_clock_and_redis_differ(
+    carry: Callable[..., Any], delivery: Delivery, client: redis.Redis, gateway: Gateway, wrong: float
+):
+    class WrongClock(Clock):
+        def claim(self, *args: Any, **how: Any) -> Claim:
+            return super().claim(*args, **how)._replace(off_s=wrong)
+
+    gateway.answers = [LOST]
+    token = carry().token
+    off = WrongClock(client, 600)
+    off.pass_s(GRACE_S + 1)
+    assert carry(token=token, by=replace(delivery, claims=off)).why == "look_up"
+    assert len(gateway.texts) == 1
+    off.pass_s(0)
+    right = Clock(client, 600)
+    right.shift = off.shift
+    assert carry(token=token, by=replace(delivery, claims=right)).state == "sent"
+
+
+@pytest.mark.parametrize(("lost", "state"), [(True, "duplicate"), (False, "sent")])
+def test_a_claim_that_grew_old_before_its_send_is_asked_for_again(
+    carry: Callable[..., Any], delivery: Delivery, client: redis.Redis, gateway: Gateway, lost: bool, state: str
+):
+    """
+    The lease of a frozen worker runs out, and its message goes back to the queue.
+    """
+
+    def freeze() -> None:
+        time.sleep(0.1)
+        if lost:
+            client.delete(KEYS.in_flight)
+
+    gateway.on_the_way = freeze
+    assert carry(by=replace(delivery, grace_s=0.2)).state == state
+    assert len(gateway.texts) == (not lost)
+    if lost:  # its next holder need not look it up: nothing was sent
+        gateway.on_the_way = lambda: None
+        assert carry(by=delivery).state == "sent"
+
+
+def test_what_expired_while_its_worker_was_frozen_is_not_sent(
+    carry: Callable[..., Any], delivery: Delivery, clock: Clock, gateway: Gateway
+):
+    def freeze() -> None:
+        time.sleep(0.1)
+        clock.pass_s(3_600)
+
+    gateway.on_the_way = freeze
+    soon = NOTIFICATION.model_copy(update={"valid_until": clock.now + timedelta(minutes=1)})
+    assert carry(soon, by=replace(delivery, grace_s=0.2)).state == "expired"
+    assert gateway.texts == []

@@ -427,10 +427,11 @@ def test_one_that_is_away_is_asked_by_one_thread_at_a_time():
 
 def test_an_instance_that_no_process_holds_is_held_back_at_once_where_all_were_asked(clock: Clock):
     wrong = NotSent("none holds it", reason=Reason.WRONG_SHARD)
-    assert Instances(30.0, clock, sharded=True).failed("a", wrong) == 5.0
-    assert Instances(30.0, clock).failed("a", wrong) == 0
     closed = NotSent("closed", reason=Reason.CONNECTION_CLOSED)
-    assert Instances(30.0, clock, sharded=True).failed("a", closed) == 0
+    for sharded, exc, counts in ((True, wrong, False), (False, wrong, True), (True, closed, True)):
+        instances = Instances(30.0, clock, sharded=sharded)
+        assert instances.failed("a", "n", exc, None, at_ms=1).counts is counts
+        assert instances.is_held("a") is not counts
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,35 @@ NOT_SENT: list[tuple[int, str, type[errors.SendError], Reason]] = [
         NotSent,
         Reason.WRONG_SHARD,
     ),
-    (500, server_error(DB_TEXT), NotSent, Reason.GATEWAY_ERROR),
+    (500, server_error(DB_TEXT), NotSent, Reason.GATEWAY_DATABASE),
+    *(
+        (500, server_error(text), NotSent, Reason.GATEWAY_DATABASE)
+        for text in (
+            "Can't reach database server at `postgres:5432`",
+            "DriverAdapterError: DatabaseNotReachable",
+            "Timed out fetching a new connection from the connection pool",
+            "remaining connection slots are reserved for roles with the SUPERUSER attribute",
+            "terminating connection due to administrator command",
+            "Error: connect ECONNREFUSED 10.0.0.9:5432",
+            "ER_CON_COUNT_ERROR: Too many connections",
+        )
+    ),
+    (500, server_error(["PrismaClientInitializationError: …"]), NotSent, Reason.GATEWAY_DATABASE),
+    # wherever a rate limit can stand
+    *(
+        (status, body, Throttled, Reason.RATE_OVERLIMIT)
+        for status in (400, 429, 500)
+        for body in (
+            bad_request("rate-overlimit"),
+            bad_request(["rate-overlimit"]),
+            server_error("Error: rate-overlimit"),
+            '"rate-overlimit"',
+            '["Error: rate-overlimit"]',
+            "rate-overlimit",
+            '{"isBoom":true,"output":{"payload":{"message":"rate-overlimit"}}}',
+        )
+    ),
+    (400, bad_request([['text: "rate-overlimit" is not allowed']]), Refused, Reason.INVALID_REQUEST),
     (500, server_error(["Error: connect ECONNREFUSED 10.0.0.1:443"]), NotSent, Reason.GATEWAY_ERROR),
     (500, "", NotSent, Reason.GATEWAY_ERROR),
     # other 5xx: a proxy's, and 2.4 without its licence

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from celery.worker.request import create_request_cls
 from kombu.message import Message
 
 from ifinu import errors
+from ifinu.broker.clock import Difference
 from ifinu.errors import Reason
 from ifinu.settings import load
 from ifinu.worker.app import app
@@ -49,7 +50,7 @@ def test_the_reason_of_an_exception_is_one_word_of_a_bounded_set(exc: Exception,
     ],
 )
 def test_the_first_try_is_when_a_retry_says_it_was(headers: dict[str, Any], at: datetime):
-    assert first_try_at(headers) == at
+    assert first_try_at(headers, datetime.now(UTC)) == at
 
 
 @pytest.mark.parametrize(
@@ -57,8 +58,8 @@ def test_the_first_try_is_when_a_retry_says_it_was(headers: dict[str, Any], at: 
     [None, {}, {FIRST_TRY: None}, {FIRST_TRY: 7}, {FIRST_TRY: "yesterday"}, {FIRST_TRY: "2026-11-01T10:00:00"}],
 )
 def test_without_a_time_that_can_be_read_the_first_try_is_now(headers: dict[str, Any] | None):
-    before = datetime.now(UTC)
-    assert before <= first_try_at(headers) <= datetime.now(UTC)
+    now = datetime.now(UTC)
+    assert first_try_at(headers, now) == now
 
 
 class Channel:
@@ -67,6 +68,7 @@ class Channel:
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.buried: list[dict[str, Any]] = []
+        self.clock = Difference()
 
     def bury(self, tag: str, **fields: Any) -> None:
         assert tag == "a-tag"
@@ -185,12 +187,17 @@ def test_a_task_around_which_celery_failed_is_dead_lettered_as_one_that_may_have
     assert channel.seen == ["buried", "acknowledged"]
 
 
-def test_an_expired_message_is_dead_lettered_and_its_id_stays_free(
-    request_of: Callable[..., Request], channel: Channel
+@pytest.mark.parametrize(("off_s", "reasons"), [(0.0, ["expired"]), (7_200.0, [])])
+def test_a_message_expires_by_the_clock_of_redis_and_its_id_stays_free(
+    request_of: Callable[..., Request], channel: Channel, off_s: float, reasons: list[str]
 ):
-    request = request_of(expires="2020-01-01T00:00:00+00:00")
-    assert request.revoked()
-    assert [letter["reason"] for letter in channel.buried] == ["expired"]
+    """
+    This machine's is right, or two hours ahead.
+    """
+    channel.clock.off_s = off_s
+    request = request_of(id=f"off by {off_s}", expires=(datetime.now(UTC) - timedelta(hours=1)).isoformat())
+    assert request.revoked() is bool(reasons)
+    assert [letter["reason"] for letter in channel.buried] == reasons
     assert request.id not in state.revoked
 
 

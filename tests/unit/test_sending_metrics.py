@@ -4,7 +4,7 @@ What a worker counts, and how.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -32,7 +32,7 @@ def sending(registry: CollectorRegistry) -> Sending:
 
 def wait(why: str, **changes: object) -> Wait:
     event = Event(Name.DEFERRED, "a", {"reason": why})
-    return Wait(NOW, "waiting", "token", event, "ifinu", why)._replace(**changes)
+    return Wait(0.0, NOW, "waiting", "token", event, "ifinu", why)._replace(**changes)
 
 
 def test_names_from_elsewhere_make_few_labels():
@@ -99,7 +99,7 @@ def test_what_waits_counts_by_why(registry: CollectorRegistry, sending: Sending)
     assert registry.get_sample_value("ifinu_deferrals_total", {"reason": "instance"}) is None
     assert registry.get_sample_value("ifinu_doubts_total", {"reason": "timeout"}) == 1
     assert registry.get_sample_value("ifinu_instance_held", {"whatsapp": "ifinu"}) == 0  # their time has passed
-    later = wait("throttled", error=throttled, until=datetime.now(UTC) + timedelta(minutes=1))
+    later = wait("throttled", error=throttled, wait_s=3600.0)
     sending.waits(later)
     assert registry.get_sample_value("ifinu_instance_held", {"whatsapp": "ifinu"}) == 1
     assert registry.get_sample_value("ifinu_instance_sends_total", {"whatsapp": "ifinu", "result": "failed"}) == 3

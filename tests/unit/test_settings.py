@@ -37,6 +37,7 @@ VARIABLES = [
     ("max_retries", ("IFINU_MAX_RETRIES",), "0", 0),
     ("retry_backoff_s", ("IFINU_RETRY_BACKOFF_S",), "1", 1.0),
     ("retry_backoff_max_s", ("IFINU_RETRY_BACKOFF_MAX_S",), "60", 60.0),
+    ("instance_missing_ttl_s", ("IFINU_INSTANCE_MISSING_TTL_S",), "3600", 3_600.0),
     ("misconfigured_wait_s", ("IFINU_MISCONFIGURED_WAIT_S",), "7", 7.0),
     ("lease_s", ("IFINU_LEASE_S",), "20", 20.0),
     ("result_backend", ("IFINU_RESULT_BACKEND",), "redis://r/1", "redis://r/1"),

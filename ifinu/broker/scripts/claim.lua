@@ -3,8 +3,12 @@
 -- KEYS: claim, in flight, opt-outs of the tenant, the gateway's word on the reference, unknown, events,
 --       opt-outs of all tenants
 -- ARGV: tag, digest of the content ('' when it is not compared), token of the retry ('' for a first message), ttl (ms),
---       id, the phone's pseudonym, data of the event `unknown`
--- Returns {verdict, state of the record before, token, since (ms), started (ms), '1' if sent again before, key id seen}
+--       id, the phone's pseudonym, data of the event `unknown`, '1' while the instance is held back: then nothing is sent
+-- Returns {verdict, state of the record before, token, since (ms), started (ms), '1' if sent again before, key id seen,
+-- the time (ms)}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local clock = string.format('%.0f', now)
 local was = redis.call('HMGET', KEYS[1], 'state', 'digest', 'in_flight', 'tag', 'token', 'since', 'started', 'resent', 'cancelled')
 local state, digest, home, tag, token = was[1], was[2], was[3], was[4], was[5]
 local since, started, resent, cancelled = was[6], was[7], was[8], was[9]
@@ -12,7 +16,7 @@ local known = state and state ~= 'dead'
 
 local function answer(verdict)
   local seen = verdict == 'look_up' and redis.call('GET', KEYS[4])
-  return {verdict, state or '', token or ARGV[1], since or '', started or '', resent or '', seen or ''}
+  return {verdict, state or '', token or ARGV[1], since or '', started or '', resent or '', seen or '', clock}
 end
 
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
@@ -35,10 +39,19 @@ elseif state == 'unknown' then
   end
   redis.call('HSET', KEYS[1], 'in_flight', KEYS[2], 'tag', ARGV[1])
   redis.call('HDEL', KEYS[1], 'letter')
+  if started and tonumber(started) > now then -- another server took over, and its clock is behind: wait as long again
+    started = clock
+    redis.call('HSET', KEYS[1], 'started', started)
+  end
   return answer('look_up')
 elseif state == 'sending' then
-  if mine then
-    return answer('go') -- it asks again because the answer was lost
+  if mine then -- it asks again: the answer was lost, or has become old before the send
+    if not resent then
+      since = clock
+    end
+    started = clock
+    redis.call('HSET', KEYS[1], 'since', since or clock, 'started', started)
+    return answer('go')
   elseif not orphaned then
     return answer('duplicate')
   end
@@ -63,12 +76,15 @@ for _, key in ipairs({KEYS[3], KEYS[7]}) do
     return answer('opted_out')
   end
 end
+if ARGV[8] == '1' then
+  token = ARGV[3]
+  return answer('held')
+end
 if not known then
   token = ARGV[1]
 end
 redis.call('HDEL', KEYS[1], 'letter') -- who replays or deletes it says nothing about this send
-local time = redis.call('TIME')
-started = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+started = clock
 if not (known and resent) then -- else the send before this one stays in doubt, and is not to be followed by a third
   since, resent = started, nil
   redis.call('HDEL', KEYS[1], 'resent')

@@ -1,14 +1,17 @@
 #!lua flags=allow-oom
 -- Move a message from flight to the delayed, as what it becomes: its retry, or its next look-up. The id's claim waits.
 -- KEYS: in flight, deadlines, delayed, claim, unknown, events (absent where there is nothing to tell)
--- ARGV: tag, message, due (epoch ms), state of the claim (waiting | unknown), id, event, its data
+-- ARGV: tag, message, wait (ms), state of the claim (waiting | unknown), id, event, its data: an object to which the
+--       time is added at which the message is due
 -- Returns 1, or 0 when the message was not in flight any more: then it is on the queue again, and needs no second copy.
 redis.call('ZCARD', KEYS[3]) -- a key of a wrong type fails here, before the message has left its place
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
   return 0
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('ZADD', KEYS[3], ARGV[3], ARGV[2])
+local time = redis.call('TIME')
+local due = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[3])
+redis.call('ZADD', KEYS[3], due, ARGV[2])
 local was = redis.call('HMGET', KEYS[4], 'tag', 'since', 'resent', 'state')
 if was[1] == ARGV[1] then
   redis.call('HSET', KEYS[4], 'state', ARGV[4], 'tag', '') -- from here on its token alone tells it
@@ -20,6 +23,7 @@ if was[1] == ARGV[1] then
   end
 end
 if KEYS[6] and (was[1] == ARGV[1] or not was[4] or was[4] == 'dead') then -- else the id is another message's
-  redis.call('XADD', KEYS[6], '*', 'event', ARGV[6], 'id', ARGV[5], 'data', ARGV[7])
+  local data = string.gsub(ARGV[7], '}%s*$', (string.find(ARGV[7], '^{%s*}') and '' or ', ') .. '"due_ms": ' .. due .. '}')
+  redis.call('XADD', KEYS[6], '*', 'event', ARGV[6], 'id', ARGV[5], 'data', data)
 end
 return 1

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 import redis
-from holders import KEYS, Holder, now_ms
+from holders import KEYS, Holder
 from promises import JUNK, NOBODYS, Life, Sends, Task
 
 from ifinu.broker import NORMAL
@@ -200,7 +200,7 @@ class Modelled:
     def postpone(self, task: Task, state: str, name: Name | None, *, token: str) -> None:
         """The event is told by who has the claim, or where nobody has."""
         body = {"n": next(self.numbers), "id": task.id, "about": task.about, "token": token}
-        raw, due_ms = json.dumps(body).encode(), now_ms(self.client) + 3_600_000
+        raw, due_ms = json.dumps(body).encode(), 3_600_000
         keys = (KEYS.in_flight, KEYS.deadlines, KEYS.delayed, claim_key(task.id), UNKNOWN, *([EVENTS] if name else []))
         arguments = (task.tag, raw, due_ms, state, task.id, *([name.value, "{}"] if name else []))
         for _ in range(2):  # the first answer may be lost

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import redis
-from holders import Holder, now_ms
+from holders import Holder
 from processes import Queue
 
 from ifinu.broker import NORMAL, DeadLetters, Filter, Keys
@@ -72,7 +72,7 @@ class Bench:
         Scripts().postpone(
             self.queue.client,
             (keys.in_flight, keys.deadlines, keys.delayed, f"ifinu:claim:{ID}", UNKNOWN),
-            (tag, message, now_ms(self.queue.client), state, ID),
+            (tag, message, 0, state, ID),
         )
 
     def bury(self, tag: str, state: str) -> None:

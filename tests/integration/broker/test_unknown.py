@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis
-from holders import Holder, now_ms
+from holders import Holder
 from processes import Queue
 
 from ifinu.broker import LOW, NORMAL, DeadLetters, Filter, Keys, dead_letters, intake
@@ -58,10 +58,9 @@ class Bench:
 
     def postpone(self, tag: str, state: str = "unknown") -> None:
         keys = Keys.of(NORMAL)
-        due = now_ms(self.client) + WAIT_MS
         Scripts().postpone(
             self.client, (keys.in_flight, keys.deadlines, keys.delayed, claim_key(ID), UNKNOWN),
-            (tag, self.look_up(), due, state, ID),
+            (tag, self.look_up(), WAIT_MS, state, ID),
         )  # fmt: skip
 
     def come_due(self) -> str:

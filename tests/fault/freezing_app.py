@@ -1,0 +1,29 @@
+"""The application in a worker that freezes (SIGSTOP) once, after it claimed a message and before it sends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from ifinu.render import Renderer
+from ifinu.worker.app import app
+
+__all__ = ["app"]
+
+
+def _freezing(call: Callable[..., Any]) -> Callable[..., Any]:
+    frozen = False
+
+    def call_after_a_freeze(*args: Any, **kwargs: Any) -> Any:
+        nonlocal frozen
+        if not frozen:
+            frozen = True
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return call(*args, **kwargs)
+
+    return call_after_a_freeze
+
+
+Renderer.render = _freezing(Renderer.render)  # type: ignore[method-assign]  # that is the point

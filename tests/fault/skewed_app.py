@@ -1,0 +1,14 @@
+"""The application on a machine whose clock is off by `SKEW_S` seconds."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+
+import time_machine
+
+time_machine.travel(datetime.now(UTC) + timedelta(seconds=float(os.environ["SKEW_S"])), tick=True).start()
+
+from ifinu.worker.app import app  # noqa: E402 - it is to see no other clock
+
+__all__ = ["app"]
