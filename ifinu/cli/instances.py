@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +37,14 @@ def _digits(text: str) -> str:
         raise typer.BadParameter(str(exc)) from exc
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The instance, as the gateway knows it.")]
+def _name(text: str) -> str:
+    """As messages name it: without spaces around it, with which no message could."""
+    if not (name := text.strip()):
+        raise typer.BadParameter("an instance needs a name")
+    return name
+
+
+Name = Annotated[str, typer.Argument(parser=_name, metavar="NAME", help="The instance, as the gateway knows it.")]
 Number = Annotated[
     str | None,
     typer.Option(parser=_digits, metavar="PHONE", help="Its phone, for a code to type in place of the QR code."),
@@ -149,7 +157,8 @@ def create(name: Name, number: Number = None, as_json: terminal.Json = False) ->
         terminal.print_json({"name": made.name, "id": made.id, "webhook": _described(hook)})
         return
     out = terminal.results()
-    out.print(f"{terminal.plain(made.name)} is made; pair it with `ifinu instance connect {terminal.plain(made.name)}`")
+    command = f"ifinu instance connect {shlex.quote(made.name)}"
+    out.print(f"{terminal.plain(made.name)} is made; pair it with `{terminal.plain(command)}`")
     if hook is not None:
         out.print(f"webhook: {_told(hook)}")
     else:
@@ -221,7 +230,7 @@ def restart(name: Name, as_json: terminal.Json = False) -> None:
         before = gateway.connection_state(name)
         if before.value not in ("open", "connecting"):
             why = {
-                "close": f"it is not paired: `ifinu instance connect {name}`",
+                "close": f"it is not paired: `ifinu instance connect {shlex.quote(name)}`",
                 "absent": "the gateway process that holds it does not answer, or one address stands for several: "
                 "see `ifinu doctor`",
             }

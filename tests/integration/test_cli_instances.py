@@ -88,6 +88,13 @@ def test_an_instance_is_made_and_its_webhook_registered(ifinu, at, monkeypatch):
     assert at.connection_state("acme") is State.CLOSE
 
 
+def test_a_name_is_taken_as_messages_name_it_and_shown_as_a_shell_wants_it(ifinu, at):
+    ended = ifinu("instance", "create", " Loja do João ")
+    assert "`ifinu instance connect 'Loja do João'`" in ended.out
+    assert at.connection_state("Loja do João") is State.CLOSE
+    assert "ifinu instance connect 'Loja do João'" in ifinu("instance", "restart", "Loja do João").err
+
+
 @pytest.mark.parametrize("missing", [*HOOK, None])
 def test_without_all_of_it_no_webhook_is_registered_and_that_is_said(ifinu, at, monkeypatch, missing):
     for name, value in HOOK.items():
