@@ -34,6 +34,9 @@ def examine_ledger(engine: Engine) -> Iterator[Finding]:
         current = migrate.is_current(engine)
         name = engine.dialect.name
         yield Finding("ledger", Level.OK, f"{'PostgreSQL' if name == 'postgresql' else 'SQLite'} answers")
+        if name == "postgresql" and _reads_only(engine):
+            mend = "name the primary in IFINU_DATABASE_URL, or give the role its rights: nothing can be recorded"
+            yield Finding("ledger writes", Level.FAIL, "its transactions are read-only", mend)
         if not current:
             yield Finding("ledger schema", Level.FAIL, "not that of this version", "run `ifinu migrate`")
             return
@@ -94,6 +97,12 @@ def examine_settings(chosen: Settings) -> Iterator[Finding]:
         yield Finding("sending window", Level.FAIL, str(exc), "correct it: no worker starts with it")
     else:
         yield Finding("sending window", Level.OK, "can be read")
+
+
+def _reads_only(engine: Engine) -> bool:
+    """Whether it is a replica, or the role may only read."""
+    with engine.connect() as connection:
+        return bool(connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on")
 
 
 def _gaps(gaps: Sequence[Gap]) -> Iterator[Finding]:

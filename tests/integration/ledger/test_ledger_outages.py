@@ -20,6 +20,8 @@ from sqlalchemy import Engine, make_url
 from ifinu import settings
 from ifinu.backup.postgres import Database
 from ifinu.broker.keys import EVENTS
+from ifinu.cli.findings import Level
+from ifinu.cli.ledger_checks import examine_ledger
 from ifinu.embedded import Postgres, Valkey
 from ifinu.ledger.engine import connect
 from ifinu.ledger.migrate import migrate
@@ -224,3 +226,11 @@ def test_of_several_hosts_the_ledger_uses_the_one_that_is_there(postgres: str, m
     assert count(engine, notifications) == 0
     engine.dispose()
     assert Database(url, "the ledger").tables().keys() >= {"public.notifications"}
+
+
+def test_the_doctor_says_that_a_ledger_may_only_be_read(postgres: str) -> None:
+    migrated(postgres)
+    engine = connect(f"{postgres}?options=-c%20default_transaction_read_only%3Don")
+    found = {finding.check: finding.level for finding in examine_ledger(engine)}
+    engine.dispose()
+    assert found["ledger writes"] is Level.FAIL
