@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from figures import judge
-from processes import FIRST_NUMBER, Fleet, Queue, Simulated, raw, wait_until
+from processes import FIRST_NUMBER, Fleet, Queue, Simulated, numbered, raw, wait_until
 
 
 @pytest.mark.fault
@@ -30,3 +30,34 @@ def test_an_instance_that_is_closed_holds_its_own_messages_and_no_others(
     assert figures.harm() == {}
     assert figures.tries <= 4
     assert failed <= 20 * len(workers)  # some at once before it is held, and a probe now and then
+
+
+@pytest.mark.fault
+def test_a_number_that_always_fails_holds_up_no_other_and_is_a_dead_letter_in_the_end(
+    fleet: Fleet, queue: Queue, simulator: Simulated
+):
+    """
+    "Connection Closed" is what an instance that lost WhatsApp says. Here two numbers alone say it.
+    """
+    bad = [raw(f"bad{i}", telefone=f"77 9777700{i}0") for i in range(2)]
+    simulator.control.set_fault(endings={"770000": ["lookup_closed"], "770010": ["lookup_closed"]})
+    queue.push(*bad, *numbered(100))
+    worker = fleet.start()
+    wait_until(lambda: simulator.total() == 100, 60, lambda: (queue.counts(), worker.text()[-2000:]))
+    wait_until(queue.idle, 60, lambda: (queue.counts(), worker.text()[-2000:]))
+    assert [(letter["reason"], letter["attempts"]) for letter in queue.dead()] == [("connection_closed", 4)] * 2
+    assert len({send.number for send in simulator.sends()}) == 100
+
+
+@pytest.mark.fault
+def test_messages_to_instances_that_do_not_exist_hold_up_no_others_and_are_dead_letters_in_the_end(
+    fleet: Fleet, queue: Queue, simulator: Simulated
+):
+    missing = [raw(f"lost{i}", telefone=f"77 9{FIRST_NUMBER + i}", instancia=f"loja {i}") for i in range(150)]
+    queue.push(*missing, *numbered(60))
+    worker = fleet.start(IFINU_INSTANCE_MISSING_TTL_S="4", IFINU_MISCONFIGURED_WAIT_S="1")
+    wait_until(lambda: simulator.total() == 60, 40, lambda: (queue.counts(), worker.text()[-2000:]))
+    assert len(queue.dead()) < 150
+    wait_until(queue.idle, 90, lambda: (queue.counts(), worker.text()[-2000:]))
+    assert {letter["reason"] for letter in queue.dead()} == {"instance_not_found"}
+    assert len(queue.dead()) == 150

@@ -30,6 +30,36 @@ def test_a_gateway_that_is_away_costs_time_and_no_message_and_no_try(
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize(
+    ("outcome", "said", "retries"),
+    [
+        ("database_down", "ifinu.gateway.away", "0"),  # all of its instances wait
+        ("never_connected", "ifinu.instance.held", "1"),  # for some seconds after it was started again
+        ("lookup_closed", "ifinu.instance.held", "1"),
+    ],
+)
+def test_a_gateway_that_answers_without_its_database_or_instances_burns_no_try(
+    fleet: Fleet, queue: Queue, simulator: Simulated, outcome: str, said: str, retries: str
+):
+    """
+    A first failure may be the number's own fault, and counts until the instance is known to be at fault.
+    """
+    queue.push(*numbered(80))
+    worker = fleet.start(IFINU_MAX_RETRIES=retries).ready()
+    wait_until(lambda: simulator.total() >= 20)
+    simulator.control.set_fault(rates={outcome: 1.0})
+    wait_until(lambda: f'"{said}"' in worker.text(), 20, lambda: worker.text()[-2000:])
+    time.sleep(4)  # the outage
+    assert queue.dead() == []
+    simulator.control.set_fault(rates={})
+    wait_until(queue.idle, 60, lambda: (queue.counts(), worker.text()[-2000:]))
+    figures = judge(queue, simulator, 80)
+    assert figures.harm() == {}
+    assert figures.tries == 1
+    assert simulator.control.summary()["posts"]["total"] < 80 + 30
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize("on_unknown", ["resend_once", "hold"])
 def test_what_a_gateway_sent_and_died_before_it_stored_costs_one_double_or_a_persons_look(
     fleet: Fleet, queue: Queue, simulator: Simulated, on_unknown: str
