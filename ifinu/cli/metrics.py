@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import structlog
 import typer
 
-from ifinu import logs, settings
+from ifinu import logs, settings, sockets
 from ifinu.cli import connection, terminal
 from ifinu.cli.stopping import set_by_signals
 
@@ -32,7 +32,9 @@ def metrics(
             min=0, max=65_535, help=f"0 takes a free one. By default IFINU_METRICS_PORT, or {PORT}.", show_default=False
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - for Prometheus
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; :: is every one, of IPv6 and of IPv4.")
+    ] = sockets.EVERY,
     once: Annotated[bool, typer.Option("--once", help="Print the series of Redis, and end.")] = False,
 ) -> None:
     """

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ifinu import logs, settings, tracing
+from ifinu import logs, settings, sockets, tracing
 from ifinu.errors import ConfigurationError
 
 
 def webhook(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - for the gateway
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; :: is every one, of IPv6 and of IPv4.")
+    ] = sockets.EVERY,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8090,
     log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
 ) -> None:
@@ -46,10 +48,10 @@ def webhook(
         secrets.append(chosen.webhook_secret_previous)
     from ifinu.metrics import serving
     from ifinu.receipts.app import application
-    from ifinu.receipts.serving import listen, server
+    from ifinu.receipts.serving import server
 
     try:
-        listener = listen(host, port)
+        listener = sockets.listen(host, port)
     except OSError as exc:
         raise ConfigurationError(f"{host}:{port}: {exc.strerror or exc}") from exc
     logs.configure(chosen.log_level, chosen.log_format, chosen.log_limit)

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from importlib import metadata
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
 
+from ifinu import sockets
 from ifinu.errors import ConfigurationError
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - Prometheus comes from another host; nothing here is personal
+
+class _Server(ThreadingWSGIServer):
+    """Takes its port as the rest of ifinu does: on both families, which `start_http_server` leaves to the system."""
+
+    def server_bind(self) -> None:
+        self.socket.close()
+        host, port = str(self.server_address[0]), int(self.server_address[1])
+        self.socket = sockets.listen(host, port)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = host, int(self.server_address[1])
+        self.setup_environ()
+
+    def server_activate(self) -> None:
+        """It listens already."""
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
+        """A request is no news."""
 
 
 def registry() -> CollectorRegistry:
@@ -23,7 +46,7 @@ def registry() -> CollectorRegistry:
 
 
 @contextlib.contextmanager
-def serving(series: CollectorRegistry, port: int | None, host: str = EVERYWHERE) -> Iterator[int | None]:
+def serving(series: CollectorRegistry, port: int | None, host: str = sockets.EVERY) -> Iterator[int | None]:
     """
     Serve them until the end of the block.
 
@@ -42,11 +65,14 @@ def serving(series: CollectorRegistry, port: int | None, host: str = EVERYWHERE)
         yield None
         return
     try:
-        server, thread = start_http_server(port, addr=host, registry=series)
+        server = _Server((host, port), _Handler)
     except OSError as exc:
         raise ConfigurationError(
             f"IFINU_METRICS_PORT: {host}:{port}: {exc.strerror or exc}; choose another, or leave it unset"
         ) from exc
+    server.set_app(make_wsgi_app(series))
+    thread = threading.Thread(target=server.serve_forever, name="ifinu-metrics", daemon=True)
+    thread.start()
     try:
         yield server.server_port
     finally:

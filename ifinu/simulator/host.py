@@ -43,9 +43,8 @@ class Host:
         Raises:
             OSError: The address is taken or forbidden.
         """
-        host = self.world.config.host
-        self.port = await self._server.listen(host, self.port)
-        self.world.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        self.world.url = await self._server.listen(self.world.config.host, self.port)
+        self.port = int(self.world.url.rpartition(":")[2])
         self.world.boot()
 
     async def settled(self) -> None:

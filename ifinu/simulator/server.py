@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import httptools
 
+from ifinu import sockets
 from ifinu.simulator.envelopes import RESET, Reply, error
 
 BODY_LIMIT_BYTES = 136 * 1024 * 1024
@@ -77,26 +78,29 @@ class Server:
         """Connections are accepted."""
         return self._listener is not None
 
-    async def listen(self, host: str, port: int) -> int:
+    async def listen(self, host: str, port: int) -> str:
         """
         Accept connections.
 
+        Args:
+            host: Address or name; `::` is every one of this machine.
+            port: 0 takes a free one.
+
         Returns:
-            The port, the one chosen when `port` is 0.
+            The URL, with the port that it has.
 
         Raises:
             OSError: The address is taken or forbidden.
         """
         loop = asyncio.get_running_loop()
-        [(family, _, _, _, address), *_] = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        listener = await loop.run_in_executor(None, sockets.listen, host, port)
         listener.setblocking(False)
         # Not asyncio's own server: a connection it has accepted when it is closed is left open and unanswered.
         loop.add_reader(listener, self._accept, listener)
         self._listener = listener
         if self._sweeper is None:
             self._sweep()
-        return cast(int, listener.getsockname()[1])
+        return sockets.url(listener)
 
     def drop(self) -> None:
         """Refuse connections, and let go of every request under way, as when the process is killed."""

@@ -221,7 +221,7 @@ def test_a_worker_whose_port_is_taken_says_so_and_ends(fleet):
     second = fleet.start(IFINU_METRICS_PORT=str(port))
     wait_until(lambda: second.process.poll() is not None, 30, second.text)
     assert second.process.wait() == 2
-    assert f"IFINU_METRICS_PORT: 0.0.0.0:{port}" in second.text()
+    assert f"IFINU_METRICS_PORT: :::{port}" in second.text()
 
 
 def test_the_exporter_tells_what_is_there_while_no_worker_runs(client, queue, command, simulator, tmp_path):
@@ -388,7 +388,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(arguments, tmp_path, valkey):
             text=True, timeout=60,
         )  # fmt: skip
     assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1].startswith(f"error: IFINU_METRICS_PORT: 0.0.0.0:{port}: ")
+    assert ended.stderr.splitlines()[-1].startswith(f"error: IFINU_METRICS_PORT: :::{port}: ")
 
 
 def test_once_prints_the_figures_of_redis(valkey, client):

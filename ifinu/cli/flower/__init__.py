@@ -19,7 +19,7 @@ def _is_a_prefix(value: str) -> str:
 
 def flower(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one, as a container needs it.")
+        str, typer.Option(help="Address to listen on; :: is every one, as a container needs it.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 5555,
     url_prefix: Annotated[
@@ -49,7 +49,7 @@ def flower(
 
     export IFINU_FLOWER_AUTH=ops:$(openssl rand -hex 16)
     ifinu flower
-    ifinu flower --host 0.0.0.0 --port 8080 --url-prefix /flower
+    ifinu flower --host :: --port 8080 --url-prefix /flower
     """
     chosen = settings.load(log_level=log_level)
     if chosen.flower_auth is None:

@@ -32,11 +32,12 @@ from flower.urls import settings
 from flower.views.broker import BrokerView
 from flower.views.monitor import Healthcheck
 from flower.views.tasks import TasksDataTable
+from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
-from ifinu import producer
+from ifinu import producer, sockets
 from ifinu.broker import backlog
 from ifinu.cli.flower import shown
 from ifinu.errors import ConfigurationError
@@ -265,8 +266,6 @@ def serve(
     """
     # Flower reads them where they are needed, from this one place. Its variables and its file are not read.
     for name, value in {
-        "address": host,
-        "port": port,
         "url_prefix": url_prefix,
         "basic_auth": [login],
         "read_only": not controls,
@@ -280,13 +279,15 @@ def serve(
     logging.getLogger("tornado.access").setLevel(logging.ERROR)  # else a line for each request
     site = Site(app, login=login, controls=controls)
     try:
-        bound = site.start_http_server()
+        listener = sockets.listen(host, port)
     except OSError as exc:
         raise ConfigurationError(f"{host}:{port}: {exc.strerror or exc}") from exc
+    listener.setblocking(False)
+    HTTPServer(site).add_socket(listener)  # Flower itself would listen on one family alone
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: site.io_loop.add_callback_from_signal(site.stop))
     path = f"{url_prefix}/" if url_prefix else ""
-    log.info("ifinu.flower.listening", url=f"http://{host}:{bound}/{path}", controls=controls)
+    log.info("ifinu.flower.listening", url=f"{sockets.url(listener)}/{path}", controls=controls)
     try:
         site.start()
     finally:
