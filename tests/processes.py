@@ -156,14 +156,14 @@ class Fleet:
 
     def __init__(self, directory: Path, **environment: str) -> None:
         self._directory = directory
-        self._environment = environment
+        self.environment = environment
         self.workers: list[Worker] = []
 
     def start(self, *arguments: str, application: str = "ifinu", **environment: str) -> Worker:
         number = len(self.workers)
         worker = Worker(
             application,
-            {**self._environment, "IFINU_WORKER_NAME": f"w{number}", **environment},
+            {**self.environment, "IFINU_WORKER_NAME": f"w{number}", **environment},
             self._directory / f"worker-{number}.log",
             "--hostname",
             f"w{number}@test",

@@ -33,8 +33,12 @@ def worker(
     chosen = settings.load(
         concurrency=concurrency, rate_limit=rate_limit, pool=pool, log_level=log_level, worker_name=name
     )
+    from celery.bin.celery import celery
+
     from ifinu.worker.app import app
 
     app.use(chosen)
-    app.delivery  # noqa: B018 - a missing key is told now, not with the first message
-    app.worker_main(["worker", *(("--hostname", f"{name}@%h") if name else ())])
+    app.delivery  # noqa: B018 - a missing key is reported now, not with the first message
+    # `app.worker_main` does the same, and loses the exit code.
+    arguments = ["--app", "ifinu", "worker", *(("--hostname", f"{name}@%h") if name else ())]
+    raise typer.Exit(celery.main(args=arguments, standalone_mode=False) or 0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -122,9 +125,16 @@ def test_a_right_that_a_producer_lacks_is_refused_and_nothing_is_pushed(queue: Q
 
 
 def test_a_worker_without_a_right_does_not_start_and_says_what_is_missing(url_of, fleet_as):
-    worker = fleet_as(url_of("worker", "-hmget")).start()
+    fleet = fleet_as(url_of("worker", "-hmget"))
+    worker = fleet.start()
     assert worker.process.wait(40) == 2
     assert "Redis does not allow this user HMGET" in worker.text()
+    ours = subprocess.run(  # `ifinu worker` ends as `celery -A ifinu worker` does
+        [sys.executable, "-m", "ifinu", "worker"], env=os.environ | fleet.environment, capture_output=True, text=True,
+        timeout=40, check=False,
+    )  # fmt: skip
+    assert ours.returncode == 2
+    assert "Redis does not allow this user HMGET" in ours.stdout + ours.stderr
 
 
 def test_a_worker_that_loses_a_right_says_so_once_waits_and_goes_on_when_it_has_it_again(
