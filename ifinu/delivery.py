@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -293,7 +292,7 @@ class Delivery:
             claim = self.claims.claim(
                 message.asker,
                 message.event(Name.UNKNOWN, reason="worker_died", error="its worker died while it sent it"),
-                digest=_digest(message.notification) if self.compares else "",
+                digest=self._digest(message.notification) if self.compares else "",
                 tenant=message.notification.tenant,
                 pseudonym=message.pseudonym,
                 seen=seen_key(reference_of(message.notification.id), message.instance, message.pseudonym),
@@ -302,6 +301,10 @@ class Delivery:
             if span.sampled:
                 span.tell({VERDICT: claim.verdict.value})
         return claim, _Now(asked, claim.at)
+
+    def _digest(self, notification: Notification) -> str:
+        """A digest of everything that a notification says."""
+        return self.pseudonyms.digest(json.dumps(wire.encode(notification), sort_keys=True))
 
     def _held(self, message: _Message, claim: Claim, hold: Hold) -> Wait:
         """Its instance is held back: it waits without a try."""
@@ -592,11 +595,6 @@ def _ms(at: datetime) -> int:
 
 def _rounded(took_s: float | None) -> float | None:
     return None if took_s is None else round(took_s, 3)
-
-
-def _digest(notification: Notification) -> str:
-    """A digest of everything that a notification says."""
-    return hashlib.sha256(json.dumps(wire.encode(notification), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def today_in_brazil() -> date:

@@ -9,7 +9,7 @@ A worker claims the id just before it sends. The claim is a hash, `ifinu:claim:<
                sent      the gateway took it; `key_id` is the gateway's id
                expired, suppressed, cancelled   it was not sent, and why
                dead      it was not and will not be sent: it is in the dead letters
-    digest     of the content, so that an id used for something else is noticed
+    content    keyed digest of the content, so that an id used for something else is noticed
     tag        of the message that claimed it (empty while its token alone tells it), and
     in_flight  where that message is while its holder lives
     token      what its retry shows to be let through

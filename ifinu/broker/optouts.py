@@ -22,7 +22,7 @@ import redis
 
 from ifinu import phone as phones
 from ifinu.broker import events
-from ifinu.broker.keys import ANSWERS, EVENTS, EVERY_TENANT, NEW_ANSWERS, Script, optout_key
+from ifinu.broker.keys import ANSWERS, EVENTS, EVERY_TENANT, NEW_ANSWERS, Script, optout_key, senders_key
 from ifinu.broker.pseudonyms import Pseudonyms
 
 
@@ -169,3 +169,14 @@ def event_data(tenant: str | None, pseudonym: str, masked: str, source: str, *, 
     """The data of the event `optout`, as scripts take them."""
     data = {"tenant": tenant, "phone": masked, "hash": pseudonym, "source": source, "on": on}
     return events.Event(events.Name.OPTOUT, data=data).arguments()[2]
+
+
+def forget_senders(client: redis.Redis, pseudonym: str) -> None:
+    """
+    Forget which tenants wrote to a person; should they ask for no more messages later, that holds for every tenant.
+
+    Raises:
+        redis.RedisError: Some of it may be left.
+    """
+    for key in client.scan_iter(senders_key("*", "*"), count=_PAGE):
+        client.hdel(key, pseudonym)

@@ -15,6 +15,7 @@ from ifinu import phone as phones
 from ifinu import settings, wire
 from ifinu.broker import QUEUES, DeadLetter, DeadLetters, Filter, intake
 from ifinu.broker.answers import Answers
+from ifinu.broker.optouts import forget_senders
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.cli import connection, durations, recorded, sentences, terminal
 from ifinu.errors import ConfigurationError
@@ -83,6 +84,7 @@ def _erase_person(e164: str, *, yes: bool) -> dict[str, int]:
         # First, since each tells the stream, and what is recorded afterwards would bring its id back.
         purged = sum(one.clear(wanted, now, one.purge) for one in dead)
         Answers(client).forget_person(pseudonym)
+        forget_senders(client, pseudonym)
         done = _erase_recorded(client, engine, pseudonym)
     return done | {"dead_letters": purged}
 

@@ -27,6 +27,7 @@ from ifinu.cli.sentences import clock
 from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.names import likely
 from ifinu.tables import Fields, Record, Table
+from ifinu.tables.delimited import shielded
 
 app = typer.Typer(no_args_is_help=True, help="Who wants no messages: they are not written to.")
 
@@ -313,7 +314,7 @@ def export(
             if as_json:
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
             else:
-                table.writerow(row[name] for name in _COLUMNS)
+                table.writerow(shielded(row[name]) for name in _COLUMNS)
             count += 1
     terminal.notes().print(f"{count:,} opt-outs written")
 

@@ -95,10 +95,10 @@ def send(
         terminal.notes().print(f"warning: {warning}", style="yellow", soft_wrap=True)
     if dry_run:
         out.print(f"To {told['phone']}, nothing is sent:", style="dim")
-        out.print(terminal.plain(str(told["text"])), soft_wrap=True)
+        out.print(terminal.plain(str(told["text"]), lines=True), soft_wrap=True)
         for text in texts[1:]:
             out.print("and then, in a message of nothing else:", style="dim")
-            out.print(terminal.plain(text), soft_wrap=True)
+            out.print(terminal.plain(text, lines=True), soft_wrap=True)
         return
     when = f", due in {span(due - datetime.now(UTC))}" if due else ""
     out.print(f"{terminal.plain(notification.id)} is on {told['queue']}{when}", soft_wrap=True)

@@ -83,7 +83,7 @@ def preview(
         terminal.print_json({"kind": kind.value, "tenant": tenant, "file": file, "text": text})
         return
     terminal.notes().print(f"From {terminal.plain(file)}:", style="dim", soft_wrap=True)
-    terminal.results().print(terminal.plain(text), soft_wrap=True)
+    terminal.results().print(terminal.plain(text, lines=True), soft_wrap=True)
 
 
 def _print(found: list[dict[str, str | None]], problems: list[str]) -> None:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ifinu.errors import ConfigurationError
+from ifinu.escapes import visible, visible_json
 
 # Wide enough for the tables where there is no terminal to measure, as in a CI log.
 _WIDTH_OFF_TERMINAL = 130
@@ -27,12 +28,14 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 def results() -> Console:
     """Where results go."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH_OFF_TERMINAL, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else _WIDTH_OFF_TERMINAL, highlight=False, emoji=False)
 
 
 def notes() -> Console:
     """Where progress, warnings and questions go."""
-    return Console(width=None if sys.stderr.isatty() else _WIDTH_OFF_TERMINAL, highlight=False, stderr=True)
+    return Console(
+        width=None if sys.stderr.isatty() else _WIDTH_OFF_TERMINAL, highlight=False, emoji=False, stderr=True
+    )
 
 
 def columns(*names: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> Table:
@@ -51,15 +54,20 @@ def columns(*names: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = (
     return table
 
 
-def plain(text: str) -> str:
-    """A text from elsewhere: its brackets are no markup, and it cannot steer the terminal."""
-    return escape("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
+def plain(text: str, *, lines: bool = False) -> str:
+    """
+    A text from elsewhere: its brackets are no markup, and it cannot steer the terminal.
+
+    Args:
+        text: As it came.
+        lines: Whether it may take several lines; else a line end is shown by its escape.
+    """
+    return escape(visible(text, lines=lines))
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on one line; half of a surrogate pair, which cannot be written, as its escape."""
-    text = json.dumps(document, ensure_ascii=False)
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+    """One JSON document on one line; what a terminal would obey, or could not write, as its escape."""
+    sys.stdout.write(visible_json(json.dumps(document, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
 
 

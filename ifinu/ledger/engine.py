@@ -7,6 +7,7 @@ PostgreSQL in production; SQLite where all processes are on one machine.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,11 @@ def _postgres(url: URL) -> Engine:
 def _sqlite(url: URL, create: bool) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("a ledger in memory forgets everything; write IFINU_DATABASE_URL=sqlite:///file")
-    if not create:
+    if create:
+        # It holds ids and masked phones. Its -wal and -shm files get the rights that it has.
+        with contextlib.suppress(OSError):  # it is there, or SQLite says better what is wrong
+            os.close(os.open(url.database, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    else:
         url = url.set(database=f"file:{quote(url.database)}", query={"mode": "rw", "uri": "true"})
     engine = create_engine(
         url, connect_args={"timeout": STATEMENT_S}, pool_size=2, max_overflow=-1, hide_parameters=True

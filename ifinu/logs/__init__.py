@@ -18,11 +18,13 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
+from ifinu.escapes import visible, visible_json
 from ifinu.logs import faults, foreign, uncaught
 from ifinu.logs.floods import QUIET, Dropped, Floods
 from ifinu.settings import LogFormat
@@ -141,11 +143,20 @@ _encode = json.JSONEncoder(ensure_ascii=False, default=_written).encode
 
 
 def _as_json(_: Any, __: str, line: dict[str, Any]) -> str:
-    return _encode(line)
+    return visible_json(_encode(line))
 
 
-def _as_columns() -> structlog.dev.ConsoleRenderer:
+def _as_columns() -> Callable[[Any, str, dict[str, Any]], str]:
     """For people. The traceback is written before it gets here: the pretty ones show local variables."""
-    return structlog.dev.ConsoleRenderer(
+    render = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )
+
+    def shown(logger: Any, method: str, line: dict[str, Any]) -> str:
+        safe = {
+            name: visible(value, lines=name == "exception") if isinstance(value, str) else value
+            for name, value in line.items()
+        }
+        return str(render(logger, method, safe))
+
+    return shown

@@ -25,6 +25,17 @@ _LONGEST_CELL = 100  # lines
 _STRAY = 'has a " that no other one closes; write a cell with quotes as "5"" pipe", or without any'
 
 
+# A spreadsheet takes a cell that begins so for a formula, unless an apostrophe precedes it (OWASP, "CSV Injection").
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_SHIELDED = re.compile(r"\A'(?=[=+\-@\t\r])")
+
+
+def shielded(cell: object) -> str:
+    """A cell for a CSV file that no spreadsheet takes for a formula; the reader here takes the apostrophe off again."""
+    text = "" if cell is None else str(cell)
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
 class Line(NamedTuple):
     """A line of a file, from 1."""
 
@@ -105,6 +116,10 @@ class Rows:
         )
 
     def _cells(self, text: str) -> list[str]:
+        cells = self._split(text)
+        return [_SHIELDED.sub("", cell) for cell in cells] if "'" in text else cells
+
+    def _split(self, text: str) -> list[str]:
         """
         Raises:
             ValueError: Saying what is wrong with the line.

@@ -10,7 +10,7 @@ from command_line import Shell
 from ifinu import phone
 from ifinu.broker import NORMAL, Keys, dead_letters
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, RECORDER, UNKNOWN, claim_key
+from ifinu.broker.keys import EVENTS, RECORDER, UNKNOWN, claim_key, senders_key
 from ifinu.cli import recorded
 from ifinu.ledger import retention, schema
 from ifinu.ledger.states import State
@@ -252,7 +252,9 @@ def test_erase_forgets_a_person(ifinu, there, client):
     assert (asked.code, asked.out) == (2, "")  # nobody is there to confirm it
     assert rows.count(there, schema.events) == 9
 
+    client.hset(senders_key("wa1", "2026-11"), mapping={hash_of(MARIA): "t1", hash_of(JOAO): "t1"})
     ended = ifinu("erase", "--phone", "77 99861-6740", "--yes", "--json")
+    assert client.hgetall(senders_key("wa1", "2026-11")) == {hash_of(JOAO).encode(): b"t1"}
 
     assert (ended.code, ended.json) == (0, {"notifications": 2, "events": 6, "receipts": 2, "dead_letters": 4})
     assert retention.of_person(there, hash_of(MARIA)) == 0

@@ -14,6 +14,7 @@ from ifinu import names
 from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.tables import Fields, Format, Table
 from ifinu.tables import table as table_module
+from ifinu.tables.delimited import shielded
 
 CASES = Path(__file__).parents[1] / "cases"
 NAMES = {"id": "id", "kind": "kind", "tipo": "kind", "name": "name", "usuario_id": "usuario_id"}
@@ -414,3 +415,13 @@ def test_whatever_one_line_holds_the_others_are_read(line, form):
         around[0] + b"\n".join([good, good, line, good, good, around[1]]), Format(form.replace("array", "jsonl"))
     )
     assert [found.get(number) for number in (2, 3, 5, 6)] == [expected] * 4
+
+
+# -- what is written
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+55 77 9****-1234", "-2", "@SUM(A1)", "João", "O'Neil", "'quoted'"])
+def test_a_cell_that_is_written_is_no_formula_and_is_read_as_it_was(cell):
+    written = shielded(cell)
+    assert written[0] not in "=+-@"
+    assert outcomes(f"id,kind\n{written},x\n".encode()) == {2: {"id": cell, "kind": "x"}}

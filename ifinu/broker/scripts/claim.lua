@@ -9,7 +9,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local clock = string.format('%.0f', now)
-local was = redis.call('HMGET', KEYS[1], 'state', 'digest', 'in_flight', 'tag', 'token', 'since', 'started', 'resent', 'cancelled')
+local was = redis.call('HMGET', KEYS[1], 'state', 'content', 'in_flight', 'tag', 'token', 'since', 'started', 'resent', 'cancelled')
 local state, digest, home, tag, token = was[1], was[2], was[3], was[4], was[5]
 local since, started, resent, cancelled = was[6], was[7], was[8], was[9]
 local known = state and state ~= 'dead'
@@ -89,7 +89,7 @@ if not (known and resent) then -- else the send before this one stays in doubt, 
   since, resent = started, nil
   redis.call('HDEL', KEYS[1], 'resent')
 end
-redis.call('HSET', KEYS[1], 'state', 'sending', 'digest', ARGV[2], 'in_flight', KEYS[2], 'tag', ARGV[1], 'token', token,
+redis.call('HSET', KEYS[1], 'state', 'sending', 'content', ARGV[2], 'in_flight', KEYS[2], 'tag', ARGV[1], 'token', token,
   'since', since, 'started', started)
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return answer('go')

@@ -4,6 +4,7 @@ The migrations make the tables of the schema, once, whoever runs them.
 
 from __future__ import annotations
 
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -137,4 +138,12 @@ def test_sqlite_readers_do_not_wait_for_the_writer(tmp_path: Path) -> None:
         with plain.connect() as reader:
             assert reader.execute(text("SELECT ms FROM recorder")).scalar() == 0
     plain.dispose()
+    engine.dispose()
+
+
+def test_the_files_of_a_ledger_in_sqlite_are_for_their_owner_alone(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path}/ledger.db")
+    migrate(engine)
+    with engine.connect():
+        assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
     engine.dispose()
