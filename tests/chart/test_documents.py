@@ -46,7 +46,7 @@ KINDS = {
     "pvc": "PersistentVolumeClaim", "cronjob": "CronJob", "cronjobs": "CronJob", "job": "Job", "jobs": "Job",
     "scaledobject": "ScaledObject", "podmonitors": "PodMonitor", "prometheusrules": "PrometheusRule",
     "networkpolicies": "NetworkPolicy", "namespace": "Namespace", "apiservice": "APIService", "quota": "ResourceQuota",
-    "events": "Event", "nodes": "Node", "storageclass": "StorageClass",
+    "events": "Event", "nodes": "Node", "storageclass": "StorageClass", "configmap": "ConfigMap",
 }  # fmt: skip
 FOREIGN = {
     ("Namespace", NAMESPACE),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +20,8 @@ def _freezing(call: Callable[..., Any]) -> Callable[..., Any]:
         nonlocal frozen
         if not frozen:
             frozen = True
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # At this thread: sent to the process, it may stop some moments later, in the middle of the send.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         return call(*args, **kwargs)
 
     return call_after_a_freeze

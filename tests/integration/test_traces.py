@@ -443,12 +443,12 @@ def test_what_another_language_began_goes_on_through_a_worker_without_traces(
     """
     Workers that trace and workers that do not may share a queue, as in the middle of a deployment.
     """
-    simulator.control.set_instance("at-waiting", state="close")
+    simulator.control.set_fault(rates={"lookup_timeout": 1.0})
     worker = fleet.start(IFINU_RETRY_BACKOFF_S="1").ready()
-    queue.push(json.dumps(fields("a", 100, instancia="at-waiting", traceparent=theirs())).encode())
+    queue.push(json.dumps(fields("a", 100, traceparent=theirs())).encode())
     wait_until(lambda: [e.name for e in happened(queue.client)][:1] == ["retrying"], 30, queue.counts)
     assert worker.terminate() == 0
-    simulator.control.set_instance("at-waiting", state="open")
+    simulator.control.set_fault(rates={})
     fleet.start(**traced).ready()
     wait_until(lambda: queue.idle() and simulator.total() == 1, 30, queue.counts)
     wait_until(lambda: [s for s in collector.spans() if s.name == "ifinu.deliver"], 20)

@@ -11,10 +11,11 @@ import jwt
 import pytest
 from processes import stopping, wait_until
 
+from ifinu import sockets
 from ifinu.broker import events
 from ifinu.broker.keys import EVENTS
 from ifinu.receipts.app import application
-from ifinu.receipts.serving import listen, server
+from ifinu.receipts.serving import server
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
 PHONE_KEY = "a key of phones of the tests"
@@ -31,7 +32,7 @@ class Receiver:
     """Serves on a thread, and can be posted to."""
 
     def __init__(self, redis_url: str, phone_key: str | None = PHONE_KEY) -> None:
-        listener = listen("127.0.0.1", 0)
+        listener = sockets.listen("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._server = server(application(secrets=[SECRET], redis_url=redis_url, phone_key=phone_key))
