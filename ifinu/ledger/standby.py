@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import redis
 import structlog
 
+from ifinu.broker import clock
 from ifinu.broker.answers import Answers
 from ifinu.ledger.progress import Progress
 from ifinu.ledger.turn import Turn
@@ -66,8 +67,9 @@ def _record(client: redis.Redis, settings: Settings, stop: threading.Event, turn
     from ifinu.ledger.retention import tend
 
     def upkeep() -> bool:
-        Answers(client).forget_maybes(datetime.now(UTC) - _MAYBES_OF)
-        done = tend(engine, settings, datetime.now(UTC))
+        now = clock.now(client)  # a machine that is a year ahead would purge the ledger
+        Answers(client).forget_maybes(now - _MAYBES_OF)
+        done = tend(engine, settings, now)
         if done.unconfirmed or done.purged.notifications:
             log.info("ifinu.ledger.tended", unconfirmed=done.unconfirmed, purged=done.purged.notifications)
         return done.more

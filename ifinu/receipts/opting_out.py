@@ -13,6 +13,7 @@ import structlog
 
 from ifinu import phone as phones
 from ifinu import wire
+from ifinu.broker import clock
 from ifinu.broker.answers import Answer, Answers
 from ifinu.broker.keys import EVERY_TENANT, URGENT, senders_key
 from ifinu.broker.optouts import Confirmation
@@ -120,7 +121,7 @@ class OptOutDesk:
 
     def _tenant(self, instance: str, pseudonym: str) -> str | None:
         """Who wrote to them last from this instance, empty for no tenant; None where Redis does not know."""
-        month = datetime.now(UTC).replace(day=1)
+        month = clock.now(self._client).replace(day=1)
         for _ in range(_MONTHS):
             tenant: Any = self._client.hget(senders_key(instance, f"{month:%Y-%m}"), pseudonym)
             if tenant is not None:

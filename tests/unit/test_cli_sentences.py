@@ -8,6 +8,7 @@ from ifinu.ledger.queries import Known
 from ifinu.ledger.states import State
 
 AT = datetime(2026, 11, 24, 12, 0, 5, tzinfo=UTC)
+TO_COME = datetime(2096, 11, 24, 12, 0, 5, tzinfo=UTC)
 LETTER = DeadLetter("q", "connection_closed", "", 4, AT, AT, "n1", "lembrete", b"{}", b"{}")
 
 
@@ -48,12 +49,19 @@ def test_the_state_is_that_of_who_knows_more(of_ledger, of_claim, letter, state)
         ("sending", None, None,
          "A worker is sending it. Should the worker die of it, the gateway is asked whether it was sent."),
         ("waiting", None, None, "It waits for its next try."),
+        ("retrying", {"reason": "gateway_error", "due_at": TO_COME}, None,
+         "A try failed (gateway_error). The next is due at 24/11/2096 09:00:05."),
+        ("deferred", {"reason": "window", "due_at": TO_COME}, None,
+         "It waits (window), and is sent later, not before 24/11/2096 09:00:05. No try was counted."),
+        ("unknown", {"reason": "timeout", "due_at": TO_COME}, None,
+         "It may have been sent: no answer came (timeout). The gateway is asked for it at 24/11/2096 09:00:05."),
         ("retrying", {"reason": "gateway_error", "due_at": AT}, None,
-         "A try failed (gateway_error). The next is due at 24/11/2026 09:00:05."),
+         "A try failed (gateway_error). The next is due since 24/11/2026 09:00:05."),
         ("deferred", {"reason": "window", "due_at": AT}, None,
-         "It waits (window), and is sent later, not before 24/11/2026 09:00:05. No try was counted."),
+         "It waits (window), and is sent later: it is due since 24/11/2026 09:00:05. No try was counted."),
         ("unknown", {"reason": "timeout", "due_at": AT}, None,
-         "It may have been sent: no answer came (timeout). The gateway is asked for it at 24/11/2026 09:00:05."),
+         "It may have been sent: no answer came (timeout). The gateway is asked for it, as it was to be at "
+         "24/11/2026 09:00:05."),
         ("unknown", None, None, "It may have been sent: no answer came. The gateway is asked for it."),
         ("unknown", {}, LETTER,
          "It may have been sent, and the gateway does not say. A person decides: look at the phone, then "
