@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from ifinu.broker import NORMAL, Keys
 from ifinu.broker.claims import Asker, Claim, Claims
@@ -491,3 +492,19 @@ def test_what_expired_while_its_worker_was_frozen_is_not_sent(
     soon = NOTIFICATION.model_copy(update={"valid_until": clock.now + timedelta(minutes=1)})
     assert carry(soon, by=replace(delivery, grace_s=0.2)).state == "expired"
     assert gateway.texts == []
+
+
+def test_a_message_in_flight_nowhere_is_no_duplicate_in_the_log(
+    delivery: Delivery, carry: Callable[..., Any], gateway: Gateway
+):
+    with capture_logs() as nowhere:
+        delivery.deliver(NOTIFICATION, Asker(NORMAL, "a tag that no worker holds", ""), attempt=1)
+    assert gateway.texts == []
+    assert [(line["log_level"], line["event"], line["id"]) for line in nowhere] == [
+        ("warning", "ifinu.message.not_held", "inv-1")
+    ]
+    carry()
+    with capture_logs() as second:
+        carry()
+    assert len(gateway.texts) == 1
+    assert [(line["log_level"], line["event"]) for line in second] == [("info", "ifinu.message.duplicate")]
