@@ -10,11 +10,11 @@ import threading
 
 
 class Proxy:
-    """Forwards to a port of this machine, in a thread."""
+    """Forwards from a port, by default a free one, to another of this machine, in a thread."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, port: int = 0) -> None:
         self._target_port = target_port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)

@@ -154,6 +154,16 @@ class Database:
             words = str(exc).strip().partition("\n")[0]
             raise LedgerUnavailable(f"{self.what} failed ({phone.mask_in(words)[:_LONGEST_WORDS]})") from exc
 
+    def ask(self) -> None:
+        """
+        Connect to it.
+
+        Raises:
+            LedgerUnavailable: It is away, or refuses.
+        """
+        with self.connected():
+            pass
+
     @contextlib.contextmanager
     def viewed(self) -> Iterator[View]:
         """

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from ifinu import settings
 from ifinu.backup.manifest import Part
-from ifinu.cli import terminal, transfers
+from ifinu.cli import connection, terminal, transfers
 from ifinu.cli.durations import span
 from ifinu.errors import BackupFailed, ConfigurationError
 
@@ -44,6 +44,7 @@ def backup(
     Everything goes on meanwhile. Then what is older than
     IFINU_BACKUP_KEEP_DAYS is deleted; the newest whole backup always stays. It
     holds phones, names and WhatsApp sessions: keep the store encrypted.
+    A server that cannot be reached is tried for 30 seconds.
 
     [bold]Examples[/bold]
 
@@ -61,6 +62,7 @@ def backup(
     store = open_store(chosen.backup_store)
     left_out = set(without or ())
     sources = _sources(chosen, left_out)
+    _reach(sources)
     began = time.monotonic()
     with transfers.watched() as watch:
         taken = taking.take(store, sources, watch=watch)
@@ -201,6 +203,15 @@ def _sources(chosen: Settings, left_out: set[Part]) -> Sources:
     if ledger is None and evolution is None and redis_url is None:
         raise ConfigurationError("nothing is left to back up")
     return Sources(redis_url, ledger, evolution)
+
+
+def _reach(sources: Sources) -> None:
+    databases = [one.ask for one in (sources.ledger, sources.evolution) if one is not None]
+    if sources.redis_url is None:
+        connection.reach(*databases)
+        return
+    with connection.broker() as client:
+        connection.reach(client.ping, *databases)
 
 
 def _targets(ledger: str | None, evolution: str | None, redis_url: str | None, listen: str | None) -> Targets:

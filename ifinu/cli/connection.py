@@ -1,10 +1,12 @@
-"""Which queues a command means, and its connections: to them and to the ledger."""
+"""Which queues a command means, its connections to them and to the ledger, and how long it tries to reach servers."""
 
 from __future__ import annotations
 
 import contextlib
 import enum
-from collections.abc import Iterator
+import ssl
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import redis
@@ -12,9 +14,16 @@ import typer
 
 from ifinu import producer, settings
 from ifinu.broker import LOW, NORMAL, QUEUES, URGENT
+from ifinu.cli import terminal
+from ifinu.errors import GatewayError, IfinuError, LedgerUnavailable
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+PATIENCE_S = 30.0  # a new pod may run for some seconds before its network policies let it through
+_PAUSE_S = 0.5
+# libpq gives what a server refuses no code, only words; those of a server that starts pass.
+_REFUSALS, _STARTS = ("FATAL:", "SSL", "password"), "starting up"
 
 
 class Queues(enum.StrEnum):
@@ -75,3 +84,60 @@ def ledger(*, create: bool = False) -> Iterator[Engine]:
         yield made
     finally:
         made.dispose()
+
+
+def ask_ledger(engine: Engine) -> None:
+    """
+    Connect to the ledger.
+
+    Raises:
+        LedgerUnavailable: It is away, or refuses.
+    """
+    with engine.connect():
+        pass
+
+
+def reach(*asks: Callable[[], object]) -> None:
+    """
+    Ask servers until each has answered; what is away is tried for `PATIENCE_S` in all, and said once.
+
+    Args:
+        asks: Ask one server each, and raise what its client raises.
+
+    Raises:
+        redis.RedisError: Redis is still away, or refused; a refusal is raised at once.
+        IfinuError: The same of a database or the gateway.
+    """
+    until = time.monotonic() + PATIENCE_S
+    for ask in asks:
+        said = False
+        while True:
+            try:
+                ask()
+            except (redis.RedisError, IfinuError) as exc:
+                if not is_away(exc) or time.monotonic() >= until:
+                    raise
+                if not said:
+                    words = terminal.plain(str(exc))
+                    terminal.notes().print(f"No connection yet ({words}): trying for {PATIENCE_S:.0f} s.")
+                    said = True
+                time.sleep(_PAUSE_S)
+            else:
+                break
+
+
+def is_away(exc: redis.RedisError | IfinuError) -> bool:
+    """Whether a server could not be reached, as opposed to one that refused."""
+    match exc:
+        case redis.AuthenticationError() | redis.exceptions.AuthorizationError():
+            return False
+        case redis.ConnectionError() | redis.TimeoutError():
+            return not isinstance(exc.__context__, ssl.SSLError)
+        case LedgerUnavailable():
+            words = str(exc.__cause__)
+            # An error within a connection has a code, one of SQLite has not even the attribute.
+            lost = getattr(exc.__cause__, "pgcode", "") is None
+            return lost and (_STARTS in words or not any(word in words for word in _REFUSALS))
+        case GatewayError():
+            return exc.status is None
+    return False

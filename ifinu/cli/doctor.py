@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import redis
 import typer
@@ -16,7 +16,7 @@ from ifinu import phone, producer, settings
 from ifinu.broker import QUEUES, Keys, rights
 from ifinu.cli import connection, ledger_checks, terminal
 from ifinu.cli.findings import Finding, Level
-from ifinu.errors import ConfigurationError, GatewayError
+from ifinu.errors import ConfigurationError, GatewayError, IfinuError
 from ifinu.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ _GATEWAY_S = 5.0
 _TYPES = ("list", "zset", "hash", "zset", "list", "string", "hash")  # of Keys, in its order
 
 
-def doctor(as_json: terminal.Json = False) -> None:
+def doctor(
+    wait: Annotated[
+        bool, typer.Option("--wait", help="First try to reach Redis, ledger and gateway, each for 30 seconds.")
+    ] = False,
+    as_json: terminal.Json = False,
+) -> None:
     """
     Check Redis, ledger, gateway and settings, and say how to mend what is wrong.
 
@@ -40,9 +45,12 @@ def doctor(as_json: terminal.Json = False) -> None:
     [bold]Examples[/bold]
 
     ifinu doctor
+    ifinu doctor --wait
     ifinu doctor --json | jq '.checks[] | select(.level != "ok")'
     """
     chosen = settings.load()
+    if wait:
+        _reach(chosen)
     findings = list(examine(chosen))
     failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:
@@ -51,6 +59,39 @@ def doctor(as_json: terminal.Json = False) -> None:
         _print(findings)
     if failed:
         raise typer.Exit(1)
+
+
+def _reach(chosen: Settings) -> None:
+    """Until each server answers, or its time is over; what is still away then, the checks say."""
+    from ifinu.gateway import gateway_of
+
+    with contextlib.ExitStack() as opened:
+        client, ledger = opened.enter_context(connection.broker()), opened.enter_context(connection.ledger())
+        asks: list[Callable[[], object]] = [client.ping, lambda: connection.ask_ledger(ledger)]
+        with contextlib.suppress(ConfigurationError):
+            gateway = gateway_of(chosen, worker="doctor", connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S)
+            opened.callback(gateway.close)
+            asks.append(lambda: _ask_gateway(gateway, chosen.evolution_instance))
+        for ask in asks:
+            with contextlib.suppress(redis.RedisError, IfinuError):
+                connection.reach(ask)
+
+
+def _ask_gateway(gateway: Gateway, instance: str) -> None:
+    """
+    Ask the gateway, or one of its processes.
+
+    Raises:
+        GatewayError: None answers, or it refuses.
+    """
+    from ifinu.gateway import Shards
+
+    if not isinstance(gateway, Shards):
+        gateway.connection_state(instance)
+        return
+    said = list(gateway.states(instance).values())
+    if all(isinstance(one, GatewayError) and one.status is None for one in said):
+        raise GatewayError(f"{gateway.url}: no gateway process answers")
 
 
 def examine(chosen: Settings) -> Iterator[Finding]:

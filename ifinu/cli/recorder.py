@@ -15,7 +15,8 @@ def migrate(as_json: terminal.Json = False) -> None:
 
     To be run before new workers are: what is here only adds to the tables, so
     that the old ones go on meanwhile. It is safe to run twice, and at the same
-    time. A ledger in SQLite is migrated by the worker itself.
+    time. A ledger in SQLite is migrated by the worker itself. A database that
+    cannot be reached is tried for 30 seconds.
 
     [bold]Examples[/bold]
 
@@ -25,6 +26,7 @@ def migrate(as_json: terminal.Json = False) -> None:
     from ifinu.ledger.migrate import migrate as bring_to_head
 
     with connection.ledger(create=True) as ledger:
+        connection.reach(lambda: connection.ask_ledger(ledger))
         before, after = bring_to_head(ledger)
     if as_json:
         terminal.print_json({"before": before, "after": after, "changed": before != after})

@@ -51,7 +51,8 @@ def restore(
     First end what writes to them: workers, recorder, webhook, metrics, the
     gateway. The backup is checked before anything is touched, and a server
     that holds something is left alone without [bold]--replace[/bold]. Redis fetches its
-    part from this process, so it has to be able to connect to it.
+    part from this process, so it has to be able to connect to it. A server that
+    cannot be reached is tried for 30 seconds.
 
     A backup is older than the disaster. So Redis comes back with all queues
     paused, and is told whatever the ledger knows: what was sent since is not
@@ -82,6 +83,7 @@ def restore(
         )
     with connection.broker() as client:
         targets = _Targets(chosen, parts)
+        connection.reach(client.ping, *(database.ask for database in targets.databases.values()))
         if Part.REDIS in parts:
             restoring.stop_following(client, _step)
         targets.refuse_living(client, force=force)

@@ -525,7 +525,7 @@ def test_the_drill_restores_into_servers_of_its_own():
 def test_helm_test_is_the_doctor():
     pod = rendered("default")["Pod", "ifinu-test-doctor"]
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
-    assert [c["args"] for c in pod["spec"]["containers"]] == [["doctor"]]
+    assert [c["args"] for c in pod["spec"]["containers"]] == [["doctor", "--wait"]]
 
 
 # -- servers outside

@@ -25,6 +25,7 @@ from sqlalchemy import make_url
 
 from ifinu.backup import manifest, retention
 from ifinu.backup.directory import Directory
+from ifinu.cli import connection
 from ifinu.embedded import Valkey
 
 COMMAND = [sys.executable, "-m", "ifinu", "backup"]
@@ -288,11 +289,13 @@ def test_a_redis_that_dies_in_the_middle_leaves_nothing(ifinu: Shell, queue: Que
 def test_what_cannot_be_backed_up_is_said_and_leaves_nothing(
     ifinu: Shell, queue: Queue, store: Store, monkeypatch, environment: dict[str, str], arguments, code: int, told: str
 ):
+    monkeypatch.setattr(connection, "PATIENCE_S", 0.01)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     ended = ifinu("backup", *arguments)
     assert (ended.code, ended.out) == (code, "")
     assert told in ended.err
+    assert ("No connection yet" in ended.err) == (code == 3)  # what is away is tried, and nothing else
     assert store.names() == []
 
 

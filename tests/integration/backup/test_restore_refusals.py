@@ -15,6 +15,7 @@ from processes import Fleet, Queue, numbered, wait_until
 
 from ifinu.broker import QUEUES, Keys
 from ifinu.broker.keys import RECORDER
+from ifinu.cli import connection
 from ifinu.embedded import Valkey
 
 TABLES = "SELECT count(*) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = 'public'"
@@ -69,6 +70,31 @@ def test_what_holds_something_is_left_alone_unless_it_is_to_be_replaced(
     assert run(elsewhere[1], query) == run(evolution_url, query)
     again = ifinu("restore", "--yes", "--replace")
     assert again.code == 0, again.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("IFINU_REDIS_URL", "redis://127.0.0.1:1/0"),
+        ("IFINU_DATABASE_URL", "postgresql://ifinu@127.0.0.1:1/x"),
+        ("IFINU_EVOLUTION_DATABASE_URL", "postgresql://ifinu@127.0.0.1:1/x"),
+    ],
+)
+def test_a_server_that_is_away_is_tried_before_anything_is_touched(
+    ifinu: Shell,
+    elsewhere: tuple[str, str],
+    fresh: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    url: str,
+):
+    monkeypatch.setattr(connection, "PATIENCE_S", 0.01)
+    monkeypatch.setenv(setting, url)
+    ended = ifinu("restore", "--yes")
+    assert ended.code == 3, ended.err
+    assert "No connection yet" in ended.err
+    assert "restoring" not in ended.err
+    assert held(fresh) == []
 
 
 def test_a_damaged_backup_touches_nothing(

@@ -21,6 +21,7 @@ from recording import table, tell
 from sqlalchemy import Engine
 
 from ifinu.broker.keys import EVENTS
+from ifinu.cli import connection
 from ifinu.embedded import Valkey
 from ifinu.ledger.migrate import HEAD
 from ifinu.ledger.schema import notifications
@@ -54,6 +55,7 @@ def test_migrate_says_it_in_json(shell: Shell, empty_url: str, monkeypatch: pyte
 
 def test_migrate_without_a_database_says_what_to_look_at(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IFINU_DATABASE_URL", "postgresql://ifinu:secret@127.0.0.1:1/ifinu")
+    monkeypatch.setattr(connection, "PATIENCE_S", 0)
     ended = shell("migrate")
     assert ended.code == 3
     assert "IFINU_DATABASE_URL" in ended.err
