@@ -252,11 +252,7 @@ class Postgres(_Server):
         """The programs where its account can run them: a virtual environment below /root is closed to it."""
         if self._user is None or self._runs(binaries):
             return binaries
-        copy = self.directory / "programs"
-        copied = copy_programs(binaries, copy)
-        for one in (copy, *copy.rglob("*")):
-            os.chown(one, self._user.pw_uid, self._user.pw_gid, follow_symlinks=False)
-        return copied
+        return copy_programs(binaries, self.directory / "programs", user=self._user.pw_uid, group=self._user.pw_gid)
 
     def _runs(self, binaries: Path) -> bool:
         """Whether its account can run the programs there, with the libraries that they load."""
@@ -306,13 +302,15 @@ def _closed(folder: Path) -> Path | None:
     return next((one for one in way if not one.stat().st_mode & 0o001), None)
 
 
-def copy_programs(binaries: Path, to: Path) -> Path:
+def copy_programs(binaries: Path, to: Path, *, user: int, group: int) -> Path:
     """
     Copy PostgreSQL's programs with all that they load, unless that was done before.
 
     Args:
         binaries: The folder with `postgres`, `initdb` and their like.
         to: Where the copy goes; a folder that is made.
+        user: Account that the copy belongs to, since what was installed may be closed to it.
+        group: Likewise.
 
     Returns:
         The folder with the programs in the copy.
@@ -325,4 +323,6 @@ def copy_programs(binaries: Path, to: Path) -> Path:
         if source.is_dir() and not target.exists():
             # Without what only compilers read.
             shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("include", "pgxs", "*.a"))
+    for one in (to, *to.rglob("*")):
+        os.chown(one, user, group, follow_symlinks=False)
     return places[prefix] / binaries.name

@@ -394,7 +394,8 @@ def _reachable(folder: Path) -> Path:
     binaries = Path(chosen) if chosen else Postgres.binaries()
     if not nobody() or all(each.stat().st_mode & 0o001 for each in binaries.parents):
         return binaries
-    return copy_programs(binaries, folder / "postgresql")
+    account = nobody()
+    return copy_programs(binaries, folder / "postgresql", user=account["user"], group=account["group"])
 
 
 @pytest.fixture
