@@ -88,7 +88,7 @@ def test_a_server_that_is_away_is_tried_before_anything_is_touched(
     setting: str,
     url: str,
 ):
-    monkeypatch.setattr(connection, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(connection, "PATIENCE_S", 2)
     monkeypatch.setenv(setting, url)
     ended = ifinu("restore", "--yes")
     assert ended.code == 3, ended.err
