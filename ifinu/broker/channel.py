@@ -45,6 +45,7 @@ WAIT = "ifinu_wait_ms"
 
 _FETCH, _WAIT = "EVALSHA", "BLMOVE"
 _IDLE_S = 1.0  # longest wait; also how late a due message may be noticed by an idle worker
+_ASIDE_S = 1.0  # how long a suspect waits while another one may kill the worker
 _IDLE_SHARED_S = 0.25  # the same while other queues than the one waited on are consumed
 _UNLIMITED_BATCH = 100
 _MOST_CONNECTIONS = 2_000
@@ -335,17 +336,32 @@ class Channel(stock.Channel):
     def _deliver_one(self, one: _Taken) -> None:
         """Hand a message to its consumer. What goes wrong with it ends the message, and not the worker."""
         try:
-            if one.suspect and self.leases.hands_over(one.keys, one.suspect) >= leases.DEATHS:
-                self.bury(one.tag, reason="poison", error=f"{leases.DEATHS} workers died of it in a row")
+            if one.suspect:
+                self._deliver_suspect(one)
             elif (payload := self._admit(one)) is not None:
                 self.connection._deliver(payload, one.keys.ready)
-            if one.suspect:
-                self.leases.handed_over(one.keys, one.suspect)
         except (redis.RedisError, OSError):
             raise
         except Exception as exc:
             log.exception("ifinu.message.undeliverable")
             self.bury(one.tag, reason="undeliverable", error=type(exc).__name__)
+
+    def _deliver_suspect(self, one: _Taken) -> None:
+        """As `_deliver_one`; while another suspect may kill this worker, one that was at hand at a death waits."""
+        exclusive = self.leases.deaths(one.keys, one.suspect) > 0
+        if exclusive and not leases.one_suspect.acquire(blocking=False):
+            if not self.leases.delay(one.tag, self.leases.clock.now() + timedelta(seconds=_ASIDE_S)):
+                self.leases.give_back((one.tag,))
+            return
+        try:
+            if self.leases.hands_over(one.keys, one.suspect) >= leases.DEATHS:
+                self.bury(one.tag, reason="poison", error=f"{leases.DEATHS} workers died of it in a row")
+            elif (payload := self._admit(one)) is not None:
+                self.connection._deliver(payload, one.keys.ready)
+            self.leases.handed_over(one.keys, one.suspect)
+        finally:
+            if exclusive:
+                leases.one_suspect.release()
 
     def _return_fetched(self) -> None:
         """Nobody will read the answer to a command that is under way: undo what it may bring."""

@@ -33,6 +33,10 @@ log = structlog.get_logger(__name__)
 
 DEATHS = 3  # of workers in a row, while they had a message, that make it a dead letter
 
+# Held while a message is handed over or runs of which a worker died since it is suspect: should this process die, no
+# second one is counted with it.
+one_suspect = threading.Lock()
+
 _SWEEP_MOST = 500
 _SENDERS_TTL_MS = 62 * 86_400_000
 
@@ -270,6 +274,19 @@ class Leases:
         if waits:
             self._let_go(tag)
         return bool(waits)
+
+    def deaths(self, keys: Keys, suspect: str) -> int:
+        """
+        How many workers died while they handed a message over or ran it, since it is suspect.
+
+        Args:
+            keys: Its queue's.
+            suspect: Its digest, as `fetch.lua` gave it.
+
+        Raises:
+            redis.RedisError: As the server answers, or because it does not.
+        """
+        return sum(int(count or 0) for count in self._client.hmget(keys.suspects, suspect, f"{suspect}:handed"))
 
     def hands_over(self, keys: Keys, suspect: str) -> int:
         """

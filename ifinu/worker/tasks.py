@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
@@ -20,7 +19,7 @@ from ifinu import producer, tracing, wire
 from ifinu.broker import intake
 from ifinu.broker.channel import POSTPONES, WAIT
 from ifinu.broker.claims import Asker
-from ifinu.broker.leases import DEATHS, Settled
+from ifinu.broker.leases import DEATHS, Settled, one_suspect
 from ifinu.delivery import Failed, Wait
 from ifinu.errors import BrokerUnavailable, InvalidNotification, MaybeSent, NotSent, Poison, SendError
 from ifinu.gateway.instances import Trouble
@@ -168,7 +167,7 @@ class NotificationTask(Task):
         headers = self.request.headers or {}
         suspect, claims = headers[intake.SUSPECT], app.delivery.claims
         queue = headers[intake.QUEUE]
-        with _one_suspect if claims.started(queue, suspect) else contextlib.nullcontext():
+        with one_suspect if claims.started(queue, suspect) else contextlib.nullcontext():
             try:
                 if claims.starts(queue, suspect) >= DEATHS:
                     raise Poison("", f"{DEATHS} workers died of it in a row")
@@ -247,7 +246,6 @@ def _due(countdown: float | None, eta: datetime | None) -> datetime:
 
 # They become dead letters, with a line that says so; a traceback says nothing more.
 _EXPECTED = (InvalidNotification, SendError)
-_one_suspect = threading.Lock()
 _NOTHING = contextlib.nullcontext()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ import redis
 from holders import KEYS, Account, Consumer, wire, wires
 from processes import wait_until
 
-from ifinu.broker import LOW, NORMAL, URGENT
+from ifinu.broker import LOW, NORMAL, URGENT, leases
 from ifinu.broker.intake import TASK
 
 
@@ -145,6 +146,29 @@ def test_a_message_at_hand_when_a_connection_is_lost_is_no_poison_once_it_was_ha
     consumer.drain(lambda: consumer.messages)
     assert list(account.queue.client.hvals(KEYS.suspects)) == [b"0"]
     account.balance(in_flight=1)
+
+
+def test_a_message_that_was_at_hand_at_every_death_waits_while_another_suspect_may_kill(
+    account: Account, connection: kombu.Connection
+):
+    """
+    The message that kills runs in the pool, and so fast that the loop hands the same other one over each time.
+    """
+    account.push(*wires(3))
+    digests = [hashlib.sha1(message).hexdigest() for message in wires(3)]
+    suspects = {f"{digests[1]}:handed": leases.DEATHS - 1, digests[1]: 0, digests[2]: 0}
+    account.queue.client.hset(KEYS.suspects, mapping=suspects)
+    consumer = Consumer(connection)
+    with leases.one_suspect:
+        consumer.drain(lambda: len(consumer.messages) == 2)
+        assert consumer.ids() == ["id-0", "id-2"]
+        account.balance(in_flight=2, delayed=1)
+        assert account.queue.client.hget(KEYS.suspects, f"{digests[1]}:handed") == b"%d" % (leases.DEATHS - 1)
+    account.queue.client.hset(KEYS.suspects, f"{digests[1]}:handed", 1)
+    consumer.drain(lambda: len(consumer.messages) == 3)
+    assert not account.queue.client.hexists(KEYS.suspects, f"{digests[1]}:handed")
+    assert not leases.one_suspect.locked()
+    account.balance(in_flight=3)
 
 
 def test_what_a_consumer_had_not_acknowledged_goes_back_in_order_when_it_closes(
