@@ -10,9 +10,15 @@ from __future__ import annotations
 import json
 import re
 
-# Every C0 and C1 control, marks of direction and other invisible ones, line separators, surrogates.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
-_UNSEEN_BUT_LINES = re.compile(_UNSEEN.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
+# Parts of a character class, in a spelling that Python's and Rust's patterns both read.
+CONTROLS = r"\x00-\x1f\x7f-\x9f"  # C0 and C1
+_OTHERS = (
+    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # directions, other invisible ones, line separators
+)
+SURROGATES = r"\ud800-\udfff"
+
+_UNSEEN = re.compile(f"[{CONTROLS}{_OTHERS}{SURROGATES}]")
+_UNSEEN_BUT_LINES = re.compile(rf"(?!\n){_UNSEEN.pattern}")
 
 
 def visible(text: str, *, lines: bool = False) -> str:

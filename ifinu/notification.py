@@ -30,6 +30,7 @@ from pydantic_core import PydanticCustomError
 from ifinu import damage, payment_codes
 from ifinu import phone as _phone
 
+from ifinu.escapes import CONTROLS
 if TYPE_CHECKING:
     from pydantic._internal._repr import ReprArgs  # what `__repr_args__` returns; it has no public name
 
@@ -54,8 +55,7 @@ class Priority(enum.StrEnum):
 MISSING_FOR_KIND = "missing_for_kind"  # type of the error that names, in `ctx["fields"]`, what the text lacks
 
 _LONGEST_ID = 200
-_CONTROLS = r"\x00-\x1f\x7f-\x9f"
-_UNSENDABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_UNSENDABLE = re.compile(rf"(?![\t\n])[{CONTROLS}]")
 _LINE_ENDS = re.compile(r"\r\n?")
 _ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
@@ -72,19 +72,19 @@ def _sendable(value: object) -> object:
 # The last validator is the first to run: it sees what was given.
 _Id = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=_LONGEST_ID, pattern=rf"^[^{_CONTROLS}]+$"),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=_LONGEST_ID, pattern=rf"^[^{CONTROLS}]+$"),
     BeforeValidator(damage.checking(damage.refuse_in_code)),
 ]
 _Line = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=500, pattern=rf"^[^{_CONTROLS}]+$"),
+    StringConstraints(min_length=1, max_length=500, pattern=rf"^[^{CONTROLS}]+$"),
     BeforeValidator(_one_line),
 ]
 _Name = Annotated[_Line, BeforeValidator(damage.checking(damage.refuse_in_name))]
 _Description = Annotated[_Line, BeforeValidator(damage.checking(damage.refuse_in_line))]
 _Pix = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=512, pattern=rf"^[^{_CONTROLS}]+$"),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=512, pattern=rf"^[^{CONTROLS}]+$"),
     AfterValidator(payment_codes.pix_code),
     BeforeValidator(damage.checking(damage.refuse_in_code)),
 ]
@@ -97,7 +97,7 @@ _Text = Annotated[
 ]
 _Url = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, max_length=2048, pattern=rf"^[hH][tT][tT][pP][sS]?://[^\s{_CONTROLS}]+$"),
+    StringConstraints(strip_whitespace=True, max_length=2048, pattern=rf"^[hH][tT][tT][pP][sS]?://[^\s{CONTROLS}]+$"),
     BeforeValidator(damage.checking(damage.refuse_in_link)),
 ]
 

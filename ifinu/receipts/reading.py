@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeGuard
 
 from ifinu import phone as phones
+from ifinu.escapes import CONTROLS, SURROGATES
 from ifinu.ledger.states import State
 
 
@@ -110,7 +111,7 @@ _META: Final = {  # of the BUSINESS channel
     "FAILED": State.FAILED,
 }
 _META_ID = "wamid"  # how the ids of the BUSINESS channel begin
-_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,200}")
+_NAME = re.compile(rf"[^{CONTROLS}{SURROGATES}]{{1,200}}")
 _KEY_ID = re.compile(r"[\x21-\x7e]{1,200}")
 _STATES = frozenset({"open", "connecting", "close", "refused"})
 _PERSON = "@s.whatsapp.net"
