@@ -36,12 +36,10 @@ _NOT_THE_END = (
     SystemExit, KeyboardInterrupt, MemoryError,
 )  # fmt: skip
 
-FIRST_TRY = intake.FIRST_TRY
-
 
 def first_try_at(headers: dict[str, Any] | None, now: datetime) -> datetime:
     """When a message was first tried: now, unless a retry says otherwise."""
-    return intake.aware((headers or {}).get(FIRST_TRY)) or now
+    return intake.aware((headers or {}).get(intake.FIRST_TRY)) or now
 
 
 def reason_of(exc: BaseException) -> str:
@@ -176,7 +174,7 @@ class Request(CeleryRequest):
 
     def _first_start(self) -> float | None:
         """When the task started, in epoch seconds; None for a message that was started before."""
-        return None if FIRST_TRY in self.request_dict else self.time_start
+        return None if intake.FIRST_TRY in self.request_dict else self.time_start
 
     def _tell_breaker(self, exc: BaseException | None) -> None:
         """Whether the gateway answered; None stands for a send that worked."""

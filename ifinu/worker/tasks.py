@@ -27,7 +27,7 @@ from ifinu.notification import Notification
 from ifinu.tracing import NO_SPAN, TRACEPARENT, Span, Tracer, Work
 from ifinu.worker.app import app
 from ifinu.worker.outcome import LONGEST, encode
-from ifinu.worker.request import FIRST_TRY, first_try_at, reason_of
+from ifinu.worker.request import first_try_at, reason_of
 from ifinu.worker.retry import backoff_s
 
 log = structlog.get_logger(__name__)
@@ -150,7 +150,9 @@ class NotificationTask(Task):
     def asker(self) -> Asker:
         """The message that this task runs for."""
         headers = self.request.headers or {}
-        return Asker(headers[intake.QUEUE], headers[intake.TAG], headers.get(intake.TOKEN, ""), FIRST_TRY in headers)
+        return Asker(
+            headers[intake.QUEUE], headers[intake.TAG], headers.get(intake.TOKEN, ""), intake.FIRST_TRY in headers
+        )
 
     @contextlib.contextmanager
     def refusing_poison(self) -> Iterator[None]:
@@ -224,7 +226,7 @@ class NotificationTask(Task):
             kept[TRACEPARENT] = parent
         return {
             **kept,
-            FIRST_TRY: first_try_at(mine, outcome.at).isoformat(),
+            intake.FIRST_TRY: first_try_at(mine, outcome.at).isoformat(),
             intake.TOKEN: outcome.token,
             **({} if outcome.trouble is None else {intake.TROUBLE: outcome.trouble}),
             POSTPONES: {

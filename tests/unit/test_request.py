@@ -14,10 +14,11 @@ from kombu.message import Message
 
 from ifinu import errors
 from ifinu.broker.clock import Difference
+from ifinu.broker.intake import FIRST_TRY
 from ifinu.errors import Reason
 from ifinu.settings import load
 from ifinu.worker.app import app
-from ifinu.worker.request import FIRST_TRY, Request, first_try_at, reason_of
+from ifinu.worker.request import Request, first_try_at, reason_of
 from ifinu.worker.tasks import send_notification
 
 THEN = "2026-11-01T10:00:00+00:00"
