@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
+from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Self
@@ -29,8 +30,8 @@ from pydantic_core import PydanticCustomError
 
 from ifinu import damage, payment_codes
 from ifinu import phone as _phone
-
 from ifinu.escapes import CONTROLS
+
 if TYPE_CHECKING:
     from pydantic._internal._repr import ReprArgs  # what `__repr_args__` returns; it has no public name
 
@@ -67,6 +68,10 @@ def _one_line(value: object) -> object:
 def _sendable(value: object) -> object:
     # The gateway sends a text with U+0000, then fails to store it and answers with an error for what it sent.
     return _UNSENDABLE.sub("", _LINE_ENDS.sub("\n", value)).strip() if isinstance(value, str) else value
+
+
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
 # The last validator is the first to run: it sees what was given.
@@ -123,8 +128,8 @@ class Notification(BaseModel):
     One message to one person about one charge.
 
     Of a text, control characters are dropped; in every other field they are refused, except that a name or a
-    description may come on several lines, which are joined. Its `repr` ends up in logs, so it masks the phone
-    and leaves the rest out.
+    description may come on several lines, which are joined. An optional field given as "" or as
+    blanks is absent. Its `repr` ends up in logs, so it masks the phone and leaves the rest out.
 
     Attributes:
         id: The idempotency key, chosen by the producer, e.g. `inv-42:lembrete`. Two messages with one id are
@@ -170,6 +175,14 @@ class Notification(BaseModel):
     priority: Priority = Priority.NORMAL
     text: _Text | None = None
     without_reference: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_absent(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in given.items() if not (name in optional and _is_blank(value))}
 
     @field_validator("phone", mode="before")
     @classmethod

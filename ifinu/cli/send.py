@@ -32,7 +32,9 @@ def send(
     valid_until: Annotated[
         str | None, typer.Option(metavar="TIME", help="ISO time after which it is not sent.")
     ] = None,
-    priority: Annotated[Priority, typer.Option(help="Which queue it waits in.")] = Priority.NORMAL,
+    priority: Annotated[
+        str | None, typer.Option(metavar=f"[{'|'.join(Priority)}]", help="Which queue it waits in; by default normal.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="Free text in place of the kind's.")] = None,
     wait: Annotated[
         timedelta | None,
