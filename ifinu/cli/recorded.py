@@ -89,6 +89,7 @@ def look(engine: Engine, by: By, length: timedelta) -> dict[str, Any]:
     try:
         found = queries.counts(engine, by, since)
         unconfirmed = queries.unconfirmed(engine, since)
+        duplicates = queries.duplicates(engine, since)
         there = queries.position(engine)
         gaps = queries.found_gaps(engine, now - _FOR_A_LONG_TIME)
     except LedgerUnavailable as exc:
@@ -99,6 +100,7 @@ def look(engine: Engine, by: By, length: timedelta) -> dict[str, Any]:
         "total": found.total,
         "counts": [dataclasses.asdict(count) for count in found.rows],
         "unconfirmed": [{"instance": name, "total": total} for name, total in unconfirmed.items()],
+        "duplicates": dataclasses.asdict(duplicates),
         "recorded_at": there and _written(there.updated_at),
         "gaps": [
             {"found_at": _written(gap.found_at), "after": gap.after and _written(gap.after), "cause": gap.cause}
@@ -121,6 +123,12 @@ def picture(ledger: dict[str, Any], unknown: int) -> list[RenderableType]:
         parts.append(
             f"[yellow]events were lost before they were recorded, last noticed {_clock(gaps[0]['found_at'])}[/]"
         )
+    if (dropped := ledger.get("duplicates")) and dropped["messages"]:
+        ids = "1 id" if dropped["ids"] == 1 else f"{dropped['ids']:,} ids"
+        parts.append(
+            f"duplicates: {dropped['messages']:,} messages were dropped in the last {_over(ledger)}, since their id "
+            f"had been there before ({ids})"
+        )
     for one in ledger.get("unconfirmed", ()):
         name = terminal.plain(one["instance"] or "(none)")
         parts.append(
@@ -135,7 +143,7 @@ def picture(ledger: dict[str, Any], unknown: int) -> list[RenderableType]:
 def _counts(ledger: dict[str, Any]) -> list[RenderableType]:
     from ifinu.ledger.states import State
 
-    over = span(datetime.now(UTC) - datetime.fromisoformat(ledger["since"]))
+    over = _over(ledger)
     if not ledger["total"]:
         return [f"ledger: nothing in the last {over}"]
     by = ledger["by"]
@@ -149,6 +157,10 @@ def _counts(ledger: dict[str, Any]) -> list[RenderableType]:
     shown = sum(row["total"] for row in rows)
     left = [f"and {ledger['total'] - shown:,} of others"] if shown < ledger["total"] else []
     return [f"ledger: {ledger['total']:,} notifications in the last {over}", table, *left]
+
+
+def _over(ledger: dict[str, Any]) -> str:
+    return span(datetime.now(UTC) - datetime.fromisoformat(ledger["since"]))
 
 
 def _clock(iso: str, form: str = "%d/%m/%Y %H:%M") -> str:

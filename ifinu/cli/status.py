@@ -247,7 +247,7 @@ def _workers(found: dict[str, Any]) -> Iterator[RenderableType]:
     if not snapshots:
         yield f"workers: [yellow]{'none answered' if snapshots is not None else 'could not be asked'}[/]"
         return
-    figures = ("limit/s", "busy", "waiting", "sent", "dead", "up")
+    figures = ("limit/s", "busy", "waiting", "sent", "duplicate", "dead", "up")
     table = terminal.columns("worker", *figures, "breaker", right=figures, whole=("worker",))
     for one in snapshots:
         name = terminal.plain(one["name"])
@@ -261,11 +261,12 @@ def _workers(found: dict[str, Any]) -> Iterator[RenderableType]:
             f"{one['busy']}/{one['slots']}",
             f"{one['waiting']:,}",
             f"{ended.get('sent', 0):,}",
+            f"{ended.get('duplicate', 0):,}",
             f"{ended.get('dead', 0):,}",
             span(one["up_s"]),
             "[bold yellow]open: the gateway is away[/]" if one["breaker_open"] else "closed",
         )
-    yield "workers (sent and dead since each of them started):"
+    yield "workers (sent, duplicate and dead since each of them started):"
     yield table
     if found["held"]:
         names = ", ".join(map(terminal.plain, found["held"][:_REASONS]))

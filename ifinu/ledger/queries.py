@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, or_, select
 
+from ifinu.broker.events import Name
 from ifinu.ledger.schema import events, gaps, notifications, recorder
 from ifinu.ledger.states import State
 from ifinu.window import BRASILIA
@@ -289,6 +290,25 @@ def unconfirmed(engine: Engine, since: datetime, limit: int = _MOST_ROWS) -> dic
     )
     with engine.connect() as connection:
         return {name: count for name, count in connection.execute(query)}  # noqa: C416 - rows are no tuples to mypy
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """How many messages were dropped since their id had been there before, and how many ids they carried."""
+
+    messages: int
+    ids: int
+
+
+def duplicates(engine: Engine, since: datetime) -> Duplicates:
+    """Count what was dropped as a duplicate; a second message that is a dead letter (`reason`) was not."""
+    query = select(func.count(), func.count(events.c.notification_id.distinct())).where(
+        events.c.ms >= round(since.timestamp() * 1000),  # of the primary key
+        events.c.name == Name.DUPLICATE,
+        events.c.data["reason"].as_string().is_(None),
+    )
+    with engine.connect() as connection:
+        return Duplicates(*connection.execute(query).one())
 
 
 def position(engine: Engine) -> Position | None:

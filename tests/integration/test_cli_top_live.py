@@ -367,7 +367,17 @@ def test_status_tells_how_each_worker_is_and_what_is_held(ifinu, fleet, queue, s
     for name in found["workers"]:
         cells = rows(told)[name]
         assert (cells[0], cells[1].partition("/")[2]) == ("50", "10")
-    assert rows(told)["worker"] == ["limit/s", "busy", "waiting", "sent", "dead", "up", "breaker"]
+    assert rows(told)["worker"] == ["limit/s", "busy", "waiting", "sent", "duplicate", "dead", "up", "breaker"]
+
+
+def test_status_counts_duplicates_by_worker_also_without_a_ledger(ifinu, fleet, queue, simulator):
+    queue.push(*[raw(1)] * 100)
+    fleet.start(IFINU_RATE_LIMIT="200/s").ready()
+    wait_until(queue.idle, 60, queue.counts)
+    found = ifinu("status", "--json").json
+    assert "error" in found["ledger"]
+    assert found["snapshots"][0]["ended"] == {"sent": 1, "duplicate": 99}
+    assert rows(ifinu("status").out)["w0@test"][3:5] == ["1", "99"]
 
 
 def test_status_tells_the_breaker(ifinu, fleet, queue, simulator):
