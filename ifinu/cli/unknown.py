@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import redis
 import typer
 
 from ifinu import producer, settings
+from ifinu.broker import clock as clocks
 from ifinu.broker.unknown import Decision, Doubt, Place, Resolved, Unknowns
 from ifinu.cli import connection, terminal
 from ifinu.cli.durations import span
+from ifinu.cli.sentences import clock
 from ifinu.errors import ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, help="The notifications that may have been sent, and nobody knows.")
@@ -30,16 +33,26 @@ def list_(as_json: terminal.Json = False) -> None:
     ifinu unknown list
     ifinu unknown list --json | jq -r '.unknown[] | select(.place == "held").id'
     """
+    chosen = settings.load()
     with connection.broker() as client:
-        doubts = Unknowns(client, settings.load().claim_ttl_s).all()
+        doubts = Unknowns(client, chosen.claim_ttl_s).all()
+        now = clocks.now(client)
+    overdue = [doubt for doubt in doubts if _is_overdue(doubt, now)]
+    is_a_worker_there = _is_a_worker_there(chosen) if overdue else None
     if as_json:
-        terminal.print_json({"total": len(doubts), "unknown": [_as_json(doubt) for doubt in doubts]})
+        terminal.print_json(
+            {
+                "total": len(doubts),
+                "overdue": len(overdue),
+                "worker_answers": is_a_worker_there,
+                "unknown": [_as_json(doubt) for doubt in doubts],
+            }
+        )
         return
     out = terminal.results()
     if not doubts:
         out.print("Nothing is in doubt.")
         return
-    now = datetime.now(UTC)
     table = terminal.columns("id", "kind", "instance", "for", "sent again", "", right=("for",))
     for doubt in doubts:
         length = "–" if doubt.since is None else span(now - doubt.since)
@@ -48,6 +61,11 @@ def list_(as_json: terminal.Json = False) -> None:
     out.print(table)
     undecided = sum(doubt.place in (Place.HELD, Place.GONE) for doubt in doubts)
     out.print(f"{len(doubts):,} in doubt, {undecided:,} of them wait for a person", style="dim")
+    if is_a_worker_there is False:
+        out.print(
+            f"[yellow]No worker answers, so that {len(overdue):,} are not looked up: start one, `ifinu worker`.[/]",
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -111,7 +129,9 @@ def _what(doubt: Doubt, now: datetime) -> str:
         return "is being sent once more" + off
     match doubt.place:
         case Place.DELAYED:
-            return f"is looked up {_when(doubt, now)}{off}"
+            if doubt.due is not None and doubt.due > now:
+                return f"is looked up in {span(doubt.due - now)}{off}"
+            return f"is to be looked up, due since {clock(doubt.due)}{off}"
         case Place.READY:
             return f"is on {doubt.queue}, to be looked up{off}"
         case Place.IN_FLIGHT:
@@ -122,9 +142,20 @@ def _what(doubt: Doubt, now: datetime) -> str:
             return f"its message was purged{off}"
 
 
-def _when(doubt: Doubt, now: datetime) -> str:
-    wait = None if doubt.due is None else doubt.due - now
-    return f"in {span(wait)}" if wait and wait.total_seconds() > 0 else "at once"
+def _is_overdue(doubt: Doubt, now: datetime) -> bool:
+    """Whether a worker should have its message by now, or is about to take it."""
+    return doubt.place is Place.READY or (doubt.place is Place.DELAYED and (doubt.due is None or doubt.due <= now))
+
+
+def _is_a_worker_there(chosen: settings.Settings) -> bool | None:
+    """None where it cannot be asked."""
+    from ifinu.cli.top.asking import AWAY, Workers
+
+    with Workers(chosen.redis_url.get_secret_value()) as workers:
+        try:
+            return bool(workers.ask())
+        except (redis.RedisError, *AWAY):
+            return None
 
 
 def _told(doubt: Doubt, decision: Decision) -> str:
@@ -138,8 +169,8 @@ def _told(doubt: Doubt, decision: Decision) -> str:
             return "is on its queue again, and is sent when it is its turn"
         case Place.GONE:
             return "may be sent; its message was purged, so give it again"
-        case Place.DELAYED:
-            return f"is sent {_when(doubt, datetime.now(UTC))}"
+        case Place.DELAYED if doubt.due is not None and doubt.due > datetime.now(UTC):
+            return f"is sent in {span(doubt.due - datetime.now(UTC))}"
     return "is sent when it is its turn"
 
 

@@ -112,11 +112,27 @@ def test_nothing_is_resolved_that_was_not_said_clearly(queue: Queue, ifinu: Shel
     assert queue.client.zcard(UNKNOWN) == 1
 
 
-def test_a_purge_says_how_many_it_leaves_in_doubt(fleet: Fleet, queue: Queue, ifinu: Shell):
+def test_a_look_up_that_is_overdue_or_purged_is_said_to_be(fleet: Fleet, queue: Queue, ifinu: Shell):
     queue.push(raw(1, telefone=NOT_SENT))
     worker = fleet.start(IFINU_UNKNOWN_GRACE_S="60").ready()
     wait_until(lambda: queue.counts()["delayed"] == 1, seen=queue.counts)
+    assert "is looked up in " in ifinu("unknown", "list").out
+    assert ifinu("unknown", "list", "--json").json["worker_answers"] is None  # nothing is overdue
+    ((message, due_ms),) = queue.client.zrange(queue.keys.delayed, 0, 0, withscores=True)
+    assert ifinu("queue", "pause").code == 0
+    queue.client.zadd(queue.keys.delayed, {message: due_ms - 3_600_000})
+    wait_until(lambda: "is on ifinu:fila:whatsapp, to be looked up" in ifinu("unknown", "list").out)
+    found = ifinu("unknown", "list", "--json").json
+    assert (found["overdue"], found["worker_answers"]) == (1, True)
     worker.kill()
+    assert ifinu("queue", "resume").code == 0
+    queue.client.delete(queue.keys.ready)
+    queue.client.zadd(queue.keys.delayed, {message: due_ms - 3_600_000})
+    told = ifinu("unknown", "list").out
+    assert "is to be looked up, due since " in told
+    assert told.endswith("No worker answers, so that 1 are not looked up: start one, `ifinu worker`.\n")
+    found = ifinu("unknown", "list", "--json").json
+    assert (found["overdue"], found["worker_answers"]) == (1, False)
     ended = ifinu("queue", "purge", "--delayed", "--yes")
     assert ended.out == f"{queue.keys.ready}: 1 deleted\n"
     assert ended.err == "1 of them may have been sent, and are looked up no more; see `ifinu unknown list`\n"
