@@ -7,7 +7,8 @@ not. The ledger was told both, so:
     sent, server_ack, … read, failed     its claim is `sent`: its message is dropped as a duplicate
     expired, suppressed, cancelled       its claim says so: likewise
     dead, its letter deleted             it is `cancelled`: a person did not want it
-    dead, retrying, deferred, queued     nothing was sent: what waits is tried again
+    dead, retrying, deferred, queued,    nothing was sent: what waits is tried again; so is what was purged
+    purged                               from its queue: its id was free, and may have been wanted again
     unknown                              its claim is `unknown`: it is looked up, and not sent before
     opted out, or in again               so it is
 

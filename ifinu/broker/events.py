@@ -19,6 +19,8 @@ Every event of a notification may carry, where they are known: `kind`, `tenant`,
     dead        dead, in the dead letters      reason, error
     replayed    queued
     purged      (unchanged)                    its dead letter was deleted
+    unqueued    purged                         reason: purged; its message was deleted from its queue, and was not sent.
+                                               The state is dead where `first` says that the id was dead before
     duplicate   (unchanged)                    first: state of the first message with this id
     expired     expired                        reason, in words
     suppressed  suppressed                     reason: opt_out
@@ -54,6 +56,7 @@ class Name(enum.StrEnum):
     DEAD = "dead"
     REPLAYED = "replayed"
     PURGED = "purged"
+    UNQUEUED = "unqueued"
     DUPLICATE = "duplicate"
     EXPIRED = "expired"
     SUPPRESSED = "suppressed"

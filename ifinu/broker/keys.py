@@ -3,6 +3,7 @@ The Redis keys of a queue, and the moves between them.
 
     <queue>                LIST   ready; LPUSH adds, the tail is served next; LLEN is the backlog
     <queue>:agendadas      ZSET   delayed: message -> due time in ms
+    <queue>:purga, <queue>:agendadas:purga  what a purge has set aside and is about to delete, as it was
     <queue>:em_voo         HASH   in flight: tag -> the message's bytes, as they were on the list
     <queue>:em_voo:prazos  ZSET   in flight: tag -> when its lease ends, in ms
     <queue>:dlq            LIST   dead letters, newest first; LLEN counts them
@@ -40,6 +41,7 @@ A message is in exactly one of ready, delayed, in flight and dead, and every mov
     exhume     dead -> ready, by replay
     discard    dead -> gone
     resolve    dead -> gone, and the outcome that a person told is recorded
+    purge      ready, delayed -> gone, by a purge that has set them aside; what waited for them in the ids' claims ends
     recall     none: a claim is told what the ledger knows of its id, after a restore
 
 What becomes due joins the list where new messages do, the earliest first. So it is served in the order of its due

@@ -86,6 +86,11 @@ def sentence(
         case "deferred":
             later = _due(now, ", not before", ": it is due since")
             return f"It waits{_why(now)}, and is sent later{later}. No try was counted."
+        case "unknown" if letter is None and now and now.reason == "purged":
+            return (
+                "It may have been sent, and its message was deleted from its queue: it is not looked up. A person "
+                f"decides: look at the phone, then `ifinu unknown resolve {shlex.quote(notification_id)}`."
+            )
         case "unknown" if letter is None:
             asked = _due(now, " at", ", as it was to be at")
             return f"It may have been sent: no answer came{_why(now)}. The gateway is asked for it{asked}."
@@ -100,6 +105,11 @@ def sentence(
             return "It was not sent and will not be: the person wants no messages (`ifinu optout list`)."
         case "cancelled":
             return "It was not sent and will not be: it was called off."
+        case "purged":
+            return (
+                "It was not sent: its message was deleted from its queue. Its id is free, and a message that is pushed "
+                "with it since is sent when it is its turn."
+            )
         case "dead" if letter is not None:
             id_ = shlex.quote(notification_id)
             return (

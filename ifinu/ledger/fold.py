@@ -35,6 +35,7 @@ _BRINGS = {
     Name.SUPPRESSED: State.SUPPRESSED,
     Name.CANCELLED: State.CANCELLED,
     Name.UNCANCELLED: State.QUEUED,
+    Name.UNQUEUED: State.PURGED,
 }
 # What a claim calls it -> what the ledger does.
 _CLAIMED = {"sending": State.UNKNOWN, "waiting": State.RETRYING}
@@ -123,6 +124,8 @@ def _blank(id_: str, at: datetime) -> Row:
 
 
 def _state(entry: Entry) -> tuple[State, int]:
+    if entry.event.name is Name.UNQUEUED and entry.text("first") == State.DEAD:
+        return State.DEAD, rank(State.DEAD)
     if (state := _BRINGS.get(entry.event.name)) is not None:
         return state, rank(state)
     if entry.event.name is Name.PURGED:

@@ -4,7 +4,8 @@ The states of a notification as the ledger knows them, and which of two counts.
     rank   states                                       which of two counts
      0     any                                          what an event implies but does not bring about: the other one
     10     queued, retrying, deferred, unknown,         the later one, so that a replayed dead letter is queued again
-           expired, suppressed, cancelled, dead
+           expired, suppressed, cancelled, dead,
+           purged
     50     sent                                         the higher rank, from here on: what was sent stays sent, and
     55     failed                                       receipts come twice and in any order
     60     server_ack
@@ -31,6 +32,7 @@ class State(enum.StrEnum):
     SUPPRESSED = "suppressed"  # the person wants no messages
     CANCELLED = "cancelled"  # e.g. the charge was paid
     DEAD = "dead"  # in the dead letters
+    PURGED = "purged"  # its message was deleted from its queue; one that is pushed anew may be sent
     SENT = "sent"  # the gateway took it
     FAILED = "failed"  # WhatsApp said that it could not
     SERVER_ACK = "server_ack"  # WhatsApp took it

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import ledger_rows as rows
 import pytest
 from command_line import Shell
+from integration.ledger.recording import record
 
 from ifinu import phone
 from ifinu.broker import NORMAL, Keys, dead_letters
@@ -146,6 +147,49 @@ def test_show_needs_no_redis_for_what_is_in_the_ledger(ifinu, there, monkeypatch
     assert "Without Redis" in ended.err
 
 
+@pytest.mark.parametrize("again", ["retrying", "sent"])
+def test_show_says_that_a_message_was_purged_until_its_id_is_used_again(ifinu, there, client, valkey, again):
+    body = json.dumps({"id": "n1", "tipo_notificacao": "lembrete", "telefone": MARIA})
+    due_ms = round(NOW.timestamp() * 1000) + 10**7
+    Event(Name.DEFERRED, "n1", {"reason": "window", "due_ms": due_ms}).write(client)
+    client.zadd(Keys.of(NORMAL).delayed, {body: due_ms})
+    assert ifinu("queue", "purge", "--delayed", "--yes").code == 0
+    record(client, valkey.url, there)
+    found = ifinu("show", "n1", "--json").json
+    assert (found["state"], found["notification"]["due_at"]) == ("purged", None)
+    assert found["told"].startswith("It was not sent: its message was deleted from its queue.")
+    assert ifinu("status", "--json").json["ledger"]["counts"] == [
+        {"key": "purged", "total": 1, "states": {"purged": 1}}
+    ]
+    Event(Name(again), "n1", {"attempts": 1}).write(client)
+    record(client, valkey.url, there)
+    assert ifinu("show", "n1", "--json").json["state"] == again
+
+
+def test_show_says_that_what_may_have_been_sent_is_not_looked_up_after_a_purge(ifinu, there, client, valkey):
+    due_ms = round(NOW.timestamp() * 1000) + 10**7
+    client.hset(claim_key("n1"), mapping={"state": "unknown", "tag": "t", "in_flight": "f", "since": "1"})
+    Event(Name.UNKNOWN, "n1", {"reason": "timeout", "due_ms": due_ms}).write(client)
+    client.zadd(Keys.of(NORMAL).delayed, {json.dumps({"id": "n1"}): due_ms})
+    assert ifinu("queue", "purge", "--delayed", "--yes", "--json").json["in_doubt"] == 1
+    record(client, valkey.url, there)
+    found = ifinu("show", "n1", "--json").json
+    assert (found["state"], found["notification"]["due_at"]) == ("unknown", None)
+    assert "it is not looked up. A person decides" in found["told"]
+
+
+@pytest.mark.parametrize("reason", ["invalid", "gateway_error"])
+def test_show_says_that_a_dead_letter_was_purged(ifinu, there, client, valkey, reason):
+    Event(Name.DEAD, "n1", {"reason": reason}).write(client)
+    bury(client, "n1", {"id": "n1"}, reason)
+    assert ifinu("dlq", "purge", "--id", "n1", "--yes").code == 0
+    record(client, valkey.url, there)
+    ended = ifinu("show", "n1")
+    assert ended.out.splitlines()[:2] == [
+        "n1  dead", f"It was not sent and will not be ({reason}). Its dead letter was deleted.",
+    ]  # fmt: skip
+
+
 # -- status
 
 
@@ -182,6 +226,19 @@ def test_status_counts(ifinu, there, client):
         ["(none)", "1", "0", "1", "0"],
     ]
     assert "unconfirmed: 1 sent from instance ifinu got no receipt in time" in told
+
+
+def test_status_counts_what_was_dropped_as_a_duplicate(ifinu, there):
+    assert ifinu("status", "--json").json["ledger"]["duplicates"] == {"messages": 0, "ids": 0}
+    assert "duplicates" not in ifinu("status").out
+    for number in range(9):
+        rows.event(there, f"n{number % 2}", "duplicate", NOW, seq=number, first="sent", attempts=0)
+    rows.event(there, "n0", "duplicate", NOW, seq=9, reason="id_reused", error="says something else")  # a dead letter
+    rows.event(there, "n0", "duplicate", NOW - timedelta(days=2), first="sent")
+    assert ifinu("status", "--json").json["ledger"]["duplicates"] == {"messages": 9, "ids": 2}
+    told = "duplicates: {} messages were dropped in the last {}, since their id had been there before (2 ids)"
+    assert told.format(9, "1 d 0 h") in ifinu("status").out
+    assert told.format(10, "3 d 0 h") in ifinu("status", "--since", "3d").out
 
 
 @pytest.mark.parametrize("by", ["state", "kind", "tenant", "instance", "hour"])

@@ -100,45 +100,9 @@ def test_pause_and_resume(ifinu, client):
     assert not client.exists(Keys.of(NORMAL).paused)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "left"),
-    [
-        ((), {"ready": 0, "delayed": 1, "low": 1}),
-        (("--delayed",), {"ready": 0, "delayed": 0, "low": 1}),
-        (("-q", "baixa"), {"ready": 2, "delayed": 1, "low": 0}),
-        (("-q", "all", "--delayed"), {"ready": 0, "delayed": 0, "low": 0}),
-    ],
-)
-def test_purge_deletes_what_it_says(ifinu, client, arguments, left):
-    client.lpush(NORMAL, "a", "b")
-    client.zadd(Keys.of(NORMAL).delayed, {"c": 1})
-    client.lpush(LOW, "d")
-    client.lpush(Keys.of(NORMAL).dead, "e")
-    client.hset(Keys.of(NORMAL).in_flight, "t", "f")
-    ended = ifinu("queue", "purge", *arguments, "--yes", "--json")
-    assert ended.code == 0
-    assert sum(ended.json["deleted"].values()) == 4 - sum(left.values())
-    assert {
-        "ready": client.llen(NORMAL),
-        "delayed": client.zcard(Keys.of(NORMAL).delayed),
-        "low": client.llen(LOW),
-    } == left
-    assert (client.llen(Keys.of(NORMAL).dead), client.hlen(Keys.of(NORMAL).in_flight)) == (1, 1)
-
-
 def test_purge_does_nothing_without_a_yes(ifinu, client):
     client.lpush(NORMAL, "a")
     ended = ifinu("queue", "purge")
     assert ended.code == 2
     assert "--yes" in ended.err
     assert client.llen(NORMAL) == 1
-
-
-@pytest.mark.parametrize(("typed", "code", "left"), [(b"whatsapp\n", 0, 0), (b"yes\n", 1, 1)])
-def test_purge_asks_for_the_name_of_the_queue(ifinu, client, monkeypatch, typed, code, left):
-    client.lpush(NORMAL, "a")
-    monkeypatch.setattr("ifinu.cli.terminal.is_there_somebody", lambda: True)
-    ended = ifinu("queue", "purge", stdin=typed)
-    assert ended.code == code
-    assert "1 messages of ifinu:fila:whatsapp will be deleted" in ended.err
-    assert client.llen(NORMAL) == left

@@ -55,6 +55,12 @@ def test_the_state_is_that_of_who_knows_more(of_ledger, of_claim, letter, state)
          "It waits (window), and is sent later, not before 24/11/2096 09:00:05. No try was counted."),
         ("unknown", {"reason": "timeout", "due_at": TO_COME}, None,
          "It may have been sent: no answer came (timeout). The gateway is asked for it at 24/11/2096 09:00:05."),
+        ("unknown", {"reason": "purged"}, None,
+         "It may have been sent, and its message was deleted from its queue: it is not looked up. A person decides: "
+         "look at the phone, then `ifinu unknown resolve n1`."),
+        ("purged", {"reason": "purged"}, None,
+         "It was not sent: its message was deleted from its queue. Its id is free, and a message that is pushed "
+         "with it since is sent when it is its turn."),
         ("retrying", {"reason": "gateway_error", "due_at": AT}, None,
          "A try failed (gateway_error). The next is due since 24/11/2026 09:00:05."),
         ("deferred", {"reason": "window", "due_at": AT}, None,

@@ -38,6 +38,10 @@ def _at(second: int) -> datetime:
         (["dead", "replayed", "dead"], "dead", "dead", 2),
         (["dead", "purged"], "dead", "dead", 0),
         (["purged"], "dead", "purged", 0),
+        (["retrying", "unqueued"], "purged", "unqueued", 1),
+        (["deferred", "unqueued", "retrying"], "retrying", "retrying", 2),
+        (["deferred", "unqueued", "sent"], "sent", "sent", 2),
+        (["sent", "unqueued"], "sent", "sent", 0),
         (["unknown", "resending"], "unknown", "resending", 1),
         (["unknown", "held"], "unknown", "held", 1),
         (["expired"], "expired", "expired", 0),
@@ -59,6 +63,11 @@ def test_the_state_is_that_of_the_event_that_counts_in_whatever_order_they_come(
     for order in itertools.permutations(entries):
         row = fold(order).notifications["n"]
         assert (row["state"], row["reason"], row["state_seq"]) == (state, reason, set_by)
+
+
+def test_an_id_that_was_dead_before_its_message_was_purged_is_dead():
+    told = (("dead", {}), ("deferred", {}), ("unqueued", {"first": "dead", "reason": "purged"}))
+    assert fold(_entries(*told)).notifications["n"]["state"] == "dead"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from command_line import Shell
 from integration.ledger.recording import record
 from processes import Fleet, Queue, Simulated, fleet_of, numbered, raw, stopping, wait_until
 
+from ifinu.backup.recalling import recall
 from ifinu.broker import QUEUES, Keys
+from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import UNKNOWN, claim_key
 from ifinu.broker.optouts import ALL, OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
@@ -252,3 +255,23 @@ def test_what_ended_before_the_backup_is_left_to_its_claim(
     assert (ended.code, ended.json["queue"]["settled"]) == (0, 0), ended.err
     send_the_rest(ifinu, fresh, target.url, simulator, tmp_path / "after")
     assert simulator.total() == 2
+
+
+def test_an_id_that_was_purged_since_the_backup_is_not_blocked_by_the_restore(
+    ifinu: Shell, queue: Queue, valkey: Valkey, ledger_url: str
+):
+    """
+    Its message is back, and is purged again by who wants it gone; `cancelled` would refuse it for months.
+    """
+    client, since = queue.client, datetime.now(UTC)
+    message = raw("purged", telefone="77 99861-6740")
+    Event(Name.RETRYING, "test_purged", {"attempts": 1}).write(client)
+    queue.push(message)
+    assert ifinu("queue", "purge", "--yes").code == 0
+    record_all(valkey.url, ledger_url)
+    queue.push(message)  # as it was in the backup
+    ledger = connect(ledger_url)
+    recalled = recall(client, ledger, since, claim_ttl_s=60, resend=False)
+    ledger.dispose()
+    assert (dict(recalled.told), recalled.waiting, recalled.settled, recalled.in_doubt) == ({}, 1, 0, 0)
+    assert client.exists(claim_key("test_purged")) == 0

@@ -14,6 +14,7 @@ from processes import wait_until
 
 from ifinu.broker import LOW, NORMAL, URGENT, leases
 from ifinu.broker.intake import TASK
+from ifinu.broker.keys import EVENTS
 
 
 def test_a_consumer_gets_raw_json_as_calls_in_order_and_holds_it_until_it_acknowledges(
@@ -282,6 +283,7 @@ def test_the_length_of_a_queue_is_its_backlog_and_a_purge_empties_it(account: Ac
     message = queue.get()
     assert queue.queue_declare(passive=True).message_count == 6
     assert queue.purge() == 6
+    assert [entry[b"event"] for _, entry in account.queue.client.xrange(EVENTS)] == [b"unqueued"] * 6
     account.acked = 6
     account.balance(in_flight=1)
     message.ack()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 import redis
@@ -423,24 +423,148 @@ def test_nothing_is_withdrawn_where_nothing_was_called_off(bench: Bench, reach: 
 # -- purging
 
 
+def retried_twice(bench: Bench) -> None:
+    waiting(bench)
+    tag = bench.come_due()
+    assert bench.verdict(tag, bench.token) is Verdict.GO
+    bench.postpone(tag, "waiting")
+
+
+def sent_again_and_waiting(bench: Bench) -> None:
+    """Its second send failed for sure; of its first nothing is known."""
+    in_flight(bench)
+    (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
+    asker = Asker(NORMAL, tag.decode(), bench.token)
+    assert bench.claims.resend(asker, Event(Name.RESENDING, ID), tenant=None, pseudonym="p") is Resend.GO
+    bench.postpone(tag.decode(), "waiting")
+
+
+def orphaned(bench: Bench) -> None:
+    """Its worker died while it sent it."""
+    tag = bench.take()
+    bench.verdict(tag)
+    bench.die(tag)
+
+
+def second_of_sent(bench: Bench) -> None:
+    sent(bench)
+    bench.queue.push(RAW)
+
+
+def second_of_waiting(bench: Bench) -> None:
+    waiting(bench)
+    bench.client.rename(Keys.of(NORMAL).delayed, "elsewhere")
+    bench.queue.push(RAW)
+
+
+def second_of_sending(bench: Bench) -> None:
+    sending(bench)
+    bench.queue.push(RAW)
+
+
+def second_of_dead(bench: Bench) -> None:
+    dead(bench)
+    bench.queue.push(RAW)
+
+
+def put_off_after_death(bench: Bench) -> None:
+    """Another message with the id of a dead letter waits for its window, and has claimed nothing."""
+    dead(bench)
+    payload = json.loads(bench.look_up())
+    payload["headers"][intake.TOKEN] = "another"
+    bench.client.zadd(Keys.of(NORMAL).delayed, {json.dumps(payload): 1})
+
+
+def called_off(bench: Bench) -> None:
+    waiting(bench)
+    bench.claims.cancel(ID)
+
+
+def replayed_though_called_off(bench: Bench) -> None:
+    dead(bench)
+    bench.claims.cancel(ID)
+    letters = DeadLetters(bench.client, NORMAL)
+    assert letters.clear(Filter(), datetime.now(UTC), letters.replay) == 1
+
+
 @pytest.mark.parametrize(
-    ("reach", "purged", "state", "in_doubt"),
+    ("reach", "events", "state", "in_doubt"),
     [
-        (delayed, (1, 1), "unknown", [b"n1"]),
-        (waiting, (1, 0), None, []),
+        (lambda bench: bench.queue.push(RAW), ["unqueued"], None, 0),
+        (lambda bench: bench.queue.push(*[RAW] * 75), ["unqueued", "unqueued"], None, 0),  # one of each page
+        (waiting, ["unqueued"], None, 0),
+        (retried_twice, ["unqueued"], None, 0),
+        (delayed, ["unknown"], "unknown", 1),
+        (ready, ["unknown"], "unknown", 1),
+        (orphaned, ["unknown"], "unknown", 1),
+        (sent_again_and_waiting, ["unknown"], "unknown", 1),
+        (second_of_sent, [], "sent", 0),
+        (second_of_waiting, [], "waiting", 0),
+        (second_of_sending, [], "sending", 0),
+        (second_of_dead, [], "dead", 0),
+        (put_off_after_death, ["unqueued"], "dead", 0),
+        (called_off, ["cancelled"], "cancelled", 0),
+        (replayed_though_called_off, ["cancelled"], "dead", 0),
     ],
 )
-def test_a_purge_frees_retries_and_leaves_look_ups_in_doubt(
-    bench: Bench, reach: Callable[[Bench], None], purged: tuple[int, int], state: str | None, in_doubt: list[Any]
+def test_a_purge_ends_what_waited_and_leaves_in_doubt_what_may_have_been_sent(
+    bench: Bench, reach: Callable[[Bench], None], events: list[str], state: str | None, in_doubt: int
 ):
     reach(bench)
-    assert purge(bench.client, Keys.of(NORMAL), delayed=True) == purged
+    before = bench.events()
+    there = bench.client.llen(NORMAL) + bench.client.zcard(Keys.of(NORMAL).delayed)
+    assert purge(bench.client, Keys.of(NORMAL), delayed=True) == (there, in_doubt)
+    assert bench.events()[len(before) :] == events
     assert bench.state() == state
-    assert bench.client.zrange(UNKNOWN, 0, -1) == in_doubt
+    assert bench.client.zrange(UNKNOWN, 0, -1) == [ID.encode()] * in_doubt
+    assert (bench.client.pttl(claim_key(ID)) == -1) is (state == "unknown")  # until a person has decided
+    assert bench.client.keys("*purga*") == []
+
+
+def test_a_message_of_a_dead_id_that_is_purged_leaves_it_dead_in_the_ledger(bench: Bench):
+    put_off_after_death(bench)
+    purge(bench.client, Keys.of(NORMAL), delayed=True)
+    ((_, entry),) = bench.client.xrevrange(EVENTS, count=1)
+    told = json.loads(entry[b"data"])
+    assert told == {"kind": "lembrete", "queue": NORMAL, "reason": "purged", "first": "dead"}
+
+
+def test_what_cannot_be_read_is_purged_without_an_event(bench: Bench):
+    bench.queue.push(b"\xff\xfe", b"{", b"[]", b"", RAW, b'{"id": "\\ud800"}', b'{"id": 1.5}')
+    bench.client.zadd(Keys.of(NORMAL).delayed, {b"\x00": 1})
+    assert purge(bench.client, Keys.of(NORMAL), delayed=True) == (8, 0)
+    assert [entry[b"id"] for _, entry in bench.client.xrange(EVENTS)] == [ID.encode()]
+
+
+def test_a_purge_deletes_what_one_that_died_had_set_aside(bench: Bench):
+    waiting(bench)
+    bench.queue.push(*[json.dumps({"id": f"m{n}"}).encode() for n in range(250)])
+    keys = Keys.of(NORMAL)
+    for key in (keys.ready, keys.delayed):
+        bench.client.rename(key, f"{key}:purga")
+    bench.queue.push(b"{}")
+    assert purge(bench.client, keys, delayed=True) == (252, 0)
+    assert (bench.state(), bench.client.keys("*fila*")) == (None, [])
+
+
+def test_a_purge_and_workers_share_the_messages_and_each_has_one_end(bench: Bench):
+    """
+    A second purge beside it as well.
+    """
+    bench.queue.push(*[json.dumps({"id": f"m{n}"}).encode() for n in range(2_000)])
+    keys = Keys.of(NORMAL)
+    with ThreadPoolExecutor(2) as pool:
+        purges = [pool.submit(purge, bench.client, keys, delayed=True) for _ in range(2)]
+        taken = [raw for _ in range(50) for _, raw in bench.holder.fetch(5)]
+        deleted = sum(each.result().deleted for each in purges)
+    assert deleted + len(taken) + bench.client.llen(NORMAL) == 2_000
+    assert deleted > 0
+    gone = [entry[b"id"].decode() for _, entry in bench.client.xrange(EVENTS)]
+    assert len(gone) == len(set(gone)) == deleted
+    assert not set(gone) & {json.loads(raw)["id"] for raw in taken}
 
 
 def test_a_purge_does_not_forget_what_was_called_off(bench: Bench):
-    waiting(bench)
-    bench.claims.cancel(ID)
+    called_off(bench)
     purge(bench.client, Keys.of(NORMAL), delayed=True)
     assert bench.verdict(bench.take()) is Verdict.CANCELLED
