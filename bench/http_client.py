@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 import requests
 import urllib3
 
-from ifinu.gateway.transport import Transport
+from ifinu.gateway.http import HttpTransport
 
 BODY = b'{"number":"5577998616740","text":"' + b"x" * 400 + b'","linkPreview":false}'
 HEADERS = {"apikey": "k" * 32, "Content-Type": "application/json"}
@@ -60,7 +60,7 @@ def clients(url: str) -> dict[str, tuple[Callable[[], int], Callable[[], None]]]
     session.trust_env = False
     pool = urllib3.PoolManager(retries=False)
     timeout = urllib3.Timeout(connect=5, read=75)
-    transport = Transport(url, headers={"apikey": HEADERS["apikey"]}, connect_timeout_s=5, read_timeout_s=75)
+    transport = HttpTransport(url, headers={"apikey": HEADERS["apikey"]}, connect_timeout_s=5, read_timeout_s=75)
     return {
         "requests.Session": (
             lambda: (

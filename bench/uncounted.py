@@ -3,11 +3,11 @@
 from typing import Any
 
 from ifinu import app
-from ifinu.metrics.sending import Now
+from ifinu.metrics.worker_series import Now
 
 
 class _Silent:
-    """In place of `ifinu.metrics.sending.Sending`."""
+    """In place of `ifinu.metrics.worker_series.WorkerSeries`."""
 
     look = Now
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ifinu.notification import Kind, Notification, Priority
-    from ifinu.producer import Enqueued, Refusal, cancel, enqueue_many
+    from ifinu.producer import Enqueued, RefusedNotification, cancel, enqueue_many
     from ifinu.worker.app import app
     from ifinu.worker.tasks import send_notification
 
@@ -26,7 +26,7 @@ __all__ = [
     "Kind",
     "Notification",
     "Priority",
-    "Refusal",
+    "RefusedNotification",
     "app",
     "cancel",
     "enqueue_many",
@@ -38,7 +38,7 @@ _HOMES = {
     "Kind": "ifinu.notification",
     "Notification": "ifinu.notification",
     "Priority": "ifinu.notification",
-    "Refusal": "ifinu.producer",
+    "RefusedNotification": "ifinu.producer",
     "app": "ifinu.worker.app",
     "cancel": "ifinu.producer",
     "enqueue_many": "ifinu.producer",

@@ -22,7 +22,7 @@ import redis
 import structlog
 
 from ifinu import phone, wire
-from ifinu.broker.claims import Asker, Claim, Claims, Resend, Verdict
+from ifinu.broker.claims import Claim, Claims, MessageRef, Resend, Verdict
 from ifinu.broker.clock import TOO_FAR_OFF_S
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import seen_key, senders_key
@@ -41,12 +41,12 @@ from ifinu.errors import (
 from ifinu.gateway import Gateway, Sent
 from ifinu.gateway.breaker import is_outage
 from ifinu.gateway.instances import Hold, Instances, Trouble
-from ifinu.gateway.records import State
+from ifinu.gateway.message_records import ConnectionState
 from ifinu.notification import Notification
 from ifinu.reference import reference_in, reference_of
 from ifinu.render import Renderer
 from ifinu.settings import OnUnknown
-from ifinu.tracing import INSTANCE, KEY_ID, OFF, VERDICT, Tracer, Work
+from ifinu.tracing import INSTANCE, KEY_ID, OFF, VERDICT, SpanName, Tracer
 from ifinu.window import BRASILIA, Windows, expires_at, true_from
 
 log = structlog.get_logger(__name__)
@@ -157,7 +157,7 @@ class _Message(NamedTuple):
 
     notification: Notification
     instance: str
-    asker: Asker
+    ref: MessageRef
     about: dict[str, Any]
     pseudonym: str
     trouble: Trouble | None
@@ -214,14 +214,14 @@ class Delivery:
     tracer: Tracer = OFF
 
     def deliver(
-        self, notification: Notification, asker: Asker, *, attempt: int, trouble: Trouble | None = None
+        self, notification: Notification, ref: MessageRef, *, attempt: int, trouble: Trouble | None = None
     ) -> Settled | Wait | Failed:
         """
         Send one notification, if it may be sent.
 
         Args:
             notification: What to say, and to whom.
-            asker: The message that brought it.
+            ref: The message that brought it.
             attempt: Which try this is, from 1.
             trouble: What the message carries of its failures.
 
@@ -233,7 +233,7 @@ class Delivery:
             MaybeSent: It is still unknown whether it was sent, and a person has to decide.
             redis.RedisError: Its claim could not be asked for; nothing was sent.
         """
-        message = self._message(notification, asker, attempt, trouble)
+        message = self._message(notification, ref, attempt, trouble)
         hold = self.instances.hold(message.instance)
         claim, now = self._claim(message, held=hold is not None)
         match claim.verdict:
@@ -249,7 +249,7 @@ class Delivery:
                 if claim.before:
                     log.info("ifinu.message.duplicate", id=notification.id, first=claim.before)
                 else:  # no other message was first: this one is not in flight where the claims are
-                    log.warning("ifinu.message.not_held", id=notification.id, queue=asker.queue)
+                    log.warning("ifinu.message.not_held", id=notification.id, queue=ref.queue)
                 return Settled("duplicate", message.untried(Name.DUPLICATE, first=claim.before))
             case Verdict.CANCELLED:
                 return _ended(message, "cancelled", Name.CANCELLED)
@@ -281,16 +281,16 @@ class Delivery:
             "hash": self.pseudonyms.of(notification.phone),
         }
 
-    def _message(self, notification: Notification, asker: Asker, attempt: int, trouble: Trouble | None) -> _Message:
+    def _message(self, notification: Notification, ref: MessageRef, attempt: int, trouble: Trouble | None) -> _Message:
         about = self.about(notification)
-        told = {**about, "queue": asker.queue, "attempts": attempt}
-        return _Message(notification, about["instance"], asker, told, about["hash"], trouble)
+        told = {**about, "queue": ref.queue, "attempts": attempt}
+        return _Message(notification, about["instance"], ref, told, about["hash"], trouble)
 
     def _claim(self, message: _Message, *, held: bool = False) -> tuple[Claim, _Now]:
         asked = monotonic(), time.time()
-        with self.tracer.step(Work.CLAIM) as span:
+        with self.tracer.step(SpanName.CLAIM) as span:
             claim = self.claims.claim(
-                message.asker,
+                message.ref,
                 message.event(Name.UNKNOWN, reason="worker_died", error="its worker died while it sent it"),
                 digest=self._digest(message.notification) if self.compares else "",
                 tenant=message.notification.tenant,
@@ -319,7 +319,7 @@ class Delivery:
             wait_s = max(wait_s, self.instances.patience_s(trouble, at_ms))
         elif trouble is not None and self.instances.may_be_blameless(message.instance, trouble):
             refund, trouble = trouble.counted, trouble._replace(counted=0)
-        deferred = None if message.asker.waited else message.untried(Name.DEFERRED, reason="instance")
+        deferred = None if message.ref.waited else message.untried(Name.DEFERRED, reason="instance")
         wait = self._wait(message, wait_s, claim.at, "waiting", claim.token, deferred, "instance", free=True)
         return wait._replace(trouble=trouble, refund=refund)
 
@@ -365,7 +365,7 @@ class Delivery:
         return wait._replace(trouble=message.trouble)
 
     def _send(self, message: _Message, claim: Claim, now: _Now) -> Settled | Wait | Failed:
-        with self.tracer.step(Work.RENDER):
+        with self.tracer.step(SpanName.RENDER):
             text = self.text(message.notification, now())
         began, started = now(), monotonic()
         try:
@@ -381,7 +381,7 @@ class Delivery:
         return self._sent(message, sent, "gateway", now(), took_s)
 
     def _post(self, message: _Message, text: str, before: Callable[[], None]) -> Sent:
-        with self.tracer.step(Work.SEND) as span:
+        with self.tracer.step(SpanName.SEND) as span:
             if span.sampled:
                 span.tell({INSTANCE: phone.mask_in(message.instance)})  # it may be named after its phone
             sent = self.gateway.send_text(message.instance, message.notification.phone, text, before=before)
@@ -402,7 +402,7 @@ class Delivery:
         claim, now = self._claim(message)
         if claim.verdict is not Verdict.GO:
             with contextlib.suppress(redis.RedisError):  # then whoever has the message by now looks it up
-                self.claims.release(message.notification.id, message.asker.tag)
+                self.claims.release(message.notification.id, message.ref.tag)
             log.warning("ifinu.message.overtaken", **message.told())
             raise _Overtaken(Settled("duplicate", message.untried(Name.DUPLICATE, first=claim.before)))
         if (not_now := self._check(message, claim, now())) is not None:
@@ -439,7 +439,7 @@ class Delivery:
     def _is_open(self, instance: str) -> bool:
         """Whether the gateway says that an instance is connected; where it cannot say so, it is in no state to send."""
         try:
-            return self.gateway.connection_state(instance) is State.OPEN
+            return self.gateway.connection_state(instance) is ConnectionState.OPEN
         except GatewayError:
             return False
 
@@ -471,7 +471,7 @@ class Delivery:
             return wait._replace(trouble=message.trouble)
 
         try:
-            with self.tracer.step(Work.LOOK_UP):
+            with self.tracer.step(SpanName.LOOK_UP):
                 found = claim.seen or self._find(message, claim.since or started, started, now())
         except GatewayError as exc:
             log.warning("ifinu.message.not_looked_up", id=notification.id, error=str(exc))
@@ -491,7 +491,7 @@ class Delivery:
         if self.instances.is_held(message.instance):
             return again(_LOOK_AGAIN_S)
         resending = message.event(Name.RESENDING)
-        match self.claims.resend(message.asker, resending, tenant=notification.tenant, pseudonym=message.pseudonym):
+        match self.claims.resend(message.ref, resending, tenant=notification.tenant, pseudonym=message.pseudonym):
             case Resend.GO:
                 log.warning("ifinu.message.resending", id=notification.id)
                 return self._send(message, claim, now)

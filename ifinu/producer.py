@@ -23,7 +23,7 @@ from ifinu.broker.claims import Claims
 from ifinu.broker.intake import is_text
 from ifinu.errors import BrokerUnavailable, InvalidNotification
 from ifinu.notification import Notification, Priority
-from ifinu.tracing import TRACEPARENT, Span, Tracer, Work
+from ifinu.tracing import TRACEPARENT, Span, SpanName, Tracer
 
 QUEUE_OF = {Priority.URGENT: URGENT, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
 
@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)  # the caller's logging, which may be no s
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedNotification:
     """A notification that was not accepted: its place in the input (from 0), its id if it has one, and why."""
 
     index: int
@@ -50,7 +50,7 @@ class Enqueued:
     """What became of a bulk publish."""
 
     accepted: int = 0
-    refused: list[Refusal] = field(default_factory=list)
+    refused: list[RefusedNotification] = field(default_factory=list)
 
 
 class PartlyEnqueued(BrokerUnavailable):
@@ -136,13 +136,13 @@ def enqueue_many(
     Raises:
         PartlyEnqueued: Redis went away; it says how far it got.
     """
-    chosen = settings.load()
+    config = settings.load()
     own = client is None
-    connection = connect(chosen.redis_url.get_secret_value()) if client is None else client
+    connection = connect(config.redis_url.get_secret_value()) if client is None else client
     done = Enqueued() if done is None else done
     try:
-        tracer = tracing.tracer(chosen.tracing, tracing.PRODUCER)
-        for batch in _batches(sources, done, chosen.sandbox_number, tracer):
+        tracer = tracing.tracer(config.tracing, tracing.PRODUCER)
+        for batch in _batches(sources, done, config.sandbox_number, tracer):
             _push(connection, batch, done)
             done.accepted += batch.count
     finally:
@@ -176,10 +176,10 @@ def cancel(notification_id: str, *, client: redis.Redis | None = None) -> str:
         BrokerUnavailable: Redis did not answer in time: it may or may not be called off; it is safe to try again.
     """
     notification_id = id_of(notification_id)
-    chosen = settings.load()
-    connection = connect(chosen.redis_url.get_secret_value()) if client is None else client
+    config = settings.load()
+    connection = connect(config.redis_url.get_secret_value()) if client is None else client
     try:
-        return Claims(connection, chosen.claim_ttl_s).cancel(notification_id)
+        return Claims(connection, config.claim_ttl_s).cancel(notification_id)
     except redis.RedisError as exc:
         raise BrokerUnavailable(
             f"Redis did not say whether {notification_id!r} is called off ({type(exc).__name__}); try again"
@@ -220,7 +220,7 @@ def _batches(sources: Iterable[Source], done: Enqueued, sandbox_number: str | No
         try:
             notification = notification_of(source, sandbox_number=sandbox_number, ignored=warn)
         except InvalidNotification as exc:
-            done.refused.append(Refusal(index, _id_of(source), exc.field, exc.reason))
+            done.refused.append(RefusedNotification(index, _id_of(source), exc.field, exc.reason))
             continue
         body = {**wire.encode(notification), "criado_em": now}
         if tracer.on:
@@ -242,7 +242,7 @@ def _batches(sources: Iterable[Source], done: Enqueued, sandbox_number: str | No
 def _traced(source: Source, notification: Notification, tracer: Tracer) -> Span:
     """A trace of its own for each, unless it brings one: one of hundreds of thousands is none that can be looked at."""
     brought = source.get(TRACEPARENT) if isinstance(source, Mapping) else None
-    return tracer.start(Work.ENQUEUE, facts_of(notification), parent=brought, apart=True)
+    return tracer.start(SpanName.ENQUEUE, facts_of(notification), parent=brought, apart=True)
 
 
 def _push(client: redis.Redis, batch: _Batch, done: Enqueued) -> None:

@@ -11,7 +11,7 @@ import pytest
 from processes import API_KEY
 
 from ifinu.gateway import Shards
-from ifinu.simulator import Shards as Pods
+from ifinu.simulator import Cluster as Pods
 
 NAME = "gateway.test"
 HOSTS = {"pod-0": "127.0.0.1", "pod-1": "127.0.0.2", "pod-2": "127.0.0.3"}

@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg2 import sql
 
-from ifinu.backup.manifest import Table
+from ifinu.backup.manifest import TableSummary
 
 # A row's text must not depend on the settings of a server or a role.
 _SETTINGS = (
@@ -44,7 +44,7 @@ FROM ONLY {schema}.{table} AS "the whole row"
 """
 
 
-def tables(connection: Any) -> dict[str, Table]:
+def tables(connection: Any) -> dict[str, TableSummary]:
     """
     What each table holds, by its schema and name.
 
@@ -62,11 +62,11 @@ def tables(connection: Any) -> dict[str, Table]:
         for schema, table in cursor.fetchall():
             cursor.execute(sql.SQL(_HASH).format(schema=sql.Identifier(schema), table=sql.Identifier(table)))
             rows, hash_ = cursor.fetchone()
-            found[f"{schema}.{table}"] = Table(rows=rows, hash=hash_)
+            found[f"{schema}.{table}"] = TableSummary(rows=rows, hash=hash_)
     return found
 
 
-def differences(expected: dict[str, Table], found: dict[str, Table]) -> list[str]:
+def differences(expected: dict[str, TableSummary], found: dict[str, TableSummary]) -> list[str]:
     """What of `found` is not as expected, a line a table; nothing when all is."""
     told = []
     for name in sorted(expected.keys() | found.keys()):

@@ -40,7 +40,7 @@ class _Written(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Table(_Written):
+class TableSummary(_Written):
     """
     What a table held.
 
@@ -70,7 +70,7 @@ class Kept(_Written):
     sha256: str
     server: str
     at: AwareDatetime
-    tables: dict[str, Table] | None = None
+    tables: dict[str, TableSummary] | None = None
     keys: dict[int, int] | None = None
 
 

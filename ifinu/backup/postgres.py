@@ -26,9 +26,9 @@ from sqlalchemy import make_url
 
 from ifinu import phone
 from ifinu.backup import fingerprints
-from ifinu.backup.copying import CHUNK_BYTES
-from ifinu.backup.manifest import Table
+from ifinu.backup.manifest import TableSummary
 from ifinu.backup.store import Sink
+from ifinu.backup.streams import CHUNK_BYTES
 from ifinu.errors import BackupFailed, ConfigurationError, LedgerUnavailable
 
 _CONNECT_S = 10
@@ -75,7 +75,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename IS NO
 """
 
 
-class View(NamedTuple):
+class ExportedSnapshot(NamedTuple):
     """
     A database as it was at one instant.
 
@@ -165,7 +165,7 @@ class Database:
             pass
 
     @contextlib.contextmanager
-    def viewed(self) -> Iterator[View]:
+    def viewed(self) -> Iterator[ExportedSnapshot]:
         """
         A view of it that stays the same until the end of the block, whatever is written meanwhile.
 
@@ -179,9 +179,9 @@ class Database:
                     "SELECT pg_export_snapshot(), current_setting('server_version'), transaction_timestamp()"
                 )
                 snapshot, version, at = cursor.fetchone()
-            yield View(snapshot, connection, f"PostgreSQL {version.split()[0]}", at.astimezone(UTC))
+            yield ExportedSnapshot(snapshot, connection, f"PostgreSQL {version.split()[0]}", at.astimezone(UTC))
 
-    def dump(self, view: View, sink: Sink) -> None:
+    def dump(self, view: ExportedSnapshot, sink: Sink) -> None:
         """
         Write all of it, in pg_dump's own format.
 
@@ -216,7 +216,7 @@ class Database:
             with connection.cursor() as cursor:
                 cursor.execute("ANALYZE")  # or queries are slow until the server comes to it by itself
 
-    def tables(self) -> dict[str, Table]:
+    def tables(self) -> dict[str, TableSummary]:
         """
         What it holds.
 

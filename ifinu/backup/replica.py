@@ -19,7 +19,7 @@ from typing import Any
 import redis
 
 from ifinu import producer
-from ifinu.backup.copying import CHUNK_BYTES
+from ifinu.backup.streams import CHUNK_BYTES
 from ifinu.errors import BackupFailed
 
 _QUIET_S = 60.0  # the longest that the server says nothing at all

@@ -71,7 +71,7 @@ class Resend(enum.StrEnum):
     LOST = "lost"  # another message carries the id by now
 
 
-class Asker(NamedTuple):
+class MessageRef(NamedTuple):
     """
     The message that asks.
 
@@ -149,7 +149,7 @@ class Claims:
 
     def claim(
         self,
-        asker: Asker,
+        ref: MessageRef,
         about: Event,
         *,
         digest: str,
@@ -162,7 +162,7 @@ class Claims:
         Ask to send. A claim that was given is confirmed by asking again, and its send then begins at that time.
 
         Args:
-            asker: The message.
+            ref: The message.
             about: The event `unknown` with the id, told if it turns out that its last holder died.
             digest: Of its content; empty where content is not compared.
             tenant: On whose behalf.
@@ -176,14 +176,14 @@ class Claims:
         _, notification_id, data = about.arguments()
         keys = (
             claim_key(notification_id),
-            Keys.of(asker.queue).in_flight,
+            Keys.of(ref.queue).in_flight,
             optout_key(tenant),
             seen,
             UNKNOWN,
             EVENTS,
             optout_key(EVERY_TENANT),
         )
-        args = (asker.tag, digest, asker.token, self._ttl_ms, notification_id, pseudonym, data, int(held))
+        args = (ref.tag, digest, ref.token, self._ttl_ms, notification_id, pseudonym, data, int(held))
         question = clock.Question()
         answer = self._line.run(self._scripts.claim, keys, args)
         verdict, before, token, since, started, resent, seen, at_ms = (part.decode() for part in answer)
@@ -191,12 +191,12 @@ class Claims:
         off_s = question.off_s(int(at_ms) / 1000)
         return Claim(Verdict(verdict), before, token, _instant(since), _instant(started), bool(resent), seen, at, off_s)
 
-    def resend(self, asker: Asker, about: Event, *, tenant: str | None, pseudonym: str) -> Resend:
+    def resend(self, ref: MessageRef, about: Event, *, tenant: str | None, pseudonym: str) -> Resend:
         """
         Ask to send again what the gateway does not have.
 
         Args:
-            asker: The message, whose claim was answered with LOOK_UP.
+            ref: The message, whose claim was answered with LOOK_UP.
             about: The event `resending` with the id.
             tenant: On whose behalf; None for nobody in particular.
             pseudonym: What stands for the phone.
@@ -206,7 +206,7 @@ class Claims:
         """
         _, notification_id, data = about.arguments()
         keys = claim_key(notification_id), EVENTS, optout_key(tenant), optout_key(EVERY_TENANT)
-        arguments = asker.tag, notification_id, data, pseudonym
+        arguments = ref.tag, notification_id, data, pseudonym
         return Resend(self._line.run(self._scripts.resend, keys, arguments).decode())
 
     def release(self, notification_id: str, tag: str) -> None:

@@ -15,16 +15,16 @@ The Redis keys of a queue, and the moves between them.
     ifinu:desconhecidas    ZSET   ids that may have been sent -> since when, in ms
     ifinu:visto:<ref>:<digest>  STRING  the gateway's id of a message with this reference that it said it sent, for
                            days; the digest is of the instance and the phone's pseudonym
-    ifinu:rastro:<key_id>  STRING the trace of what has this id at the gateway, for two days (see `trails.py`)
+    ifinu:rastro:<key_id>  STRING the trace of what has this id at the gateway, for two days (see `trace_links.py`)
     ifinu:eventos          STREAM what happened; the ledger's input (see `events.py`)
     ifinu:optout:<tenant>  HASH   who wants no messages (see `optouts.py`); of the tenant `*`: those of all tenants
-    ifinu:respostas        HASH   answers of persons that have to be looked into (see `answers.py`), and
+    ifinu:respostas        HASH   answers of persons that have to be looked into (see `replies.py`), and
     ifinu:respostas:novas  SET    those that the ledger was not asked about
     ifinu:instancia:<name>          HASH    `shard`: the gateway process that holds an instance (see `locations.py`)
     ifinu:instancia:<name>:criando  STRING  present while somebody creates it, for two minutes at most
     ifinu:remetentes:<instance>:<month>  HASH  phone's pseudonym -> the tenant that last wrote to it (empty for none),
                            for two months
-    ifinu:recorder         STRING whose turn it is to write the ledger (see `ledger/turn.py`)
+    ifinu:recorder         STRING whose turn it is to write the ledger (see `ledger/leader.py`)
     ifinu:chave:telefone   STRING the key of pseudonyms, where none was set (see `pseudonyms.py`)
 
 A message is in exactly one of ready, delayed, in flight and dead, and every move is one Lua script in `scripts/`:

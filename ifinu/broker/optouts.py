@@ -5,7 +5,7 @@ Who wants no messages, tenant by tenant.
                                  "confirmation": id of the one message that may still go, or ""}
 
 The tenant is empty for messages of none, and `*` for a person who wants messages of no tenant at all. An entry with
-`open` stands until the answer of that id is settled (see `answers.py`). The pseudonym depends on a key (see
+`open` stands until the answer of that id is settled (see `replies.py`). The pseudonym depends on a key (see
 `pseudonyms.py`): under another key nobody here would be found.
 """
 

@@ -50,7 +50,7 @@ _FIRST = ("LPUSH L a", "ZADD Z 1 a", "HSET H a 1", "SET S 1", "XADD X * a 1", "X
 _FAMILIES = ("claim", "visto", "optout", "instancia", "remetentes", "rastro")  # `ifinu:<one>:…`, a key for each of many
 
 
-class Refused(NamedTuple):
+class MissingRight(NamedTuple):
     """
     Something that Redis did not let us do.
 
@@ -73,7 +73,7 @@ def commands_of(scripts: Iterable[str]) -> set[str]:
     return {command for name in scripts for command in _CALL.findall(Script(name).source)}
 
 
-def refused(client: redis.Redis, scripts: Iterable[str] = (*WORKER, *RECORDING)) -> list[Refused]:
+def refused(client: redis.Redis, scripts: Iterable[str] = (*WORKER, *RECORDING)) -> list[MissingRight]:
     """
     What Redis does not let this user do of what these scripts do.
 
@@ -96,7 +96,7 @@ def refused(client: redis.Redis, scripts: Iterable[str] = (*WORKER, *RECORDING))
     if not found:  # else each key would say the same once more
         for kind, key in _keys():
             found.update((kind, words) for _, words in _attempt(client, script, [["PERSIST", key]], [base]))
-    return [Refused(what, words) for what, words in found.items()]
+    return [MissingRight(what, words) for what, words in found.items()]
 
 
 def _attempt(

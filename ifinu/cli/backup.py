@@ -16,9 +16,9 @@ from ifinu.cli.durations import span
 from ifinu.errors import BackupFailed, ConfigurationError
 
 if TYPE_CHECKING:
-    from ifinu.backup.checking import Checked, Targets
+    from ifinu.backup.creation import Sources
     from ifinu.backup.manifest import Manifest
-    from ifinu.backup.taking import Sources
+    from ifinu.backup.verification import Checked, Targets
     from ifinu.settings import Settings
 
 app = typer.Typer()
@@ -55,20 +55,20 @@ def backup(
     """
     if context.invoked_subcommand is not None:
         return
-    from ifinu.backup import retention, taking
+    from ifinu.backup import creation, rotation
     from ifinu.backup.store import open_store
 
-    chosen = settings.load()
-    store = open_store(chosen.backup_store)
+    config = settings.load()
+    store = open_store(config.backup_store)
     left_out = set(without or ())
-    sources = _sources(chosen, left_out)
+    sources = _sources(config, left_out)
     _reach(sources)
     began = time.monotonic()
     with transfers.watched() as watch:
-        taken = taking.take(store, sources, watch=watch)
+        taken = creation.take(store, sources, watch=watch)
     took_s = time.monotonic() - began
     try:
-        deleted = retention.prune(store, datetime.now(UTC), chosen.backup_keep_days)
+        deleted = rotation.prune(store, datetime.now(UTC), config.backup_keep_days)
     except BackupFailed as exc:
         raise BackupFailed(f"{taken.name} is whole; what is old could not be deleted: {exc}") from exc
     if as_json:
@@ -79,7 +79,7 @@ def backup(
     for part, kept in taken.parts.items():
         out.print(f"  {part}: {decimal(kept.bytes)} of {terminal.plain(kept.server)}{_held(kept)}")
     if deleted:
-        out.print(f"deleted, as IFINU_BACKUP_KEEP_DAYS={chosen.backup_keep_days} asks: {', '.join(deleted)}")
+        out.print(f"deleted, as IFINU_BACKUP_KEEP_DAYS={config.backup_keep_days} asks: {', '.join(deleted)}")
     if sources.evolution is None and Part.EVOLUTION not in left_out:
         terminal.notes().print(
             "The gateway's database is not in it: IFINU_EVOLUTION_DATABASE_URL is not set.", style="yellow"
@@ -99,7 +99,7 @@ def list_(as_json: terminal.Json = False) -> None:
     ifinu backup list
     ifinu backup list --json | jq -r .name
     """
-    from ifinu.backup import manifest, retention
+    from ifinu.backup import manifest, rotation
     from ifinu.backup.store import open_store
 
     store = open_store(settings.load().backup_store)
@@ -126,7 +126,7 @@ def list_(as_json: terminal.Json = False) -> None:
             size = decimal(row["bytes"])
             table.add_row(row["name"], span(row["age_s"]), size, ", ".join(row["parts"]) or "–", state)
         terminal.results().print(table if rows else f"There is no backup in {terminal.plain(store.place)}.")
-    if not retention.whole(store):
+    if not rotation.whole(store):
         raise typer.Exit(1)
 
 
@@ -168,38 +168,38 @@ def verify(
     ifinu backup verify 20261201T030000Z --json
     ifinu backup verify latest --into-database postgresql://postgres@localhost/ledger
     """
-    from ifinu.backup import checking, retention
+    from ifinu.backup import rotation, verification
     from ifinu.backup.store import open_store
 
     targets = _targets(into_database, into_evolution_database, into_redis, listen)
     store = open_store(settings.load().backup_store)
-    manifest = retention.chosen(store, name)
+    manifest = rotation.find(store, name)
     age_s = (datetime.now(UTC) - manifest.created_at).total_seconds()
     with transfers.watched() as watch:
-        checked = checking.verify(store, manifest, watch)
+        checked = verification.verify(store, manifest, watch)
         sound = not any(one.problems for one in checked)
-        restored = checking.drill(store, manifest, targets, watch) if targets.parts and sound else []
+        restored = verification.drill(store, manifest, targets, watch) if targets.parts and sound else []
     _tell(manifest, checked, restored, targets, age_s, as_json=as_json)
     if any(one.problems for one in (*checked, *restored)):
         raise typer.Exit(1)
 
 
-def _sources(chosen: Settings, left_out: set[Part]) -> Sources:
+def _sources(config: Settings, left_out: set[Part]) -> Sources:
+    from ifinu.backup.creation import Sources
     from ifinu.backup.postgres import Database
-    from ifinu.backup.taking import Sources
 
     ledger = evolution = None
     if Part.LEDGER not in left_out:
-        url = chosen.database_url.get_secret_value()
+        url = config.database_url.get_secret_value()
         if url.startswith("sqlite"):
             raise ConfigurationError(
                 "the ledger is a SQLite file: copy it by `sqlite3 FILE '.backup COPY'`, and leave it out here by "
                 "--without ledger"
             )
         ledger = Database(url, "the ledger")
-    if Part.EVOLUTION not in left_out and chosen.evolution_database_url is not None:
-        evolution = Database(chosen.evolution_database_url.get_secret_value(), "the gateway's database")
-    redis_url = None if Part.REDIS in left_out else chosen.redis_url.get_secret_value()
+    if Part.EVOLUTION not in left_out and config.evolution_database_url is not None:
+        evolution = Database(config.evolution_database_url.get_secret_value(), "the gateway's database")
+    redis_url = None if Part.REDIS in left_out else config.redis_url.get_secret_value()
     if ledger is None and evolution is None and redis_url is None:
         raise ConfigurationError("nothing is left to back up")
     return Sources(redis_url, ledger, evolution)
@@ -215,8 +215,8 @@ def _reach(sources: Sources) -> None:
 
 
 def _targets(ledger: str | None, evolution: str | None, redis_url: str | None, listen: str | None) -> Targets:
-    from ifinu.backup.checking import Targets
     from ifinu.backup.postgres import Database
+    from ifinu.backup.verification import Targets
 
     return Targets(
         ledger=None if ledger is None else Database(ledger, "the drill's ledger"),

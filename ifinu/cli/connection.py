@@ -26,7 +26,7 @@ _PAUSE_S = 0.5
 _REFUSALS, _STARTS = ("FATAL:", "SSL", "password"), "starting up"
 
 
-class Queues(enum.StrEnum):
+class QueueName(enum.StrEnum):
     """What `--queue` takes: the last part of a queue's key."""
 
     URGENT = "urgente"
@@ -38,17 +38,17 @@ class Queues(enum.StrEnum):
     def lists(self) -> tuple[str, ...]:
         """The keys of their lists."""
         match self:
-            case Queues.URGENT:
+            case QueueName.URGENT:
                 return (URGENT,)
-            case Queues.NORMAL:
+            case QueueName.NORMAL:
                 return (NORMAL,)
-            case Queues.LOW:
+            case QueueName.LOW:
                 return (LOW,)
-            case Queues.ALL:
+            case QueueName.ALL:
                 return QUEUES
 
 
-Queue = Annotated[Queues, typer.Option("--queue", "-q", help="Which queue.")]
+Queue = Annotated[QueueName, typer.Option("--queue", "-q", help="Which queue.")]
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from ifinu import settings
 from ifinu.broker import DeadLetter, DeadLetters, Filter
 from ifinu.broker.dead_letters import body_of
 from ifinu.cli import connection, files, terminal
-from ifinu.cli.connection import Queues
+from ifinu.cli.connection import QueueName
 from ifinu.cli.durations import NewerThan, OlderThan, span
 from ifinu.cli.outline import outline
 from ifinu.errors import ConfigurationError
@@ -41,7 +41,7 @@ def list_(
     id: _Id = None,  # noqa: A002 - the option's name
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
-    queue: connection.Queue = Queues.ALL,
+    queue: connection.Queue = QueueName.ALL,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many.")] = 20,
     as_json: terminal.Json = False,
 ) -> None:
@@ -90,7 +90,7 @@ def list_(
 @app.command()
 def show(
     which: Annotated[str, typer.Argument(metavar="ID|#", help="An id, or its place in `ifinu dlq list`.")],
-    queue: connection.Queue = Queues.ALL,
+    queue: connection.Queue = QueueName.ALL,
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Show what the producer pushed, with phones, names and texts.")
     ] = False,
@@ -134,7 +134,7 @@ def replay(
     id: _Id = None,  # noqa: A002 - the option's name
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
-    queue: connection.Queue = Queues.ALL,
+    queue: connection.Queue = QueueName.ALL,
     limit: _Limit = None,
     everything: _All = False,
     rate: Annotated[str | None, typer.Option(metavar="RATE", help="At this pace: 20/s, 100/m.")] = None,
@@ -168,7 +168,7 @@ def purge(
     id: _Id = None,  # noqa: A002 - the option's name
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
-    queue: connection.Queue = Queues.ALL,
+    queue: connection.Queue = QueueName.ALL,
     limit: _Limit = None,
     everything: _All = False,
     dry_run: _DryRun = False,
@@ -200,7 +200,7 @@ def export(
     id: _Id = None,  # noqa: A002 - the option's name
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
-    queue: connection.Queue = Queues.ALL,
+    queue: connection.Queue = QueueName.ALL,
     limit: _Limit = None,
 ) -> None:
     """
@@ -231,7 +231,7 @@ def _outline(letter: DeadLetter) -> str:
     return f"({len(letter.original()):,} bytes in which no fields can be read; --reveal shows them)"
 
 
-def _find(client: redis.Redis, queue: Queues, wanted: Filter, now: datetime) -> Iterator[DeadLetter]:
+def _find(client: redis.Redis, queue: QueueName, wanted: Filter, now: datetime) -> Iterator[DeadLetter]:
     for key in queue.lists:
         yield from DeadLetters(client, key).find(wanted, now)
 
@@ -244,13 +244,13 @@ def _age(letter: DeadLetter) -> datetime:
     return letter.last_at
 
 
-def _count(client: redis.Redis, queue: Queues, wanted: Filter, limit: int | None) -> int:
+def _count(client: redis.Redis, queue: QueueName, wanted: Filter, limit: int | None) -> int:
     return sum(1 for _ in itertools.islice(_find(client, queue, wanted, datetime.now(UTC)), limit))
 
 
 def _act(
     client: redis.Redis,
-    queue: Queues,
+    queue: QueueName,
     wanted: Filter,
     limit: int | None,
     act_of: Callable[[DeadLetters], Callable[[DeadLetter], bool]],

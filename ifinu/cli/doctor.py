@@ -20,7 +20,7 @@ from ifinu.errors import ConfigurationError, GatewayError, IfinuError
 from ifinu.settings import Settings
 
 if TYPE_CHECKING:
-    from ifinu.gateway import Gateway, Shards, State
+    from ifinu.gateway import ConnectionState, Gateway, Shards
 
 _OLDEST_REDIS = (7, 0)
 _SKEW_WARN_S, _SKEW_FAIL_S = 1.0, 5.0
@@ -48,10 +48,10 @@ def doctor(
     ifinu doctor --wait
     ifinu doctor --json | jq '.checks[] | select(.level != "ok")'
     """
-    chosen = settings.load()
+    config = settings.load()
     if wait:
-        _reach(chosen)
-    findings = list(examine(chosen))
+        _reach(config)
+    findings = list(examine(config))
     failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:
         terminal.print_json({"ok": not failed, "checks": [asdict(finding) for finding in findings]})
@@ -61,7 +61,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _reach(chosen: Settings) -> None:
+def _reach(config: Settings) -> None:
     """Until each server answers, or its time is over; what is still away then, the checks say."""
     from ifinu.gateway import gateway_of
 
@@ -69,9 +69,9 @@ def _reach(chosen: Settings) -> None:
         client, ledger = opened.enter_context(connection.broker()), opened.enter_context(connection.ledger())
         asks: list[Callable[[], object]] = [client.ping, lambda: connection.ask_ledger(ledger)]
         with contextlib.suppress(ConfigurationError):
-            gateway = gateway_of(chosen, worker="doctor", connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S)
+            gateway = gateway_of(config, worker="doctor", connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S)
             opened.callback(gateway.close)
-            asks.append(lambda: _ask_gateway(gateway, chosen.evolution_instance))
+            asks.append(lambda: _ask_gateway(gateway, config.evolution_instance))
         for ask in asks:
             with contextlib.suppress(redis.RedisError, IfinuError):
                 connection.reach(ask)
@@ -94,9 +94,9 @@ def _ask_gateway(gateway: Gateway, instance: str) -> None:
         raise GatewayError(f"{gateway.url}: no gateway process answers")
 
 
-def examine(chosen: Settings) -> Iterator[Finding]:
+def examine(config: Settings) -> Iterator[Finding]:
     """Every check, by these settings."""
-    client = producer.connect(chosen.redis_url.get_secret_value())
+    client = producer.connect(config.redis_url.get_secret_value())
     try:
         yield from examine_redis(client)
         yield from _rights(client)
@@ -105,11 +105,11 @@ def examine(chosen: Settings) -> Iterator[Finding]:
         yield from ledger_checks.examine_stream(client)
     finally:
         client.close()
-    yield from _gateway(chosen)
-    yield from ledger_checks.examine_settings(chosen)
-    yield _sandbox(chosen)
-    if chosen.heartbeat_file is not None:
-        yield _heartbeat(chosen)
+    yield from _gateway(config)
+    yield from ledger_checks.examine_settings(config)
+    yield _sandbox(config)
+    if config.heartbeat_file is not None:
+        yield _heartbeat(config)
 
 
 def examine_redis(client: redis.Redis) -> Iterator[Finding]:
@@ -250,59 +250,59 @@ def _rights(client: redis.Redis) -> Iterator[Finding]:
             yield Finding("rights", Level.OK, "the user may do what workers do")
 
 
-def _gateway(chosen: Settings) -> Iterator[Finding]:
-    from ifinu.gateway import Shards, State, gateway_of
+def _gateway(config: Settings) -> Iterator[Finding]:
+    from ifinu.gateway import ConnectionState, Shards, gateway_of
 
-    if chosen.evolution_api_key is None:
+    if config.evolution_api_key is None:
         mend = "set it to the key that the Evolution API was started with: no worker starts without it"
         yield Finding("gateway", Level.FAIL, "IFINU_EVOLUTION_API_KEY is not set", mend)
         return
     try:
-        gateway = gateway_of(chosen, worker="doctor", connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S)
+        gateway = gateway_of(config, worker="doctor", connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S)
     except ConfigurationError as exc:
         yield Finding("gateway", Level.FAIL, str(exc), "correct IFINU_EVOLUTION_URL and IFINU_EVOLUTION_API_KEY")
         return
     with contextlib.closing(gateway):
         if isinstance(gateway, Shards):
-            yield from _shards(chosen, gateway)
+            yield from _shards(config, gateway)
             return
-        check = f"instance {chosen.evolution_instance}"
+        check = f"instance {config.evolution_instance}"
         try:
-            state = gateway.connection_state(chosen.evolution_instance)
+            state = gateway.connection_state(config.evolution_instance)
         except GatewayError as exc:
             yield Finding("gateway", Level.FAIL, str(exc), _gateway_mend(exc.status))
             return
-        connected = _connected(check, chosen, gateway, state, "")
-    yield Finding("gateway", Level.OK, f"{chosen.evolution_url} answers and takes the key")
-    if state is State.ABSENT:
+        connected = _connected(check, config, gateway, state, "")
+    yield Finding("gateway", Level.OK, f"{config.evolution_url} answers and takes the key")
+    if state is ConnectionState.ABSENT:
         mend = "one address stands for several gateway processes: IFINU_EVOLUTION_SHARDED=true, and the name of all"
         yield Finding(check, Level.FAIL, "not held by the process that answered", mend)
         return
     yield connected
 
 
-def _shards(chosen: Settings, gateway: Shards) -> Iterator[Finding]:
+def _shards(config: Settings, gateway: Shards) -> Iterator[Finding]:
     """How many processes answer, and which of them holds the default instance."""
-    from ifinu.gateway import State
+    from ifinu.gateway import ConnectionState
 
-    said = gateway.states(chosen.evolution_instance)
+    said = gateway.states(config.evolution_instance)
     failures = {address: exc for address, exc in said.items() if isinstance(exc, GatewayError)}
-    states = {address: state for address, state in said.items() if isinstance(state, State)}
+    states = {address: state for address, state in said.items() if isinstance(state, ConnectionState)}
     quiet = [address for address, exc in failures.items() if exc.status is None]
     telling = max(failures.values(), key=lambda exc: exc.status or 0, default=None)
     if not states:
-        seen = f"no gateway process answers: {chosen.evolution_url} stands for no address"
+        seen = f"no gateway process answers: {config.evolution_url} stands for no address"
         status = None if telling is None else telling.status
         yield Finding("gateway", Level.FAIL, seen if telling is None else str(telling), _gateway_mend(status))
         return
-    answering = f"{len(said) - len(quiet)} of {len(said)} processes of {chosen.evolution_url} answer"
+    answering = f"{len(said) - len(quiet)} of {len(said)} processes of {config.evolution_url} answer"
     if failures:
         mend = "their instances wait until they are back: see their pods"
         yield Finding("gateway", Level.WARN, f"{answering}; without one: {', '.join(failures)}", mend)
     else:
         yield Finding("gateway", Level.OK, f"{answering}, and take the key")
-    check = f"instance {chosen.evolution_instance}"
-    held = {address: state for address, state in states.items() if state is not State.ABSENT}
+    check = f"instance {config.evolution_instance}"
+    held = {address: state for address, state in states.items() if state is not ConnectionState.ABSENT}
     if not held:
         mend = "its process starts or is away: see the gateway's pods; its messages wait meanwhile"
         yield Finding(check, Level.FAIL, "held by no process that answers", mend)
@@ -311,14 +311,14 @@ def _shards(chosen: Settings, gateway: Shards) -> Iterator[Finding]:
         yield Finding(check, Level.FAIL, f"held by {len(held)} processes: {', '.join(held)}", mend)
     else:
         address, state = next(iter(held.items()))
-        yield _connected(check, chosen, gateway, state, f", at {address}")
+        yield _connected(check, config, gateway, state, f", at {address}")
 
 
-def _connected(check: str, chosen: Settings, gateway: Gateway, state: State, where: str) -> Finding:
-    from ifinu.gateway import flapping
+def _connected(check: str, config: Settings, gateway: Gateway, state: ConnectionState, where: str) -> Finding:
+    from ifinu.gateway import flaps
 
-    if flapping.watch(gateway, [chosen.evolution_instance])[1]:
-        return Finding(check, Level.FAIL, f"it opens and closes all the time{where}", flapping.FIX)
+    if flaps.watch(gateway, [config.evolution_instance])[1]:
+        return Finding(check, Level.FAIL, f"it opens and closes all the time{where}", flaps.FIX)
     if state.value == "open":
         return Finding(check, Level.OK, f"{state.value}{where}")
     mend = "connect its phone again: `ifinu instance connect`, or the QR code in the gateway's manager"
@@ -337,19 +337,19 @@ def _gateway_mend(status: int | None) -> str:
             return "see the gateway's log"
 
 
-def _sandbox(chosen: Settings) -> Finding:
-    if chosen.sandbox_number is None:
+def _sandbox(config: Settings) -> Finding:
+    if config.sandbox_number is None:
         return Finding("sandbox", Level.OK, "not set: a message without a phone is a dead letter")
-    number = phone.mask(chosen.sandbox_number)
+    number = phone.mask(config.sandbox_number)
     mend = "right for a demo, staging and load tests; unset IFINU_SANDBOX_NUMBER in production"
     return Finding("sandbox", Level.WARN, f"messages without a phone go to {number}", mend)
 
 
-def _heartbeat(chosen: Settings) -> Finding:
+def _heartbeat(config: Settings) -> Finding:
     try:
-        age_s = time.time() - chosen.heartbeat_file.stat().st_mtime  # type: ignore[union-attr]  # the caller has looked
+        age_s = time.time() - config.heartbeat_file.stat().st_mtime  # type: ignore[union-attr]  # the caller has looked
     except OSError:
-        folder = chosen.heartbeat_file.parent  # type: ignore[union-attr]  # as above
+        folder = config.heartbeat_file.parent  # type: ignore[union-attr]  # as above
         if not os.access(folder, os.W_OK | os.X_OK):
             return Finding("heartbeat", Level.FAIL, f"{folder} cannot be written", "make the folder, or mount it")
         mend = "no worker with this IFINU_HEARTBEAT_FILE consumes: it starts, drains, waits for Redis or is not there"

@@ -15,8 +15,8 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ifinu import names, producer, settings, window, wire
-from ifinu.cli import connection, files, stopping, terminal
-from ifinu.cli.records import File, Form, FromLine, Mapped, Report, Sheet, again, join_area_code
+from ifinu.cli import connection, files, signals, terminal
+from ifinu.cli.record_files import File, Form, FromLine, Mapped, Report, Sheet, again, join_area_code
 from ifinu.errors import BrokerUnavailable, InvalidNotification
 from ifinu.notification import Kind, Notification
 from ifinu.tables import Fields, Record, Table
@@ -65,7 +65,7 @@ def enqueue(
     report = Report(as_json=as_json)
     done = producer.Enqueued()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(stopping.sigterm_interrupts())
+        stack.enter_context(signals.sigterm_interrupts())
         source = stack.enter_context(files.source(file))
         bar = stack.enter_context(_Bar(source, show=not as_json))
         table = Table(source, fields, name="stdin" if file == "-" else file, form=form, sheet=sheet)

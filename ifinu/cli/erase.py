@@ -14,10 +14,10 @@ import typer
 from ifinu import phone as phones
 from ifinu import settings, wire
 from ifinu.broker import QUEUES, DeadLetter, DeadLetters, Filter, intake
-from ifinu.broker.answers import Answers
 from ifinu.broker.optouts import forget_senders
 from ifinu.broker.pseudonyms import Pseudonyms
-from ifinu.cli import connection, durations, recorded, sentences, terminal
+from ifinu.broker.replies import Replies
+from ifinu.cli import connection, durations, ledger_status, sentences, terminal
 from ifinu.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _erase_person(e164: str, *, yes: bool) -> dict[str, int]:
         terminal.confirm(what, "erase", yes=yes)
         # First, since each tells the stream, and what is recorded afterwards would bring its id back.
         purged = sum(one.clear(wanted, now, one.purge) for one in dead)
-        Answers(client).forget_person(pseudonym)
+        Replies(client).forget_person(pseudonym)
         forget_senders(client, pseudonym)
         done = _erase_recorded(client, engine, pseudonym)
     return done | {"dead_letters": purged}
@@ -92,10 +92,10 @@ def _erase_person(e164: str, *, yes: bool) -> dict[str, int]:
 def _erase_recorded(client: redis.Redis, engine: Engine, pseudonym: str) -> dict[str, int]:
     from ifinu.ledger import retention
 
-    up_to_date = recorded.catch_up(client, engine, _CATCH_UP_S)
+    up_to_date = ledger_status.catch_up(client, engine, _CATCH_UP_S)
     done = asdict(retention.erase(engine, pseudonym))
     if not up_to_date:
-        left = recorded.waiting(client)
+        left = ledger_status.waiting(client)
         terminal.notes().print(
             f"{left:,} events are not recorded yet and may be of this person: erase again once `ifinu doctor` finds "
             "none waiting.",

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ifinu import phone, settings
-from ifinu.cli import connection, durations, pairing, terminal
+from ifinu.cli import connection, durations, qr, terminal
 from ifinu.errors import ConfigurationError, GatewayError
 from ifinu.settings import Settings
 
 if TYPE_CHECKING:
-    from ifinu.gateway import Gateway, Instance, State, Webhook
+    from ifinu.gateway import ConnectionState, Gateway, Instance, Webhook
 
 EVENTS = ("MESSAGES_UPDATE", "SEND_MESSAGE", "MESSAGES_UPSERT", "MESSAGES_EDITED", "CONNECTION_UPDATE")
 
@@ -66,12 +66,12 @@ def show_all(as_json: terminal.Json = False) -> None:
     ifinu instance list
     ifinu instance list --json | jq -r '.instances[] | select(.state != "open") | .name'
     """
-    from ifinu.gateway import Channel, flapping
+    from ifinu.gateway import Integration, flaps
 
     with _gateway(settings.load()) as gateway:
         found, quiet = _listed(gateway)
-        asked = [one.name for one, _ in found if one.channel == Channel.BAILEYS]
-        states, unsteady = flapping.watch(gateway, asked)
+        asked = [one.name for one, _ in found if one.channel == Integration.BAILEYS]
+        states, unsteady = flaps.watch(gateway, asked)
     if as_json:
         rows = [
             {
@@ -97,7 +97,7 @@ def show_all(as_json: terminal.Json = False) -> None:
         table.add_row(terminal.plain(one.name), shown, terminal.plain(one.channel), *at, code)
     terminal.results().print(table if found else "the gateway has no instances")
     for name in sorted(unsteady):
-        terminal.notes().print(f"[yellow]{terminal.plain(name)} flaps:[/] {flapping.FIX}")
+        terminal.notes().print(f"[yellow]{terminal.plain(name)} flaps:[/] {flaps.FIX}")
     if quiet:
         terminal.notes().print(f"[yellow]these gateway processes do not answer: {', '.join(quiet)}[/]")
 
@@ -139,12 +139,12 @@ def create(name: Name, number: Number = None, as_json: terminal.Json = False) ->
     """
     from ifinu.broker.locations import creating
 
-    chosen = settings.load()
+    config = settings.load()
     hook = None
-    with _gateway(chosen) as gateway, connection.broker() as client, creating(client, name):
+    with _gateway(config) as gateway, connection.broker() as client, creating(client, name):
         made = gateway.create_instance(name, number=number)
-        if chosen.webhook_url is not None and chosen.webhook_secret is not None:
-            where, headers = _receiver(chosen, name)
+        if config.webhook_url is not None and config.webhook_secret is not None:
+            where, headers = _receiver(config, name)
             try:
                 hook = gateway.set_webhook(name, where, EVENTS, headers=headers)
             except GatewayError:
@@ -188,25 +188,25 @@ def connect(
     ifinu instance connect acme --number "77 99861-6740" --wait 5m
     ifinu instance connect acme --json | jq -r .code
     """
-    from ifinu.gateway import flapping
+    from ifinu.gateway import flaps
 
     wait = wait or _PAIRING
     with _gateway(settings.load()) as gateway:
-        coming = pairing.codes(gateway, name, number=number, wait_s=wait.total_seconds())
+        coming = qr.codes(gateway, name, number=number, wait_s=wait.total_seconds())
         try:
             if as_json:
-                pairing.told(coming, name)
+                qr.told(coming, name)
             else:
-                pairing.show(coming, terminal.results())
-        except pairing.NotPaired:
+                qr.show(coming, terminal.results())
+        except qr.NotPaired:
             terminal.notes().print(
                 f"{terminal.plain(name)} is not connected after {durations.span(wait)}: nobody has scanned the code; "
                 "run it again"
             )
             raise typer.Exit(1) from None
-        except pairing.Flapping:
+        except qr.Flapping:
             terminal.notes().print(
-                f"{terminal.plain(name)} is paired, and its connection opens and closes all the time: {flapping.FIX}"
+                f"{terminal.plain(name)} is paired, and its connection opens and closes all the time: {flaps.FIX}"
             )
             raise typer.Exit(1) from None
     if as_json:
@@ -265,17 +265,17 @@ def webhook(
     ifinu instance webhook ifinu --show
     ifinu instance webhook ifinu --url http://ifinu-webhook:8090
     """
-    chosen = settings.load(webhook_url=url)
+    config = settings.load(webhook_url=url)
     if show:
-        with _gateway(chosen) as gateway:
+        with _gateway(config) as gateway:
             found = gateway.find_webhook(name)
         if as_json:
             terminal.print_json({"webhook": _described(found)})
         else:
             terminal.results().print(_told(found))
         return
-    where, headers = _receiver(chosen, name)
-    with _gateway(chosen) as gateway:
+    where, headers = _receiver(config, name)
+    with _gateway(config) as gateway:
         before = gateway.find_webhook(name)
         now = gateway.set_webhook(name, where, EVENTS, headers=headers)
     if as_json:
@@ -285,10 +285,10 @@ def webhook(
 
 
 @contextlib.contextmanager
-def _gateway(chosen: Settings) -> Iterator[Gateway]:
+def _gateway(config: Settings) -> Iterator[Gateway]:
     from ifinu.gateway import gateway_of  # not loaded by the commands that need no gateway
 
-    gateway = gateway_of(chosen, worker="cli", connect_timeout_s=_CONNECT_S, read_timeout_s=_READ_S)
+    gateway = gateway_of(config, worker="cli", connect_timeout_s=_CONNECT_S, read_timeout_s=_READ_S)
     with contextlib.closing(gateway):
         yield gateway
 
@@ -310,20 +310,20 @@ def _listed(gateway: Gateway) -> tuple[list[tuple[Instance, str | None]], list[s
     return sorted(found, key=lambda one: (one[0].name, one[1] or "")), quiet
 
 
-def _receiver(chosen: Settings, instance: str) -> tuple[str, dict[str, str]]:
+def _receiver(config: Settings, instance: str) -> tuple[str, dict[str, str]]:
     """URL of `ifinu webhook`, and the headers that it wants to see of an instance."""
-    if chosen.webhook_url is None:
+    if config.webhook_url is None:
         raise ConfigurationError("say where the gateway reaches `ifinu webhook`: --url or IFINU_WEBHOOK_URL")
-    if chosen.webhook_secret is None:
+    if config.webhook_secret is None:
         raise ConfigurationError(
             "IFINU_WEBHOOK_SECRET is not set: the gateway shows it to `ifinu webhook`, so it is the same there"
         )
-    from ifinu.receipts.guard import headers_of
+    from ifinu.receipts.auth import headers_of
 
-    return chosen.webhook_url, headers_of(instance, chosen.webhook_secret.get_secret_value())
+    return config.webhook_url, headers_of(instance, config.webhook_secret.get_secret_value())
 
 
-def _painted(found: State) -> str:
+def _painted(found: ConnectionState) -> str:
     return f"[{_COLOURS.get(found.value, 'red')}]{found.value}[/]"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from ifinu.cli import recorded
+from ifinu.cli import ledger_status
 from ifinu.cli.findings import Finding, Level
 from ifinu.errors import ConfigurationError, LedgerUnavailable
 from ifinu.settings import Settings
@@ -50,7 +50,7 @@ def examine_ledger(engine: Engine) -> Iterator[Finding]:
 def examine_stream(client: redis.Redis) -> Iterator[Finding]:
     """Whether events wait, and somebody records them; nothing when Redis is away, which another check says."""
     try:
-        waiting, somebody = recorded.waiting(client), recorded.is_recorded(client)
+        waiting, somebody = ledger_status.waiting(client), ledger_status.is_recorded(client)
     except redis.ConnectionError:
         return
     except redis.RedisError as exc:
@@ -60,16 +60,16 @@ def examine_stream(client: redis.Redis) -> Iterator[Finding]:
     if waiting and not somebody:
         mend = "start a worker with IFINU_RECORDER=true, or `ifinu recorder`"
         yield Finding("recorder", Level.WARN, f"{seen}, and nobody records", mend)
-    elif waiting >= recorded.MANY:
+    elif waiting >= ledger_status.MANY:
         mend = "more than it keeps up with, or the ledger was away: look again in a minute, and at the database's load"
         yield Finding("recorder", Level.WARN, seen, mend)
     else:
         yield Finding("recorder", Level.OK, seen)
 
 
-def examine_settings(chosen: Settings) -> Iterator[Finding]:
+def examine_settings(config: Settings) -> Iterator[Finding]:
     """The key of the pseudonyms; the texts and the sending windows where some are set."""
-    if chosen.phone_key is None:
+    if config.phone_key is None:
         mend = (
             "opt-outs are lost with it: set IFINU_PHONE_KEY to what workers and webhook have, or else to what "
             "`redis-cli GET ifinu:chave:telefone` prints; another one would lose them. A pod that hashes no phone "
@@ -80,19 +80,19 @@ def examine_settings(chosen: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("phone key", Level.OK, "set")
-    if chosen.templates is not None:
+    if config.templates is not None:
         from ifinu.render import Renderer
 
         try:
-            Renderer(chosen.templates)
+            Renderer(config.templates)
         except ConfigurationError as exc:
             yield Finding("texts", Level.FAIL, str(exc), "correct them, then `ifinu template check`: no worker starts")
         else:
-            yield Finding("texts", Level.OK, f"those in {chosen.templates} can be read")
-    if chosen.sending_window is None and chosen.sending_windows_file is None:
+            yield Finding("texts", Level.OK, f"those in {config.templates} can be read")
+    if config.sending_window is None and config.sending_windows_file is None:
         return
     try:
-        Windows.load(chosen.sending_window, chosen.sending_windows_file, rest=chosen.sending_holidays is not None)
+        Windows.load(config.sending_window, config.sending_windows_file, rest=config.sending_holidays is not None)
     except ConfigurationError as exc:
         yield Finding("sending window", Level.FAIL, str(exc), "correct it: no worker starts with it")
     else:

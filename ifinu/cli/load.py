@@ -33,7 +33,7 @@ class Stalled(IfinuError):  # noqa: N818 - it is not this program that failed
 
 
 @dataclass(frozen=True)
-class Progress:
+class LoadProgress:
     """How far a run is: `left` on their way, `dead` since it began, at this pace."""
 
     left: int
@@ -62,9 +62,9 @@ def load(
     ifinu load 1000
     ifinu load 100000 --rate 500/s --no-wait
     """
-    chosen = settings.load()
+    config = settings.load()
     notes = terminal.notes()
-    if chosen.sandbox_number is None:
+    if config.sandbox_number is None:
         if envelope:
             raise ConfigurationError("IFINU_SANDBOX_NUMBER is not set, and --envelope needs it to fill in the phone")
         notes.print(
@@ -147,7 +147,7 @@ def _watch(client: redis.Redis, dead_before: int, pushed: int, *, show: bool) ->
             seen.append((now, left))
             while now - seen[0][0] > _RATE_OVER_S:
                 seen.popleft()
-            progress = Progress(left, dead, _falling_per_s(seen))
+            progress = LoadProgress(left, dead, _falling_per_s(seen))
             if live:
                 live.update(_line(progress, pushed), refresh=True)
             elif show and now - line_at >= _LINE_EVERY_S:
@@ -171,7 +171,7 @@ def _falling_per_s(seen: deque[tuple[float, int]]) -> float:
     return max(0.0, (before - after) / (now - then)) if now > then else 0.0
 
 
-def _line(progress: Progress, pushed: int) -> str:
+def _line(progress: LoadProgress, pushed: int) -> str:
     done = max(0, pushed - progress.left - progress.dead)
     eta = f"{span(progress.left / progress.rate_per_s)} to go" if progress.rate_per_s else "–"
     return f"{progress.rate_per_s:.0f}/s   {progress.left:,} left   {done:,} sent   {progress.dead:,} dead   {eta}"

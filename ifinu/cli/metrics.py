@@ -11,7 +11,7 @@ import typer
 
 from ifinu import logs, settings, sockets
 from ifinu.cli import connection, terminal
-from ifinu.cli.stopping import set_by_signals
+from ifinu.cli.signals import set_by_signals
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -54,39 +54,39 @@ def metrics(
     """
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from ifinu.metrics import serving
-    from ifinu.metrics.queues import Queues
+    from ifinu.metrics import endpoint
+    from ifinu.metrics.redis_series import RedisCollector
 
-    chosen = settings.load()
+    config = settings.load()
     if once:
         with connection.broker() as client:
             client.ping()  # else a Redis that is away would be a figure
             series = CollectorRegistry()
-            Queues(series, client)
+            RedisCollector(series, client)
             terminal.results().file.write(generate_latest(series).decode())
         return
-    logs.configure(chosen.log_level, chosen.log_format, chosen.log_limit)
-    wanted = port if port is not None else chosen.metrics_port if chosen.metrics_port is not None else PORT
-    stop, series = threading.Event(), serving.registry()
+    logs.configure(config.log_level, config.log_format, config.log_limit)
+    wanted = port if port is not None else config.metrics_port if config.metrics_port is not None else PORT
+    stop, series = threading.Event(), endpoint.registry()
     with set_by_signals(stop), contextlib.ExitStack() as running:
-        Queues(series, running.enter_context(connection.broker()))
-        _ask_others(series, chosen, running)
-        at = running.enter_context(serving.serving(series, wanted, host))
-        log.info("ifinu.metrics.serving", host=host, port=at)
+        RedisCollector(series, running.enter_context(connection.broker()))
+        _ask_others(series, config, running)
+        at = running.enter_context(endpoint.serving(series, wanted, host))
+        log.info("ifinu.metrics.endpoint", host=host, port=at)
         while not stop.wait(1.0):  # a signal that comes just before it waits does not wake it
             pass
 
 
-def _ask_others(series: CollectorRegistry, chosen: settings.Settings, running: contextlib.ExitStack) -> None:
+def _ask_others(series: CollectorRegistry, config: settings.Settings, running: contextlib.ExitStack) -> None:
     """The ledger; and the gateway, where there is a key for it."""
     from ifinu.gateway import gateway_of
-    from ifinu.metrics import asking
+    from ifinu.metrics import polls
 
     engine = running.enter_context(connection.ledger())
-    running.enter_context(asking.ledger(series, engine, every_s=_LEDGER_EVERY_S))
-    if chosen.evolution_api_key is not None:
+    running.enter_context(polls.ledger(series, engine, every_s=_LEDGER_EVERY_S))
+    if config.evolution_api_key is not None:
         whole = gateway_of(
-            chosen, worker="metrics", connect_timeout_s=_GATEWAY_CONNECT_S, read_timeout_s=_GATEWAY_ANSWER_S
+            config, worker="metrics", connect_timeout_s=_GATEWAY_CONNECT_S, read_timeout_s=_GATEWAY_ANSWER_S
         )
         running.callback(whole.close)
-        running.enter_context(asking.gateway(series, whole, every_s=_GATEWAY_EVERY_S))
+        running.enter_context(polls.gateway(series, whole, every_s=_GATEWAY_EVERY_S))

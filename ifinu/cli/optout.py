@@ -17,12 +17,12 @@ import typer
 
 from ifinu import phone as phones
 from ifinu import settings
-from ifinu.broker.answers import Answers
 from ifinu.broker.keys import EVERY_TENANT
 from ifinu.broker.optouts import ALL, OptOut, OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
-from ifinu.cli import connection, files, stopping, terminal
-from ifinu.cli.records import File, Form, FromLine, Mapped, Report, Sheet, again, join_area_code
+from ifinu.broker.replies import Replies
+from ifinu.cli import connection, files, signals, terminal
+from ifinu.cli.record_files import File, Form, FromLine, Mapped, Report, Sheet, again, join_area_code
 from ifinu.cli.sentences import clock
 from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.names import likely
@@ -156,7 +156,7 @@ def unresolved(as_json: terminal.Json = False) -> None:
     ifinu optout unresolved --json | jq -r '.answers[] | select(.wish == "stop") | .id'
     """
     with connection.broker() as client:
-        found = Answers(client).all()
+        found = Replies(client).all()
     if as_json:
         answers = [asdict(one) | {"at": one.at.isoformat(), "tenants": list(one.tenants)} for one in found]
         terminal.print_json({"total": len(found), "answers": answers})
@@ -203,7 +203,7 @@ def resolve(
         raise ConfigurationError("say what follows from it: either --stop or --dismiss")
     phone = None if number is None else _phone(number)
     with _optouts() as optouts, connection.broker() as client:
-        answers = Answers(client)
+        answers = Replies(client)
         answer = answers.find(answer_id)
         if answer is None:
             raise ConfigurationError(f"no answer {answer_id} is open; `ifinu optout unresolved` lists them")
@@ -260,7 +260,7 @@ def import_(
     default = _named(tenant)
     report = Report(as_json=as_json)
     added = known = 0
-    with stopping.sigterm_interrupts(), files.source(file) as source, _optouts() as optouts:
+    with signals.sigterm_interrupts(), files.source(file) as source, _optouts() as optouts:
         table = Table(source, fields, name="stdin" if file == "-" else file, form=form, sheet=sheet)
         _refuse_hidden_tenant(table, default)
         try:

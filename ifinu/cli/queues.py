@@ -13,7 +13,7 @@ from ifinu import phone, settings, wire
 from ifinu.broker import Keys, backlog, intake
 from ifinu.broker.purge import purge as remove
 from ifinu.cli import connection, terminal
-from ifinu.cli.connection import Queues
+from ifinu.cli.connection import QueueName
 from ifinu.cli.status import queue_table
 from ifinu.errors import InvalidNotification
 
@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Look into the queues, pause them, 
 
 
 @app.command()
-def size(queue: connection.Queue = Queues.NORMAL, as_json: terminal.Json = False) -> None:
+def size(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = False) -> None:
     """
     How many messages are where.
 
@@ -41,7 +41,7 @@ def size(queue: connection.Queue = Queues.NORMAL, as_json: terminal.Json = False
 @app.command()
 def peek(
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="How many.")] = 10,
-    queue: connection.Queue = Queues.NORMAL,
+    queue: connection.Queue = QueueName.NORMAL,
     as_json: terminal.Json = False,
 ) -> None:
     """
@@ -73,7 +73,7 @@ def peek(
 
 
 @app.command()
-def pause(queue: connection.Queue = Queues.NORMAL, as_json: terminal.Json = False) -> None:
+def pause(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = False) -> None:
     """
     Stop taking messages; producers go on, and what is being sent is finished.
 
@@ -89,7 +89,7 @@ def pause(queue: connection.Queue = Queues.NORMAL, as_json: terminal.Json = Fals
 
 
 @app.command()
-def resume(queue: connection.Queue = Queues.NORMAL, as_json: terminal.Json = False) -> None:
+def resume(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = False) -> None:
     """
     Take messages again.
 
@@ -105,7 +105,7 @@ def resume(queue: connection.Queue = Queues.NORMAL, as_json: terminal.Json = Fal
 
 @app.command()
 def purge(
-    queue: connection.Queue = Queues.NORMAL,
+    queue: connection.Queue = QueueName.NORMAL,
     delayed: Annotated[bool, typer.Option("--delayed", help="Also what waits for its time.")] = False,
     yes: terminal.Yes = False,
     as_json: terminal.Json = False,

@@ -6,7 +6,7 @@ import threading
 
 from ifinu import logs, settings
 from ifinu.cli import connection, terminal
-from ifinu.cli.stopping import set_by_signals
+from ifinu.cli.signals import set_by_signals
 
 
 def migrate(as_json: terminal.Json = False) -> None:
@@ -53,11 +53,11 @@ def recorder() -> None:
     """
     from ifinu.ledger.progress import Progress
     from ifinu.ledger.standby import stand_by
-    from ifinu.metrics import recording, serving
+    from ifinu.metrics import endpoint, recorder_series
 
-    chosen = settings.load()
-    logs.configure(chosen.log_level, chosen.log_format, chosen.log_limit)
-    stop, progress, series = threading.Event(), Progress(), serving.registry()
-    recording.Recording(series, progress)
-    with set_by_signals(stop), connection.broker() as client, serving.serving(series, chosen.metrics_port):
-        stand_by(client, chosen, stop, progress)
+    config = settings.load()
+    logs.configure(config.log_level, config.log_format, config.log_limit)
+    stop, progress, series = threading.Event(), Progress(), endpoint.registry()
+    recorder_series.RecorderSeries(series, progress)
+    with set_by_signals(stop), connection.broker() as client, endpoint.serving(series, config.metrics_port):
+        stand_by(client, config, stop, progress)

@@ -11,16 +11,16 @@ import typer
 
 from ifinu import settings
 from ifinu.backup.manifest import Part
-from ifinu.cli import connection, recorded, terminal, transfers
+from ifinu.cli import connection, ledger_status, terminal, transfers
 from ifinu.cli.backup import Name, address_of
 from ifinu.errors import BackupFailed, ConfigurationError
 
 if TYPE_CHECKING:
-    from ifinu.backup.copying import Watch
     from ifinu.backup.manifest import Manifest
     from ifinu.backup.postgres import Database
-    from ifinu.backup.recalling import Recalled
+    from ifinu.backup.reconciliation import Reconciled
     from ifinu.backup.store import Store
+    from ifinu.backup.streams import Watch
     from ifinu.settings import Settings
 
 
@@ -69,26 +69,26 @@ def restore(
     ifinu restore 20261201T030000Z --replace --yes
     ifinu restore --only redis --gateway-kept
     """
-    from ifinu.backup import restoring, retention
+    from ifinu.backup import restoration, rotation
     from ifinu.backup.store import open_store
 
-    chosen = settings.load()
+    config = settings.load()
     address = address_of(listen)
-    store = open_store(chosen.backup_store)
-    manifest = retention.chosen(store, name)
-    parts = _parts(chosen, manifest, only)
+    store = open_store(config.backup_store)
+    manifest = rotation.find(store, name)
+    parts = _parts(config, manifest, only)
     if gateway_kept and Part.EVOLUTION in parts:
         raise ConfigurationError(
             "--gateway-kept says that the gateway's database was not lost, and here it is restored: leave one out"
         )
     with connection.broker() as client:
-        targets = _Targets(chosen, parts)
+        targets = _Targets(config, parts)
         connection.reach(client.ping, *(database.ask for database in targets.databases.values()))
         if Part.REDIS in parts:
-            restoring.stop_following(client, _step)
+            restoration.stop_following(client, _step)
         targets.refuse_living(client, force=force)
         with transfers.watched() as watch:
-            restoring.check(store, manifest, parts, watch)
+            restoration.check(store, manifest, parts, watch)
         hosts = ", ".join(f"{part} at {host}" for part, host in targets.hosts.items())
         holds = " What they hold is replaced." if replace else ""
         what = f"{manifest.name} will be restored into {hosts}.{holds}"
@@ -96,7 +96,7 @@ def restore(
         with transfers.watched() as watch:
             recalled = _restore(
                 store, manifest, targets, client, watch,
-                replace=replace, resend=gateway_kept, claim_ttl_s=chosen.claim_ttl_s, address=address,
+                replace=replace, resend=gateway_kept, claim_ttl_s=config.claim_ttl_s, address=address,
             )  # fmt: skip
     if as_json:
         terminal.print_json(_facts(manifest, targets, recalled))
@@ -114,17 +114,17 @@ class _Targets:
         hosts: Where each is.
     """
 
-    def __init__(self, chosen: Settings, parts: set[Part]) -> None:
+    def __init__(self, config: Settings, parts: set[Part]) -> None:
         from ifinu.backup.postgres import Database
 
-        self._redis_url = chosen.redis_url.get_secret_value()
+        self._redis_url = config.redis_url.get_secret_value()
         self.parts = parts
         self.databases: dict[Part, Database] = {}
         self.hosts: dict[str, str] = {}
         if Part.LEDGER in parts:
-            self.databases[Part.LEDGER] = Database(chosen.database_url.get_secret_value(), "the ledger")
-        if Part.EVOLUTION in parts and chosen.evolution_database_url is not None:
-            url = chosen.evolution_database_url.get_secret_value()
+            self.databases[Part.LEDGER] = Database(config.database_url.get_secret_value(), "the ledger")
+        if Part.EVOLUTION in parts and config.evolution_database_url is not None:
+            url = config.evolution_database_url.get_secret_value()
             self.databases[Part.EVOLUTION] = Database(url, "the gateway's database")
         for part, database in self.databases.items():
             self.hosts[part.value] = database.host
@@ -139,7 +139,7 @@ class _Targets:
             BackupFailed: Somebody has not.
             redis.RedisError: Redis is away.
         """
-        from ifinu.cli.top.asking import AWAY, Workers
+        from ifinu.cli.top.workers import AWAY, Workers
 
         if Part.REDIS in self.parts or Part.LEDGER in self.parts:
             try:
@@ -149,7 +149,7 @@ class _Targets:
                 raise redis.ConnectionError(str(exc)) from exc
             if alive:
                 raise BackupFailed(f"workers are running: {', '.join(alive)}; end them first")
-            if recorded.is_recorded(client):
+            if ledger_status.is_recorded(client):
                 raise BackupFailed("somebody records the ledger: end it first; what was killed is gone after 15 s")
         for database in self.databases.values():
             others = {} if force else database.others()
@@ -160,15 +160,15 @@ class _Targets:
                 )
 
 
-def _parts(chosen: Settings, manifest: Manifest, only: list[Part] | None) -> set[Part]:
+def _parts(config: Settings, manifest: Manifest, only: list[Part] | None) -> set[Part]:
     """What is restored: what was asked for, or all that is in the backup and has a server."""
     if only:
         wanted = set(only)
-        if Part.EVOLUTION in wanted and chosen.evolution_database_url is None:
+        if Part.EVOLUTION in wanted and config.evolution_database_url is None:
             raise ConfigurationError("IFINU_EVOLUTION_DATABASE_URL is not set: it says where the gateway's database is")
         return wanted
     there = set(manifest.parts)
-    return there - {Part.EVOLUTION} if chosen.evolution_database_url is None else there
+    return there - {Part.EVOLUTION} if config.evolution_database_url is None else there
 
 
 def _restore(
@@ -182,19 +182,19 @@ def _restore(
     resend: bool,
     claim_ttl_s: float,
     address: Any,
-) -> Recalled | None:
-    from ifinu.backup import restoring
+) -> Reconciled | None:
+    from ifinu.backup import restoration
 
     with connection.ledger() as ledger:
         if Part.REDIS in targets.parts and Part.LEDGER not in targets.parts:
             _refuse_without_ledger(ledger)
         for part, database in targets.databases.items():
-            restoring.database(store, manifest, part, database, replace=replace, watch=watch, tell=_step)
+            restoration.database(store, manifest, part, database, replace=replace, watch=watch, tell=_step)
             if part is Part.LEDGER:
-                restoring.catch_up(ledger)
+                restoration.catch_up(ledger)
         if Part.REDIS not in targets.parts:
             return None
-        return restoring.queue(
+        return restoration.queue(
             store, manifest, client, ledger,
             replace=replace, resend=resend, claim_ttl_s=claim_ttl_s, address=address, watch=watch, tell=_step,
         )  # fmt: skip
@@ -212,7 +212,7 @@ def _refuse_without_ledger(ledger: Any) -> None:
         raise BackupFailed("the ledger has no tables, and tells Redis what was sent: restore it first, or with it")
 
 
-def _facts(manifest: Manifest, targets: _Targets, recalled: Recalled | None) -> dict[str, Any]:
+def _facts(manifest: Manifest, targets: _Targets, recalled: Reconciled | None) -> dict[str, Any]:
     queue = None
     if recalled is not None:
         queue = {
@@ -228,13 +228,13 @@ def _facts(manifest: Manifest, targets: _Targets, recalled: Recalled | None) -> 
     return {"name": manifest.name, "restored": parts, "queue": queue}
 
 
-def _tell(manifest: Manifest, recalled: Recalled | None, *, gateway_kept: bool) -> None:
+def _tell(manifest: Manifest, recalled: Reconciled | None, *, gateway_kept: bool) -> None:
     out = terminal.results()
     for line in _lines(manifest, recalled, gateway_kept=gateway_kept):
         out.print(line)
 
 
-def _lines(manifest: Manifest, recalled: Recalled | None, *, gateway_kept: bool) -> Iterator[str]:
+def _lines(manifest: Manifest, recalled: Reconciled | None, *, gateway_kept: bool) -> Iterator[str]:
     yield f"{manifest.name} is restored."
     if recalled is None:
         return

@@ -80,9 +80,9 @@ def send(
         from ifinu.render import Renderer
 
         today = today_in_brazil() if due is None else due.astimezone(ZoneInfo(window.BRASILIA)).date()
-        chosen = settings.load()
-        renderer = Renderer(chosen.templates, reference=chosen.reference, codes_apart=chosen.pix_separate)
-        codes = notification.code_messages(chosen.evolution_instance) if chosen.pix_separate else []
+        config = settings.load()
+        renderer = Renderer(config.templates, reference=config.reference, codes_apart=config.pix_separate)
+        codes = notification.code_messages(config.evolution_instance) if config.pix_separate else []
         texts = [renderer.render(each, today=today) for each in (notification, *codes)]
         told |= {"phone": phones.mask(notification.phone), "text": texts[0]} | ({"then": texts[1:]} if codes else {})
     else:

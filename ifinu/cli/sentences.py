@@ -21,7 +21,7 @@ _DETAILED_BY_LEDGER = ("retrying", "deferred", "queued")
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ClaimView:
     """
     What Redis remembers of an id; see `broker.claims`.
 
@@ -41,7 +41,7 @@ def clock(at: datetime | None) -> str:
     return "–" if at is None else at.astimezone(_ZONE).strftime("%d/%m/%Y %H:%M:%S")
 
 
-def state_of(known: Known | None, claim: Claim | None, letter: DeadLetter | None) -> str:
+def state_of(known: Known | None, claim: ClaimView | None, letter: DeadLetter | None) -> str:
     """
     The state that counts, of all that is known.
 
@@ -60,7 +60,7 @@ def state_of(known: Known | None, claim: Claim | None, letter: DeadLetter | None
 
 
 def sentence(
-    notification_id: str, state: str, known: Known | None, claim: Claim | None, letter: DeadLetter | None
+    notification_id: str, state: str, known: Known | None, claim: ClaimView | None, letter: DeadLetter | None
 ) -> str:
     """
     Say it.

@@ -14,7 +14,7 @@ import typer
 from ifinu.broker import QUEUES, DeadLetter, DeadLetters, Filter
 from ifinu.broker.keys import claim_key
 from ifinu.cli import connection, sentences, terminal
-from ifinu.cli.sentences import Claim, clock
+from ifinu.cli.sentences import ClaimView, clock
 from ifinu.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class _All:
 
     id: str
     timeline: Timeline | None
-    claim: Claim | None
+    claim: ClaimView | None
     letters: list[DeadLetter]
 
     def state(self) -> str:
@@ -114,10 +114,10 @@ def _sent_as(key_id: str) -> str | None:
         return queries.id_of(engine, key_id)
 
 
-def _claim(client: redis.Redis, notification_id: str) -> Claim | None:
+def _claim(client: redis.Redis, notification_id: str) -> ClaimView | None:
     found: Any = client.hmget(claim_key(notification_id), "state", "key_id", "cancelled")
     state, key_id, cancelled = (value.decode() if value else "" for value in found)
-    return Claim(state, key_id, bool(cancelled)) if state or cancelled else None
+    return ClaimView(state, key_id, bool(cancelled)) if state or cancelled else None
 
 
 def _letters(client: redis.Redis, notification_id: str) -> list[DeadLetter]:

@@ -47,20 +47,20 @@ def simulator(
     """
     from ifinu.simulator import SimulatorConfig, run
 
-    chosen = settings.load(webhook_url=webhook)
-    secret = chosen.webhook_secret
+    config = settings.load(webhook_url=webhook)
+    secret = config.webhook_secret
     script: dict[str, Any] = {"latency_ms": latency_ms} | ({"endings": {}} if plain else {})
     try:
         run(
             SimulatorConfig(
-                api_key=_key(api_key_file, chosen),
+                api_key=_key(api_key_file, config),
                 host=host,
                 port=port,
-                instances=tuple(instance or [chosen.evolution_instance]),
+                instances=tuple(instance or [config.evolution_instance]),
                 version=plays,
                 pairing_ms=pairing_ms,
                 ledger_file=ledger,
-                webhook_url=chosen.webhook_url,
+                webhook_url=config.webhook_url,
                 webhook_secret=None if secret is None else secret.get_secret_value(),
                 script=script,
             )
@@ -69,7 +69,7 @@ def simulator(
         raise ConfigurationError(f"{host}:{port}: {exc.strerror or exc}") from exc
 
 
-def _key(file: Path | None, chosen: settings.Settings) -> str:
+def _key(file: Path | None, config: settings.Settings) -> str:
     if file is not None:
         try:
             key = file.read_text(encoding="utf-8").strip()
@@ -78,6 +78,6 @@ def _key(file: Path | None, chosen: settings.Settings) -> str:
         if not key:
             raise ConfigurationError(f"--api-key-file: {file} is empty")
         return key
-    if chosen.evolution_api_key is None:
+    if config.evolution_api_key is None:
         raise ConfigurationError("choose the key that clients must send: --api-key-file or IFINU_EVOLUTION_API_KEY")
-    return chosen.evolution_api_key.get_secret_value()
+    return config.evolution_api_key.get_secret_value()

@@ -19,16 +19,16 @@ from rich.live import Live
 
 from ifinu import settings
 from ifinu.broker.backlog import Backlog
-from ifinu.cli import connection, durations, recorded, terminal
+from ifinu.cli import connection, durations, ledger_status, terminal
 from ifinu.cli.durations import span
-from ifinu.cli.top.looking import MOST_LETTERS, Eye, Found
+from ifinu.cli.top.snapshot import MOST_LETTERS, Snapshot, SnapshotReader
 from ifinu.errors import GatewayError
 from ifinu.settings import Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from ifinu.cli.top.asking import Answers, Workers
+    from ifinu.cli.top.workers import Answers, Workers
 
 _EVERY_S = 1.0
 _LEDGER_EVERY_S = 10.0  # counting is work for a database
@@ -73,20 +73,20 @@ def status(
     ifinu status --watch --no-workers
     ifinu status --json | jq '.queues[].ready'
     """
-    from ifinu.cli.top.asking import Workers
+    from ifinu.cli.top.workers import Workers
 
-    chosen = settings.load()
+    config = settings.load()
     with (
         connection.broker() as client,
         connection.ledger() as engine,
-        Workers(chosen.redis_url.get_secret_value()) as fleet,
+        Workers(config.redis_url.get_secret_value()) as fleet,
         ThreadPoolExecutor(2) as pool,  # none waits for another
     ):
-        eye = Eye(client)
+        eye = SnapshotReader(client)
         ledger = _Ledger(engine, by, since or timedelta(days=1))
 
         def look() -> tuple[dict[str, Any], redis.RedisError | None]:
-            return _look(eye, ledger, chosen, pool, fleet if workers else None)
+            return _look(eye, ledger, config, pool, fleet if workers else None)
 
         if not watch:
             found, away = look()
@@ -126,7 +126,7 @@ class _Ledger:
         from ifinu.ledger.queries import By
 
         if time.monotonic() - self._asked_at > _LEDGER_EVERY_S:
-            self._found = recorded.look(self._engine, By(self._by.value), self._length)
+            self._found = ledger_status.look(self._engine, By(self._by.value), self._length)
             self._asked_at = time.monotonic()
         return self._found
 
@@ -146,15 +146,15 @@ def queue_table(queues: Sequence[Backlog], oldest_s: Mapping[str, float | None] 
     return table
 
 
-def gateway_state(chosen: Settings) -> str:
+def gateway_state(config: Settings) -> str:
     """State of the default instance in a word, `unreachable`, `no key` and `absent` (nobody holds it) among them."""
     from ifinu.gateway import gateway_of
 
-    if chosen.evolution_api_key is None:
+    if config.evolution_api_key is None:
         return "no key"
-    gateway = gateway_of(chosen, worker="status", connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S)
+    gateway = gateway_of(config, worker="status", connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S)
     try:
-        return gateway.connection_state(chosen.evolution_instance).value
+        return gateway.connection_state(config.evolution_instance).value
     except GatewayError as exc:
         return "unreachable" if exc.status is None else f"HTTP {exc.status}"
     finally:
@@ -162,14 +162,14 @@ def gateway_state(chosen: Settings) -> str:
 
 
 def _look(
-    eye: Eye, ledger: _Ledger, chosen: Settings, pool: ThreadPoolExecutor, fleet: Workers | None
+    eye: SnapshotReader, ledger: _Ledger, config: Settings, pool: ThreadPoolExecutor, fleet: Workers | None
 ) -> tuple[dict[str, Any], redis.RedisError | None]:
     """All that can be known, for a program; and why Redis could not be asked."""
-    from ifinu.cli.top.asking import AWAY
+    from ifinu.cli.top.workers import AWAY
 
     asked = None if fleet is None else pool.submit(fleet.ask)
-    gateway = pool.submit(gateway_state, chosen)
-    there: Found | None = None
+    gateway = pool.submit(gateway_state, config)
+    there: Snapshot | None = None
     away: redis.RedisError | None = None
     try:
         there = eye.look()
@@ -185,7 +185,7 @@ def _look(
             }
             for queue in there.queues
         ],
-        "gateway": {"instance": chosen.evolution_instance, "state": ""},
+        "gateway": {"instance": config.evolution_instance, "state": ""},
         "unknown": there and there.unknown,
         "ledger": {"waiting": there and there.waiting, "recorded": there and there.recorded, **ledger.counts()},
     }  # fmt: skip
@@ -223,7 +223,7 @@ def _picture(found: dict[str, Any]) -> RenderableType:
         ledger = {**ledger, "waiting": 0, "recorded": True}
     else:
         queues = _queues(found["queues"])
-    return Group(*queues, "", *lines, "", *recorded.picture(ledger, found["unknown"] or 0))
+    return Group(*queues, "", *lines, "", *ledger_status.picture(ledger, found["unknown"] or 0))
 
 
 def _queues(queues: Sequence[dict[str, Any]]) -> list[RenderableType]:

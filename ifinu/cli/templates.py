@@ -32,17 +32,17 @@ def check(templates: _Directory = None, as_json: terminal.Json = False) -> None:
     ifinu template check --templates ./texts --json
     """
     from ifinu.render import Renderer
-    from ifinu.render.wording import BrokenTemplates
+    from ifinu.render.template_sets import BrokenTemplates
 
-    chosen = settings.load(templates=templates)
+    config = settings.load(templates=templates)
     found, problems = [], list[str]()
     try:
-        renderer = Renderer(chosen.templates, codes_apart=chosen.pix_separate)
+        renderer = Renderer(config.templates, codes_apart=config.pix_separate)
         found = [{"tenant": tenant, "kind": kind.value, "file": file} for tenant, kind, file in renderer.sources()]
     except BrokenTemplates as exc:
         problems += exc.problems
     if as_json:
-        directory = chosen.templates and str(chosen.templates)
+        directory = config.templates and str(config.templates)
         terminal.print_json({"directory": directory, "templates": found, "problems": problems})
     else:
         _print(found, problems)
@@ -74,8 +74,8 @@ def preview(
     from ifinu.delivery import today_in_brazil
     from ifinu.render import Renderer, sample
 
-    chosen = settings.load(templates=templates)
-    renderer = Renderer(chosen.templates, reference=chosen.reference, codes_apart=chosen.pix_separate)
+    config = settings.load(templates=templates)
+    renderer = Renderer(config.templates, reference=config.reference, codes_apart=config.pix_separate)
     today = today_in_brazil()
     text = renderer.render(sample(kind, today, tenant=tenant, bare=bare), today=today)
     file = renderer.source(kind, tenant)

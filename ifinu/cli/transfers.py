@@ -15,7 +15,7 @@ from rich.text import Text
 from ifinu.cli import terminal
 
 if TYPE_CHECKING:
-    from ifinu.backup.copying import Watch
+    from ifinu.backup.streams import Watch
 
 _EVERY_S = 5.0
 _REDRAWN_EVERY_S = 0.1

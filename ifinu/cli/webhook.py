@@ -38,32 +38,32 @@ def webhook(
     ifinu webhook
     ifinu webhook --host 127.0.0.1 --port 9000
     """
-    chosen = settings.load(log_level=log_level)
-    if chosen.webhook_secret is None:
+    config = settings.load(log_level=log_level)
+    if config.webhook_secret is None:
         raise ConfigurationError(
             "IFINU_WEBHOOK_SECRET is not set: it is what the gateway has to show; make one with: openssl rand -hex 32"
         )
-    secrets = [chosen.webhook_secret]
-    if chosen.webhook_secret_previous is not None:
-        secrets.append(chosen.webhook_secret_previous)
-    from ifinu.metrics import serving
-    from ifinu.receipts.app import application
-    from ifinu.receipts.serving import server
+    secrets = [config.webhook_secret]
+    if config.webhook_secret_previous is not None:
+        secrets.append(config.webhook_secret_previous)
+    from ifinu.metrics import endpoint
+    from ifinu.receipts.http_server import server
+    from ifinu.receipts.webhook_app import application
 
     try:
         listener = sockets.listen(host, port)
     except OSError as exc:
         raise ConfigurationError(f"{host}:{port}: {exc.strerror or exc}") from exc
-    logs.configure(chosen.log_level, chosen.log_format, chosen.log_limit)
-    series = serving.registry()
+    logs.configure(config.log_level, config.log_format, config.log_limit)
+    series = endpoint.registry()
     receiver = application(
         secrets=[secret.get_secret_value() for secret in secrets],
-        redis_url=chosen.redis_url.get_secret_value(),
-        phone_key=None if chosen.phone_key is None else chosen.phone_key.get_secret_value(),
+        redis_url=config.redis_url.get_secret_value(),
+        phone_key=None if config.phone_key is None else config.phone_key.get_secret_value(),
         registry=series,
-        tracer=tracing.tracer(chosen.tracing, tracing.WEBHOOK),
+        tracer=tracing.tracer(config.tracing, tracing.WEBHOOK),
     )
     # uvicorn raises the signal that ended it once more; an orderly end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    with serving.serving(series, chosen.metrics_port):
+    with endpoint.serving(series, config.metrics_port):
         server(receiver).run(sockets=[listener])

@@ -30,14 +30,14 @@ def worker(
     ifinu worker
     ifinu worker --concurrency 20 --rate-limit 100/s --name worker-1
     """
-    chosen = settings.load(
+    config = settings.load(
         concurrency=concurrency, rate_limit=rate_limit, pool=pool, log_level=log_level, worker_name=name
     )
     from celery.bin.celery import celery
 
     from ifinu.worker.app import app
 
-    app.use(chosen)
+    app.use(config)
     app.delivery  # noqa: B018 - a missing key is reported now, not with the first message
     # `app.worker_main` does the same, and loses the exit code.
     arguments = ["--app", "ifinu", "worker", *(("--hostname", f"{name}@%h") if name else ())]

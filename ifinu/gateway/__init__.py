@@ -1,39 +1,39 @@
 """The Evolution API, one process of it or several: sending through it, and judging what it answers."""
 
-from ifinu.gateway import flapping
+from ifinu.gateway import flaps
 from ifinu.gateway.client import Evolution
-from ifinu.gateway.opening import Gateway, gateway_of
-from ifinu.gateway.outcomes import Sent, classify
-from ifinu.gateway.records import (
-    Channel,
-    Connection,
+from ifinu.gateway.factory import Gateway, gateway_of
+from ifinu.gateway.message_records import (
+    ConnectionState,
     CreatedInstance,
     FoundMessage,
     FoundMessages,
     Instance,
+    Integration,
+    Pairing,
     QrCode,
-    State,
     Webhook,
     WhatsAppNumber,
 )
+from ifinu.gateway.outcomes import Sent, classify
 from ifinu.gateway.shards import Shards
 
 __all__ = [
-    "Channel",
-    "Connection",
+    "ConnectionState",
     "CreatedInstance",
     "Evolution",
     "FoundMessage",
     "FoundMessages",
     "Gateway",
     "Instance",
+    "Integration",
+    "Pairing",
     "QrCode",
     "Sent",
     "Shards",
-    "State",
     "Webhook",
     "WhatsAppNumber",
     "classify",
-    "flapping",
+    "flaps",
     "gateway_of",
 ]

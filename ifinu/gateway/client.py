@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ifinu import errors, phone
 from ifinu.errors import Reason
-from ifinu.gateway import answers, outcomes, records, transport
+from ifinu.gateway import http, message_records, outcomes, responses
 
 _T = TypeVar("_T")
 
@@ -52,7 +52,7 @@ class Evolution:
     ) -> None:
         self._api_key = api_key.strip()
         headers = {"apikey": self._api_key} | ({"X-Ifinu-Worker": worker} if worker else {})
-        self._transport = transport.Transport(
+        self._transport = http.HttpTransport(
             url,
             headers=headers,
             connect_timeout_s=connect_timeout_s,
@@ -102,7 +102,7 @@ class Evolution:
         hide = (self._api_key, text)
         try:
             answer = self._transport.exchange("POST", _path("message/sendText", instance), body, before=before)
-        except (transport.RequestNotDelivered, transport.AnswerLost) as exc:
+        except (http.RequestNotDelivered, http.AnswerLost) as exc:
             raise outcomes.unanswered(exc, instance=instance, hide=hide) from exc
         wait_s = outcomes.retry_after_s(answer.retry_after, now=datetime.now(UTC))
         return outcomes.classify(answer.status, answer.body, instance=instance, retry_after_s=wait_s, hide=hide)
@@ -117,7 +117,7 @@ class Evolution:
         key_id: str | None = None,
         page: int = 1,
         page_size: int = 50,
-    ) -> records.FoundMessages:
+    ) -> message_records.FoundMessages:
         """
         Look among the messages this instance has sent and stored.
 
@@ -140,9 +140,9 @@ class Evolution:
             "messageTimestamp": {"gte": _iso(since), "lte": _iso(until)},
         }
         body = {"where": where, "page": page, "offset": page_size}
-        return self._ask(records.read_messages, "POST", "chat/findMessages", instance, body)
+        return self._ask(message_records.read_messages, "POST", "chat/findMessages", instance, body)
 
-    def whatsapp_numbers(self, instance: str, numbers_e164: Iterable[str]) -> dict[str, records.WhatsAppNumber]:
+    def whatsapp_numbers(self, instance: str, numbers_e164: Iterable[str]) -> dict[str, message_records.WhatsAppNumber]:
         """
         Ask WhatsApp which of these numbers it knows.
 
@@ -153,21 +153,21 @@ class Evolution:
         """
         asked = {phone.digits(number): number for number in numbers_e164}
         body = {"numbers": list(asked)}
-        found = self._ask(records.read_numbers, "POST", "chat/whatsappNumbers", instance, body)
+        found = self._ask(message_records.read_numbers, "POST", "chat/whatsappNumbers", instance, body)
         return {asked[digits]: number for digits, number in found.items() if digits in asked}
 
-    def connection_state(self, instance: str) -> records.State:
+    def connection_state(self, instance: str) -> message_records.ConnectionState:
         """Tell the state of an instance; ABSENT when another gateway process holds it."""
-        return self._ask(records.read_connection, "GET", "instance/connectionState", instance).state
+        return self._ask(message_records.read_connection, "GET", "instance/connectionState", instance).state
 
     def create_instance(
         self,
         instance: str,
         *,
-        channel: records.Channel = records.Channel.BAILEYS,
+        channel: message_records.Integration = message_records.Integration.BAILEYS,
         number: str | None = None,
         token: str | None = None,
-    ) -> records.CreatedInstance:
+    ) -> message_records.CreatedInstance:
         """
         Create an instance. Never two of one name at a time: the loser's clean-up deletes the winner.
 
@@ -188,9 +188,9 @@ class Evolution:
             raise errors.ConfigurationError("an instance needs a name")
         wanted = {"instanceName": instance, "integration": channel, "number": number, "token": token}
         body = {name: value for name, value in wanted.items() if value is not None}
-        return self._ask(records.read_created, "POST", "instance/create", body=body)
+        return self._ask(message_records.read_created, "POST", "instance/create", body=body)
 
-    def connect_instance(self, instance: str, *, number: str | None = None) -> records.Connection:
+    def connect_instance(self, instance: str, *, number: str | None = None) -> message_records.Pairing:
         """
         Start pairing: a QR code to show, no QR code yet (ask again), or OPEN when it is paired already.
 
@@ -200,11 +200,11 @@ class Evolution:
                 a proxy may take away.
         """
         query = "" if number is None else f"?number={quote(number, safe='')}"
-        return self._ask(records.read_connection, "GET", "instance/connect", instance, query=query)
+        return self._ask(message_records.read_connection, "GET", "instance/connect", instance, query=query)
 
-    def restart_instance(self, instance: str) -> records.Connection:
+    def restart_instance(self, instance: str) -> message_records.Pairing:
         """Open the instance's connection to WhatsApp anew; GatewayError when it is not connected."""
-        return self._ask(records.read_connection, "POST", "instance/restart", instance)
+        return self._ask(message_records.read_connection, "POST", "instance/restart", instance)
 
     def logout_instance(self, instance: str) -> None:
         """Unpair: a new QR code is needed afterwards."""
@@ -214,9 +214,9 @@ class Evolution:
         """Delete the instance with its messages and webhook; the gateway does it after it has answered."""
         self._call("DELETE", "instance/delete", instance)
 
-    def fetch_instances(self) -> tuple[records.Instance, ...]:
+    def fetch_instances(self) -> tuple[message_records.Instance, ...]:
         """List the instances of this gateway process."""
-        return self._ask(records.read_instances, "GET", "instance/fetchInstances")
+        return self._ask(message_records.read_instances, "GET", "instance/fetchInstances")
 
     def instance_names(self) -> frozenset[str]:
         """
@@ -229,7 +229,7 @@ class Evolution:
 
     def set_webhook(
         self, instance: str, url: str, events: Iterable[str], *, headers: dict[str, str] | None = None
-    ) -> records.Webhook:
+    ) -> message_records.Webhook:
         """
         Say where an instance's events go.
 
@@ -241,11 +241,11 @@ class Evolution:
                 JWT>`.
         """
         webhook = {"enabled": True, "url": url, "events": list(events)} | ({"headers": headers} if headers else {})
-        return self._ask(records.read_webhook, "POST", "webhook/set", instance, {"webhook": webhook})
+        return self._ask(message_records.read_webhook, "POST", "webhook/set", instance, {"webhook": webhook})
 
-    def find_webhook(self, instance: str) -> records.Webhook | None:
+    def find_webhook(self, instance: str) -> message_records.Webhook | None:
         """Tell where an instance's events go; None when none was set."""
-        return self._ask(records.read_found_webhook, "GET", "webhook/find", instance)
+        return self._ask(message_records.read_found_webhook, "GET", "webhook/find", instance)
 
     def _ask(
         self,
@@ -274,19 +274,19 @@ class Evolution:
         content = b"" if body is None else _json(body)
         try:
             answer = self._transport.exchange(method, _path(route, instance) + query, content)
-        except transport.RequestNotDelivered as exc:
+        except http.RequestNotDelivered as exc:
             raise self._error(str(exc), instance, Reason.UNREACHABLE) from exc
-        except transport.AnswerLost as exc:
+        except http.AnswerLost as exc:
             raise self._error(f"{method} {route}: no answer, so it may be done: {exc}", instance) from exc
         ok = 200 <= answer.status < 300
         reason = _REASONS.get(answer.status)
         try:
-            decoded = answers.decode(answer.body)
+            decoded = responses.decode(answer.body)
         except ValueError:
             decoded, reason = {"error": True}, Reason.ROUTE_NOT_FOUND if ok else reason
         # `connect` and `restart` answer 200 with an error inside.
         if not ok or (isinstance(decoded, dict) and decoded.get("error") is True):
-            words = answers.words(answer.body, hide=(self._api_key,))
+            words = responses.words(answer.body, hide=(self._api_key,))
             said = ": ".join(filter(None, (f"{method} {route}", f"HTTP {answer.status}", words)))
             raise self._error(said, instance, reason, status=answer.status, answer=words)
         return decoded
@@ -300,7 +300,7 @@ class Evolution:
         status: int | None = None,
         answer: str = "",
     ) -> errors.GatewayError:
-        line = answers.one_line(f"{instance or self._at}: {said}", hide=(self._api_key,))
+        line = responses.one_line(f"{instance or self._at}: {said}", hide=(self._api_key,))
         message = "; ".join(filter(None, (line, reason and outcomes.hint(reason))))
         return errors.GatewayError(message, instance=instance, status=status, answer=answer)
 

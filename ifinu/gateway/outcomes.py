@@ -38,7 +38,7 @@ from typing import Any
 
 from ifinu import errors
 from ifinu.errors import MaybeSent, Misconfigured, NotSent, Reason, Refused, Throttled
-from ifinu.gateway import answers, transport
+from ifinu.gateway import http, responses
 
 _Verdict = tuple[type[errors.SendError], Reason]
 
@@ -145,18 +145,18 @@ def classify(
         SendError: Always one of NotSent, Throttled, MaybeSent, Refused, Misconfigured, with its `reason`.
     """
     try:
-        answer = answers.decode(body)
+        answer = responses.decode(body)
     except ValueError:
-        answer = answers.plain(body)
+        answer = responses.plain(body)
     judged = _success(answer) if 200 <= status < 300 else _failure(status, answer, body)
     if isinstance(judged, Sent):
         return judged
-    said = answers.words(body, hide=hide)
+    said = responses.words(body, hide=hide)
     raise _error(judged, f"HTTP {status}", said, instance=instance, status=status, retry_after_s=retry_after_s)
 
 
 def unanswered(
-    exc: transport.RequestNotDelivered | transport.AnswerLost, *, instance: str, hide: Iterable[str] = ()
+    exc: http.RequestNotDelivered | http.AnswerLost, *, instance: str, hide: Iterable[str] = ()
 ) -> errors.SendError:
     """
     Judge a request that got no answer.
@@ -164,14 +164,14 @@ def unanswered(
     Returns:
         What to raise: NotSent when the request was not delivered, else MaybeSent.
     """
-    if isinstance(exc, transport.RequestNotDelivered):
+    if isinstance(exc, http.RequestNotDelivered):
         verdict: _Verdict = (NotSent, Reason.UNREACHABLE)
     elif isinstance(exc.__cause__, TimeoutError):
         verdict = (MaybeSent, Reason.TIMEOUT)
     else:
         verdict = (MaybeSent, Reason.CONNECTION_LOST)
     what = "not delivered" if verdict[0] is NotSent else "no answer"
-    return _error(verdict, what, answers.one_line(str(exc), hide=hide), instance=instance)
+    return _error(verdict, what, responses.one_line(str(exc), hide=hide), instance=instance)
 
 
 def retry_after_s(header: str | None, *, now: datetime) -> float | None:
@@ -240,9 +240,9 @@ def _success(answer: Any) -> Sent | _Verdict:
 
 
 def _failure(status: int, answer: Any, body: bytes) -> Sent | _Verdict:
-    said = answers.message(answer)
-    first = next(iter(answers.texts(said)), "")
-    if status in _MAY_BE_RATE_OVERLIMIT and any(map(_RATE_OVERLIMIT.match, answers.texts(said))):
+    said = responses.message(answer)
+    first = next(iter(responses.texts(said)), "")
+    if status in _MAY_BE_RATE_OVERLIMIT and any(map(_RATE_OVERLIMIT.match, responses.texts(said))):
         return Throttled, Reason.RATE_OVERLIMIT
     match status:
         case 400:
@@ -282,7 +282,7 @@ def _error(
     retry_after_s: float | None = None,
 ) -> errors.SendError:
     kind, reason = verdict
-    line = ": ".join(filter(None, (answers.one_line(instance), what, said)))
+    line = ": ".join(filter(None, (responses.one_line(instance), what, said)))
     message = "; ".join(filter(None, (line, hint(reason))))
     if kind is Throttled:
         wait_s = _DEFAULT_RETRY_AFTER_S if retry_after_s is None else retry_after_s

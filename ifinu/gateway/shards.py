@@ -3,7 +3,7 @@ Several gateway processes behind one host name, used as one gateway.
 
 A gateway process keeps the WhatsApp connections of its instances in its own memory, and can do nothing with those of
 another; some routes say so, some answer SUCCESS and do nothing, and `delete` erases the rows of an instance that lives
-elsewhere. So each request goes to the process that holds its instance (`holders.py`), and to no other.
+elsewhere. So each request goes to the process that holds its instance (`routing.py`), and to no other.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from datetime import datetime
 
 from ifinu import errors
 from ifinu.errors import NotSent, Reason
-from ifinu.gateway import answers, records, transport
+from ifinu.gateway import http, message_records, responses
 from ifinu.gateway.addresses import Addresses, Resolve, resolve
 from ifinu.gateway.client import Evolution
-from ifinu.gateway.holders import Answer, Holders, Memory
 from ifinu.gateway.outcomes import Sent
+from ifinu.gateway.routing import Answer, Holders, LocationStore
 from ifinu.gateway.shard import Shard, ask_all
 
 # Nothing was sent, and another process may be the one that holds the instance.
@@ -26,7 +26,7 @@ _ELSEWHERE = frozenset({Reason.WRONG_SHARD, Reason.UNREACHABLE, Reason.UNAVAILAB
 _LONGEST_CONNECT_S = 3.0  # of a question
 _LONGEST_ANSWER_S = 5.0
 
-Instances = tuple[records.Instance, ...]
+Instances = tuple[message_records.Instance, ...]
 
 
 class Shards:
@@ -54,10 +54,10 @@ class Shards:
         connect_timeout_s: float = 5.0,
         read_timeout_s: float = 75.0,
         worker: str | None = None,
-        memory: Memory | None = None,
+        memory: LocationStore | None = None,
         look_up: Resolve = resolve,
     ) -> None:
-        host, port = transport.endpoint(url)
+        host, port = http.endpoint(url)
         self.url = url
         self._answers_in_s = connect_timeout_s + read_timeout_s
         connect = functools.partial(Evolution, url, api_key, worker=worker)
@@ -134,7 +134,7 @@ class Shards:
         key_id: str | None = None,
         page: int = 1,
         page_size: int = 50,
-    ) -> records.FoundMessages:
+    ) -> message_records.FoundMessages:
         """As `Evolution.find_messages`, of whoever holds the instance; no other process' answer counts."""
         find = functools.partial(
             Evolution.find_messages,
@@ -151,31 +151,31 @@ class Shards:
             return find(shard.gateway)
         except errors.GatewayError as exc:
             shard.failed(exc)
-            if isinstance(exc.__cause__, transport.AnswerLost):
+            if isinstance(exc.__cause__, http.AnswerLost):
                 raise  # whoever asks will ask again; here it could take as long once more
         return find(self._holders.anew(instance, shard).gateway)
 
-    def whatsapp_numbers(self, instance: str, numbers_e164: Iterable[str]) -> dict[str, records.WhatsAppNumber]:
+    def whatsapp_numbers(self, instance: str, numbers_e164: Iterable[str]) -> dict[str, message_records.WhatsAppNumber]:
         """As `Evolution.whatsapp_numbers`."""
         return self._at(instance).whatsapp_numbers(instance, numbers_e164)
 
-    def connection_state(self, instance: str) -> records.State:
+    def connection_state(self, instance: str) -> message_records.ConnectionState:
         """As `Evolution.connection_state`; ABSENT when it is there and none that answers holds it."""
         try:
             return self._holders.asked(instance).state
         except NotSent as exc:
             if exc.reason is Reason.WRONG_SHARD:
-                return records.State.ABSENT
+                return message_records.ConnectionState.ABSENT
             raise
 
     def create_instance(
         self,
         instance: str,
         *,
-        channel: records.Channel = records.Channel.BAILEYS,
+        channel: message_records.Integration = message_records.Integration.BAILEYS,
         number: str | None = None,
         token: str | None = None,
-    ) -> records.CreatedInstance:
+    ) -> message_records.CreatedInstance:
         """
         As `Evolution.create_instance`, in the process that has the fewest.
 
@@ -196,14 +196,14 @@ class Shards:
                 raise self._nobody() from exc
             return shard.gateway.create_instance(instance, channel=channel, number=number, token=token)
         raise errors.GatewayError(
-            f"{answers.one_line(instance)}: there is an instance of this name already", instance=instance, status=403
+            f"{responses.one_line(instance)}: there is an instance of this name already", instance=instance, status=403
         )
 
-    def connect_instance(self, instance: str, *, number: str | None = None) -> records.Connection:
+    def connect_instance(self, instance: str, *, number: str | None = None) -> message_records.Pairing:
         """As `Evolution.connect_instance`."""
         return self._at(instance).connect_instance(instance, number=number)
 
-    def restart_instance(self, instance: str) -> records.Connection:
+    def restart_instance(self, instance: str) -> message_records.Pairing:
         """As `Evolution.restart_instance`."""
         return self._at(instance).restart_instance(instance)
 
@@ -217,11 +217,11 @@ class Shards:
 
     def set_webhook(
         self, instance: str, url: str, events: Iterable[str], *, headers: dict[str, str] | None = None
-    ) -> records.Webhook:
+    ) -> message_records.Webhook:
         """As `Evolution.set_webhook`."""
         return self._at(instance).set_webhook(instance, url, events, headers=headers)
 
-    def find_webhook(self, instance: str) -> records.Webhook | None:
+    def find_webhook(self, instance: str) -> message_records.Webhook | None:
         """As `Evolution.find_webhook`."""
         return self._at(instance).find_webhook(instance)
 

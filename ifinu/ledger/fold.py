@@ -45,7 +45,7 @@ _FACTS |= {"hash": "phone_hash"}
 
 
 @dataclass(slots=True)
-class Rows:
+class RowBatch:
     """
     The rows of each table, by their keys.
 
@@ -66,9 +66,9 @@ class Rows:
         return sorted(told | self.receipts.keys())
 
 
-def fold(entries: Iterable[Entry]) -> Rows:
+def fold(entries: Iterable[Entry]) -> RowBatch:
     """Make the rows."""
-    rows = Rows()
+    rows = RowBatch()
     for entry in sorted(entries, key=lambda entry: (entry.ms, entry.seq)):
         at = entry.ms, entry.seq
         rows.last = at
@@ -93,7 +93,7 @@ def fold(entries: Iterable[Entry]) -> Rows:
     return rows
 
 
-def _notification(rows: Rows, entry: Entry, id_: str) -> None:
+def _notification(rows: RowBatch, entry: Entry, id_: str) -> None:
     at = entry.at
     state, state_rank = _state(entry)
     row = rows.notifications.setdefault(id_, _blank(id_, at))
@@ -137,7 +137,7 @@ def _state(entry: Entry) -> tuple[State, int]:
         return State.UNKNOWN, IMPLIED
 
 
-def _receipt(rows: Rows, entry: Entry) -> None:
+def _receipt(rows: RowBatch, entry: Entry) -> None:
     key_id = entry.event.data["key_id"][:LONGEST_ID]
     status = State(entry.event.data["status"])
     times = dict.fromkeys(("server_ack_at", "delivered_at", "read_at", "failed_at"))
@@ -150,7 +150,7 @@ def _receipt(rows: Rows, entry: Entry) -> None:
         row.update(status=status.value, rank=rank(status))
 
 
-def _opt_out(rows: Rows, entry: Entry) -> None:
+def _opt_out(rows: RowBatch, entry: Entry) -> None:
     key = entry.text("tenant", LONGEST_ID) or "", entry.event.data["hash"][:LONGEST_ID]
     blank = {"tenant": key[0], "phone_hash": key[1], "at": None}
     row = rows.opt_outs.setdefault(key, blank)
@@ -165,7 +165,7 @@ def _opt_out(rows: Rows, entry: Entry) -> None:
         row.update(at=entry.at, removed_at=None)
 
 
-def _instance(rows: Rows, entry: Entry) -> None:
+def _instance(rows: RowBatch, entry: Entry) -> None:
     name = entry.event.data["instance"][:LONGEST_ID]
     rows.instances[name] = {
         "name": name,

@@ -44,15 +44,15 @@ _NOBODYS: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowCounts:
     """How many rows of the three large tables."""
 
     notifications: int = 0
     events: int = 0
     receipts: int = 0
 
-    def __add__(self, other: Rows) -> Rows:
-        return Rows(
+    def __add__(self, other: RowCounts) -> RowCounts:
+        return RowCounts(
             self.notifications + other.notifications, self.events + other.events, self.receipts + other.receipts
         )
 
@@ -69,7 +69,7 @@ class Tended:
     """
 
     unconfirmed: int = 0
-    purged: Rows = Rows()
+    purged: RowCounts = RowCounts()
     more: bool = False
 
 
@@ -88,7 +88,7 @@ def tend(engine: Engine, settings: Settings, now: datetime) -> Tended:
         errors.LedgerUnavailable: The database is away; nothing is lost by trying again later.
     """
     marked, more_to_mark = mark_unconfirmed(engine, settings.unconfirmed_after_s, now, batches=_BATCHES_AT_A_TIME)
-    purged, more_to_purge = Rows(), False
+    purged, more_to_purge = RowCounts(), False
     if now.astimezone(ZONE).hour == _PURGE_AT_HOUR:
         before = now - timedelta(days=settings.retention_days)
         purged, more_to_purge = purge(engine, before, batches=_BATCHES_AT_A_TIME)
@@ -140,7 +140,9 @@ def mark_unconfirmed(
     return marked, True
 
 
-def purge(engine: Engine, before: datetime, *, batches: int | None = None, batch: int = _BATCH) -> tuple[Rows, bool]:
+def purge(
+    engine: Engine, before: datetime, *, batches: int | None = None, batch: int = _BATCH
+) -> tuple[RowCounts, bool]:
     """
     Delete what is older than `before`, the oldest first: notifications by their last event, receipts by the last one,
     events each by itself, opt-outs that were taken back, and notes on gaps. An opt-out that stands is kept for ever.
@@ -167,7 +169,7 @@ def purge(engine: Engine, before: datetime, *, batches: int | None = None, batch
             deleted[age.table.name] = deleted.get(age.table.name, 0) + count
             done += 1
         more = more or left
-    return Rows(deleted["notifications"], deleted["events"], deleted["receipts"]), more
+    return RowCounts(deleted["notifications"], deleted["events"], deleted["receipts"]), more
 
 
 def _delete_oldest(
@@ -180,7 +182,7 @@ def _delete_oldest(
     return count, last is not None
 
 
-def erase(engine: Engine, phone_hash: str, *, batch: int = _BATCH) -> Rows:
+def erase(engine: Engine, phone_hash: str, *, batch: int = _BATCH) -> RowCounts:
     """
     Forget a person, and keep the counts true.
 
@@ -199,10 +201,10 @@ def erase(engine: Engine, phone_hash: str, *, batch: int = _BATCH) -> Rows:
     Returns:
         How many notifications were made nobody's, and how many events and receipts deleted.
     """
-    total = Rows()
+    total = RowCounts()
     while (done := _erase_batch(engine, phone_hash, batch)) is not None:
         total += done
-    total += Rows(events=_erase_others(engine, phone_hash))
+    total += RowCounts(events=_erase_others(engine, phone_hash))
     with writing(engine) as connection:
         connection.execute(
             delete(opt_outs).where(opt_outs.c.phone_hash == phone_hash, opt_outs.c.removed_at.is_not(None))
@@ -216,7 +218,7 @@ def of_person(engine: Engine, phone_hash: str) -> int:
         return connection.execute(select(func.count()).where(notifications.c.phone_hash == phone_hash)).scalar_one()
 
 
-def _erase_batch(engine: Engine, phone_hash: str, batch: int) -> Rows | None:
+def _erase_batch(engine: Engine, phone_hash: str, batch: int) -> RowCounts | None:
     theirs = select(notifications.c.id, notifications.c.key_id).where(notifications.c.phone_hash == phone_hash)
     with writing(engine) as connection:
         found = connection.execute(theirs.limit(batch)).all()
@@ -232,7 +234,7 @@ def _erase_batch(engine: Engine, phone_hash: str, batch: int) -> Rows | None:
             update(notifications).where(notifications.c.id == bindparam("was")).values(_NOBODYS),
             [{"was": id_, "becomes": f"{ERASED}{uuid.uuid4().hex}"} for id_ in ids],
         )
-    return Rows(len(ids), told, got)
+    return RowCounts(len(ids), told, got)
 
 
 def _erase_others(engine: Engine, phone_hash: str) -> int:

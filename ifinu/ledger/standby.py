@@ -15,9 +15,9 @@ import redis
 import structlog
 
 from ifinu.broker import clock
-from ifinu.broker.answers import Answers
+from ifinu.broker.replies import Replies
+from ifinu.ledger.leader import Leader
 from ifinu.ledger.progress import Progress
-from ifinu.ledger.turn import Turn
 from ifinu.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ def stand_by(client: redis.Redis, settings: Settings, stop: threading.Event, pro
     Raises:
         ConfigurationError: The URL is none.
     """
-    turn = Turn(client)
+    turn = Leader(client)
     progress = progress or Progress()
     told = ""
     while not stop.is_set():
@@ -60,15 +60,15 @@ def stand_by(client: redis.Redis, settings: Settings, stop: threading.Event, pro
         stop.wait(_ASK_EVERY_S)
 
 
-def _record(client: redis.Redis, settings: Settings, stop: threading.Event, turn: Turn, progress: Progress) -> None:
-    from ifinu.ledger.answers import Clerk
+def _record(client: redis.Redis, settings: Settings, stop: threading.Event, turn: Leader, progress: Progress) -> None:
     from ifinu.ledger.engine import connect
     from ifinu.ledger.recorder import Recorder
+    from ifinu.ledger.reply_resolution import ReplyResolver
     from ifinu.ledger.retention import tend
 
     def upkeep() -> bool:
         now = clock.now(client)  # a machine that is a year ahead would purge the ledger
-        Answers(client).forget_maybes(now - _MAYBES_OF)
+        Replies(client).forget_maybes(now - _MAYBES_OF)
         done = tend(engine, settings, now)
         if done.unconfirmed or done.purged.notifications:
             log.info("ifinu.ledger.tended", unconfirmed=done.unconfirmed, purged=done.purged.notifications)
@@ -78,7 +78,9 @@ def _record(client: redis.Redis, settings: Settings, stop: threading.Event, turn
 
     log.info("ifinu.recorder.started", who=turn.who, database=database_url.partition(":")[0])
     engine = connect(database_url)
-    recorder = Recorder(client, engine, upkeep=upkeep, caught_up=Clerk(client, engine).settle, progress=progress)
+    recorder = Recorder(
+        client, engine, upkeep=upkeep, caught_up=ReplyResolver(client, engine).settle, progress=progress
+    )
     progress.active = True
     try:
         recorder.run(stop, turn.keep)

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ifinu.ledger.fold import Row, Rows
+from ifinu.ledger.fold import Row, RowBatch
 from ifinu.ledger.schema import events, instances, notifications, opt_outs, receipts, recorder
 from ifinu.ledger.states import RECEIPTS
 
@@ -48,7 +48,7 @@ class _Statements(NamedTuple):
     join: Update
 
 
-def write(connection: Connection, rows: Rows, now: datetime) -> None:
+def write(connection: Connection, rows: RowBatch, now: datetime) -> None:
     """
     Write a batch, and how far the stream is recorded with it.
 

@@ -7,7 +7,7 @@ How log lines look: one event a line, JSON for machines or columns for a termina
 
 Phones, names and texts are kept out where a line of ours is written, and not looked for here: that would cost more
 than the line. What others say is trusted less: of an exception only words that cannot repeat what it choked on
-(`faults.py`), of a library's line only what is no argument of a task (`foreign.py`). docs/logs.md lists the events.
+(`exceptions.py`), of a library's line only what is no argument of a task (`foreign.py`). docs/logs.md lists the events.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import structlog
 
 from ifinu.escapes import visible, visible_json
-from ifinu.logs import faults, foreign, uncaught
+from ifinu.logs import exceptions, foreign, uncaught
 from ifinu.logs.floods import QUIET, Dropped, Floods
 from ifinu.settings import LogFormat
 
@@ -119,7 +119,7 @@ def _finish(name: str | None) -> Any:
         if exc_info := line.pop("exc_info", None):
             exc, traceback = _fault(exc_info)
             if exc is not None:
-                line["exception"] = faults.render(exc, traceback)
+                line["exception"] = exceptions.render(exc, traceback)
         return line
 
     return process
@@ -136,7 +136,7 @@ def _fault(exc_info: Any) -> tuple[BaseException | None, Any]:
 
 def _written(value: object) -> str:
     """What JSON does not know; an exception's words may not be ours to repeat."""
-    return faults.describe(value) if isinstance(value, BaseException) else str(value)
+    return exceptions.describe(value) if isinstance(value, BaseException) else str(value)
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, default=_written).encode

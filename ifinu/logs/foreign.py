@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from ifinu.logs import faults
+from ifinu.logs import exceptions
 
 # A line for each message received, started and finished costs more than the send; ours say what happened.
 _QUIET = ("celery.worker.strategy", "kombu", "alembic.runtime.plugins")
@@ -41,10 +41,10 @@ def redact(record: logging.LogRecord) -> bool:
     args = record.args
     if isinstance(args, tuple):
         if any(isinstance(arg, BaseException) for arg in args):
-            record.args = tuple(_Said(faults.describe(a)) if isinstance(a, BaseException) else a for a in args)
+            record.args = tuple(_Said(exceptions.describe(a)) if isinstance(a, BaseException) else a for a in args)
     elif isinstance(args, Mapping) and "exc" in args:  # of Celery, on a task that failed: the exception's repr
         exc = record.exc_info[1] if record.exc_info else None
-        words = faults.describe(exc) if exc is not None else str(args["exc"]).partition("(")[0]
+        words = exceptions.describe(exc) if exc is not None else str(args["exc"]).partition("(")[0]
         record.args = {**args, "exc": words, "traceback": "", "args": "", "kwargs": ""}
     if isinstance(record.msg, str):
         if "body" in record.msg:  # of Celery, on a message that it cannot read: all of it follows

@@ -4,7 +4,7 @@ What a person reads: one Jinja template for each kind, in `templates/<tipo_notif
 A template sees the names of the wire: `id`, `nome`, `valor` ("R$ 1.234,50"), `vencimento` ("01/12/2026"),
 `descricao`, `link_pagamento`, `pix_copia_cola`, and, where there is a due date, `dias_para_vencer` and
 `dias_de_atraso` (whole days; the one is minus the other). What a notification lacks is false in an `if` and
-refuses to be printed. `IFINU_TEMPLATES` replaces them, for all or for a tenant (`wording.py`).
+refuses to be printed. `IFINU_TEMPLATES` replaces them, for all or for a tenant (`template_sets.py`).
 
 Values are data, never templates. WhatsApp formats `*bold*`, `_italic_`, `~struck~` and backticks, so these
 are taken out of names and descriptions, save an underscore inside a word (`plano_anual`), which formats
@@ -25,7 +25,7 @@ from ifinu.errors import InvalidNotification
 from ifinu.notification import Kind, Notification
 from ifinu.payment_codes import spaced
 from ifinu.reference import with_reference, without_references
-from ifinu.render.wording import LONGEST_TEXT, TEMPLATE_FAULTS, source_of, wordings
+from ifinu.render.template_sets import LONGEST_TEXT, TEMPLATE_FAULTS, source_of, wordings
 
 _FORMATTING = re.compile(r"[*~`]|(?<![^\W_])_|_(?![^\W_])")
 _BLANK_LINES = re.compile(r"\n{3,}")
@@ -47,7 +47,7 @@ class Renderer:
     Turns notifications into texts.
 
     Args:
-        templates: Directory of templates that replace the ones here, see `wording.py`; None for none.
+        templates: Directory of templates that replace the ones here, see `template_sets.py`; None for none.
         reference: Whether a text ends in the reference of its notification, see `reference.py`.
         codes_apart: Whether payment codes follow in messages that hold nothing else; the text then announces them.
 

@@ -12,21 +12,21 @@ keeps a ledger of what "WhatsApp" really got; a claim such as "nothing is sent t
     Control(url, api_key).summary()                 # and from another one
 """
 
-from ifinu.simulator.client import Control
+from ifinu.simulator.cluster import Cluster
 from ifinu.simulator.config import SimulatorConfig
-from ifinu.simulator.faults import ENDINGS, Gateway, Outcome
-from ifinu.simulator.ledger import Send, duplicates
+from ifinu.simulator.fault_script import ENDINGS, Gateway, Outcome
 from ifinu.simulator.process import run
-from ifinu.simulator.shards import Shards
+from ifinu.simulator.remote_control import Control
+from ifinu.simulator.send_ledger import Send, duplicates
 from ifinu.simulator.threaded import Simulator
 
 __all__ = [
     "ENDINGS",
+    "Cluster",
     "Control",
     "Gateway",
     "Outcome",
     "Send",
-    "Shards",
     "Simulator",
     "SimulatorConfig",
     "duplicates",

@@ -6,7 +6,7 @@ import json
 import re
 from urllib.parse import parse_qsl
 
-from ifinu.simulator.server import Request
+from ifinu.simulator.server import HttpRequest
 
 _CONTEXT = 10  # characters that V8 shows on either side of a token it does not expect
 _WHITESPACE = " \t\r\n"
@@ -25,7 +25,7 @@ def _no_constant(name: str) -> float:
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
-def read(request: Request) -> str | None:
+def read(request: HttpRequest) -> str | None:
     """
     Fill `request.json` from a JSON or form body.
 

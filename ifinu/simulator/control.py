@@ -21,9 +21,9 @@ from urllib.parse import parse_qs, unquote
 
 from ifinu.errors import ConfigurationError
 from ifinu.simulator import numbers
-from ifinu.simulator.envelopes import Reply, answer, error
-from ifinu.simulator.faults import Gateway
-from ifinu.simulator.server import Request
+from ifinu.simulator.envelopes import JsonResponse, answer, error
+from ifinu.simulator.fault_script import Gateway
+from ifinu.simulator.server import HttpRequest
 from ifinu.simulator.state import ELSEWHERE, Link
 from ifinu.simulator.world import World
 
@@ -33,7 +33,7 @@ _VARIANTS = ("plain", "lid", "lid_alone")
 _OPENNESS = {"alive": True, "dead": False}
 
 
-def answer_control(world: World, request: Request) -> Reply:
+def answer_control(world: World, request: HttpRequest) -> JsonResponse:
     """One control request; wrong ones are answered 400 with what is wrong."""
     route = request.path.removeprefix(PREFIX)
     where = (request.method, route)
@@ -157,7 +157,7 @@ def inbound(world: World, body: Mapping[str, Any]) -> str:
     return world.events.inbound(instance, jid, text, quoted=quoted, name=name, variant=variant).key_id
 
 
-def _ledger(world: World, query: str) -> Reply:
+def _ledger(world: World, query: str) -> JsonResponse:
     wanted = {key: values[0] for key, values in parse_qs(query).items()}
     if not all(value.isdecimal() for value in wanted.values()) or set(wanted) - {"since", "limit"}:
         raise ConfigurationError("ledger takes since and limit, both whole numbers")

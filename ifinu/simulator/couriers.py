@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ifinu.simulator.envelopes import encode
-from ifinu.simulator.faults import Faults
+from ifinu.simulator.fault_script import Faults
 
 _ATTEMPTS = 10
 _MAX_WAIT_S = 300.0

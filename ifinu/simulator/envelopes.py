@@ -17,7 +17,7 @@ JSON = "application/json; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 
 
-class Reply(NamedTuple):
+class JsonResponse(NamedTuple):
     """One answer, or `RESET`."""
 
     status: int
@@ -26,7 +26,7 @@ class Reply(NamedTuple):
 
 
 # Not an answer: the connection is reset (RST), as when a pod is killed or a proxy gives up.
-RESET = Reply(0, b"")
+RESET = JsonResponse(0, b"")
 
 
 def encode(value: object) -> bytes:
@@ -34,12 +34,12 @@ def encode(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def answer(status: int, value: object) -> Reply:
+def answer(status: int, value: object) -> JsonResponse:
     """Any JSON answer."""
-    return Reply(status, encode(value))
+    return JsonResponse(status, encode(value))
 
 
-def error(status: int, message: Any, phrase: str | None = None) -> Reply:
+def error(status: int, message: Any, phrase: str | None = None) -> JsonResponse:
     """
     Envelope 1.
 
@@ -52,24 +52,24 @@ def error(status: int, message: Any, phrase: str | None = None) -> Reply:
     return answer(status, {"status": status, "error": phrase, "response": {"message": message}})
 
 
-def raw_error(message: Any) -> Reply:
+def raw_error(message: Any) -> JsonResponse:
     """Envelope 2."""
     return answer(400, {"status": 400, "error": "Bad Request", "message": message})
 
 
-def boom(status: int, phrase: str, message: str) -> Reply:
+def boom(status: int, phrase: str, message: str) -> JsonResponse:
     """Envelope 2 when Baileys raised: its Boom object, whose own status is not the HTTP one."""
     payload = {"statusCode": status, "error": phrase, "message": message}
     output = {"statusCode": status, "payload": payload, "headers": {}}
     return answer(400, {"data": None, "isBoom": True, "isServer": False, "output": output})
 
 
-def hidden_error() -> Reply:
+def hidden_error() -> JsonResponse:
     """Envelope 3."""
     return answer(200, {"error": True, "message": "[object Object]"})
 
 
-def unreadable(property_name: str) -> Reply:
+def unreadable(property_name: str) -> JsonResponse:
     """What Node says when this process does not hold the instance (the wrong shard)."""
     return error(500, f"Cannot read properties of undefined (reading '{property_name}')")
 
@@ -93,8 +93,8 @@ def invalid_argument(call: str, argument: str, expected: str, given: object) -> 
     )
 
 
-def proxy_page(status: int) -> Reply:
+def proxy_page(status: int) -> JsonResponse:
     """What a proxy in front of the gateway answers by itself."""
     title = f"{status} {http.HTTPStatus(status).phrase}"
     page = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>"
-    return Reply(status, page.encode(), HTML)
+    return JsonResponse(status, page.encode(), HTML)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from ifinu.simulator.config import SimulatorConfig
-from ifinu.simulator.faults import Gateway
-from ifinu.simulator.ledger import Ledger
+from ifinu.simulator.fault_script import Gateway
 from ifinu.simulator.router import Router
+from ifinu.simulator.send_ledger import Ledger
 from ifinu.simulator.server import Server
-from ifinu.simulator.state import Database
+from ifinu.simulator.state import Storage
 from ifinu.simulator.world import World
 
 _REBIND_S = 0.05
@@ -29,7 +29,7 @@ class Host:
         OSError: `config.ledger_file` cannot be written.
     """
 
-    def __init__(self, config: SimulatorConfig, database: Database | None = None, ledger: Ledger | None = None) -> None:
+    def __init__(self, config: SimulatorConfig, database: Storage | None = None, ledger: Ledger | None = None) -> None:
         self.world = World(config, database, ledger)
         self.world.gateway_changed = self._gateway_changed
         self._server = Server(Router(self.world), keep_alive_s=config.keep_alive_s)

@@ -13,32 +13,32 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from ifinu.simulator import bodies, chats, control, hooks, instances, sending
-from ifinu.simulator.envelopes import HTML, RESET, Reply, answer, error, proxy_page
-from ifinu.simulator.faults import Gateway
-from ifinu.simulator.server import Request
+from ifinu.simulator import bodies, chat_routes, control, instance_routes, send_routes, webhook_routes
+from ifinu.simulator.envelopes import HTML, RESET, JsonResponse, answer, error, proxy_page
+from ifinu.simulator.fault_script import Gateway
+from ifinu.simulator.server import HttpRequest
 from ifinu.simulator.world import World
 
-Route = Callable[[World, Request, str], Reply | Coroutine[Any, Any, Reply]]
+Route = Callable[[World, HttpRequest, str], JsonResponse | Coroutine[Any, Any, JsonResponse]]
 
 _SENDS: dict[tuple[str, str], Route] = {
-    ("POST", "message/sendText"): sending.send_text,
-    ("POST", "message/sendMedia"): sending.send_media,
+    ("POST", "message/sendText"): send_routes.send_text,
+    ("POST", "message/sendMedia"): send_routes.send_media,
 }
 _WITH_INSTANCE: dict[tuple[str, str], Route] = {
     **_SENDS,
-    ("GET", "instance/connect"): instances.connect,
-    ("GET", "instance/connectionState"): instances.connection_state,
-    ("POST", "instance/restart"): instances.restart,
-    ("DELETE", "instance/logout"): instances.logout,
-    ("DELETE", "instance/delete"): instances.delete,
-    ("POST", "chat/whatsappNumbers"): chats.whatsapp_numbers,
-    ("POST", "chat/findMessages"): chats.find_messages,
-    ("POST", "chat/findStatusMessage"): chats.find_status_message,
-    ("POST", "webhook/set"): hooks.set_webhook,
-    ("GET", "webhook/find"): hooks.find_webhook,
+    ("GET", "instance/connect"): instance_routes.connect,
+    ("GET", "instance/connectionState"): instance_routes.connection_state,
+    ("POST", "instance/restart"): instance_routes.restart,
+    ("DELETE", "instance/logout"): instance_routes.logout,
+    ("DELETE", "instance/delete"): instance_routes.delete,
+    ("POST", "chat/whatsappNumbers"): chat_routes.whatsapp_numbers,
+    ("POST", "chat/findMessages"): chat_routes.find_messages,
+    ("POST", "chat/findStatusMessage"): chat_routes.find_status_message,
+    ("POST", "webhook/set"): webhook_routes.set_webhook,
+    ("GET", "webhook/find"): webhook_routes.find_webhook,
 }
-_MANAGER = Reply(200, b"<!doctype html><title>Evolution Manager</title>", HTML)
+_MANAGER = JsonResponse(200, b"<!doctype html><title>Evolution Manager</title>", HTML)
 
 
 class Router:
@@ -47,7 +47,7 @@ class Router:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def __call__(self, request: Request) -> Reply | Coroutine[Any, Any, Reply]:
+    def __call__(self, request: HttpRequest) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
         """One request."""
         path = request.path
         if path.startswith(control.PREFIX):
@@ -68,7 +68,9 @@ class Router:
             name = unquote(name)
         return self._guarded(route, request, name, is_send)
 
-    def _guarded(self, route: Route, request: Request, name: str, is_send: bool) -> Reply | Coroutine[Any, Any, Reply]:
+    def _guarded(
+        self, route: Route, request: HttpRequest, name: str, is_send: bool
+    ) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
         instance = self._world.instances.get(name)
         if instance is None:
             missing = error(404, [f'The "{name}" instance does not exist'])
@@ -80,7 +82,7 @@ class Router:
             name = dict(parse_qsl(request.query)).get("instanceName", name)
         return route(self._world, request, name)
 
-    def _without_instance(self, request: Request) -> Reply:
+    def _without_instance(self, request: HttpRequest) -> JsonResponse:
         where = (request.method, request.path)
         authorized = _same(request.headers.get("apikey", ""), self._world.config.api_key)
         if where == ("GET", "/"):
@@ -88,21 +90,21 @@ class Router:
         if where in (("GET", "/manager/"), ("GET", "/manager")):
             return _MANAGER
         if where == ("POST", "/instance/create"):
-            if taken := instances.name_problem(self._world, request):
+            if taken := instance_routes.name_problem(self._world, request):
                 return taken
-            return instances.create(self._world, request, "") if authorized else error(401, "Unauthorized")
+            return instance_routes.create(self._world, request, "") if authorized else error(401, "Unauthorized")
         if where == ("GET", "/instance/fetchInstances"):
-            return instances.fetch(self._world, request, "")
+            return instance_routes.fetch(self._world, request, "")
         return error(404, [f"Cannot {request.method} {request.path}"])
 
-    def _control(self, request: Request) -> Reply | Coroutine[Any, Any, Reply]:
+    def _control(self, request: HttpRequest) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
         if not _same(request.headers.get("apikey", ""), self._world.config.api_key):
             return error(401, "Unauthorized")
         if problem := bodies.read(request):
             return error(400, problem)
         return control.answer_control(self._world, request)
 
-    def _down(self, gateway: Gateway, is_send: bool) -> Reply | Coroutine[Any, Any, Reply]:
+    def _down(self, gateway: Gateway, is_send: bool) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
         label = f"gateway_{gateway}"
         if gateway is Gateway.UNAVAILABLE:
             return self._refused(is_send, label, proxy_page(503))
@@ -111,12 +113,12 @@ class Router:
             return _silence(self._world.faults.hang_s)
         return self._refused(is_send, label, RESET)
 
-    def _refused(self, is_send: bool, how: str, reply: Reply) -> Reply:
+    def _refused(self, is_send: bool, how: str, reply: JsonResponse) -> JsonResponse:
         if is_send:
             self._world.ledger.ended(how)
         return reply
 
-    def _welcome(self) -> Reply:
+    def _welcome(self) -> JsonResponse:
         return answer(
             200,
             {
@@ -131,7 +133,7 @@ class Router:
         )
 
 
-async def _silence(for_s: float) -> Reply:
+async def _silence(for_s: float) -> JsonResponse:
     await asyncio.sleep(for_s)
     return RESET
 

@@ -21,7 +21,7 @@ from typing import Any, cast
 import httptools
 
 from ifinu import sockets
-from ifinu.simulator.envelopes import RESET, Reply, error
+from ifinu.simulator.envelopes import RESET, JsonResponse, error
 
 BODY_LIMIT_BYTES = 136 * 1024 * 1024
 PIPELINE_LIMIT = 32
@@ -33,7 +33,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BACKLOG = 1024
 
 
-class Request:
+class HttpRequest:
     """One request, complete."""
 
     __slots__ = ("body", "headers", "json", "keep_alive", "method", "path", "query")
@@ -47,7 +47,7 @@ class Request:
         self.json: dict[str, Any] = {}  # the router fills it in
 
 
-Handler = Callable[[Request], Reply | Coroutine[Any, Any, Reply]]
+Handler = Callable[[HttpRequest], JsonResponse | Coroutine[Any, Any, JsonResponse]]
 
 
 class Server:
@@ -64,8 +64,8 @@ class Server:
         self.handler = handler
         self.body_limit_bytes = body_limit_bytes
         self.keep_alive_s = keep_alive_s
-        self.connections: set[Connection] = set()
-        self.tasks: set[asyncio.Task[Reply]] = set()
+        self.connections: set[HttpConnection] = set()
+        self.tasks: set[asyncio.Task[JsonResponse]] = set()
         self._accepted: set[asyncio.Task[Any]] = set()
         self._listener: socket.socket | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -119,7 +119,7 @@ class Server:
         if self._sweeper:
             self._sweeper.cancel()
 
-    def head(self, reply: Reply, keep_alive: bool) -> bytes:
+    def head(self, reply: JsonResponse, keep_alive: bool) -> bytes:
         """Status line and headers up to the value of Content-Length."""
         key = (reply.status, reply.content_type, keep_alive)
         try:
@@ -137,7 +137,7 @@ class Server:
         with contextlib.suppress(OSError):  # BlockingIOError: that was all of them
             for _ in range(_BACKLOG):
                 line, _ = listener.accept()
-                task = loop.create_task(loop.connect_accepted_socket(lambda: Connection(self), line))
+                task = loop.create_task(loop.connect_accepted_socket(lambda: HttpConnection(self), line))
                 self._accepted.add(task)
                 task.add_done_callback(self._accepted.discard)
 
@@ -148,14 +148,14 @@ class Server:
         self._sweeper = asyncio.get_running_loop().call_later(min(_SWEEP_S, self.keep_alive_s / 4), self._sweep)
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One client connection; also the sink of its parser's events."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
-        self._waiting: collections.deque[Request] = collections.deque()
+        self._waiting: collections.deque[HttpRequest] = collections.deque()
         self._busy = False
         self._writable = True
         self._target = b""
@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         method, target = parser.get_method().decode(), self._target.decode("latin-1")
         body = b"".join(self._body)
-        self._waiting.append(Request(method, target, self._headers, body, parser.should_keep_alive()))
+        self._waiting.append(HttpRequest(method, target, self._headers, body, parser.should_keep_alive()))
         if len(self._waiting) >= PIPELINE_LIMIT and self._transport:
             self._transport.pause_reading()
 
@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
             if len(self._waiting) == PIPELINE_LIMIT // 2:
                 self._transport.resume_reading()
             outcome = self._server.handler(request)
-            if isinstance(outcome, Reply):
+            if isinstance(outcome, JsonResponse):
                 self._write(request, outcome)
             else:
                 self._busy = True
@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
                 self._server.tasks.add(task)
                 task.add_done_callback(functools.partial(self._done, request))
 
-    def _done(self, request: Request, task: asyncio.Task[Reply]) -> None:
+    def _done(self, request: HttpRequest, task: asyncio.Task[JsonResponse]) -> None:
         self._server.tasks.discard(task)
         self._busy = False
         if task.cancelled():
@@ -279,7 +279,7 @@ class Connection(asyncio.Protocol):
         self._write(request, task.result())
         self._advance()
 
-    def _write(self, request: Request, reply: Reply) -> None:
+    def _write(self, request: HttpRequest, reply: JsonResponse) -> None:
         if reply is RESET:
             self.reset()
         if self._transport is None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ifinu.simulator.faults import Outcome
+from ifinu.simulator.fault_script import Outcome
 
 BAILEYS = "WHATSAPP-BAILEYS"
 BUSINESS = "WHATSAPP-BUSINESS"
@@ -39,7 +39,7 @@ def now_iso() -> str:
 
 
 @dataclass(slots=True)
-class Webhook:
+class WebhookSettings:
     """A row of `webhook/set`; no events means all of them."""
 
     url: str
@@ -69,7 +69,7 @@ class Webhook:
 
 
 @dataclass(slots=True)
-class Instance:
+class SimulatedInstance:
     """One WhatsApp number. Its state is the last event of its socket, which may be long dead."""
 
     name: str
@@ -92,7 +92,7 @@ class Instance:
     disconnected: tuple[int, str] | None = None  # why and when the last session ended
     delete_failed: bool = False
     died_at: list[float] = field(default_factory=list)  # when its process lost what it had in memory
-    webhook: Webhook | None = None
+    webhook: WebhookSettings | None = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created_at: str = field(default_factory=now_iso)
 
@@ -200,7 +200,7 @@ class Messages:
         self._counts.clear()
 
 
-class Database:
+class Storage:
     """
     What gateway processes share, if there are several: they run on one event loop then.
 
@@ -211,7 +211,7 @@ class Database:
     """
 
     def __init__(self) -> None:
-        self.instances: dict[str, Instance] = {}
+        self.instances: dict[str, SimulatedInstance] = {}
         self.messages = Messages()
         self.known_jids: set[str] = set()
 

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 from ifinu.simulator import control
 from ifinu.simulator.config import SimulatorConfig
 from ifinu.simulator.host import Host
-from ifinu.simulator.ledger import Send
+from ifinu.simulator.send_ledger import Send
 
 _T = TypeVar("_T")
 _ANSWER_TIMEOUT_S = 10.0

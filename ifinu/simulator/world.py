@@ -10,11 +10,11 @@ from collections.abc import Callable
 from ifinu.errors import ConfigurationError
 from ifinu.simulator.config import VERSIONS, SimulatorConfig
 from ifinu.simulator.couriers import Couriers
-from ifinu.simulator.events import Events
-from ifinu.simulator.faults import Faults
-from ifinu.simulator.ledger import Ledger
-from ifinu.simulator.sockets import Sockets
-from ifinu.simulator.state import Database, Instance, Link, Webhook, new_key_id
+from ifinu.simulator.fault_script import Faults
+from ifinu.simulator.send_ledger import Ledger
+from ifinu.simulator.state import Link, SimulatedInstance, Storage, WebhookSettings, new_key_id
+from ifinu.simulator.webhook_payloads import Events
+from ifinu.simulator.whatsapp_sockets import Sockets
 
 
 class World:
@@ -31,7 +31,7 @@ class World:
         OSError: `config.ledger_file` cannot be written.
     """
 
-    def __init__(self, config: SimulatorConfig, database: Database | None = None, ledger: Ledger | None = None) -> None:
+    def __init__(self, config: SimulatorConfig, database: Storage | None = None, ledger: Ledger | None = None) -> None:
         if config.version not in VERSIONS:
             raise ConfigurationError(f"{config.version}: the simulator plays {' and '.join(VERSIONS)}")
         self.config = config
@@ -40,7 +40,7 @@ class World:
         self.faults.apply(config.script)
         self.ledger = Ledger(config.ledger_file) if ledger is None else ledger
         self._owns_ledger = ledger is None
-        database = Database() if database is None else database
+        database = Storage() if database is None else database
         self.instances = database.instances
         self.messages = database.messages
         self.known_jids = database.known_jids
@@ -53,13 +53,13 @@ class World:
         self.gateway_changed: Callable[[], None] = lambda: None
         for name in config.instances:
             token = str(uuid.uuid4()).upper()
-            instance = Instance(
+            instance = SimulatedInstance(
                 name, token, config.client_name, has_session=True, ever_connected=True, stored=Link.OPEN
             )
             instance.pair()
             if config.webhook_url and config.webhook_secret:
                 headers = {"jwt_key": config.webhook_secret}
-                instance.webhook = Webhook(config.webhook_url, True, [], headers, False, False, instance.id)
+                instance.webhook = WebhookSettings(config.webhook_url, True, [], headers, False, False, instance.id)
             self.instances[name] = instance
 
     @property
@@ -71,7 +71,7 @@ class World:
     def url(self, value: str) -> None:
         self.events.server_url = value
 
-    def held(self, name: str) -> Instance | None:
+    def held(self, name: str) -> SimulatedInstance | None:
         """An instance, if this process holds it, and has it in memory by now."""
         instance = self.instances.get(name) if time.monotonic() >= self._loaded_at else None
         return instance if instance is not None and instance.client_name == self.config.client_name else None
@@ -91,7 +91,7 @@ class World:
         self.events.die()
         self.sockets.die(self._own())
 
-    def _own(self) -> list[Instance]:
+    def _own(self) -> list[SimulatedInstance]:
         return [one for one in self.instances.values() if one.client_name == self.config.client_name]
 
     def new_key_id(self) -> str:

@@ -6,7 +6,7 @@ notification: what a table is read for, its reader says (`Fields`).
 """
 
 from ifinu.tables.columns import Fields
-from ifinu.tables.records import Format, Record
+from ifinu.tables.record import Format, Record
 from ifinu.tables.table import Table
 
 __all__ = ["Fields", "Format", "Record", "Table"]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ifinu.errors import InvalidNotification
-from ifinu.tables.records import Record
+from ifinu.tables.record import Record
 from ifinu.tables.text import LONGEST, Text
 
 DELIMITERS = ";,\t|"
@@ -36,7 +36,7 @@ def shielded(cell: object) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-class Line(NamedTuple):
+class RawLine(NamedTuple):
     """A line of a file, from 1."""
 
     number: int
@@ -47,7 +47,7 @@ class _Open(Exception):  # noqa: N818 - the cell may be closed by the next line
     """A quote is not closed yet."""
 
 
-class Rows:
+class RowReader:
     """
     The rows of a file.
 
@@ -58,10 +58,10 @@ class Rows:
         width: How many cells a row has, as its header says; 0 if that is not known yet.
     """
 
-    def __init__(self, text: Text, lines: Iterator[Line], delimiter: str, width: int = 0) -> None:
+    def __init__(self, text: Text, lines: Iterator[RawLine], delimiter: str, width: int = 0) -> None:
         self._text = text
         self._lines = lines
-        self._again: deque[Line] = deque()
+        self._again: deque[RawLine] = deque()
         self._delimiter = delimiter
         self._width = width
 
@@ -71,10 +71,10 @@ class Rows:
             if row.fault or any(cell.strip(_BLANK) for cell in row.cells or ()):
                 yield row
 
-    def _next(self) -> Line | None:
+    def _next(self) -> RawLine | None:
         return self._again.popleft() if self._again else next(self._lines, None)
 
-    def _row(self, first: Line) -> Record:
+    def _row(self, first: RawLine) -> Record:
         number, raw = first
         if len(raw) > LONGEST:
             return Record(number, raw, fault=f"is longer than {LONGEST:,} bytes")
@@ -90,7 +90,7 @@ class Rows:
         except _Open:
             return self._over_lines(first)
 
-    def _over_lines(self, first: Line) -> Record:
+    def _over_lines(self, first: RawLine) -> Record:
         """A row with a cell of several lines, or the first of them alone."""
         taken = [first]
         size = len(first.raw)
@@ -110,7 +110,7 @@ class Rows:
         self._again.extendleft(reversed(taken[1:]))
         return Record(first.number, first.raw, fault=_STRAY)
 
-    def _reads_as_rows(self, taken: list[Line]) -> bool:
+    def _reads_as_rows(self, taken: list[RawLine]) -> bool:
         return self._width > 1 and all(
             self._text.decode(line.raw).count(self._delimiter) == self._width - 1 for line in taken
         )
@@ -175,6 +175,6 @@ def _patterns(delimiter: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     return re.compile(f'{spaces}"'), re.compile(f'{spaces}"((?:[^"]|"")*+)"{spaces}')
 
 
-def numbered(lines: Iterator[bytes]) -> Iterator[Line]:
+def numbered(lines: Iterator[bytes]) -> Iterator[RawLine]:
     """Lines with their numbers."""
-    return itertools.starmap(Line, enumerate(lines, 1))
+    return itertools.starmap(RawLine, enumerate(lines, 1))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ifinu.errors import InvalidNotification
 from ifinu.tables.delimited import numbered
-from ifinu.tables.records import Record
+from ifinu.tables.record import Record
 from ifinu.tables.text import LONGEST, Text
 
 _MARK = re.compile(rb'[{}"\\\n]')

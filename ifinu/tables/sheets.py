@@ -13,7 +13,7 @@ from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 from ifinu.errors import ConfigurationError
-from ifinu.tables.records import Record
+from ifinu.tables.record import Record
 
 if TYPE_CHECKING:
     from python_calamine import CalamineSheet

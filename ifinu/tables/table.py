@@ -11,9 +11,9 @@ from typing import IO
 from ifinu import wire
 from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.tables.columns import Columns, Fields, fold
-from ifinu.tables.delimited import DELIMITERS, Line, Rows, numbered
+from ifinu.tables.delimited import DELIMITERS, RawLine, RowReader, numbered
 from ifinu.tables.objects import objects
-from ifinu.tables.records import Format, Record
+from ifinu.tables.record import Format, Record
 from ifinu.tables.sheets import OLE, ZIP, sheets
 from ifinu.tables.text import Text
 
@@ -158,7 +158,7 @@ class Table:
         search = _Search(self._fields)
         for place in range(min(_SEARCHED, len(head))):
             for delimiter in delimiters:
-                row = next(iter(Rows(self._text, iter(head[place:]), delimiter)), None)
+                row = next(iter(RowReader(self._text, iter(head[place:]), delimiter)), None)
                 if row is not None and row.line == head[place].number:
                     search.look_at(row, delimiter)
             if search.found:
@@ -166,7 +166,7 @@ class Table:
         header, delimiter, columns = search.result(self._name, self.unit)
         self._take(header, columns)
         rest = itertools.chain(_after(head, header), lines)
-        return iter(Rows(self._text, rest, delimiter, len(columns.names)))
+        return iter(RowReader(self._text, rest, delimiter, len(columns.names)))
 
     def _of_sheets(self, source: IO[bytes], beginning: bytes, only: str | None) -> Iterator[Record]:
         self.unit = "row"
@@ -256,7 +256,7 @@ class _Search:
         return "; ".join(said)
 
 
-def _after(lines: list[Line], header: Record) -> Iterator[Line]:
+def _after(lines: list[RawLine], header: Record) -> Iterator[RawLine]:
     """The lines below a header, which may be several lines high."""
     left = len(header.raw)
     for line in lines:

@@ -54,7 +54,7 @@ _FORM = re.compile(
 )
 
 
-class Work(enum.StrEnum):
+class SpanName(enum.StrEnum):
     """The names of the spans."""
 
     ENQUEUE = "ifinu.enqueue"
@@ -107,7 +107,7 @@ class Tracer(Protocol):
     def on(self) -> bool:
         """Whether it makes any."""
 
-    def start(self, work: Work, facts: Facts, *, parent: object = None, apart: bool = False) -> Span:
+    def start(self, work: SpanName, facts: Facts, *, parent: object = None, apart: bool = False) -> Span:
         """
         Begin a span.
 
@@ -119,10 +119,10 @@ class Tracer(Protocol):
             apart: Whether it only points to the span that is current, and is not of its trace.
         """
 
-    def step(self, work: Work) -> Span:
+    def step(self, work: SpanName) -> Span:
         """Begin a part of the current span, if that is recorded."""
 
-    def record(self, work: Work, facts: Facts, *, parent: str, started_ns: int, ended_ns: int) -> None:
+    def record(self, work: SpanName, facts: Facts, *, parent: str, started_ns: int, ended_ns: int) -> None:
         """A span that is over, its times in ns since the epoch."""
 
     def close(self) -> None:
@@ -154,13 +154,13 @@ NO_SPAN = _NoSpan()
 class _Off:
     on = False
 
-    def start(self, work: Work, facts: Facts, *, parent: object = None, apart: bool = False) -> Span:
+    def start(self, work: SpanName, facts: Facts, *, parent: object = None, apart: bool = False) -> Span:
         return NO_SPAN
 
-    def step(self, work: Work) -> Span:
+    def step(self, work: SpanName) -> Span:
         return NO_SPAN
 
-    def record(self, work: Work, facts: Facts, *, parent: str, started_ns: int, ended_ns: int) -> None: ...
+    def record(self, work: SpanName, facts: Facts, *, parent: str, started_ns: int, ended_ns: int) -> None: ...
 
     def close(self) -> None: ...
 

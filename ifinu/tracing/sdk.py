@@ -37,39 +37,39 @@ from opentelemetry.trace import (
 )
 
 from ifinu.errors import ConfigurationError, GatewayError, SendError
-from ifinu.tracing import NO_SPAN, REASON, Facts, Span, Work, traceparent
+from ifinu.tracing import NO_SPAN, REASON, Facts, Span, SpanName, traceparent
 
 _CLOSING_S = 3.0  # for what is left to export at the end
 _NOWHERE = context.Context()  # where no span is current
 
 _KINDS: Final = {
-    Work.ENQUEUE: SpanKind.PRODUCER,
-    Work.DELIVER: SpanKind.CONSUMER,
-    Work.CLAIM: SpanKind.CLIENT,
-    Work.LOOK_UP: SpanKind.CLIENT,
-    Work.RENDER: SpanKind.INTERNAL,
-    Work.SEND: SpanKind.CLIENT,
-    Work.RECEIPT: SpanKind.CONSUMER,
+    SpanName.ENQUEUE: SpanKind.PRODUCER,
+    SpanName.DELIVER: SpanKind.CONSUMER,
+    SpanName.CLAIM: SpanKind.CLIENT,
+    SpanName.LOOK_UP: SpanKind.CLIENT,
+    SpanName.RENDER: SpanKind.INTERNAL,
+    SpanName.SEND: SpanKind.CLIENT,
+    SpanName.RECEIPT: SpanKind.CONSUMER,
 }
 # https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/, and likewise for HTTP and databases.
-_ALWAYS: Final[dict[Work, Facts]] = {
-    Work.ENQUEUE: {
+_ALWAYS: Final[dict[SpanName, Facts]] = {
+    SpanName.ENQUEUE: {
         "messaging.system": "redis",
         "messaging.operation.type": "send",
         "messaging.operation.name": "enqueue",
     },
-    Work.DELIVER: {
+    SpanName.DELIVER: {
         "messaging.system": "redis",
         "messaging.operation.type": "process",
         "messaging.operation.name": "deliver",
     },
-    Work.CLAIM: {"db.system.name": "redis", "db.operation.name": "EVALSHA"},
-    Work.LOOK_UP: {"http.request.method": "POST", "url.template": "/chat/findMessages/{instance}"},
-    Work.RENDER: {},
-    Work.SEND: {"http.request.method": "POST", "url.template": "/message/sendText/{instance}"},
-    Work.RECEIPT: {},
+    SpanName.CLAIM: {"db.system.name": "redis", "db.operation.name": "EVALSHA"},
+    SpanName.LOOK_UP: {"http.request.method": "POST", "url.template": "/chat/findMessages/{instance}"},
+    SpanName.RENDER: {},
+    SpanName.SEND: {"http.request.method": "POST", "url.template": "/message/sendText/{instance}"},
+    SpanName.RECEIPT: {},
 }
-_POSTS = (Work.SEND, Work.LOOK_UP)
+_POSTS = (SpanName.SEND, SpanName.LOOK_UP)
 
 
 class OpenTelemetry:
@@ -100,7 +100,7 @@ class OpenTelemetry:
             raise ConfigurationError(f"OTEL_*: {exc}") from exc
         processor.shutdown()  # its thread would stay behind when a pool forks
 
-    def start(self, work: Work, facts: Facts, *, parent: object = None, apart: bool = False) -> Span:
+    def start(self, work: SpanName, facts: Facts, *, parent: object = None, apart: bool = False) -> Span:
         """See `Tracer`."""
         where: context.Context | None = None  # the current one
         links: Sequence[Link] = ()
@@ -110,13 +110,13 @@ class OpenTelemetry:
             links = (Link(current),) if current.is_valid else ()
         return _Span(self._made().start_span(work.value, where, _KINDS[work], {**self._facts[work], **facts}, links))
 
-    def step(self, work: Work) -> Span:
+    def step(self, work: SpanName) -> Span:
         """See `Tracer`."""
         if not trace.get_current_span().is_recording():
             return NO_SPAN
         return _Span(self._made().start_span(work.value, None, _KINDS[work], self._facts[work]))
 
-    def record(self, work: Work, facts: Facts, *, parent: str, started_ns: int, ended_ns: int) -> None:
+    def record(self, work: SpanName, facts: Facts, *, parent: str, started_ns: int, ended_ns: int) -> None:
         """See `Tracer`."""
         told = {**self._facts[work], **facts}
         span = self._made().start_span(work.value, _following(parent), _KINDS[work], told, start_time=started_ns)

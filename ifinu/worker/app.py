@@ -32,15 +32,15 @@ from ifinu.broker.claims import Claims
 from ifinu.broker.keys import CONTROL, TASK_EVENTS
 from ifinu.broker.locations import Locations
 from ifinu.broker.pseudonyms import Pseudonyms
-from ifinu.broker.trails import Trails
+from ifinu.broker.trace_links import TraceLinks
 from ifinu.delivery import Delivery
 from ifinu.errors import ConfigurationError
 from ifinu.gateway import gateway_of
 from ifinu.gateway.breaker import Breaker
 from ifinu.gateway.instances import Instances
 from ifinu.ledger.progress import Progress
-from ifinu.metrics import recording, serving
-from ifinu.metrics.sending import Sending
+from ifinu.metrics import endpoint, recorder_series
+from ifinu.metrics.worker_series import WorkerSeries
 from ifinu.render import Renderer
 from ifinu.settings import Settings
 from ifinu.window import Windows
@@ -51,12 +51,12 @@ from ifinu.worker.agreement import (
     check_result_backend,
     check_worker,
 )
-from ifinu.worker.claiming import Claiming
+from ifinu.worker.claim_gate import ClaimGate
 from ifinu.worker.consumer import TakeOver, WarmUp
+from ifinu.worker.exporter import Metrics
 from ifinu.worker.heartbeat import Heartbeat
-from ifinu.worker.metrics import Metrics
-from ifinu.worker.pacing import Bucket
-from ifinu.worker.recording import Recording
+from ifinu.worker.recorder_thread import RecorderThread
+from ifinu.worker.token_bucket import TokenBucket
 
 # Fetched messages per slot: with a pace of 5/s per slot this keeps the bucket fed and lets a trip bring eight at once.
 _PREFETCH_MULTIPLIER = 4
@@ -86,7 +86,7 @@ class Application(Celery):
     """
 
     amqp_cls = _Messages
-    bucket: Bucket | None = None
+    bucket: TokenBucket | None = None
     _settings: Settings | None = None
     _delivery: Delivery | None = None
     _making = threading.Lock()  # tasks of several threads may be the first to ask
@@ -94,7 +94,7 @@ class Application(Celery):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.breaker = Breaker()
-        self.claiming = Claiming()
+        self.claiming = ClaimGate()
         self.progress = Progress()
 
     @property
@@ -115,19 +115,19 @@ class Application(Celery):
     @functools.cached_property
     def series(self) -> CollectorRegistry:
         """What this process tells Prometheus."""
-        made = serving.registry()
-        recording.Recording(made, self.progress)
+        made = endpoint.registry()
+        recorder_series.RecorderSeries(made, self.progress)
         return made
 
     @functools.cached_property
-    def sending(self) -> Sending:
+    def sending(self) -> WorkerSeries:
         """What it counts of that."""
-        return Sending(self.series)
+        return WorkerSeries(self.series)
 
     @functools.cached_property
-    def trails(self) -> Trails:
+    def trails(self) -> TraceLinks:
         """Where receipts find the traces of what it sends."""
-        return Trails(self.settings.redis_url.get_secret_value())
+        return TraceLinks(self.settings.redis_url.get_secret_value())
 
     @property
     def delivery(self) -> Delivery:
@@ -169,8 +169,8 @@ class Application(Celery):
 
     @property
     def _result_backend(self) -> str | None:
-        chosen = self.settings.result_backend
-        return None if chosen is None else chosen.get_secret_value()
+        config = self.settings.result_backend
+        return None if config is None else config.get_secret_value()
 
     def _connection(self, url: str, *args: Any, **kwargs: Any) -> kombu.Connection:
         made = super()._connection(url, *args, **kwargs)
@@ -186,56 +186,56 @@ class Application(Celery):
         check_result_backend(self.conf.result_backend, self._result_backend)
         return super()._get_backend()
 
-    def use(self, chosen: Settings) -> None:
+    def use(self, config: Settings) -> None:
         """Take these settings instead of the environment's; before the application is first used."""
-        self._settings = chosen
+        self._settings = config
 
 
-def delivery_of(chosen: Settings) -> Delivery:
+def delivery_of(config: Settings) -> Delivery:
     """
     What sends, by these settings.
 
     Args:
-        chosen: The settings.
+        config: The settings.
 
     Raises:
         ConfigurationError: There is no key for the gateway, or traces are wanted and cannot be had.
     """
-    key = None if chosen.phone_key is None else chosen.phone_key.get_secret_value()
+    key = None if config.phone_key is None else config.phone_key.get_secret_value()
     # Redis' client opens connections of its own in a forked process.
-    url = chosen.redis_url.get_secret_value()
+    url = config.redis_url.get_secret_value()
     client = producer.connect(url)
-    gateway = gateway_of(chosen, worker=chosen.worker_name or socket.gethostname(), memory=Locations(url))
+    gateway = gateway_of(config, worker=config.worker_name or socket.gethostname(), memory=Locations(url))
     return Delivery(
         gateway=gateway,
-        renderer=Renderer(chosen.templates, reference=chosen.reference, codes_apart=chosen.pix_separate),
-        claims=Claims(client, chosen.claim_ttl_s),
+        renderer=Renderer(config.templates, reference=config.reference, codes_apart=config.pix_separate),
+        claims=Claims(client, config.claim_ttl_s),
         instances=Instances(
-            chosen.misconfigured_wait_s, sharded=chosen.evolution_sharded, names=gateway.instance_names
+            config.misconfigured_wait_s, sharded=config.evolution_sharded, names=gateway.instance_names
         ),
-        missing_ttl_s=chosen.instance_missing_ttl_s,
+        missing_ttl_s=config.instance_missing_ttl_s,
         windows=Windows.load(
-            chosen.sending_window, chosen.sending_windows_file, rest=chosen.sending_holidays is not None
+            config.sending_window, config.sending_windows_file, rest=config.sending_holidays is not None
         ),
         pseudonyms=Pseudonyms.load(client, key),
-        instance=chosen.evolution_instance,
-        on_unknown=chosen.on_unknown,
-        grace_s=chosen.unknown_grace_s,
+        instance=config.evolution_instance,
+        on_unknown=config.on_unknown,
+        grace_s=config.unknown_grace_s,
         # Sandbox data change from day to day, and load tests use their ids again.
-        compares=chosen.sandbox_number is None,
-        tracer=tracing.tracer(chosen.tracing, tracing.WORKER, gateway_url=chosen.evolution_url),
+        compares=config.sandbox_number is None,
+        tracer=tracing.tracer(config.tracing, tracing.WORKER, gateway_url=config.evolution_url),
     )
 
 
-def configuration(chosen: Settings) -> dict[str, Any]:
+def configuration(config: Settings) -> dict[str, Any]:
     """Celery's settings, by ours."""
-    url = chosen.redis_url.get_secret_value()
+    url = config.redis_url.get_secret_value()
     return {
         "broker_url": url,
         "broker_transport": "ifinu.broker.transport:Transport",
         "broker_transport_options": {
-            "lease_s": chosen.lease_s,
-            "max_message_bytes": chosen.max_message_bytes,
+            "lease_s": config.lease_s,
+            "max_message_bytes": config.max_message_bytes,
             "wait_on": NORMAL,
             "queue_order_strategy": "priority",
             "priority_steps": [0],  # one plain list a queue, so that LLEN is the backlog
@@ -256,14 +256,14 @@ def configuration(chosen: Settings) -> dict[str, Any]:
         "task_default_routing_key": NORMAL,
         "task_create_missing_queues": False,
         "task_serializer": "json", "accept_content": ["json"], "result_serializer": "json",
-        "result_backend": chosen.result_backend and chosen.result_backend.get_secret_value(),
-        "task_ignore_result": chosen.result_backend is None,
+        "result_backend": config.result_backend and config.result_backend.get_secret_value(),
+        "task_ignore_result": config.result_backend is None,
         "task_acks_late": True,
         "task_acks_on_failure_or_timeout": True,
         "task_reject_on_worker_lost": True,
         "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0.2, "interval_step": 0.5, "interval_max": 1},
-        "worker_pool": chosen.pool.value,
-        "worker_concurrency": chosen.concurrency,
+        "worker_pool": config.pool.value,
+        "worker_concurrency": config.concurrency,
         "worker_prefetch_multiplier": _PREFETCH_MULTIPLIER,
         "worker_consumer": "ifinu.worker.consumer:PacedConsumer",
         "worker_send_task_events": False,
@@ -277,8 +277,8 @@ def configuration(chosen: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-app = Application("ifinu", include=["ifinu.worker.tasks", "ifinu.worker.inspecting"], set_as_current=False)
-app.steps["consumer"].update((TakeOver, WarmUp, Heartbeat, Recording, Metrics))
+app = Application("ifinu", include=["ifinu.worker.tasks", "ifinu.worker.inspection"], set_as_current=False)
+app.steps["consumer"].update((TakeOver, WarmUp, Heartbeat, RecorderThread, Metrics))
 
 
 @app.on_configure.connect

@@ -22,7 +22,7 @@ from kombu.asynchronous.hub import Hub
 
 from ifinu.broker import intake
 from ifinu.broker import leases as _leases
-from ifinu.worker.pacing import Bucket
+from ifinu.worker.token_bucket import TokenBucket
 
 log = structlog.get_logger(__name__)
 
@@ -41,21 +41,21 @@ class PacedConsumer(Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._loop = threading.get_ident()
-        self._timers: dict[Bucket, tuple[float, Any]] = {}  # when the one timer of a bucket is due, and the timer
-        self._no_slot: set[Bucket] = set()  # buckets that could start a message, but for a slot
+        self._timers: dict[TokenBucket, tuple[float, Any]] = {}  # when the one timer of a bucket is due, and the timer
+        self._no_slot: set[TokenBucket] = set()  # buckets that could start a message, but for a slot
         self._releasing = threading.RLock()  # the loop releases, and so does the thread whose task ends
         # Every worker would read the events of all others, for nothing that we use.
         super().__init__(*args, **{**kwargs, "without_gossip": True, "without_mingle": True})
 
     # -- pace
 
-    def bucket_for_task(self, task: Any) -> Bucket | None:
+    def bucket_for_task(self, task: Any) -> TokenBucket | None:
         """The bucket of a task, or None where it has no limit."""
         limit = rate(getattr(task, "rate_limit", None))
         if not limit:
             return None
         # Two fifths of the declared burst are left for jitter on the way from the token to the gateway.
-        bucket = Bucket(limit, max(1, math.ceil(getattr(task, "rate_burst", 1) * 0.6)))
+        bucket = TokenBucket(limit, max(1, math.ceil(getattr(task, "rate_burst", 1) * 0.6)))
         if task.name == intake.TASK:
             self.app.bucket = bucket
         return bucket
@@ -75,15 +75,15 @@ class PacedConsumer(Consumer):
             bucket.contents.clear()
             self._release(new)
 
-    def _limit_task(self, request: Any, bucket: Bucket, tokens: int) -> None:
+    def _limit_task(self, request: Any, bucket: TokenBucket, tokens: int) -> None:
         bucket.contents.append(request)
         self._release(bucket)
 
-    def _limit_post_eta(self, request: Any, bucket: Bucket, tokens: int) -> None:
+    def _limit_post_eta(self, request: Any, bucket: TokenBucket, tokens: int) -> None:
         self.qos.decrement_eventually()
         self._limit_task(request, bucket, tokens)
 
-    def _release(self, bucket: Bucket) -> None:
+    def _release(self, bucket: TokenBucket) -> None:
         """Start what may start, and see to it that somebody looks again for the rest."""
         with self._releasing:
             self._no_slot.discard(bucket)
@@ -95,7 +95,7 @@ class PacedConsumer(Consumer):
                 self.app.claiming.started()
                 self._start(bucket.contents.popleft())
 
-    def _hold_s(self, bucket: Bucket) -> float:
+    def _hold_s(self, bucket: TokenBucket) -> float:
         """
         Seconds until the next message may start; 0: it may now, and its token is taken.
 
@@ -123,7 +123,7 @@ class PacedConsumer(Consumer):
             state.task_ready(request)  # its slot is free again
             request.message.channel.bury(tag, reason="undeliverable", error=type(exc).__name__)
 
-    def _wake_in(self, bucket: Bucket, delay_s: float) -> None:
+    def _wake_in(self, bucket: TokenBucket, delay_s: float) -> None:
         now = monotonic()
         due = now + delay_s
         armed, entry = self._timers.get(bucket, (0.0, None))
@@ -136,7 +136,7 @@ class PacedConsumer(Consumer):
             entry.cancel()
         self._timers[bucket] = due, self.timer.call_after(delay_s, self._on_timer, (bucket,))
 
-    def _on_timer(self, bucket: Bucket) -> None:
+    def _on_timer(self, bucket: TokenBucket) -> None:
         self._timers.pop(bucket, None)
         self._release(bucket)
 

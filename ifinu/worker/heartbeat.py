@@ -23,7 +23,7 @@ _SILENT_S = 30.0  # a fetch answers within a second or so
 _LONGEST_PAUSE_S = 60.0  # between two starts, beyond what the pace asks for
 
 
-class Work(NamedTuple):
+class WorkState(NamedTuple):
     """
     How a worker is getting on.
 
@@ -48,7 +48,7 @@ class Work(NamedTuple):
     silent_s: float | None
 
 
-def stuck_by(work: Work, patience_s: float) -> str:
+def stuck_by(work: WorkState, patience_s: float) -> str:
     """
     Why a worker gets nothing done, in one word; empty while it does, or has a reason not to.
 
@@ -79,10 +79,10 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def __init__(self, c: Any, **kwargs: Any) -> None:
         super().__init__(c, **kwargs)
-        chosen = c.app.settings
-        self._file: Path | None = chosen.heartbeat_file
+        config = c.app.settings
+        self._file: Path | None = config.heartbeat_file
         # A look-up asks more than once.
-        self._patience_s = 3 * (chosen.evolution_connect_timeout_s + chosen.evolution_read_timeout_s)
+        self._patience_s = 3 * (config.evolution_connect_timeout_s + config.evolution_read_timeout_s)
         self._timers: list[Any] = []
         self._failed = False
         self._said = ""
@@ -116,7 +116,7 @@ class Heartbeat(bootsteps.StartStopStep):
         if not reason and self._file is not None:
             self._write(self._file.touch)
 
-    def _look(self, c: Any) -> Work:
+    def _look(self, c: Any) -> WorkState:
         now, wall = time.monotonic(), time.time()
         started = sum(state.total_count.values())
         if started != self._started or c.app.breaker.is_open or c.app.claiming.is_refused:
@@ -124,7 +124,7 @@ class Heartbeat(bootsteps.StartStopStep):
         bucket = c.app.bucket
         channel = c.task_consumer and c.task_consumer.channel
         asked_at = getattr(channel, "_brpop_sent_at", None) if channel and channel.qos.can_consume() else None
-        return Work(
+        return WorkState(
             waiting=0 if bucket is None else len(bucket.contents),
             sending_s=tuple(
                 wall - request.time_start for request in tuple(state.active_requests) if request.time_start

@@ -23,7 +23,7 @@ from ifinu.broker.clock import Difference
 from ifinu.delivery import Wait
 from ifinu.errors import ConfigurationError, IdReused, InvalidNotification, MaybeSent, Poison, Reason, SendError
 from ifinu.gateway.breaker import is_outage
-from ifinu.logs import faults
+from ifinu.logs import exceptions as log_exceptions
 from ifinu.notification import Notification
 from ifinu.tracing import TRACEPARENT
 from ifinu.worker import outcome
@@ -249,7 +249,7 @@ class Request(CeleryRequest):
         """Tell who listens; of what was raised, by a library say, only what cannot repeat what it choked on."""
         if "exception" in fields:
             raised, where = str(fields["exception"]), str(fields.get("traceback") or "")
-            fields |= {"exception": faults.retold(raised), "traceback": faults.frames_in(where)}
+            fields |= {"exception": log_exceptions.retold(raised), "traceback": log_exceptions.frames_in(where)}
         super().send_event(type, **fields)
 
     def info(self, safe: bool = False) -> dict[str, Any]:

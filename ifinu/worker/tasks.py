@@ -18,13 +18,13 @@ from kombu.exceptions import OperationalError
 from ifinu import producer, tracing, wire
 from ifinu.broker import intake
 from ifinu.broker.channel import POSTPONES, WAIT
-from ifinu.broker.claims import Asker
+from ifinu.broker.claims import MessageRef
 from ifinu.broker.leases import DEATHS, Settled, one_suspect
 from ifinu.delivery import Failed, Wait
 from ifinu.errors import BrokerUnavailable, InvalidNotification, MaybeSent, NotSent, Poison, SendError
 from ifinu.gateway.instances import Trouble
 from ifinu.notification import Notification
-from ifinu.tracing import NO_SPAN, TRACEPARENT, Span, Tracer, Work
+from ifinu.tracing import NO_SPAN, TRACEPARENT, Span, SpanName, Tracer
 from ifinu.worker.app import app
 from ifinu.worker.outcome import LONGEST, encode
 from ifinu.worker.request import first_try_at, reason_of
@@ -42,10 +42,10 @@ class NotificationTask(Task):
     @classmethod
     def on_bound(cls, application: Any) -> None:
         """The application is configured: take the pace and the tries from its settings."""
-        chosen = application.settings
-        cls.rate_limit = chosen.rate_limit
-        cls.rate_burst = chosen.rate_burst
-        cls.max_retries = chosen.max_retries
+        config = application.settings
+        cls.rate_limit = config.rate_limit
+        cls.rate_burst = config.rate_burst
+        cls.max_retries = config.max_retries
 
     def delay(self, *args: Any, **fields: Any) -> AsyncResult:
         """
@@ -90,7 +90,7 @@ class NotificationTask(Task):
         headers = {intake.ACCEPTED: _due(countdown, eta).isoformat()}
         tracer = tracing.tracer(app.settings.tracing, tracing.PRODUCER)
         brought = source.get(TRACEPARENT) if isinstance(source, Mapping) else None
-        with tracer.start(Work.ENQUEUE, producer.facts_of(notification), parent=brought) as span:
+        with tracer.start(SpanName.ENQUEUE, producer.facts_of(notification), parent=brought) as span:
             if span.traceparent:
                 headers[TRACEPARENT] = span.traceparent
             try:
@@ -147,10 +147,10 @@ class NotificationTask(Task):
             raise exceptions.Reject(error, requeue=True) from error
         raise exceptions.Ignore(outcome)
 
-    def asker(self) -> Asker:
+    def ref(self) -> MessageRef:
         """The message that this task runs for."""
         headers = self.request.headers or {}
-        return Asker(
+        return MessageRef(
             headers[intake.QUEUE], headers[intake.TAG], headers.get(intake.TOKEN, ""), intake.FIRST_TRY in headers
         )
 
@@ -193,7 +193,7 @@ class NotificationTask(Task):
     def _traced(self, tracer: Tracer) -> Iterator[Span]:
         headers = self.request.headers or {}
         facts = {tracing.QUEUE: headers.get(intake.QUEUE, ""), tracing.ATTEMPT: self.request.retries + 1}
-        span = tracer.start(Work.DELIVER, facts, parent=headers.get(TRACEPARENT))
+        span = tracer.start(SpanName.DELIVER, facts, parent=headers.get(TRACEPARENT))
         # A retry follows from what its message follows from, or else from the first try.
         self.request.ifinu_traceparent = tracing.traceparent(headers.get(TRACEPARENT)) or span.traceparent
         try:
@@ -276,7 +276,7 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
                 if span.sampled:
                     span.tell({tracing.ID: notification.id, tracing.KIND: notification.kind.value})
                 outcome = app.delivery.deliver(
-                    notification, self.asker(), attempt=self.request.retries + 1, trouble=self.trouble()
+                    notification, self.ref(), attempt=self.request.retries + 1, trouble=self.trouble()
                 )
         except redis.RedisError as exc:
             raise exceptions.Reject(exc, requeue=True) from exc

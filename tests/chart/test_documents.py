@@ -31,7 +31,7 @@ from pages import (
 from rendering import CHART, NAMESPACE, RELEASE, ROOT, Rendered, render, set_to
 
 from ifinu import cli
-from ifinu.metrics import queues
+from ifinu.metrics import redis_series
 
 PAGES = ("runbook", "operations", "disaster-recovery")
 ENGLISH = {name: ROOT / f"docs/{name}.md" for name in PAGES}
@@ -316,7 +316,7 @@ def test_the_adapters_rule_offers_the_series_that_the_autoscaler_asks_for(page: 
     ]
     (rule,) = rules
     name = VALUES["worker"]["autoscaling"]["queue"]["metricName"]
-    assert f"{name}{{queue}}" in (queues.__doc__ or "")
+    assert f"{name}{{queue}}" in (redis_series.__doc__ or "")
     assert rule["seriesQuery"] == f'{name}{{namespace!="",queue!=""}}'
     assert rule["name"]["as"] == name
     assert rule["resources"]["overrides"] == {"namespace": {"resource": "namespace"}}

@@ -22,7 +22,7 @@ from upstream import Act, Upstream, answer, reset, said
 from ifinu import errors
 from ifinu.embedded import free_port
 from ifinu.errors import Reason
-from ifinu.gateway import Evolution, State
+from ifinu.gateway import ConnectionState, Evolution
 from ifinu.simulator import Simulator
 
 _STARTS = 3  # a port that was free may be taken by the time nginx binds it
@@ -396,7 +396,7 @@ def test_everything_that_ifinu_asks_of_a_gateway_works_through_it(guarding: Guar
             now = datetime.now(UTC)
             around = {"since": now - timedelta(hours=1), "until": now + timedelta(hours=1)}
             assert client.find_messages("ifinu", **around).total == 1
-            assert client.connection_state("ifinu") is State.OPEN
+            assert client.connection_state("ifinu") is ConnectionState.OPEN
             assert client.whatsapp_numbers("ifinu", [NUMBER])[NUMBER].exists
             assert client.set_webhook("ifinu", "http://127.0.0.1:9/", ["MESSAGES_UPDATE"]).enabled
             found = client.find_webhook("ifinu")

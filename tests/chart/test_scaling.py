@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from rendering import STORIES, Object, Rendered, RenderError, render, rendered, set_to
 
 from ifinu.broker import QUEUES
-from ifinu.metrics.queues import Queues
+from ifinu.metrics.redis_series import RedisCollector
 from ifinu.settings import Settings
 
 SCALE_UP = {
@@ -212,7 +212,7 @@ def test_the_metric_of_the_queue_is_one_that_we_export(client: redis.Redis):
     external = metric["external"]["metric"]
     assert external["selector"] == {"matchLabels": {"namespace": "ifinu-production"}}
     series = CollectorRegistry()
-    Queues(series, client)
+    RedisCollector(series, client)
     assert external["name"] in {family.name for family in series.collect()}
 
 

@@ -11,8 +11,8 @@ from processes import FIRST_NUMBER, Fleet, Queue, fleet_of, raw, stopping, wait_
 from shards import ELSEWHERE, NAME, pods
 from shards_app import FILE
 
+from ifinu.simulator import Cluster as Pods
 from ifinu.simulator import Send
-from ifinu.simulator import Shards as Pods
 
 HELD = {"pod-0": ["a", "b"], "pod-1": ["c"], "pod-2": ["d"]}
 NAMES = "abcd"

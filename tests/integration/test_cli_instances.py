@@ -25,12 +25,12 @@ from rich.console import Console
 from shards import HOSTS, NAME, gateway_of, pods, resolved
 
 from ifinu.broker.keys import creation_key
-from ifinu.cli import pairing
+from ifinu.cli import qr
 from ifinu.embedded import Valkey
-from ifinu.gateway import Evolution, State, flapping
-from ifinu.metrics import asking
-from ifinu.receipts.guard import headers_of
-from ifinu.simulator import Shards as Pods
+from ifinu.gateway import ConnectionState, Evolution, flaps
+from ifinu.metrics import polls
+from ifinu.receipts.auth import headers_of
+from ifinu.simulator import Cluster as Pods
 from ifinu.simulator import Simulator
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
@@ -85,13 +85,13 @@ def test_an_instance_is_made_and_its_webhook_registered(ifinu, at, monkeypatch):
     assert SECRET not in ended.out + ended.err
     found = at.find_webhook("acme")
     assert (found.url, found.headers) == ("http://ifinu-webhook:8090", headers_of("acme", SECRET))
-    assert at.connection_state("acme") is State.CLOSE
+    assert at.connection_state("acme") is ConnectionState.CLOSE
 
 
 def test_a_name_is_taken_as_messages_name_it_and_shown_as_a_shell_wants_it(ifinu, at):
     ended = ifinu("instance", "create", " Loja do João ")
     assert "`ifinu instance connect 'Loja do João'`" in ended.out
-    assert at.connection_state("Loja do João") is State.CLOSE
+    assert at.connection_state("Loja do João") is ConnectionState.CLOSE
     assert "ifinu instance connect 'Loja do João'" in ifinu("instance", "restart", "Loja do João").err
 
 
@@ -165,12 +165,12 @@ def test_what_is_drawn_is_the_code(ifinu, one):
     expected = [
         [bool(module) for module in row] for row in segno.make(first["code"], micro=False).matrix_iter(border=2)
     ]
-    drawn = modules(pairing.drawn(first["code"], coloured=False).plain)
+    drawn = modules(qr.drawn(first["code"], coloured=False).plain)
     assert drawn[: len(expected)] == expected
 
 
 def test_on_a_terminal_it_is_black_on_white():
-    plain, ours = pairing.drawn("2@x", coloured=False), pairing.drawn("2@x", coloured=True)
+    plain, ours = qr.drawn("2@x", coloured=False), qr.drawn("2@x", coloured=True)
     assert str(ours.style) == "black on white"
     swapped = str.maketrans("█▀▄ ", " ▄▀█")
     assert ours.plain.translate(swapped) == plain.plain
@@ -179,7 +179,7 @@ def test_on_a_terminal_it_is_black_on_white():
 @pytest.fixture
 def impatient(monkeypatch):
     """Asks more often, so that each moment of a pairing is seen."""
-    monkeypatch.setattr(pairing, "_EVERY_S", 0.02)
+    monkeypatch.setattr(qr, "_EVERY_S", 0.02)
 
 
 def test_a_code_that_changes_is_drawn_again(ifinu, impatient):
@@ -211,14 +211,14 @@ def test_a_pairing_opens_one_connection(ifinu, impatient, paired):
 
 
 def test_a_closed_instance_that_does_not_come_back_is_connected(ifinu, one, impatient, monkeypatch):
-    monkeypatch.setattr(pairing, "_CLOSED_S", 0.1)
-    monkeypatch.setattr(pairing, "_was_open", lambda *_: True)
+    monkeypatch.setattr(qr, "_CLOSED_S", 0.1)
+    monkeypatch.setattr(qr, "_was_open", lambda *_: True)
     one.set_instance("ifinu", state="close")
     assert ifinu("instance", "connect", "ifinu").code == 0
 
 
 def test_two_connections_of_one_instance_are_noticed_and_no_third_is_opened(ifinu, impatient, monkeypatch):
-    monkeypatch.setattr(flapping, "_EVERY_S", 0.05)
+    monkeypatch.setattr(flaps, "_EVERY_S", 0.05)
     with Simulator(api_key=API_KEY, instances=("acme",), reconnect_ms=50) as running:
         ifinu._monkeypatch.setenv("IFINU_EVOLUTION_URL", running.url)
         ifinu._monkeypatch.setenv("IFINU_EVOLUTION_INSTANCE", "acme")
@@ -242,11 +242,11 @@ def test_two_connections_of_one_instance_are_noticed_and_no_third_is_opened(ifin
 def test_a_terminal_shows_one_code_at_a_time(at):
     out = Console(force_terminal=True, width=100, file=open(os.devnull, "w"), record=True)  # noqa: SIM115 - closed below
     at.create_instance("acme")
-    pairing.show(pairing.codes(at, "acme", number="5577998616740", wait_s=20), out)
+    qr.show(qr.codes(at, "acme", number="5577998616740", wait_s=20), out)
     out.file.close()
     page = out.export_text()
     assert "Or link with the phone number, and type" in page
-    assert at.connection_state("acme") is State.OPEN
+    assert at.connection_state("acme") is ConnectionState.OPEN
 
 
 def test_with_its_number_there_is_a_code_to_type(ifinu, one):
@@ -277,7 +277,7 @@ def test_one_that_is_connected_is_said_to_be(ifinu, one):
 def test_a_dead_connection_is_opened_anew(ifinu, one, at):
     one.set_instance("ifinu", socket="dead")
     assert ifinu("instance", "restart", "ifinu").out == "open\n"
-    wait_until(lambda: at.connection_state("ifinu") is State.OPEN)
+    wait_until(lambda: at.connection_state("ifinu") is ConnectionState.OPEN)
     assert at.send_text("ifinu", "+5577998616740", "oi").key_id
     assert ifinu("instance", "restart", "ifinu", "--json").json == {"name": "ifinu", "before": "open", "state": "open"}
 
@@ -365,11 +365,14 @@ def test_doctor_finds_what_is_wrong_at_all_of_them(ifinu, several, monkeypatch, 
 
 
 def test_doctor_finds_two_that_hold_one_instance(ifinu, several, monkeypatch):
-    both = dict.fromkeys(("10.0.0.1", "10.0.0.2"), State.OPEN)
+    both = dict.fromkeys(("10.0.0.1", "10.0.0.2"), ConnectionState.OPEN)
     monkeypatch.setattr("ifinu.gateway.Shards.states", lambda *_: both)
     bad = gateway_checks(ifinu)["instance ifinu"]
     assert (bad["level"], "DATABASE_CONNECTION_CLIENT_NAME" in bad["mend"]) == ("fail", True)
-    of_both_families = {"10.0.0.1": State.OPEN, "fd00::1": State.OPEN}  # one process with two addresses
+    of_both_families = {
+        "10.0.0.1": ConnectionState.OPEN,
+        "fd00::1": ConnectionState.OPEN,
+    }  # one process with two addresses
     monkeypatch.setattr("ifinu.gateway.Shards.states", lambda *_: of_both_families)
     assert gateway_checks(ifinu)["instance ifinu"]["level"] == "ok"
 
@@ -400,7 +403,7 @@ def test_the_exporter_asks_all_and_tells_that_those_of_a_dead_one_are_not_connec
         def told(name: str) -> float | None:
             return series.get_sample_value("ifinu_instance_connected", {"whatsapp": name})
 
-        with asking.gateway(series, gateway, every_s=0.05):
+        with polls.gateway(series, gateway, every_s=0.05):
             wait_until(lambda: told("b") == 1.0)
             assert {told(name) for names in HELD.values() for name in names} == {1.0}
             running.kill("pod-1")

@@ -12,7 +12,7 @@ from ifinu import phone
 from ifinu.broker import NORMAL, Keys, dead_letters
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, RECORDER, UNKNOWN, claim_key, senders_key
-from ifinu.cli import recorded
+from ifinu.cli import ledger_status
 from ifinu.ledger import retention, schema
 from ifinu.ledger.states import State
 from ifinu.ledger.stream import Stream
@@ -274,16 +274,16 @@ def test_a_ledger_that_is_away_does_not_break_status(ifinu, client):
 
 
 def test_what_was_taken_and_not_recorded_waits_too(client):
-    assert recorded.waiting(client) == 0
+    assert ledger_status.waiting(client) == 0
     stream = Stream(client)
     stream.make_group()
     for number in range(5):
         Event(Name.CANCELLED, f"n{number}").write(client)
-    assert recorded.waiting(client) == 5
+    assert ledger_status.waiting(client) == 5
     taken = stream.take(2, again=False, recorded_to=(0, 0))
-    assert recorded.waiting(client) == 5
+    assert ledger_status.waiting(client) == 5
     stream.acknowledge(taken.entries)
-    assert recorded.waiting(client) == 3
+    assert ledger_status.waiting(client) == 3
 
 
 # -- erase
@@ -332,15 +332,15 @@ def test_erase_says_when_more_may_come(ifinu, there, client):
 
 def test_erase_waits_until_what_happened_is_recorded(there, client):
     Event(Name.CANCELLED, "n1").write(client)
-    assert recorded.catch_up(client, there, 0.05) is False  # nobody records
+    assert ledger_status.catch_up(client, there, 0.05) is False  # nobody records
     client.set(RECORDER, "somebody")
-    assert recorded.catch_up(client, there, 0.05) is False  # and is slow
+    assert ledger_status.catch_up(client, there, 0.05) is False  # and is slow
     (last, _), *_ = client.xrange(EVENTS)
     ms, seq = map(int, last.split(b"-"))
     with there.begin() as connection:
         connection.execute(schema.recorder.delete())
     rows.add(there, schema.recorder, id=1, ms=ms, seq=seq, updated_at=NOW)
-    assert recorded.catch_up(client, there, 0.05) is True
+    assert ledger_status.catch_up(client, there, 0.05) is True
 
 
 def test_erase_forgets_what_is_old(ifinu, there):

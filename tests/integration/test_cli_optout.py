@@ -11,10 +11,10 @@ import pytest
 from command_line import Shell
 
 from ifinu.broker import events
-from ifinu.broker.answers import Answer, Answers
 from ifinu.broker.keys import EVENTS
 from ifinu.broker.optouts import ALL, OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
+from ifinu.broker.replies import Replies, Reply
 
 KEY = "a key of the tests of 32 letters."
 PHONE, SPELLING, MASKED = "+5577998616740", "(77) 99861-6740", "+55 77 9****-6740"
@@ -308,8 +308,8 @@ def test_without_a_key_of_its_own_one_is_kept_in_redis(ifinu, client, monkeypatc
 def asked(client, **fields):
     """One open answer, as the webhook leaves it."""
     given = {"id": "a1", "wish": "stop", "instance": "wa1", "at": datetime(2026, 11, 24, 15, tzinfo=UTC)} | fields
-    answer = Answer(**given)
-    Answers(client).take(answer, stays=True)
+    answer = Reply(**given)
+    Replies(client).take(answer, stays=True)
     return answer
 
 
@@ -350,7 +350,7 @@ def test_a_wrong_recipient_is_kept_out_or_written_to_again(ifinu, client, optout
     assert everybody(optouts) == []
     asked(client, **wrong)
     assert ifinu("optout", "resolve", "a1", "--stop", "--json").json["tenants"] == ["u1"]
-    assert (everybody(optouts), Answers(client).all()) == ([("u1", MASKED, "wrong_person")], [])
+    assert (everybody(optouts), Replies(client).all()) == ([("u1", MASKED, "wrong_person")], [])
 
 
 @pytest.mark.parametrize("options", [(), ("--stop", "--dismiss")])

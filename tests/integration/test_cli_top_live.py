@@ -15,7 +15,7 @@ from processes import API_KEY, numbered, raw, redis_server, wait_until
 from terminals import ENTER, LEAVE, Terminal
 
 from ifinu.broker.keys import EVENTS, LOW, NORMAL, UNKNOWN, Keys
-from ifinu.cli.top.asking import AWAY, Workers
+from ifinu.cli.top.workers import AWAY, Workers
 
 CLEAR = b"\x1b[2J"
 RATE = 20  # a second and worker: what a machine with other things to do still keeps
@@ -160,14 +160,16 @@ def test_however_it_ends_the_terminal_is_as_before(terminal, end, code):
 
 
 def test_an_error_leaves_the_terminal_as_before_and_is_seen(terminal):
-    broken = "import ifinu.cli.top.drawing as d; d._state = lambda *_: 1 / 0; from ifinu.cli import main; main(['top'])"
+    broken = "import ifinu.cli.top.frame as d; d._state = lambda *_: 1 / 0; from ifinu.cli import main; main(['top'])"
     top = terminal(program=("-c", broken))
     assert top.ended() == 1
     assert top.raw.rindex(b"ZeroDivisionError") > top.raw.rindex(LEAVE)
 
 
 def test_an_error_while_it_looks_is_no_silence(terminal):
-    broken = "import ifinu.cli.top.looking as l; l._age_s = lambda *_: 1 / 0; from ifinu.cli import main; main(['top'])"
+    broken = (
+        "import ifinu.cli.top.snapshot as l; l._age_s = lambda *_: 1 / 0; from ifinu.cli import main; main(['top'])"
+    )
     top = terminal(program=("-c", broken))
     assert top.ended() == 1
     assert top.raw.rindex(b"ZeroDivisionError") > top.raw.rindex(LEAVE)

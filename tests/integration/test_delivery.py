@@ -12,7 +12,7 @@ import redis
 from structlog.testing import capture_logs
 
 from ifinu.broker import NORMAL, Keys
-from ifinu.broker.claims import Asker, Claim, Claims
+from ifinu.broker.claims import Claim, Claims, MessageRef
 from ifinu.broker.events import Event
 from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, claim_key, optout_key, seen_key
 from ifinu.broker.leases import Settled
@@ -21,7 +21,7 @@ from ifinu.delivery import Delivery, Failed, Wait
 from ifinu.errors import GatewayError, InvalidNotification, MaybeSent, Misconfigured, NotSent, Reason, Throttled
 from ifinu.gateway import FoundMessage, FoundMessages, Sent
 from ifinu.gateway.instances import Instances, Trouble
-from ifinu.gateway.records import State
+from ifinu.gateway.message_records import ConnectionState
 from ifinu.notification import Kind, Notification
 from ifinu.reference import reference_of
 from ifinu.render import Renderer
@@ -44,10 +44,10 @@ class Gateway:
         self.texts: list[str] = []
         self.asked: list[dict[str, Any]] = []
         self.away = False
-        self.state = State.OPEN
+        self.state = ConnectionState.OPEN
         self.on_the_way: Callable[[], object] = lambda: None  # what happens before the request is written
 
-    def connection_state(self, instance: str) -> State:
+    def connection_state(self, instance: str) -> ConnectionState:
         return self.state
 
     def send_text(self, instance: str, number: str, text: str, *, before: Callable[[], None]) -> Sent:
@@ -131,7 +131,7 @@ def carry(client: redis.Redis, delivery: Delivery) -> Iterator[Callable[..., Set
     ) -> Any:
         tag = next(tags)
         client.hset(KEYS.in_flight, tag, b"m")
-        outcome = by.deliver(notification, Asker(NORMAL, tag, token), attempt=1, trouble=trouble)
+        outcome = by.deliver(notification, MessageRef(NORMAL, tag, token), attempt=1, trouble=trouble)
         match outcome:
             case Wait() | Failed():
                 wait_ms, state = (
@@ -388,7 +388,7 @@ def test_an_instance_in_trouble_holds_back_its_own_messages_and_no_others(
 def test_an_instance_that_is_offline_costs_its_messages_no_tries_once_that_is_clear(
     carry: Callable[..., Any], gateway: Gateway
 ):
-    gateway.answers, gateway.state = [CLOSED] * 5, State.CLOSE
+    gateway.answers, gateway.state = [CLOSED] * 5, ConnectionState.CLOSE
     outcomes = [carry(to(number)) for number in range(3)]
     assert [(type(outcome), outcome.free) for outcome in outcomes] == [(Wait, False), (Wait, True), (Wait, True)]
     assert len(gateway.texts) == 1
@@ -408,7 +408,7 @@ def test_an_instance_that_claims_to_be_online_is_found_out_and_the_tries_it_cost
 def test_what_is_in_doubt_is_looked_up_while_its_instance_is_held_and_not_sent_again(
     carry: Callable[..., Any], gateway: Gateway, clock: Clock
 ):
-    gateway.answers, gateway.state = [LOST, CLOSED], State.CLOSE
+    gateway.answers, gateway.state = [LOST, CLOSED], ConnectionState.CLOSE
     token = carry().token
     carry(to(1))
     clock.pass_s(GRACE_S + 1)
@@ -498,7 +498,7 @@ def test_a_message_in_flight_nowhere_is_no_duplicate_in_the_log(
     delivery: Delivery, carry: Callable[..., Any], gateway: Gateway
 ):
     with capture_logs() as nowhere:
-        delivery.deliver(NOTIFICATION, Asker(NORMAL, "a tag that no worker holds", ""), attempt=1)
+        delivery.deliver(NOTIFICATION, MessageRef(NORMAL, "a tag that no worker holds", ""), attempt=1)
     assert gateway.texts == []
     assert [(line["log_level"], line["event"], line["id"]) for line in nowhere] == [
         ("warning", "ifinu.message.not_held", "inv-1")

@@ -18,9 +18,9 @@ from ifinu.broker.keys import instance_key
 from ifinu.broker.locations import Locations, creating
 from ifinu.embedded import Valkey
 from ifinu.errors import GatewayError, MaybeSent, Misconfigured, NotSent, Reason, SendError
-from ifinu.gateway import Evolution, Shards, State, WhatsAppNumber
+from ifinu.gateway import ConnectionState, Evolution, Shards, WhatsAppNumber
 from ifinu.gateway.breaker import is_outage
-from ifinu.simulator import Shards as Pods
+from ifinu.simulator import Cluster as Pods
 
 PHONE = "+5577998616740"
 TLS = Path(__file__).with_name("gateway_tls.pem")  # for localhost and 127.0.0.1
@@ -221,11 +221,11 @@ def test_changes_go_to_the_holder(gateway, running):
     assert gateway.find_webhook("b").url == "http://us.test/hook"
     assert gateway.find_webhook("a") is None
     assert gateway.whatsapp_numbers("b", [PHONE])[PHONE] == WhatsAppNumber(True, "557798616740@s.whatsapp.net")
-    assert gateway.restart_instance("b").state is State.OPEN
+    assert gateway.restart_instance("b").state is ConnectionState.OPEN
     gateway.logout_instance("b")
-    assert gateway.connection_state("b") is State.CLOSE
+    assert gateway.connection_state("b") is ConnectionState.CLOSE
     assert gateway.connect_instance("b", number="5577998616740").qr.pairing_code
-    assert gateway.connection_state("b") is State.CONNECTING
+    assert gateway.connection_state("b") is ConnectionState.CONNECTING
     with pytest.raises(GatewayError, match="HTTP 400"):
         gateway.delete_instance("b")  # 2.3.7 refuses it once while the instance is connecting
     gateway.delete_instance("b")
@@ -249,11 +249,13 @@ def test_what_was_remembered_is_not_believed_when_something_is_changed(gateway, 
     gateway.send_text("b", PHONE, "oi")
     running.move("b", "pod-2")
     gateway.logout_instance("b")
-    assert gateway.connection_state("b") is State.CLOSE
+    assert gateway.connection_state("b") is ConnectionState.CLOSE
     assert known(client, "b") == HOSTS["pod-2"]
 
 
-@pytest.mark.parametrize(("instance", "state"), [("a", State.OPEN), ("c", State.OPEN), ("b", State.ABSENT)])
+@pytest.mark.parametrize(
+    ("instance", "state"), [("a", ConnectionState.OPEN), ("c", ConnectionState.OPEN), ("b", ConnectionState.ABSENT)]
+)
 def test_the_state_is_the_holders_and_absent_when_it_is_away(gateway, running, instance, state):
     running.kill("pod-1")
     assert gateway.connection_state(instance) is state
@@ -272,7 +274,7 @@ def test_the_instances_of_all_that_answer_are_listed(gateway, running):
 def test_an_instance_is_made_where_there_are_fewest(gateway, running):
     assert gateway.create_instance("new").name == "new"
     assert running.holder("new") == "pod-1"
-    assert gateway.connection_state("new") is State.CLOSE
+    assert gateway.connection_state("new") is ConnectionState.CLOSE
 
 
 @pytest.mark.parametrize("killed", [(), ("pod-1",)])
@@ -308,7 +310,7 @@ def test_the_server_is_told_the_name_and_not_the_address() -> None:
         server = serve(reply(200, {"instance": {"instanceName": "wa1", "state": "open"}}))
         port = server.listener.getsockname()[1]
         with contextlib.closing(Evolution(f"http://gateway.test:{port}/evo", KEY, address="127.0.0.1")) as one:
-            assert one.connection_state("wa1") is State.OPEN
+            assert one.connection_state("wa1") is ConnectionState.OPEN
             assert repr(one) == f"Evolution('http://gateway.test:{port}/evo at 127.0.0.1')"
     (request,) = server.requests
     assert request.line.startswith("GET /evo/instance/connectionState/wa1 ")
@@ -325,7 +327,7 @@ def test_a_certificate_has_to_be_the_names(monkeypatch: pytest.MonkeyPatch, name
         url = f"https://{name}:{server.listener.getsockname()[1]}"
         with contextlib.closing(Evolution(url, KEY, address="127.0.0.1")) as one:
             if good:
-                assert one.connection_state("wa1") is State.OPEN
+                assert one.connection_state("wa1") is ConnectionState.OPEN
             else:
                 with pytest.raises(GatewayError, match="certificate verify failed"):
                     one.connection_state("wa1")

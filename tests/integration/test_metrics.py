@@ -21,16 +21,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from ifinu.broker.answers import MAYBE, Answer, Answers
 from ifinu.broker.keys import EVENTS, NORMAL, UNKNOWN, URGENT, Keys
+from ifinu.broker.replies import MAYBE, Replies, Reply
 from ifinu.embedded import free_port
 from ifinu.ledger.progress import Progress
-from ifinu.metrics import asking, serving
+from ifinu.metrics import endpoint, polls
 from ifinu.metrics.labels import Bounded
-from ifinu.metrics.queues import Queues
-from ifinu.metrics.receiving import Receiving
-from ifinu.metrics.recording import Recording
-from ifinu.metrics.sending import Sending
+from ifinu.metrics.recorder_series import RecorderSeries
+from ifinu.metrics.redis_series import RedisCollector
+from ifinu.metrics.webhook_series import WebhookSeries
+from ifinu.metrics.worker_series import WorkerSeries
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
@@ -235,7 +235,7 @@ def test_the_exporter_tells_what_is_there_while_no_worker_runs(client, queue, co
     client.lpush(Keys.of(NORMAL).dead, json.dumps({"reason": "timeout"}), "anything")
     client.set(Keys.of(NORMAL).paused, "2026-11-25T00:00:00Z")
     client.zadd(UNKNOWN, {"x": now_ms - 30_000})
-    Answers(client).take(Answer("1", MAYBE, "wa1", datetime.now(UTC)), stays=True)
+    Replies(client).take(Reply("1", MAYBE, "wa1", datetime.now(UTC)), stays=True)
     client.xadd(EVENTS, {"event": "sent", "id": "x", "data": "{}"}, id=f"{now_ms - 20_000}-0")
 
     wait_until(lambda: "ifinu_gateway_up" in scrape(port).text, 20)
@@ -285,7 +285,7 @@ def queue_server(tmp_path):
 
 def test_the_age_of_a_message_that_tells_no_time_counts_from_when_it_was_first_seen(client):
     registry = CollectorRegistry()
-    Queues(registry, client)
+    RedisCollector(registry, client)
 
     def oldest() -> float:
         return Series(generate_latest(registry).decode())("ifinu_queue_oldest_seconds", queue="whatsapp")
@@ -301,7 +301,7 @@ def test_the_age_of_a_message_that_tells_no_time_counts_from_when_it_was_first_s
 
 def test_dead_letters_are_read_again_only_when_they_are_others(client):
     registry = CollectorRegistry()
-    Queues(registry, client)
+    RedisCollector(registry, client)
     dead = Keys.of(NORMAL).dead
 
     def by_reason() -> dict:
@@ -408,12 +408,12 @@ def test_once_prints_the_figures_of_redis(valkey, client):
 
 def every_metric(client) -> list[Metric]:
     """Of every process."""
-    registry = serving.registry()
-    Sending(registry)
-    Recording(registry, Progress())
-    Receiving(registry, lambda: (0, 0))
-    Queues(registry, client)
-    for make in (asking.ledger, asking.gateway):
+    registry = endpoint.registry()
+    WorkerSeries(registry)
+    RecorderSeries(registry, Progress())
+    WebhookSeries(registry, lambda: (0, 0))
+    RedisCollector(registry, client)
+    for make in (polls.ledger, polls.gateway):
         make(registry, None, every_s=60)._asked.set()  # as if nobody had answered
     return list(registry.collect())
 

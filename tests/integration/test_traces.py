@@ -32,7 +32,7 @@ from processes import API_KEY, Fleet, Queue, Simulated, raw, stopping, wait_unti
 
 from ifinu.broker.events import decode
 from ifinu.broker.keys import EVENTS
-from ifinu.broker.trails import TTL_S, Trails
+from ifinu.broker.trace_links import TTL_S, TraceLinks
 from ifinu.embedded import Valkey, free_port
 from ifinu.gateway import Evolution
 
@@ -544,7 +544,7 @@ def test_a_receipt_that_comes_before_the_answer_to_its_send_is_in_the_trace(
             assert post(url, json.dumps(hook).encode()) == 200
         queue.client.set("two seconds", 1, px=2_000)
         wait_until(lambda: not queue.client.exists("two seconds"))
-        Trails(valkey.url).leave("3EB0A", theirs())
+        TraceLinks(valkey.url).leave("3EB0A", theirs())
         wait_until(collector.spans, 30)
     (receipt,) = collector.spans()
     assert (receipt.trace, receipt.parent, receipt.facts["ifinu.state"]) == (*THEIRS, "read")

@@ -23,11 +23,11 @@ from ifinu.errors import Reason
 from ifinu.gateway import Evolution
 from ifinu.ledger.engine import connect
 from ifinu.ledger.progress import Progress
-from ifinu.metrics import asking, serving
-from ifinu.metrics.queues import Queues
-from ifinu.metrics.receiving import Receiving
-from ifinu.metrics.recording import Recording
-from ifinu.metrics.sending import Sending
+from ifinu.metrics import endpoint, polls
+from ifinu.metrics.recorder_series import RecorderSeries
+from ifinu.metrics.redis_series import RedisCollector
+from ifinu.metrics.webhook_series import WebhookSeries
+from ifinu.metrics.worker_series import WorkerSeries
 
 ALERTS = alerts()
 RUNBOOK, PORTUGUESE = ROOT / "docs/runbook.md", ROOT / "docs/runbook.pt-BR.md"
@@ -90,16 +90,16 @@ def names(series: CollectorRegistry) -> set[str]:
 @pytest.fixture
 def exported(client: redis.Redis, simulator: Simulated, tmp_path: Path) -> set[str]:
     """Every series of ifinu, of all its processes."""
-    series = serving.registry()
-    Sending(series)
-    Recording(series, Progress())
-    Receiving(series, lambda: (0, 0))
-    Queues(series, client)
+    series = endpoint.registry()
+    WorkerSeries(series)
+    RecorderSeries(series, Progress())
+    WebhookSeries(series, lambda: (0, 0))
+    RedisCollector(series, client)
     engine = connect(migrated(f"sqlite:///{tmp_path}/ledger.db"))
     evolution = Evolution(simulator.url, API_KEY)
     with (
-        asking.ledger(series, engine, every_s=60.0) as ledger,
-        asking.gateway(series, evolution, every_s=60.0) as gateway,
+        polls.ledger(series, engine, every_s=60.0) as ledger,
+        polls.gateway(series, evolution, every_s=60.0) as gateway,
     ):
         wait_until(lambda: all(list(asked.collect()) for asked in (ledger, gateway)))
         found = names(series)

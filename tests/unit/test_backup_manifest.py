@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from ifinu.backup import manifest
-from ifinu.backup.manifest import Kept, Manifest, Part, Table
+from ifinu.backup.manifest import Kept, Manifest, Part, TableSummary
 from ifinu.errors import BackupFailed
 
 AT = datetime(2026, 12, 1, 3, 0, 0, tzinfo=UTC)
@@ -14,7 +14,11 @@ NAME = "20261201T030000Z"
 
 def whole(**changes: object) -> Manifest:
     ledger = Kept(
-        bytes=10, sha256="ab", server="PostgreSQL 17.6", at=AT, tables={"public.events": Table(rows=2, hash="-5")}
+        bytes=10,
+        sha256="ab",
+        server="PostgreSQL 17.6",
+        at=AT,
+        tables={"public.events": TableSummary(rows=2, hash="-5")},
     )
     redis = Kept(bytes=30, sha256="cd", server="Valkey 9.1.2", at=AT, keys={0: 7})
     given = {

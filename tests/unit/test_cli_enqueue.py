@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ifinu import wire
 from ifinu.broker import LOW, NORMAL, URGENT
 from ifinu.cli import enqueue
-from ifinu.cli.records import Report
+from ifinu.cli.record_files import Report
 from ifinu.notification import Kind
 from ifinu.tables import Table
 

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 import pytest
 
 from ifinu.broker import DeadLetter
-from ifinu.cli.sentences import Claim, clock, sentence, state_of
+from ifinu.cli.sentences import ClaimView, clock, sentence, state_of
 from ifinu.ledger.queries import Known
 from ifinu.ledger.states import State
 
@@ -38,7 +38,7 @@ def known(state, **values):
 )
 def test_the_state_is_that_of_who_knows_more(of_ledger, of_claim, letter, state):
     ledger = of_ledger and known(State(of_ledger))
-    claim = None if of_claim is None else Claim(of_claim, cancelled=not of_claim)
+    claim = None if of_claim is None else ClaimView(of_claim, cancelled=not of_claim)
     assert state_of(ledger, claim, letter) == state
 
 
@@ -109,7 +109,7 @@ def test_every_state_has_a_sentence_of_its_own():
 
 def test_what_the_ledger_says_of_an_older_state_is_not_told_of_the_present_one():
     older = known(State.RETRYING, reason="gateway_error", due_at=AT)
-    assert sentence("n1", "unknown", older, Claim("unknown"), None) == (
+    assert sentence("n1", "unknown", older, ClaimView("unknown"), None) == (
         "It may have been sent: no answer came. The gateway is asked for it."
     )
 

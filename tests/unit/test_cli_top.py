@@ -12,16 +12,17 @@ from ifinu.broker.backlog import Backlog
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import LOW, NORMAL, URGENT
 from ifinu.broker.leases import Settled, Tally
-from ifinu.cli.top import drawing, fitting
-from ifinu.cli.top.drawing import View, frame
-from ifinu.cli.top.figures import Order, Worker, sort
-from ifinu.cli.top.looking import Found
-from ifinu.cli.top.reckoning import Memory, Sight, instances, pace, rates
+from ifinu.cli.top import frame as frames
+from ifinu.cli.top import layout
+from ifinu.cli.top.frame import DisplayOptions, frame
+from ifinu.cli.top.model import Order, WorkerRow, sort
+from ifinu.cli.top.rates import RateHistory, Sight, instances, pace, rates
+from ifinu.cli.top.snapshot import Snapshot
 from ifinu.errors import Reason, Refused
-from ifinu.metrics.sending import Now, Sending
+from ifinu.metrics.worker_series import Now, WorkerSeries
 
 AT = datetime(2026, 11, 25, 14, 2, 11, tzinfo=UTC)
-VIEW = View(where="redis:6379/0", every_s=2.0)
+VIEW = DisplayOptions(where="redis:6379/0", every_s=2.0)
 
 
 def told(up_s, *, pid=1, sent=0, dead=0, **others):
@@ -41,12 +42,12 @@ def found(ready=0, *, dead=(), oldest_s=None, paused=None, **others):
         "queues": queues, "oldest_s": {NORMAL: oldest_s}, "dead": {NORMAL: Counter(dead)}, "unknown": 0,
         "unknown_oldest_s": None, "waiting": 0, "waiting_oldest_s": None, "recorded": True,
     }  # fmt: skip
-    return Found(**{**given, **others})
+    return Snapshot(**{**given, **others})
 
 
 def figures_of(*looks, every_s=2.0):
     """The figures after these looks: (when in seconds, what was found, answers by name)."""
-    memory = Memory(every_s)
+    memory = RateHistory(every_s)
     for at_s, what, answers in looks:
         by_who = None if answers is None else {(name, one.get("pid", 0)): one for name, one in answers.items()}
         last = memory.take(Sight(AT, at_s, what, by_who, "" if what else "Redis cannot be reached"))
@@ -156,7 +157,7 @@ def test_a_trend_forgets_what_was_long_ago():
     ],
 )
 def test_a_curve(values, width, drawn):
-    assert drawing.spark(tuple(values), width) == drawn
+    assert frames.spark(tuple(values), width) == drawn
 
 
 # -- workers that are not there
@@ -188,7 +189,7 @@ def test_a_worker_that_started_again_is_one_worker():
 
 
 def test_two_workers_of_one_name_are_two():
-    memory = Memory(2.0)
+    memory = RateHistory(2.0)
     for at_s in (0, 2):
         answers = {("a", pid): told(1 + at_s, pid=pid, sent=50 * at_s) for pid in (1, 2)}
         now = memory.take(Sight(AT, at_s, found(), answers))
@@ -217,8 +218,8 @@ def test_redis_away_is_said_and_what_was_known_stays():
 )  # fmt: skip
 def test_workers_are_sorted(order, names):
     workers = [
-        Worker("b", 1, 50.0, told={"busy": 1}), Worker("a", 2, None, told={"busy": 2}),
-        Worker("c", 3, 9.0, told={"busy": 9}),
+        WorkerRow("b", 1, 50.0, told={"busy": 1}), WorkerRow("a", 2, None, told={"busy": 2}),
+        WorkerRow("c", 3, 9.0, told={"busy": 9}),
     ]  # fmt: skip
     assert "".join(one.name for one in sort(workers, order)) == names
 
@@ -254,7 +255,7 @@ SIZES = [(80, 24), (40, 10), (200, 60), (1, 1), (10, 3), (71, 24), (72, 24), (10
 @pytest.mark.parametrize("workers", [0, 1, 20])
 @pytest.mark.parametrize("changes", [{}, {"help": True}, {"paused": True}, {"late_s": 1234.5}])
 def test_a_frame_fits_its_terminal(width, height, workers, changes):
-    view = View(where="a-server-with-a-name.example.org:6379/0", every_s=2.0, **changes)
+    view = DisplayOptions(where="a-server-with-a-name.example.org:6379/0", every_s=2.0, **changes)
     for figures in (busy_figures(workers), None):
         lines = frame(figures, view, width, height)
         assert len(lines) <= height
@@ -273,7 +274,7 @@ def test_a_common_terminal_shows_all_panels():
 
 
 def test_the_help_is_whole_on_a_common_terminal():
-    lines = text(frame(None, View(where="redis:6379/0", every_s=2.0, help=True), 80, 24))
+    lines = text(frame(None, DisplayOptions(where="redis:6379/0", every_s=2.0, help=True), 80, 24))
     assert not any(line.endswith("…") for line in lines)
     assert lines[-1].startswith("ledger ")
 
@@ -294,31 +295,31 @@ def test_a_wide_terminal_shows_more():
 
 
 def test_columns_are_left_out_by_rank_and_names_keep_their_end():
-    columns = [fitting.Column("name", right=False, least=6), fitting.Column("figure"), fitting.Column("more", rank=1)]
-    title, rows = fitting.table(columns, [["celery@pod-1", "12", "345"], ["b", "1", "2"]], 20)
+    columns = [layout.Column("name", right=False, least=6), layout.Column("figure"), layout.Column("more", rank=1)]
+    title, rows = layout.table(columns, [["celery@pod-1", "12", "345"], ["b", "1", "2"]], 20)
     assert text([title, *rows]) == ["name    figure  more", "…pod-1      12   345", "b            1     2"]
-    title, rows = fitting.table(columns, [["celery@pod-1", "12", "345"]], 17)
+    title, rows = layout.table(columns, [["celery@pod-1", "12", "345"]], 17)
     assert text([title, *rows]) == ["name       figure", "…ry@pod-1      12"]
 
 
 def test_rows_that_do_not_fit_are_counted():
-    block = fitting.Block(Text("title"), [Text(str(number)) for number in range(9)])
+    block = layout.Block(Text("title"), [Text(str(number)) for number in range(9)])
     assert text(block.lines(4)) == ["title", "0", "1", "and 7 more"]
     assert text(block.lines(10)) == ["title", *map(str, range(9))]
 
 
 def test_blocks_are_left_out_by_rank():
-    blocks = [(rank, fitting.Block(Text(f"t{rank}"), [Text(f"r{rank}")] * 5, least=2)) for rank in (0, 2, 1)]
-    assert text(fitting.stack(blocks, 3)) == ["t0", "r0", "and 4 more"]
-    assert text(fitting.stack(blocks, 6)) == ["t0", "r0", "and 4 more", "t1", "r1", "and 4 more"]
-    assert text(fitting.stack(blocks, 7)) == ["t0", "r0", "r0", "and 3 more", "t1", "r1", "and 4 more"]
-    assert fitting.stack(blocks, 2) == []
-    assert len(fitting.stack(blocks, 100)) == 3 * 6 + 2  # a line between them where there is room
+    blocks = [(rank, layout.Block(Text(f"t{rank}"), [Text(f"r{rank}")] * 5, least=2)) for rank in (0, 2, 1)]
+    assert text(layout.stack(blocks, 3)) == ["t0", "r0", "and 4 more"]
+    assert text(layout.stack(blocks, 6)) == ["t0", "r0", "and 4 more", "t1", "r1", "and 4 more"]
+    assert text(layout.stack(blocks, 7)) == ["t0", "r0", "r0", "and 3 more", "t1", "r1", "and 4 more"]
+    assert layout.stack(blocks, 2) == []
+    assert len(layout.stack(blocks, 100)) == 3 * 6 + 2  # a line between them where there is room
 
 
 def test_a_terminal_without_unicode_gets_ascii():
     for line in frame(busy_figures(3), VIEW, 200, 60):
-        drawn = drawing.in_ascii(line.plain)
+        drawn = frames.in_ascii(line.plain)
         assert drawn.isascii()
         assert len(drawn) == len(line.plain)
 
@@ -341,7 +342,7 @@ def sent_from(instance):
 
 def test_a_snapshot_is_what_the_metrics_say():
     registry = CollectorRegistry()
-    sending = Sending(registry)
+    sending = WorkerSeries(registry)
     tally = Tally(reaped=2, lost=1)
     tally.buried.update(
         {("lembrete", "dead", "invalid"): 3, ("", "dead", "not_json"): 1, ("lembrete", "unknown", "u"): 1}
@@ -366,7 +367,7 @@ def test_a_snapshot_is_what_the_metrics_say():
 
 
 def test_a_snapshot_is_small_and_can_be_written_whatever_happens():
-    sending = Sending(CollectorRegistry())
+    sending = WorkerSeries(CollectorRegistry())
     sending.look = lambda: Now(float("inf"))
     for number in range(5_000):
         sending.settled(sent_from(f"loja-{number}"), accepted_at=None, started_at=None)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ifinu import errors
 from ifinu.errors import MaybeSent, Misconfigured, NotSent, Reason, Refused, Throttled
-from ifinu.gateway import Sent, answers, classify, outcomes
+from ifinu.gateway import Sent, classify, outcomes, responses
 
 SENT = (
     '{"key":{"remoteJid":"557798616740@s.whatsapp.net","fromMe":true,"id":"3EB0215708B0C9E11F64B0"},'
@@ -411,7 +411,7 @@ def test_an_error_survives_the_way_out_of_a_prefork_child(status: int, body: str
 
 
 def test_a_masked_phone_is_masked_before_the_words_are_cut() -> None:
-    said = answers.one_line("x" * 190 + " 5577998616740")
+    said = responses.one_line("x" * 190 + " 5577998616740")
     assert "99861" not in said
     assert len(said) == 200
 

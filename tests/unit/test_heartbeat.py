@@ -8,9 +8,9 @@ import pytest
 import structlog
 
 from ifinu.settings import load
-from ifinu.worker.heartbeat import Heartbeat, Work, stuck_by
+from ifinu.worker.heartbeat import Heartbeat, WorkState, stuck_by
 
-WELL = Work(
+WELL = WorkState(
     waiting=0, sending_s=(), slots=2, paused_s=0.0, pace_s=0.02, away=False, refused=False, silent_s=0.5,
 )  # fmt: skip
 

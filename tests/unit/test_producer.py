@@ -14,7 +14,7 @@ from ifinu import producer
 from ifinu.broker import LOW, NORMAL, QUEUES, URGENT
 from ifinu.errors import BrokerUnavailable, InvalidNotification
 from ifinu.notification import Kind, Notification, Priority
-from ifinu.producer import Enqueued, PartlyEnqueued, Refusal, enqueue_many, notification_of
+from ifinu.producer import Enqueued, PartlyEnqueued, RefusedNotification, enqueue_many, notification_of
 
 FIELDS: dict[str, object] = {
     "id": "a", "kind": "lembrete", "phone": "(77) 99861-6740", "name": "Maria", "amount": "1.50",
@@ -119,7 +119,7 @@ def test_the_refused_are_listed_by_place_id_field_and_reason_and_the_others_are_
         (1, "n1", "phone"), (2, "w2", "valor"), (3, None, ""), (4, "x" * 200, "id"), (5, "n5", "nome"),
         (6, "n6", "name"),
     ]  # fmt: skip
-    assert done.refused[1] == Refusal(2, "w2", "valor", "is not an amount; write 1234.50 or '1.234,50'")
+    assert done.refused[1] == RefusedNotification(2, "w2", "valor", "is not an amount; write 1234.50 or '1.234,50'")
 
 
 def test_nothing_to_publish_is_no_error(server: redis.Redis):

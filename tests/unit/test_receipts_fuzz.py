@@ -6,8 +6,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ifinu.receipts.reading import NotAHook, read
 from ifinu.receipts.stop_words import wish_of
+from ifinu.receipts.webhook_events import NotAHook, read
 
 # Names that the reader looks at, so that what is drawn gets past the first look.
 NAMES = st.sampled_from(

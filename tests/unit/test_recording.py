@@ -15,8 +15,8 @@ import structlog
 
 from ifinu import settings
 from ifinu.ledger.progress import Progress
-from ifinu.worker import recording
-from ifinu.worker.recording import Recording
+from ifinu.worker import recorder_thread
+from ifinu.worker.recorder_thread import RecorderThread
 
 
 class _Recorder:
@@ -57,9 +57,9 @@ def test_it_records_from_the_first_connection_to_the_end_of_the_last_send(
     Once: not again after a reconnection, and not stopped by one or by the beginning of a warm shutdown.
     """
     recorder = _Recorder()
-    monkeypatch.setattr(recording, "stand_by", recorder)
+    monkeypatch.setattr(recorder_thread, "stand_by", recorder)
     consumer = _consumer(database_url=database_url)
-    step = Recording(consumer)
+    step = RecorderThread(consumer)
     assert _threads() == []
     step.start(consumer)
     assert recorder.entered.acquire(timeout=10)
@@ -75,10 +75,10 @@ def test_it_records_from_the_first_connection_to_the_end_of_the_last_send(
 
 def test_what_nobody_has_foreseen_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
     recorder = _Recorder(RuntimeError("unforeseen"), ImportError("no driver"))
-    monkeypatch.setattr(recording, "stand_by", recorder)
-    monkeypatch.setattr(recording, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(recorder_thread, "stand_by", recorder)
+    monkeypatch.setattr(recorder_thread, "_AGAIN_S", 0.01)
     consumer = _consumer(database_url=database_url)
-    step = Recording(consumer)
+    step = RecorderThread(consumer)
     with structlog.testing.capture_logs() as lines:
         step.start(consumer)
         for _ in range(3):
@@ -91,11 +91,11 @@ def test_what_nobody_has_foreseen_is_said_and_tried_again(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("chosen", "steps"), [(True, 1), (False, 0)])
 def test_it_is_left_out_where_the_settings_say_so(chosen: bool, steps: int) -> None:
     consumer = _consumer(recorder=chosen)
-    Recording(consumer).include(consumer)
+    RecorderThread(consumer).include(consumer)
     assert len(consumer.steps) == steps
 
 
 def test_a_worker_that_ends_before_it_was_connected_has_nothing_to_stop() -> None:
     consumer = _consumer()
-    Recording(consumer).shutdown(consumer)
+    RecorderThread(consumer).shutdown(consumer)
     assert _threads() == []

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from ifinu.errors import ConfigurationError
-from ifinu.simulator.faults import ENDINGS, Faults, Latency, Outcome
+from ifinu.simulator.fault_script import ENDINGS, Faults, Latency, Outcome
 
 ORDINARY = "5511987659999"
 

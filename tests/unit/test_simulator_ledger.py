@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from ifinu.simulator.ledger import Ledger, duplicates, mean_rate, worst_window
+from ifinu.simulator.send_ledger import Ledger, duplicates, mean_rate, worst_window
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from ifinu import tracing
 from ifinu.broker import NORMAL, intake
 from ifinu.errors import ConfigurationError
-from ifinu.tracing import NO_SPAN, OFF, TRACEPARENT, Work, traceparent
+from ifinu.tracing import NO_SPAN, OFF, TRACEPARENT, SpanName, traceparent
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GOOD = f"00-{TRACE}-{SPAN}-01"
@@ -58,8 +58,8 @@ def test_a_bare_messages_traceparent_becomes_a_header():
 def test_nothing_is_made_where_traces_are_off():
     assert tracing.tracer(False, tracing.WORKER) is OFF
     assert not OFF.on
-    span = OFF.start(Work.DELIVER, {}, parent=GOOD)
-    assert span is OFF.step(Work.SEND) is NO_SPAN
+    span = OFF.start(SpanName.DELIVER, {}, parent=GOOD)
+    assert span is OFF.step(SpanName.SEND) is NO_SPAN
     with span as same, same.current():
         same.tell({"ifinu.kind": "lembrete"})
         same.fail(ValueError("of which nothing is told"))
@@ -74,7 +74,7 @@ def test_importing_everything_imports_nothing_that_traces(before: str):
     Whether it is installed or not; redis-py imports OpenTelemetry's metrics by itself, where it finds them.
     """
     code = (
-        f"import sys; {before}import ifinu, ifinu.cli, ifinu.worker.tasks, ifinu.receipts.app, ifinu.producer;"
+        f"import sys; {before}import ifinu, ifinu.cli, ifinu.worker.tasks, ifinu.receipts.webhook_app, ifinu.producer;"
         "traces = 'opentelemetry.sdk.trace', 'opentelemetry.exporter', 'ifinu.tracing.sdk';"
         "print([name for name in sys.modules if name.startswith(traces)])"
     )
@@ -98,18 +98,18 @@ def test_every_span_is_drawn():
 
     drawn = dict(line.replace("└─", "").replace("├─", "").split()[:2] for line in tracing.__doc__.splitlines()[3:10])
     assert drawn == {work.value: kind.name for work, kind in _KINDS.items()}
-    assert set(_KINDS) == set(Work)
+    assert set(_KINDS) == set(SpanName)
 
 
 def test_an_error_is_known_by_its_class_and_its_reason_and_never_by_its_words(in_memory):
     from ifinu.errors import MaybeSent, Reason
 
     tracer, exported = in_memory
-    root = tracer.start(Work.DELIVER, {})
+    root = tracer.start(SpanName.DELIVER, {})
     with root.current():
-        with pytest.raises(ValueError, match="Maria"), tracer.step(Work.RENDER):
+        with pytest.raises(ValueError, match="Maria"), tracer.step(SpanName.RENDER):
             raise ValueError("Maria, +55 77 99861-6740")
-        with pytest.raises(MaybeSent), tracer.step(Work.SEND):
+        with pytest.raises(MaybeSent), tracer.step(SpanName.SEND):
             raise MaybeSent("Maria", reason=Reason.TIMEOUT, status=504, answer="Maria")
     root.fail(KeyError("Maria"), "error")
     root.end()
@@ -126,13 +126,13 @@ def test_an_error_is_known_by_its_class_and_its_reason_and_never_by_its_words(in
 
 def test_a_step_is_only_made_where_its_span_is_recorded(in_memory):
     tracer, exported = in_memory
-    assert tracer.step(Work.SEND) is NO_SPAN
-    not_sampled = tracer.start(Work.DELIVER, {}, parent=f"00-{TRACE}-{SPAN}-00")
+    assert tracer.step(SpanName.SEND) is NO_SPAN
+    not_sampled = tracer.start(SpanName.DELIVER, {}, parent=f"00-{TRACE}-{SPAN}-00")
     assert not not_sampled.sampled
     assert not_sampled.traceparent.startswith(f"00-{TRACE}-")
     assert int(not_sampled.traceparent[-2:], 16) & 1 == 0
     with not_sampled.current():
-        assert tracer.step(Work.SEND) is NO_SPAN
+        assert tracer.step(SpanName.SEND) is NO_SPAN
     not_sampled.end()
     assert exported() == ()
 
@@ -141,7 +141,7 @@ def test_a_tracer_that_was_closed_may_be_used_again(in_memory):
     tracer, _ = in_memory
     tracer.close()
     tracer.close()
-    with tracer.start(Work.ENQUEUE, {}) as span:
+    with tracer.start(SpanName.ENQUEUE, {}) as span:
         assert span.sampled
     tracer.close()
 

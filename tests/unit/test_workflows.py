@@ -264,7 +264,7 @@ def test_the_tree_holds_no_secret():
 def test_a_secret_would_be_found_even_beside_what_only_looks_like_one(tmp_path: Path):
     shutil.copy(ROOT / ".gitleaks.toml", tmp_path)
     (tmp_path / "tests/unit").mkdir(parents=True)
-    file = Path(shutil.copy(ROOT / "tests/unit/test_receipts_reading.py", tmp_path / "tests/unit"))
+    file = Path(shutil.copy(ROOT / "tests/unit/test_receipts_webhook_events.py", tmp_path / "tests/unit"))
     looked = ("gitleaks", "dir", ".", "--no-banner", "--redact")
     assert run(*looked, cwd=tmp_path).returncode == 0
     with file.open("a") as out:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from ifinu.broker import NORMAL, QUEUES, DeadLetters, Filter, backlog
-from ifinu.cli import recorded, terminal
+from ifinu.cli import ledger_status, terminal
 from ifinu.cli.demo import scenario, verdict, view
 from ifinu.cli.demo.scenario import Case
 from ifinu.cli.demo.stage import Stage, StageError
@@ -69,7 +69,7 @@ def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
         running.start_workers()
         notes.print(f"[dim]{workers} worker{'s' * (workers > 1)} at {_RATE_PER_S}/s each[/]")
         expected = scenario.sum_of([case.sends for case in cases]).total()
-        with view.View(notes, expected) as watching:
+        with view.DemoView(notes, expected) as watching:
             paces = _watch(running, watching, messages / (_RATE_PER_S * workers) * 2 + _SLACK_S)
         evidence = _evidence(running, paces, later_from)
         checks = verdict.judge(cases, evidence, rate_per_s=_RATE_PER_S, burst=_BURST)
@@ -95,7 +95,7 @@ def _push(running: Stage, cases: Sequence[Case]) -> None:
         pipe.execute()
 
 
-def _watch(running: Stage, watching: view.View, deadline_s: float) -> list[Pace]:
+def _watch(running: Stage, watching: view.DemoView, deadline_s: float) -> list[Pace]:
     """Show the run until all has come to rest; return the pace of each worker."""
     paces = [Pace.of(name, None) for name in running.names]
     moved_at = time.monotonic()
@@ -147,7 +147,7 @@ def _ledger(running: Stage) -> dict[str, int]:
             rows = queries.counts(engine, queries.By.STATE, datetime.now(UTC) - timedelta(hours=1)).rows
             states = {str(row.key): row.total for row in rows}
             on_their_way = sum(states.get(state, 0) for state in ("sent", "server_ack", "delivered"))
-            if (not on_their_way and not recorded.waiting(running.client)) or time.monotonic() > give_up_at:
+            if (not on_their_way and not ledger_status.waiting(running.client)) or time.monotonic() > give_up_at:
                 return states
             time.sleep(_POLL_S)
     finally:

@@ -23,7 +23,7 @@ _LINE_EVERY_S = 2.0
 _RATE_OVER_S = 2.0
 
 
-class View:
+class DemoView:
     """
     The run as it goes: a picture on a terminal, a line now and then elsewhere.
 

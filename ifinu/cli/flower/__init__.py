@@ -51,8 +51,8 @@ def flower(
     ifinu flower
     ifinu flower --host :: --port 8080 --url-prefix /flower
     """
-    chosen = settings.load(log_level=log_level)
-    if chosen.flower_auth is None:
+    config = settings.load(log_level=log_level)
+    if config.flower_auth is None:
         raise ConfigurationError(
             "IFINU_FLOWER_AUTH is not set: it is the user:password that people log in with; "
             "make one with: echo ops:$(openssl rand -hex 16)"
@@ -65,11 +65,11 @@ def flower(
         raise ConfigurationError("Flower is not installed: pip install 'ifinu[flower]'") from exc
     from ifinu.worker.app import app
 
-    app.use(chosen)
-    logs.configure(chosen.log_level, chosen.log_format, chosen.log_limit)
+    app.use(config)
+    logs.configure(config.log_level, config.log_format, config.log_limit)
     serve(
         app,
-        login=chosen.flower_auth.get_secret_value(),
+        login=config.flower_auth.get_secret_value(),
         host=host,
         port=port,
         url_prefix=url_prefix,

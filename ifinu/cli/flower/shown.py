@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ifinu.broker import intake
-from ifinu.logs import faults
+from ifinu.logs import exceptions
 
 _EVENTS = frozenset(
     {"worker-online", "worker-heartbeat", "worker-offline"}
@@ -70,14 +70,14 @@ def result(returned: str) -> str | None:
 
 def exception(written: str) -> str:
     """As logs tell it, and of a message that was wrong its name alone; its dead letter has the words."""
-    told = faults.retold(written)
+    told = exceptions.retold(written)
     name = told.partition("(")[0]
     return f"{name}(…)" if name in _REPEATING else told
 
 
 def traceback(written: str) -> str | None:
     """Where it was raised, without what was said there."""
-    return faults.frames_in(written) or None
+    return exceptions.frames_in(written) or None
 
 
 _SHOWN = {

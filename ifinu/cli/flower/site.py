@@ -88,8 +88,8 @@ class _Queues:
         return rows
 
     def _rows(self) -> list[dict[str, Any]]:
-        chosen = self._site.capp.settings
-        with contextlib.closing(producer.connect(chosen.redis_url.get_secret_value())) as client:
+        config = self._site.capp.settings
+        with contextlib.closing(producer.connect(config.redis_url.get_secret_value())) as client:
             found = backlog.survey(client)
         served = [
             {

@@ -11,4 +11,4 @@
     watching   the command
 """
 
-from ifinu.cli.top.watching import top as top
+from ifinu.cli.top.command import top as top

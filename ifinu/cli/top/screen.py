@@ -17,7 +17,7 @@ from typing import Self
 from rich.console import Console
 from rich.text import Text
 
-from ifinu.cli.top.drawing import in_ascii
+from ifinu.cli.top.frame import in_ascii
 
 RESIZED, STOPPED, WOKEN = "resized", "stopped", "woken"  # what may happen beside a key
 END = "q"  # the key that ends it; so does the end of all keys

@@ -13,7 +13,7 @@ from holders import KEYS, Holder
 from promises import JUNK, NOBODYS, Life, Sends, Task
 
 from ifinu.broker import NORMAL
-from ifinu.broker.claims import Asker, Claims, Resend, Verdict
+from ifinu.broker.claims import Claims, MessageRef, Resend, Verdict
 from ifinu.broker.dead_letters import DeadLetter, DeadLetters, encode
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, claim_key, optout_key
@@ -142,7 +142,7 @@ class Modelled:
 
     def _ask(self, task: Task) -> Any:
         return self.claims.claim(
-            Asker(NORMAL, task.tag, task.token),
+            MessageRef(NORMAL, task.tag, task.token),
             Event(Name.UNKNOWN, task.id),
             digest=task.about,
             tenant=TENANT,
@@ -160,9 +160,9 @@ class Modelled:
             expected = Resend.AGAIN
         else:
             expected = Resend.OPTED_OUT if task.id in self.opted_out else Resend.GO
-        asker, about = Asker(NORMAL, task.tag), Event(Name.RESENDING, task.id)
+        ref, about = MessageRef(NORMAL, task.tag), Event(Name.RESENDING, task.id)
         for _ in range(1 + (expected is Resend.GO)):  # the first answer may be lost
-            agree(self.claims.resend(asker, about, tenant=TENANT, pseudonym=task.id), expected)
+            agree(self.claims.resend(ref, about, tenant=TENANT, pseudonym=task.id), expected)
         match expected:
             case Resend.GO:
                 life.sends.begin_again(task.tag, self.flight)

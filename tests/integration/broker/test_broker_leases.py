@@ -11,7 +11,7 @@ from holders import KEYS, SHORT_S, Account, Holder, named, now_ms
 from processes import Queue, redis_server, wait_until
 
 from ifinu.broker import NORMAL
-from ifinu.broker.claims import Asker, Claims, Verdict
+from ifinu.broker.claims import Claims, MessageRef, Verdict
 from ifinu.broker.events import Event, Name
 
 
@@ -171,7 +171,7 @@ def test_a_full_redis_can_be_drained(account: Account, holder: Holder):
             holder.client.lpush(NORMAL, "more")
         holder.leases._renew()
         claim = Claims(holder.client, 60).claim(
-            Asker(NORMAL, tags[0]), Event(Name.UNKNOWN, "inv-1"), digest="", tenant=None, pseudonym="p", seen="s"
+            MessageRef(NORMAL, tags[0]), Event(Name.UNKNOWN, "inv-1"), digest="", tenant=None, pseudonym="p", seen="s"
         )
         assert claim.verdict is Verdict.GO
         holder.leases.ack(tags[0])

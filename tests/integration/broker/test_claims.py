@@ -11,7 +11,7 @@ from holders import Holder
 from processes import Queue
 
 from ifinu.broker import NORMAL, DeadLetters, Filter, Keys
-from ifinu.broker.claims import Asker, Claim, Claims, Resend, Verdict
+from ifinu.broker.claims import Claim, Claims, MessageRef, Resend, Verdict
 from ifinu.broker.dead_letters import encode
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, optout_key
@@ -41,7 +41,7 @@ class Bench:
 
     def claim(self, tag: str, *, token: str = "", digest: str = "d") -> Claim:
         return self.claims.claim(
-            Asker(NORMAL, tag, token),
+            MessageRef(NORMAL, tag, token),
             Event(Name.UNKNOWN, ID, {"reason": "worker_died"}),
             digest=digest,
             **WHOM,
@@ -172,9 +172,9 @@ def test_a_message_in_doubt_is_sent_again_once(bench: Bench):
     bench.postpone(a, "unknown")
     b = bench.take()
     first = bench.claim(b, token=token)
-    assert bench.claims.resend(Asker(NORMAL, a), resending, **WHOM) is Resend.LOST
+    assert bench.claims.resend(MessageRef(NORMAL, a), resending, **WHOM) is Resend.LOST
     for _ in range(2):  # told twice, since the answer may be lost
-        assert bench.claims.resend(Asker(NORMAL, b), resending, **WHOM) is Resend.GO
+        assert bench.claims.resend(MessageRef(NORMAL, b), resending, **WHOM) is Resend.GO
     assert bench.events() == ["resending"]
     bench.die(b)
     ((c, _),) = bench.holder.fetch(1)
@@ -183,7 +183,7 @@ def test_a_message_in_doubt_is_sent_again_once(bench: Bench):
     assert again.started
     assert first.started
     assert again.started >= first.started
-    assert bench.claims.resend(Asker(NORMAL, c), resending, **WHOM) is Resend.AGAIN
+    assert bench.claims.resend(MessageRef(NORMAL, c), resending, **WHOM) is Resend.AGAIN
 
 
 def test_a_second_send_that_did_not_take_place_may_be_tried_again(bench: Bench):
@@ -195,12 +195,12 @@ def test_a_second_send_that_did_not_take_place_may_be_tried_again(bench: Bench):
     bench.postpone(a, "unknown")
     b = bench.take()
     bench.claim(b, token=token)
-    bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID), **WHOM)
+    bench.claims.resend(MessageRef(NORMAL, b), Event(Name.RESENDING, ID), **WHOM)
     bench.claims.release(ID, b)
     bench.holder.leases.give_back([b])
     ((c, _),) = bench.holder.fetch(1)
     assert bench.claim(c, token=token).verdict is Verdict.LOOK_UP
-    assert bench.claims.resend(Asker(NORMAL, c), Event(Name.RESENDING, ID), **WHOM) is Resend.GO
+    assert bench.claims.resend(MessageRef(NORMAL, c), Event(Name.RESENDING, ID), **WHOM) is Resend.GO
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_second_send_that_surely_was_none_leaves_the_first_in_doubt(bench: Ben
     bench.postpone(a, "unknown")
     b = bench.take()
     bench.claim(b, token=token)
-    bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID), **WHOM)
+    bench.claims.resend(MessageRef(NORMAL, b), Event(Name.RESENDING, ID), **WHOM)
     bench.postpone(b, "waiting")
     assert bench.in_doubt() == [ID.encode()]
     c = bench.take()
@@ -380,7 +380,7 @@ def test_what_is_called_off_while_it_is_in_doubt_is_not_sent_again(bench: Bench)
     assert bench.claims.cancel(ID) == "unknown"
     b = bench.take()
     assert bench.claim(b, token=token).verdict is Verdict.LOOK_UP
-    assert bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID), **WHOM) is Resend.CANCELLED
+    assert bench.claims.resend(MessageRef(NORMAL, b), Event(Name.RESENDING, ID), **WHOM) is Resend.CANCELLED
 
 
 @pytest.mark.parametrize(("confirmation", "verdict"), [("", Verdict.OPTED_OUT), (ID, Verdict.GO)])
@@ -401,7 +401,7 @@ def test_who_opts_out_while_a_message_is_in_doubt_does_not_get_it_again(
     assert bench.claim(b, token=token).verdict is Verdict.LOOK_UP
     entry = json.dumps({"at": 1, "source": "cli", "phone": "x", "confirmation": confirmation})
     bench.queue.client.hset(optout_key("t1"), "p1", entry)
-    assert bench.claims.resend(Asker(NORMAL, b), Event(Name.RESENDING, ID), **WHOM) is answer
+    assert bench.claims.resend(MessageRef(NORMAL, b), Event(Name.RESENDING, ID), **WHOM) is answer
 
 
 # -- what follows it once it was sent

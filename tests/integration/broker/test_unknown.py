@@ -13,7 +13,7 @@ from holders import Holder
 from processes import Queue
 
 from ifinu.broker import LOW, NORMAL, DeadLetters, Filter, Keys, dead_letters, intake
-from ifinu.broker.claims import Asker, Claims, Resend, Verdict
+from ifinu.broker.claims import Claims, MessageRef, Resend, Verdict
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, claim_key
 from ifinu.broker.purge import purge
@@ -45,7 +45,7 @@ class Bench:
 
     def verdict(self, tag: str, token: str = "") -> Verdict:
         answer = self.claims.claim(
-            Asker(NORMAL, tag, token), Event(Name.UNKNOWN, ID), digest="d", tenant=None, pseudonym="p", seen="r"
+            MessageRef(NORMAL, tag, token), Event(Name.UNKNOWN, ID), digest="d", tenant=None, pseudonym="p", seen="r"
         )
         self.token = self.token or answer.token
         return answer.verdict
@@ -160,7 +160,7 @@ def test_what_is_sent_once_more_and_what_is_called_off_is_told(bench: Bench):
     assert bench.claims.uncancel(ID) == (True, "unknown")
     (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
     assert (
-        bench.claims.resend(Asker(NORMAL, tag.decode()), Event(Name.RESENDING, ID), tenant=None, pseudonym="p")
+        bench.claims.resend(MessageRef(NORMAL, tag.decode()), Event(Name.RESENDING, ID), tenant=None, pseudonym="p")
         is Resend.GO
     )
     doubt = bench.doubt()
@@ -250,7 +250,7 @@ def test_who_looks_it_up_meanwhile_cannot_bring_the_doubt_back(bench: Bench, dec
     (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
     bench.unknowns.resolve(bench.doubt(), decision)
     assert (
-        bench.claims.resend(Asker(NORMAL, tag.decode()), Event(Name.RESENDING, ID), tenant=None, pseudonym="p")
+        bench.claims.resend(MessageRef(NORMAL, tag.decode()), Event(Name.RESENDING, ID), tenant=None, pseudonym="p")
         is Resend.LOST
     )
     bench.postpone(tag.decode())
@@ -288,7 +288,8 @@ def test_what_a_person_had_sent_again_is_not_sent_a_third_time_by_itself(bench: 
     tag = bench.come_due()
     assert bench.verdict(tag, bench.token) is Verdict.LOOK_UP
     assert (
-        bench.claims.resend(Asker(NORMAL, tag), Event(Name.RESENDING, ID), tenant=None, pseudonym="p") is Resend.AGAIN
+        bench.claims.resend(MessageRef(NORMAL, tag), Event(Name.RESENDING, ID), tenant=None, pseudonym="p")
+        is Resend.AGAIN
     )
 
 

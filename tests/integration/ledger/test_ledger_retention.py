@@ -7,7 +7,7 @@ import pytest
 
 from ifinu.ledger import retention, schema
 from ifinu.ledger.queries import By, counts
-from ifinu.ledger.retention import Rows, Tended
+from ifinu.ledger.retention import RowCounts, Tended
 from ifinu.ledger.states import State
 from ifinu.settings import Settings
 
@@ -38,20 +38,20 @@ def aged(ledger):
 
 
 def test_a_purge_takes_what_is_old_in_batches(aged):
-    assert retention.purge(aged, ago(days=365), batch=3) == (Rows(10, 20, 10), False)
+    assert retention.purge(aged, ago(days=365), batch=3) == (RowCounts(10, 20, 10), False)
     assert left(aged) == (4, 6, 3)
-    assert retention.purge(aged, ago(days=365), batch=3) == (Rows(), False)
+    assert retention.purge(aged, ago(days=365), batch=3) == (RowCounts(), False)
 
 
 def test_a_purge_of_few_batches_says_that_there_is_more(aged):
-    taken = Rows()
+    taken = RowCounts()
     more = True
     for _ in range(20):
         rows_, more = retention.purge(aged, ago(days=365), batches=1, batch=3)
         taken += rows_
         if not more:
             break
-    assert (taken, more) == (Rows(10, 20, 10), False)
+    assert (taken, more) == (RowCounts(10, 20, 10), False)
 
 
 def test_an_optout_that_stands_is_never_old(ledger):
@@ -99,11 +99,11 @@ def test_marking_goes_in_batches(ledger):
 @pytest.mark.parametrize(
     ("now", "purged"),
     [
-        (NIGHT, Rows(10, 20, 10)),
-        (NIGHT - timedelta(minutes=30), Rows(10, 20, 10)),
-        (NIGHT - timedelta(minutes=31), Rows()),
-        (NIGHT + timedelta(minutes=30), Rows()),
-        (NOW, Rows()),
+        (NIGHT, RowCounts(10, 20, 10)),
+        (NIGHT - timedelta(minutes=30), RowCounts(10, 20, 10)),
+        (NIGHT - timedelta(minutes=31), RowCounts()),
+        (NIGHT + timedelta(minutes=30), RowCounts()),
+        (NOW, RowCounts()),
     ],
 )
 def test_tending_purges_at_night_and_marks_at_any_time(aged, now, purged):
@@ -134,7 +134,7 @@ def test_an_erased_person_is_nowhere_and_the_counts_stay(ledger):
     before = counts(ledger, By.STATE, NOW - timedelta(days=1))
     assert retention.of_person(ledger, "h") == 3
 
-    assert retention.erase(ledger, "h", batch=2) == Rows(notifications=3, events=3 * 3 + 1 + 2, receipts=4)
+    assert retention.erase(ledger, "h", batch=2) == RowCounts(notifications=3, events=3 * 3 + 1 + 2, receipts=4)
 
     assert counts(ledger, By.STATE, NOW - timedelta(days=1)) == before
     *erased, other = rows.rows(ledger, schema.notifications)
@@ -148,7 +148,7 @@ def test_an_erased_person_is_nowhere_and_the_counts_stay(ledger):
     assert [one["key_id"] for one in rows.rows(ledger, schema.receipts)] == ["K3"]
     assert [row["tenant"] for row in rows.rows(ledger, schema.opt_outs)] == ["stands"]
     assert retention.of_person(ledger, "h") == 0
-    assert retention.erase(ledger, "h") == Rows()
+    assert retention.erase(ledger, "h") == RowCounts()
 
 
 def test_events_of_a_person_are_found_range_by_range(ledger, monkeypatch):
@@ -156,5 +156,5 @@ def test_events_of_a_person_are_found_range_by_range(ledger, monkeypatch):
     for number in range(8):
         # Two of one millisecond, which a range must not part.
         rows.event(ledger, None, "optout", ago(seconds=number // 2), seq=number, hash="h" if number % 3 else "other")
-    assert retention.erase(ledger, "h") == Rows(events=5)
+    assert retention.erase(ledger, "h") == RowCounts(events=5)
     assert {one["data"]["hash"] for one in rows.rows(ledger, schema.events)} == {"other"}

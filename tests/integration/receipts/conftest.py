@@ -14,8 +14,8 @@ from processes import stopping, wait_until
 from ifinu import sockets
 from ifinu.broker import events
 from ifinu.broker.keys import EVENTS
-from ifinu.receipts.app import application
-from ifinu.receipts.serving import server
+from ifinu.receipts.http_server import server
+from ifinu.receipts.webhook_app import application
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
 PHONE_KEY = "a key of phones of the tests"

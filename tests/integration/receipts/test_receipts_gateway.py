@@ -13,13 +13,13 @@ from integration.receipts.conftest import PHONE_KEY, SECRET, Receiver, token, to
 from processes import API_KEY, FIRST_NUMBER, raw, stopping, wait_until
 
 from ifinu.broker import URGENT
-from ifinu.broker.answers import Answers
 from ifinu.broker.keys import EVENTS as STREAM
 from ifinu.broker.keys import claim_key, optout_key, seen_key
 from ifinu.broker.pseudonyms import Pseudonyms
+from ifinu.broker.replies import Replies
 from ifinu.embedded import free_port
 from ifinu.gateway import Evolution
-from ifinu.receipts.guard import headers_of
+from ifinu.receipts.auth import headers_of
 from ifinu.reference import reference_of, with_reference
 
 FAST = {"server_ack": 10, "delivery_ack": 30, "read": 60}
@@ -113,7 +113,7 @@ def test_an_opt_out_holds_though_redis_has_forgotten_who_wrote(valkey, simulator
         for instance, key, context in (("other", elsewhere, {}), ("ifinu", hidden, {"stanzaId": key_id})):
             data = {"key": key, "message": {"conversation": "para de mandar mensagem"}, "contextInfo": context}
             assert receiver.post({"event": "messages.upsert", "instance": instance, "data": data}) == 200
-        wait_until(lambda: not Answers(client).count(), seen=worker.text)
+        wait_until(lambda: not Replies(client).count(), seen=worker.text)
         sends = simulator.total()
         for number, tenant, id_ in ((101, "u1", "n3"), (102, "u1", "n4"), (101, "u2", "n5")):
             say(number, tenant, id_)

@@ -14,12 +14,12 @@ from tcp_proxy import Proxy
 
 from ifinu import wire
 from ifinu.broker import URGENT
-from ifinu.broker.answers import Answers
 from ifinu.broker.keys import EVENTS, optout_key, seen_key, senders_key
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
+from ifinu.broker.replies import Replies
 from ifinu.notification import Priority
-from ifinu.receipts.guard import INSTANCE_HEADER, headers_of
+from ifinu.receipts.auth import INSTANCE_HEADER, headers_of
 from ifinu.reference import reference_of, with_reference
 
 PHONE = "+5511987654321"
@@ -226,7 +226,7 @@ def test_who_opts_out_does_so_from_the_tenant_that_wrote_last(receiver, client, 
     assert confirmation.text.startswith("Pronto! Você não vai mais receber")
     entry = json.loads(client.hget(optout_key(tenant), PSEUDONYM))
     assert entry["confirmation"] == confirmation.id
-    assert [answer.wish for answer in Answers(client).all()] == (["stop"] if tenant == "*" else [])
+    assert [answer.wish for answer in Replies(client).all()] == (["stop"] if tenant == "*" else [])
 
 
 def test_who_quotes_a_message_is_opted_out_at_once_and_the_ledger_is_asked_whose_it_was(receiver, client):
@@ -235,7 +235,7 @@ def test_who_quotes_a_message_is_opted_out_at_once_and_the_ledger_is_asked_whose
     body["data"]["message"] = {"extendedTextMessage": {"text": "SAIR", "contextInfo": {"stanzaId": "3EB0AA"}}}
     assert receiver.post(body) == 200
     assert [one["tenant"] for one in told(client, "optout")] == ["u1"]
-    (answer,) = Answers(client).new(10)
+    (answer,) = Replies(client).new(10)
     assert (answer.quoted, answer.tenants, answer.known) == ("3EB0AA", ("u1",), True)
 
 
@@ -248,7 +248,7 @@ def test_who_is_a_wrong_recipient_is_not_written_to_until_somebody_has_looked(re
     (said,) = told(client, "optout")
     assert (said["tenant"], said["source"], said["on"]) == (tenant, "wrong_person", True)
     assert client.llen(URGENT) == 0  # nothing is confirmed that is not decided
-    answers = Answers(client)
+    answers = Replies(client)
     (answer,) = answers.all()
     assert (answer.wish, answer.text, answer.phone) == ("wrong_person", "Não sou a Maria", "+55 11 9****-4321")
     answers.dismiss(answer)
@@ -260,8 +260,8 @@ def test_to_dismiss_an_answer_lifts_no_opt_out_of_another_kind(receiver, client)
     client.hset(senders_key("wa1", months()[0]), PSEUDONYM, "u1")
     assert receiver.post(upsert("SAIR", "AC01")) == 200
     assert receiver.post(upsert("número errado", "AC02")) == 200
-    (answer,) = Answers(client).all()
-    Answers(client).dismiss(answer)
+    (answer,) = Replies(client).all()
+    Replies(client).dismiss(answer)
     assert client.hlen(optout_key("u1")) == 1
 
 
@@ -269,7 +269,7 @@ def test_what_may_be_a_request_is_listed_and_changes_nothing(receiver, client):
     for _ in range(2):
         assert receiver.post(upsert("cancelar")) == 200
     assert client.keys("ifinu:optout:*") + client.lrange(URGENT, 0, -1) == []
-    (answer,) = Answers(client).all()
+    (answer,) = Replies(client).all()
     assert (answer.wish, answer.text, answer.hash) == ("maybe", "cancelar", PSEUDONYM)
 
 
@@ -287,7 +287,7 @@ def test_who_hides_behind_a_lid_is_left_to_the_ledger_and_to_a_person(receiver, 
     with structlog.testing.capture_logs() as lines:
         assert receiver.post(body) == 200
         assert receiver.post(body) == 200
-    (answer,) = Answers(client).all()
+    (answer,) = Replies(client).all()
     assert (answer.wish, answer.hash, answer.quoted, answer.instance) == ("stop", None, "3EB0AA", "wa1")
     assert (answer.key_id, answer.text, answer.at.timestamp()) == ("ACBB", None, SAID_AT)
     (unresolved,) = [line for line in lines if line["event"] == "ifinu.optout.unresolved"]  # twice posted, once said
@@ -308,7 +308,7 @@ def test_an_edited_message_counts_as_what_it_says_now(receiver, client, key, sto
     data = {"key": key | {"id": "ACBB"}, "type": 14, "editedMessage": {"conversation": "SAIR"}}
     body = {"event": "messages.edited", "instance": "wa1", "sender": "5511900000000@s.whatsapp.net", "data": data}
     assert receiver.post(body) == 200
-    assert (len(told(client, "optout")), Answers(client).count()) == (stopped, open_answers)
+    assert (len(told(client, "optout")), Replies(client).count()) == (stopped, open_answers)
 
 
 def test_without_a_key_of_phones_the_one_in_redis_is_used(valkey, client):

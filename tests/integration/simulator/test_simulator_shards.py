@@ -12,16 +12,16 @@ import pytest
 from shards import HOSTS, pods
 
 from ifinu.errors import ConfigurationError
-from ifinu.simulator import Shards
+from ifinu.simulator import Cluster
 
 
 @pytest.fixture
-def running() -> Iterator[Shards]:
+def running() -> Iterator[Cluster]:
     with pods({"pod-0": ["a"], "pod-1": ["b"]}) as started:
         yield started
 
 
-def ask(running: Shards, pod: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+def ask(running: Cluster, pod: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
     headers = {"apikey": "a-key-of-the-tests", "Content-Type": "application/json"}
     with contextlib.closing(http.client.HTTPConnection(HOSTS[pod], running.port, timeout=10)) as line:
         line.request(method, path, None if body is None else json.dumps(body).encode(), headers)
@@ -29,19 +29,19 @@ def ask(running: Shards, pod: str, method: str, path: str, body: Any = None) -> 
         return answer.status, json.loads(answer.read())
 
 
-def send(running: Shards, pod: str, instance: str) -> tuple[int, Any]:
+def send(running: Cluster, pod: str, instance: str) -> tuple[int, Any]:
     return ask(running, pod, "POST", f"/message/sendText/{instance}", {"number": "5577998616740", "text": "oi"})
 
 
-def state(running: Shards, pod: str, instance: str) -> str | None:
+def state(running: Cluster, pod: str, instance: str) -> str | None:
     return ask(running, pod, "GET", f"/instance/connectionState/{instance}")[1]["instance"].get("state")
 
 
-def names(running: Shards, pod: str) -> list[str]:
+def names(running: Cluster, pod: str) -> list[str]:
     return [row["name"] for row in ask(running, pod, "GET", "/instance/fetchInstances")[1]]
 
 
-def test_each_holds_its_own_and_sees_that_there_are_others(running: Shards):
+def test_each_holds_its_own_and_sees_that_there_are_others(running: Cluster):
     assert send(running, "pod-0", "a")[0] == send(running, "pod-1", "b")[0] == 201
     assert send(running, "pod-0", "b")[0] == 500
     assert [state(running, pod, "b") for pod in HOSTS] == [None, "open", None]
@@ -52,12 +52,12 @@ def test_each_holds_its_own_and_sees_that_there_are_others(running: Shards):
     assert running.summary()["sends"]["total"] == 2
 
 
-def test_deleting_at_the_wrong_one_erases_what_another_holds(running: Shards):
+def test_deleting_at_the_wrong_one_erases_what_another_holds(running: Cluster):
     assert ask(running, "pod-0", "DELETE", "/instance/delete/b")[0] == 200
     assert send(running, "pod-1", "b")[0] == 404
 
 
-def test_what_one_stored_another_finds_after_it_took_over(running: Shards):
+def test_what_one_stored_another_finds_after_it_took_over(running: Cluster):
     key_id = send(running, "pod-0", "a")[1]["key"]["id"]
     running.kill("pod-0")
     running.move("a", "pod-1")
@@ -67,7 +67,7 @@ def test_what_one_stored_another_finds_after_it_took_over(running: Shards):
     assert send(running, "pod-1", "a")[0] == 201
 
 
-def test_one_that_comes_back_elsewhere_connects_its_instances(running: Shards):
+def test_one_that_comes_back_elsewhere_connects_its_instances(running: Cluster):
     running.kill("pod-1")
     assert "pod-1" not in running.addresses
     with pytest.raises(ConnectionRefusedError):
@@ -79,7 +79,7 @@ def test_one_that_comes_back_elsewhere_connects_its_instances(running: Shards):
     assert state(running, "pod-1", "b") == "open"
 
 
-def test_an_instance_moves_only_to_a_process_that_there_is(running: Shards):
+def test_an_instance_moves_only_to_a_process_that_there_is(running: Cluster):
     with pytest.raises(ConfigurationError, match="no such process"):
         running.move("a", "pod-9")
 

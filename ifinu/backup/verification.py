@@ -1,0 +1,133 @@
+"""A backup is checked: as it lies in the store, and, in a drill, by restoring it into servers that are empty."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from ifinu import producer
+from ifinu.backup import load, streams
+from ifinu.backup.manifest import Manifest, Part
+from ifinu.backup.postgres import Database, listed
+from ifinu.backup.primary import Address
+from ifinu.backup.rdb import Outline
+from ifinu.backup.store import Store
+from ifinu.backup.streams import Watch, unwatched
+from ifinu.errors import BackupFailed
+
+
+@dataclass(frozen=True)
+class Checked:
+    """
+    What a check of a part found.
+
+    Attributes:
+        part: Which.
+        took_s: How long it took, in seconds.
+        problems: What is not as it should be; nothing when all is.
+    """
+
+    part: Part
+    took_s: float
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """
+    Empty servers that a drill restores into; None for a part that is not restored.
+
+    Attributes:
+        ledger: A database.
+        evolution: Another one.
+        redis_url: A Redis.
+        address: Where that finds us.
+    """
+
+    ledger: Database | None = None
+    evolution: Database | None = None
+    redis_url: str | None = None
+    address: Address = field(default_factory=Address)
+
+    @property
+    def parts(self) -> set[Part]:
+        """What is restored."""
+        there = {Part.LEDGER: self.ledger, Part.EVOLUTION: self.evolution, Part.REDIS: self.redis_url}
+        return {part for part, target in there.items() if target is not None}
+
+
+def verify(store: Store, manifest: Manifest, watch: Watch = unwatched) -> list[Checked]:
+    """
+    Read all of a backup: the checksums, and whether dumps and snapshot are what they should be.
+
+    Raises:
+        BackupFailed: `pg_restore` is not installed. What is wrong with the backup is in the result.
+    """
+    return [_timed(part, _look, store, manifest, part, watch) for part in manifest.parts]
+
+
+def drill(store: Store, manifest: Manifest, targets: Targets, watch: Watch = unwatched) -> list[Checked]:
+    """
+    Restore into empty servers, and compare.
+
+    Raises:
+        BackupFailed: A server is not empty, or the backup lacks a part; nothing was done.
+        LedgerUnavailable: A database is away.
+        redis.RedisError: Redis is.
+    """
+    if missing := targets.parts - manifest.parts.keys():
+        raise BackupFailed(f"{manifest.name} has no part {', '.join(sorted(missing))}")
+    databases = {Part.LEDGER: targets.ledger, Part.EVOLUTION: targets.evolution}
+    client = None if targets.redis_url is None else producer.connect(targets.redis_url)
+    try:
+        _refuse_filled(databases, client)
+        checked = []
+        for part in manifest.parts:
+            into = databases.get(part)
+            if into is not None:
+                checked.append(_timed(part, load.database, store, manifest, part, into, watch))
+            elif part is Part.REDIS and client is not None:
+                checked.append(_timed(part, _bring, store, manifest, client, watch, targets.address))
+        return checked
+    finally:
+        if client is not None:
+            client.close()
+
+
+def _refuse_filled(databases: dict[Part, Database | None], client: redis.Redis | None) -> None:
+    for part, into in databases.items():
+        if into is not None and not into.is_empty():
+            raise BackupFailed(f"the database for {part} at {into.host} is not empty: a drill takes an empty one")
+    if client is not None and load.keys(client):
+        raise BackupFailed("the Redis for the drill is not empty")
+
+
+def _bring(store: Store, manifest: Manifest, client: redis.Redis, watch: Watch, address: Address) -> list[str]:
+    return load.snapshot(store, manifest, client, watch, address=address)
+
+
+def _look(store: Store, manifest: Manifest, part: Part, watch: Watch) -> list[str]:
+    chunks = streams.chunks(store, manifest.name, part, manifest.parts[part], f"checking {part}", watch)
+    if part is not Part.REDIS:
+        return [] if listed(chunks, f"{manifest.name}: {part.file}") else [f"{part.file} is a dump of nothing"]
+    outline = Outline()
+    for chunk in chunks:
+        outline.feed(chunk)
+    try:
+        outline.check()
+    except BackupFailed as exc:
+        return [f"{part.file}: {exc}"]
+    return []
+
+
+def _timed(part: Part, check: Callable[..., list[str]], *arguments: Any) -> Checked:
+    began = time.monotonic()
+    try:
+        problems = check(*arguments)
+    except BackupFailed as exc:
+        problems = [str(exc)]
+    return Checked(part, time.monotonic() - began, problems)

@@ -1,0 +1,146 @@
+"""Pairing a WhatsApp instance with a phone, in a terminal: a QR code that is drawn anew until it is connected."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from ifinu.cli import terminal
+
+if TYPE_CHECKING:
+    from ifinu.gateway import Gateway, QrCode
+
+_EVERY_S = 1.0
+_CLOSED_S = 15.0  # longer than the gateway takes to reconnect by itself, after the scan too
+_DROPS = 3  # a pairing drops its connection once, after the scan
+_BORDER = 2  # light modules around it; readers want to tell it from what is beside it
+_BLOCKS = {(True, True): "█", (True, False): "▀", (False, True): "▄", (False, False): " "}
+
+
+class NotPaired(Exception):  # noqa: N818 - says what is so
+    """The time is over and nobody has scanned it."""
+
+
+class Flapping(Exception):  # noqa: N818 - likewise
+    """The phone is paired, and the instance's connection opens and closes without end."""
+
+
+def codes(gateway: Gateway, name: str, *, number: str | None, wait_s: float) -> Iterator[QrCode]:
+    """
+    Each code that pairs an instance, as they follow one another; it ends when the instance is connected.
+
+    `connect` opens a connection wherever the state is `close`, as it is for a moment after the scan, and two
+    connections of one instance disconnect each other. So the state is asked first, and `connect` is called for the
+    first code, while the instance is connecting, and when it has been closed for longer than a reconnection takes.
+
+    Args:
+        gateway: It.
+        name: The instance.
+        number: Digits of the phone, for a pairing code beside the QR code.
+        wait_s: For how long, in seconds.
+
+    Raises:
+        NotPaired: It is not connected in that time.
+        Flapping: It is, and does not stay so.
+        GatewayError: The gateway does not know it, or cannot be asked.
+    """
+    from ifinu.gateway import ConnectionState, flaps
+
+    until = time.monotonic() + wait_s
+    shown, drops, before = "", 0, None
+    closed_at = time.monotonic() if _was_open(gateway, name) else float("-inf")
+    while True:
+        state = gateway.connection_state(name)
+        now = time.monotonic()
+        if state is ConnectionState.OPEN:
+            if name in flaps.watch(gateway, [name])[1]:
+                raise Flapping
+            return
+        if state is ConnectionState.CLOSE and before not in (None, ConnectionState.CLOSE):
+            closed_at, drops = now, drops + 1
+            if drops >= _DROPS:
+                raise Flapping
+        if state is not ConnectionState.CLOSE or now - closed_at >= _CLOSED_S:
+            found = gateway.connect_instance(name, number=number)
+            closed_at = now
+            if found.qr is not None and found.qr.code != shown:
+                shown = found.qr.code or ""
+                yield found.qr
+        before = state
+        if time.monotonic() >= until:
+            raise NotPaired
+        time.sleep(_EVERY_S)
+
+
+def _was_open(gateway: Gateway, name: str) -> bool:
+    """Whether the gateway's database has it as connected: one that is closed for a moment, and reconnects."""
+    return any(one.name == name and one.state.value == "open" for one in gateway.fetch_instances())
+
+
+def show(coming: Iterator[QrCode], out: Console) -> None:
+    """
+    Draw each code in place of the one before; one below the other where there is no terminal.
+
+    Raises:
+        NotPaired, Flapping: As `codes`.
+        GatewayError: As `codes`.
+    """
+    if not out.is_terminal:
+        for qr in coming:
+            out.print(_page(qr, out))
+        return
+    with Live(console=out, auto_refresh=False, transient=True, vertical_overflow="visible") as live:
+        for qr in coming:
+            live.update(_page(qr, out), refresh=True)
+
+
+def told(coming: Iterator[QrCode], name: str) -> None:
+    """
+    The same for a program: an object a line.
+
+    Raises:
+        NotPaired, Flapping: As `codes`.
+        GatewayError: As `codes`.
+    """
+    for qr in coming:
+        terminal.print_json({"name": name, "state": "connecting", "code": qr.code, "pairing_code": qr.pairing_code})
+
+
+def drawn(code: str, *, coloured: bool) -> Text:
+    """
+    A QR code, two rows of it a line.
+
+    Args:
+        code: The text in it.
+        coloured: The colours are ours: black on white. Else light modules are drawn, as for a dark terminal.
+    """
+    import segno  # needed by this command alone
+
+    rows = [[bool(module) for module in row] for row in segno.make(code, micro=False).matrix_iter(border=_BORDER)]
+    if len(rows) % 2:
+        rows.append([False] * len(rows[0]))
+    if not coloured:
+        rows = [[not module for module in row] for row in rows]
+    lines = [
+        "".join(_BLOCKS[pair] for pair in zip(upper, lower, strict=True))
+        for upper, lower in zip(rows[::2], rows[1::2], strict=True)
+    ]
+    return Text("\n".join(lines), style="black on white" if coloured else "", no_wrap=True, overflow="crop")
+
+
+def _page(qr: QrCode, out: Console) -> RenderableType:
+    page: list[RenderableType] = ["On the phone: WhatsApp, Linked devices, Link a device."]
+    if qr.code:
+        code = drawn(qr.code, coloured=out.color_system is not None)
+        if (width := code.plain.index("\n")) > out.width:
+            page.append(f"[yellow]This terminal is too narrow for the code: it needs {width} columns.[/]")
+        page.append(code)
+    if qr.pairing_code:
+        page.append(f"Or link with the phone number, and type [bold]{terminal.plain(qr.pairing_code)}[/]")
+    page.append("[dim]A new code comes every now and then; Ctrl-C ends.[/]")
+    return Group(*page)

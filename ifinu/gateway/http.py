@@ -1,0 +1,307 @@
+"""
+One HTTP exchange, and what is known when it fails.
+
+An exchange has two phases, kept apart by the code rather than guessed from the kind of exception:
+
+    take or open a connection, write the request   fails → RequestNotDelivered: the gateway cannot act on it
+    read the whole answer                          fails → AnswerLost: the gateway may have acted on it
+
+Nothing here tries again, follows a redirect, reads a proxy from the environment or keeps a cookie.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, urlsplit
+
+import httptools
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+from ifinu import errors
+
+# Node closes a kept-alive connection after 5 s without a request, and a request that meets that close gets no
+# answer; so a connection that has been idle this long is not used again.
+# Source: the gateway's `Keep-Alive: timeout=5`.
+_LONGEST_IDLE_S = 4.0
+_MOST_IDLE = 32
+# More than any route answers; a larger answer is cut, so that it cannot fill a worker's memory.
+_LARGEST_BODY_BYTES = 16 * 1024 * 1024
+_LARGEST_HEAD_BYTES = 64 * 1024
+_PORTS = {"http": 80, "https": 443}
+_FIRST_FINAL = 200
+
+
+class RequestNotDelivered(Exception):  # noqa: N818 - says what is known, as the tree in errors.py does
+    """
+    The request was not written to its end, so the gateway cannot have acted on it.
+
+    A server runs a route once it has the `Content-Length` bytes of the body, and they did not all leave.
+    """
+
+
+class AnswerLost(Exception):  # noqa: N818 - as above
+    """The request left and no whole answer came back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """
+    What the gateway answered.
+
+    Attributes:
+        status: HTTP status.
+        body: At most 16 MiB of it.
+        retry_after: The `Retry-After` header as it came.
+    """
+
+    status: int
+    body: bytes = field(repr=False)
+    retry_after: str | None = None
+
+
+class HttpTransport:
+    """
+    Connections to one server, kept alive; threads may share it, and a forked process opens its own.
+
+    Args:
+        url: `http://host:port` or `https://host`, with an optional path that goes before every route.
+        headers: Sent with every request; they are in no repr or error.
+        connect_timeout_s: Longest wait for a connection, per address of the host, and then for its TLS handshake.
+        read_timeout_s: Longest wait for the whole answer.
+        address: IP address to connect to in place of the URL's host, by which the server still knows itself.
+
+    Raises:
+        ConfigurationError: The URL or a header cannot be used.
+    """
+
+    # urllib3 connects (DNS, TLS, verification) and httptools reads: requests costs 8.4 times the CPU per POST and
+    # urllib3's pool 4.4 times (360, 186 and 43 µs; bench/http_client.py), and neither tells the phase.
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: dict[str, str],
+        connect_timeout_s: float,
+        read_timeout_s: float,
+        address: str | None = None,
+    ) -> None:
+        parts = _parts(url)
+        for name, value in headers.items():
+            if not _plain(value):
+                raise errors.ConfigurationError(
+                    f"the value for the header {name} is empty or has characters HTTP does not take"
+                )
+        kind: Callable[..., HTTPConnection] = HTTPConnection
+        if parts.scheme == "https":
+            # One context for all connections, since reading the certificates of the system takes long.
+            kind = functools.partial(
+                HTTPSConnection, ssl_context=ssl.create_default_context(), server_hostname=parts.hostname
+            )
+        self.url = url
+        host, port = endpoint(url)
+        self._open = functools.partial(kind, address or host, port, timeout=connect_timeout_s)
+        self._prefix = parts.path.rstrip("/")
+        lines = {"Host": parts.netloc.lower(), **headers}
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        self._read_timeout_s = read_timeout_s
+        # Idle connections and since when, the latest at the right. Its pops are atomic: it needs no lock.
+        self._idle: collections.deque[tuple[HTTPConnection, float]] = collections.deque()
+        self._pid = os.getpid()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def exchange(
+        self, method: str, path: str, body: bytes = b"", *, before: Callable[[], None] | None = None
+    ) -> Response:
+        """
+        Send one request and read its answer.
+
+        Args:
+            method: HTTP method.
+            path: Route with a leading slash, already quoted.
+            body: JSON; empty for none.
+            before: Called when there is a connection, just before the request is written; what it raises is raised,
+                and nothing is written.
+
+        Raises:
+            RequestNotDelivered: The gateway cannot have acted on it.
+            AnswerLost: It may have. The cause is a TimeoutError when the time ran out.
+        """
+        content = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if method == "POST" else ""
+        request = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}{content}\r\n".encode("ascii") + body
+        conn = self._take()
+        try:
+            with _failing_as(RequestNotDelivered):
+                if conn.is_closed:
+                    conn.connect()
+                conn.sock.settimeout(self._read_timeout_s)
+            if before is not None:
+                before()
+            with _failing_as(RequestNotDelivered):
+                conn.sock.sendall(request)
+            reading = _Reading()
+            with _failing_as(AnswerLost):
+                reading.read(conn, deadline=time.monotonic() + self._read_timeout_s)
+        except BaseException:
+            conn.close()
+            raise
+        if reading.reusable:
+            self._keep(conn)
+        else:
+            conn.close()
+        return reading.answer
+
+    def close(self) -> None:
+        """Close the connections: those in use when their answer is there."""
+        self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        with contextlib.suppress(IndexError):  # there is none left
+            while True:
+                self._idle.pop()[0].close()
+
+    def _take(self) -> HTTPConnection:
+        if self._pid != os.getpid():
+            # Copied by a fork: two processes writing to one connection would read each other's answers.
+            # Closing our copies leaves the parent's open.
+            self._close_idle()
+            self._pid = os.getpid()
+        with contextlib.suppress(IndexError):  # there is none
+            while True:
+                conn, since = self._idle.pop()
+                # Connected means nothing to read: it would be the end, or what nobody asked for.
+                if time.monotonic() - since < _LONGEST_IDLE_S and conn.is_connected:
+                    return conn
+                conn.close()
+        return self._open()
+
+    def _keep(self, conn: HTTPConnection) -> None:
+        now = time.monotonic()
+        self._idle.append((conn, now))
+        if self._closed:
+            self._close_idle()
+            return
+        # What the busy ones at the right leave unused at the left would stay open half-closed by the gateway.
+        with contextlib.suppress(IndexError):  # another thread took the last one
+            while len(self._idle) > _MOST_IDLE or now - self._idle[0][1] >= _LONGEST_IDLE_S:
+                self._idle.popleft()[0].close()
+
+
+class _Reading:
+    """One answer, as it comes in; what is public without a docstring is called by the parser."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._body = bytearray()
+        self._retry_after: str | None = None
+        self._framed = False  # whether it says where it ends
+        self._headed = False
+        self._ended = False
+        self._keeps = False
+        self._surplus = False
+
+    def on_message_begin(self) -> None:
+        self._surplus = self._ended
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        match name.lower():
+            case b"content-length" | b"transfer-encoding":
+                self._framed = True
+            case b"retry-after":
+                self._retry_after = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self._headed = True
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        self._ended = True
+        self._keeps = self._parser.should_keep_alive()  # the parser forgets with the next byte
+
+    def read(self, conn: HTTPConnection, *, deadline: float) -> None:
+        """
+        Read it to its end. The deadline is for all of it: one that trickles in must not hold a thread for ever.
+
+        Raises:
+            OSError: The connection broke, the time ran out, or the answer ended too early.
+            httptools.HttpParserError: It is no HTTP.
+        """
+        head_bytes = 0
+        while not self._ended and len(self._body) < _LARGEST_BODY_BYTES:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("timed out")
+            conn.sock.settimeout(left_s)
+            data = conn.sock.recv(65_536)
+            if not data:
+                if self._headed and not self._framed:  # it ends with its connection
+                    return
+                raise ConnectionError("the answer ended too early")
+            head_bytes += len(data)
+            if not self._headed and head_bytes > _LARGEST_HEAD_BYTES:
+                raise ConnectionError("the head of the answer has no end")
+            self._parser.feed_data(data)
+
+    @property
+    def answer(self) -> Response:
+        """What was read."""
+        return Response(self._parser.get_status_code(), bytes(self._body[:_LARGEST_BODY_BYTES]), self._retry_after)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection may carry another request: after an interim answer (1xx) the real one is to come."""
+        status: int = self._parser.get_status_code()
+        cut = len(self._body) > _LARGEST_BODY_BYTES
+        return self._keeps and not cut and not self._surplus and status >= _FIRST_FINAL
+
+
+@contextlib.contextmanager
+def _failing_as(kind: type[RequestNotDelivered | AnswerLost]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, HTTPError, httptools.HttpParserError) as exc:
+        cause = exc.__cause__ or exc  # urllib3 wraps some, and not all, of what happens
+        raise kind(f"{type(cause).__name__}: {cause}") from cause
+
+
+def endpoint(url: str) -> tuple[str, int]:
+    """
+    Host and port of a gateway's URL.
+
+    Raises:
+        ConfigurationError: The URL cannot be used.
+    """
+    parts = _parts(url)
+    return str(parts.hostname), parts.port or _PORTS[parts.scheme]
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        usable = parts.hostname and parts.hostname.encode("idna") and parts.port != 0 and parts.scheme in _PORTS
+    except ValueError:  # a port that is no number, a label too long for a host name
+        usable = False
+    if not usable or parts.username is not None or parts.query or parts.fragment or not _plain(url) or " " in url:
+        raise errors.ConfigurationError(
+            "the gateway's URL must look like http://host:port or https://host/prefix, "
+            "without a user, a query or a fragment"
+        )
+    return parts
+
+
+def _plain(value: str) -> bool:
+    return value.isascii() and value.isprintable() and value.strip() == value != ""

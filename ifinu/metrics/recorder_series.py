@@ -1,0 +1,40 @@
+"""
+What the writer of the ledger counts.
+
+    ifinu_recorder_active           whether it is this process' turn
+    ifinu_recorder_events_total     written
+    ifinu_recorder_refused_total    entries that were no events
+    ifinu_recorder_gaps_total       times that the stream was lost
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ifinu.ledger.progress import Progress
+
+
+class RecorderSeries(Collector):
+    """
+    The series of a recorder.
+
+    Args:
+        registry: Where they are registered.
+        progress: What it did so far.
+    """
+
+    def __init__(self, registry: CollectorRegistry, progress: Progress) -> None:
+        self._progress = progress
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """As it is now."""
+        now = self._progress
+        yield GaugeMetricFamily("ifinu_recorder_active", "Whether this process writes the ledger.", float(now.active))
+        yield CounterMetricFamily("ifinu_recorder_events", "Events written to the ledger.", value=now.recorded)
+        yield CounterMetricFamily("ifinu_recorder_refused", "Entries that were no events.", value=now.refused)
+        yield CounterMetricFamily("ifinu_recorder_gaps", "Times that the stream was lost.", value=now.gaps)

@@ -1,0 +1,249 @@
+"""
+What a worker counts, in its main process whatever the pool.
+
+    ifinu_messages_total{kind,outcome}       messages that came to their end
+    ifinu_dead_letters_total{reason}
+    ifinu_retries_total{reason}              tries that failed, and are followed by another
+    ifinu_deferrals_total{reason}            that wait: window | not_late | instance | throttled | misconfigured
+    ifinu_doubts_total{reason}               sends whose outcome is unknown
+    ifinu_gateway_answers_total{answer}      POSTs, by what they were answered: sent | sent_unconfirmed | errors.Reason
+    ifinu_instance_sends_total{whatsapp,result}, ifinu_instance_held{whatsapp}
+    ifinu_send_seconds{result}               one POST
+    ifinu_queue_seconds                      from accepted to started, of messages that say when they were accepted
+    ifinu_end_to_end_seconds                 from accepted to taken by the gateway, likewise
+    ifinu_pace_limit_per_second, ifinu_pace_waiting, ifinu_slots, ifinu_slots_busy, ifinu_breaker_open
+    ifinu_clock_off_seconds                  how far the machine's clock is ahead of Redis'
+    ifinu_leases_reaped_total, ifinu_leases_lost_total, ifinu_leases_owed
+
+What others count already (leases, the bucket, the breaker) is read when it is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ifinu.broker.leases import Settled, Tally
+from ifinu.delivery import Wait
+from ifinu.errors import SendError
+from ifinu.metrics.labels import MOST, Bounded
+
+_SEND_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 75.0)
+_WAIT_S = (0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0)
+
+
+@dataclass(slots=True)
+class Now:
+    """
+    A worker at one instant.
+
+    Attributes:
+        limit_per_s: Messages that it may start in a second; infinite without a limit.
+        waiting: Messages that were fetched and wait for their turn.
+        slots: Sends that it can do at the same time.
+        busy: Those it does.
+        breaker_open: The gateway is away.
+        owed: Ends of messages that Redis could not be told yet.
+        tally: What its leases have seen.
+        clock_off_s: Seconds that this machine's clock is ahead of Redis'.
+    """
+
+    limit_per_s: float = 0.0
+    waiting: int = 0
+    slots: int = 0
+    busy: int = 0
+    breaker_open: bool = False
+    owed: int = 0
+    tally: Tally = field(default_factory=Tally)
+    clock_off_s: float = 0.0
+
+
+class WorkerSeries(Collector):
+    """
+    A worker's series.
+
+    Args:
+        registry: Where they are registered.
+
+    Attributes:
+        look: Tells how the worker is; set once there is one.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.look: Callable[[], Now] = Now
+        self._began = time.monotonic()
+        self._instance = Bounded()
+        self._ended = Counter("ifinu_messages", "Messages that came to their end.", ("kind", "outcome"), registry=None)
+        self._retries = Counter(
+            "ifinu_retries", "Tries that failed and are followed by another.", ("reason",), registry=registry
+        )
+        self._deferrals = Counter(
+            "ifinu_deferrals", "Messages put off, no try counted.", ("reason",), registry=registry
+        )
+        self._doubts = Counter("ifinu_doubts", "Sends whose outcome is unknown.", ("reason",), registry=registry)
+        self._answers = Counter(
+            "ifinu_gateway_answers", "POSTs to the gateway by their answer.", ("answer",), registry=registry
+        )
+        self._sends = Counter(
+            "ifinu_instance_sends", "POSTs to the gateway by instance.", ("whatsapp", "result"), registry=registry
+        )
+        # Until when the last message that was held back waits, by `monotonic`, by label; 0: one was sent since.
+        self._held_until: dict[str, float] = {}
+        took = Histogram(
+            "ifinu_send_seconds", "One POST to the gateway.", ("result",), buckets=_SEND_S, registry=registry
+        )
+        self._took_sent, self._took_failed = took.labels("sent"), took.labels("failed")
+        self._queued = Histogram("ifinu_queue_seconds", "From accepted to started.", buckets=_WAIT_S, registry=registry)
+        self._end_to_end = Histogram(
+            "ifinu_end_to_end_seconds", "From accepted to taken by the gateway.", buckets=_WAIT_S, registry=registry
+        )
+        # Finding a child by its labels costs more than counting with it.
+        self._ended_as = functools.cache(self._ended.labels)
+        self._answered_with = functools.cache(self._answers.labels)
+        self._of_instance = functools.lru_cache(MOST)(self._children)
+        registry.register(self)
+
+    def settled(self, settled: Settled, *, accepted_at: datetime | None, started_at: float | None) -> None:
+        """
+        A message came to its end, and is no dead letter.
+
+        Args:
+            settled: How it ended.
+            accepted_at: When a producer handed it over, if it says so.
+            started_at: When its first try started, in epoch seconds; None when that was counted before.
+        """
+        told = settled.event.data
+        self._ended_as(told["kind"], settled.state).inc()
+        accepted_s = None if accepted_at is None else accepted_at.timestamp()
+        if accepted_s is not None and started_at is not None:
+            self._queued.observe(max(0.0, started_at - accepted_s))
+        if settled.state != "sent":
+            return
+        if accepted_s is not None:
+            self._end_to_end.observe(max(0.0, time.time() - accepted_s))
+        if settled.took_s is not None:  # else it was found, and had been counted as in doubt
+            self._took_sent.observe(settled.took_s)
+            self._answered_with("sent" if told["confirmed"] else "sent_unconfirmed").inc()
+            sends, label = self._of_instance(told["instance"])
+            sends.inc()
+            self._held_until[label] = 0.0
+
+    def failed(self, error: SendError, *, retried: bool) -> None:
+        """The gateway did not take a message, and nobody but it has to wait for that."""
+        if retried:
+            self._retries.labels(error.reason).inc()
+        self._answered(error)
+
+    def waits(self, wait: Wait) -> None:
+        """A message is put off, or in doubt."""
+        if wait.error is not None:
+            self._answered(wait.error)
+        if wait.why == "unknown" and wait.error is not None:
+            self._doubts.labels(wait.error.reason).inc()
+        elif wait.why != "look_up":
+            if wait.event is not None:
+                self._deferrals.labels(wait.why).inc()
+            if wait.why not in ("window", "not_late"):  # then no instance is at fault
+                self._held_until[self._instance(wait.instance)] = time.monotonic() + wait.wait_s
+
+    def collect(self) -> Iterator[Metric]:
+        """What is counted elsewhere, as it is now."""
+        now = self.look()
+        by_end: Counts[tuple[str, str]] = Counts()
+        by_reason: Counts[str] = Counts()
+        for (kind, state, reason), count in list(now.tally.buried.items()):
+            by_end[kind or "unreadable", "held" if state == "unknown" else "dead"] += count
+            by_reason[reason] += count
+        for ended in self._ended.collect():
+            for (kind, outcome), count in by_end.items():
+                ended.add_sample("ifinu_messages_total", {"kind": kind, "outcome": outcome}, count)
+            yield ended
+        held = GaugeMetricFamily(
+            "ifinu_instance_held", "Whether an instance's messages are held back.", labels=("whatsapp",)
+        )
+        for label, is_held in self._held().items():
+            held.add_metric((label,), float(is_held))
+        yield held
+        yield _counted("ifinu_dead_letters", "Messages that became dead letters.", by_reason, "reason")
+        yield _counted("ifinu_leases_reaped", "Messages taken from dead workers.", now.tally.reaped)
+        yield _counted("ifinu_leases_lost", "Messages whose lease ran out here.", now.tally.lost)
+        yield GaugeMetricFamily("ifinu_leases_owed", "Ends of messages that Redis is still to be told.", now.owed)
+        yield GaugeMetricFamily("ifinu_pace_limit_per_second", "Messages that may start in a second.", now.limit_per_s)
+        yield GaugeMetricFamily("ifinu_pace_waiting", "Messages fetched that wait for their turn.", now.waiting)
+        yield GaugeMetricFamily("ifinu_slots", "Sends that this worker can do at the same time.", now.slots)
+        yield GaugeMetricFamily("ifinu_slots_busy", "Sends that it does now.", now.busy)
+        yield GaugeMetricFamily(
+            "ifinu_clock_off_seconds", "How far this machine's clock is ahead of Redis'.", now.clock_off_s
+        )
+        yield GaugeMetricFamily("ifinu_breaker_open", "Whether the gateway is away.", float(now.breaker_open))
+
+    def _children(self, name: str) -> tuple[Counter, str]:
+        instance = self._instance(name)
+        return self._sends.labels(instance, "sent"), instance
+
+    def _held(self) -> dict[str, bool]:
+        now_s = time.monotonic()
+        return {label: until_s > now_s for label, until_s in list(self._held_until.items())}
+
+    def snapshot(self) -> dict[str, Any]:
+        """The same in short and as JSON, for who asks one worker; `worker/inspection.py` lists it."""
+        now = self.look()
+        families = {family.name: family for family in self.collect()}
+        instances: dict[str, dict[str, float]] = {}
+        for (instance, result), count in _totals(self._sends.collect(), "whatsapp", "result").items():
+            instances.setdefault(instance, {"sent": 0, "failed": 0, "held": False})[result] = count
+        for instance, held in self._held().items():
+            instances.setdefault(instance, {"sent": 0, "failed": 0})["held"] = held
+        return {
+            "up_s": round(time.monotonic() - self._began, 3),
+            "limit_per_s": now.limit_per_s if math.isfinite(now.limit_per_s) else None,
+            "waiting": now.waiting,
+            "slots": now.slots,
+            "busy": now.busy,
+            "breaker_open": now.breaker_open,
+            "owed": now.owed,
+            "reaped": now.tally.reaped,
+            "lost": now.tally.lost,
+            "ended": {end: n for (end,), n in _totals([families["ifinu_messages"]], "outcome").items()},
+            "retried": sum(_totals(self._retries.collect(), "reason").values()),
+            "deferred": sum(_totals(self._deferrals.collect(), "reason").values()),
+            "in_doubt": sum(_totals(self._doubts.collect(), "reason").values()),
+            "answers": {answer: n for (answer,), n in _totals(self._answers.collect(), "answer").items()},
+            "instances": instances,
+        }
+
+    def _answered(self, error: SendError) -> None:
+        if error.took_s is None:  # an error that was not the gateway's answer: it was looked for, and not found
+            return
+        self._answered_with(error.reason).inc()
+        self._took_failed.observe(error.took_s)
+        self._sends.labels(self._instance(error.instance), "failed").inc()
+
+
+def _counted(name: str, what: str, count: float | Counts[str], label: str = "") -> CounterMetricFamily:
+    if not isinstance(count, Counts):
+        return CounterMetricFamily(name, what, value=count)
+    family = CounterMetricFamily(name, what, labels=(label,))
+    for value, times in count.items():
+        family.add_metric((value,), times)
+    return family
+
+
+def _totals(families: Iterable[Metric], *labels: str) -> Counts[tuple[str, ...]]:
+    """The counts of counters by these labels, summed over the others."""
+    found: Counts[tuple[str, ...]] = Counts()
+    for family in families:
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                found[tuple(sample.labels[label] for label in labels)] += int(sample.value)
+    return found

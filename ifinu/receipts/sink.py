@@ -1,0 +1,103 @@
+"""What a webhook says -> Redis, where it is durable: events for the ledger, evidence for look-ups, opt-outs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import redis
+import redis.asyncio
+import structlog
+
+from ifinu import phone as phones
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import EVENTS, seen_key
+from ifinu.ledger.states import State
+from ifinu.receipts.optout_replies import ReplyHandler
+from ifinu.receipts.stop_words import wish_of
+from ifinu.receipts.webhook_events import ConnectionUpdate, Inbound, Receipt, Said, SentEcho
+from ifinu.reference import reference_in
+
+SEEN_TTL_S = 172_800  # longer than any look-up of a message that may have been sent
+_ANSWER_S = 4.0  # for all of a webhook
+
+log = structlog.get_logger()
+
+
+class Sink:
+    """
+    Makes webhooks durable.
+
+    Args:
+        client: A connection with deadlines of its own.
+        desk: Where opt-outs go.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, desk: ReplyHandler) -> None:
+        self._client = client
+        self._desk = desk
+
+    async def record(self, said: Sequence[Said]) -> None:
+        """
+        Record all that a webhook says. It is idempotent but for the stream, whose readers are.
+
+        Raises:
+            redis.RedisError, OSError, TimeoutError: Not all of it is known to be durable: it has to come again.
+        """
+        async with asyncio.timeout(_ANSWER_S):
+            pipe = self._client.pipeline(transaction=False)
+            for one in said:
+                match one:
+                    case SentEcho():
+                        await self._seen(pipe, one)
+                    case _:
+                        _add(pipe, one)
+            if pipe.command_stack:
+                await pipe.execute()
+            for one in said:
+                if isinstance(one, Inbound) and (wish := wish_of(one.text)) is not None:
+                    await asyncio.to_thread(self._desk.take, one, wish)
+        for one in said:
+            if isinstance(one, ConnectionUpdate):
+                log.info("ifinu.instance.state", instance=phones.mask_in(one.instance), state=one.state, code=one.code)
+            elif isinstance(one, Receipt) and one.status is State.FAILED:
+                log.warning("ifinu.receipt.failed", key_id=one.key_id, instance=phones.mask_in(one.instance))
+
+    async def is_redis_there(self) -> bool:
+        """Whether Redis answers in time."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await self._client.ping()
+        except (redis.RedisError, OSError):  # TimeoutError is an OSError
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+        self._desk.close()
+
+    async def _seen(self, pipe: redis.asyncio.client.Pipeline, echo: SentEcho) -> None:
+        reference = reference_in(echo.text)
+        if reference is None or echo.phone is None:
+            return
+        pseudonym = await asyncio.to_thread(self._desk.pseudonym, echo.phone)
+        # The first to be seen stays: the text forwarded to the same person must not take its place.
+        pipe.set(seen_key(reference, echo.instance, pseudonym), echo.key_id, ex=SEEN_TTL_S, nx=True)
+
+
+def _add(pipe: redis.asyncio.client.Pipeline, said: Receipt | ConnectionUpdate | Inbound) -> None:
+    match said:
+        case Receipt():
+            receipt = {"key_id": said.key_id, "status": said.status.value, "instance": said.instance}
+            _event(pipe, Event(Name.RECEIPT, data=receipt))
+        case ConnectionUpdate():
+            connection = {"instance": said.instance, "state": said.state, "code": said.code}
+            _event(pipe, Event(Name.CONNECTION, data=connection))
+        case Inbound():
+            pass  # of interest only if it is an opt-out, which takes a script
+
+
+def _event(pipe: redis.asyncio.client.Pipeline, event: Event) -> None:
+    name, id_, data = event.arguments()
+    pipe.xadd(EVENTS, {"event": name, "id": id_, "data": data})

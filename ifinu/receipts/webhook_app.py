@@ -1,0 +1,204 @@
+"""
+The webhook application: `POST` to any path, `GET /healthz`, `GET /readyz`.
+
+What the gateway does with an answer decides what is answered. It tries again after anything but a 2xx, 400, 401, 403,
+404 and 422, ten times in twenty minutes, and never again after these. So:
+
+    200   it is durable in Redis, or says nothing we keep
+    200   it is too large: a photo or a document with its content inside
+    400   it is not JSON, or no event: it can never be read
+    401   the secret was not shown, or another instance's
+    408   the body stopped coming
+    503   Redis did not take it: comes again
+
+A path is of no account, since the body names its event: the gateway may add `/messages-update` and the like, a proxy in
+front may leave its prefix, and a 404 would lose the hook for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from time import monotonic, time_ns
+
+import redis
+import redis.asyncio
+import structlog
+from prometheus_client import CollectorRegistry
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ifinu import phone as phones
+from ifinu.metrics.webhook_series import WebhookSeries
+from ifinu.receipts.auth import WebhookAuth
+from ifinu.receipts.optout_replies import ReplyHandler
+from ifinu.receipts.receipt_spans import Follower, following
+from ifinu.receipts.sink import Sink
+from ifinu.receipts.webhook_events import ConnectionUpdate, Inbound, NotAHook, Receipt, Said, read
+from ifinu.tracing import OFF, Tracer
+
+MAX_BODY_BYTES = 1_000_000
+
+_BODY_S = 10.0
+_CONNECT_S, _ANSWER_S = 1.0, 2.0
+_CONNECTIONS = 32
+_MOST_NAMED = 1000
+
+log = structlog.get_logger()
+
+
+def application(
+    *,
+    secrets: Sequence[str],
+    redis_url: str,
+    phone_key: str | None,
+    registry: CollectorRegistry | None = None,
+    tracer: Tracer = OFF,
+) -> Starlette:
+    """
+    Make the application; it connects with the first request.
+
+    Args:
+        registry: Where its series are registered; by default one of its own.
+        secrets: What the gateway has to show, one of them; see `WebhookAuth`.
+        redis_url: As `IFINU_REDIS_URL`.
+        phone_key: As `IFINU_PHONE_KEY`, or None.
+        tracer: What puts receipts into the traces of their messages.
+    """
+    # One retry, at once, for a connection that Redis has closed meanwhile; none where it does not answer.
+    lost = (redis.ConnectionError,)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        redis_url,
+        max_connections=_CONNECTIONS,
+        timeout=_ANSWER_S,
+        socket_connect_timeout=_CONNECT_S,
+        socket_timeout=_ANSWER_S,
+        retry=AsyncRetry(NoBackoff(), 1, lost),
+    )
+    blocking = redis.Redis.from_url(
+        redis_url, socket_connect_timeout=_CONNECT_S, socket_timeout=_ANSWER_S, retry=Retry(NoBackoff(), 1, lost)
+    )
+    desk = ReplyHandler(blocking, phone_key)
+    client = redis.asyncio.Redis.from_pool(pool)
+    follower = Follower(client, tracer) if tracer.on else None
+    series = WebhookSeries(registry or CollectorRegistry(), lambda: (desk.taken, desk.unresolved), lambda: desk.unclear)
+    return _Webhook(WebhookAuth(*secrets), Sink(client, desk), series, follower).application()
+
+
+class _Webhook:
+    def __init__(self, guard: WebhookAuth, recorder: Sink, series: WebhookSeries, follower: Follower | None) -> None:
+        self._guard = guard
+        self._recorder = recorder
+        self._series = series
+        self._follower = follower
+        self._sharing: set[str] = set()
+
+    def application(self) -> Starlette:
+        routes = [
+            Route("/healthz", self._healthz, methods=["GET"]),
+            Route("/readyz", self._readyz, methods=["GET"]),
+            Route("/{event:path}", self._receive, methods=["POST"]),
+        ]
+        return Starlette(routes=routes, lifespan=self._lifespan)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._recorder.close)
+            if self._follower is not None:
+                await stack.enter_async_context(following(self._follower))
+            yield
+
+    async def _healthz(self, _: Request) -> Response:
+        return Response("ok\n", media_type="text/plain")
+
+    async def _readyz(self, _: Request) -> Response:
+        if await self._recorder.is_redis_there():
+            return Response("ok\n", media_type="text/plain")
+        return Response("Redis does not answer\n", 503, media_type="text/plain")
+
+    async def _receive(self, request: Request) -> Response:
+        started = monotonic()
+        response = await self._answer(request)
+        self._series.answered(response.status_code, monotonic() - started)
+        return response
+
+    async def _answer(self, request: Request) -> Response:
+        shown = self._guard.check(request.headers)
+        if shown.objection:
+            return _refused(shown.objection)
+        try:
+            async with asyncio.timeout(_BODY_S):
+                body = await _body(request)
+        except (TimeoutError, ClientDisconnect):
+            return Response(status_code=408)
+        if body is None:
+            log.info("ifinu.webhook.too_large")
+            return _taken()
+        try:
+            said = read(body)
+        except NotAHook as exc:
+            log.warning("ifinu.webhook.not_a_hook", reason=str(exc))
+            return Response(status_code=400)
+        if shown.instance is not None and any(one.instance != shown.instance for one in said):
+            return _refused("another_instance")
+        if shown.instance is None:
+            self._note_shared_secret(said)
+        started_ns = time_ns()
+        try:
+            await self._recorder.record(said)
+        except (redis.RedisError, OSError) as exc:  # TimeoutError is an OSError
+            log.error("ifinu.webhook.not_recorded", error=type(exc).__name__)
+            return Response(status_code=503)
+        for one in said:
+            match one:
+                case Receipt():
+                    self._series.receipt(one.status)
+                    self._series.posted(one.posted)
+                    if self._follower is not None:
+                        self._follower.note(one, started_ns, time_ns())
+                case ConnectionUpdate():
+                    self._series.connection(one.state)
+                case Inbound():
+                    self._series.wrote(one.at)
+        return _taken()
+
+    def _note_shared_secret(self, said: Sequence[Said]) -> None:
+        """Log, once, an instance that has no secret of its own yet."""
+        for one in said:
+            if one.instance not in self._sharing and len(self._sharing) < _MOST_NAMED:
+                self._sharing.add(one.instance)
+                log.info("ifinu.webhook.shared_secret", instance=phones.mask_in(one.instance))
+
+
+def _taken() -> Response:
+    return Response("ok\n", media_type="text/plain")  # there are those who take nothing but a 200 with a body
+
+
+def _refused(objection: str) -> Response:
+    log.warning("ifinu.webhook.refused", reason=objection)
+    return Response(status_code=401, headers={"ConnectionUpdate": "close"})  # what is left of its body is not read
+
+
+async def _body(request: Request) -> bytes | None:
+    """
+    The body, or None when it is larger than it may be.
+
+    Raises:
+        ClientDisconnect: It ended too soon.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
+        return None
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    return bytes(body)

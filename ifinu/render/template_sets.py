@@ -1,0 +1,238 @@
+"""
+The templates that hold for one tenant, or for all who have none: found, compiled and tried out at the start.
+
+    <folder>/lembrete.txt.j2            in place of the one here
+    <folder>/como_pagar.txt.j2          a part that templates include, likewise
+    <folder>/u1/vencimento.txt.j2       for the tenant u1 alone; what it lacks is taken from the folder, then from here
+    <folder>/lojas%2Fcentro/…           for the tenant lojas/centro: percent-encoded where no folder can be called so
+
+A tenant's name never becomes a path: folders are listed once, and a tenant is looked up among the names found. Names
+that begin with a dot are not read, since Kubernetes keeps its own there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ifinu import damage
+from ifinu.errors import ConfigurationError
+from ifinu.notification import Kind
+
+SUFFIX = ".txt.j2"
+LONGEST_TEXT = 4096  # characters that WhatsApp takes in one message
+
+# What a template may do wrong with a particular value, beside what Jinja itself reports.
+TEMPLATE_FAULTS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError)
+
+_OURS = Path(__file__).parent / "templates"
+_KINDS = [kind.value for kind in Kind]
+_FILES = {kind.value + SUFFIX: kind for kind in Kind}
+
+
+class BrokenTemplates(ConfigurationError):  # noqa: N818 - the vocabulary of `errors.py`
+    """
+    Templates are wrong.
+
+    Attributes:
+        problems: All of them, each with its file and, where there is one, its line.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+class _Absent(jinja2.StrictUndefined):
+    """A value the notification lacks: false in a condition, an error anywhere else."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:  # type: ignore[override] # Jinja declares the one that always raises
+        return False
+
+
+class TemplateSet:
+    """
+    One template for each kind.
+
+    Args:
+        folders: Where they are looked for, the first one first; those here come last.
+        samples: A complete set of values for each kind, to try a template with.
+        names: Of all values that there may be.
+        inherited: What holds for the kinds that the first folder says nothing of.
+    """
+
+    def __init__(
+        self,
+        folders: tuple[Path, ...],
+        samples: Mapping[Kind, Mapping[str, object]],
+        names: frozenset[str],
+        inherited: TemplateSet | None = None,
+    ) -> None:
+        self._samples = samples
+        self._names = names
+        self._environment = ImmutableSandboxedEnvironment(
+            loader=jinja2.FileSystemLoader([*folders, _OURS]),
+            undefined=_Absent,
+            autoescape=False,  # plain text: an escaped & would reach the phone as &amp;
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self.problems: list[str] = []
+        self._included: set[str | None] = set() if inherited is None else set(inherited._included)
+        self.templates: dict[Kind, jinja2.Template] = {} if inherited is None else dict(inherited.templates)
+        files = sorted(_files(folders[0] if folders else _OURS))
+        for path in files:
+            if path.name.endswith(SUFFIX):
+                self._check(path)
+        self._others = [path for path in files if path.name not in _FILES]
+        if not self.problems:
+            # A part may be included by any template, so a folder that has one has templates of its own for all kinds.
+            for kind in Kind if inherited is None or self._others else [_FILES[path.name] for path in files]:
+                self._take(kind)
+
+    def unread(self, elsewhere: set[str | None]) -> Iterator[str]:
+        """
+        Say which files of the folder nothing reads, most likely because of a misspelt name.
+
+        Args:
+            elsewhere: What templates of other folders include, by its path from the folder of all.
+        """
+        included = self._included | {name and name.rpartition("/")[2] for name in elsewhere}
+        if None in included:  # by a name that is worked out when it is rendered
+            return
+        for path in self._others:
+            first = path.name.partition(".")[0].lower()
+            close = difflib.get_close_matches(first, _KINDS, n=1)
+            if path.name.endswith(SUFFIX) and path.name not in included:
+                hint = f"did you mean {close[0]}{SUFFIX}?" if close else f"the kinds are {', '.join(Kind)}"
+                yield f"{path}: is no kind's template, and none includes it; {hint}"
+            elif not path.name.endswith(SUFFIX) and first in _KINDS:
+                yield f"{path}: is not read; a template is called {first}{SUFFIX}"
+
+    @property
+    def included(self) -> set[str | None]:
+        """What its templates include; None where that is worked out when they are rendered."""
+        return self._included
+
+    def _take(self, kind: Kind) -> None:
+        """Compile a template, and try it out."""
+        try:
+            template = self._environment.get_template(kind.value + SUFFIX)
+            text = template.render(self._samples[kind]).strip()
+        except TEMPLATE_FAULTS as exc:
+            frames = [f for f in traceback.extract_tb(exc.__traceback__) if f.filename.endswith(SUFFIX)]
+            place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else kind.value + SUFFIX
+            self._tell(f"{place}: {exc}")
+            return
+        if not 0 < len(text) <= LONGEST_TEXT:
+            self._tell(f"{template.filename}: its text has {len(text)} characters, not 1 to {LONGEST_TEXT}")
+            return
+        self.templates[kind] = template
+
+    def _check(self, path: Path) -> None:
+        """See that it can be read, is a template, names values that there are, and holds no damage."""
+        try:
+            source = path.read_text(encoding="utf-8")
+            tree = self._environment.parse(source, path.name, str(path))
+            self._environment.compile(source, path.name, str(path))
+        except OSError as exc:
+            self._tell(f"{path}: {exc.strerror}")
+        except UnicodeDecodeError as exc:
+            self._tell(f"{path}: is not UTF-8, at byte {exc.start}")
+        except jinja2.TemplateSyntaxError as exc:
+            self._tell(f"{path}:{exc.lineno}: {exc.message}")
+        else:
+            self._included |= set(meta.find_referenced_templates(tree))
+            self._look_for_unknown_names(path, tree)
+            self._look_for_damage(path, tree)
+
+    def _look_for_unknown_names(self, path: Path, tree: nodes.Template) -> None:
+        unknown = meta.find_undeclared_variables(tree) - self._names - self._environment.globals.keys()
+        for node in tree.find_all(nodes.Name):
+            if node.name in unknown:
+                close = difflib.get_close_matches(node.name, self._names, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(self._names))}"
+                self._tell(f"{path}:{node.lineno}: no value is called {node.name}; {hint}")
+
+    def _look_for_damage(self, path: Path, tree: nodes.Template) -> None:
+        for node in tree.find_all(nodes.TemplateData):
+            for number, line in enumerate(node.data.split("\n")):
+                try:
+                    damage.refuse_in_template(line)
+                except ValueError as exc:
+                    self._tell(f"{path}:{node.lineno + number}: {exc}")
+
+    def _tell(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+
+def wordings(
+    folder: Path | None, samples: Mapping[Kind, Mapping[str, object]], names: frozenset[str]
+) -> tuple[TemplateSet, dict[str, TemplateSet]]:
+    """
+    Find the templates of all, and those of each tenant that has some.
+
+    Args:
+        folder: `IFINU_TEMPLATES`; None for ours alone.
+        samples: As for `TemplateSet`.
+        names: As for `TemplateSet`.
+
+    Raises:
+        ConfigurationError: The folder cannot be read.
+        BrokenTemplates: Naming all that is wrong in it.
+    """
+    ours = TemplateSet((), samples, names)
+    if folder is None:
+        return ours, {}
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder}: no such directory of templates")
+    try:
+        of_all = TemplateSet((folder,), samples, names, ours)
+        found = {
+            tenant: TemplateSet((path, folder), samples, names, of_all) for tenant, path in _tenants(folder).items()
+        }
+    except OSError as exc:
+        raise ConfigurationError(f"{exc.filename}: {exc.strerror}") from exc
+    every = [of_all, *found.values()]
+    problems = [problem for wording in every for problem in wording.problems]
+    if not problems:  # what a broken template includes is not known
+        elsewhere = set[str | None]().union(*(wording.included for wording in every))
+        problems = [problem for wording in every for problem in wording.unread(elsewhere)]
+    if problems:
+        raise BrokenTemplates(list(dict.fromkeys(problems)))
+    return of_all, found
+
+
+def source_of(template: Any) -> str:
+    """Name the file that a template was read from; `ifinu` for one of ours."""
+    path = Path(str(template.filename))
+    return "ifinu" if path.parent == _OURS else str(path)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+
+
+def _tenants(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        tenant = unquote(path.name)
+        if tenant in found:
+            raise ConfigurationError(f"{path}: is the same tenant's as {found[tenant]}; keep one of them")
+        if any(file.name.endswith(SUFFIX) or file.name.partition(".")[0].lower() in _KINDS for file in _files(path)):
+            found[tenant] = path
+    return found

@@ -1,0 +1,145 @@
+"""Several gateway processes with one database, each with an address and instances of its own: for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ifinu.errors import ConfigurationError
+from ifinu.simulator import control
+from ifinu.simulator.config import SimulatorConfig
+from ifinu.simulator.host import Host
+from ifinu.simulator.send_ledger import Ledger, Send
+from ifinu.simulator.state import Link, Storage
+from ifinu.simulator.threaded import Threaded
+
+_REBIND_S = 0.05
+
+
+class Cluster(Threaded):
+    """
+    Running gateway processes, by name. All listen at one port, as pods do.
+
+    Args:
+        api_key: The global key of all.
+        hosts: Where each listens: `{"pod-0": "127.0.0.1", "pod-1": "127.0.0.2"}`.
+        instances: Which instances each has, connected from the start.
+        options: Other fields of `SimulatorConfig`, of all; `port` 0 takes one that is free at the first host.
+    """
+
+    def __init__(
+        self, *, api_key: str, hosts: Mapping[str, str], instances: Mapping[str, Sequence[str]], **options: Any
+    ) -> None:
+        super().__init__()
+        self._database, self._ledger = Storage(), Ledger()
+        self._configs = {
+            name: SimulatorConfig(
+                api_key=api_key, host=host, client_name=name, instances=tuple(instances.get(name, ())), **options
+            )
+            for name, host in hosts.items()
+        }
+        self._hosts: dict[str, Host] = {}
+        self._port = next(iter(self._configs.values())).port
+
+    @property
+    def port(self) -> int:
+        """The port at which all listen."""
+        return self._port
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where those listen that run."""
+        return self._call(lambda: {name: host.world.config.host for name, host in self._hosts.items()})
+
+    @property
+    def sends(self) -> list[Send]:
+        """Every message that WhatsApp got, in order."""
+        return self._call(self._ledger.sends)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of all together, as `Ledger.summary` has them."""
+        return self._call(self._ledger.summary)
+
+    def holder(self, instance: str) -> str:
+        """The name of the process that an instance belongs to, whether it runs or not."""
+        return self._call(lambda: self._database.instances[instance].client_name)
+
+    def instances(self) -> set[str]:
+        """Names of all instances in the database."""
+        return self._call(lambda: set(self._database.instances))
+
+    def move(self, instance: str, to: str) -> None:
+        """
+        Have another process hold an instance from now on; what the former one is sending with it goes out.
+
+        Raises:
+            ConfigurationError: There is no such process.
+        """
+        if to not in self._configs:
+            raise ConfigurationError(f"{to}: no such process")
+
+        def move() -> None:
+            moved = self._database.instances[instance]
+            moved.client_name = to
+            if to in self._hosts and moved.has_session:
+                self._hosts[to].world.sockets.set_state(moved, Link.OPEN)
+
+        self._call(move)
+
+    def set_instance(self, instance: str, **changes: Any) -> None:
+        """As `Simulator.set_instance`."""
+        some = next(iter(self._hosts.values()))
+        self._call(lambda: control.set_instance(some.world, instance, changes))
+
+    def set_fault(self, name: str, **script: Any) -> None:
+        """As `Simulator.set_fault`, of one process."""
+
+        async def apply() -> None:
+            control.set_faults(self._hosts[name].world, script, reachable=True)
+            await self._hosts[name].settled()
+
+        self._await(apply)
+
+    def kill(self, name: str) -> None:
+        """End one, dropping what it has under way; what it has stored stays."""
+
+        async def kill() -> None:
+            await self._hosts.pop(name).stop()
+
+        self._await(kill)
+
+    def revive(self, name: str, host: str | None = None) -> None:
+        """Start one that was killed, at another address if one is given; it connects its instances."""
+
+        async def revive() -> None:
+            config = self._configs[name]
+            await self._start(replace(config, host=host or config.host, instances=()))
+
+        self._await(revive)
+
+    async def _begin(self) -> None:
+        for config in self._configs.values():
+            await self._start(config)
+
+    async def _end(self) -> None:
+        for host in self._hosts.values():
+            await host.stop()
+        self._hosts.clear()
+        self._ledger.close()
+
+    async def _start(self, config: SimulatorConfig) -> None:
+        host = Host(replace(config, port=self._port), self._database, self._ledger)
+        while True:
+            try:
+                await host.start()
+            except OSError:
+                if not self._hosts:
+                    raise
+                # Another process may have got the port for its own end of a connection: as in `Host`.
+                await asyncio.sleep(_REBIND_S)
+            else:
+                break
+        self._port = host.port
+        self._hosts[config.client_name] = host

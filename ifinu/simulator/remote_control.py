@@ -1,0 +1,74 @@
+"""Control of a simulator that runs in another process."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import quote
+
+from ifinu.errors import ConfigurationError
+from ifinu.simulator.send_ledger import Send
+
+_TIMEOUT_S = 10.0
+
+
+class Control:
+    """
+    The control surface over HTTP, with the same verbs as `Simulator`.
+
+    Args:
+        url: Base URL, as the simulator printed it.
+        api_key: Its global key.
+
+    Every call raises OSError when the simulator cannot be reached and ConfigurationError when it refuses.
+    """
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self.url = url.rstrip("/")
+        self.api_key = api_key
+
+    @property
+    def sends(self) -> list[Send]:
+        """Every message that WhatsApp got, in order."""
+        return self.sends_since(0)
+
+    def sends_since(self, number: int) -> list[Send]:
+        """Those from send `number` on, counted from 0."""
+        return [Send(**send) for send in self._ask("GET", f"ledger?since={number}")["sends"]]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures so far."""
+        return self._ask("GET", "summary")
+
+    def set_fault(self, **script: Any) -> None:
+        """Change the script."""
+        self._ask("POST", "faults", script)
+
+    def set_instance(self, name: str, **changes: Any) -> None:
+        """Put an instance into a state."""
+        self._ask("POST", f"instances/{quote(name, safe='')}", changes)
+
+    def inbound(self, **message: Any) -> str:
+        """A person writes; returns `key.id`."""
+        return str(self._ask("POST", "inbound", message)["key_id"])
+
+    def reset(self) -> None:
+        """Forget what was observed; faults and instances stay."""
+        self._ask("POST", "reset", {})
+
+    def _ask(self, method: str, route: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        request = urllib.request.Request(  # noqa: S310 - the caller's own simulator
+            f"{self.url}/_simulator/{route}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"apikey": self.api_key, "Content-Type": "application/json"},
+            method=method,
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310 - as above
+                answer: dict[str, Any] = json.load(response)
+                return answer
+        except urllib.error.HTTPError as exc:
+            with exc:
+                raise ConfigurationError(f"simulator: {exc.code} {exc.read(1000).decode()}") from exc

@@ -1,0 +1,252 @@
+"""
+`message/sendText` and `message/sendMedia`: the one place where something is really sent.
+
+A send passes two gates. The look-up (is the number on WhatsApp?) answers its failures with 500; the
+hand-over, with 400. So the same fault shows as 500 for a number seen for the first time and as 400 for a
+cached one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Coroutine
+from typing import Any, NamedTuple
+
+from ifinu.simulator import numbers
+from ifinu.simulator.envelopes import RESET, JsonResponse, answer, context_info, error, proxy_page, unreadable
+from ifinu.simulator.fault_script import HANGING, Outcome
+from ifinu.simulator.schemas import MEDIA, is_url_or_base64, media_problems, text_problems
+from ifinu.simulator.server import HttpRequest
+from ifinu.simulator.state import EVOLUTION, Message, SimulatedInstance
+from ifinu.simulator.world import World
+
+_PRISMA = (
+    "\nInvalid `prisma.{call}` invocation:\n\n\n"
+    "Timed out fetching a new connection from the connection pool. "
+    "(Current connection pool timeout: 10, connection limit: 5)"
+)
+_LOOKUP_FAILS = {
+    Outcome.LOOKUP_CLOSED: "Connection Closed",
+    Outcome.LOOKUP_TIMEOUT: "Timed Out",
+    Outcome.LOOKUP_OVERLIMIT: "rate-overlimit",
+    Outcome.NEVER_CONNECTED: "Cannot read properties of undefined (reading 'onWhatsApp')",
+    Outcome.DATABASE_DOWN: _PRISMA.format(call="isOnWhatsapp.findMany()"),
+}
+_TYPE_ERROR = "TypeError: Cannot read properties of undefined (reading 'id')"
+_HAND_OVER_FAILS = {
+    Outcome.SEND_CLOSED: "Error: Connection Closed",
+    Outcome.SEND_TIMEOUT: "Error: Timed Out",
+    Outcome.RATE_OVERLIMIT: "Error: rate-overlimit",
+    Outcome.TYPE_ERROR: _TYPE_ERROR,
+    Outcome.GROUP_NOT_FOUND: "[object Object]",
+}
+_SENT_NOT_STORED = {
+    Outcome.SENT_THEN_TYPE_ERROR: _TYPE_ERROR,
+    Outcome.SENT_THEN_DATABASE_ERROR: "PrismaClientKnownRequestError: " + _PRISMA.format(call="message.create()"),
+}
+
+
+class _Job(NamedTuple):
+    """One send, past its validation."""
+
+    instance: SimulatedInstance
+    number: str  # as asked
+    jid: str  # as WhatsApp knows it
+    content: str | dict[str, Any]
+    text: str  # for the ledger
+    delay_s: float
+    quoted: bool  # something without a key, on which the gateway fails
+    outcome: Outcome
+
+
+def send_text(world: World, request: HttpRequest, name: str) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
+    """`POST /message/sendText/{instance}`."""
+    body = request.json
+    if problems := text_problems(body):
+        return _ended(world, "invalid", error(400, [problems]))
+    instance = world.held(name)
+    if instance is None:
+        return _ended(world, "wrong_shard", unreadable("textMessage"))
+    text: str = body["text"]
+    if instance.integration == EVOLUTION:
+        return _plumbing(world, instance, body["number"], text)
+    if not text.strip():
+        return _ended(world, "invalid", error(400, ["Text is required"]))
+    return _start(world, instance, body, text, text)
+
+
+def send_media(world: World, request: HttpRequest, name: str) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
+    """`POST /message/sendMedia/{instance}`; the media itself is neither fetched nor kept."""
+    body = request.json
+    if problems := media_problems(body):
+        return _ended(world, "invalid", error(400, [problems]))
+    instance = world.held(name)
+    if instance is None:
+        return _ended(world, "wrong_shard", unreadable("mediaMessage"))
+    media, kind, file_name = body.get("media"), body["mediatype"], body.get("fileName")
+    if not media or not is_url_or_base64(media):
+        return _ended(world, "invalid", error(400, ["Owned media must be a url or base64"]))
+    if kind == "document" and not file_name and not media.startswith("http"):
+        return _ended(world, "invalid", error(400, ["For base64 the file name must be informed."]))
+    file_name = file_name or media.rsplit("/", 1)[-1][:80]
+    caption = body.get("caption") or ""
+    content = {MEDIA[kind]: {"mimetype": body.get("mimetype"), "fileName": file_name, "caption": caption}}
+    text = f"{kind} {file_name}: {caption}"
+    if instance.integration == EVOLUTION:
+        return _plumbing(world, instance, body["number"], content)
+    return _start(world, instance, body, content, text)
+
+
+def _start(
+    world: World, instance: SimulatedInstance, body: dict[str, Any], content: str | dict[str, Any], text: str
+) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
+    number = body["number"]
+    jid = numbers.canonical(number)
+    outcome = world.faults.outcome(instance.name, numbers.digits(number))
+    if jid.endswith("@g.us"):
+        outcome = Outcome.GROUP_NOT_FOUND  # these numbers are in no group
+    elif jid == numbers.USER:
+        outcome = Outcome.NOT_ON_WHATSAPP  # no digit was given
+    latency_s = world.faults.latency.draw_s(world.rng)
+    quoted = "quoted" in body and "key" not in body["quoted"]
+    job = _Job(instance, number, jid, content, text, (body.get("delay") or 0) / 1000, quoted, outcome)
+    if latency_s or job.delay_s or outcome in HANGING or world.faults.insert_s:
+        return _slowly(world, job, latency_s)
+    world.ledger.begins(instance.name)
+    try:
+        if failure := _looked_up(world, job):
+            return failure
+        handed = _handed_over(world, job)
+        return _stored(world, job, handed) if isinstance(handed, str) else handed
+    finally:
+        world.ledger.finishes(instance.name)
+
+
+async def _slowly(world: World, job: _Job, latency_s: float) -> JsonResponse:
+    """A send that takes its time; it goes on when the client has gone."""
+    world.ledger.begins(job.instance.name)
+    key_id: str | None = None  # sent, and not stored
+    try:
+        await asyncio.sleep(latency_s)
+        if job.outcome is Outcome.HANG_UNSENT:
+            await asyncio.sleep(world.faults.hang_s)
+            return _ended(world, job.outcome, error(500, "Timed Out"))
+        if failure := _looked_up(world, job):
+            return failure
+        await asyncio.sleep(job.delay_s)
+        if job.outcome is Outcome.SLOW_INSERT and job.instance.can_send:
+            key_id = _really_send(world, job)
+            await asyncio.sleep(world.faults.hang_s)
+            return _stored(world, job, key_id)
+        handed = _handed_over(world, job)
+        if isinstance(handed, str):
+            key_id = handed
+            await asyncio.sleep(world.faults.insert_s)
+            handed = _stored(world, job, handed)
+            key_id = None
+        if job.outcome is Outcome.HANG:
+            await asyncio.sleep(world.faults.hang_s)
+        return handed
+    except asyncio.CancelledError:  # the gateway was killed meanwhile
+        world.ledger.ended("dropped" if key_id is None else "dropped_before_its_row")
+        raise
+    finally:
+        world.ledger.finishes(job.instance.name)
+
+
+def _looked_up(world: World, job: _Job) -> JsonResponse | None:
+    """The first gate; None lets through."""
+    outcome = job.outcome
+    if outcome is Outcome.OK and job.instance.can_send:
+        world.known_jids.add(job.jid)
+        return None
+    if outcome is Outcome.RESET_BEFORE_SEND:
+        return _ended(world, outcome, RESET)
+    if outcome is Outcome.BAD_GATEWAY:
+        return _ended(world, outcome, proxy_page(502))
+    if failure := _LOOKUP_FAILS.get(outcome):
+        return _ended(world, outcome, error(500, failure))
+    if outcome is Outcome.NOT_ON_WHATSAPP:
+        nobody = {"jid": numbers.jid(job.number), "exists": False, "number": job.number}
+        return _ended(world, outcome, error(400, [nobody]))
+    if job.jid in world.known_jids:
+        return None
+    if not job.instance.ever_connected:
+        return _ended(world, Outcome.NEVER_CONNECTED, error(500, _LOOKUP_FAILS[Outcome.NEVER_CONNECTED]))
+    if outcome is Outcome.CONNECTION_CLOSED or not job.instance.can_send:
+        return _ended(world, Outcome.CONNECTION_CLOSED, error(500, "Connection Closed"))
+    world.known_jids.add(job.jid)
+    return None
+
+
+def _handed_over(world: World, job: _Job) -> JsonResponse | str:
+    """The second gate and the send: its `key.id` where a row follows, else the answer."""
+    outcome = job.outcome
+    if job.quoted:
+        return _ended(
+            world, "invalid", error(400, ["TypeError: Cannot read properties of undefined (reading 'fromMe')"])
+        )
+    if not job.instance.can_send or outcome is Outcome.CONNECTION_CLOSED:
+        return _ended(world, Outcome.CONNECTION_CLOSED, error(400, ["Error: Connection Closed"]))
+    if failure := _HAND_OVER_FAILS.get(outcome):
+        return _ended(world, outcome, error(400, [failure]))
+    key_id = _really_send(world, job)
+    if failure := _SENT_NOT_STORED.get(outcome):
+        return _ended(world, outcome, error(400, [failure]))
+    return key_id
+
+
+def _really_send(world: World, job: _Job) -> str:
+    key_id = world.new_key_id()
+    world.ledger.sent(job.instance.name, numbers.digits(job.jid), job.text, key_id, job.outcome.value)
+    return key_id
+
+
+def _stored(world: World, job: _Job, key_id: str) -> JsonResponse:
+    """The INSERT and what comes after it."""
+    message = world.messages.insert(key_id, job.instance.name, job.jid, job.content, outcome=job.outcome)
+    body = sent_body(message, job.instance)
+    world.events.sent(job.instance, message, body)
+    if job.outcome is Outcome.SENT_THEN_RESET:
+        return _ended(world, job.outcome, RESET)
+    if job.outcome is Outcome.SENT_THEN_GATEWAY_TIMEOUT:
+        return _ended(world, job.outcome, proxy_page(504))
+    return _ended(world, job.outcome, answer(201, body))
+
+
+def _plumbing(world: World, instance: SimulatedInstance, number: str, content: str | dict[str, Any]) -> JsonResponse:
+    """The EVOLUTION channel: stores and announces, and sends nothing anywhere."""
+    message = world.messages.insert(
+        str(uuid.uuid4()), instance.name, number, content, outcome=Outcome.NO_RECEIPTS, push_name=""
+    )
+    body = {
+        "key": {"remoteJid": number, "fromMe": True, "id": message.key_id},
+        "message": message.message,
+        "messageType": message.type,
+        "messageTimestamp": message.at,
+        "instanceId": instance.id,
+        "source": "unknown",
+    }
+    world.events.sent(instance, message, body)
+    return _ended(world, Outcome.OK, answer(201, body))
+
+
+def sent_body(message: Message, instance: SimulatedInstance) -> dict[str, Any]:
+    """The success body, which is also `data` of `send.message`."""
+    return {
+        "key": {"remoteJid": message.jid, "fromMe": True, "id": message.key_id},
+        "pushName": "Você",
+        "status": "PENDING",
+        "message": message.message,
+        "contextInfo": context_info(message.at),
+        "messageType": message.type,
+        "messageTimestamp": message.at,
+        "instanceId": instance.id,
+        "source": "web",
+    }
+
+
+def _ended(world: World, how: str, reply: JsonResponse) -> JsonResponse:
+    world.ledger.ended(how)
+    return reply

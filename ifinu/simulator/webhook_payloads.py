@@ -1,0 +1,184 @@
+"""
+What an instance tells its webhooks.
+
+`send.message`, `messages.update`, `messages.upsert`, `connection.update`, each to the instance's own webhook
+and to the global one. With no webhook at all nothing here costs more than two look-ups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import itertools
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ifinu.simulator import receipt_timeline
+from ifinu.simulator.couriers import Couriers
+from ifinu.simulator.fault_script import Faults, Outcome
+from ifinu.simulator.state import Message, Messages, SimulatedInstance, new_key_id
+
+# The stock image runs in America/Sao_Paulo and writes its wall time with a `Z` that is not true.
+_IMAGE_ZONE = datetime.timezone(datetime.timedelta(hours=-3))
+_STOP = "SAIR"
+
+
+class Events:
+    """
+    The webhook side of a world.
+
+    Args:
+        messages: What is stored; what people write is added.
+        faults: Says which receipts come, and when.
+        couriers: Who delivers.
+        rng: Draws the ids of what people write.
+        everybody: URL that gets the events of every instance, or None.
+
+    Attributes:
+        server_url: What the gateway calls itself; known once it listens.
+    """
+
+    def __init__(
+        self, messages: Messages, faults: Faults, couriers: Couriers, rng: random.Random, everybody: str | None
+    ) -> None:
+        self._messages = messages
+        self._faults = faults
+        self._couriers = couriers
+        self._rng = rng
+        self._everybody = everybody
+        self._waiting: dict[int, asyncio.TimerHandle] = {}
+        self._count = itertools.count()
+        self._free_at: dict[str, float] = {}  # when the instance has worked off what it has, as `time.monotonic` counts
+        self.server_url = ""
+
+    def sent(self, instance: SimulatedInstance, message: Message, body: dict[str, Any]) -> None:
+        """A message was stored: announce it, and its receipts when they happen."""
+        stops = message.outcome == Outcome.ANSWERS_STOP
+        if not self._heard(instance) and not stops:
+            return
+        self._emit(instance, "send.message", body)
+        last_ms = 0.0
+        for after_ms, status in receipt_timeline.timeline(message.outcome, self._faults):
+            self._later(after_ms / 1000, self._receipt, instance, message, status)
+            last_ms = max(last_ms, after_ms)
+        if stops:
+            self._later(last_ms / 1000, self._stop, instance, message)
+
+    def die(self) -> None:
+        """Forget what is to come and what is on its way: it was in memory alone."""
+        for handle in self._waiting.values():
+            handle.cancel()
+        self._waiting.clear()
+        self._free_at.clear()
+        self._couriers.die()
+
+    def inbound(
+        self, instance: SimulatedInstance, jid: str, text: str, *, quoted: str | None, name: str, variant: str
+    ) -> Message:
+        """
+        A person writes.
+
+        Args:
+            instance: Whose phone it reaches.
+            jid: The person.
+            text: What is written.
+            quoted: `key.id` of the message that is answered.
+            name: The person's own name.
+            variant: `plain`, `lid` (a LID and the phone beside it) or `lid_alone`.
+        """
+        message = self._messages.insert(new_key_id(self._rng), instance.name, jid, text, from_me=False, push_name=name)
+        key: dict[str, Any] = {"remoteJid": jid, "fromMe": False, "id": message.key_id}
+        if variant != "plain":
+            key["remoteJid"] = receipt_timeline.lid(jid)
+            key["addressingMode"] = "lid"
+        if variant == "lid":
+            key["remoteJidAlt"] = jid
+        data: dict[str, Any] = {
+            "key": key,
+            "pushName": name,
+            "status": "DELIVERY_ACK",
+            "message": message.message,
+            "messageType": message.type,
+            "messageTimestamp": message.at,
+            "instanceId": instance.id,
+            "source": "ios",
+        }
+        if quoted:
+            original = self._messages.find(quoted)
+            data["contextInfo"] = {
+                "stanzaId": quoted,
+                "participant": instance.owner_jid,
+                "quotedMessage": original.message if original else {},
+            }
+        self._emit(instance, "messages.upsert", data)
+        return message
+
+    def connection(self, instance: SimulatedInstance, reason: int) -> None:
+        """The state changed."""
+        data: dict[str, Any] = {"instance": instance.name, "state": instance.state, "statusReason": reason}
+        if instance.state == "open":
+            data |= {"wuid": instance.owner_jid, "profileName": instance.name, "profilePictureUrl": None}
+        self._emit(instance, "connection.update", data)
+
+    def _receipt(self, instance: SimulatedInstance, message: Message, status: str) -> None:
+        data = {
+            "keyId": message.key_id,
+            "remoteJid": receipt_timeline.jid_in_receipts(message),
+            "fromMe": True,
+            "participant": None,
+            "status": status,
+            "instanceId": instance.id,
+            "messageId": message.row_id,
+        }
+        self._emit(instance, "messages.update", data)
+
+    def _stop(self, instance: SimulatedInstance, message: Message) -> None:
+        self.inbound(instance, message.jid, _STOP, quoted=message.key_id, name="Maria", variant="plain")
+
+    def _heard(self, instance: SimulatedInstance) -> bool:
+        return bool(self._everybody or (instance.webhook and instance.webhook.enabled))
+
+    def _later(self, after_s: float, work: Callable[..., None], *arguments: Any) -> None:
+        number = next(self._count)
+
+        def now() -> None:
+            del self._waiting[number]
+            work(*arguments)
+
+        self._waiting[number] = asyncio.get_running_loop().call_later(after_s, now)
+
+    def _emit(self, instance: SimulatedInstance, event: str, data: object) -> None:
+        """One event after the other, each instance for itself, where they take time."""
+        if not self._faults.event_s and instance.name not in self._free_at:
+            self._post(instance, event, data)
+            return
+        now = time.monotonic()
+        free_at = self._free_at[instance.name] = max(self._free_at.get(instance.name, 0.0), now) + self._faults.event_s
+        self._later(free_at - now, self._post, instance, event, data)
+
+    def _post(self, instance: SimulatedInstance, event: str, data: object) -> None:
+        envelope = {
+            "event": event,
+            "instance": instance.name,
+            "data": data,
+            "destination": "",
+            "date_time": _false_z(),
+            "sender": instance.owner_jid if instance.has_session else None,
+            "server_url": self.server_url,
+            "apikey": instance.token,
+        }
+        if envelope["sender"] is None:
+            del envelope["sender"]
+        hook = instance.webhook
+        if hook and hook.enabled and (not hook.events or event.upper().replace(".", "_") in hook.events):
+            url = f"{hook.url.rstrip('/')}/{event.replace('.', '-')}" if hook.by_events else hook.url
+            self._couriers.post(url, {**envelope, "destination": hook.url}, hook.headers or {})
+        if everybody := self._everybody:
+            self._couriers.post(everybody, {**envelope, "destination": everybody}, {})
+
+
+def _false_z() -> str:
+    now = datetime.datetime.fromtimestamp(time.time(), _IMAGE_ZONE)
+    return now.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

@@ -1,0 +1,144 @@
+"""
+The sockets between instances and WhatsApp: pairing, reconnecting, and two that kick each other.
+
+    connect at `close`      `connecting`, with a code that a phone has to scan
+    the phone scans it      WhatsApp closes with 515: the state is `close`, and no hook says so
+    `reconnect_ms` later    `connecting`, by the gateway itself, and after that time again `open`
+
+`connect` opens a socket whenever the state is `close`, as it is for a moment after the scan. Of two sockets of one
+instance WhatsApp kicks the older with 440; the gateway reconnects it at once, and so on until the process restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from ifinu.simulator.config import SimulatorConfig
+from ifinu.simulator.state import BAILEYS, Link, SimulatedInstance, now_iso
+from ifinu.simulator.webhook_payloads import Events
+
+LOGGED_OUT = 401
+_KICK_MS = 50.0
+
+
+class Sockets:
+    """
+    What opens and closes the sockets of one process.
+
+    Args:
+        config: How long things take.
+        instances: All there are, by name.
+        events: Hears of each change.
+    """
+
+    def __init__(self, config: SimulatorConfig, instances: Mapping[str, SimulatedInstance], events: Events) -> None:
+        self._config = config
+        self._instances = instances
+        self._events = events
+
+    def boot(self, held: Iterable[SimulatedInstance], after_ms: float) -> None:
+        """Connect every instance that is paired; 2.3.7 leaves those alone that were closed for good."""
+        for instance in held:
+            if instance.has_session and (self._config.version == "2.3.6" or instance.stored is not Link.CLOSE):
+                instance.turn += 1
+                instance.state, instance.sockets = Link.CLOSE, 1
+                self._later(instance, after_ms, self._opened)
+
+    def die(self, held: Iterable[SimulatedInstance]) -> None:
+        """Lose every socket, as with the process that has them; the database does not hear of it."""
+        for instance in held:
+            instance.died_at.append(time.monotonic())
+            if instance.integration == BAILEYS:
+                instance.turn += 1
+                instance.state, instance.sockets = Link.CLOSE, 0
+
+    def connect(self, instance: SimulatedInstance) -> None:
+        """Open a socket, beside one that there may be."""
+        instance.sockets += 1
+        self._change(instance, Link.CONNECTING)
+        if instance.has_session:
+            self._later(instance, self._config.reconnect_ms, self._opened)
+            return
+        instance.qr_until = 0.0
+        instance.stored = Link.CONNECTING
+        if self._config.pairing_ms is not None:
+            self._later(instance, self._config.pairing_ms, self.scan)
+
+    def scan(self, instance: SimulatedInstance) -> bool:
+        """
+        A phone scans the code.
+
+        Returns:
+            Whether there was one to scan.
+        """
+        if instance.state is not Link.CONNECTING or instance.has_session:
+            return False
+        instance.has_session = True
+        instance.pair()
+        self._drop(instance)
+        return True
+
+    def restart(self, instance: SimulatedInstance) -> None:
+        """Open the socket of an open instance anew."""
+        self._reconnect(instance)
+
+    def log_out(self, instance: SimulatedInstance) -> None:
+        """End the session: the database keeps whose it was, and why it ended."""
+        instance.turn += 1
+        instance.sockets, instance.has_session = 0, False
+        instance.stored = Link.CLOSE
+        instance.disconnected = (LOGGED_OUT, now_iso())
+        self._change(instance, Link.CLOSE, LOGGED_OUT)
+
+    def set_state(self, instance: SimulatedInstance, state: Link) -> None:
+        """Put an instance into a state for good, whatever it was about to do."""
+        instance.turn += 1
+        instance.sockets = 0 if state is Link.CLOSE else 1
+        instance.stored = state
+        self._change(instance, state)
+
+    def _opened(self, instance: SimulatedInstance) -> None:
+        self._change(instance, Link.OPEN)
+        if instance.sockets > 1:
+            self._later(instance, _KICK_MS, self._kick)
+
+    def _kick(self, instance: SimulatedInstance) -> None:
+        if instance.state is Link.OPEN:
+            self._drop(instance)
+
+    def _drop(self, instance: SimulatedInstance) -> None:
+        """WhatsApp closes, and the gateway comes back by itself: no hook says `close`."""
+        instance.state = Link.CLOSE
+        self._later(instance, self._config.reconnect_ms, self._reconnect)
+
+    def _reconnect(self, instance: SimulatedInstance) -> None:
+        self._change(instance, Link.CONNECTING)
+        self._later(instance, self._config.reconnect_ms, self._opened)
+
+    def _change(self, instance: SimulatedInstance, state: Link, reason: int = 200) -> None:
+        """Put an instance into a state and say so to its webhook."""
+        if instance.state is state:
+            return
+        instance.state = state
+        if state is Link.CONNECTING:
+            instance.ever_connected = True
+        if state is Link.OPEN:
+            instance.has_session = instance.ever_connected = instance.socket_alive = True
+            instance.stored = Link.OPEN
+            instance.pair()
+        self._events.connection(instance, reason)
+
+    def _later(self, instance: SimulatedInstance, after_ms: float, step: Callable[[SimulatedInstance], object]) -> None:
+        """Take a step, unless the instance is deleted, logged out or put into a state meanwhile."""
+        turn = instance.turn
+
+        def now() -> None:
+            if self._instances.get(instance.name) is instance and instance.turn == turn:
+                step(instance)
+
+        if after_ms:
+            asyncio.get_running_loop().call_later(after_ms / 1000, now)
+        else:
+            now()

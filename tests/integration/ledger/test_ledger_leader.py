@@ -1,0 +1,140 @@
+"""
+One process records, the others stand by.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+import structlog
+from processes import wait_until
+from pydantic import SecretStr
+from recording import table, tell
+from sqlalchemy import Engine
+
+from ifinu.broker.keys import EVENTS, RECORDER
+from ifinu.embedded import Valkey
+from ifinu.ledger.leader import HELD_S, Leader
+from ifinu.ledger.schema import notifications
+from ifinu.ledger.standby import stand_by
+from ifinu.settings import load
+
+
+def test_the_first_has_it_and_keeps_it_until_it_leaves(client: redis.Redis) -> None:
+    one, other = Leader(client, "one"), Leader(client, "other")
+    assert one.take()
+    assert not other.take()
+    assert (one.holder, other.holder) == ("one", "one")
+    assert one.take()
+    one.leave()
+    assert other.take()
+
+
+def test_it_lapses_unless_it_is_kept(client: redis.Redis) -> None:
+    turn = Leader(client, "one")
+    turn.take()
+    client.pexpire(RECORDER, 50)
+    turn.take()
+    assert HELD_S * 1000 - 1000 < client.pttl(RECORDER) <= HELD_S * 1000
+
+
+def test_what_was_lost_to_another_is_not_taken_from_it(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ifinu.ledger.leader._RENEWED_S", 0.0)
+    late, now = Leader(client, "late"), Leader(client, "now")
+    late.take()
+    assert late.keep()
+    client.delete(RECORDER)  # it lapsed
+    now.take()
+    assert not late.keep()
+    late.leave()
+    assert now.keep()
+
+
+def test_keeping_it_costs_a_trip_every_few_seconds_alone(client: redis.Redis) -> None:
+    turn = Leader(client, "one")
+    turn.take()
+    client.delete(RECORDER)
+    assert turn.keep()
+    assert not client.exists(RECORDER)
+
+
+def test_it_is_kept_while_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Nobody else can take it meanwhile.
+    """
+    with redis.Redis.from_url("redis://127.0.0.1:1", retry=None) as nowhere:
+        assert Leader(nowhere).keep()
+
+
+def test_no_two_have_one_name(client: redis.Redis) -> None:
+    assert Leader(client).who != Leader(client).who
+
+
+@contextmanager
+def _standing_by(url: str, database_url: str) -> Iterator[threading.Event]:
+    stop = threading.Event()
+    with redis.Redis.from_url(url) as client:
+        thread = threading.Thread(target=stand_by, args=(client, load(database_url=SecretStr(database_url)), stop))
+        thread.start()
+        try:
+            yield stop
+        finally:
+            stop.set()
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def test_one_of_two_records_and_the_other_says_whom_it_waits_for_and_takes_over(
+    client: redis.Redis, valkey: Valkey, ledger: Engine, ledger_url: str
+) -> None:
+    with structlog.testing.capture_logs() as lines, _standing_by(valkey.url, ledger_url) as first:
+        wait_until(lambda: any(line["event"] == "ifinu.recorder.started" for line in lines))
+        holder = client.get(RECORDER).decode()
+        with _standing_by(valkey.url, ledger_url):
+            wait_until(lambda: any(line["event"] == "ifinu.recorder.standing_by" for line in lines))
+            assert [line["holder"] for line in lines if "holder" in line] == [holder]
+            tell(client, "sent", "n1", key_id="K1")
+            wait_until(lambda: client.xlen(EVENTS) == 0)
+            first.set()
+            wait_until(lambda: client.get(RECORDER) not in (None, holder.encode()), seen=lambda: lines)
+            tell(client, "sent", "n2", key_id="K2")
+            wait_until(lambda: client.xlen(EVENTS) == 0)
+    assert table(ledger, notifications, "id") == [("n1",), ("n2",)]
+    assert not client.exists(RECORDER)
+    assert [line["recorded"] for line in lines if line["event"] == "ifinu.recorder.ended"] == [1, 1]
+
+
+def test_it_stands_by_for_a_redis_that_is_not_there_yet(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as lines, _standing_by("redis://127.0.0.1:1", f"sqlite:///{tmp_path / 'x'}"):
+        wait_until(lambda: lines)
+    assert [line["event"] for line in lines] == ["ifinu.recorder.standing_by"]
+
+
+@pytest.mark.parametrize(
+    "module", ["ifinu.ledger", "ifinu.ledger.leader", "ifinu.ledger.standby", "ifinu.worker.recorder_thread"]
+)
+def test_who_stands_by_has_not_loaded_what_a_recorder_needs(module: str) -> None:
+    loaded = f"import sys, {module}; print(*({{'sqlalchemy', 'alembic', 'psycopg2', 'sqlite3'}} & sys.modules.keys()))"
+    run = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.strip() == ""
+
+
+def test_a_recorder_has_not_loaded_alembic(ledger_url: str) -> None:
+    """
+    Ten megabytes that only a migration needs.
+    """
+    look = (
+        "import sys; from ifinu.ledger.recorder import is_current; from ifinu.ledger.engine import connect; "
+        "engine = connect(sys.argv[1]); print(is_current(engine), 'alembic' in sys.modules); engine.dispose()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", look, ledger_url], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert run.stdout.split() == ["True", "False"]

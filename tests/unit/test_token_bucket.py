@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ifinu.worker.token_bucket import TokenBucket
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def drain(bucket: TokenBucket) -> int:
+    taken = 0
+    while bucket.take():
+        taken += 1
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("level", "burst", "at_once"),
+    [(1.0, 5, 1), (0.0, 5, 0), (5.0, 5, 5), (9.0, 5, 5), (0.99, 5, 0)],  # never more than it can hold
+)
+def test_a_bucket_starts_with_its_level(level: float, burst: int, at_once: int):
+    assert drain(TokenBucket(50, burst, level=level, clock=Clock())) == at_once
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "at_once"),
+    [(0.01, 1), (0.02, 2), (0.04, 3), (0.06, 4), (0.1, 5), (3600.0, 5)],  # of 50/s, one token being there
+)
+def test_a_pause_earns_tokens_up_to_the_burst_and_no_credit_beyond(idle_s: float, at_once: int):
+    clock = Clock()
+    bucket = TokenBucket(50, 5, clock=clock)
+    clock.now += idle_s
+    assert drain(bucket) == at_once
+
+
+@pytest.mark.parametrize(
+    ("rate", "level", "wait_s"), [(50.0, 0.0, 0.02), (50.0, 0.5, 0.01), (50.0, 1.0, 0.0), (1 / 60, 0.0, 60.0)]
+)
+def test_the_wait_is_the_time_to_the_next_token(rate: float, level: float, wait_s: float):
+    assert TokenBucket(rate, 3, level=level, clock=Clock()).wait_s() == pytest.approx(wait_s)
+
+
+@pytest.mark.parametrize("rate", [5.0, 50.0, 100.0, 3000 / 60, 100 / 3600])
+def test_a_timer_set_by_the_wait_gives_the_exact_average(rate: float):
+    clock = Clock()
+    bucket = TokenBucket(rate, 3, clock=clock)
+    taken = 0
+    while taken < 1000:
+        if bucket.take():
+            taken += 1
+        else:
+            clock.now += bucket.wait_s() + 1e-9
+    assert (taken - 1) / clock.now == pytest.approx(rate, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("late_s", "rate_per_s"), [(1e-6, 50.0), (0.02, 50.0), (0.039, 50.0), (0.05, 3 / 0.07), (0.08, 3 / 0.1)]
+)
+def test_late_wake_ups_cost_nothing_until_the_bucket_overflows(late_s: float, rate_per_s: float):
+    """
+    Each wake-up comes `late_s` after its token. Up to (burst - 1) / rate the average stays exact; later it does not.
+    """
+    clock = Clock()
+    bucket = TokenBucket(50, 3, clock=clock)
+    drain(bucket)
+    taken = 0
+    for _ in range(1000):
+        clock.now += bucket.wait_s() + late_s
+        taken += drain(bucket)
+    assert taken / clock.now == pytest.approx(rate_per_s, rel=0.01)
+
+
+@given(
+    rate=st.floats(0.5, 500),
+    burst=st.integers(1, 50),
+    level=st.floats(0, 100),
+    steps=st.lists(st.tuples(st.floats(0, 2), st.integers(1, 80)), min_size=1, max_size=60),
+)
+def test_no_window_of_any_width_has_more_than_its_rate_and_the_burst(
+    rate: float, burst: int, level: float, steps: list[tuple[float, int]]
+):
+    clock = Clock()
+    bucket = TokenBucket(rate, burst, level=level, clock=clock)
+    taken: list[float] = []
+    for pause_s, tries in steps:
+        clock.now += pause_s
+        taken += [clock.now for _ in range(tries) if bucket.take()]
+    for first, start in enumerate(taken):
+        for last in range(first, len(taken)):
+            width_s = taken[last] - start
+            assert last - first + 1 <= rate * width_s + burst + 1e-6
+
+
+def test_forgetting_who_waits_keeps_the_level():
+    clock = Clock()
+    bucket = TokenBucket(50, 3, clock=clock)
+    bucket.contents.extend(["a", "b"])
+    assert bucket.take()
+    bucket.clear_pending()
+    assert not bucket.contents
+    assert not bucket.take()
