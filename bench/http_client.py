@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 import requests
 import urllib3
 
-from ifinu.gateway.http import HttpTransport
+from ifinu.gateway.http_transport import HttpTransport
 
 BODY = b'{"number":"5577998616740","text":"' + b"x" * 400 + b'","linkPreview":false}'
 HEADERS = {"apikey": "k" * 32, "Content-Type": "application/json"}

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ifinu import errors, phone
 from ifinu.errors import Reason
-from ifinu.gateway import http, message_records, outcomes, responses
+from ifinu.gateway import http_transport, message_records, outcomes, responses
 
 _T = TypeVar("_T")
 
@@ -52,7 +52,7 @@ class Evolution:
     ) -> None:
         self._api_key = api_key.strip()
         headers = {"apikey": self._api_key} | ({"X-Ifinu-Worker": worker} if worker else {})
-        self._transport = http.HttpTransport(
+        self._transport = http_transport.HttpTransport(
             url,
             headers=headers,
             connect_timeout_s=connect_timeout_s,
@@ -102,7 +102,7 @@ class Evolution:
         hide = (self._api_key, text)
         try:
             answer = self._transport.exchange("POST", _path("message/sendText", instance), body, before=before)
-        except (http.RequestNotDelivered, http.AnswerLost) as exc:
+        except (http_transport.RequestNotDelivered, http_transport.AnswerLost) as exc:
             raise outcomes.unanswered(exc, instance=instance, hide=hide) from exc
         wait_s = outcomes.retry_after_s(answer.retry_after, now=datetime.now(UTC))
         return outcomes.classify(answer.status, answer.body, instance=instance, retry_after_s=wait_s, hide=hide)
@@ -274,9 +274,9 @@ class Evolution:
         content = b"" if body is None else _json(body)
         try:
             answer = self._transport.exchange(method, _path(route, instance) + query, content)
-        except http.RequestNotDelivered as exc:
+        except http_transport.RequestNotDelivered as exc:
             raise self._error(str(exc), instance, Reason.UNREACHABLE) from exc
-        except http.AnswerLost as exc:
+        except http_transport.AnswerLost as exc:
             raise self._error(f"{method} {route}: no answer, so it may be done: {exc}", instance) from exc
         ok = 200 <= answer.status < 300
         reason = _REASONS.get(answer.status)

@@ -38,7 +38,7 @@ from typing import Any
 
 from ifinu import errors
 from ifinu.errors import MaybeSent, Misconfigured, NotSent, Reason, Refused, Throttled
-from ifinu.gateway import http, responses
+from ifinu.gateway import http_transport, responses
 
 _Verdict = tuple[type[errors.SendError], Reason]
 
@@ -156,7 +156,7 @@ def classify(
 
 
 def unanswered(
-    exc: http.RequestNotDelivered | http.AnswerLost, *, instance: str, hide: Iterable[str] = ()
+    exc: http_transport.RequestNotDelivered | http_transport.AnswerLost, *, instance: str, hide: Iterable[str] = ()
 ) -> errors.SendError:
     """
     Judge a request that got no answer.
@@ -164,7 +164,7 @@ def unanswered(
     Returns:
         What to raise: NotSent when the request was not delivered, else MaybeSent.
     """
-    if isinstance(exc, http.RequestNotDelivered):
+    if isinstance(exc, http_transport.RequestNotDelivered):
         verdict: _Verdict = (NotSent, Reason.UNREACHABLE)
     elif isinstance(exc.__cause__, TimeoutError):
         verdict = (MaybeSent, Reason.TIMEOUT)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ifinu import errors
 from ifinu.gateway.client import Evolution
-from ifinu.gateway.http import RequestNotDelivered
+from ifinu.gateway.http_transport import RequestNotDelivered
 
 _T = TypeVar("_T")
 

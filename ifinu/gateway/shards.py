@@ -14,7 +14,7 @@ from datetime import datetime
 
 from ifinu import errors
 from ifinu.errors import NotSent, Reason
-from ifinu.gateway import http, message_records, responses
+from ifinu.gateway import http_transport, message_records, responses
 from ifinu.gateway.addresses import Addresses, Resolve, resolve
 from ifinu.gateway.client import Evolution
 from ifinu.gateway.outcomes import Sent
@@ -57,7 +57,7 @@ class Shards:
         memory: LocationStore | None = None,
         look_up: Resolve = resolve,
     ) -> None:
-        host, port = http.endpoint(url)
+        host, port = http_transport.endpoint(url)
         self.url = url
         self._answers_in_s = connect_timeout_s + read_timeout_s
         connect = functools.partial(Evolution, url, api_key, worker=worker)
@@ -151,7 +151,7 @@ class Shards:
             return find(shard.gateway)
         except errors.GatewayError as exc:
             shard.failed(exc)
-            if isinstance(exc.__cause__, http.AnswerLost):
+            if isinstance(exc.__cause__, http_transport.AnswerLost):
                 raise  # whoever asks will ask again; here it could take as long once more
         return find(self._holders.anew(instance, shard).gateway)
 

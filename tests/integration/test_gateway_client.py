@@ -34,7 +34,7 @@ from scripted_gateway import (
 
 from ifinu import errors
 from ifinu.errors import MaybeSent, Misconfigured, NotSent, Reason, Throttled
-from ifinu.gateway import Evolution, Sent, http
+from ifinu.gateway import Evolution, Sent, http_transport
 
 PHONE = "+5577998616740"
 # A certificate for localhost and 127.0.0.1, good for a hundred years and for these tests alone.
@@ -252,7 +252,7 @@ def test_a_connection_is_not_used_after_four_seconds_of_idleness(
     serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(http, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(http_transport, "time", SimpleNamespace(monotonic=lambda: clock.now))
     gateway = serve(reply(201, sent()))
     client = connect(gateway.url)
     for now in (100.0, 103.9, 107.9):
@@ -279,7 +279,7 @@ def send_together(client: Evolution, count: int) -> None:
 
 
 def test_only_so_many_idle_connections_are_kept(serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_MOST_IDLE", 2)
+    monkeypatch.setattr(http_transport, "_MOST_IDLE", 2)
     gateway = serve(together(4))
     client = connect(gateway.url)
     send_together(client, 4)
@@ -291,7 +291,7 @@ def test_a_connection_left_unused_is_closed_while_another_is_busy(
     serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(http, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(http_transport, "time", SimpleNamespace(monotonic=lambda: clock.now))
     two = together(2)
     gateway = serve(two, two, reply(201, sent()))
     client = connect(gateway.url)
@@ -355,7 +355,7 @@ def test_an_interim_answer_is_not_taken_for_that_of_the_next_request(serve: Any,
 
 
 def test_an_answer_too_large_is_cut(serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_LARGEST_BODY_BYTES", 1000)
+    monkeypatch.setattr(http_transport, "_LARGEST_BODY_BYTES", 1000)
     gateway = serve(reply(201, sent("x" * 2000)), reply(201, sent()))
     client = connect(gateway.url)
     error = failure(client)
@@ -464,4 +464,4 @@ def test_a_key_that_cannot_be_sent_is_refused_without_repeating_it(key: str) -> 
 def test_the_key_is_in_no_repr() -> None:
     client = Evolution("http://gateway:8080", KEY)
     assert repr(client) == "Evolution('http://gateway:8080')"
-    assert repr(client._transport) == "Transport('http://gateway:8080')"
+    assert repr(client._transport) == "HttpTransport('http://gateway:8080')"

@@ -435,8 +435,8 @@ def sent_again_and_waiting(bench: Bench) -> None:
     """Its second send failed for sure; of its first nothing is known."""
     in_flight(bench)
     (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
-    asker = Asker(NORMAL, tag.decode(), bench.token)
-    assert bench.claims.resend(asker, Event(Name.RESENDING, ID), tenant=None, pseudonym="p") is Resend.GO
+    ref = MessageRef(NORMAL, tag.decode(), bench.token)
+    assert bench.claims.resend(ref, Event(Name.RESENDING, ID), tenant=None, pseudonym="p") is Resend.GO
     bench.postpone(tag.decode(), "waiting")
 
 
