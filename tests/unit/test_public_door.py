@@ -15,7 +15,8 @@ def test_every_public_name_is_found_where_it_lives(name: str):
 
 def test_the_public_names_are_those_of_the_documentation():
     assert ifinu.__all__ == [
-        "Enqueued", "Kind", "Notification", "Priority", "RefusedNotification", "app", "cancel", "enqueue_many", "send_notification",
+        "Enqueued", "Kind", "Notification", "Priority", "RefusedNotification", "app", "cancel", "enqueue_many",
+        "send_notification",
     ]  # fmt: skip
 
 
