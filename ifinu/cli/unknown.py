@@ -33,12 +33,12 @@ def list_(as_json: terminal.Json = False) -> None:
     ifinu unknown list
     ifinu unknown list --json | jq -r '.unknown[] | select(.place == "held").id'
     """
-    chosen = settings.load()
+    config = settings.load()
     with connection.broker() as client:
-        doubts = Unknowns(client, chosen.claim_ttl_s).all()
+        doubts = Unknowns(client, config.claim_ttl_s).all()
         now = clocks.now(client)
     overdue = [doubt for doubt in doubts if _is_overdue(doubt, now)]
-    is_a_worker_there = _is_a_worker_there(chosen) if overdue else None
+    is_a_worker_there = _is_a_worker_there(config) if overdue else None
     if as_json:
         terminal.print_json(
             {
@@ -94,10 +94,10 @@ def resolve(
     ifinu unknown resolve inv-42:lembrete --resend
     ifinu unknown resolve inv-42:lembrete --discard
     """
-    chosen = [d for d, given in zip(Decision, (sent, resend, discard), strict=True) if given]
-    if len(chosen) != 1:
+    config = [d for d, given in zip(Decision, (sent, resend, discard), strict=True) if given]
+    if len(config) != 1:
         raise ConfigurationError("say one of --sent, --resend and --discard")
-    (decision,) = chosen
+    (decision,) = config
     if key_id and not sent:
         raise ConfigurationError("--key-id goes with --sent")
     id_ = producer.id_of(id)
@@ -147,11 +147,11 @@ def _is_overdue(doubt: Doubt, now: datetime) -> bool:
     return doubt.place is Place.READY or (doubt.place is Place.DELAYED and (doubt.due is None or doubt.due <= now))
 
 
-def _is_a_worker_there(chosen: settings.Settings) -> bool | None:
+def _is_a_worker_there(config: settings.Settings) -> bool | None:
     """None where it cannot be asked."""
-    from ifinu.cli.top.asking import AWAY, Workers
+    from ifinu.cli.top.workers import AWAY, Workers
 
-    with Workers(chosen.redis_url.get_secret_value()) as workers:
+    with Workers(config.redis_url.get_secret_value()) as workers:
         try:
             return bool(workers.ask())
         except (redis.RedisError, *AWAY):

@@ -16,7 +16,7 @@ from command_line import Shell
 from integration.ledger.recording import record
 from processes import Fleet, Queue, Simulated, fleet_of, numbered, raw, stopping, wait_until
 
-from ifinu.backup.recalling import recall
+from ifinu.backup.reconciliation import recall
 from ifinu.broker import QUEUES, Keys
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import UNKNOWN, claim_key
