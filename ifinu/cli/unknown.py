@@ -94,10 +94,10 @@ def resolve(
     ifinu unknown resolve inv-42:lembrete --resend
     ifinu unknown resolve inv-42:lembrete --discard
     """
-    config = [d for d, given in zip(Decision, (sent, resend, discard), strict=True) if given]
-    if len(config) != 1:
+    decisions = [d for d, given in zip(Decision, (sent, resend, discard), strict=True) if given]
+    if len(decisions) != 1:
         raise ConfigurationError("say one of --sent, --resend and --discard")
-    (decision,) = config
+    (decision,) = decisions
     if key_id and not sent:
         raise ConfigurationError("--key-id goes with --sent")
     id_ = producer.id_of(id)
