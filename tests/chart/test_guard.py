@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ ID = "5a3cf53d-9a4e-4f7e-8b0c-0123456789ab"
 class Guard:
     """nginx as in the pod, but for ports and the place of its files."""
 
-    def __init__(self, folder: Path, upstream_port: int, replacing: dict[str, str]) -> None:
+    def __init__(self, folder: Path, upstream_port: int, replacing: dict[str, str], ipv6: bool) -> None:
         self._folder = folder
         nginx = program("nginx", variable="NGINX")
         chart = rendered("default")
@@ -49,14 +50,20 @@ class Guard:
                 "listen 8081": f"listen 127.0.0.1:{self.port}",
             }
             config.write_text(file(chart, "evolution-guard", "guard.conf", places | replacing))
-            arguments = command(started, replacing={"/etc/guard/guard.conf": str(config)})
-            assert arguments[0] == "nginx"
+            ours = {
+                "exec nginx": f"exec {nginx}",
+                "/tmp/listen": f"{writable}/listen",
+                "/etc/guard/guard.conf": str(config),
+                "[::]:8081": f"[::1]:{self.port}",
+            }
+            arguments = command(started, replacing=ours if ipv6 else ours | {"/proc/net/if_inet6": "/proc/net/missing"})
+            assert arguments[:2] == ["sh", "-c"]
             if nobody():
                 subprocess.run(["chown", "-R", "nobody", str(writable)], check=True)
             self.log = folder / f"nginx-{attempt}.log"
             with self.log.open("wb") as out:
                 self._process = subprocess.Popen(
-                    [nginx, *arguments[1:]], stdout=out, stderr=out, env={}, cwd="/", **nobody()
+                    arguments, stdout=out, stderr=out, env={"PATH": os.defpath}, cwd="/", **nobody()
                 )
             wait_until(lambda: self._listens() or self._process.poll() is not None, 20, self.log.read_text)
             if self._process.poll() is None:
@@ -108,8 +115,8 @@ def guarding(upstream: Upstream) -> Iterator[Guarding]:
     """Starts guards of a port; they end before it does."""
     with contextlib.ExitStack() as running:
 
-        def start(port: int, **replacing: str) -> Guard:
-            guard = Guard(running.enter_context(scratch()), port, replacing)
+        def start(port: int, *, ipv6: bool = True, **replacing: str) -> Guard:
+            guard = Guard(running.enter_context(scratch()), port, replacing, ipv6)
             running.callback(guard.stop)
             return guard
 
@@ -132,6 +139,20 @@ def guard(guarding: Guarding, upstream: Upstream) -> Guard:
 def client(guard: Guard) -> Iterator[Evolution]:
     with contextlib.closing(Evolution(guard.url, API_KEY)) as evolution:
         yield evolution
+
+
+@pytest.mark.parametrize(
+    ("ipv6", "families"),
+    [(True, {socket.AF_INET, socket.AF_INET6}), (False, {socket.AF_INET})],
+    ids=["a kernel with IPv6", "a kernel without"],
+)
+def test_it_listens_on_each_family_that_the_kernel_has(guarding: Guarding, upstream: Upstream, ipv6, families):
+    guard = guarding(upstream.port, ipv6=ipv6)
+    found = set()
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, guard.port), timeout=5):
+            found.add(family)
+    assert found == families
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,13 @@ spec:
         {{- include "ifinu.containerSecurity" . | nindent 8 }}
         runAsUser: 101
         runAsGroup: 101
-      command: [nginx, -c, /etc/guard/guard.conf, -e, stderr, -g, daemon off;]
+      # /proc/net/if_inet6 is missing only where the kernel has no IPv6 (`ipv6.disable=1`); nginx's own image looks there too.
+      command:
+        - sh
+        - -c
+        - |
+          [ ! -e /proc/net/if_inet6 ] || echo 'listen [::]:8081;' > /tmp/listen-ipv6.conf
+          exec nginx -c /etc/guard/guard.conf -e stderr -g 'daemon off;'
       ports:
         - name: guard
           containerPort: 8081
