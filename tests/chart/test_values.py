@@ -395,6 +395,20 @@ def test_what_is_refused_is_the_contradiction_alone():
         assert isinstance(render(values), Rendered)
 
 
+def test_volumes_are_read_write_once_unless_read_write_once_pod_is_asked_for():
+    def modes(persistence: Object) -> list[str]:
+        volume = {"persistence": persistence}
+        of_gateway = {"persistence": {"enabled": True, **persistence}}
+        objects = render({"redis": volume, "postgres": volume, "evolution": of_gateway})
+        claims = [objects["PersistentVolumeClaim", "redis-queue"]]
+        for name in ("evolution-api", "evolution-postgres"):
+            claims += objects["StatefulSet", name]["spec"]["volumeClaimTemplates"]
+        return [mode for claim in claims for mode in claim["spec"]["accessModes"]]
+
+    assert modes({}) == ["ReadWriteOnce"] * 3
+    assert modes({"accessModes": ["ReadWriteOncePod"]}) == ["ReadWriteOncePod"] * 3
+
+
 # -- the stories
 
 
