@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
@@ -45,6 +45,7 @@ def snapshot(
     *,
     address: primary.Address,
     commands: Sequence[Sequence[str]] = (),
+    last: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """
     Restore a Redis snapshot; what the server held before is gone.
@@ -56,6 +57,7 @@ def snapshot(
         watch: Is told how far it is.
         address: Where the server finds us.
         commands: What it runs with it, before anybody else can write.
+        last: Called while writes already wait, and the server still has what it held; what it raises ends it all.
 
     Returns:
         What is not as it was, a line each; nothing where all is.
@@ -71,7 +73,7 @@ def snapshot(
         found.update(keys(client))
 
     given = chunks(store, manifest.name, Part.REDIS, kept, "restoring redis", watch)
-    with primary.following(client, given, kept.bytes, address=address, commands=commands, loaded=count):
+    with primary.following(client, given, kept.bytes, address=address, commands=commands, last=last, loaded=count):
         pass
     primary.settle(client)
     return [

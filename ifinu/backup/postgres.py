@@ -25,7 +25,8 @@ from psycopg2.extensions import ISOLATION_LEVEL_REPEATABLE_READ, make_dsn
 from sqlalchemy import make_url
 
 from ifinu import phone
-from ifinu.backup import fingerprints
+from ifinu.backup import emptiness, fingerprints
+from ifinu.backup.emptiness import Fresh, Thing
 from ifinu.backup.manifest import TableSummary
 from ifinu.backup.store import Sink
 from ifinu.backup.streams import CHUNK_BYTES
@@ -237,23 +238,48 @@ class Database:
             cursor.execute(_OBJECTS)
             return cursor.fetchone() is None
 
-    def empty(self) -> None:
+    def found(self, fresh: Fresh) -> list[str]:
+        """
+        What it holds beyond a fresh install's, for people.
+
+        Raises:
+            LedgerUnavailable: The server is away, or the role may not read all of it.
+        """
+        with self.connected() as connection, connection.cursor() as cursor:
+            return emptiness.in_database(cursor, _things(cursor), fresh)
+
+    def empty(self, only: Fresh | None = None) -> list[str]:
         """
         Drop all that a dump would hold, in one transaction; extensions stay.
+
+        Args:
+            only: Drop nothing where it holds more than such an install. Its tables are locked before they are looked
+                at, so that what is written meanwhile either is seen, or fails.
+
+        Returns:
+            What it holds beyond that, in which case nothing was dropped.
 
         Raises:
             LedgerUnavailable: The server is away, or the role may not; nothing was dropped.
         """
         with self.connected() as connection, connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
-            cursor.execute("SET LOCAL search_path = pg_catalog")  # so that names come with their schemas
+            things = _things(cursor)
             cursor.execute(_SCHEMAS)
-            for (schema,) in cursor.fetchall():
-                cursor.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
-            cursor.execute(_OBJECTS)
-            for _, kind, name in cursor.fetchall():
-                cursor.execute(f"DROP {kind} IF EXISTS {name} CASCADE")  # both as PostgreSQL itself writes them
+            schemas = [sql.Identifier(schema) for (schema,) in cursor.fetchall()]
+            if only is not None:
+                if tables := ", ".join(thing.name for thing in things if thing.kind == "TABLE"):
+                    cursor.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+                if found := emptiness.in_database(cursor, things, only):
+                    return found
+            for thing in things:
+                cursor.execute(f"DROP {thing.kind} IF EXISTS {thing.name} CASCADE")
+            # What came into a schema since it was looked at was not looked at: then it does not go, nor anything else.
+            rest = sql.SQL("CASCADE" if only is None else "RESTRICT")
+            for schema in schemas:
+                cursor.execute(sql.SQL("DROP SCHEMA {} {}").format(schema, rest))
             connection.commit()
+        return []
 
     def others(self) -> dict[str, int]:
         """
@@ -268,6 +294,13 @@ class Database:
 
     def _program(self, name: str, *arguments: str, **files: Any) -> AbstractContextManager[subprocess.Popen[bytes]]:
         return _running(self.what, name, (*arguments, "--dbname", self._address), self._password, **files)
+
+
+def _things(cursor: Any) -> list[Thing]:
+    """What `pg_dump` would dump, names as PostgreSQL itself writes them."""
+    cursor.execute("SET LOCAL search_path = pg_catalog")  # so that they come with their schemas
+    cursor.execute(_OBJECTS)
+    return [Thing(kind, name) for _, kind, name in cursor.fetchall()]
 
 
 def listed(chunks: Iterable[bytes], what: str) -> int:

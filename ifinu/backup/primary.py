@@ -27,6 +27,7 @@ _GREETING_S = 10.0  # in which who connects has to say who they are
 _QUIET_S = 120.0  # the longest that nothing is heard of it
 _REWRITTEN_S = 600.0
 _POLL_S = 0.1
+_STILL_MS = 30_000  # at most, if we are killed within
 _LONGEST_LINE = 64 * 1024
 _MOST_WORDS = 100
 _ASK = ("REPLCONF", "GETACK", "*")
@@ -60,6 +61,7 @@ def following(
     *,
     address: Address,
     commands: Sequence[Sequence[str]] = (),
+    last: Callable[[], None] = lambda: None,
     loaded: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """
@@ -71,6 +73,7 @@ def following(
         size: Its bytes.
         address: Where it finds us.
         commands: What it runs after it, before anybody else can write.
+        last: Called while writes already wait, and the server still has what it held; what it raises ends it all.
         loaded: Called when it has the snapshot, and before it has the commands; what it raises ends it all.
 
     Raises:
@@ -81,7 +84,8 @@ def following(
     password = secrets.token_hex(32)
     with _listening(client, address) as (listener, host, port), _password(client, password):
         try:
-            with _permitted():
+            with _permitted(), _still(client):
+                last()
                 client.replicaof(host, port)
             with _Follower.accepted(listener, password) as follower:
                 follower.give(chunks, size)
@@ -147,6 +151,16 @@ def _password(client: redis.Redis, password: str) -> Iterator[None]:
         yield
     finally:
         client.config_set("masterauth", before.get("masterauth", ""))
+
+
+@contextlib.contextmanager
+def _still(client: redis.Redis) -> Iterator[None]:
+    """Writes of others wait until the end of the block; a replica refuses them."""
+    client.client_pause(_STILL_MS, all=False)
+    try:
+        yield
+    finally:
+        client.client_unpause()
 
 
 @contextlib.contextmanager

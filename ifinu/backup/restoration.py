@@ -5,14 +5,14 @@ what the ledger knows. Each step may be repeated; none leaves a database half re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import redis
 from sqlalchemy import Engine, insert
 
-from ifinu.backup import load
+from ifinu.backup import emptiness, load
 from ifinu.backup.manifest import Manifest, Part
 from ifinu.backup.postgres import Database
 from ifinu.backup.primary import Address
@@ -27,7 +27,10 @@ from ifinu.ledger.engine import writing
 from ifinu.ledger.migrate import migrate
 from ifinu.ledger.schema import gaps
 
-_FEW = 100
+_HOW = (
+    "Restore into other servers, or leave this one out by --only; "
+    "--replace deletes all that it holds, in Redis in all its databases"
+)
 
 Tell = Callable[[str], None]
 
@@ -49,6 +52,26 @@ def check(store: Store, manifest: Manifest, parts: set[Part], watch: Watch) -> N
         raise BackupFailed("; ".join(problems))
 
 
+def refuse_filled(databases: Mapping[Part, Database], client: redis.Redis | None) -> None:
+    """
+    Look at all servers before any of them is touched.
+
+    Args:
+        databases: Those that are restored into.
+        client: A connection to Redis that returns bytes; None where that is not restored into.
+
+    Raises:
+        BackupFailed: One holds something that a fresh install does not.
+        LedgerUnavailable: A database is away.
+        redis.RedisError: Redis is.
+    """
+    held = [_held(into, found) for part, into in databases.items() if (found := into.found(emptiness.FRESH[part]))]
+    if client is not None and (found := emptiness.in_redis(client)):
+        held.append(_redis_held(found))
+    if held:
+        raise BackupFailed(f"{'; '.join(held)}. {_HOW}")
+
+
 def database(
     store: Store, manifest: Manifest, part: Part, into: Database, *, replace: bool, watch: Watch, tell: Tell
 ) -> None:
@@ -65,14 +88,13 @@ def database(
         tell: Is told each step.
 
     Raises:
-        BackupFailed: It is not empty, or is not as it was in the backup.
+        BackupFailed: It is not empty, beyond what a fresh install puts there; or is not as it was in the backup.
         LedgerUnavailable: It is away.
     """
     if not into.is_empty():
-        if not replace:
-            raise BackupFailed(f"{into.what} at {into.host} is not empty; --replace drops what is there")
-        tell(f"dropping what is in {into.what}")
-        into.empty()
+        tell(f"dropping what is in {into.what}{'' if replace else ': the tables of a fresh install, without rows'}")
+        if found := into.empty(None if replace else emptiness.FRESH[part]):
+            raise BackupFailed(f"{_held(into, found)}. {_HOW}")
     tell(f"restoring {into.what}")
     if found := load.database(store, manifest, part, into, watch):
         raise BackupFailed(f"{into.what} was restored and is not as it was: {'; '.join(found)}")
@@ -138,15 +160,18 @@ def queue(
         tell: Is told each step.
 
     Raises:
-        BackupFailed: It is not empty, or could not be restored.
+        BackupFailed: It is not empty, beyond what a fresh install puts there; or could not be restored.
         LedgerUnavailable: The ledger is away. Where Redis was restored by then, its queues are paused; do it again.
         redis.RedisError: Redis is away; likewise.
     """
-    if not replace and _holds_something(client):
-        raise BackupFailed("Redis is not empty; --replace replaces all that it holds, in all its databases")
+
+    def look_again() -> None:
+        if not replace and (found := emptiness.in_redis(client)):
+            raise BackupFailed(f"{_redis_held(found)}. {_HOW}")
+
     tell("restoring Redis, all queues paused")
     commands = list(_pauses(client, f"the restore of {manifest.name} was not finished"))
-    if found := load.snapshot(store, manifest, client, watch, address=address, commands=commands):
+    if found := load.snapshot(store, manifest, client, watch, address=address, commands=commands, last=look_again):
         raise BackupFailed(f"Redis was restored and is not as it was: {'; '.join(found)}")
     at = manifest.parts[Part.REDIS].at
     tell(f"Redis is as it was at {at:%Y-%m-%d %H:%M:%S} UTC, and on its disk")
@@ -157,13 +182,12 @@ def queue(
     return recalled
 
 
-def _holds_something(client: redis.Redis) -> bool:
-    """Whether it does, beside what whoever asks for the workers leaves there."""
-    there = load.keys(client)
-    database = client.connection_pool.connection_kwargs.get("db") or 0
-    if there.keys() - {database} or there.get(database, 0) > _FEW:
-        return bool(there)
-    return any(not key.startswith(b"_kombu.") for key in client.scan_iter(count=_FEW))
+def _held(into: Database, found: list[str]) -> str:
+    return f"{into.what} at {into.host} is not empty: it holds {', '.join(found)}"
+
+
+def _redis_held(found: list[str]) -> str:
+    return f"Redis is not empty: it holds {', '.join(found)}"
 
 
 def _pauses(client: redis.Redis, since: str) -> Iterator[tuple[str, ...]]:

@@ -16,7 +16,7 @@ from ifinu.broker import hints
 from ifinu.broker.keys import creation_key, instance_key
 from ifinu.errors import GatewayError
 
-_FIELD = "shard"
+SHARD = "shard"
 _CREATING_S = 120  # longer than the gateway may take
 
 
@@ -38,7 +38,7 @@ class Locations:
     def recall(self, instance: str) -> str | None:
         """The address that was told last; None when there is none."""
         with contextlib.suppress(redis.RedisError):
-            found = self._client.hget(instance_key(instance), _FIELD)
+            found = self._client.hget(instance_key(instance), SHARD)
             if isinstance(found, bytes):
                 return found.decode("ascii", "replace")
         return None
@@ -46,13 +46,13 @@ class Locations:
     def remember(self, instance: str, address: str) -> None:
         """It was seen there."""
         with contextlib.suppress(redis.RedisError):
-            self._client.hset(instance_key(instance), _FIELD, address)
+            self._client.hset(instance_key(instance), SHARD, address)
 
     def forget(self, instance: str, address: str) -> None:
         """It is there no more. An address that was told meanwhile stays, or has to be found once more."""
         if self.recall(instance) == address:
             with contextlib.suppress(redis.RedisError):
-                self._client.hdel(instance_key(instance), _FIELD)
+                self._client.hdel(instance_key(instance), SHARD)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import redis
 
 from ifinu import phone
 
-_KEY = "ifinu:chave:telefone"
+KEY = "ifinu:chave:telefone"
 
 
 class Pseudonyms:
@@ -65,6 +65,6 @@ class Pseudonyms:
 
 
 def _shared(client: redis.Redis) -> bytes:
-    client.set(_KEY, secrets.token_hex(32), nx=True)
-    kept = client.get(_KEY)
+    client.set(KEY, secrets.token_hex(32), nx=True)
+    kept = client.get(KEY)
     return kept.encode() if isinstance(kept, str) else kept or b""

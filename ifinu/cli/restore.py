@@ -49,10 +49,11 @@ def restore(
     Restore a backup into Redis, the ledger and the gateway's database.
 
     First end what writes to them: workers, recorder, webhook, metrics, the
-    gateway. The backup is checked before anything is touched, and a server
-    that holds something is left alone without [bold]--replace[/bold]. Redis fetches its
-    part from this process, so it has to be able to connect to it. A server that
-    cannot be reached is tried for 30 seconds.
+    gateway. The backup is checked before anything is touched, and so are the
+    servers: what a fresh install puts there by itself counts as empty, anything
+    more is left alone without [bold]--replace[/bold]. Redis fetches its part from this
+    process, so it has to be able to connect to it. A server that cannot be reached
+    is tried for 30 seconds.
 
     A backup is older than the disaster. So Redis comes back with all queues
     paused, and is told whatever the ledger knows: what was sent since is not
@@ -89,6 +90,8 @@ def restore(
         targets.refuse_living(client, force=force)
         with transfers.watched() as watch:
             restoration.check(store, manifest, parts, watch)
+        if not replace:
+            restoration.refuse_filled(targets.databases, client if Part.REDIS in parts else None)
         hosts = ", ".join(f"{part} at {host}" for part, host in targets.hosts.items())
         holds = " What they hold is replaced." if replace else ""
         what = f"{manifest.name} will be restored into {hosts}.{holds}"
