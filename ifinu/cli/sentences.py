@@ -29,11 +29,13 @@ class ClaimView:
         state: As the claim has it; empty where it holds nothing but that the id was called off.
         key_id: WhatsApp's id of the message, or empty.
         cancelled: It was called off.
+        given_up: It may have been sent, and nothing is done about that: its dead letter was deleted.
     """
 
     state: str
     key_id: str = ""
     cancelled: bool = False
+    given_up: bool = False
 
 
 def clock(at: datetime | None) -> str:
@@ -86,6 +88,11 @@ def sentence(
         case "deferred":
             later = _due(now, ", not before", ": it is due since")
             return f"It waits{_why(now)}, and is sent later{later}. No try was counted."
+        case "unknown" if letter is None and claim and claim.given_up:
+            return (
+                "It may have been sent, and its dead letter was deleted: it is neither looked up nor sent again. If "
+                f"you know better, `ifinu unknown resolve {shlex.quote(notification_id)}`."
+            )
         case "unknown" if letter is None and now and now.reason == "purged":
             return (
                 "It may have been sent, and its message was deleted from its queue: it is not looked up. A person "

@@ -12,7 +12,7 @@ import redis
 import typer
 
 from ifinu.broker import QUEUES, DeadLetter, DeadLetters, Filter
-from ifinu.broker.keys import claim_key
+from ifinu.broker.keys import UNKNOWN, claim_key
 from ifinu.cli import connection, sentences, terminal
 from ifinu.cli.sentences import ClaimView, clock
 from ifinu.errors import LedgerUnavailable
@@ -117,7 +117,8 @@ def _sent_as(key_id: str) -> str | None:
 def _claim(client: redis.Redis, notification_id: str) -> ClaimView | None:
     found: Any = client.hmget(claim_key(notification_id), "state", "key_id", "cancelled")
     state, key_id, cancelled = (value.decode() if value else "" for value in found)
-    return ClaimView(state, key_id, bool(cancelled)) if state or cancelled else None
+    given_up = state == "unknown" and client.zscore(UNKNOWN, notification_id) is None
+    return ClaimView(state, key_id, bool(cancelled), given_up) if state or cancelled else None
 
 
 def _letters(client: redis.Redis, notification_id: str) -> list[DeadLetter]:

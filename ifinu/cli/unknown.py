@@ -9,6 +9,7 @@ import redis
 import typer
 
 from ifinu import producer, settings
+from ifinu.broker import QUEUES, Keys
 from ifinu.broker import clock as clocks
 from ifinu.broker.unknown import Decision, Doubt, Place, Resolved, Unknowns
 from ifinu.cli import connection, terminal
@@ -37,6 +38,7 @@ def list_(as_json: terminal.Json = False) -> None:
     with connection.broker() as client:
         doubts = Unknowns(client, config.claim_ttl_s).all()
         now = clocks.now(client)
+        paused = {queue for queue in QUEUES if client.exists(Keys.of(queue).paused)}
     overdue = [doubt for doubt in doubts if _is_overdue(doubt, now)]
     is_a_worker_there = _is_a_worker_there(config) if overdue else None
     if as_json:
@@ -57,7 +59,7 @@ def list_(as_json: terminal.Json = False) -> None:
     for doubt in doubts:
         length = "–" if doubt.since is None else span(now - doubt.since)
         about = (doubt.id, doubt.kind or "–", doubt.instance or "–", length, "yes" if doubt.resent else "no")
-        table.add_row(*map(terminal.plain, (*about, _what(doubt, now))))
+        table.add_row(*map(terminal.plain, (*about, _what(doubt, now, paused))))
     out.print(table)
     undecided = sum(doubt.place in (Place.HELD, Place.GONE) for doubt in doubts)
     out.print(f"{len(doubts):,} in doubt, {undecided:,} of them wait for a person", style="dim")
@@ -123,7 +125,7 @@ def resolve(
         raise typer.Exit(1)
 
 
-def _what(doubt: Doubt, now: datetime) -> str:
+def _what(doubt: Doubt, now: datetime, paused: set[str]) -> str:
     off = "; called off, it is not sent again" if doubt.cancelled else ""
     if doubt.state == "sending":
         return "is being sent once more" + off
@@ -133,7 +135,8 @@ def _what(doubt: Doubt, now: datetime) -> str:
                 return f"is looked up in {span(doubt.due - now)}{off}"
             return f"is to be looked up, due since {clock(doubt.due)}{off}"
         case Place.READY:
-            return f"is on {doubt.queue}, to be looked up{off}"
+            held_up = ", which is paused" if doubt.queue in paused else ""
+            return f"is on {doubt.queue}{held_up}, to be looked up{off}"
         case Place.IN_FLIGHT:
             return f"is being looked up{off}"
         case Place.HELD:

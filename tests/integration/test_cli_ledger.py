@@ -1,5 +1,6 @@
 """`ifinu show`, `status`, `erase` and `doctor` against a real Valkey and both kinds of ledger."""
 
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -188,6 +189,22 @@ def test_show_says_that_a_dead_letter_was_purged(ifinu, there, client, valkey, r
     assert ended.out.splitlines()[:2] == [
         "n1  dead", f"It was not sent and will not be ({reason}). Its dead letter was deleted.",
     ]  # fmt: skip
+
+
+def test_show_says_that_the_dead_letter_of_what_may_have_been_sent_was_purged(ifinu, there, client, valkey):
+    Event(Name.HELD, "n1", {"reason": "unknown"}).write(client)
+    bury(client, "n1", {"id": "n1"}, "unknown")
+    letter = hashlib.sha1(client.lindex(Keys.of(NORMAL).dead, 0), usedforsecurity=False).hexdigest()
+    client.hset(claim_key("n1"), mapping={"state": "unknown", "token": "t", "letter": letter})
+    client.zadd(UNKNOWN, {"n1": 1})
+    assert "A person decides" in ifinu("show", "n1").out
+    assert ifinu("dlq", "purge", "--id", "n1", "--yes").code == 0
+    record(client, valkey.url, there)
+    assert ifinu("show", "n1").out.splitlines()[:2] == [
+        "n1  unknown",
+        "It may have been sent, and its dead letter was deleted: it is neither looked up nor sent again. If you know "
+        "better, `ifinu unknown resolve n1`.",
+    ]
 
 
 # -- status

@@ -121,7 +121,7 @@ def test_a_look_up_that_is_overdue_or_purged_is_said_to_be(fleet: Fleet, queue: 
     ((message, due_ms),) = queue.client.zrange(queue.keys.delayed, 0, 0, withscores=True)
     assert ifinu("queue", "pause").code == 0
     queue.client.zadd(queue.keys.delayed, {message: due_ms - 3_600_000})
-    wait_until(lambda: "is on ifinu:fila:whatsapp, to be looked up" in ifinu("unknown", "list").out)
+    wait_until(lambda: "is on ifinu:fila:whatsapp, which is paused, to be looked up" in ifinu("unknown", "list").out)
     found = ifinu("unknown", "list", "--json").json
     assert (found["overdue"], found["worker_answers"]) == (1, True)
     worker.kill()
