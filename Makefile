@@ -99,7 +99,8 @@ wheel: | $(BIN)/python ## Build the wheel, and run it where the sources are out 
 	  venv/bin/ifinu --version && \
 	  venv/bin/ifinu send --dry-run --id wheel --kind pagamento --phone 77998616740 --name Maria --amount 1 >/dev/null && \
 	  IFINU_DATABASE_URL=sqlite:///ledger.db venv/bin/ifinu migrate >/dev/null && \
-	  venv/bin/python -c 'from ifinu.broker.keys import Scripts; Scripts()'
+	  venv/bin/python -c 'import sys; from ifinu.broker.keys import script; [script(each) for each in sys.argv[1:]]' \
+	    $(basename $(notdir $(wildcard ifinu/broker/scripts/*.lua)))
 
 image: ## Build the image, run it and the whole system in Docker, and stop it in the midst
 	@docker/test-image

@@ -35,7 +35,7 @@ from sqlalchemy import Engine, func, select, tuple_
 
 from ifinu.broker.dead_letters import identity
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, NORMAL, QUEUES, UNKNOWN, Keys, Script, claim_key, optout_key
+from ifinu.broker.keys import EVENTS, NORMAL, QUEUES, UNKNOWN, Keys, claim_key, optout_key, script
 from ifinu.ledger.schema import events, notifications, opt_outs
 from ifinu.ledger.states import State, rank
 
@@ -148,8 +148,7 @@ class _Teller:
 
     def __init__(self, client: redis.Redis, ttl_ms: int, since: datetime, resend: bool) -> None:
         self._client = client
-        self._script = Script("recall")
-        self._script.load(client)
+        script("recall").load(client)
         self._ttl_ms = ttl_ms
         self._since_ms = round(since.timestamp() * 1000)
         self._resend = resend
@@ -182,7 +181,7 @@ class _Teller:
         keys = (claim_key(id_), UNKNOWN, Keys.of(NORMAL).in_flight, EVENTS)
         held = "1" if again or not self._resend else ""
         args = (state, id_, ttl_ms, key_id, self._since_ms, secrets.token_hex(16), held, data)
-        pipe.evalsha(self._script.sha, len(keys), *keys, *args)
+        pipe.evalsha(script("recall").sha, len(keys), *keys, *args)
 
 
 def _opt_outs(client: redis.Redis, ledger: Engine, since: datetime) -> int:

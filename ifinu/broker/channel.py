@@ -33,7 +33,7 @@ from kombu.utils.json import dumps
 
 from ifinu.broker import clock, dead_letters, intake, leases
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, claim_key
+from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, claim_key, script
 from ifinu.broker.purge import purge
 
 log = structlog.get_logger(__name__)
@@ -220,9 +220,7 @@ class Channel(stock.Channel):
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """Take one message, or None."""
         while True:
-            answer = self.leases.fetch(
-                self.client, Keys.of(queue), (1, self.leases.lease_ms, self.leases.next_prefix())
-            )
+            answer = script("fetch")(self.client, Keys.of(queue), (1, self.leases.lease_ms, self.leases.next_prefix()))
             taken = self._hold(answer, [Keys.of(queue)])
             if not taken:
                 return None
@@ -261,9 +259,9 @@ class Channel(stock.Channel):
         room = self.qos.room()
         want = min(_MOST, _UNLIMITED_BATCH if room is None else max(1, room))
         keys = [key for queue in self._fetching for key in queue]
-        script = self.leases.fetch
+        fetch = script("fetch")
         connection.send_command(
-            _FETCH, script.sha, len(keys), *keys, want, self.leases.lease_ms, self.leases.next_prefix()
+            _FETCH, fetch.sha, len(keys), *keys, want, self.leases.lease_ms, self.leases.next_prefix()
         )
 
     def _wait_command(self) -> tuple[Any, ...]:
@@ -428,7 +426,7 @@ class Channel(stock.Channel):
         stream = () if event is None else (EVENTS,)
         claim = claim_key(postponed["id"])
         with self.conn_or_acquire() as client:
-            self.leases.postpone(
+            script("postpone")(
                 client,
                 (origin.in_flight, origin.deadlines, Keys.of(queue).delayed, claim, UNKNOWN, *stream),
                 (

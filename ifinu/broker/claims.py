@@ -43,7 +43,7 @@ import redis
 
 from ifinu.broker import clock
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, EVERY_TENANT, UNKNOWN, Keys, Scripts, claim_key, optout_key
+from ifinu.broker.keys import EVENTS, EVERY_TENANT, UNKNOWN, Keys, claim_key, optout_key, script
 from ifinu.broker.line import Line
 
 _CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was called off
@@ -141,7 +141,6 @@ class Claims:
         self._client = client
         self._line = Line(client)
         self._ttl_ms = int(ttl_s * 1000)
-        self._scripts = Scripts()
 
     def connect(self) -> None:
         """Connect the thread that asks, before it has anything to claim."""
@@ -185,7 +184,7 @@ class Claims:
         )
         args = (ref.tag, digest, ref.token, self._ttl_ms, notification_id, pseudonym, data, int(held))
         question = clock.Question()
-        answer = self._line.run(self._scripts.claim, keys, args)
+        answer = self._line.run(script("claim"), keys, args)
         verdict, before, token, since, started, resent, seen, at_ms = (part.decode() for part in answer)
         at = datetime.fromtimestamp(int(at_ms) / 1000, UTC)
         off_s = question.off_s(int(at_ms) / 1000)
@@ -207,7 +206,7 @@ class Claims:
         _, notification_id, data = about.arguments()
         keys = claim_key(notification_id), EVENTS, optout_key(tenant), optout_key(EVERY_TENANT)
         arguments = ref.tag, notification_id, data, pseudonym
-        return Resend(self._line.run(self._scripts.resend, keys, arguments).decode())
+        return Resend(self._line.run(script("resend"), keys, arguments).decode())
 
     def release(self, notification_id: str, tag: str) -> None:
         """
@@ -220,7 +219,7 @@ class Claims:
         Raises:
             redis.RedisError: The claim stays, and is found to be orphaned when the message comes again.
         """
-        self._scripts.release(self._client, (claim_key(notification_id),), (tag,))
+        script("release")(self._client, (claim_key(notification_id),), (tag,))
 
     def started(self, queue: str, digest: str) -> int:
         """
@@ -259,7 +258,7 @@ class Claims:
         Raises:
             redis.RedisError: As the server answers, or because it does not.
         """
-        return int(self._line.run(self._scripts.suspect, (Keys.of(queue).suspects,), (digest,)))
+        return int(self._line.run(script("suspect"), (Keys.of(queue).suspects,), (digest,)))
 
     def cancel(self, notification_id: str) -> str:
         """
@@ -275,7 +274,7 @@ class Claims:
         _, _, data = Event(Name.CANCELLED, notification_id).arguments()
         keys = claim_key(notification_id), EVENTS
         args = notification_id, max(self._ttl_ms, _CANCELLED_TTL_MS), data
-        state, codes = (part.decode() for part in self._scripts.cancel(self._client, keys, args))
+        state, codes = (part.decode() for part in script("cancel")(self._client, keys, args))
         for code_id in json.loads(codes or "[]"):
             self.cancel(code_id)
         return str(state)
@@ -288,9 +287,7 @@ class Claims:
             redis.RedisError: It may or may not be withdrawn.
         """
         _, _, data = Event(Name.UNCANCELLED, notification_id).arguments()
-        done, state = self._scripts.uncancel(
-            self._client, (claim_key(notification_id), EVENTS), (notification_id, data)
-        )
+        done, state = script("uncancel")(self._client, (claim_key(notification_id), EVENTS), (notification_id, data))
         return Withdrawn(bool(done), state.decode())
 
     def state(self, notification_id: str) -> str | None:

@@ -30,7 +30,7 @@ import redis
 
 from ifinu import phone
 from ifinu.broker import intake
-from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Scripts, claim_key
+from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, claim_key, script
 
 _PAGE = 500
 
@@ -179,7 +179,6 @@ class DeadLetters:
     def __init__(self, client: redis.Redis, queue: str) -> None:
         self._client = client
         self._keys = Keys.of(queue)
-        self._scripts = Scripts()
 
     def count(self) -> int:
         """How many there are."""
@@ -280,12 +279,12 @@ class DeadLetters:
         """
         keys = (self._keys.dead, self._keys.ready, EVENTS, UNKNOWN, *_claim(letter))
         args = (letter.record, _fresh(letter), letter.id or "", _told(letter))
-        return bool(self._scripts.exhume(self._client, keys, args))
+        return bool(script("replay")(self._client, keys, args))
 
     def purge(self, letter: DeadLetter) -> bool:
         """Delete a letter; False when it was gone already."""
         keys = (self._keys.dead, EVENTS, UNKNOWN, *_claim(letter))
-        return bool(self._scripts.discard(self._client, keys, (letter.record, letter.id or "", _told(letter))))
+        return bool(script("purge_dead_letter")(self._client, keys, (letter.record, letter.id or "", _told(letter))))
 
 
 class Reasons:

@@ -38,8 +38,8 @@ A message is in exactly one of ready, delayed, in flight and dead, and every mov
     bury       in flight -> dead
     renew      in flight stays: a later deadline
     sweep      in flight -> ready where the deadline has passed; delayed -> ready when due
-    exhume     dead -> ready, by replay
-    discard    dead -> gone
+    replay     dead -> ready
+    purge_dead_letter  dead -> gone
     resolve    dead -> gone, and the outcome that a person told is recorded
     purge      ready, delayed -> gone, by a purge that has set them aside; what waited for them in the ids' claims ends
     recall     none: a claim is told what the ledger knows of its id, after a restore
@@ -141,9 +141,9 @@ class Script:
     event loop needs the bare hash.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, source: str) -> None:
         self.name = name
-        self.source = _source(name)
+        self.source = source
         # What Redis calls the script; it asks for SHA-1.
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
@@ -171,29 +171,15 @@ class Script:
 
 
 @functools.cache
-def _source(name: str) -> str:
-    return resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
+def script(name: str) -> Script:
+    """
+    One of the Lua scripts in `scripts/`, read from the package once in a process.
 
+    Args:
+        name: Its file's name without `.lua`.
 
-class Scripts:
-    """All scripts, each read from the package once in a process."""
-
-    def __init__(self) -> None:
-        self.fetch = Script("fetch")
-        self.ack = Script("ack")
-        self.claim = Script("claim")
-        self.resend = Script("resend")
-        self.release = Script("release")
-        self.cancel = Script("cancel")
-        self.uncancel = Script("uncancel")
-        self.resolve = Script("resolve")
-        self.settle = Script("settle")
-        self.postpone = Script("postpone")
-        self.give_back = Script("give_back")
-        self.bury = Script("bury")
-        self.renew = Script("renew")
-        self.sweep = Script("sweep")
-        self.exhume = Script("exhume")
-        self.discard = Script("discard")
-        self.suspect = Script("suspect")
-        self.delay = Script("delay")
+    Raises:
+        FileNotFoundError: There is no such script.
+    """
+    path = resources.files(__package__).joinpath("scripts", f"{name}.lua")
+    return Script(name, path.read_text(encoding="utf-8"))

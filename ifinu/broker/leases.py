@@ -26,7 +26,7 @@ import structlog
 
 from ifinu.broker.clock import Difference
 from ifinu.broker.events import Event
-from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, Scripts, claim_key
+from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, claim_key, script
 from ifinu.broker.line import Line
 
 log = structlog.get_logger(__name__)
@@ -99,7 +99,6 @@ class Leases:
         self.clock = Difference()
         self._client = connect()
         self._line = Line(self._client)
-        self._scripts = Scripts()
         self._id = f"{uuid.uuid4().hex[:12]}."
         self._batches = itertools.count()
         self._held: dict[str, tuple[Keys, bytes]] = {}
@@ -115,23 +114,13 @@ class Leases:
         """The lease in the unit that the scripts take."""
         return int(self.lease_s * 1000)
 
-    @property
-    def fetch(self) -> Script:
-        """The script that takes messages; the event loop sends it."""
-        return self._scripts.fetch
-
-    @property
-    def postpone(self) -> Script:
-        """The script that puts a retry in the place of its message; who publishes runs it, on its own connection."""
-        return self._scripts.postpone
-
     def connect(self) -> None:
         """Connect the thread that asks, before it has anything to acknowledge."""
         self._line.open()
 
     def load(self) -> None:
         """Teach the server the script that the event loop runs by its hash alone."""
-        self._scripts.fetch.load(self._client)
+        script("fetch").load(self._client)
 
     def watch(self, keys: Keys) -> None:
         """Sweep this queue, and start the thread if it is not running."""
@@ -184,7 +173,7 @@ class Leases:
         if (keys := self._let_go(tag)) is not None:
             stream: tuple[str, ...] = () if event is None else (EVENTS,)
             told: tuple[str, ...] = () if event is None else event.arguments()
-            self._tell(self._scripts.ack, (keys.in_flight, keys.deadlines, *stream), (tag, *told))
+            self._tell(script("ack"), (keys.in_flight, keys.deadlines, *stream), (tag, *told))
 
     def settle(
         self, tag: str, outcome: Settled, *, queue: str, ttl_s: float, then: Sequence[tuple[str, bytes]] = ()
@@ -212,7 +201,7 @@ class Leases:
             key, pseudonym, tenant = outcome.sender
             senders, written_to = (key,), (pseudonym, tenant, _SENDERS_TTL_MS)
         self._tell(
-            self._scripts.settle,
+            script("settle"),
             (keys.in_flight, keys.deadlines, claim_key(notification_id), UNKNOWN, EVENTS, keys.ready, *senders),
             (
                 *(tag, outcome.state, outcome.key_id, int(ttl_s * 1000), notification_id, name, data),
@@ -239,7 +228,7 @@ class Leases:
             name, notification_id, data = event.arguments()
             claim = (claim_key(notification_id),) if notification_id else ()
             self._tell(
-                self._scripts.bury,
+                script("bury"),
                 (keys.in_flight, keys.deadlines, keys.dead, EVENTS, UNKNOWN, *claim),
                 (tag, record, state, notification_id, name, data, token),
             )
@@ -259,7 +248,7 @@ class Leases:
         for keys, mine in by_queue.items():
             suspects = (keys.suspects,) if suspect else ()
             for some in reversed(list(_batches(mine, 500))):  # the last one given back is served first
-                self._tell(self._scripts.give_back, (keys.ready, keys.in_flight, keys.deadlines, *suspects), some)
+                self._tell(script("give_back"), (keys.ready, keys.in_flight, keys.deadlines, *suspects), some)
 
     def delay(self, tag: str, until: datetime) -> bool:
         """
@@ -270,7 +259,7 @@ class Leases:
         """
         keys = self._held[tag][0]
         until_ms = int(until.timestamp() * 1000)
-        waits = self._scripts.delay(self._client, (keys.in_flight, keys.deadlines, keys.delayed), (tag, until_ms))
+        waits = script("delay")(self._client, (keys.in_flight, keys.deadlines, keys.delayed), (tag, until_ms))
         if waits:
             self._let_go(tag)
         return bool(waits)
@@ -417,7 +406,7 @@ class Leases:
         lost = 0
         for keys, tags in by_queue.items():
             for some in _batches(tags, 1000):
-                for tag in self._scripts.renew(self._client, (keys.deadlines,), (self.lease_ms, *some)):
+                for tag in script("renew")(self._client, (keys.deadlines,), (self.lease_ms, *some)):
                     # An ack may have passed this renewal; then the tag is let go of already.
                     lost += self._let_go(tag.decode()) is not None
         if lost:
@@ -426,7 +415,7 @@ class Leases:
 
     def _sweep(self) -> None:
         for keys in self._queues:
-            reaped, _moved = self._scripts.sweep(
+            reaped, _moved = script("sweep")(
                 self._client, (keys.ready, keys.delayed, keys.in_flight, keys.deadlines, keys.suspects), (_SWEEP_MOST,)
             )
             if reaped:

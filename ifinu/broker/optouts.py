@@ -22,7 +22,7 @@ import redis
 
 from ifinu import phone as phones
 from ifinu.broker import events
-from ifinu.broker.keys import ANSWERS, EVENTS, EVERY_TENANT, NEW_ANSWERS, Script, optout_key, senders_key
+from ifinu.broker.keys import ANSWERS, EVENTS, EVERY_TENANT, NEW_ANSWERS, optout_key, script, senders_key
 from ifinu.broker.pseudonyms import Pseudonyms
 
 
@@ -91,8 +91,6 @@ class OptOuts:
     def __init__(self, client: redis.Redis, pseudonyms: Pseudonyms) -> None:
         self._client = client
         self._pseudonyms = pseudonyms
-        self._opt_out = Script("optout")
-        self._opt_in = Script("optin")
 
     def add(self, tenant: str | None, phone: str, *, source: str, confirmation: Confirmation | None = None) -> bool:
         """
@@ -117,7 +115,7 @@ class OptOuts:
         """Send a tenant's messages to a phone again; whether it had opted out."""
         pseudonym = self._pseudonyms.of(phone)
         data = event_data(tenant, pseudonym, phones.mask(phone), source, on=False)
-        return bool(self._opt_in(self._client, (optout_key(tenant), EVENTS), (pseudonym, data)))
+        return bool(script("optin")(self._client, (optout_key(tenant), EVENTS), (pseudonym, data)))
 
     def find(self, tenant: str | None, phone: str) -> OptOut | None:
         """What is known of a phone."""
@@ -162,7 +160,7 @@ class OptOuts:
         data = event_data(tenant, pseudonym, masked, source, on=True)
         answer = ("", "", "", "", "")
         args = (pseudonym, masked, source, when, last.id, last.message, *answer, data)
-        return bool(self._opt_out(self._client, keys, args)[0])
+        return bool(script("optout")(self._client, keys, args)[0])
 
 
 def event_data(tenant: str | None, pseudonym: str, masked: str, source: str, *, on: bool) -> str:

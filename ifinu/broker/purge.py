@@ -11,7 +11,7 @@ import redis
 from ifinu.broker import intake
 from ifinu.broker.dead_letters import identity
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, claim_key
+from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, claim_key, script
 
 _PAGE = 50  # messages of one call, which Redis does in about a millisecond
 
@@ -69,12 +69,11 @@ def _set_aside(client: redis.Redis, key: str, aside: str) -> bool:
 
 
 def _delete(client: redis.Redis, aside: str, queue: str, in_doubt: set[bytes]) -> int:
-    script = Script("purge")
     read: Any = client.zrange if client.type(aside) == b"zset" else client.lrange
     deleted = 0
     while page := read(aside, 0, _PAGE - 1):
         claims, arguments = _told(page, queue)
-        count, *doubts = script(client, (aside, EVENTS, UNKNOWN, *claims), arguments)
+        count, *doubts = script("purge")(client, (aside, EVENTS, UNKNOWN, *claims), arguments)
         deleted += count
         in_doubt.update(doubts)
     return deleted

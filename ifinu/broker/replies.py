@@ -24,7 +24,7 @@ from typing import Any, Self
 
 import redis
 
-from ifinu.broker.keys import ANSWERS, EVENTS, EVERY_TENANT, NEW_ANSWERS, Script, optout_key
+from ifinu.broker.keys import ANSWERS, EVENTS, EVERY_TENANT, NEW_ANSWERS, optout_key, script
 from ifinu.broker.optouts import Confirmation, event_data
 
 STOP, WRONG_PERSON, MAYBE = "stop", "wrong_person", "maybe"
@@ -100,8 +100,6 @@ class Replies:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._opt_out = Script("optout")
-        self._opt_in = Script("optin")
 
     def take(self, answer: Reply, *, stays: bool, confirmation: Confirmation | None = None) -> tuple[bool, bool]:
         """
@@ -146,7 +144,7 @@ class Replies:
             entry: Any = self._client.hget(optout_key(tenant or None), answer.hash or "")
             if entry and self._follows(answer, json.loads(entry)):
                 data = event_data(tenant or None, answer.hash or "", answer.phone or "", "person", on=False)
-                self._opt_in(self._client, (optout_key(tenant or None), EVENTS), (answer.hash, data))
+                script("optin")(self._client, (optout_key(tenant or None), EVENTS), (answer.hash, data))
         self._forget((answer.id,))
 
     def all(self) -> list[Reply]:
@@ -215,5 +213,5 @@ class Replies:
             event_data(EVERY_TENANT, pseudonym, masked, source, on=False) if settles else "",
             *(event_data(name, pseudonym, masked, source, on=True) for name in names),
         )
-        new, opened = self._opt_out(self._client, keys, args)
+        new, opened = script("optout")(self._client, keys, args)
         return bool(new), bool(opened)

@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 import redis
 
-from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, Script
+from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, script
 from ifinu.errors import ConfigurationError
 
 WORKER = (
     "ack", "bury", "claim", "fetch", "give_back", "postpone",
     "release", "renew", "resend", "settle", "suspect", "sweep",
 )  # fmt: skip
-RECORDING = ("forget_events", "keep_turn", "leave_turn", "read_events")
+RECORDING = ("forget_events", "lead", "read_events", "resign")
 
 _CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")
 _DENIED = ("NOPERM", "ACL failure", "no permissions", "executing the script can't")  # the last is Redis 7.0's
@@ -70,7 +70,7 @@ class MissingRight(NamedTuple):
 
 def commands_of(scripts: Iterable[str]) -> set[str]:
     """The commands that some scripts run."""
-    return {command for name in scripts for command in _CALL.findall(Script(name).source)}
+    return {command for name in scripts for command in _CALL.findall(script(name).source)}
 
 
 def refused(client: redis.Redis, scripts: Iterable[str] = (*WORKER, *RECORDING)) -> list[MissingRight]:
@@ -83,11 +83,8 @@ def refused(client: redis.Redis, scripts: Iterable[str] = (*WORKER, *RECORDING))
     base = f"ifinu:prova:{uuid.uuid4().hex}"
     own = {letter: f"{base}:{letter}" for letter in "LZHSXA"}
     tries = [*_FIRST, *(_TRIES[command] for command in sorted(commands_of(scripts)) if command in _TRIES)]
-    script = Script("attempt")
-    script.load(client)
-    found = dict(
-        _attempt(client, script, [[own.get(word, word) for word in each.split()] for each in tries], own.values())
-    )
+    script("attempt").load(client)
+    found = dict(_attempt(client, [[own.get(word, word) for word in each.split()] for each in tries], own.values()))
     try:
         # How an idle worker waits; no script may.
         client.blmove(own["L"], own["L"], 0.01, "RIGHT", "RIGHT")  # type: ignore[arg-type]  # Redis takes fractions
@@ -95,14 +92,12 @@ def refused(client: redis.Redis, scripts: Iterable[str] = (*WORKER, *RECORDING))
         found["BLMOVE"] = str(exc)
     if not found:  # else each key would say the same once more
         for kind, key in _keys():
-            found.update((kind, words) for _, words in _attempt(client, script, [["PERSIST", key]], [base]))
+            found.update((kind, words) for _, words in _attempt(client, [["PERSIST", key]], [base]))
     return [MissingRight(what, words) for what, words in found.items()]
 
 
-def _attempt(
-    client: redis.Redis, script: Script, tries: Sequence[Sequence[str]], keys: Iterable[str]
-) -> Iterator[tuple[str, str]]:
-    for command, _, words in script(client, list(keys), [json.dumps(tries)]):
+def _attempt(client: redis.Redis, tries: Sequence[Sequence[str]], keys: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for command, _, words in script("attempt")(client, list(keys), [json.dumps(tries)]):
         yield command.decode(), words.decode()
 
 

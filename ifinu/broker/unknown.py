@@ -22,7 +22,7 @@ import redis
 from ifinu.broker import intake
 from ifinu.broker.dead_letters import DeadLetter, DeadLetters, Filter, body_of, identity
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, Scripts, claim_key
+from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, claim_key, script
 
 _PAGE = 500
 # Why a message that may have been sent is given up; others with its id are of another message with that id.
@@ -117,7 +117,6 @@ class Unknowns:
     def __init__(self, client: redis.Redis, ttl_s: float) -> None:
         self._client = client
         self._ttl_ms = int(ttl_s * 1000)
-        self._scripts = Scripts()
 
     def all(self) -> list[Doubt]:
         """All of them, the oldest first. It reads the queues, once."""
@@ -153,7 +152,7 @@ class Unknowns:
         letter = doubt.letter
         keys = (claim_key(id_), UNKNOWN, EVENTS, *((Keys.of(letter.queue).dead,) if letter else ()))
         args = (id_, becomes, key_id, self._ttl_ms, name, data, letter.record if letter else "")
-        state = self._scripts.resolve(self._client, keys, args).decode()
+        state = script("resolve")(self._client, keys, args).decode()
         return Resolved(not state, state)
 
     def _replay(self, doubt: Doubt, letter: DeadLetter) -> Resolved:

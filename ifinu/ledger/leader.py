@@ -14,7 +14,7 @@ from time import monotonic
 
 import redis
 
-from ifinu.broker.keys import RECORDER, Script
+from ifinu.broker.keys import RECORDER, script
 
 HELD_S = 15.0  # after this a holder that is not heard of has lost it
 _RENEWED_S = HELD_S / 5
@@ -33,8 +33,6 @@ class Leader:
         self.who = who or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.holder = ""  # who had it when it was last asked for
         self._client = client
-        self._keep = Script("keep_turn")
-        self._leave = Script("leave_turn")
         self._renew_at = 0.0
 
     def take(self) -> bool:
@@ -44,7 +42,7 @@ class Leader:
         Raises:
             redis.RedisError: Redis is away.
         """
-        answer = self._keep(self._client, (RECORDER,), (self.who, int(HELD_S * 1000)))
+        answer = script("lead")(self._client, (RECORDER,), (self.who, int(HELD_S * 1000)))
         self.holder = answer.decode(errors="replace")
         self._renew_at = monotonic() + _RENEWED_S
         return self.holder == self.who
@@ -65,4 +63,4 @@ class Leader:
         Raises:
             redis.RedisError: Redis is away; it lapses by itself.
         """
-        self._leave(self._client, (RECORDER,), (self.who,))
+        script("resign")(self._client, (RECORDER,), (self.who,))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import redis
 
-from ifinu.broker.keys import EVENTS, Script
+from ifinu.broker.keys import EVENTS, script
 from ifinu.ledger.entries import position
 
 GROUP = "ledger"
@@ -45,8 +45,6 @@ class Stream:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._read = Script("read_events")
-        self._forget = Script("forget_events")
 
     def make_group(self) -> bool:
         """
@@ -75,7 +73,9 @@ class Stream:
         Raises:
             redis.RedisError: Redis is away; what it gave is given again to who asks `again`.
         """
-        found = self._read(self._client, (EVENTS,), (GROUP, _CONSUMER, count, "0" if again else ">", *recorded_to))
+        found = script("read_events")(
+            self._client, (EVENTS,), (GROUP, _CONSUMER, count, "0" if again else ">", *recorded_to)
+        )
         if not found:
             return None
         before, pending, length, entries = found
@@ -98,7 +98,7 @@ class Stream:
         Raises:
             redis.RedisError: Redis is away; they are taken again.
         """
-        self._forget(self._client, (EVENTS,), (GROUP, *ids))
+        script("forget_events")(self._client, (EVENTS,), (GROUP, *ids))
 
     def wait(self, after: tuple[int, int], seconds: float) -> None:
         """

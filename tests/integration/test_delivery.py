@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from ifinu.broker import NORMAL, Keys
 from ifinu.broker.claims import Claim, Claims, MessageRef
 from ifinu.broker.events import Event
-from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, claim_key, optout_key, seen_key
+from ifinu.broker.keys import EVENTS, UNKNOWN, claim_key, optout_key, script, seen_key
 from ifinu.broker.leases import Settled
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.delivery import Delivery, Failed, Wait
@@ -120,7 +120,6 @@ def delivery(client: redis.Redis, gateway: Gateway, clock: Clock) -> Delivery:
 def carry(client: redis.Redis, delivery: Delivery) -> Iterator[Callable[..., Settled | Wait | Failed]]:
     """Deliver as a worker does: the message is in flight meanwhile, and what waits is postponed."""
     tags = (f"tag-{number}" for number in range(100))
-    scripts = Scripts()
 
     def run(
         notification: Notification = NOTIFICATION,
@@ -138,11 +137,11 @@ def carry(client: redis.Redis, delivery: Delivery) -> Iterator[Callable[..., Set
                     (0, "waiting") if isinstance(outcome, Failed) else (round(outcome.wait_s * 1000), outcome.claim)
                 )
                 places = KEYS.in_flight, KEYS.deadlines, KEYS.delayed, claim_key(notification.id), UNKNOWN
-                scripts.postpone(client, places, (tag, "m", wait_ms, state, notification.id))
+                script("postpone")(client, places, (tag, "m", wait_ms, state, notification.id))
             case Settled():
                 name, id_, data = outcome.event.arguments()
                 places = KEYS.in_flight, KEYS.deadlines, claim_key(id_), UNKNOWN, EVENTS, KEYS.ready
-                scripts.settle(client, places, (tag, outcome.state, outcome.key_id, 600_000, id_, name, data))
+                script("settle")(client, places, (tag, outcome.state, outcome.key_id, 600_000, id_, name, data))
         return outcome
 
     return run  # type: ignore[return-value]  # pytest hands it on

@@ -13,7 +13,7 @@ from processes import Queue, wait_until
 
 from ifinu.broker import NORMAL, Keys
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import Scripts
+from ifinu.broker.keys import script
 from ifinu.broker.leases import Leases
 
 KEYS = Keys.of(NORMAL)
@@ -67,11 +67,11 @@ class Holder:
     def answer(self, want: int, *queues: Keys) -> list[Any]:
         """What the script says."""
         keys = [key for place in queues or (KEYS,) for key in place]
-        return self.leases.fetch(self.client, keys, (want, self.leases.lease_ms, self.leases.next_prefix()))
+        return script("fetch")(self.client, keys, (want, self.leases.lease_ms, self.leases.next_prefix()))
 
     def sweep(self) -> None:
         """Once, as its thread does it."""
-        Scripts().sweep(self.client, (*KEYS[:4], KEYS.suspects), (500,))
+        script("sweep")(self.client, (*KEYS[:4], KEYS.suspects), (500,))
 
     def bury(self, tag: str, record: str = "record") -> None:
         """As what cannot be read: nobody's."""

@@ -16,7 +16,7 @@ from ifinu.broker import NORMAL
 from ifinu.broker.claims import Claims, MessageRef, Resend, Verdict
 from ifinu.broker.dead_letters import DeadLetter, DeadLetters, encode
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, claim_key, optout_key
+from ifinu.broker.keys import EVENTS, UNKNOWN, claim_key, optout_key, script
 from ifinu.broker.leases import Settled
 
 IDS = ("a", "b", "c")
@@ -204,7 +204,7 @@ class Modelled:
         keys = (KEYS.in_flight, KEYS.deadlines, KEYS.delayed, claim_key(task.id), UNKNOWN, *([EVENTS] if name else []))
         arguments = (task.tag, raw, due_ms, state, task.id, *([name.value, "{}"] if name else []))
         for _ in range(2):  # the first answer may be lost
-            Scripts().postpone(self.client, keys, arguments)
+            script("postpone")(self.client, keys, arguments)
         if not self._leaves(task):
             return
         self.delayed[raw] = False

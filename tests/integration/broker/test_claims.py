@@ -14,7 +14,7 @@ from ifinu.broker import NORMAL, DeadLetters, Filter, Keys
 from ifinu.broker.claims import Claim, Claims, MessageRef, Resend, Verdict
 from ifinu.broker.dead_letters import encode
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, optout_key
+from ifinu.broker.keys import EVENTS, UNKNOWN, optout_key, script
 from ifinu.broker.leases import Settled
 
 ID = "n1"
@@ -69,7 +69,7 @@ class Bench:
 
     def postpone(self, tag: str, state: str, message: str = "later") -> None:
         keys = Keys.of(NORMAL)
-        Scripts().postpone(
+        script("postpone")(
             self.queue.client,
             (keys.in_flight, keys.deadlines, keys.delayed, f"ifinu:claim:{ID}", UNKNOWN),
             (tag, message, 0, state, ID),

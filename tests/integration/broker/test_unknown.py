@@ -15,7 +15,7 @@ from processes import Queue
 from ifinu.broker import LOW, NORMAL, DeadLetters, Filter, Keys, dead_letters, intake
 from ifinu.broker.claims import Claims, MessageRef, Resend, Verdict
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, UNKNOWN, Scripts, claim_key
+from ifinu.broker.keys import EVENTS, UNKNOWN, claim_key, script
 from ifinu.broker.purge import purge
 from ifinu.broker.unknown import Decision, Doubt, Place, Unknowns
 
@@ -58,7 +58,7 @@ class Bench:
 
     def postpone(self, tag: str, state: str = "unknown") -> None:
         keys = Keys.of(NORMAL)
-        Scripts().postpone(
+        script("postpone")(
             self.client, (keys.in_flight, keys.deadlines, keys.delayed, claim_key(ID), UNKNOWN),
             (tag, self.look_up(), WAIT_MS, state, ID),
         )  # fmt: skip
@@ -383,7 +383,7 @@ def sent(bench: Bench) -> None:
 
 
 def settle(bench: Bench, tag: str, state: str) -> None:
-    Scripts().settle(
+    script("settle")(
         bench.client,
         (*Keys.of(NORMAL)[2:4], claim_key(ID), UNKNOWN, EVENTS, NORMAL),
         (tag, state, "", 60_000, ID, state, "{}"),

@@ -3,7 +3,7 @@
 -- KEYS: dead, events, unknown, claim (as in bury)
 -- ARGV: record, id, data of the event `purged`
 -- Returns 1, or 0 when the record was gone.
-if redis.call('LINDEX', KEYS[1], -1) == ARGV[1] then -- as in exhume
+if redis.call('LINDEX', KEYS[1], -1) == ARGV[1] then -- as in replay
   redis.call('RPOP', KEYS[1])
 elseif redis.call('LREM', KEYS[1], -1, ARGV[1]) == 0 then
   return 0
