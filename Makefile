@@ -31,7 +31,7 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # what measures must not be measured beside another
-.PHONY: help install programs demo format check test bare chart fault bench pictures wheel image ci clean
+.PHONY: help install programs demo format check test bare chart fault bench picture wheel image ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -85,9 +85,8 @@ bench: $(DEV) ## Measure pace and cost; wants a quiet machine
 	done; \
 	[ -z "$$missed" ] || { echo "failed, or missed a mark:$$missed" >&2; exit 1; }
 
-pictures: $(DEV) ## Make the pictures in docs/images anew, from real runs
-	@$(BIN)/python -m pip install -qq --editable '.[pictures]'
-	@$(BIN)/python docs/images/dashboard.py
+picture: $(DEV) ## Take docs/images/top.svg again, from a real run; two minutes
+	@$(BIN)/python docs/images/top.py
 
 wheel: | $(BIN)/python ## Build the wheel, and run it where the sources are out of sight
 	@rm -rf dist

@@ -83,17 +83,11 @@ class Process:
 
 
 class Cluster:
-    """
-    What kube-state-metrics tells of the two autoscalers and of the backup, under its names.
-
-    Attributes:
-        desired: Worker pods that the autoscaler wants.
-    """
+    """The series that kube-state-metrics exports of the two autoscalers and of the backup."""
 
     LEAST, MOST = 2, 4
 
     def __init__(self, workers: Callable[[], int]) -> None:
-        self.desired = self.LEAST
         series = CollectorRegistry()
 
         def told(name: str, label: str, values: Mapping[str, Callable[[], float]]) -> None:
@@ -106,7 +100,7 @@ class Cluster:
             told(f"kube_horizontalpodautoscaler_{name}", "horizontalpodautoscaler", both)
 
         of_autoscalers("status_current_replicas", workers, 1)
-        of_autoscalers("status_desired_replicas", lambda: self.desired, 1)
+        of_autoscalers("status_desired_replicas", lambda: self.LEAST, 1)
         of_autoscalers("spec_min_replicas", lambda: self.LEAST, 1)
         of_autoscalers("spec_max_replicas", lambda: self.MOST, 3)
         backed_up_at = time.time() - 6 * 3600
@@ -190,12 +184,6 @@ class Stage:
         self.workers[pod] = self._fleet.start(**{**self._environment, "IFINU_RECORDER": "false", **own})
         self._tell_targets()
         return pod
-
-    def end_worker(self, pod: str) -> Worker:
-        """Take it from the targets, as a pod that is deleted; whoever asks has yet to terminate or kill it."""
-        self._targets.pop(pod)
-        self._tell_targets()
-        return self.workers.pop(pod)
 
     def restart(self, *names: str) -> None:
         """End and start again some of `webhook`, `recorder` and `metrics`, as a rollout does; each answers again."""
@@ -334,10 +322,6 @@ class Stage:
 
     def find_instance(self, name: str) -> None:
         self.simulator.control.set_instance(name, state="open")
-
-    def lose_gateway(self, for_s: float) -> None:
-        """The gateway is gone, and back by itself."""
-        self.simulator.control.set_fault(gateway="refuse", for_s=for_s)
 
     def _knock(self) -> None:
         """Somebody without the secret comes to the webhook."""
