@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 
 PRELUDE = """
 import logging, structlog
@@ -17,15 +19,24 @@ def fail():
     secret = "in a local variable"
     raise ValueError("one\\ntwo")
 """
+# `configure` itself still meets a process in which nothing is configured.
+FORKS = Forks("import ifinu.logs, ifinu.settings, structlog, celery.app.trace, celery.worker.consumer.consumer")
 NAME, PHONE, TEXT = "Zulmira Canário", "(77) 99861-5555", "a fatura do Zé"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forks() -> Iterator[None]:
+    yield
+    FORKS.close()
 
 
 def lines_of(script: str, level: str = "info", style: str = "JSON", limit: int = 0, code: int = 0) -> list[str]:
     """What a process that configures its logs so and runs `script` writes to stderr."""
     source = PRELUDE.format(level=level, style=style, limit=limit) + script
-    answer = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
-    assert (answer.returncode, answer.stdout) == (code, ""), answer.stderr
-    return answer.stderr.splitlines()
+    with tempfile.TemporaryDirectory() as folder:
+        ended = FORKS.run(source, Path(folder))
+    assert (ended.code, ended.out) == (code, ""), ended.err
+    return ended.err.splitlines()
 
 
 def written(script: str, level: str = "info", **options: Any) -> list[dict[str, Any]]:
