@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from command_line import Shell
+from integration.test_flower import LOGIN, Watched, watches
 from processes import Fleet, Queue, Simulated, fleet_of, raw, wait_until
 
 from ifinu import producer
@@ -87,6 +88,19 @@ def test_an_operator_looks_and_repairs_with_the_documented_rights(
     for line in ("status --json", "queue pause", "queue resume", "unknown list", "optout add 77998616740", "cancel x"):
         assert ifinu(*line.split()).code == 0, line
     assert ifinu("queue", "purge", "--yes").code == 0
+    assert denied(client) == []
+
+
+def test_flower_sees_the_workers_with_the_documented_rights(tmp_path: Path, client: redis.Redis, url_of, fleet_as):
+    url = url_of("worker")
+    fleet = fleet_as(url)
+    fleet.start().ready()
+    flower = Watched(tmp_path / "flower.log", {"IFINU_REDIS_URL": url, "IFINU_FLOWER_AUTH": LOGIN}, "ifinu", "flower")
+    try:
+        watches(flower, fleet)
+        assert all(flower.get(page).ok for page in ("/", "/tasks", "/broker", "/api/queues/length"))
+    finally:
+        flower.stop()
     assert denied(client) == []
 
 
