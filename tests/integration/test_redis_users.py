@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
 import redis
 from command_line import Shell
+from integration.receipts.conftest import SECRET, Receiver
 from integration.test_flower import LOGIN, Watched, watches
-from processes import Fleet, Queue, Simulated, fleet_of, raw, wait_until
+from integration.test_metrics import Command, scrape, there
+from processes import API_KEY, Fleet, Queue, Simulated, fleet_of, raw, wait_until
 
 from ifinu import producer
 from ifinu.broker import rights
-from ifinu.embedded import Valkey
+from ifinu.broker.keys import optout_key
+from ifinu.embedded import Valkey, free_port
 from ifinu.errors import BrokerUnavailable
 
 DOCUMENT = Path(__file__).parents[2] / "docs/redis-users.md"
 LINE = re.compile(r"^ACL SETUSER ifinu-(\w+) (on >\w+ .*)$", re.MULTILINE)
+PHONE_KEY = "a key of phones that is long enough for it"
 WIRE = {"telefone": "77998616740", "nome": "M", "valor": "1", "vencimento": "2030-12-01", "descricao": "x"}
 USERS = dict(LINE.findall(DOCUMENT.read_text(encoding="utf-8")))
 
@@ -91,17 +98,78 @@ def test_an_operator_looks_and_repairs_with_the_documented_rights(
     assert denied(client) == []
 
 
-def test_flower_sees_the_workers_with_the_documented_rights(tmp_path: Path, client: redis.Redis, url_of, fleet_as):
-    url = url_of("worker")
+@pytest.fixture
+def ifinu_as(tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    """Commands that reach Redis by a URL; all are ended."""
+    with contextlib.ExitStack() as running:
+
+        def start(url: str, *arguments: str, **environment: str) -> Command:
+            one = Command(tmp_path / f"{arguments[0]}.log", *arguments, IFINU_REDIS_URL=url, **environment)
+            running.callback(one.stop)
+            return one
+
+        yield start
+
+
+def test_what_runs_beside_the_workers_does_its_work_with_the_documented_rights(
+    tmp_path: Path, client: redis.Redis, queue: Queue, simulator: Simulated, url_of, fleet_as, ifinu_as
+):
+    """
+    The webhook hears a receipt, a SAIR and a closed instance of a message sent; exporter, Flower and recorder look on.
+    """
+    url, at, ports = url_of("worker"), free_port(), [free_port(), free_port()]
+    ledger = {"IFINU_DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db"}
+    gateway = {"IFINU_EVOLUTION_URL": simulator.url, "IFINU_EVOLUTION_API_KEY": API_KEY}
+    webhook = ifinu_as(
+        url, "webhook", "--host", "127.0.0.1", "--port", str(at), IFINU_WEBHOOK_SECRET=SECRET, IFINU_PHONE_KEY=PHONE_KEY
+    )
+    exporter = ifinu_as(url, "metrics", IFINU_METRICS_PORT=str(ports[0]), **ledger, **gateway)
+    recorder = ifinu_as(url, "recorder", IFINU_METRICS_PORT=str(ports[1]), **ledger)
     fleet = fleet_as(url)
-    fleet.start().ready()
+    fleet.start(IFINU_PHONE_KEY=PHONE_KEY).ready()
+    queue.push(raw(1, usuario_id="u1"), raw(2, telefone="1"))
+    wait_until(lambda: simulator.total() == 1 and queue.idle(), 40, queue.counts)
+
     flower = Watched(tmp_path / "flower.log", {"IFINU_REDIS_URL": url, "IFINU_FLOWER_AUTH": LOGIN}, "ifinu", "flower")
     try:
         watches(flower, fleet)
         assert all(flower.get(page).ok for page in ("/", "/tasks", "/broker", "/api/queues/length"))
     finally:
         flower.stop()
+
+    post = functools.partial(
+        Receiver.post, SimpleNamespace(port=at, ask=functools.partial(Receiver.ask, SimpleNamespace(port=at)))
+    )
+    wait_until(lambda: answers(at), 20, webhook.log.read_text)
+    jid = {"remoteJid": "5577998616740@s.whatsapp.net"}
+    for event, data in (
+        ("messages.update", {"keyId": "3EB0AA", "fromMe": True, "status": "READ", **jid}),
+        ("connection.update", {"state": "close", "statusReason": 401}),
+        (
+            "messages.upsert",
+            {"key": {"id": "A", "fromMe": False, **jid}, "message": {"conversation": "SAIR"}, "messageTimestamp": 1},
+        ),
+    ):
+        assert post({"event": event, "instance": "ifinu", "data": data}) == 200, event
+    assert client.hlen(optout_key("u1")) == 1
+
+    wait_until(lambda: scrape(ports[1])("ifinu_recorder_events_total") >= 3, 20, recorder.log.read_text)
+    wait_until(lambda: there(ports[0]) and "ifinu_gateway_up" in scrape(ports[0]).text, 20, exporter.log.read_text)
+    now = scrape(ports[0])
+    assert (now("ifinu_redis_up"), now("ifinu_redis_noeviction"), now("ifinu_queue_dead", queue="whatsapp")) == (
+        1,
+        1,
+        1,
+    )
+    assert now("ifinu_gateway_up") == 1
     assert denied(client) == []
+
+
+def answers(port: int) -> bool:
+    """Whether the webhook is ready."""
+    with contextlib.suppress(OSError):
+        return Receiver.ask(SimpleNamespace(port=port), "GET", "/readyz") == 200
+    return False
 
 
 @pytest.mark.parametrize(
