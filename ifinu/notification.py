@@ -113,6 +113,8 @@ _NEEDED = {
     Kind.OVERDUE: ("name", "amount", "due_date"),
     Kind.PAID: ("name", "amount"),
 }
+# Days from the day of sending to the due date of a sample charge; -10 is late for sure, Carnival or not.
+SAMPLE_DUE_IN_DAYS: Mapping[str, int] = {Kind.REMINDER: 3, Kind.DUE: 0, Kind.OVERDUE: -10, Kind.PAID: 0}
 
 
 def code_ids(notification_id: str) -> tuple[str, str]:

@@ -42,7 +42,7 @@ from pydantic import ValidationError
 from ifinu import phone
 from ifinu.errors import InvalidNotification
 from ifinu.names import likely
-from ifinu.notification import MISSING_FOR_KIND, Kind, Notification, Priority
+from ifinu.notification import MISSING_FOR_KIND, SAMPLE_DUE_IN_DAYS, Kind, Notification, Priority
 from ifinu.values import amount, day_or_time, exact
 
 _ZONE = "America/Sao_Paulo"
@@ -349,12 +349,9 @@ _READERS: dict[str, Callable[[object], object]] = {
     "without_reference": _yes_or_no,
 }
 
-# Days from today to the due date of a sample charge.
-_SAMPLE_DUE = {Kind.REMINDER: 3, Kind.DUE: 0, Kind.OVERDUE: -10, Kind.PAID: 0}  # late for sure, Carnival or not
-
 
 def _fill_in(values: dict[str, object], problems: Mapping[str, str], sandbox_number: str, today: date | None) -> None:
-    due_in = {kind.value: days for kind, days in _SAMPLE_DUE.items()}.get(str(values.get("kind")), 0)
+    due_in = SAMPLE_DUE_IN_DAYS.get(str(values.get("kind")), 0)  # an unknown kind is refused later
     today = today or datetime.now(ZoneInfo(_ZONE)).date()
     sample = {
         "phone": sandbox_number,

@@ -22,7 +22,7 @@ from pathlib import Path
 import jinja2
 
 from ifinu.errors import InvalidNotification
-from ifinu.notification import Kind, Notification
+from ifinu.notification import SAMPLE_DUE_IN_DAYS, Kind, Notification
 from ifinu.payment_codes import spaced
 from ifinu.reference import with_reference, without_references
 from ifinu.render.template_sets import LONGEST_TEXT, TEMPLATE_FAULTS, source_of, wordings
@@ -119,8 +119,8 @@ def sample(kind: Kind, today: date, *, tenant: str | None = None, bare: bool = F
         tenant: On whose behalf.
         bare: Whether it has only what its kind cannot do without.
     """
-    due_in = {Kind.REMINDER: 3, Kind.DUE: 0, Kind.OVERDUE: -10, Kind.PAID: 0}[kind]  # a charge that is late for sure
-    complete = _SAMPLE.model_copy(update={"kind": kind, "due_date": today + timedelta(days=due_in), "tenant": tenant})
+    due = today + timedelta(days=SAMPLE_DUE_IN_DAYS[kind])
+    complete = _SAMPLE.model_copy(update={"kind": kind, "due_date": due, "tenant": tenant})
     if not bare:
         return complete
     extras = dict.fromkeys(("description", "payment_link", "pix_code", "boleto_line"))

@@ -59,6 +59,22 @@ class Outcome(enum.StrEnum):
 
 
 HANGING = frozenset({Outcome.HANG, Outcome.HANG_UNSENT, Outcome.SLOW_INSERT})
+REALLY_SENT = frozenset(
+    {
+        Outcome.OK,
+        Outcome.SENT_THEN_TYPE_ERROR,
+        Outcome.SENT_THEN_DATABASE_ERROR,
+        Outcome.SENT_THEN_RESET,
+        Outcome.SENT_THEN_GATEWAY_TIMEOUT,
+        Outcome.HANG,
+        Outcome.SLOW_INSERT,
+        Outcome.NO_RECEIPTS,
+        Outcome.REFUSED_LATER,
+        Outcome.RECEIPTS_DISORDERED,
+        Outcome.RECEIPTS_LID,
+        Outcome.ANSWERS_STOP,
+    }
+)
 
 ENDINGS: Mapping[str, tuple[Outcome, ...]] = {
     "0001": (Outcome.NOT_ON_WHATSAPP,),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ifinu.simulator import numbers
 from ifinu.simulator.envelopes import RESET, JsonResponse, answer, context_info, error, proxy_page, unreadable
-from ifinu.simulator.fault_script import HANGING, Outcome
+from ifinu.simulator.fault_script import HANGING, REALLY_SENT, Outcome
 from ifinu.simulator.schemas import MEDIA, is_url_or_base64, media_problems, text_problems
 from ifinu.simulator.server import HttpRequest
 from ifinu.simulator.state import EVOLUTION, Message, SimulatedInstance
@@ -198,6 +198,8 @@ def _handed_over(world: World, job: _Job) -> JsonResponse | str:
 
 
 def _really_send(world: World, job: _Job) -> str:
+    if job.outcome not in REALLY_SENT:
+        raise NotImplementedError(f"{job.outcome} has no answer in send_routes, and does not send")
     key_id = world.new_key_id()
     world.ledger.sent(job.instance.name, numbers.digits(job.jid), job.text, key_id, job.outcome.value)
     return key_id

@@ -5,6 +5,7 @@ import pytest
 from pix import pix
 from pydantic import ValidationError
 
+from ifinu import notification as vocabulary
 from ifinu.notification import MISSING_FOR_KIND, Kind, Notification
 
 COMPLETE = {
@@ -15,6 +16,10 @@ COMPLETE = {
     "amount": "1234.50",
     "due_date": "2026-12-01",
 }
+
+
+def test_each_table_by_kind_names_every_kind():
+    assert set(vocabulary._NEEDED) == set(vocabulary.SAMPLE_DUE_IN_DAYS) == set(Kind)
 
 
 def test_a_notification_is_normalised():

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from ifinu.simulator.fault_script import ENDINGS
+
 OK = (201, "PENDING")
 
 
@@ -34,39 +36,43 @@ CLOSED_500 = (500, "Connection Closed")
 LONG_TEXTS = ("prisma.message.create", "prisma.isOnWhatsapp", "TypeError")
 
 
-@pytest.mark.parametrize(
-    ("ending", "answers", "really_sent", "stored"),
-    [
-        ("9999", [OK, OK], 2, 2),
-        ("0001", [nobody("0001"), nobody("0001")], 0, 0),
-        ("0002", [CLOSED_500, CLOSED_500, OK, OK], 2, 2),
-        ("0003", [CLOSED_500, CLOSED_500, CLOSED_500], 0, 0),
-        ("0004", ["reset"], 1, 1),
-        ("0005", [(400, "prisma.message.create")], 1, 0),
-        ("0006", [OK], 1, 1),
-        ("0007", [(400, ["Error: Connection Closed"])], 0, 0),
-        ("0008", [(400, ["Error: rate-overlimit"])], 0, 0),
-        ("0009", [OK], 1, 1),
-        ("0010", [OK], 1, 1),
-        ("0011", [(400, ["Error: Timed Out"])], 0, 0),
-        ("0012", ["reset"], 0, 0),
-        ("0013", [(400, "TypeError")], 1, 0),
-        ("0014", [nobody("0014"), OK], 1, 1),
-        ("0015", [(500, "Timed Out")], 0, 0),
-        ("0016", [(500, "prisma.isOnWhatsapp")], 0, 0),
-        ("0017", [(400, "TypeError")], 0, 0),
-        ("0018", [OK], 1, 1),
-        ("0019", [(500, "Timed Out")], 0, 0),
-        ("0020", [(502, "page"), OK], 1, 1),
-        ("0021", [(504, "page")], 1, 1),
-        ("0022", [OK], 1, 1),
-        ("0023", [OK], 1, 1),
-        ("0024", [OK], 1, 1),
-        ("0025", [CLOSED_500], 0, 0),
-        ("0026", [(400, ["Error: rate-overlimit"]), OK], 1, 1),
-        ("0027", [(500, "rate-overlimit"), OK], 1, 1),
-    ],
-)
+ENDS = [
+    ("9999", [OK, OK], 2, 2),
+    ("0001", [nobody("0001"), nobody("0001")], 0, 0),
+    ("0002", [CLOSED_500, CLOSED_500, OK, OK], 2, 2),
+    ("0003", [CLOSED_500, CLOSED_500, CLOSED_500], 0, 0),
+    ("0004", ["reset"], 1, 1),
+    ("0005", [(400, "prisma.message.create")], 1, 0),
+    ("0006", [OK], 1, 1),
+    ("0007", [(400, ["Error: Connection Closed"])], 0, 0),
+    ("0008", [(400, ["Error: rate-overlimit"])], 0, 0),
+    ("0009", [OK], 1, 1),
+    ("0010", [OK], 1, 1),
+    ("0011", [(400, ["Error: Timed Out"])], 0, 0),
+    ("0012", ["reset"], 0, 0),
+    ("0013", [(400, "TypeError")], 1, 0),
+    ("0014", [nobody("0014"), OK], 1, 1),
+    ("0015", [(500, "Timed Out")], 0, 0),
+    ("0016", [(500, "prisma.isOnWhatsapp")], 0, 0),
+    ("0017", [(400, "TypeError")], 0, 0),
+    ("0018", [OK], 1, 1),
+    ("0019", [(500, "Timed Out")], 0, 0),
+    ("0020", [(502, "page"), OK], 1, 1),
+    ("0021", [(504, "page")], 1, 1),
+    ("0022", [OK], 1, 1),
+    ("0023", [OK], 1, 1),
+    ("0024", [OK], 1, 1),
+    ("0025", [CLOSED_500], 0, 0),
+    ("0026", [(400, ["Error: rate-overlimit"]), OK], 1, 1),
+    ("0027", [(500, "rate-overlimit"), OK], 1, 1),
+]
+
+
+def test_each_ending_of_the_simulator_has_its_row():
+    assert [ending for ending, *_ in ENDS[1:]] == list(ENDINGS)
+
+
+@pytest.mark.parametrize(("ending", "answers", "really_sent", "stored"), ENDS)
 def test_a_number_ending_decides_the_answer_and_the_truth(api, ending, answers, really_sent, stored):
     api.simulator.set_fault(hang_ms=20)
     number = f"551198765{ending}"
