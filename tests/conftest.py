@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 from ledgers import database, emptied, migrated
@@ -14,6 +15,15 @@ from sqlalchemy import Engine
 
 from ifinu.embedded import Postgres, Valkey
 from ifinu.ledger.engine import connect
+
+# A busy machine is no fault: no time-limit per example, and none for making one up.
+hypothesis.settings.register_profile(
+    "unhurried",
+    hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)
