@@ -31,7 +31,7 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # what measures must not be measured beside another
-.PHONY: help install programs demo format check test bare chart fault bench picture wheel image ci clean
+.PHONY: help install programs demo format check test bare chart fault bench docs picture wheel image ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -84,6 +84,10 @@ bench: $(DEV) ## Measure pace and cost; wants a quiet machine
 	  $(BIN)/python bench/$$each.py || missed="$$missed $$each"; \
 	done; \
 	[ -z "$$missed" ] || { echo "failed, or missed a mark:$$missed" >&2; exit 1; }
+
+docs: $(DEV) ## Write the pages and tables that come from the code: settings, values of the chart
+	@$(BIN)/python docs/settings_page.py --write
+	@$(BIN)/python docs/chart_values.py --write
 
 picture: $(DEV) ## Take docs/images/top.svg again, from a real run; two minutes
 	@$(BIN)/python docs/images/top.py

@@ -58,8 +58,7 @@ class Case(NamedTuple):
     or by the limits.
     """
 
-    english: str
-    portuguese: str
+    name: str
     values: tuple[str, ...]
     most: bool
     nodes: int
@@ -69,16 +68,14 @@ class Case(NamedTuple):
 CASES = (
     Case(
         "trial, with the simulator",
-        "teste, com o simulador",
         ("simulator.enabled=true", "worker.autoscaling.minReplicas=1", "webhook.replicaCount=1"),
         most=False,
         nodes=1,
     ),
-    Case("default, at the least", "padrão, no mínimo", (), most=False, nodes=2),
-    Case("default, at the most", "padrão, no máximo", (), most=True, nodes=2),
+    Case("default, at the least", (), most=False, nodes=2),
+    Case("default, at the most", (), most=True, nodes=2),
     Case(
         "the same, with all memory used up to its limits",
-        "o mesmo, com toda a memória usada até os limites",
         (),
         most=True,
         nodes=2,
@@ -235,7 +232,6 @@ def table(
     *,
     values: Sequence[str] = (),
     node: Pod = NODE,
-    portuguese: bool = False,
 ) -> Iterator[str]:
     """
     The lines of the table.
@@ -243,15 +239,14 @@ def table(
     Raises:
         subprocess.CalledProcessError: As `rendered`.
     """
-    first = ("USD por mês", "pods", "CPU", "GiB", "disco, GiB", "nós") if portuguese else ()
-    head = (*(first or ("USD a month", "pods", "CPU", "GiB", "disk, GiB", "nodes")), *(one.where for one in prices))
+    head = ("USD a month", "pods", "CPU", "GiB", "disk, GiB", "nodes", *(one.where for one in prices))
     yield f"| {' | '.join(head)} |"
     yield f"|---|{'---:|' * (len(head) - 1)}"
     for case in CASES:
         wanted = bill(rendered(helm, (*case.values, *values)), most=case.most, limits=case.limits)
         count = max(case.nodes, nodes(wanted.pods, cpu=node.cpu, gib=node.gib))
         cells = (
-            case.portuguese if portuguese else case.english,
+            case.name,
             str(len(wanted.pods)),
             f"{sum(pod.cpu for pod in wanted.pods):.2f}",
             f"{sum(pod.gib for pod in wanted.pods):.1f}",
@@ -267,7 +262,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--helm", default="helm", help="the program")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a value of the chart")
-    parser.add_argument("--portuguese", action="store_true", help="as in docs/operations.pt-BR.md")
     parser.add_argument("--node-price", type=float, metavar="USD", help="of a node, an hour")
     parser.add_argument("--cluster-price", type=float, default=0.10, metavar="USD", help="of the cluster, an hour")
     parser.add_argument("--disk-price", type=float, default=0.10, metavar="USD", help="of a GiB, a month")
@@ -283,7 +277,7 @@ def main() -> None:
     elif node != NODE:
         parser.error("the prices here are of nodes with 4 CPUs and 16 GiB: say yours with --node-price")
     print(  # noqa: T201 - what it is for
-        *table(chosen.helm, prices, values=chosen.set, node=node, portuguese=chosen.portuguese), sep="\n"
+        *table(chosen.helm, prices, values=chosen.set, node=node), sep="\n"
     )
 
 

@@ -536,7 +536,7 @@ def load(**overrides: Any) -> Settings:
                     problems.append(f"{variable}: {path}: is empty")
     known = {*itertools.chain(*names.values()), *(f"{names[field][0]}_FILE" for field in Settings._secrets)}
     problems += [
-        f"{name}: no such setting; README.md lists them all"
+        f"{name}: no such setting; docs/settings.md lists them all"
         for name in sorted(os.environ)
         if name.upper().startswith(PREFIX) and name.upper() not in known
     ]

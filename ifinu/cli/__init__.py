@@ -60,7 +60,7 @@ _EXIT_CODES = """[bold]Exit codes[/bold]
 2 the arguments or the environment are wrong.
 3 Redis, the ledger or the gateway cannot be reached, or refused.
 
-Settings are [bold]IFINU_*[/bold] variables; the README lists them."""
+Settings are [bold]IFINU_*[/bold] variables; docs/settings.md lists them."""
 
 app = typer.Typer(
     name="ifinu",

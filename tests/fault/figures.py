@@ -76,7 +76,7 @@ class Figures:
         return {name: ids for name, ids in found.items() if ids}
 
     def row(self, case: str, faults: str) -> str:
-        """The line that the README's table quotes."""
+        """The line that docs/measured.md quotes."""
         cells = (
             case, f"{self.messages:,} messages", faults, f"lost {len(self.lost)}", f"sent twice {len(self.twice)}",
             f"unknown {len(self.unknown)}: {len(self.found)} found, {len(self.resent)} sent again, "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from chart.pages import blocks, simple_commands
+from pages import blocks, simple_commands
 from processes import Queue
 from sqlalchemy import Connection, create_engine
 

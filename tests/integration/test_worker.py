@@ -93,7 +93,7 @@ def test_a_payment_code_follows_its_notification_in_a_message_that_holds_nothing
     assert queue.dead() == []
 
 
-# What happens to each kind of bad input; README.md shows this table.
+# What happens to each kind of bad input; docs/messages.md shows this table.
 BAD_INPUT = [
     (b"{not json", "not_json"),
     (b"", "not_json"),

@@ -202,7 +202,7 @@ def test_an_unknown_name_of_ours_is_refused(monkeypatch, name):
     monkeypatch.setenv(name, "hush")
     with pytest.raises(ConfigurationError) as caught:
         settings.load()
-    assert str(caught.value) == f"{name}: no such setting; README.md lists them all"
+    assert str(caught.value) == f"{name}: no such setting; docs/settings.md lists them all"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def flower(
     Messages are seen by id, kind and outcome: no phone, no name and no text. It
     only looks, unless it is started with --allow-control.
 
-    Workers send events while it runs, which costs them CPU time (README), and stop
+    Workers send events while it runs, which costs them CPU time (docs/flower.md), and stop
     when it ends. What it knows is in memory: the newest messages since it started.
     For what became of a message use [bold]ifinu show[/bold], for alerts /metrics.
 
