@@ -31,10 +31,10 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # what measures must not be measured beside another
-.PHONY: help install programs demo format check test bare chart fault bench docs picture wheel image ci clean
+.PHONY: help install programs demo format check test bare chart fault bench docs translated picture wheel image ci clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(DEV) ## Make .venv with all that development needs
 
@@ -88,6 +88,9 @@ bench: $(DEV) ## Measure pace and cost; wants a quiet machine
 docs: $(DEV) ## Write the pages and tables that come from the code: settings, values of the chart
 	@$(BIN)/python docs/settings_page.py --write
 	@$(BIN)/python docs/chart_values.py --write
+
+translated: $(DEV) ## Mark each Portuguese section as following its English, once it was translated
+	@$(BIN)/python docs/translations.py --renew
 
 picture: $(DEV) ## Take docs/images/top.svg again, from a real run; two minutes
 	@$(BIN)/python docs/images/top.py
