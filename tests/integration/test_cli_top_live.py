@@ -94,7 +94,7 @@ def test_a_backlog_falls_while_each_worker_keeps_its_pace(terminal, fleet, queue
 
 def test_keys_do_what_they_say(terminal):
     top = terminal("top", "--every", "1")
-    top.shows("sorted by name", "none answers")
+    top.shows("sorted by name", "no worker answers")
     top.press("s")
     top.shows("sorted by rate")
     top.press("ss")
@@ -103,7 +103,7 @@ def test_keys_do_what_they_say(terminal):
     top.press("?")
     top.shows("sort workers: name, rate, busy", "ifinu unknown list")
     top.press("?p")
-    top.shows("paused, p goes on", "none answers")
+    top.shows("paused, p resumes", "no worker answers")
     top.press("p")
     top.shows("every 1 s")
     assert top.process.poll() is None
@@ -128,9 +128,9 @@ def test_a_paused_picture_stands_still_and_goes_on(terminal, client):
 
 def test_another_size_is_drawn_anew(terminal):
     top = terminal("top", size=(130, 30))
-    top.shows("none answers", "last 5 min", "outcome", "in flight")
+    top.shows("no worker answers", "last 5 min", "outcome", "in flight")
     top.resize(40, 10)
-    top.shows("ifinu top", "whatsapp", "none answers")
+    top.shows("ifinu top", "whatsapp", "no worker answers")
     assert "in flight" not in top.text()
     top.resize(130, 40)
     top.shows("last 5 min", "outcome")
@@ -150,11 +150,11 @@ def test_another_size_is_drawn_anew(terminal):
 )
 def test_however_it_ends_the_terminal_is_as_before(terminal, end, code):
     top = terminal("top")
-    top.shows("none answers")
+    top.shows("no worker answers")
     assert not top.is_as_before()  # keys come at once and unseen
     end(top)
     if code is None:
-        top.shows("none answers")
+        top.shows("no worker answers")
         top.press("q")
     assert top.ended() == (code or 0)
 
@@ -177,7 +177,7 @@ def test_an_error_while_it_looks_is_no_silence(terminal):
 
 def test_it_can_be_put_aside_and_taken_up_again(terminal):
     top = terminal("top", "--every", "1")
-    top.shows("none answers")
+    top.shows("no worker answers")
     top.press("\x1a")
     stat = Path(f"/proc/{top.process.pid}/stat")
     wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", 20)
@@ -185,7 +185,7 @@ def test_it_can_be_put_aside_and_taken_up_again(terminal):
     assert top.is_as_before()
     top.process.send_signal(signal.SIGCONT)
     wait_until(lambda: top.raw.count(ENTER) == 2, 20)
-    top.shows("none answers")
+    top.shows("no worker answers")
     top.press("q")
     assert top.ended() == 0
 
@@ -219,7 +219,7 @@ def test_no_color_draws_none(terminal, client):
     assert coloured.ended() == 0
     assert colour.search(coloured.raw)
     assert not colour.search(plain.raw)
-    assert b"none answers" in plain.raw
+    assert b"no worker answers" in plain.raw
 
 
 def test_an_ascii_terminal_gets_no_other_letters(terminal, client):

@@ -16,17 +16,17 @@ from ifinu.cli.top import frame as frames
 from ifinu.cli.top import layout
 from ifinu.cli.top.frame import DisplayOptions, frame
 from ifinu.cli.top.model import Order, WorkerRow, sort
-from ifinu.cli.top.rates import RateHistory, Sight, instances, pace, rates
+from ifinu.cli.top.rates import Observation, RateHistory, instances, pace, rates
 from ifinu.cli.top.snapshot import Snapshot
 from ifinu.errors import Reason, Refused
 from ifinu.metrics.worker_series import Now, WorkerSeries
 
 AT = datetime(2026, 11, 25, 14, 2, 11, tzinfo=UTC)
-VIEW = DisplayOptions(where="redis:6379/0", every_s=2.0)
+OPTIONS = DisplayOptions(server="redis:6379/0", every_s=2.0)
 
 
-def told(up_s, *, pid=1, sent=0, dead=0, **others):
-    """An answer of a worker, `up_s` after its start."""
+def answer(up_s, *, pid=1, sent=0, dead=0, **others):
+    """The answer of a worker, `up_s` after its start."""
     return {
         "version": "0.1.0", "pid": pid, "up_s": up_s, "limit_per_s": 50.0, "waiting": 3, "slots": 10, "busy": 4,
         "breaker_open": False, "ended": {"sent": sent, "dead": dead}, "retried": 0, "deferred": 0, "in_doubt": 0,
@@ -45,12 +45,12 @@ def found(ready=0, *, dead=(), oldest_s=None, paused=None, **others):
     return Snapshot(**{**given, **others})
 
 
-def figures_of(*looks, every_s=2.0):
-    """The figures after these looks: (when in seconds, what was found, answers by name)."""
-    memory = RateHistory(every_s)
-    for at_s, what, answers in looks:
+def model_of(*observations, every_s=2.0):
+    """The figures after these observations: (when in seconds, state of Redis, answers by name)."""
+    history = RateHistory(every_s)
+    for at_s, snapshot, answers in observations:
         by_who = None if answers is None else {(name, one.get("pid", 0)): one for name, one in answers.items()}
-        last = memory.take(Sight(AT, at_s, what, by_who, "" if what else "Redis cannot be reached"))
+        last = history.add(Observation(AT, at_s, snapshot, by_who, "" if snapshot else "Redis cannot be reached"))
     return last
 
 
@@ -64,14 +64,14 @@ def text(lines):
 @pytest.mark.parametrize(
     ("before", "after", "per_s"),
     [
-        (told(10.0, sent=100), told(12.0, sent=200), {"sent": 50.0}),
-        (told(10.0, sent=100, dead=1), told(14.0, sent=100, dead=3), {"dead": 0.5}),
-        (told(10.0), told(12.0, retried=4, deferred=2, in_doubt=1), {"retried": 2, "deferred": 1, "in_doubt": 0.5}),
-        (told(10.0, sent=100), told(12.0, sent=100), {}),
-        (told(10.0, sent=100), told(1.0, pid=2, sent=20), None),  # started again
-        (told(10.0, sent=100), told(9.0, sent=200), None),
-        (told(10.0), told(10.0), None),
-        ({}, told(10.0, sent=100), None),
+        (answer(10.0, sent=100), answer(12.0, sent=200), {"sent": 50.0}),
+        (answer(10.0, sent=100, dead=1), answer(14.0, sent=100, dead=3), {"dead": 0.5}),
+        (answer(10.0), answer(12.0, retried=4, deferred=2, in_doubt=1), {"retried": 2, "deferred": 1, "in_doubt": 0.5}),
+        (answer(10.0, sent=100), answer(12.0, sent=100), {}),
+        (answer(10.0, sent=100), answer(1.0, pid=2, sent=20), None),  # started again
+        (answer(10.0, sent=100), answer(9.0, sent=200), None),
+        (answer(10.0), answer(10.0), None),
+        ({}, answer(10.0, sent=100), None),
     ],
 )
 def test_a_rate_is_what_grew_by_the_workers_own_clock(before, after, per_s):
@@ -79,29 +79,29 @@ def test_a_rate_is_what_grew_by_the_workers_own_clock(before, after, per_s):
 
 
 def test_the_pace_counts_what_went_to_the_gateway_and_nothing_else():
-    before = told(10.0, sent=100, deferred=0, ended={"duplicate": 0, "sent": 100})
-    after = told(12.0, sent=190, dead=10, deferred=500, ended={"duplicate": 900, "sent": 190})
+    before = answer(10.0, sent=100, deferred=0, ended={"duplicate": 0, "sent": 100})
+    after = answer(12.0, sent=190, dead=10, deferred=500, ended={"duplicate": 900, "sent": 190})
     assert pace(before, after) == 50.0
     assert pace({}, after) is None
 
 
 def test_the_networks_delays_make_no_difference():
-    late = figures_of((0, found(), {"a": told(10, sent=0)}), (9, found(), {"a": told(12, sent=100)}))
+    late = model_of((0, found(), {"a": answer(10, sent=0)}), (9, found(), {"a": answer(12, sent=100)}))
     assert late.rate_per_s == 50.0
 
 
 def test_instances_have_rates_and_what_is_held():
-    before = told(10.0, instances={"a": {"sent": 10, "failed": 0, "held": False}})
-    after = told(12.0, instances={"a": {"sent": 20, "failed": 1, "held": False}, "b": {"sent": 2, "held": True}})
+    before = answer(10.0, instances={"a": {"sent": 10, "failed": 0, "held": False}})
+    after = answer(12.0, instances={"a": {"sent": 20, "failed": 1, "held": False}, "b": {"sent": 2, "held": True}})
     seen = instances(before, after)
     assert (seen["a"].sent_per_s, seen["a"].failed_per_s, seen["a"].held_by) == (5.0, 0.5, 0)
     assert (seen["b"].sent_per_s, seen["b"].held_by) == (1.0, 1)
 
 
 def test_workers_add_up():
-    before = {"a": told(1, pid=1), "b": told(5, pid=2)}
-    after = {"a": told(3, pid=1, sent=98, dead=2), "b": told(7, pid=2, sent=90, breaker_open=True)}
-    now = figures_of((0, found(1000), before), (2, found(810), after))
+    before = {"a": answer(1, pid=1), "b": answer(5, pid=2)}
+    after = {"a": answer(3, pid=1, sent=98, dead=2), "b": answer(7, pid=2, sent=90, breaker_open=True)}
+    now = model_of((0, found(1000), before), (2, found(810), after))
     assert (now.rate_per_s, now.limit_per_s) == (95.0, 100.0)
     assert dict(now.per_s) == {"sent": 94.0, "dead": 1.0}
     assert now.totals == {"sent": 188, "dead": 2}
@@ -110,10 +110,10 @@ def test_workers_add_up():
 
 
 def test_a_worker_without_a_limit_has_none():
-    now = figures_of((0, found(), {"a": told(1, limit_per_s=None)}), (2, found(), {"a": told(3, limit_per_s=None)}))
+    now = model_of((0, found(), {"a": answer(1, limit_per_s=None)}), (2, found(), {"a": answer(3, limit_per_s=None)}))
     assert now.limit_per_s == float("inf")
     assert now.as_json()["limit_per_s"] is None
-    assert "0.0/s of no limit" in frame(now, VIEW, 80, 24)[1].plain
+    assert "0.0/s of no limit" in frame(now, OPTIONS, 80, 24)[1].plain
 
 
 # -- the backlog's way
@@ -130,17 +130,17 @@ def test_a_worker_without_a_limit_has_none():
     ],
 )
 def test_a_backlog_tells_when_it_is_empty(ready, trend, drains_in_s, says):
-    now = figures_of(*((2 * number, found(count), {}) for number, count in enumerate(ready)))
+    now = model_of(*((2 * number, found(count), {}) for number, count in enumerate(ready)))
     assert (now.trend_per_s, now.drains_in_s) == (trend, drains_in_s)
-    assert frame(now, VIEW, 120, 24)[1].plain.endswith(("workers", says))
-    assert says in frame(now, VIEW, 120, 24)[1].plain
+    assert frame(now, OPTIONS, 120, 24)[1].plain.endswith(("workers", says))
+    assert says in frame(now, OPTIONS, 120, 24)[1].plain
 
 
 def test_a_trend_forgets_what_was_long_ago():
-    now = figures_of((0, found(9000), {}), (100, found(500), {}), (110, found(400), {}))
+    now = model_of((0, found(9000), {}), (100, found(500), {}), (110, found(400), {}))
     assert now.trend_per_s == -10.0
     assert now.queues[1].history == [9000, 500, 400]
-    later = figures_of((0, found(9000), {}), (400, found(500), {}))
+    later = model_of((0, found(9000), {}), (400, found(500), {}))
     assert later.queues[1].history == [500]
 
 
@@ -164,49 +164,49 @@ def test_a_curve(values, width, drawn):
 
 
 def looks_without_b(*times):
-    both = {"a": told(1, pid=1), "b": told(1, pid=2)}
-    return [(0, found(), both), *((at, found(), {"a": told(1 + at, pid=1)}) for at in times)]
+    both = {"a": answer(1, pid=1), "b": answer(1, pid=2)}
+    return [(0, found(), both), *((at, found(), {"a": answer(1 + at, pid=1)}) for at in times)]
 
 
 def test_a_worker_that_does_not_answer_is_shown_as_such_and_then_dropped():
-    missed_one = figures_of(*looks_without_b(2))
+    missed_one = model_of(*looks_without_b(2))
     assert [one.silent_s for one in missed_one.workers] == [0, 0]
-    silent = figures_of(*looks_without_b(2, 4, 6, 8))
+    silent = model_of(*looks_without_b(2, 4, 6, 8))
     assert [(one.name, one.silent_s) for one in silent.workers] == [("a", 0), ("b", 8)]
     assert silent.limit_per_s == 50.0
-    lines = frame(silent, VIEW, 80, 24)
+    lines = frame(silent, OPTIONS, 80, 24)
     (row,) = [line for line in lines if line.plain.startswith("b ")]
     assert row.plain.rstrip().endswith("no answer for 8.0 s")
     assert any(span.style == "dim" and (span.start, span.end) == (0, len(row)) for span in row.spans)
     assert "1 silent" in lines[1].plain
-    gone = figures_of(*looks_without_b(2, 31))
+    gone = model_of(*looks_without_b(2, 31))
     assert [one.name for one in gone.workers] == ["a"]
 
 
 def test_a_worker_that_started_again_is_one_worker():
-    now = figures_of((0, found(), {"a": told(100, pid=1, sent=900)}), (2, found(), {"a": told(1, pid=2, sent=20)}))
+    now = model_of((0, found(), {"a": answer(100, pid=1, sent=900)}), (2, found(), {"a": answer(1, pid=2, sent=20)}))
     assert [(one.pid, one.rate_per_s) for one in now.workers] == [(2, None)]
 
 
 def test_two_workers_of_one_name_are_two():
-    memory = RateHistory(2.0)
+    history = RateHistory(2.0)
     for at_s in (0, 2):
-        answers = {("a", pid): told(1 + at_s, pid=pid, sent=50 * at_s) for pid in (1, 2)}
-        now = memory.take(Sight(AT, at_s, found(), answers))
+        answers = {("a", pid): answer(1 + at_s, pid=pid, sent=50 * at_s) for pid in (1, 2)}
+        now = history.add(Observation(AT, at_s, found(), answers))
     assert [(one.name, one.pid, one.rate_per_s) for one in now.workers] == [("a", 1, 50.0), ("a", 2, 50.0)]
 
 
 def test_a_worker_that_does_not_know_the_question_is_shown():
-    lines = frame(figures_of((0, found(), {"old": {"error": "No such command"}})), VIEW, 80, 24)
-    assert any(line.startswith("old") and line.endswith("tells nothing: another version?") for line in text(lines))
+    lines = frame(model_of((0, found(), {"old": {"error": "No such command"}})), OPTIONS, 80, 24)
+    assert any(line.startswith("old") and line.endswith("no figures: another version?") for line in text(lines))
 
 
 def test_redis_away_is_said_and_what_was_known_stays():
-    now = figures_of((0, found(300), {"a": told(1)}), (2, None, None), (9, None, None))
-    lines = text(frame(now, VIEW, 80, 24))
+    now = model_of((0, found(300), {"a": answer(1)}), (2, None, None), (9, None, None))
+    lines = text(frame(now, OPTIONS, 80, 24))
     assert lines[1] == "Redis cannot be reached, since 9.0 s; trying again"
     assert any(line.startswith("whatsapp    300") for line in lines)
-    back = figures_of((0, None, None), (2, found(300), {"a": told(1)}))
+    back = model_of((0, None, None), (2, found(300), {"a": answer(1)}))
     assert (back.error, back.error_s) == ("", 0)
 
 
@@ -218,8 +218,8 @@ def test_redis_away_is_said_and_what_was_known_stays():
 )  # fmt: skip
 def test_workers_are_sorted(order, names):
     workers = [
-        WorkerRow("b", 1, 50.0, told={"busy": 1}), WorkerRow("a", 2, None, told={"busy": 2}),
-        WorkerRow("c", 3, 9.0, told={"busy": 9}),
+        WorkerRow("b", 1, 50.0, answer={"busy": 1}), WorkerRow("a", 2, None, answer={"busy": 2}),
+        WorkerRow("c", 3, 9.0, answer={"busy": 9}),
     ]  # fmt: skip
     assert "".join(one.name for one in sort(workers, order)) == names
 
@@ -231,21 +231,21 @@ def test_every_order_has_its_turn():
 # -- fitting
 
 
-def busy_figures(workers=20):
+def busy_model(workers=20):
     """With long names, wide characters, many of everything."""
     names = [f"celery@ifinu-worker-6f7d9c5b8-x{number:02}-日本" for number in range(workers)]
     many = {f"instância-número-{number}": {"sent": number, "failed": 1, "held": number % 2} for number in range(40)}
     looks = []
     for at in (0, 2, 4, 6, 8):
         answers = {
-            name: told(100 + at, pid=1 + number, sent=50 * at, dead=at, instances=many, records=number == 0)
+            name: answer(100 + at, pid=1 + number, sent=50 * at, dead=at, instances=many, records=number == 0)
             for number, name in enumerate(names)
             if number != 3 or at == 0
         }
         dead = [f"reason_that_is_rather_long_{number}" for number in range(40)]
         looks.append((at, found(123_456 - at, dead=dead, oldest_s=98_765.0, paused="2026", unknown=3,
                                 unknown_oldest_s=99.0, waiting=12, waiting_oldest_s=3.0), answers))  # fmt: skip
-    return figures_of(*looks)
+    return model_of(*looks)
 
 
 SIZES = [(80, 24), (40, 10), (200, 60), (1, 1), (10, 3), (71, 24), (72, 24), (100, 30), (500, 200), (25, 100)]
@@ -255,16 +255,16 @@ SIZES = [(80, 24), (40, 10), (200, 60), (1, 1), (10, 3), (71, 24), (72, 24), (10
 @pytest.mark.parametrize("workers", [0, 1, 20])
 @pytest.mark.parametrize("changes", [{}, {"help": True}, {"paused": True}, {"late_s": 1234.5}])
 def test_a_frame_fits_its_terminal(width, height, workers, changes):
-    view = DisplayOptions(where="a-server-with-a-name.example.org:6379/0", every_s=2.0, **changes)
-    for figures in (busy_figures(workers), None):
-        lines = frame(figures, view, width, height)
+    options = DisplayOptions(server="a-server-with-a-name.example.org:6379/0", every_s=2.0, **changes)
+    for model in (busy_model(workers), None):
+        lines = frame(model, options, width, height)
         assert len(lines) <= height
         assert max(cell_len(line.plain) for line in lines) <= width
         assert not any("\n" in line.plain for line in lines)
 
 
 def test_a_common_terminal_shows_all_panels():
-    lines = text(frame(busy_figures(), VIEW, 80, 24))
+    lines = text(frame(busy_model(), OPTIONS, 80, 24))
     assert len(lines) == 24
     shown = "\n".join(lines)
     for title in ("queue", "worker", "outcome", "instance", "dead, by reason"):
@@ -274,13 +274,13 @@ def test_a_common_terminal_shows_all_panels():
 
 
 def test_the_help_is_whole_on_a_common_terminal():
-    lines = text(frame(None, DisplayOptions(where="redis:6379/0", every_s=2.0, help=True), 80, 24))
+    lines = text(frame(None, DisplayOptions(server="redis:6379/0", every_s=2.0, help=True), 80, 24))
     assert not any(line.endswith("…") for line in lines)
     assert lines[-1].startswith("ledger ")
 
 
 def test_a_tiny_terminal_shows_what_matters_most():
-    lines = text(frame(busy_figures(2), VIEW, 40, 10))
+    lines = text(frame(busy_model(2), OPTIONS, 40, 10))
     first = ["ifinu", "102.0/s", "unknown", "queue", "urgente", "whatsapp", "baixa", "worker"]
     assert [line.split()[0] for line in lines[:8]] == first
     assert [line[0] for line in lines[8:]] == ["…", "…"]
@@ -288,7 +288,7 @@ def test_a_tiny_terminal_shows_what_matters_most():
 
 
 def test_a_wide_terminal_shows_more():
-    narrow, wide = (frame(busy_figures(3), VIEW, width, 60) for width in (80, 200))
+    narrow, wide = (frame(busy_model(3), OPTIONS, width, 60) for width in (80, 200))
     for title in ("version", "last 5 min", "failed/s"):
         assert not any(title in line.plain for line in narrow)
         assert any(title in line.plain for line in wide)
@@ -318,17 +318,17 @@ def test_blocks_are_left_out_by_rank():
 
 
 def test_a_terminal_without_unicode_gets_ascii():
-    for line in frame(busy_figures(3), VIEW, 200, 60):
+    for line in frame(busy_model(3), OPTIONS, 200, 60):
         drawn = frames.in_ascii(line.plain)
         assert drawn.isascii()
         assert len(drawn) == len(line.plain)
 
 
 def test_what_comes_from_elsewhere_cannot_steer_the_terminal():
-    evil = {"x\x1b[2J\n[red]y": told(1, instances={"i\x07": {"sent": 1}}), "z": {"pid": 3, "error": "\x1b"}}
-    now = figures_of((0, found(1, dead=["r\x1b]0;x\x07"]), evil))
+    evil = {"x\x1b[2J\n[red]y": answer(1, instances={"i\x07": {"sent": 1}}), "z": {"pid": 3, "error": "\x1b"}}
+    now = model_of((0, found(1, dead=["r\x1b]0;x\x07"]), evil))
     for width, height in itertools.product((40, 80, 200), (10, 60)):
-        for line in frame(now, VIEW, width, height):
+        for line in frame(now, OPTIONS, width, height):
             assert line.plain.isprintable()
 
 

@@ -1,14 +1,14 @@
 """
-`ifinu top`: the queues and the workers as they are now, on one screen.
+`ifinu top`: the queues and the workers on one screen, updated every few seconds.
 
-    looking    Redis is looked into
-    asking     the workers are asked
-    reckoning  looks become rates
-    figures    what is shown
-    drawing    figures become lines, as many and as wide as there is room for
-    fitting    what is left out where there is none
-    screen     the terminal
-    watching   the command
+    snapshot   the state of Redis
+    workers    the answers of the workers, over Celery's remote control
+    rates      a history of both -> rates per second
+    model      the figures on the screen, also as JSON
+    frame      model -> lines of text
+    layout     what is left out of a frame on a small terminal
+    screen     the terminal: keys, signals, drawing
+    command    the command
 """
 
 from ifinu.cli.top.command import top as top

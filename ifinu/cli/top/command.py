@@ -1,4 +1,4 @@
-"""`ifinu top`: looks in a thread of its own, and shows what was last seen; once, as JSON, or on a screen."""
+"""`ifinu top`: observes Redis and the workers in a thread, and shows the figures on a screen, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -24,41 +24,39 @@ from ifinu.errors import BrokerUnavailable, ConfigurationError
 if TYPE_CHECKING:
     from ifinu.cli.top.frame import DisplayOptions
     from ifinu.cli.top.model import Model
-    from ifinu.cli.top.rates import Sight
+    from ifinu.cli.top.rates import Observation
     from ifinu.cli.top.screen import Screen
 
-    Sights = queue.SimpleQueue[Sight | Exception]
+    Observations = queue.SimpleQueue[Observation | Exception]
 
-_DRAW_S = 1.0  # how long the picture stands at most, so that it says how old it is
-_LATE_S = 5.0  # beyond the time that a look takes
-_BETWEEN_S = 1.0  # between the two looks of --once
+_DRAW_S = 1.0  # between two frames at most, since a frame shows the age of its figures
+_LATE_S = 5.0  # beyond the time that an observation takes
+_BETWEEN_S = 1.0  # between the two observations of --once
 _ANY_HEIGHT = 1_000
 _STOPPED_S = 1.5
 _REDIS = 6379
-_SIGNALLED = 128  # as a shell reports a process that a signal ended
+_SIGNALLED = 128  # a shell adds the number of the signal that ended a process
 
 
 def top(
     every_s: Annotated[
-        float, typer.Option("--every", min=1, max=60, metavar="SECONDS", help="How often it looks.")
+        float, typer.Option("--every", min=1, max=60, metavar="SECONDS", help="Time between two updates.")
     ] = 2.0,
-    once: Annotated[
-        bool, typer.Option("--once", help="Print it once as text, also where there is no terminal.")
-    ] = False,
-    frames: Annotated[int | None, typer.Option(min=1, help="End after so many looks.", show_default=False)] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame as text; needs no terminal.")] = False,
+    frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many updates.", show_default=False)] = None,
     as_json: terminal.Json = False,
 ) -> None:
     """
     Watch the queues and the workers on one screen.
 
-    The second line tells how many sends a second the workers do, of those that
-    they may, and when the backlog is empty if it goes on like that. Below it:
-    each queue with its trend, each worker with its pace, what becomes of
-    messages, the WhatsApp instances, and the dead letters by reason. What does
-    not fit is left out, the least important first.
+    The second line shows the workers' sends per second, their limit, and when
+    the backlog will be empty at this rate. Below it: each queue with its
+    trend, each worker with its rate, messages by outcome, the WhatsApp
+    instances, and the dead letters by reason. On a small terminal the least
+    important columns and rows are left out.
 
-    [bold]q[/bold] ends it, [bold]p[/bold] pauses the picture, [bold]s[/bold] sorts the workers, [bold]?[/bold] explains
-    the columns. With [bold]--json[/bold], one object a line for each look.
+    [bold]q[/bold] quits, [bold]p[/bold] pauses the display, [bold]s[/bold] sorts the workers, [bold]?[/bold] explains
+    the columns. [bold]--json[/bold] prints one object a line, one for each update.
 
     [bold]Examples[/bold]
 
@@ -72,26 +70,22 @@ def top(
 
     config = settings.load()
     is_text = once or as_json
-    if not is_text and not _is_screen():
+    if not is_text and not (sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")):
         raise ConfigurationError(
-            "ifinu top needs a terminal to draw on, and this is none; add --once for one picture as text, or --json, "
-            "or use `ifinu status`"
+            "`ifinu top` needs a terminal and stdout is not one; use --once for one frame as text, --json, "
+            "or `ifinu status`"
         )
     url = config.redis_url.get_secret_value()
-    view = DisplayOptions(where=_where(url), every_s=every_s)
+    options = DisplayOptions(server=_server(url), every_s=every_s)
     if not is_text:
-        _watch(url, view, frames)
+        _watch(url, options, frames)
         return
-    with _looking(url) as look:
-        _print(look, view, 1 if once else frames, as_json=as_json, once=once)
+    with _observing(url) as observe:
+        _print(observe, options, 1 if once else frames, as_json=as_json, once=once)
 
 
-def _is_screen() -> bool:
-    return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
-
-
-def _where(url: str) -> str:
-    """The server in few letters, without its password."""
+def _server(url: str) -> str:
+    """Host, port and database of a Redis URL, without its password."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return parts.path
@@ -99,115 +93,121 @@ def _where(url: str) -> str:
 
 
 @contextlib.contextmanager
-def _looking(url: str) -> Iterator[Callable[[], Sight]]:
-    """What looks, with connections of its own; a look takes a second where a worker does not answer."""
-    from ifinu.cli.top.rates import Sight
+def _observing(url: str) -> Iterator[Callable[[], Observation]]:
+    """A function that observes Redis and the workers; it takes a second longer if a worker does not answer."""
+    from ifinu.cli.top.rates import Observation
     from ifinu.cli.top.snapshot import SnapshotReader
     from ifinu.cli.top.workers import AWAY, Workers
 
     with connection.broker() as client, Workers(url) as workers:
-        eye = SnapshotReader(client)
+        reader = SnapshotReader(client)
 
-        def look() -> Sight:
-            found = answers = None
+        def observe() -> Observation:
+            snapshot = answers = None
             error = ""
             try:
-                found = eye.look()
+                snapshot = reader.look()
                 answers = workers.ask()
             except (redis.ConnectionError, redis.TimeoutError, *AWAY):
                 error = "Redis cannot be reached"
             except redis.RedisError as exc:
                 error = f"Redis refused ({exc})"
-            return Sight(datetime.now(UTC), time.monotonic(), found, answers, error)
+            return Observation(datetime.now(UTC), time.monotonic(), snapshot, answers, error)
 
-        yield look
+        yield observe
 
 
-def _print(look: Callable[[], Sight], view: DisplayOptions, frames: int | None, *, as_json: bool, once: bool) -> None:
-    """Text or JSON, one for each look; a look before the first, without which there would be no rates."""
+def _print(
+    observe: Callable[[], Observation], options: DisplayOptions, frames: int | None, *, as_json: bool, once: bool
+) -> None:
+    """Print text or JSON for each observation after the first, which only serves to compute rates."""
     from ifinu.cli.top.rates import RateHistory
 
-    memory = RateHistory(view.every_s)
-    memory.take(look())
+    history = RateHistory(options.every_s)
+    history.add(observe())
     due_s = time.monotonic() + _BETWEEN_S
     while frames is None or frames > 0:
         time.sleep(max(0.0, due_s - time.monotonic()))
-        due_s = time.monotonic() + view.every_s
-        figures = memory.take(look())
+        due_s = time.monotonic() + options.every_s
+        model = history.add(observe())
         if as_json:
-            terminal.print_json(figures.as_json())
+            terminal.print_json(model.as_json())
         else:
-            _print_text(figures, view)
-        if once and figures.error:
-            raise BrokerUnavailable(f"{figures.error}; try `ifinu doctor`")
+            _print_text(model, options)
+        if once and model.error:
+            raise BrokerUnavailable(f"{model.error}; try `ifinu doctor`")
         frames = None if frames is None else frames - 1
 
 
-def _print_text(figures: Model, view: DisplayOptions) -> None:
+def _print_text(model: Model, options: DisplayOptions) -> None:
     from ifinu.cli.top.frame import frame, in_ascii
 
     console = terminal.results()
-    for line in frame(figures, view, console.width, _ANY_HEIGHT):
+    for line in frame(model, options, console.width, _ANY_HEIGHT):
         if not console.encoding.startswith("utf"):
             line.plain = in_ascii(line.plain)
         console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
-def _watch(url: str, view: DisplayOptions, frames: int | None) -> None:
-    """On the screen, until somebody ends it."""
+def _watch(url: str, options: DisplayOptions, frames: int | None) -> None:
+    """Show the figures on the screen until the user quits."""
     from ifinu.cli.top.screen import Ended, Screen
 
-    seen: Sights = queue.SimpleQueue()
+    observations: Observations = queue.SimpleQueue()
     stop = threading.Event()
     thread: threading.Thread | None = None
     try:
         with Screen() as screen:
             thread = threading.Thread(
-                target=_keep_looking, args=(url, view.every_s, stop, seen, screen.wake), name="looks", daemon=True
+                target=_keep_observing,
+                args=(url, options.every_s, stop, observations, screen.wake),
+                name="observer",
+                daemon=True,
             )
             thread.start()
-            _show(screen, seen, view, frames)
+            _show(screen, observations, options, frames)
     except Ended as exc:
         raise typer.Exit(_SIGNALLED + exc.number) from None
     finally:
         stop.set()
-        if thread is not None:  # a question that nobody waits for leaves its answers in Redis
+        if thread is not None:  # a question cut short would leave its answers in Redis
             thread.join(_STOPPED_S)
 
 
-def _keep_looking(url: str, every_s: float, stop: threading.Event, seen: Sights, wake: Callable[[], None]) -> None:
-    """The thread that looks; the one that draws is told of what it must not survive."""
+def _keep_observing(
+    url: str, every_s: float, stop: threading.Event, observations: Observations, wake: Callable[[], None]
+) -> None:
+    """Observe until `stop` is set; an unexpected exception goes to the thread that draws."""
     try:
-        with _looking(url) as look:
+        with _observing(url) as observe:
             while not stop.is_set():
                 due_s = time.monotonic() + every_s
-                seen.put(look())
+                observations.put(observe())
                 wake()
                 stop.wait(max(0.0, due_s - time.monotonic()))
     except Exception as exc:
-        seen.put(exc)
+        observations.put(exc)
         wake()
 
 
-def _show(screen: Screen, seen: Sights, view: DisplayOptions, frames: int | None) -> None:
+def _show(screen: Screen, observations: Observations, options: DisplayOptions, frames: int | None) -> None:
     """
-    Draw what is seen, and do as the keys say.
+    Draw each observation and obey the keys.
 
     Raises:
-        Ended: A signal says to end.
+        Ended: A signal asks the program to end.
     """
     from ifinu.cli.top.frame import frame
     from ifinu.cli.top.rates import RateHistory
 
-    memory = RateHistory(view.every_s)
+    history = RateHistory(options.every_s)
     newest: Model | None = None
     shown: Model | None = None
-    heard_s = time.monotonic()
+    observed_s = time.monotonic()
     while True:
-        late_s = time.monotonic() - heard_s
-        screen.draw(
-            frame(shown, replace(view, late_s=late_s if late_s > view.every_s + _LATE_S else 0), *screen.size())
-        )
+        late_s = time.monotonic() - observed_s
+        options = replace(options, late_s=late_s if late_s > options.every_s + _LATE_S else 0)
+        screen.draw(frame(shown, options, *screen.size()))
         if frames is not None and frames <= 0:
             return
         for key in screen.wait(_DRAW_S):
@@ -215,16 +215,16 @@ def _show(screen: Screen, seen: Sights, view: DisplayOptions, frames: int | None
                 case "q":
                     return
                 case "p" | " ":
-                    view = replace(view, paused=not view.paused)
+                    options = replace(options, paused=not options.paused)
                 case "s":
-                    view = replace(view, order=view.order.after())
+                    options = replace(options, order=options.order.after())
                 case "?" | "h":
-                    view = replace(view, help=not view.help)
-        while not seen.empty():
-            sight = seen.get()
-            if isinstance(sight, Exception):
-                raise sight
-            newest, heard_s = memory.take(sight), time.monotonic()
+                    options = replace(options, help=not options.help)
+        while not observations.empty():
+            observation = observations.get()
+            if isinstance(observation, Exception):
+                raise observation
+            newest, observed_s = history.add(observation), time.monotonic()
             frames = None if frames is None else frames - 1
-        if not view.paused:
+        if not options.paused:
             shown = newest

@@ -1,4 +1,4 @@
-"""Figures become a frame: lines, no more and no wider than the screen. Colours only repeat what the text says."""
+"""The figures as lines of text that fit the terminal. Colours repeat what the text already says."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from datetime import datetime
 from rich.text import Text
 
 from ifinu.cli.durations import span
-from ifinu.cli.top.layout import Beside, Block, Column, cut, stack, table
-from ifinu.cli.top.model import Model, Order, QueueRow, WorkerRow, sort
+from ifinu.cli.top.layout import Beside, Block, Column, block, cut, stack
+from ifinu.cli.top.model import InstanceRow, Model, Order, QueueRow, WorkerRow, sort
 from ifinu.cli.top.snapshot import MOST_LETTERS
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARK, _SPARK_WIDE = 12, 40
 _WIDE = 120
-_BESIDE = 72  # from here on three panels stand side by side
-_WIDEST = 44
+_BESIDE = 72  # from this width on, three panels stand side by side
+_WIDEST = 44  # of those panels
 _BAR = 10
-_FULL = 0.95  # of the limit
-# A terminal that has no more.
+_FULL = 0.95  # share of the limit
 _ASCII = str.maketrans(
     {**dict(zip(_BARS, "__..--==", strict=True)), "…": "~", "–": "-", "↑": "^", "↓": "v", "→": "=", "·": ".", "━": "="}
 )
@@ -29,44 +28,44 @@ _OUTCOMES = (
     "sent", "duplicate", "expired", "suppressed", "cancelled", "dead", "held", "retried", "deferred", "in_doubt",
 )  # fmt: skip
 
-# No wider than 78 cells, no more than 22 lines.
+# At most 78 cells wide and 22 lines long.
 _HELP = """\
-q  end     p  pause, go on     s  sort workers: name, rate, busy     ?  this
+q  quit    p  pause, resume    s  sort workers: name, rate, busy    ?  this help
 
-ready      can be taken now, and how fast that grows (↑) or falls (↓)
+ready      can be sent now; the trend says how fast that grows (↑) or falls (↓)
 delayed    waits for a retry, or for its time
 in flight  a worker holds it
-oldest     age of what is served next, where it says when it was made
-dead       will not be sent: see `ifinu dlq list`
+oldest     age of the next message, if it says when it was made
+dead       dead letters: see `ifinu dlq list`
 
-rate/s     sends in a second, whatever the gateway answered; limit: the most
+rate/s     sends per second, whatever the gateway answers; limit/s: the maximum
 busy       sends under way, of those the worker can do at the same time
-wait       messages it has fetched, and that wait for their turn
-sent/s     messages that the gateway took; other/s: dead, retried, deferred...
+wait       messages the worker has fetched and not started
+sent/s     messages the gateway accepted; other/s: dead, retried, deferred, ...
 breaker    open: the gateway is away, and no message starts until it is back
-no answer  the worker was asked; it is left out after a while
+no answer  from this worker; after a while it is removed
 
-held by    so many workers, since the instance is disconnected, misconfigured
-           or too fast: its messages wait
-unknown    may have been sent, and nobody knows: see `ifinu unknown list`
+held by    workers that hold the messages of this instance back, since it is
+           disconnected, misconfigured or throttled
+unknown    may have been sent: see `ifinu unknown list`
 ledger     events that are not in the database yet"""
 
 
 @dataclass(frozen=True)
 class DisplayOptions:
     """
-    How it is shown.
+    The state of the display.
 
     Attributes:
-        where: The Redis server.
-        every_s: How often it is looked.
-        order: How the workers are sorted.
-        paused: The picture stands still.
-        help: The keys are shown in place of it.
-        late_s: How long nothing has been heard from the looks; 0 while they are in time.
+        server: Host, port and database of Redis.
+        every_s: Seconds between two observations.
+        order: What the workers are sorted by.
+        paused: The display does not follow the figures.
+        help: The help is shown instead of the figures.
+        late_s: Seconds since the last observation, if one is overdue; else 0.
     """
 
-    where: str
+    server: str
     every_s: float
     order: Order = Order.NAME
     paused: bool = False
@@ -74,36 +73,36 @@ class DisplayOptions:
     late_s: float = 0.0
 
 
-def frame(figures: Model | None, view: DisplayOptions, width: int, height: int) -> list[Text]:
+def frame(model: Model | None, options: DisplayOptions, width: int, height: int) -> list[Text]:
     """
-    The picture.
+    Lay out one frame.
 
     Args:
-        figures: What to show; None before the first look.
-        view: How.
+        model: The figures; None before the first observation.
+        options: The state of the display.
         width: Cells of a line.
-        height: Lines.
+        height: Most lines.
     """
-    top = [_header(figures, view, width)]
-    if view.help:
+    top = [_header(model, options, width)]
+    if options.help:
         body = [Text(line) for line in ["", *_HELP.splitlines()]]
-    elif figures is None:
-        body = [Text("asking Redis and the workers")]
+    elif model is None:
+        body = [Text("waiting for Redis and the workers")]
     else:
-        top += [_summary(figures, width), _state(figures, width)]
-        body = stack(_blocks(figures, view, width), max(0, height - len(top)))
+        top += [_summary(model, width), _state(model, width)]
+        body = stack(_blocks(model, options, width), max(0, height - len(top)))
         if len(top) + len(body) < height:
             top.append(Text())
     return [cut(line, width) for line in [*top, *body]][:height]
 
 
 def in_ascii(line: str) -> str:
-    """A line for a terminal that knows nothing else."""
+    """The line for a terminal that has ASCII only."""
     return line.translate(_ASCII).encode("ascii", "replace").decode()
 
 
 def spark(values: Sequence[int], width: int) -> str:
-    """A curve of bars, from nothing to the highest; the last is the newest."""
+    """A curve of bars from 0 to the highest value, newest at the right."""
     if len(values) > width:
         step = len(values) / width
         values = [values[min(len(values) - 1, int((i + 1) * step) - 1)] for i in range(width)]
@@ -113,87 +112,83 @@ def spark(values: Sequence[int], width: int) -> str:
     return "".join(_BARS[min(len(_BARS) - 1, value * len(_BARS) // (highest + 1))] for value in values)
 
 
-def _header(figures: Model | None, view: DisplayOptions, width: int) -> Text:
-    if view.paused:
-        note = Text("paused, p goes on", style="bold yellow")
-    elif view.late_s:
-        note = Text(f"no look for {span(view.late_s)}", style="bold yellow")
+def _header(model: Model | None, options: DisplayOptions, width: int) -> Text:
+    if options.paused:
+        note = Text("paused, p resumes", style="bold yellow")
+    elif options.late_s:
+        note = Text(f"no update for {span(options.late_s)}", style="bold yellow")
     else:
-        note = Text(f"every {view.every_s:g} s")
+        note = Text(f"every {options.every_s:g} s")
     parts = [
         (0, Text("ifinu top", style="bold")),
-        (1, Text("–" if figures is None else _clock(figures.at))),
-        (2, Text(_safe(view.where))),
+        (1, Text("–" if model is None else _clock(model.at))),
+        (2, Text(_safe(options.server))),
         (0, note),
-        (3, Text(f"sorted by {view.order.value}")),
-        (4, Text("? explains")),
+        (3, Text(f"sorted by {options.order.value}")),
+        (4, Text("? help")),
     ]
     return _joined(parts, width)
 
 
-def _summary(figures: Model, width: int) -> Text:
-    if figures.error:
-        told = f"{_safe(figures.error)}, since {span(figures.error_s)}; trying again"
-        return Text(told, style="bold red")
-    rate, limit = figures.rate_per_s, figures.limit_per_s
-    full = rate is not None and limit is not None and rate >= _FULL * limit
-    there = sum(not one.silent_s for one in figures.workers)
+def _summary(model: Model, width: int) -> Text:
+    if model.error:
+        return Text(f"{_safe(model.error)}, since {span(model.error_s)}; trying again", style="bold red")
+    rate, limit = model.rate_per_s, model.limit_per_s
+    answering = sum(not one.silent_s for one in model.workers)
     parts = [
-        (0, Text(f"{_rate(rate)}/s of {_limit(limit)}", style="green" if full else "")),
-        (0, Text(f"backlog {figures.ready:,}")),
-        (2, _tendency(figures)),
-        (3, Text(_count(there, "worker"), style="" if there else "yellow")),
-        (1, _trouble(figures.workers)),
+        (0, Text(f"{_rate(rate)}/s of {_limit(limit)}", style="green" if _is_full(rate, limit) else "")),
+        (0, Text(f"backlog {model.ready:,}")),
+        (2, _tendency(model)),
+        (3, Text(_count(answering, "worker"), style="" if answering else "yellow")),
+        (1, _trouble(model.workers)),
     ]
-    return _joined([(rank, part) for rank, part in parts if part.plain], width)
+    return _joined(parts, width)
 
 
 def _trouble(workers: Sequence[WorkerRow]) -> Text:
     silent = sum(bool(one.silent_s) for one in workers)
-    away = sum(bool(one.told.get("breaker_open")) for one in workers if not one.silent_s)
-    told = [f"{silent} silent"] * bool(silent) + [f"{_count(away, 'breaker')} open"] * bool(away)
-    return Text(", ".join(told), style="bold yellow")
+    away = sum(bool(one.answer.get("breaker_open")) for one in workers if not one.silent_s)
+    words = [f"{silent} silent"] * bool(silent) + [f"{_count(away, 'breaker')} open"] * bool(away)
+    return Text(", ".join(words), style="bold yellow")
 
 
-def _tendency(figures: Model) -> Text:
-    if not figures.ready or figures.trend_per_s is None:
+def _tendency(model: Model) -> Text:
+    if not model.ready or model.trend_per_s is None:
         return Text()
-    if figures.is_steady:
+    if model.is_steady:
         return Text("steady")
-    if figures.drains_in_s is None:
-        return Text(f"grows {_rate(figures.trend_per_s)}/s", style="yellow")
-    return Text(f"empty in {span(figures.drains_in_s)}")
+    if model.drains_in_s is None:
+        return Text(f"grows {_rate(model.trend_per_s)}/s", style="yellow")
+    return Text(f"empty in {span(model.drains_in_s)}")
 
 
-def _state(figures: Model, width: int) -> Text:
-    found = figures.found
-    if found is None:
+def _state(model: Model, width: int) -> Text:
+    snapshot = model.snapshot
+    if snapshot is None:
         return Text()
-    age = "" if found.unknown_oldest_s is None else f", the oldest for {span(found.unknown_oldest_s)}"
-    behind = "" if found.waiting_oldest_s is None else f" ({span(found.waiting_oldest_s)})"
-    writers = ", ".join(_short(one.name) for one in figures.workers if one.told.get("records") and not one.silent_s)
+    age = "" if snapshot.unknown_oldest_s is None else f"the oldest for {span(snapshot.unknown_oldest_s)}"
+    behind = "" if snapshot.waiting_oldest_s is None else f" ({span(snapshot.waiting_oldest_s)})"
+    recorders = ", ".join(_short(one.name) for one in model.workers if one.answer.get("records") and not one.silent_s)
+    recorder = Text(f"recorder {recorders}" if recorders else "")
     parts = [
-        (0, Text(f"unknown {found.unknown:,}", style="yellow" if found.unknown else "")),
-        (3, Text(age.removeprefix(", "))),
-        (1, Text(f"ledger {found.waiting:,} behind{behind}")),
-        (
-            2,
-            Text(f"written by {writers}" if writers else "") if found.recorded else Text("nobody writes", "yellow"),
-        ),
+        (0, Text(f"unknown {snapshot.unknown:,}", style="yellow" if snapshot.unknown else "")),
+        (3, Text(age)),
+        (1, Text(f"ledger {snapshot.waiting:,} behind{behind}")),
+        (2, recorder if snapshot.recorded else Text("no recorder", "yellow")),
     ]
-    return _joined([(rank, part) for rank, part in parts if part.plain], width)
+    return _joined(parts, width)
 
 
-def _blocks(figures: Model, view: DisplayOptions, width: int) -> list[tuple[int, Block]]:
-    queues = _queues(figures.queues, width)
-    workers = _workers(sort(figures.workers, view.order), width)
+def _blocks(model: Model, options: DisplayOptions, width: int) -> list[tuple[int, Block]]:
+    queues = _queues(model.queues, width)
+    workers = _workers(sort(model.workers, options.order), width)
     if width < _BESIDE:
         return [
-            (0, queues), (1, workers), (2, _outcomes(figures, width)), (4, _instances(figures, width)),
-            (3, _dead(figures, width)),
+            (0, queues), (1, workers), (2, _outcomes(model, width)), (4, _instances(model, width)),
+            (3, _dead(model, width)),
         ]  # fmt: skip
     each = min(_WIDEST, (width - 4) // 3)
-    parts = [(made(figures, each), each) for made in (_outcomes, _instances, _dead)]
+    parts = [(panel(model, each), each) for panel in (_outcomes, _instances, _dead)]
     return [(0, queues), (1, workers), (2, Beside(parts))]
 
 
@@ -207,14 +202,11 @@ def _queues(queues: Sequence[QueueRow], width: int) -> Block:
         Column("in flight", rank=4),
         Column("oldest", rank=5),
         Column("dead", rank=1),
+        *([Column("", right=False)] if any(one.paused_since for one in queues) else []),
     ]
-    paused = any(one.paused_since for one in queues)
-    if paused:
-        columns.append(Column("", right=False))
     bars = _SPARK_WIDE if width >= _WIDE else _SPARK
-    rows: list[list[Text | str]] = []
-    for one in queues:
-        row: list[Text | str] = [
+    rows: list[list[Text | str]] = [
+        [
             one.queue.rpartition(":")[2],
             f"{one.ready:,}",
             _arrow(one),
@@ -223,11 +215,11 @@ def _queues(queues: Sequence[QueueRow], width: int) -> Block:
             f"{one.in_flight:,}",
             "–" if one.oldest_s is None else span(one.oldest_s),
             Text(f"{one.dead:,}", style="yellow" if one.dead else ""),
+            Text("paused" if one.paused_since else "", style="yellow"),
         ]
-        if paused:
-            row.append(Text("paused" if one.paused_since else "", style="yellow"))
-        rows.append(row)
-    return Block(*table(columns, rows, width), least=len(rows))
+        for one in queues
+    ]
+    return block(columns, rows, width, least=len(rows))
 
 
 def _arrow(one: QueueRow) -> str:
@@ -253,100 +245,93 @@ def _workers(workers: Sequence[WorkerRow], width: int) -> Block:
         Column("pace", right=False, rank=8),
         Column("state", right=False),
     ]
-    if not workers:
-        return Block(Text("worker", style="bold"), [Text("none answers", style="yellow")])
-    title, rows = table(columns, [_worker(one) for one in workers], width)
-    for one, row in zip(workers, rows, strict=True):
+    made = block(
+        columns, [_worker(one) for one in workers], width, least=3, empty=Text("no worker answers", style="yellow")
+    )
+    for one, row in zip(workers, made.rows, strict=False):
         if one.silent_s:
             row.stylize("dim")
-    return Block(title, rows, least=3)
+    return made
 
 
 def _worker(one: WorkerRow) -> list[Text | str]:
-    told = one.told
+    answer = one.answer
     sent = one.per_s.get("sent", 0.0)
     known = one.rate_per_s is not None
-    full = one.rate_per_s is not None and one.limit_per_s is not None and one.rate_per_s >= _FULL * one.limit_per_s
-    busy, slots = told.get("busy"), told.get("slots")
+    busy, slots = answer.get("busy"), answer.get("slots")
     if one.silent_s:
         state = Text(f"no answer for {span(one.silent_s)}")
     elif slots is None:
-        state = Text("tells nothing: another version?", style="yellow")
-    elif told.get("breaker_open"):
+        state = Text("no figures: another version?", style="yellow")
+    elif answer.get("breaker_open"):
         state = Text("breaker open", style="bold yellow")
     else:
         state = Text("ok")
     return [
         _short(one.name),
-        Text(_rate(one.rate_per_s), style="green" if full else ""),
+        Text(_rate(one.rate_per_s), style="green" if _is_full(one.rate_per_s, one.limit_per_s) else ""),
         "–" if one.limit_per_s is None else _number(one.limit_per_s),
         "–" if slots is None else f"{busy}/{slots}",
-        f"{told.get('waiting', '–')}",
+        f"{answer.get('waiting', '–')}",
         _rate(sent) if known else "–",
         _rate(sum(one.per_s.values()) - sent) if known else "–",
-        span(told["up_s"]) if told.get("up_s") else "–",
-        _safe(str(told.get("version", "–"))),
+        span(answer["up_s"]) if answer.get("up_s") else "–",
+        _safe(str(answer.get("version", "–"))),
         _bar(one),
         state,
     ]
 
 
 def _bar(one: WorkerRow) -> Text:
-    """The rate as a part of the limit."""
+    """The rate as a share of the limit."""
     if one.rate_per_s is None or one.limit_per_s is None:
         return Text()
     filled = min(_BAR, round(_BAR * one.rate_per_s / one.limit_per_s))
     return Text("━" * filled, style="green").append("·" * (_BAR - filled), style="dim")
 
 
-def _outcomes(figures: Model, width: int) -> Block:
-    rates, totals = figures.per_s, figures.totals
+def _outcomes(model: Model, width: int) -> Block:
+    rates, totals = model.per_s, model.totals
     names = [*_OUTCOMES, *sorted({*totals} - {*_OUTCOMES})]
     rows = [[_safe(name.replace("_", " ")), _rate(rates[name]), f"{totals[name]:,}"] for name in names if totals[name]]
     columns = [Column("outcome", right=False, least=6), Column("per s"), Column("so far", rank=1)]
-    if not rows:
-        return Block(Text("outcome", style="bold"), [Text("none yet")])
-    return Block(*table(columns, rows, width), least=3)
+    return block(columns, rows, width, least=3, empty=Text("none yet"))
 
 
-def _instances(figures: Model, width: int) -> Block:
+def _instances(model: Model, width: int) -> Block:
     columns = [Column("instance", right=False, least=10), Column("sent/s"), Column("failed/s", rank=2), Column("")]
-    rows: list[list[Text | str]] = [
-        [
-            _safe(name) or "–",
-            _rate(one.sent_per_s),
-            _rate(one.failed_per_s),
-            Text(f"held by {one.held_by}" if one.held_by else "", style="yellow"),
-        ]
-        for name, one in figures.instances.items()
-    ]
-    if not rows:
-        return Block(Text("instance", style="bold"), [Text("none yet")])
-    if not any(one.held_by for one in figures.instances.values()):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return Block(*table(columns, rows, width), least=2)
+    if not any(one.held_by for one in model.instances.values()):
+        columns.pop()
+
+    def row(name: str, one: InstanceRow) -> list[Text | str]:
+        held = Text(f"held by {one.held_by}" if one.held_by else "", style="yellow")
+        return [_safe(name) or "–", _rate(one.sent_per_s), _rate(one.failed_per_s), held]
+
+    rows = [row(*item) for item in model.instances.items()]
+    return block(columns, rows, width, least=2, empty=Text("none yet"))
 
 
-def _dead(figures: Model, width: int) -> Block:
-    title = "dead, by reason"
-    if sum(one.dead for one in figures.queues) > figures.reasons.total():
-        title = f"dead, newest {MOST_LETTERS:,}"
-    rows = [[_safe(reason), f"{count:,}"] for reason, count in figures.reasons.most_common()]
-    if not rows:
-        return Block(Text(title, style="bold"), [Text("none")])
-    return Block(*table([Column(title, right=False, least=8), Column("")], rows, width), least=2)
+def _dead(model: Model, width: int) -> Block:
+    read_all = sum(one.dead for one in model.queues) <= model.reasons.total()
+    title = "dead, by reason" if read_all else f"dead, newest {MOST_LETTERS:,}"
+    rows = [[_safe(reason), f"{count:,}"] for reason, count in model.reasons.most_common()]
+    return block([Column(title, right=False, least=8), Column("")], rows, width, least=2, empty=Text("none"))
 
 
 def _joined(parts: Sequence[tuple[int, Text]], width: int) -> Text:
-    """On one line; those of the highest rank are left out while there is no room."""
-    kept = list(parts)
+    """The parts that are not empty, on one line; those of the highest rank are left out until the others fit."""
+    kept = [(rank, part) for rank, part in parts if part.plain]
     while sum(part.cell_len + 3 for _, part in kept) - 3 > width and any(rank for rank, _ in kept):
         kept.remove(max(kept, key=lambda one: one[0]))
     return Text("   ").join(part for _, part in kept)
 
 
 def _clock(at: datetime) -> str:
-    return at.astimezone().strftime("%H:%M:%S")  # of the person who looks
+    return at.astimezone().strftime("%H:%M:%S")  # in the zone of this machine
+
+
+def _is_full(rate: float | None, limit: float | None) -> bool:
+    return rate is not None and limit is not None and rate >= _FULL * limit
 
 
 def _rate(rate: float | None) -> str:
@@ -365,8 +350,8 @@ def _number(limit: float) -> str:
     return "none" if limit == float("inf") else f"{limit:,.4g}" if limit < 1000 else f"{limit:,.0f}"
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _short(name: str) -> str:
@@ -374,5 +359,5 @@ def _short(name: str) -> str:
 
 
 def _safe(text: str) -> str:
-    """A text from elsewhere cannot steer the terminal."""
+    """A text from outside, without control characters."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)

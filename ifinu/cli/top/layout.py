@@ -1,4 +1,4 @@
-"""Making things fit: columns that are left out, rows that are counted instead of shown; nothing is ever wrapped."""
+"""Fitting tables into the terminal: less important columns are left out and rows counted; no line is ever wrapped."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Column:
 
     Attributes:
         name: Its title.
-        right: It holds figures.
-        rank: The higher, the sooner it is left out; 0 never is.
-        least: Cells it may be cut to, at the start of its texts; None: it is not cut.
+        right: Whether it holds numbers, which are aligned to the right.
+        rank: The higher, the sooner it is left out; rank 0 always stays.
+        least: Width in cells to which its texts may be cut, at their start; None if they may not.
     """
 
     name: str
@@ -31,26 +31,26 @@ class Column:
 
 class Block:
     """
-    A title and rows below it.
+    A title with rows below it.
 
     Args:
         title: Its first line.
-        rows: The others.
-        least: Rows without which it is not worth showing.
+        rows: The other lines.
+        least: Rows below which the block is left out as a whole.
     """
 
     def __init__(self, title: Text, rows: Sequence[Text], least: int = 1) -> None:
-        self._title, self._rows = title, rows
+        self._title, self.rows = title, rows
         self.least = 1 + min(least, len(rows))
         self.most = 1 + len(rows)
 
     def lines(self, height: int) -> list[Text]:
-        """It, in at most so many lines; the last one says how many more there would be."""
+        """At most `height` lines; the last one says how many rows are missing."""
         room = height - 1
-        if len(self._rows) <= room:
-            return [self._title, *self._rows]
-        shown = list(self._rows[: max(0, room - 1)])
-        more = [Text(f"and {len(self._rows) - len(shown)} more", style="dim")] if room > 0 else []
+        if len(self.rows) <= room:
+            return [self._title, *self.rows]
+        shown = list(self.rows[: max(0, room - 1)])
+        more = [Text(f"and {len(self.rows) - len(shown)} more", style="dim")] if room > 0 else []
         return [self._title, *shown, *more]
 
 
@@ -63,7 +63,7 @@ class Beside(Block):
         self.most = max(part.most for part, _ in parts)
 
     def lines(self, height: int) -> list[Text]:
-        """As above."""
+        """At most `height` lines, as each block fills them."""
         columns = [(part.lines(height), width) for part, width in self._parts]
         return [
             Text(" " * _GAP).join(
@@ -75,41 +75,55 @@ class Beside(Block):
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]], width: int) -> tuple[Text, list[Text]]:
     """
-    A table without lines, its least important columns left out.
+    Lay out a table without borders, its least important columns left out.
 
     Args:
-        columns: All of them.
-        rows: A cell for each.
-        width: Cells that there are.
+        columns: All columns.
+        rows: A cell for each column; further cells are ignored.
+        width: Cells of a line.
 
     Returns:
-        Its title and its rows.
+        The title and the rows.
     """
     cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     natural = [max([len(c.name), *(row[i].cell_len for row in cells)]) for i, c in enumerate(columns)]
     least = [n if c.least is None else min(n, c.least) for n, c in zip(natural, columns, strict=True)]
-    chosen = [i for i, _ in enumerate(columns)]
-    for i in sorted(chosen, key=lambda i: -columns[i].rank):
-        if sum(least[j] + _GAP for j in chosen) - _GAP <= width or columns[i].rank == 0:
+    shown = list(range(len(columns)))
+    for i in sorted(shown, key=lambda i: -columns[i].rank):
+        if sum(least[j] + _GAP for j in shown) - _GAP <= width or columns[i].rank == 0:
             break
-        chosen.remove(i)
-    spare = width + _GAP - sum(least[i] + _GAP for i in chosen)
+        shown.remove(i)
+    spare = width + _GAP - sum(least[i] + _GAP for i in shown)
     widths = {}
-    for i in chosen:
+    for i in shown:
         more = min(natural[i] - least[i], max(0, spare))
         widths[i] = least[i] + more
         spare -= more
-    title = _line([(Text(columns[i].name, style=_TITLE), columns[i], widths[i]) for i in chosen])
-    return title, [_line([(row[i], columns[i], widths[i]) for i in chosen]) for row in cells]
+    title = _line([(Text(columns[i].name, style=_TITLE), columns[i], widths[i]) for i in shown])
+    return title, [_line([(row[i], columns[i], widths[i]) for i in shown]) for row in cells]
+
+
+def block(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Text | str]],
+    width: int,
+    *,
+    least: int,
+    empty: Text | None = None,
+) -> Block:
+    """The table as a block; without rows, the first column's title above the text `empty`."""
+    if not rows and empty is not None:
+        return Block(Text(columns[0].name, style=_TITLE), [empty])
+    return Block(*table(columns, rows, width), least=least)
 
 
 def stack(blocks: Sequence[tuple[int, Block]], height: int) -> list[Text]:
     """
-    Blocks one below the other, in as many lines as there are.
+    Stack blocks in the given order.
 
     Args:
-        blocks: With the rank of each: the higher, the sooner it is left out, and the later it grows.
-        height: Lines.
+        blocks: With the rank of each: the higher, the sooner a block is left out, and the later it gets more lines.
+        height: Lines for all of them.
     """
     given = dict.fromkeys(range(len(blocks)), 0)
     room = height
@@ -132,7 +146,7 @@ def stack(blocks: Sequence[tuple[int, Block]], height: int) -> list[Text]:
 
 
 def cut(text: Text, width: int, *, pad: bool = False) -> Text:
-    """A text in at most so many cells."""
+    """A copy of a text, cut at its end to `width` cells."""
     text = text.copy()
     text.truncate(width, overflow="ellipsis" if width > 1 else "crop", pad=pad)
     return text
@@ -152,7 +166,7 @@ def _line(cells: Sequence[tuple[Text, Column, int]]) -> Text:
 
 
 def _tail(cell: Text, width: int) -> Text:
-    """The end of a name, by which workers differ."""
+    """The end of a name: workers differ there."""
     kept = cell.copy()
     while kept.plain and kept.cell_len > width - 1:
         kept = kept[1:]

@@ -1,8 +1,7 @@
-"""The figures that are shown, and as they are for a program."""
+"""The figures that `ifinu top` shows, also as JSON."""
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,12 @@ from typing import Any
 
 from ifinu.cli.top.snapshot import Snapshot
 
-_STEADY = 0.05  # of a message a second
-_BESIDE_OUTCOMES = ("retried", "deferred", "in_doubt")  # which end no message
+_STEADY = 0.05  # messages a second
+_NOT_FINAL = ("retried", "deferred", "in_doubt")  # the message goes on
 
 
 class Order(enum.Enum):
-    """How the workers are sorted."""
+    """What the workers are sorted by."""
 
     NAME = "name"
     RATE = "rate"
@@ -37,21 +36,26 @@ class InstanceRow:
     failed_per_s: float = 0.0
     held_by: int = 0
 
+    def __add__(self, other: InstanceRow) -> InstanceRow:
+        return InstanceRow(
+            self.sent_per_s + other.sent_per_s, self.failed_per_s + other.failed_per_s, self.held_by + other.held_by
+        )
+
 
 @dataclass(frozen=True)
 class WorkerRow:
     """
-    One worker; what it did not tell is None.
+    One worker; None stands for a figure that is not known.
 
     Attributes:
-        name: Among the workers.
-        pid: Its process.
+        name: Its Celery node name.
+        pid: Its process id.
         rate_per_s: Sends, whatever the gateway answered.
-        limit_per_s: How many it may do; infinite without a limit.
-        per_s: What became of them.
-        instances: By number.
-        silent_s: Since when it has not answered; 0 while it does.
-        told: Its last answer.
+        limit_per_s: Sends it may do at most; infinite without a limit.
+        per_s: Messages by outcome.
+        instances: By WhatsApp number.
+        silent_s: Seconds since its last answer; 0 until that is long enough to be worth a warning.
+        answer: Its last answer; `worker/inspection.py` lists the fields.
     """
 
     name: str
@@ -61,12 +65,12 @@ class WorkerRow:
     per_s: Mapping[str, float] = field(default_factory=dict)
     instances: Mapping[str, InstanceRow] = field(default_factory=dict)
     silent_s: float = 0.0
-    told: Mapping[str, Any] = field(default_factory=dict)
+    answer: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class QueueRow:
-    """A queue; `trend_per_s` is how fast it grows, and `history` what was ready, oldest first."""
+    """A queue; `trend_per_s` is its growth, and `history` the ready messages of the last minutes, oldest first."""
 
     queue: str
     ready: int
@@ -82,17 +86,16 @@ class QueueRow:
 @dataclass(frozen=True)
 class Model:
     """
-    All that is shown.
+    All figures at one moment.
 
     Attributes:
-        at: When it was looked at.
-        error: Why nobody could be asked; empty while all is well.
-        error_s: Since when.
-        queues: As they were when Redis last answered.
-        workers: Those who answer, or did a while ago.
-        trend_per_s: How fast all queues together grow.
-        reasons: Dead letters by reason.
-        found: What else is in Redis; None before it first answers.
+        at: That moment.
+        error: Why Redis or the workers could not be asked; empty if they could.
+        error_s: Seconds since the first such error in a row.
+        queues: The queues, as of Redis' last answer.
+        workers: The workers that answer, or did until recently.
+        trend_per_s: Growth of all queues together.
+        snapshot: The state of Redis as of its last answer; None before the first.
     """
 
     at: datetime
@@ -101,103 +104,102 @@ class Model:
     queues: Sequence[QueueRow]
     workers: Sequence[WorkerRow]
     trend_per_s: float | None
-    reasons: Counter[str]
-    found: Snapshot | None
+    snapshot: Snapshot | None
 
     @property
     def ready(self) -> int:
-        """Messages that could be taken now."""
+        """Messages that are ready, of all queues."""
         return sum(one.ready for one in self.queues)
 
     @property
     def rate_per_s(self) -> float | None:
-        """Of all workers; None before there is one."""
+        """Sends of all workers; None before the first rate."""
         rates = [one.rate_per_s for one in self.workers if one.rate_per_s is not None]
         return sum(rates) if rates else None
 
     @property
     def limit_per_s(self) -> float | None:
-        """Of all workers that answer; infinite when one has none."""
+        """Limit of all workers that answer; infinite if one has no limit."""
         limits = [one.limit_per_s for one in self.workers if one.limit_per_s is not None and not one.silent_s]
         return sum(limits) if limits else None
 
     @property
     def drains_in_s(self) -> float | None:
-        """When the queues are empty, if they go on falling as they do; None when they do not fall."""
+        """Seconds until the queues are empty at this trend; None unless they shrink."""
         if self.trend_per_s is None or self.trend_per_s >= -_STEADY:
             return None
         return self.ready / -self.trend_per_s
 
     @property
     def is_steady(self) -> bool:
-        """Whether the queues neither rise nor fall."""
+        """Whether the queues neither grow nor shrink."""
         return self.trend_per_s is not None and abs(self.trend_per_s) < _STEADY
 
     @property
     def per_s(self) -> Counter[str]:
-        """What became of messages, of all workers."""
-        return _sum([one.per_s for one in self.workers])
+        """Messages per second by outcome, of all workers."""
+        total: Counter[str] = Counter()
+        for one in self.workers:
+            for outcome, rate in one.per_s.items():
+                total[outcome] += rate  # type: ignore[assignment]  # a Counter of rates
+        return total
 
     @property
     def totals(self) -> Counter[str]:
-        """The same since each of them started."""
-        return sum((counts(one.told) for one in self.workers), Counter())
+        """Messages by outcome since each worker started."""
+        return sum((counts(one.answer) for one in self.workers), Counter())
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Dead letters of all queues, by reason."""
+        return self.snapshot.reasons if self.snapshot else Counter()
 
     @property
     def instances(self) -> dict[str, InstanceRow]:
-        """By number, the busiest first."""
+        """By number: first those held back, then the busiest."""
         found: dict[str, InstanceRow] = {}
         for worker in self.workers:
             for name, one in worker.instances.items():
-                so_far = found.get(name, InstanceRow())
-                found[name] = InstanceRow(
-                    so_far.sent_per_s + one.sent_per_s,
-                    so_far.failed_per_s + one.failed_per_s,
-                    so_far.held_by + one.held_by,
-                )
-        return dict(sorted(found.items(), key=lambda item: (-item[1].held_by, -_busy_of(item[1]), item[0])))
+                found[name] = found.get(name, InstanceRow()) + one
+
+        def importance(item: tuple[str, InstanceRow]) -> tuple[int, float, str]:
+            name, one = item
+            return -one.held_by, -one.sent_per_s - one.failed_per_s, name
+
+        return dict(sorted(found.items(), key=importance))
 
     def as_json(self) -> dict[str, Any]:
-        """For a program: one object a look."""
-        found = self.found
+        """All figures, for a program."""
+        limit, snapshot = self.limit_per_s, self.snapshot
         return {
             "at": self.at.isoformat(timespec="milliseconds"),
             "error": self.error or None,
             "rate_per_s": _rounded(self.rate_per_s),
-            "limit_per_s": _finite(self.limit_per_s),
+            "limit_per_s": None if limit == float("inf") else limit,
             "backlog": self.ready,
             "backlog_trend_per_s": _rounded(self.trend_per_s),
             "drains_in_s": _rounded(self.drains_in_s),
             "queues": [
-                {name: value for name, value in dataclasses.asdict(one).items() if name != "history"}
-                | {"trend_per_s": _rounded(one.trend_per_s)}
-                for one in self.queues
+                {name: _rounded(value) for name, value in vars(one).items() if name != "history"} for one in self.queues
             ],
-            "outcomes_per_s": {name: round(rate, 3) for name, rate in self.per_s.items()},
+            "outcomes_per_s": _rounded(self.per_s),
             "workers": [
                 {
                     "name": one.name,
                     "rate_per_s": _rounded(one.rate_per_s),
-                    "outcomes_per_s": {name: round(rate, 3) for name, rate in one.per_s.items()},
+                    "outcomes_per_s": _rounded(one.per_s),
                     "silent_s": round(one.silent_s, 1),
-                    **one.told,
+                    **one.answer,
                 }
                 for one in self.workers
             ],
-            "instances": {
-                name: {
-                    "sent_per_s": round(one.sent_per_s, 3),
-                    "failed_per_s": round(one.failed_per_s, 3),
-                    "held_by": one.held_by,
-                }
-                for name, one in self.instances.items()
-            },
+            "instances": {name: _rounded(vars(one)) for name, one in self.instances.items()},
             "dead_by_reason": dict(self.reasons.most_common()),
-            "unknown": found and found.unknown,
-            "unknown_oldest_s": found and _rounded(found.unknown_oldest_s),
-            "ledger_waiting": found and found.waiting,
-            "ledger_waiting_oldest_s": found and _rounded(found.waiting_oldest_s),
-            "ledger_recorded": found and found.recorded,
+            "unknown": snapshot and snapshot.unknown,
+            "unknown_oldest_s": snapshot and _rounded(snapshot.unknown_oldest_s),
+            "ledger_waiting": snapshot and snapshot.waiting,
+            "ledger_waiting_oldest_s": snapshot and _rounded(snapshot.waiting_oldest_s),
+            "ledger_recorded": snapshot and snapshot.recorded,
         }
 
 
@@ -209,31 +211,18 @@ def sort(workers: Sequence[WorkerRow], order: Order) -> list[WorkerRow]:
         case Order.RATE:
             return sorted(workers, key=lambda one: (-(one.rate_per_s or 0.0), one.name, one.pid))
         case Order.BUSY:
-            return sorted(workers, key=lambda one: (-(one.told.get("busy") or 0), one.name, one.pid))
+            return sorted(workers, key=lambda one: (-(one.answer.get("busy") or 0), one.name, one.pid))
 
 
-def counts(told: Mapping[str, Any]) -> Counter[str]:
-    """What became of messages, as one worker told it."""
-    found: Counter[str] = Counter(told.get("ended") or {})
-    found.update({name: int(told.get(name) or 0) for name in _BESIDE_OUTCOMES})
+def counts(answer: Mapping[str, Any]) -> Counter[str]:
+    """Messages by outcome since the worker started, from its answer."""
+    found: Counter[str] = Counter(answer.get("ended") or {})
+    found.update({name: int(answer.get(name) or 0) for name in _NOT_FINAL})
     return found
 
 
-def _sum(parts: Sequence[Mapping[str, float]]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for part in parts:
-        for name, rate in part.items():
-            total[name] += rate  # type: ignore[assignment]  # a Counter of rates
-    return total
-
-
-def _busy_of(one: InstanceRow) -> float:
-    return one.sent_per_s + one.failed_per_s
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or value == float("inf") else value
+def _rounded(value: Any) -> Any:
+    """Each float in it to three digits, for JSON."""
+    if isinstance(value, Mapping):
+        return {name: _rounded(one) for name, one in value.items()}
+    return round(value, 3) if isinstance(value, float) else value

@@ -1,12 +1,13 @@
 """
-From looks to figures: a rate is the difference of two answers of a worker, by the worker's own clock.
+Rates from a history of observations.
 
-Nothing here asks anybody or reads a clock.
+The rate of a worker is the difference between two of its answers, by the worker's own clock; that of a queue is the
+difference between two lengths. Nothing here does I/O or reads a clock.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,38 +16,39 @@ from typing import Any
 from ifinu.cli.top.model import InstanceRow, Model, QueueRow, WorkerRow, counts
 from ifinu.cli.top.snapshot import Snapshot
 
-_TREND_S = 15.0  # over which a queue rises or falls
+_TREND_S = 15.0  # over which the growth of a queue is measured
 _HISTORY_S = 300.0
-# A worker that misses some questions is silent, and one that misses many is gone: of these, whichever is longer.
-_SILENT_S, _SILENT_LOOKS = 5.0, 2.5
-_GONE_S, _GONE_LOOKS = 30.0, 10.0
+# A worker is silent after the first of these times without an answer and gone after the second: in seconds or in
+# observations, whichever is longer.
+_SILENT_S, _SILENT_OBSERVATIONS = 5.0, 2.5
+_GONE_S, _GONE_OBSERVATIONS = 30.0, 10.0
 
 
 @dataclass(frozen=True)
-class Sight:
+class Observation:
     """
-    One look.
+    What Redis and the workers answered at one moment.
 
     Attributes:
-        at: When.
-        at_s: The same, in seconds that only go forward.
-        found: What was in Redis; None when it was away.
-        answers: Of the workers, by name and process; None when they could not be asked.
-        error: Why not.
+        at: That moment.
+        at_s: The same on a monotonic clock, in seconds.
+        snapshot: The state of Redis; None if it could not be asked.
+        answers: By worker name and process id; None if the workers could not be asked.
+        error: Why they could not; else empty.
     """
 
     at: datetime
     at_s: float
-    found: Snapshot | None
+    snapshot: Snapshot | None
     answers: Mapping[tuple[str, int], Mapping[str, Any]] | None
     error: str = ""
 
 
 def rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float] | None:
     """
-    What became of messages per second between two answers of a worker; those that nothing became of are left out.
+    Messages per second by outcome, between two answers of a worker; outcomes without messages are left out.
 
-    None when they cannot be compared: it is another process, or its clock stands still.
+    None if the answers cannot be compared: they come from two processes, or the clock did not advance.
     """
     elapsed_s = _elapsed_s(before, after)
     if elapsed_s is None:
@@ -57,109 +59,109 @@ def rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, floa
 
 def pace(before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
     """
-    Sends per second, whatever the gateway answered: what a limit is for.
+    Sends per second between two answers of a worker, whatever the gateway answered: what the limit applies to.
 
-    None when the two answers cannot be compared.
+    None if the answers cannot be compared.
     """
     elapsed_s = _elapsed_s(before, after)
     return None if elapsed_s is None else max(0, _posts(after) - _posts(before)) / elapsed_s
 
 
 def instances(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, InstanceRow]:
-    """Sends a second by number; 0 where the answers cannot be compared."""
+    """Sends per second by WhatsApp number, between two answers of a worker; 0 if they cannot be compared."""
     elapsed_s = _elapsed_s(before, after)
     old: Mapping[str, Any] = before.get("instances") or {}
-    found = {}
-    for name, one in (after.get("instances") or {}).items():
-        then = old.get(name, {})
 
-        def per_s(result: str, one: Mapping[str, Any] = one, then: Mapping[str, Any] = then) -> float:
-            grown: float = one.get(result, 0) - then.get(result, 0)
-            return 0.0 if elapsed_s is None else max(0.0, grown / elapsed_s)
+    def per_s(name: str, result: str, now: Mapping[str, Any]) -> float:
+        grown: float = now.get(result, 0) - old.get(name, {}).get(result, 0)
+        return 0.0 if elapsed_s is None else max(0.0, grown / elapsed_s)
 
-        found[str(name)] = InstanceRow(per_s("sent"), per_s("failed"), int(bool(one.get("held"))))
-    return found
+    return {
+        str(name): InstanceRow(per_s(name, "sent", now), per_s(name, "failed", now), int(bool(now.get("held"))))
+        for name, now in (after.get("instances") or {}).items()
+    }
 
 
 @dataclass
-class _Known:
-    """The last two answers of a worker, and when the last one came."""
+class _LastAnswers:
+    """The last answer of a worker, the one before it, and when the last one came."""
 
-    told: Mapping[str, Any]
+    answer: Mapping[str, Any]
     before: Mapping[str, Any]
     at_s: float
 
 
 class RateHistory:
     """
-    What was seen before.
+    The observations so far, as far as rates and trends need them.
 
     Args:
-        every_s: How often it is looked.
+        every_s: Seconds between two observations.
     """
 
     def __init__(self, every_s: float) -> None:
-        self._silent_s = max(_SILENT_S, _SILENT_LOOKS * every_s)
-        self._gone_s = max(_GONE_S, _GONE_LOOKS * every_s)
-        self._known: dict[tuple[str, int], _Known] = {}
+        self._silent_s = max(_SILENT_S, _SILENT_OBSERVATIONS * every_s)
+        self._gone_s = max(_GONE_S, _GONE_OBSERVATIONS * every_s)
+        self._workers: dict[tuple[str, int], _LastAnswers] = {}
         self._ready: deque[tuple[float, dict[str, int]]] = deque()
-        self._found: Snapshot | None = None
+        self._snapshot: Snapshot | None = None
         self._well_at_s: float | None = None
 
-    def take(self, sight: Sight) -> Model:
-        """Add a look; the figures with it."""
-        if self._well_at_s is None or not sight.error:
-            self._well_at_s = sight.at_s
-        if sight.found is not None:
-            self._found = sight.found
-            self._ready.append((sight.at_s, {one.queue: one.ready for one in sight.found.queues}))
-            while sight.at_s - self._ready[0][0] > _HISTORY_S:
+    def add(self, observation: Observation) -> Model:
+        """Add an observation; returns the figures as of now."""
+        at_s, snapshot = observation.at_s, observation.snapshot
+        if self._well_at_s is None or not observation.error:
+            self._well_at_s = at_s
+        if snapshot is not None:
+            self._snapshot = snapshot
+            self._ready.append((at_s, {one.queue: one.ready for one in snapshot.queues}))
+            while at_s - self._ready[0][0] > _HISTORY_S:
                 self._ready.popleft()
-        if sight.answers is not None:
-            self._hear(sight.answers, sight.at_s)
+        if observation.answers is not None:
+            self._add_answers(observation.answers, at_s)
         return Model(
-            at=sight.at,
-            error=sight.error,
-            error_s=sight.at_s - self._well_at_s if sight.error else 0.0,
-            queues=self._lines(),
-            workers=[self._worker(*who, known, sight.at_s) for who, known in self._known.items()],
+            at=observation.at,
+            error=observation.error,
+            error_s=at_s - self._well_at_s if observation.error else 0.0,
+            queues=self._queues(),
+            workers=[self._worker(*who, last, at_s) for who, last in self._workers.items()],
             trend_per_s=self._trend(None),
-            reasons=self._found.reasons if self._found else Counter(),
-            found=self._found,
+            snapshot=self._snapshot,
         )
 
-    def _hear(self, answers: Mapping[tuple[str, int], Mapping[str, Any]], at_s: float) -> None:
-        for who, told in answers.items():
-            known = self._known.get(who)
-            self._known[who] = _Known(told, known.told if known else {}, at_s)
-        started = {name for name, _ in answers}
-        for who, known in list(self._known.items()):
-            is_restarted = who not in answers and who[0] in started  # under the same name, as another process
-            if is_restarted or at_s - known.at_s > self._gone_s:
-                del self._known[who]
+    def _add_answers(self, answers: Mapping[tuple[str, int], Mapping[str, Any]], at_s: float) -> None:
+        for who, answer in answers.items():
+            last = self._workers.get(who)
+            self._workers[who] = _LastAnswers(answer, last.answer if last else {}, at_s)
+        answering = {name for name, _ in answers}
+        for who, last in list(self._workers.items()):
+            is_restarted = who not in answers and who[0] in answering  # the same name, another process
+            if is_restarted or at_s - last.at_s > self._gone_s:
+                del self._workers[who]
 
-    def _worker(self, name: str, pid: int, known: _Known, at_s: float) -> WorkerRow:
-        silent_s = at_s - known.at_s
-        told = known.told
-        if "slots" not in told:  # an older version, which does not know the question
-            return WorkerRow(name, pid, silent_s=silent_s if silent_s > self._silent_s else 0.0)
-        limit_per_s = told.get("limit_per_s")
+    def _worker(self, name: str, pid: int, last: _LastAnswers, at_s: float) -> WorkerRow:
+        silent_s = at_s - last.at_s
+        if silent_s <= self._silent_s:
+            silent_s = 0.0
+        answer = last.answer
+        if "slots" not in answer:  # another version, which does not know the question
+            return WorkerRow(name, pid, silent_s=silent_s)
+        limit_per_s = answer.get("limit_per_s")
         limit = float("inf") if limit_per_s is None else float(limit_per_s)
-        if silent_s > self._silent_s:
-            return WorkerRow(name, pid, None, limit, silent_s=silent_s, told=told)
-        per_s = rates(known.before, told)
+        if silent_s:
+            return WorkerRow(name, pid, None, limit, silent_s=silent_s, answer=answer)
         return WorkerRow(
             name=name,
             pid=pid,
-            rate_per_s=pace(known.before, told),
+            rate_per_s=pace(last.before, answer),
             limit_per_s=limit,
-            per_s=per_s or {},
-            instances=instances(known.before, told),
-            told=told,
+            per_s=rates(last.before, answer) or {},
+            instances=instances(last.before, answer),
+            answer=answer,
         )
 
-    def _lines(self) -> list[QueueRow]:
-        if self._found is None:
+    def _queues(self) -> list[QueueRow]:
+        if self._snapshot is None:
             return []
         return [
             QueueRow(
@@ -169,20 +171,20 @@ class RateHistory:
                 in_flight=one.in_flight,
                 dead=one.dead,
                 paused_since=one.paused_since,
-                oldest_s=self._found.oldest_s.get(one.queue),
+                oldest_s=self._snapshot.oldest_s.get(one.queue),
                 trend_per_s=self._trend(one.queue),
                 history=[ready.get(one.queue, 0) for _, ready in self._ready],
             )
-            for one in self._found.queues
+            for one in self._snapshot.queues
         ]
 
     def _trend(self, queue: str | None) -> float | None:
-        """How fast a queue grows, or all together."""
+        """Growth per second of a queue; of all queues for None."""
         if not self._ready:
             return None
         last_s, last = self._ready[-1]
         first_s, first = next(one for one in self._ready if last_s - one[0] <= _TREND_S)
-        if first_s == last_s and len(self._ready) > 1:  # looks that are far apart
+        if first_s == last_s and len(self._ready) > 1:  # observations further apart than that
             first_s, first = self._ready[-2]
         if first_s == last_s:
             return None
@@ -190,8 +192,8 @@ class RateHistory:
         return grown / (last_s - first_s)
 
 
-def _posts(told: Mapping[str, Any]) -> int:
-    return sum((told.get("answers") or {}).values())
+def _posts(answer: Mapping[str, Any]) -> int:
+    return sum((answer.get("answers") or {}).values())
 
 
 def _elapsed_s(before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:

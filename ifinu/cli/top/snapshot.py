@@ -1,4 +1,4 @@
-"""Looking into Redis: queues, the age of the oldest message, dead letters by reason, what is unknown, the stream."""
+"""The state of Redis: queues, age of the oldest message, dead letters by reason, unknown ids, the event stream."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ifinu.broker.dead_letters import Reasons
 from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN
 from ifinu.cli import ledger_status
 
-MOST_LETTERS = 1_000  # are read for their reasons, of each queue: the newest
+MOST_LETTERS = 1_000  # the newest of each queue, whose reasons are counted
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """
-    What was there.
+    The state at one moment.
 
     Attributes:
-        queues: In the order they are served.
-        oldest_s: Age of the message that each queue serves next; None where it does not tell, or there is none.
-        dead: Dead letters by queue and reason.
-        unknown: Ids that may have been sent, and nobody knows.
-        unknown_oldest_s: Since when the oldest of them.
+        queues: In the order in which they are served.
+        oldest_s: By queue, the age in seconds of its next message; None if there is none, or its age is not known.
+        dead: By queue and reason, the number of dead letters among the newest `MOST_LETTERS`.
+        unknown: Ids that may have been sent.
+        unknown_oldest_s: Seconds since the oldest of them came in doubt.
         waiting: Events that are not in the ledger yet.
         waiting_oldest_s: Age of the oldest of them.
-        recorded: Somebody writes the ledger.
+        recorded: Whether a recorder runs.
     """
 
     queues: Sequence[Backlog]
@@ -51,10 +51,10 @@ class Snapshot:
 
 class SnapshotReader:
     """
-    Looks, now and then.
+    Reads the state of Redis again and again.
 
     Args:
-        client: A connection that returns bytes, with deadlines.
+        client: A client that returns bytes, with timeouts.
     """
 
     def __init__(self, client: redis.Redis) -> None:
@@ -63,10 +63,10 @@ class SnapshotReader:
 
     def look(self) -> Snapshot:
         """
-        Look.
+        Read it.
 
         Raises:
-            redis.RedisError: Redis is away.
+            redis.RedisError: Redis is away, or refused.
         """
         queues = survey(self._client)
         pipe = self._client.pipeline(transaction=False)
@@ -85,7 +85,7 @@ class SnapshotReader:
             unknown=ledger_status.unknown(self._client),
             unknown_oldest_s=max(0.0, now_s - unknown[0][1] / 1000) if unknown else None,
             waiting=waiting,
-            # What is recorded is deleted soon after.
+            # Recorded events are deleted soon afterwards.
             waiting_oldest_s=max(0.0, now_s - int(event[0][0].split(b"-")[0]) / 1000) if event and waiting else None,
             recorded=ledger_status.is_recorded(self._client),
         )

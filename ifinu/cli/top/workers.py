@@ -1,9 +1,8 @@
-"""Asking the workers how they are; what they answer is in `worker/inspection.py`."""
+"""The workers' answers to one question over Celery's remote control; `worker/inspection.py` lists their fields."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,10 +24,10 @@ Answers = dict[tuple[str, int], dict[str, Any]]
 
 class Workers:
     """
-    All workers, over Celery's remote control; for one thread.
+    All workers that listen at a Redis, for use by one thread.
 
-    Not by a Celery application: that of this process may already have the settings of another Redis, and its pool of
-    connections tries for ever.
+    A Celery application would not do: the one of this process may be configured for another Redis, and its
+    connection pool retries for ever.
 
     Args:
         url: As `IFINU_REDIS_URL`.
@@ -47,7 +46,7 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """Leave Redis; the next question connects again."""
+        """Disconnect; the next question connects again."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(Exception):  # it may have been lost long ago
@@ -55,17 +54,17 @@ class Workers:
 
     def ask(self, patience_s: float = PATIENCE_S) -> Answers:
         """
-        Ask, and wait until all have answered, or nobody has for a while.
+        Ask all workers for their figures.
 
         Args:
-            patience_s: That while, in seconds.
+            patience_s: Seconds to wait for the next answer. All answers at hand end the wait at once.
 
         Returns:
-            What each worker answers, by its name and process; the process is 0, and there is only `error`, where it
-            does not know the question.
+            The answer of each worker, by its name and process id. A worker of a version that does not know the question
+            answers with `error` alone; its process id is 0 here.
 
         Raises:
-            redis.RedisError: Redis is away; so it is for an error of `AWAY`.
+            redis.RedisError: Redis is away; the errors of `AWAY` mean the same.
         """
         try:
             if self._connection is None:
@@ -73,66 +72,45 @@ class Workers:
                 self._connection = Connection(
                     self._url, transport="ifinu.broker.transport:Transport", transport_options=_OPTIONS, ssl=ssl
                 )
-            channel = self._connection.channel()
-            try:
-                replies = _Question(channel).ask(self._connection, patience_s)
-            finally:
-                channel.close()
+            with self._connection.channel() as channel:
+                mailbox = _Mailbox(
+                    CONTROL, type="fanout", connection=self._connection, accept=["json"], serializer="json"
+                )
+                replies = mailbox.multi_call(COMMAND, timeout=patience_s, channel=channel)
         except BaseException:
             self.close()
             raise
         return {
-            (str(name), int(told.get("pid") or 0)): told
+            (str(name), int(answer.get("pid") or 0)): answer
             for reply in replies
-            for name, told in reply.items()
-            if isinstance(told, dict)
+            for name, answer in reply.items()
+            if isinstance(answer, dict)
         }
 
 
-class _Answered(Exception):  # noqa: N818 - not an error
-    """Nobody is left who could answer."""
-
-
-class _Question:
+class _Mailbox(Mailbox):  # type: ignore[misc]  # Any to mypy
     """
-    One question, put by a mailbox of Kombu's, with two things done differently.
+    A mailbox that stops waiting once every worker has answered, and never retries.
 
-    Redis tells how many got it, so that nobody is waited for when all have answered. And it is put once: while Redis is
-    away, a mailbox would try for ever.
+    Redis returns how many workers received the question. Kombu's mailbox ignores that and waits for its timeout; while
+    Redis is away, it retries for ever.
     """
 
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
-        self._receivers = 0
-        self._replies: list[dict[str, Any]] = []
-        channel._put_fanout = self._put_fanout
+    def _publish(self, *arguments: Any, channel: Any, **options: Any) -> None:
+        def put_fanout(exchange: str, message: Any, routing_key: str, **_: Any) -> None:
+            with channel.conn_or_acquire() as client:
+                self._receivers = client.publish(channel._get_publish_topic(exchange, routing_key), dumps(message))
 
-    def ask(self, connection: Any, patience_s: float) -> list[dict[str, Any]]:
-        mailbox = Mailbox(
-            CONTROL, type="fanout", connection=connection, accept=["json"], serializer="json", producer_pool=self
-        )
-        try:
-            mailbox.multi_call(COMMAND, timeout=patience_s, channel=self._channel, callback=self._take)
-        except _Answered:
-            self._channel.after_reply_message_received(mailbox.reply_queue.name)  # deletes it
-        return self._replies
+        channel._put_fanout = put_fanout
+        super()._publish(*arguments, channel=channel, producer=_Once(channel, auto_declare=False), **options)
 
-    @contextlib.contextmanager
-    def acquire(self) -> Iterator[_Question]:
-        """As a pool of producers."""
-        yield self
-
-    def publish(self, body: Any, **options: Any) -> None:
-        """As a producer."""
-        Producer(self._channel, auto_declare=False).publish(body, **{**options, "retry": False})
+    def _collect(self, ticket: str, *, channel: Any, **options: Any) -> Any:
         if not self._receivers:
-            raise _Answered
+            channel.after_reply_message_received(self.reply_queue.name)  # deletes the queue
+            return []
+        return super()._collect(ticket, channel=channel, **{**options, "limit": self._receivers})
 
-    def _take(self, reply: dict[str, Any]) -> None:
-        self._replies.append(reply)
-        if len(self._replies) >= self._receivers:
-            raise _Answered
 
-    def _put_fanout(self, exchange: str, message: Any, routing_key: str, **_: Any) -> None:
-        with self._channel.conn_or_acquire() as client:
-            self._receivers = client.publish(self._channel._get_publish_topic(exchange, routing_key), dumps(message))
+class _Once(Producer):  # type: ignore[misc]
+    def publish(self, *arguments: Any, **options: Any) -> Any:
+        return super().publish(*arguments, **{**options, "retry": False})
