@@ -22,11 +22,11 @@ import redis
 import structlog
 
 from ifinu import phone, wire
-from ifinu.broker.claims import Claim, Claims, MessageRef, Resend, Verdict
+from ifinu.broker.claims import Claim, Claims, ClaimState, MessageRef, Resend, Verdict
 from ifinu.broker.clock import TOO_FAR_OFF_S
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import seen_key, senders_key
-from ifinu.broker.leases import Settled
+from ifinu.broker.leases import DUPLICATE, Settled
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.errors import (
     GatewayError,
@@ -89,7 +89,7 @@ class Wait(NamedTuple):
 
     wait_s: float
     at: datetime
-    claim: str
+    claim: ClaimState
     token: str
     event: Event | None
     instance: str
@@ -250,11 +250,11 @@ class Delivery:
                     log.info("ifinu.message.duplicate", id=notification.id, first=claim.before)
                 else:  # no other message was first: this one is not in flight where the claims are
                     log.warning("ifinu.message.not_held", id=notification.id, queue=ref.queue)
-                return Settled("duplicate", message.untried(Name.DUPLICATE, first=claim.before))
+                return Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=claim.before))
             case Verdict.CANCELLED:
-                return _ended(message, "cancelled", Name.CANCELLED)
+                return _ended(message, ClaimState.CANCELLED, Name.CANCELLED)
             case Verdict.OPTED_OUT:
-                return _ended(message, "suppressed", Name.SUPPRESSED, reason="opt_out")
+                return _ended(message, ClaimState.SUPPRESSED, Name.SUPPRESSED, reason="opt_out")
             case Verdict.REUSED:
                 raise IdReused("id", "was used before, for a notification that says something else")
 
@@ -320,7 +320,7 @@ class Delivery:
         elif trouble is not None and self.instances.may_be_blameless(message.instance, trouble):
             refund, trouble = trouble.counted, trouble._replace(counted=0)
         deferred = None if message.ref.waited else message.untried(Name.DEFERRED, reason="instance")
-        wait = self._wait(message, wait_s, claim.at, "waiting", claim.token, deferred, "instance", free=True)
+        wait = self._wait(message, wait_s, claim.at, ClaimState.WAITING, claim.token, deferred, "instance", free=True)
         return wait._replace(trouble=trouble, refund=refund)
 
     def _give_up_if_missing(self, message: _Message, trouble: Trouble, at: datetime) -> None:
@@ -348,7 +348,7 @@ class Delivery:
         """
         expires = expires_at(message.notification)
         if expires is not None and now >= expires:
-            return _ended(message, "expired", Name.EXPIRED, reason=f"it was valid until {expires.isoformat()}")
+            return _ended(message, ClaimState.EXPIRED, Name.EXPIRED, reason=f"it was valid until {expires.isoformat()}")
         late = true_from(message.notification, now)
         opens = self.windows.opens_at(late or now, phone=message.notification.phone, tenant=message.notification.tenant)
         goes = opens or late
@@ -357,8 +357,8 @@ class Delivery:
         why = "window" if late is None else "not_late"
         if expires is not None and goes >= expires:
             then = "its charge is late" if late is not None and late >= expires else "its sending window opens"
-            return _ended(message, "expired", Name.EXPIRED, reason=f"{then} after it has expired")
-        state = "unknown" if claim.verdict is Verdict.LOOK_UP else "waiting"
+            return _ended(message, ClaimState.EXPIRED, Name.EXPIRED, reason=f"{then} after it has expired")
+        state = ClaimState.UNKNOWN if claim.verdict is Verdict.LOOK_UP else ClaimState.WAITING
         deferred = message.untried(Name.DEFERRED, reason=why)
         wait_s = (goes - now).total_seconds()
         wait = self._wait(message, wait_s, now, state, claim.token, deferred, why, free=True)
@@ -404,7 +404,7 @@ class Delivery:
             with contextlib.suppress(redis.RedisError):  # then whoever has the message by now looks it up
                 self.claims.release(message.notification.id, message.ref.tag)
             log.warning("ifinu.message.overtaken", **message.told())
-            raise _Overtaken(Settled("duplicate", message.untried(Name.DUPLICATE, first=claim.before)))
+            raise _Overtaken(Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=claim.before)))
         if (not_now := self._check(message, claim, now())) is not None:
             raise _Overtaken(not_now)
 
@@ -420,7 +420,7 @@ class Delivery:
                 log.warning("ifinu.message.unknown", **message.told(), reason=exc.reason, took_s=_rounded(exc.took_s))
                 unknown = message.event(Name.UNKNOWN, reason=exc.reason, error=str(exc))
                 wait_s = min(_FIRST_LOOK_S, self.grace_s / 2)
-                wait = self._wait(message, wait_s, at, "unknown", claim.token, unknown, "unknown", error=exc)
+                wait = self._wait(message, wait_s, at, ClaimState.UNKNOWN, claim.token, unknown, "unknown", error=exc)
                 return wait._replace(lost=exc.reason in _BROKEN)
             case NotSent() if is_outage(exc):
                 raise exc
@@ -458,7 +458,7 @@ class Delivery:
         if self.instances.may_be_blameless(message.instance, trouble):
             refund, trouble = trouble.counted, trouble._replace(counted=0)
         deferred = message.event(Name.DEFERRED, reason=why, error=str(exc))
-        wait = self._wait(message, wait_s, at, "waiting", claim.token, deferred, why, error=exc)
+        wait = self._wait(message, wait_s, at, ClaimState.WAITING, claim.token, deferred, why, error=exc)
         return wait._replace(trouble=trouble, refund=refund)
 
     def _look_up(self, message: _Message, claim: Claim, now: _Now) -> Settled | Wait | Failed:
@@ -467,7 +467,7 @@ class Delivery:
         started = claim.started or claim.at
 
         def again(wait_s: float) -> Wait:
-            wait = self._wait(message, wait_s, now(), "unknown", claim.token, None, "look_up")
+            wait = self._wait(message, wait_s, now(), ClaimState.UNKNOWN, claim.token, None, "look_up")
             return wait._replace(trouble=message.trouble)
 
         try:
@@ -498,12 +498,12 @@ class Delivery:
             case Resend.AGAIN:
                 raise self._undecided(message, "it was sent once more already")
             case Resend.CANCELLED:
-                return _ended(message, "cancelled", Name.CANCELLED)
+                return _ended(message, ClaimState.CANCELLED, Name.CANCELLED)
             case Resend.OPTED_OUT:
-                return _ended(message, "suppressed", Name.SUPPRESSED, reason="opt_out")
+                return _ended(message, ClaimState.SUPPRESSED, Name.SUPPRESSED, reason="opt_out")
             case Resend.LOST:
-                log.info("ifinu.message.duplicate", id=notification.id, first="unknown")
-                return Settled("duplicate", message.untried(Name.DUPLICATE, first="unknown"))
+                log.info("ifinu.message.duplicate", id=notification.id, first=ClaimState.UNKNOWN.value)
+                return Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=ClaimState.UNKNOWN.value))
 
     def _find(self, message: _Message, since: datetime, started: datetime, now: datetime) -> str:
         """
@@ -564,14 +564,14 @@ class Delivery:
         key = senders_key(message.instance, f"{at:%Y-%m}")
         sender = key, message.pseudonym, notification.tenant or ""
         event = message.event(Name.SENT, key_id=sent.key_id, confirmed=sent.confirmed, by=by)
-        return Settled("sent", event, sent.key_id or "", sender, took_s)
+        return Settled(ClaimState.SENT, event, sent.key_id or "", sender, took_s)
 
     def _wait(
         self,
         message: _Message,
         wait_s: float,
         at: datetime,
-        claim: str,
+        claim: ClaimState,
         token: str,
         event: Event | None,
         why: str,
@@ -584,7 +584,7 @@ class Delivery:
         return Wait(wait_s, at, claim, token, event, message.instance, why, free, error=error)
 
 
-def _ended(message: _Message, state: str, name: Name, **data: Any) -> Settled:
+def _ended(message: _Message, state: ClaimState, name: Name, **data: Any) -> Settled:
     log.info(_ENDED[name], **message.told(), why=data.get("reason"))
     return Settled(state, message.untried(name, **data))
 

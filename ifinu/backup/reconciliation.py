@@ -33,6 +33,7 @@ from typing import Any
 import redis
 from sqlalchemy import Engine, func, select, tuple_
 
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.dead_letters import identity
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, NORMAL, QUEUES, UNKNOWN, Keys, claim_key, optout_key, script
@@ -44,7 +45,7 @@ _CLOCKS = timedelta(minutes=5)  # Redis' clock may have been set back; to tell w
 _CANCELLED_TTL_MS = 90 * 86_400_000  # as a notification that is called off is remembered
 _SENT = rank(State.SENT)
 _ENDED = (State.EXPIRED, State.SUPPRESSED, State.CANCELLED)
-_KNOWN = ("sent", *(state.value for state in _ENDED))
+_KNOWN = (ClaimState.SENT, *(state.value for state in _ENDED))
 
 
 @dataclass
@@ -96,7 +97,7 @@ def recall(client: redis.Redis, ledger: Engine, since: datetime, *, claim_ttl_s:
         recalled.waiting += len(ids)
         states = teller.doubt([id_ for id_ in ids if id_ is not None])
         recalled.settled += sum(states[state] for state in _KNOWN)
-        recalled.in_doubt += states["unknown"]
+        recalled.in_doubt += states[ClaimState.UNKNOWN]
     return recalled
 
 
@@ -116,20 +117,20 @@ def _pages(ledger: Engine, since: datetime) -> Iterator[Sequence[Any]]:
         after = page[-1].last_at, page[-1].id
 
 
-def _known(ledger: Engine, page: Sequence[Any], since: datetime) -> Iterator[tuple[str, str, str, bool]]:
+def _known(ledger: Engine, page: Sequence[Any], since: datetime) -> Iterator[tuple[str, ClaimState, str, bool]]:
     """Of each that there is something to tell of: id, state, the gateway's id, whether it was sent again before."""
     news = [row for row in page if row.state_ms >= since.timestamp() * 1000]
     deleted = _last(ledger, Name.PURGED, [row.id for row in news if row.state == State.DEAD])
     again = _last(ledger, Name.RESENDING, [row.id for row in news if row.state == State.UNKNOWN])
     for row in news:
         if row.state_rank >= _SENT:
-            yield row.id, "sent", row.key_id or "", False
+            yield row.id, ClaimState.SENT, row.key_id or "", False
         elif row.state in _ENDED:
-            yield row.id, row.state, "", False
+            yield row.id, ClaimState(row.state), "", False
         elif deleted.get(row.id, 0) >= row.state_ms:  # it did not die once more since
-            yield row.id, "cancelled", "", False
+            yield row.id, ClaimState.CANCELLED, "", False
         elif row.state == State.UNKNOWN:
-            yield row.id, "unknown", "", row.id in again
+            yield row.id, ClaimState.UNKNOWN, "", row.id in again
 
 
 def _last(ledger: Engine, name: Name, ids: list[str]) -> dict[str, int]:
@@ -153,7 +154,7 @@ class _Teller:
         self._since_ms = round(since.timestamp() * 1000)
         self._resend = resend
 
-    def tell(self, known: Iterable[tuple[str, str, str, bool]]) -> Counter[str]:
+    def tell(self, known: Iterable[tuple[str, ClaimState, str, bool]]) -> Counter[str]:
         """Those that did not know it, by state."""
         known = list(known)
         pipe = self._client.pipeline(transaction=False)
@@ -169,13 +170,13 @@ class _Teller:
             pipe.hget(claim_key(id_), "state")
         states = [(state or b"").decode() for state in pipe.execute()]
         for id_, state in zip(ids, states, strict=True):
-            if state in ("sending", "unknown"):
-                self._put(pipe, id_, "unknown", "", again=False)
+            if state in (ClaimState.SENDING, ClaimState.UNKNOWN):
+                self._put(pipe, id_, ClaimState.UNKNOWN, "", again=False)
         pipe.execute()
-        return Counter("unknown" if state == "sending" else state for state in states)
+        return Counter(ClaimState.UNKNOWN if state == ClaimState.SENDING else state for state in states)
 
-    def _put(self, pipe: Any, id_: str, state: str, key_id: str, *, again: bool) -> None:
-        ttl_ms = max(self._ttl_ms, _CANCELLED_TTL_MS) if state == "cancelled" else self._ttl_ms
+    def _put(self, pipe: Any, id_: str, state: ClaimState, key_id: str, *, again: bool) -> None:
+        ttl_ms = max(self._ttl_ms, _CANCELLED_TTL_MS) if state is ClaimState.CANCELLED else self._ttl_ms
         told = {"reason": "restored", "error": "it was being sent when the backup was taken"}
         _, _, data = Event(Name.UNKNOWN, id_, told).arguments()
         keys = (claim_key(id_), UNKNOWN, Keys.of(NORMAL).in_flight, EVENTS)

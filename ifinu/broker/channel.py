@@ -32,6 +32,7 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps
 
 from ifinu.broker import clock, dead_letters, intake, leases
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, claim_key, script
 from ifinu.broker.purge import purge
@@ -190,7 +191,7 @@ class Channel(stock.Channel):
                 "attempts": attempts,
             }
             notification_id = told.pop("id", None) or dead_letters.identity(raw)[0] or ""
-            name, state = (Name.HELD, "unknown") if maybe_sent else (Name.DEAD, "dead")
+            name, state = (Name.HELD, ClaimState.UNKNOWN) if maybe_sent else (Name.DEAD, ClaimState.DEAD)
             token = intake.token_of(raw)
             self.leases.bury(tag, record, Event(name, notification_id, told), state=state, token=token)
             about_it = {"id": notification_id, "kind": told.get("kind")}

@@ -3,12 +3,7 @@ Claims: one notification id, one send.
 
 A worker claims the id just before it sends. The claim is a hash, `ifinu:claim:<id>`, that lives for days:
 
-    state      sending   its holder is about to send, sends, or died of it
-               waiting   a retry or a deferral is in the delayed set
-               unknown   it may have been sent: it is being looked up, or held in the dead letters
-               sent      the gateway took it; `key_id` is the gateway's id
-               expired, suppressed, cancelled   it was not sent, and why
-               dead      it was not and will not be sent: it is in the dead letters
+    state      a `ClaimState`; with `sent` there is `key_id`, the gateway's id
     content    keyed digest of the content, so that an id used for something else is noticed
     tag        of the message that claimed it (empty while its token alone tells it), and
     in_flight  where that message is while its holder lives
@@ -47,6 +42,19 @@ from ifinu.broker.keys import EVENTS, EVERY_TENANT, UNKNOWN, Keys, claim_key, op
 from ifinu.broker.line import Line
 
 _CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was called off
+
+
+class ClaimState(enum.StrEnum):
+    """The states of a claim; the values are what Redis stores and the scripts compare."""
+
+    SENDING = "sending"  # its holder is about to send, is sending, or died doing so
+    WAITING = "waiting"  # a retry or a deferral is in the delayed set
+    UNKNOWN = "unknown"  # it may have been sent: it is being looked up, or held in the dead letters
+    SENT = "sent"  # the gateway took it
+    EXPIRED = "expired"  # it was not sent, since its validity ended
+    SUPPRESSED = "suppressed"  # it was not sent, since the person opted out
+    CANCELLED = "cancelled"  # it was not sent, since it was cancelled
+    DEAD = "dead"  # it was not sent and will not be: it is in the dead letters
 
 
 class Verdict(enum.StrEnum):

@@ -19,11 +19,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import redis
 import structlog
 
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.clock import Difference
 from ifinu.broker.events import Event
 from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, claim_key, script
@@ -31,6 +32,7 @@ from ifinu.broker.line import Line
 
 log = structlog.get_logger(__name__)
 
+DUPLICATE: Final = "duplicate"  # how a message ends whose id's claim is another message's
 DEATHS = 3  # of workers in a row, while they had a message, that make it a dead letter
 
 # Held while a message is handed over or runs of which a worker died since it is suspect: should this process die, no
@@ -46,7 +48,7 @@ class Settled(NamedTuple):
     How a message ended.
 
     Attributes:
-        state: What its id's claim ends in.
+        state: What its id's claim ends in, or `DUPLICATE`.
         event: Says so, and names the id.
         key_id: The gateway's id of the message, or empty.
         sender: Where it stands which tenant wrote to the phone last (`keys.senders_key`), the phone's pseudonym and the
@@ -54,7 +56,7 @@ class Settled(NamedTuple):
         took_s: How long the gateway took for it, in seconds; None when it was not asked to send.
     """
 
-    state: str
+    state: ClaimState | Literal["duplicate"]
     event: Event
     key_id: str = ""
     sender: tuple[str, str, str] | None = None
@@ -74,7 +76,7 @@ class Tally:
 
     reaped: int = 0
     lost: int = 0
-    buried: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    buried: Counter[tuple[str, ClaimState, str]] = field(default_factory=Counter)
 
 
 class Leases:
@@ -210,7 +212,7 @@ class Leases:
             ),
         )
 
-    def bury(self, tag: str, record: bytes | str, event: Event, *, state: str, token: str = "") -> None:
+    def bury(self, tag: str, record: bytes | str, event: Event, *, state: ClaimState, token: str = "") -> None:
         """
         The message goes to its queue's dead letters as `record`. Never raises, like `ack`.
 

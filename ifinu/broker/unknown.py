@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import redis
 
 from ifinu.broker import intake
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.dead_letters import DeadLetter, DeadLetters, Filter, body_of, identity
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, claim_key, script
@@ -127,7 +128,7 @@ class Unknowns:
         """One of them, also where its dead letter was purged, after which `all` leaves it out; None when it is none."""
         since: Any = self._client.zscore(UNKNOWN, notification_id)
         (claim,) = self._claims({notification_id: since})
-        if since is None and claim.doubt.state != "unknown":
+        if since is None and claim.doubt.state != ClaimState.UNKNOWN:
             return None
         return self._placed([claim])[0]
 
@@ -157,7 +158,7 @@ class Unknowns:
 
     def _replay(self, doubt: Doubt, letter: DeadLetter) -> Resolved:
         if doubt.cancelled:
-            return Resolved(False, "cancelled")
+            return Resolved(False, ClaimState.CANCELLED)
         if DeadLetters(self._client, letter.queue).replay(letter):
             return Resolved(True)
         return Resolved(False, self.state(doubt.id))
@@ -218,12 +219,12 @@ def _end(doubt: Doubt, decision: Decision, key_id: str) -> tuple[str, Event]:
     told = {name: value for name, value in about.items() if value is not None} | {"by": "person"}
     match decision:
         case Decision.SENT:
-            return "sent", Event(Name.SENT, doubt.id, {**told, "key_id": key_id or None})
+            return ClaimState.SENT, Event(Name.SENT, doubt.id, {**told, "key_id": key_id or None})
         case Decision.DISCARD:
-            return "cancelled", Event(Name.CANCELLED, doubt.id, told)
+            return ClaimState.CANCELLED, Event(Name.CANCELLED, doubt.id, told)
         case Decision.RESEND if doubt.by_token:
             due_ms = None if doubt.due is None else round(doubt.due.timestamp() * 1000)
-            return "waiting", Event(Name.RETRYING, doubt.id, {**told, "reason": "unknown", "due_ms": due_ms})
+            return ClaimState.WAITING, Event(Name.RETRYING, doubt.id, {**told, "reason": "unknown", "due_ms": due_ms})
         case Decision.RESEND:
             return "", Event(Name.REPLAYED, doubt.id, {**told, "reason": "unknown"})
 

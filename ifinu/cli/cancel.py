@@ -8,32 +8,32 @@ from typing import Annotated
 import typer
 
 from ifinu import producer, settings
-from ifinu.broker.claims import Claims
+from ifinu.broker.claims import Claims, ClaimState
 from ifinu.cli import connection, files, terminal
 from ifinu.errors import ConfigurationError, InvalidNotification
 
 # What an id's state until now means for a cancellation; in all others it is too late.
-_CALLED_OFF = {
+_CALLED_OFF: dict[str, str] = {
     "": "called off; if it comes it is not sent",
-    "waiting": "called off; its retry is not sent",
-    "dead": "called off; a replay of its dead letter does not send it",
-    "cancelled": "called off, as before",
-    "unknown": "called off; it may have been sent already, and is not sent again",
+    ClaimState.WAITING: "called off; its retry is not sent",
+    ClaimState.DEAD: "called off; a replay of its dead letter does not send it",
+    ClaimState.CANCELLED: "called off, as before",
+    ClaimState.UNKNOWN: "called off; it may have been sent already, and is not sent again",
 }
-_TOO_LATE = {"sending": "too late: it is being sent", "sent": "too late: it was sent"}
+_TOO_LATE: dict[str, str] = {ClaimState.SENDING: "too late: it is being sent", ClaimState.SENT: "too late: it was sent"}
 # The same for its withdrawal.
-_WANTED = {
-    "waiting": "wanted again; it is sent when its retry is due",
-    "dead": "wanted again; it is in the dead letters",
-    "cancelled": "wanted again; it is sent when it comes. If it came before, give it again",
-    "unknown": "wanted again; it is looked up, and may be sent again",
+_WANTED: dict[str, str] = {
+    ClaimState.WAITING: "wanted again; it is sent when its retry is due",
+    ClaimState.DEAD: "wanted again; it is in the dead letters",
+    ClaimState.CANCELLED: "wanted again; it is sent when it comes. If it came before, give it again",
+    ClaimState.UNKNOWN: "wanted again; it is looked up, and may be sent again",
 }
-_NOT_WITHDRAWN = {
+_NOT_WITHDRAWN: dict[str, str] = {
     "": "was not called off",
-    "waiting": "was not called off",
-    "dead": "was not called off",
-    "unknown": "was not called off",
-    "cancelled": "too late: its message came and was not sent. Give it again under another id",
+    ClaimState.WAITING: "was not called off",
+    ClaimState.DEAD: "was not called off",
+    ClaimState.UNKNOWN: "was not called off",
+    ClaimState.CANCELLED: "too late: its message came and was not sent. Give it again under another id",
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from ifinu.broker import DeadLetter
+from ifinu.broker.claims import ClaimState
 from ifinu.window import BRASILIA
 
 if TYPE_CHECKING:
@@ -53,12 +54,16 @@ def state_of(known: Known | None, claim: ClaimView | None, letter: DeadLetter | 
     if known and known.state in _TOLD_BY_RECEIPTS:
         return known.state
     if claim and claim.state:
-        return known.state if known and claim.state == "waiting" and known.state in _DETAILED_BY_LEDGER else claim.state
+        return (
+            known.state
+            if known and claim.state == ClaimState.WAITING and known.state in _DETAILED_BY_LEDGER
+            else claim.state
+        )
     if claim and claim.cancelled:
-        return "cancelled"
+        return ClaimState.CANCELLED
     if known:
         return known.state
-    return "dead" if letter else "queued"
+    return ClaimState.DEAD if letter else "queued"
 
 
 def sentence(
@@ -79,53 +84,53 @@ def sentence(
     match state:
         case "queued":
             return "It is on its queue, and will be sent when it is its turn."
-        case "sending":
+        case ClaimState.SENDING:
             return "A worker is sending it. Should the worker die of it, the gateway is asked whether it was sent."
-        case "waiting":
+        case ClaimState.WAITING:
             return "It waits for its next try."
         case "retrying":
             return f"A try failed{_why(now)}. The next is due{_due(now, ' at', ' since')}."
         case "deferred":
             later = _due(now, ", not before", ": it is due since")
             return f"It waits{_why(now)}, and is sent later{later}. No try was counted."
-        case "unknown" if letter is None and claim and claim.given_up:
+        case ClaimState.UNKNOWN if letter is None and claim and claim.given_up:
             return (
                 "It may have been sent, and its dead letter was deleted: it is neither looked up nor sent again. If "
                 f"you know better, `ifinu unknown resolve {shlex.quote(notification_id)}`."
             )
-        case "unknown" if letter is None and now and now.reason == "purged":
+        case ClaimState.UNKNOWN if letter is None and now and now.reason == "purged":
             return (
                 "It may have been sent, and its message was deleted from its queue: it is not looked up. A person "
                 f"decides: look at the phone, then `ifinu unknown resolve {shlex.quote(notification_id)}`."
             )
-        case "unknown" if letter is None:
+        case ClaimState.UNKNOWN if letter is None:
             asked = _due(now, " at", ", as it was to be at")
             return f"It may have been sent: no answer came{_why(now)}. The gateway is asked for it{asked}."
-        case "unknown":
+        case ClaimState.UNKNOWN:
             return (
                 "It may have been sent, and the gateway does not say. A person decides: look at the phone, then "
                 f"`ifinu unknown resolve {shlex.quote(notification_id)}`."
             )
-        case "expired":
+        case ClaimState.EXPIRED:
             return f"It was not sent and will not be: it came too late{_why(now)}."
-        case "suppressed":
+        case ClaimState.SUPPRESSED:
             return "It was not sent and will not be: the person wants no messages (`ifinu optout list`)."
-        case "cancelled":
+        case ClaimState.CANCELLED:
             return "It was not sent and will not be: it was called off."
         case "purged":
             return (
                 "It was not sent: its message was deleted from its queue. Its id is free, and a message that is pushed "
                 "with it since is sent when it is its turn."
             )
-        case "dead" if letter is not None:
+        case ClaimState.DEAD if letter is not None:
             id_ = shlex.quote(notification_id)
             return (
                 f"It was not sent ({letter.reason}) and waits in the dead letters: `ifinu dlq show {id_}` "
                 f"says more, `ifinu dlq replay --id {id_}` sends it again."
             )
-        case "dead":
+        case ClaimState.DEAD:
             return f"It was not sent and will not be{_why(now)}. Its dead letter was deleted."
-        case "sent":
+        case ClaimState.SENT:
             return _sent(now)
         case "failed":
             return f"The gateway took it, and WhatsApp could not deliver it{_at(now, 'failed_at')}."

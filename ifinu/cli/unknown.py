@@ -11,6 +11,7 @@ import typer
 from ifinu import producer, settings
 from ifinu.broker import QUEUES, Keys
 from ifinu.broker import clock as clocks
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.unknown import Decision, Doubt, Place, Resolved, Unknowns
 from ifinu.cli import connection, terminal
 from ifinu.cli.durations import span
@@ -127,7 +128,7 @@ def resolve(
 
 def _what(doubt: Doubt, now: datetime, paused: set[str]) -> str:
     off = "; called off, it is not sent again" if doubt.cancelled else ""
-    if doubt.state == "sending":
+    if doubt.state == ClaimState.SENDING:
         return "is being sent once more" + off
     match doubt.place:
         case Place.DELAYED:
@@ -183,9 +184,9 @@ def _not_done(resolved: Resolved) -> str:
             return "is not in doubt: nothing is known of it"
         case "looked_up":
             return "is being looked up; try again in some seconds"
-        case "cancelled":
+        case ClaimState.CANCELLED:
             return "was called off; `ifinu cancel --undo` withdraws that"
-        case "sending":
+        case ClaimState.SENDING:
             return "is being sent at this moment"
     return f"is not in doubt: its state is {resolved.state}"
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Name
 from ifinu.ledger.entries import LONGEST_ID, Entry
 from ifinu.ledger.states import BEFORE_SENT, IMPLIED, State, rank
@@ -38,7 +39,7 @@ _BRINGS = {
     Name.UNQUEUED: State.PURGED,
 }
 # What a claim calls it -> what the ledger does.
-_CLAIMED = {"sending": State.UNKNOWN, "waiting": State.RETRYING}
+_CLAIMED: dict[str, State] = {ClaimState.SENDING: State.UNKNOWN, ClaimState.WAITING: State.RETRYING}
 
 _FACTS = {"tenant": "tenant", "kind": "kind", "instance": "instance", "queue": "queue", "phone": "phone"}
 _FACTS |= {"hash": "phone_hash"}

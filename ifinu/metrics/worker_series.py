@@ -33,6 +33,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.leases import Settled, Tally
 from ifinu.delivery import Wait
 from ifinu.errors import SendError
@@ -127,7 +128,7 @@ class WorkerSeries(Collector):
         accepted_s = None if accepted_at is None else accepted_at.timestamp()
         if accepted_s is not None and started_at is not None:
             self._queued.observe(max(0.0, started_at - accepted_s))
-        if settled.state != "sent":
+        if settled.state is not ClaimState.SENT:
             return
         if accepted_s is not None:
             self._end_to_end.observe(max(0.0, time.time() - accepted_s))
@@ -162,7 +163,7 @@ class WorkerSeries(Collector):
         by_end: Counts[tuple[str, str]] = Counts()
         by_reason: Counts[str] = Counts()
         for (kind, state, reason), count in list(now.tally.buried.items()):
-            by_end[kind or "unreadable", "held" if state == "unknown" else "dead"] += count
+            by_end[kind or "unreadable", "held" if state == ClaimState.UNKNOWN else "dead"] += count
             by_reason[reason] += count
         for ended in self._ended.collect():
             for (kind, outcome), count in by_end.items():

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
-from ifinu.broker.leases import Settled
+from ifinu.broker.leases import DUPLICATE, Settled
 
 LONGEST = 16_384  # characters that Celery keeps of it
 
@@ -41,6 +42,12 @@ def decode(returned: str) -> Settled:
         state, key_id, rest = returned[1:-1].replace("\\'", "'").split(" ", 2)
         told = json.loads(rest)
         event = Event(Name(told["event"]), told["id"], told["data"])
-        return Settled(state, event, key_id, told["sender"] and tuple(told["sender"]), told["took_s"])
+        return Settled(
+            DUPLICATE if state == DUPLICATE else ClaimState(state),
+            event,
+            key_id,
+            told["sender"] and tuple(told["sender"]),
+            told["took_s"],
+        )
     except (KeyError, TypeError) as exc:
         raise ValueError(f"not an outcome: {type(exc).__name__}") from exc

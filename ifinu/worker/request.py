@@ -19,7 +19,9 @@ from kombu.exceptions import OperationalError
 
 from ifinu import wire
 from ifinu.broker import intake
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.clock import Difference
+from ifinu.broker.leases import DUPLICATE
 from ifinu.delivery import Wait
 from ifinu.errors import ConfigurationError, IdReused, InvalidNotification, MaybeSent, Poison, Reason, SendError
 from ifinu.gateway.breaker import is_outage
@@ -96,15 +98,15 @@ class Request(CeleryRequest):
         tag, leases = self.message.delivery_tag, self.message.channel.leases
         settled = outcome.decode(returned)
         self._tell_claims(None)
-        if settled.state == "sent":
+        if settled.state is ClaimState.SENT:
             self._tell_breaker(None)
         elif self.app.bucket is not None:
             self.app.bucket.put_back()  # nothing went to the gateway, so that its token is free again
-        if settled.state == "duplicate":  # the claim is another message's
+        if settled.state == DUPLICATE:
             leases.ack(tag, settled.event)
         else:
             queue = self.message.headers[intake.QUEUE]
-            then = self._codes() if settled.state == "sent" and self.app.settings.pix_separate else ()
+            then = self._codes() if settled.state is ClaimState.SENT and self.app.settings.pix_separate else ()
             leases.settle(tag, settled, queue=queue, ttl_s=self.app.settings.claim_ttl_s, then=then)
         self.app.sending.settled(settled, accepted_at=self._accepted_at(), started_at=self._first_start())
 

@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from ifinu import producer, tracing, wire
 from ifinu.broker import intake
 from ifinu.broker.channel import POSTPONES, WAIT
-from ifinu.broker.claims import MessageRef
+from ifinu.broker.claims import ClaimState, MessageRef
 from ifinu.broker.leases import DEATHS, Settled, one_suspect
 from ifinu.delivery import Failed, Wait
 from ifinu.errors import BrokerUnavailable, InvalidNotification, MaybeSent, NotSent, Poison, SendError
@@ -123,7 +123,7 @@ class NotificationTask(Task):
             most_s=app.settings.retry_backoff_max_s,
             jitter=random.random(),
         )
-        headers = self._headers("waiting", failed)
+        headers = self._headers(ClaimState.WAITING, failed)
         try:
             raise self.retry(
                 exc=failed.error, countdown=countdown, headers=headers, argsrepr=self.request.argsrepr, kwargsrepr="{}"
@@ -218,7 +218,7 @@ class NotificationTask(Task):
         """What the message carries of its failures."""
         return Trouble.read((self.request.headers or {}).get(intake.TROUBLE))
 
-    def _headers(self, claim: str, outcome: Wait | Failed) -> dict[str, Any]:
+    def _headers(self, claim: ClaimState, outcome: Wait | Failed) -> dict[str, Any]:
         """Headers of the message that takes this one's place."""
         mine, event = self.request.headers or {}, outcome.event
         kept = {intake.ACCEPTED: mine[intake.ACCEPTED]} if intake.ACCEPTED in mine else {}
@@ -303,7 +303,7 @@ def _tell(span: Span, outcome: Settled | Wait | Failed) -> None:
             span.tell({tracing.OUTCOME: "retrying"})
             span.fail(outcome.error)
         case Wait():
-            span.tell({tracing.OUTCOME: "unknown" if outcome.claim == "unknown" else "deferred"})
+            span.tell({tracing.OUTCOME: "unknown" if outcome.claim is ClaimState.UNKNOWN else "deferred"})
             if outcome.error is not None:
                 span.fail(outcome.error)
             else:

@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from ifinu.broker.backlog import Backlog
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import LOW, NORMAL, URGENT
 from ifinu.broker.leases import Settled, Tally
@@ -337,7 +338,7 @@ def test_what_comes_from_elsewhere_cannot_steer_the_terminal():
 
 def sent_from(instance):
     data = {"kind": "lembrete", "instance": instance, "confirmed": True}
-    return Settled("sent", Event(Name.SENT, "n1", data), took_s=0.1)
+    return Settled(ClaimState.SENT, Event(Name.SENT, "n1", data), took_s=0.1)
 
 
 def test_a_snapshot_is_what_the_metrics_say():

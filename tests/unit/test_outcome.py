@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from celery.utils.saferepr import saferepr
 
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
-from ifinu.broker.leases import Settled
+from ifinu.broker.leases import DUPLICATE, Settled
 from ifinu.worker import outcome
 
 TOLD = {"kind": "lembrete", "tenant": 'd\'Ávila "& filhos"\n', "error": "\\ud800 \ud800", "key_id": None}
@@ -14,10 +15,13 @@ TOLD = {"kind": "lembrete", "tenant": 'd\'Ávila "& filhos"\n', "error": "\\ud80
     "settled",
     [
         Settled(
-            "sent", Event(Name.SENT, "inv 42:'x'", TOLD), "3EB0", ("ifinu:remetentes:wa1:2026-11", "p1", "d'Ávila")
+            ClaimState.SENT,
+            Event(Name.SENT, "inv 42:'x'", TOLD),
+            "3EB0",
+            ("ifinu:remetentes:wa1:2026-11", "p1", "d'Ávila"),
         ),
-        Settled("duplicate", Event(Name.DUPLICATE, "inv-1", {"first": "sent"})),
-        Settled("expired", Event(Name.EXPIRED, "i" * 200, {"reason": "x" * 5_000})),
+        Settled(DUPLICATE, Event(Name.DUPLICATE, "inv-1", {"first": "sent"})),
+        Settled(ClaimState.EXPIRED, Event(Name.EXPIRED, "i" * 200, {"reason": "x" * 5_000})),
     ],
 )
 def test_an_outcome_survives_the_way_that_celery_takes_it(settled: Settled):

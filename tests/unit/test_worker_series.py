@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from prometheus_client import CollectorRegistry
 
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
 from ifinu.broker.leases import Settled, Tally
 from ifinu.delivery import Wait
@@ -32,7 +33,7 @@ def sending(registry: CollectorRegistry) -> WorkerSeries:
 
 def wait(why: str, **changes: object) -> Wait:
     event = Event(Name.DEFERRED, "a", {"reason": why})
-    return Wait(0.0, NOW, "waiting", "token", event, "ifinu", why)._replace(**changes)
+    return Wait(0.0, NOW, ClaimState.WAITING, "token", event, "ifinu", why)._replace(**changes)
 
 
 def test_names_from_elsewhere_make_few_labels():
@@ -41,7 +42,7 @@ def test_names_from_elsewhere_make_few_labels():
 
 
 def test_what_was_sent_counts_once_in_each_series(registry: CollectorRegistry, sending: WorkerSeries):
-    settled = Settled("sent", Event(Name.SENT, "a", TOLD), "3EB0", None, 0.2)
+    settled = Settled(ClaimState.SENT, Event(Name.SENT, "a", TOLD), "3EB0", None, 0.2)
     sending.settled(settled, accepted_at=datetime.fromtimestamp(1_000, UTC), started_at=1_007.0)
     assert registry.get_sample_value("ifinu_messages_total", {"kind": "atraso", "outcome": "sent"}) == 1
     assert registry.get_sample_value("ifinu_gateway_answers_total", {"answer": "sent"}) == 1
@@ -53,8 +54,11 @@ def test_what_was_sent_counts_once_in_each_series(registry: CollectorRegistry, s
 @pytest.mark.parametrize(
     ("settled", "absent"),
     [
-        (Settled("sent", Event(Name.SENT, "a", {**TOLD, "by": "look_up"}), "3EB0"), "ifinu_gateway_answers_total"),
-        (Settled("expired", Event(Name.EXPIRED, "a", TOLD)), "ifinu_end_to_end_seconds_sum"),
+        (
+            Settled(ClaimState.SENT, Event(Name.SENT, "a", {**TOLD, "by": "look_up"}), "3EB0"),
+            "ifinu_gateway_answers_total",
+        ),
+        (Settled(ClaimState.EXPIRED, Event(Name.EXPIRED, "a", TOLD)), "ifinu_end_to_end_seconds_sum"),
     ],
 )  # fmt: skip
 def test_only_a_post_that_worked_counts_as_one(registry: CollectorRegistry, sending: WorkerSeries, settled, absent):
@@ -65,7 +69,7 @@ def test_only_a_post_that_worked_counts_as_one(registry: CollectorRegistry, send
 
 def test_a_clock_behind_that_of_the_producer_makes_no_negative_time(registry: CollectorRegistry, sending: WorkerSeries):
     ahead = datetime.fromtimestamp(4_000_000_000, UTC)
-    settled = Settled("sent", Event(Name.SENT, "a", TOLD), "3EB0", None, 0.2)
+    settled = Settled(ClaimState.SENT, Event(Name.SENT, "a", TOLD), "3EB0", None, 0.2)
     sending.settled(settled, accepted_at=ahead, started_at=1.0)
     assert registry.get_sample_value("ifinu_queue_seconds_sum") == 0
     assert registry.get_sample_value("ifinu_end_to_end_seconds_sum") == 0

@@ -12,6 +12,7 @@ import redis
 from processes import Queue, wait_until
 
 from ifinu.broker import NORMAL, Keys
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import script
 from ifinu.broker.leases import Leases
@@ -75,7 +76,7 @@ class Holder:
 
     def bury(self, tag: str, record: str = "record") -> None:
         """As what cannot be read: nobody's."""
-        self.leases.bury(tag, record, Event(Name.DEAD), state="dead")
+        self.leases.bury(tag, record, Event(Name.DEAD), state=ClaimState.DEAD)
 
     def die(self) -> None:
         """Stop without a word to Redis."""

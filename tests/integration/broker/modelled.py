@@ -13,7 +13,7 @@ from holders import KEYS, Holder
 from promises import JUNK, NOBODYS, Life, Sends, Task
 
 from ifinu.broker import NORMAL
-from ifinu.broker.claims import Claims, MessageRef, Resend, Verdict
+from ifinu.broker.claims import Claims, ClaimState, MessageRef, Resend, Verdict
 from ifinu.broker.dead_letters import DeadLetter, DeadLetters, encode
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, UNKNOWN, claim_key, optout_key, script
@@ -181,7 +181,7 @@ class Modelled:
 
     def settle(self, task: Task, state: str) -> None:
         """What was sent was sent, whoever says so; that it was not counts only from who has the message."""
-        outcome = Settled(state, Event(Name(state), task.id), "3EB0")
+        outcome = Settled(ClaimState(state), Event(Name(state), task.id), "3EB0")
         self.workers[task.worker].leases.settle(task.tag, outcome, queue=NORMAL, ttl_s=TTL_S)
         self.told.append((task, state))
         life, held = self.lives[task.id], self._leaves(task)
@@ -223,7 +223,7 @@ class Modelled:
         """What was sent again may have been sent the first time, whatever is known of the second."""
         record = encode(task.raw, reason="test", error=f"{next(self.numbers)}", now=NOW).encode()
         name = Name.HELD if state == "unknown" else Name.DEAD
-        self.workers[task.worker].leases.bury(task.tag, record, Event(name, task.id), state=state)
+        self.workers[task.worker].leases.bury(task.tag, record, Event(name, task.id), state=ClaimState(state))
         if not self._leaves(task):
             return
         self.dead[record] = task.raw

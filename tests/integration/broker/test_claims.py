@@ -11,7 +11,7 @@ from holders import Holder
 from processes import Queue
 
 from ifinu.broker import NORMAL, DeadLetters, Filter, Keys
-from ifinu.broker.claims import Claim, Claims, MessageRef, Resend, Verdict
+from ifinu.broker.claims import Claim, Claims, ClaimState, MessageRef, Resend, Verdict
 from ifinu.broker.dead_letters import encode
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, UNKNOWN, optout_key, script
@@ -60,7 +60,7 @@ class Bench:
     def settle(
         self, tag: str, state: str = "sent", key_id: str = "3EB0", then: Sequence[tuple[str, bytes]] = ()
     ) -> None:
-        outcome = Settled(state, Event(Name(state), ID), key_id)
+        outcome = Settled(ClaimState(state), Event(Name(state), ID), key_id)
         self.holder.leases.settle(tag, outcome, queue=NORMAL, ttl_s=60, then=then)
 
     def waiting(self) -> list[bytes]:
@@ -77,7 +77,7 @@ class Bench:
 
     def bury(self, tag: str, state: str) -> None:
         name = Name.HELD if state == "unknown" else Name.DEAD
-        self.holder.leases.bury(tag, "record", Event(name, ID), state=state)
+        self.holder.leases.bury(tag, "record", Event(name, ID), state=ClaimState(state))
 
     def events(self) -> list[str]:
         return [entry[b"event"].decode() for _, entry in self.queue.client.xrange(EVENTS)]
@@ -274,9 +274,9 @@ def test_a_message_that_ends_before_it_has_claimed_ends_what_its_id_waits_for(
     token = bench.claim(a).token
     bench.postpone(a, state)
     b, c = bench.take(), bench.take()
-    bench.holder.leases.bury(b, "another's", Event(Name.DEAD, ID), state="dead")
+    bench.holder.leases.bury(b, "another's", Event(Name.DEAD, ID), state=ClaimState.DEAD)
     assert bench.claims.state(ID) == state
-    bench.holder.leases.bury(c, "its own", Event(Name.DEAD, ID), state="dead", token=token)
+    bench.holder.leases.bury(c, "its own", Event(Name.DEAD, ID), state=ClaimState.DEAD, token=token)
     assert bench.events() == ["duplicate", event]
     assert bench.in_doubt() == in_doubt
     assert bench.verdict(bench.take())[0] is then
@@ -310,7 +310,7 @@ def test_what_is_done_with_the_letter_of_a_second_message_says_nothing_about_the
     b = bench.take()
     raw = json.dumps({"id": ID}).encode()
     record = encode(raw, reason="id_reused", error="", now=datetime.now(UTC))
-    bench.holder.leases.bury(b, record, Event(Name.DEAD, ID), state="dead")
+    bench.holder.leases.bury(b, record, Event(Name.DEAD, ID), state=ClaimState.DEAD)
     letters = DeadLetters(bench.queue.client, NORMAL)
     (letter,) = letters.find(Filter(), datetime.now(UTC))
     assert getattr(letters, act)(letter)

@@ -13,7 +13,7 @@ from holders import Holder
 from processes import Queue
 
 from ifinu.broker import LOW, NORMAL, DeadLetters, Filter, Keys, dead_letters, intake
-from ifinu.broker.claims import Claims, MessageRef, Resend, Verdict
+from ifinu.broker.claims import Claims, ClaimState, MessageRef, Resend, Verdict
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, UNKNOWN, claim_key, script
 from ifinu.broker.purge import purge
@@ -74,7 +74,7 @@ class Bench:
 
     def bury(self, tag: str, raw: bytes, reason: str = "unknown", state: str = "unknown") -> None:
         record = dead_letters.encode(raw, reason=reason, error="e", now=datetime.now(UTC))
-        self.holder.leases.bury(tag, record, Event(Name.HELD, ID), state=state)
+        self.holder.leases.bury(tag, record, Event(Name.HELD, ID), state=ClaimState(state))
 
     def doubt(self) -> Doubt:
         doubt = self.unknowns.find(ID)
