@@ -183,7 +183,7 @@ def _taken() -> Response:
 
 def _refused(objection: str) -> Response:
     log.warning("ifinu.webhook.refused", reason=objection)
-    return Response(status_code=401, headers={"ConnectionUpdate": "close"})  # what is left of its body is not read
+    return Response(status_code=401, headers={"Connection": "close"})  # what is left of its body is not read
 
 
 async def _body(request: Request) -> bytes | None:
