@@ -18,7 +18,7 @@ from typing import Any
 import redis
 
 from ifinu import settings, tracing, wire
-from ifinu.broker import LOW, NORMAL, URGENT
+from ifinu.broker import LOW, NORMAL, URGENT, connections
 from ifinu.broker.claims import Claims
 from ifinu.broker.intake import is_text
 from ifinu.errors import BrokerUnavailable, InvalidNotification
@@ -109,16 +109,6 @@ def facts_of(notification: Notification) -> tracing.Facts:
     }
 
 
-def connect(url: str) -> redis.Redis:
-    """
-    A client for publishing and for looking at the queues, which fails within seconds when Redis is away.
-
-    Args:
-        url: As `IFINU_REDIS_URL`.
-    """
-    return redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5, health_check_interval=10)
-
-
 def enqueue_many(
     sources: Iterable[Source], *, client: redis.Redis | None = None, done: Enqueued | None = None
 ) -> Enqueued:
@@ -138,7 +128,7 @@ def enqueue_many(
     """
     config = settings.load()
     own = client is None
-    connection = connect(config.redis_url.get_secret_value()) if client is None else client
+    connection = connections.connect(config.redis_url.get_secret_value()) if client is None else client
     done = Enqueued() if done is None else done
     try:
         tracer = tracing.tracer(config.tracing, tracing.PRODUCER)
@@ -177,7 +167,7 @@ def cancel(notification_id: str, *, client: redis.Redis | None = None) -> str:
     """
     notification_id = id_of(notification_id)
     config = settings.load()
-    connection = connect(config.redis_url.get_secret_value()) if client is None else client
+    connection = connections.connect(config.redis_url.get_secret_value()) if client is None else client
     try:
         return Claims(connection, config.claim_ttl_s).cancel(notification_id)
     except redis.RedisError as exc:

@@ -18,8 +18,8 @@ from typing import Any
 
 import redis
 
-from ifinu import producer
 from ifinu.backup.streams import CHUNK_BYTES
+from ifinu.broker import connections
 from ifinu.errors import BackupFailed
 
 _QUIET_S = 60.0  # the longest that the server says nothing at all
@@ -56,7 +56,7 @@ def snapshot(url: str) -> Iterator[Snapshot]:
         redis.RedisError: The server is away.
         BackupFailed: It gives none.
     """
-    client = producer.connect(url)
+    client = connections.connect(url)
     try:
         server = named(client)
         seconds, micros = client.time()

@@ -9,7 +9,6 @@ from typing import Any
 
 import redis
 
-from ifinu import producer
 from ifinu.backup import load, streams
 from ifinu.backup.manifest import Manifest, Part
 from ifinu.backup.postgres import Database, listed
@@ -17,6 +16,7 @@ from ifinu.backup.primary import Address
 from ifinu.backup.rdb import Outline
 from ifinu.backup.store import Store
 from ifinu.backup.streams import Watch, unwatched
+from ifinu.broker import connections
 from ifinu.errors import BackupFailed
 
 
@@ -82,7 +82,7 @@ def drill(store: Store, manifest: Manifest, targets: Targets, watch: Watch = unw
     if missing := targets.parts - manifest.parts.keys():
         raise BackupFailed(f"{manifest.name} has no part {', '.join(sorted(missing))}")
     databases = {Part.LEDGER: targets.ledger, Part.EVOLUTION: targets.evolution}
-    client = None if targets.redis_url is None else producer.connect(targets.redis_url)
+    client = None if targets.redis_url is None else connections.connect(targets.redis_url)
     try:
         _refuse_filled(databases, client)
         checked = []

@@ -37,9 +37,9 @@ from typing import NamedTuple
 import redis
 
 from ifinu.broker import clock
+from ifinu.broker.connections import ScriptRunner
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, EVERY_TENANT, UNKNOWN, Keys, claim_key, optout_key, script
-from ifinu.broker.line import Line
 
 _CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was called off
 
@@ -147,12 +147,12 @@ class Claims:
 
     def __init__(self, client: redis.Redis, ttl_s: float) -> None:
         self._client = client
-        self._line = Line(client)
+        self._runner = ScriptRunner(client)
         self._ttl_ms = int(ttl_s * 1000)
 
     def connect(self) -> None:
         """Connect the thread that asks, before it has anything to claim."""
-        self._line.open()
+        self._runner.open()
 
     def claim(
         self,
@@ -192,7 +192,7 @@ class Claims:
         )
         args = (ref.tag, digest, ref.token, self._ttl_ms, notification_id, pseudonym, data, int(held))
         question = clock.Question()
-        answer = self._line.run(script("claim"), keys, args)
+        answer = self._runner.run(script("claim"), keys, args)
         verdict, before, token, since, started, resent, seen, at_ms = (part.decode() for part in answer)
         at = datetime.fromtimestamp(int(at_ms) / 1000, UTC)
         off_s = question.off_s(int(at_ms) / 1000)
@@ -214,7 +214,7 @@ class Claims:
         _, notification_id, data = about.arguments()
         keys = claim_key(notification_id), EVENTS, optout_key(tenant), optout_key(EVERY_TENANT)
         arguments = ref.tag, notification_id, data, pseudonym
-        return Resend(self._line.run(script("resend"), keys, arguments).decode())
+        return Resend(self._runner.run(script("resend"), keys, arguments).decode())
 
     def release(self, notification_id: str, tag: str) -> None:
         """
@@ -266,7 +266,7 @@ class Claims:
         Raises:
             redis.RedisError: As the server answers, or because it does not.
         """
-        return int(self._line.run(script("suspect"), (Keys.of(queue).suspects,), (digest,)))
+        return int(self._runner.run(script("suspect"), (Keys.of(queue).suspects,), (digest,)))
 
     def cancel(self, notification_id: str) -> str:
         """

@@ -26,9 +26,9 @@ import structlog
 
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.clock import Difference
+from ifinu.broker.connections import ScriptRunner
 from ifinu.broker.events import Event
 from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, claim_key, script
-from ifinu.broker.line import Line
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ class Leases:
         self.tally = Tally()
         self.clock = Difference()
         self._client = connect()
-        self._line = Line(self._client)
+        self._runner = ScriptRunner(self._client)
         self._id = f"{uuid.uuid4().hex[:12]}."
         self._batches = itertools.count()
         self._held: dict[str, tuple[Keys, bytes]] = {}
@@ -118,7 +118,7 @@ class Leases:
 
     def connect(self) -> None:
         """Connect the thread that asks, before it has anything to acknowledge."""
-        self._line.open()
+        self._runner.open()
 
     def load(self) -> None:
         """Teach the server the script that the event loop runs by its hash alone."""
@@ -325,7 +325,7 @@ class Leases:
             self._pay()
         except redis.RedisError as exc:
             log.warning("ifinu.leases.unpaid", count=len(self._owed), error=type(exc).__name__)
-        self._line.close()
+        self._runner.close()
         self._client.close()
 
     def _let_go(self, tag: str) -> Keys | None:
@@ -336,7 +336,7 @@ class Leases:
     def _tell(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> None:
         if not self._owed:
             try:
-                self._line.run(script, keys, args)
+                self._runner.run(script, keys, args)
             except redis.RedisError:
                 pass
             else:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import redis
 
-from ifinu.broker import hints
+from ifinu.broker.connections import connect_optional
 from ifinu.broker.keys import creation_key, instance_key
 from ifinu.errors import GatewayError
 
@@ -29,7 +29,7 @@ class Locations:
     """
 
     def __init__(self, url: str) -> None:
-        self._client = hints.connect(url)
+        self._client = connect_optional(url)
 
     def close(self) -> None:
         """Close its connections."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import redis
 import redis.asyncio
 
-from ifinu.broker import hints
+from ifinu.broker.connections import connect_optional
 from ifinu.broker.keys import trail_key
 from ifinu.tracing import traceparent
 
@@ -29,7 +29,7 @@ class TraceLinks:
     """
 
     def __init__(self, url: str) -> None:
-        self._client = hints.connect(url)  # the end of the message has to be told
+        self._client = connect_optional(url)  # settling the message must not wait for it
 
     def leave(self, key_id: str, parent: str) -> None:
         """

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import redis
 import typer
 
-from ifinu import producer, settings
-from ifinu.broker import LOW, NORMAL, QUEUES, URGENT
+from ifinu import settings
+from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, connections
 from ifinu.cli import terminal
 from ifinu.errors import GatewayError, IfinuError, LedgerUnavailable
 
@@ -59,7 +59,7 @@ def broker() -> Iterator[redis.Redis]:
     Raises:
         ConfigurationError: The environment is wrong.
     """
-    client = producer.connect(settings.load().redis_url.get_secret_value())
+    client = connections.connect(settings.load().redis_url.get_secret_value())
     try:
         yield client
     finally:

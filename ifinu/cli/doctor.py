@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import redis
 import typer
 
-from ifinu import phone, producer, settings
-from ifinu.broker import QUEUES, Keys, rights
+from ifinu import phone, settings
+from ifinu.broker import QUEUES, Keys, connections, rights
 from ifinu.cli import connection, ledger_checks, terminal
 from ifinu.cli.findings import Finding, Level
 from ifinu.errors import ConfigurationError, GatewayError, IfinuError
@@ -96,7 +96,7 @@ def _ask_gateway(gateway: Gateway, instance: str) -> None:
 
 def examine(config: Settings) -> Iterator[Finding]:
     """Every check, by these settings."""
-    client = producer.connect(config.redis_url.get_secret_value())
+    client = connections.connect(config.redis_url.get_secret_value())
     try:
         yield from examine_redis(client)
         yield from _rights(client)

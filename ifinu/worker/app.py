@@ -26,8 +26,8 @@ from celery.exceptions import CPendingDeprecationWarning
 from kombu import Exchange, Queue
 from prometheus_client import CollectorRegistry
 
-from ifinu import logs, producer, settings, tracing
-from ifinu.broker import NORMAL, QUEUES, hints, rights
+from ifinu import logs, settings, tracing
+from ifinu.broker import NORMAL, QUEUES, connections, rights
 from ifinu.broker.claims import Claims
 from ifinu.broker.keys import CONTROL, TASK_EVENTS
 from ifinu.broker.locations import Locations
@@ -162,7 +162,7 @@ class Application(Celery):
             ConfigurationError: It does not, and says what is missing.
         """
         with (
-            contextlib.closing(hints.connect(self.settings.redis_url.get_secret_value())) as client,
+            contextlib.closing(connections.connect_optional(self.settings.redis_url.get_secret_value())) as client,
             contextlib.suppress(redis.RedisError),
         ):
             rights.check(client)
@@ -204,7 +204,7 @@ def delivery_of(config: Settings) -> Delivery:
     key = None if config.phone_key is None else config.phone_key.get_secret_value()
     # Redis' client opens connections of its own in a forked process.
     url = config.redis_url.get_secret_value()
-    client = producer.connect(url)
+    client = connections.connect(url)
     gateway = gateway_of(config, worker=config.worker_name or socket.gethostname(), memory=Locations(url))
     return Delivery(
         gateway=gateway,

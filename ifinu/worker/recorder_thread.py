@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from celery import bootsteps
 
-from ifinu import producer
+from ifinu.broker import connections
 from ifinu.ledger.standby import stand_by
 from ifinu.settings import Settings
 
@@ -50,7 +50,7 @@ class RecorderThread(bootsteps.StartStopStep):
         """Sending goes on, whatever happens here."""
         while not self._stop.is_set():
             try:
-                with contextlib.closing(producer.connect(settings.redis_url.get_secret_value())) as client:
+                with contextlib.closing(connections.connect(settings.redis_url.get_secret_value())) as client:
                     stand_by(client, settings, self._stop, self._progress)
             except Exception:
                 log.exception("ifinu.recorder.failed", again_in_s=_AGAIN_S)

@@ -15,11 +15,11 @@ from processes import wait_until
 from sqlalchemy import make_url
 from tcp_proxy import Proxy
 
+from ifinu.broker.connections import connect as connect_redis
 from ifinu.cli.connection import is_away
 from ifinu.embedded import Valkey
 from ifinu.errors import LedgerUnavailable
 from ifinu.ledger.engine import connect
-from ifinu.producer import connect as connect_redis
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ Fields = Mapping[str, str]
 def pushed(monkeypatch) -> Callable[[], Notification]:
     """The one notification that `enqueue_many` or `ifinu enqueue` pushed."""
     server = fakeredis.FakeServer()
-    monkeypatch.setattr("ifinu.producer.connect", lambda url: fakeredis.FakeRedis(server=server))
+    monkeypatch.setattr("ifinu.broker.connections.connect", lambda url: fakeredis.FakeRedis(server=server))
     client = fakeredis.FakeRedis(server=server)
 
     def read() -> Notification:

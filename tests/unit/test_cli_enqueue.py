@@ -29,7 +29,7 @@ LINES = [
 @pytest.fixture
 def server(monkeypatch):
     server = fakeredis.FakeServer()
-    monkeypatch.setattr("ifinu.producer.connect", lambda url: fakeredis.FakeRedis(server=server))
+    monkeypatch.setattr("ifinu.broker.connections.connect", lambda url: fakeredis.FakeRedis(server=server))
     return fakeredis.FakeRedis(server=server)
 
 
@@ -113,14 +113,14 @@ def test_an_interruption_says_where_to_go_on(ifinu, monkeypatch, tmp_path):
     server = fakeredis.FakeServer()
     path = tmp_path / "many.jsonl"
     path.write_text("\n\n" + "\n".join(json.dumps(GOOD | {"id": f"n{i}"}) for i in range(1200)))
-    monkeypatch.setattr("ifinu.producer.connect", lambda url: GoesAway(server=server))
+    monkeypatch.setattr("ifinu.broker.connections.connect", lambda url: GoesAway(server=server))
     ended = ifinu("enqueue", str(path), "--refused", f"{tmp_path}/not good.jsonl")
     assert ended.code == 3
     assert "500 notifications are on the queue, the next 500 may be" in ended.err
     assert f"ifinu enqueue {path} --refused '{tmp_path}/not good.jsonl' --from-line 503" in ended.err
 
     server.connected = True
-    monkeypatch.setattr("ifinu.producer.connect", lambda url: fakeredis.FakeRedis(server=server))
+    monkeypatch.setattr("ifinu.broker.connections.connect", lambda url: fakeredis.FakeRedis(server=server))
     assert ifinu("enqueue", str(path), "--from-line", "503").out.startswith("700 accepted")
     assert fakeredis.FakeRedis(server=server).llen(NORMAL) == 1200
 
@@ -149,7 +149,7 @@ def test_an_interruption_by_a_person_says_how_many_went_in_too(ifinu, monkeypatc
     path, kept = tmp_path / "many.csv", tmp_path / "refused.csv"
     rows = "".join(f"n{i};lembrete;{'77998616740' if i else '12'};oi\n" for i in range(1200))
     path.write_text(f"id;kind;phone;text\n{rows}")
-    monkeypatch.setattr("ifinu.producer.connect", lambda url: Interrupts())
+    monkeypatch.setattr("ifinu.broker.connections.connect", lambda url: Interrupts())
     ended = ifinu("enqueue", str(path), "--refused", str(kept))
     assert ended.code == 130
     assert ended.err.startswith("500 notifications are on the queue, the next 500 may be; 1 were refused. Go on with: ")

@@ -11,7 +11,7 @@ from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, Keys, backlog
 @pytest.fixture
 def client(monkeypatch):
     server = fakeredis.FakeServer()
-    monkeypatch.setattr("ifinu.producer.connect", lambda url: fakeredis.FakeRedis(server=server))
+    monkeypatch.setattr("ifinu.broker.connections.connect", lambda url: fakeredis.FakeRedis(server=server))
     return fakeredis.FakeRedis(server=server)
 
 

@@ -205,7 +205,7 @@ def test_every_message_shown_is_accepted(page: Path):
 def test_the_python_shown_runs(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     redis = fakeredis.FakeRedis()
     published: list[dict[str, Any]] = []
-    monkeypatch.setattr(producer, "connect", lambda _: redis)
+    monkeypatch.setattr("ifinu.broker.connections.connect", lambda _: redis)
     monkeypatch.setattr(send_notification, "apply_async", lambda **options: published.append(options))
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), {})

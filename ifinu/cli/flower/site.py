@@ -37,8 +37,8 @@ from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
-from ifinu import producer, sockets
-from ifinu.broker import backlog
+from ifinu import sockets
+from ifinu.broker import backlog, connections
 from ifinu.cli.flower import shown
 from ifinu.errors import ConfigurationError
 from ifinu.worker.app import Application
@@ -89,7 +89,7 @@ class _Queues:
 
     def _rows(self) -> list[dict[str, Any]]:
         config = self._site.capp.settings
-        with contextlib.closing(producer.connect(config.redis_url.get_secret_value())) as client:
+        with contextlib.closing(connections.connect(config.redis_url.get_secret_value())) as client:
             found = backlog.survey(client)
         served = [
             {

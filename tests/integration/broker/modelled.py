@@ -68,7 +68,7 @@ class Modelled:
     def close(self) -> None:
         for worker in self.workers:
             worker.die()
-        self.claims._line.close()
+        self.claims._runner.close()
         self.client.close()
 
     # -- moves of the queue
