@@ -179,6 +179,11 @@ def test_every_way_a_send_can_fail_has_its_reasons():
     assert all(hasattr(errors, name) for name in named)
 
 
+def test_the_exit_codes_are_those_that_the_help_has():
+    rows = [f"{row[0]} {row[1]}." for row in tables(CLI)[0]]
+    assert rows == re.findall(r"^\d .*", typer.main.get_command(cli.app).epilog, re.MULTILINE)
+
+
 def test_every_key_of_a_queue_is_there():
     rows = section(CLI, "Keys in Redis")
     assert [row[0].strip("`") for row in rows] == list(Keys.of("<queue>"))
