@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     redis_password: Annotated[
         SecretStr | None,
         _Optional,
-        Field(description="Password of the queue, where `IFINU_REDIS_URL` has none; any characters, as they are."),
+        Field(description="Password of the queue, if `IFINU_REDIS_URL` has none; any characters, not percent-encoded."),
     ] = None
     redis_url: Annotated[
         SecretStr,
@@ -143,8 +143,8 @@ class Settings(BaseSettings):
     evolution_sharded: Annotated[
         bool,
         Field(
-            description="Whether that host is several gateway processes (a headless Service), each with WhatsApp "
-            "instances of its own: a message goes to the one that holds its instance."
+            description="Whether that host stands for several gateway processes (a headless Service). Each holds its "
+            "own WhatsApp instances; a message goes to the one that holds its instance."
         ),
     ] = False
     evolution_api_key: Annotated[
@@ -156,79 +156,85 @@ class Settings(BaseSettings):
         ),
     ] = None
     evolution_instance: Annotated[
-        str, Field(min_length=1, description="WhatsApp instance for messages that name none.")
+        str, Field(min_length=1, description="WhatsApp instance for messages without `instancia`.")
     ] = "ifinu"
     evolution_connect_timeout_s: Annotated[_Seconds, Field(description="Time to open a connection to the gateway.")] = (
         5.0
     )
     evolution_read_timeout_s: Annotated[
         _Seconds,
-        Field(
-            description="Time to wait for the gateway's answer; when it runs out the outcome is unknown, "
-            "so keep it long."
-        ),
+        Field(description="Time to wait for the gateway's answer. After it the outcome is unknown, so keep it long."),
     ] = 75.0
 
     pool: Annotated[Pool, Field(description="How tasks run: `threads` or `prefork`.")] = Pool.THREADS
-    concurrency: Annotated[int, Field(ge=1, le=1000, description="Sends at the same time in one worker.")] = 10
+    concurrency: Annotated[int, Field(ge=1, le=1000, description="Sends in parallel in one worker.")] = 10
     rate_limit: Annotated[
         str,
-        Field(description="Pace of one worker: `50/s`, `3000/m`, `100/h`. It is met exactly while there is a backlog."),
+        Field(description="Pace of one worker: `50/s`, `3000/m`, `100/h`. It is exact while there is a backlog."),
     ] = "50/s"
     rate_burst: Annotated[
         int,
         Field(
             ge=1,
             le=1000,
-            description="How far above the rate any one-second window may go, to catch up after a stall.",
+            description="How many sends above the rate a one-second window may have, to catch up after a stall.",
         ),
     ] = 5
-    max_retries: Annotated[int, Field(ge=0, le=100, description="Tries after the first one, before the DLQ.")] = 3
+    max_retries: Annotated[
+        int, Field(ge=0, le=100, description="Tries after the first one; then the message goes to the DLQ.")
+    ] = 3
     retry_backoff_s: Annotated[
-        _Seconds, Field(description="Longest first wait; it doubles with each retry, with full jitter.")
+        _Seconds,
+        Field(description="Longest wait before the first retry; it doubles with each retry, with full jitter."),
     ] = 5.0
     retry_backoff_max_s: Annotated[_Seconds, Field(description="Longest wait between two tries.")] = 600.0
     misconfigured_wait_s: Annotated[
         _Seconds,
         Field(
-            description="How long a message waits when its instance or the key is wrong; not counted as a try.",
+            description="How long a message waits if its instance or the key is wrong. The wait counts no try.",
         ),
     ] = 30.0
     instance_missing_ttl_s: Annotated[
         _Seconds,
         Field(
-            description="How long a message waits for an instance that the gateway does not have; then it is a dead "
-            "letter, `instance_not_found`."
+            description="How long a message waits for an instance that the gateway does not have; then it becomes a "
+            "dead letter, `instance_not_found`."
         ),
     ] = 86_400.0
     lease_s: Annotated[
         float,
-        Field(ge=2, le=3600, description="A worker not heard of for this long is dead: what it held goes back."),
+        Field(
+            ge=2,
+            le=3600,
+            description="A worker without a sign of life for this long counts as dead; its messages go back.",
+        ),
     ] = 15.0
     result_backend: Annotated[
         SecretStr | None,
         _Optional,
-        Field(description="Celery result backend. Unset: none is kept, `AsyncResult.get()` cannot work."),
+        Field(description="Celery result backend. Unset: results are not kept, and `AsyncResult.get()` cannot work."),
     ] = None
     database_password: Annotated[
         SecretStr | None,
         _Optional,
-        Field(description="Password of the ledger, where `IFINU_DATABASE_URL` has none; any characters, as they are."),
+        Field(
+            description="Password of the ledger, if `IFINU_DATABASE_URL` has none; any characters, not percent-encoded."
+        ),
     ] = None
     database_url: Annotated[
         SecretStr,
         Field(
             validate_default=True,
             description="The ledger: `postgresql://user:password@host/database` (hosts: `a:5432,b:5432`), or "
-            "`sqlite:///file` where all processes are on one machine.",
+            "`sqlite:///file` if all processes run on one machine.",
         ),
     ] = SecretStr("sqlite:///ifinu.db")
     recorder: Annotated[
         bool,
-        Field(description="Whether workers write the ledger; `false` where `ifinu recorder` runs by itself."),
+        Field(description="Whether workers write the ledger; `false` if a separate `ifinu recorder` runs."),
     ] = True
     retention_days: Annotated[
-        int, Field(ge=1, description="Age in days at which the ledger forgets a notification and its events.")
+        int, Field(ge=1, description="Age in days at which the ledger deletes a notification and its events.")
     ] = 365
     unconfirmed_after_s: Annotated[
         _Seconds, Field(description="How long a sent message may lack a receipt before it counts as unconfirmed.")
@@ -237,44 +243,44 @@ class Settings(BaseSettings):
         SecretStr | None,
         _Optional,
         Field(
-            description="Key of the hash under which the ledger and the opt-outs know a phone. "
-            "Unset: one is made, and kept in Redis."
+            description="Key of the hash by which the ledger and the opt-outs know a phone. "
+            "Unset: ifinu makes one and keeps it in Redis."
         ),
     ] = None
     claim_ttl_s: Annotated[
-        _Seconds, Field(description="How long a notification id is remembered: a second message with it is not sent.")
+        _Seconds, Field(description="How long ifinu remembers an id; a second message with it is not sent.")
     ] = 604_800.0
     on_unknown: Annotated[
         OnUnknown,
         Field(
-            description="What follows when a message may have been sent and the gateway does not have it: "
+            description="What to do with a message that may have been sent and that the gateway does not have: "
             "`resend_once` or `hold`."
         ),
     ] = OnUnknown.RESEND_ONCE
     unknown_grace_s: Annotated[
         _Seconds,
         Field(
-            description="How long the gateway is asked for such a message before it counts as not there. "
+            description="How long ifinu asks the gateway for such a message before it counts as not sent. "
             "One request can take minutes inside the gateway."
         ),
     ] = 300.0
     reference: Annotated[
         bool,
-        Field(description="Whether texts end in a short reference, by which such a message is found."),
+        Field(description="Whether texts end in a short reference, by which ifinu finds such a message."),
     ] = True
     pix_separate: Annotated[
         bool,
         Field(
             description="Whether a Pix code and a boleto's linha digitável follow the notification, "
-            "each as a message of nothing else that can be copied."
+            "each in a message that holds nothing else and can be copied."
         ),
     ] = False
     templates: Annotated[
         Path | None,
         _Optional,
         Field(
-            description="Directory of texts in place of ifinu's: `<kind>.txt.j2`, and `<tenant>/<kind>.txt.j2` for one "
-            "tenant."
+            description="Directory of texts that replace ifinu's: `<kind>.txt.j2`, and `<tenant>/<kind>.txt.j2` for "
+            "one tenant."
         ),
     ] = None
     sending_window: Annotated[
@@ -288,50 +294,48 @@ class Settings(BaseSettings):
         Literal["BR"] | None,
         _Optional,
         Field(
-            description="`BR`: nothing is sent on bank holidays and on those of the phone's state. Unset: holidays are "
-            "days like others."
+            description="`BR`: nothing is sent on bank holidays, nor on public holidays of the phone's state. Unset: "
+            "holidays are days like others."
         ),
     ] = None
     sending_windows_file: Annotated[
         Path | None,
         _Optional,
-        Field(description="JSON file of windows by tenant and state; it wins over `IFINU_SENDING_WINDOW`."),
+        Field(description="JSON file of windows by tenant and state; it overrides `IFINU_SENDING_WINDOW`."),
     ] = None
     evolution_database_password: Annotated[
         SecretStr | None,
         _Optional,
-        Field(description="Password of the gateway's database, where `IFINU_EVOLUTION_DATABASE_URL` has none."),
+        Field(description="Password of the gateway's database, if `IFINU_EVOLUTION_DATABASE_URL` has none."),
     ] = None
     evolution_database_url: Annotated[
         SecretStr | None,
         _Optional,
-        Field(description="The gateway's database, which `ifinu backup` takes along. Unset: it is left out."),
+        Field(description="The gateway's database, for `ifinu backup`. Unset: the backup leaves it out."),
     ] = None
     backup_store: Annotated[
         str | None,
         _Optional,
         Field(
-            description="Where backups are: a directory, or `s3://bucket/prefix` (`pip install 'ifinu[s3]'`; "
-            "keys and endpoint by the `AWS_*` variables)."
+            description="Where `ifinu backup` puts its copies: a directory, or `s3://bucket/prefix` "
+            "(`pip install 'ifinu[s3]'`; keys and endpoint by the `AWS_*` variables)."
         ),
     ] = None
     backup_keep_days: Annotated[
-        int, Field(ge=1, description="Age in days at which a backup is deleted; the newest whole one always stays.")
+        int, Field(ge=1, description="Age in days at which a backup is deleted; the newest complete one always stays.")
     ] = 14
     webhook_secret: Annotated[
         SecretStr | None,
         _Optional,
         Field(
-            description="From it follows what each instance has to show to `ifinu webhook`, which does not start "
-            "without it."
+            description="Secret from which each instance's login at `ifinu webhook` is derived. The webhook does not "
+            "start without it."
         ),
     ] = None
     webhook_secret_previous: Annotated[
         SecretStr | None,
         _Optional,
-        Field(
-            description="The one before, taken as well while `ifinu instance webhook` tells each instance the new one."
-        ),
+        Field(description="The previous secret, also accepted while `ifinu instance webhook` registers the new one."),
     ] = None
     webhook_url: Annotated[
         str | None,
@@ -342,7 +346,7 @@ class Settings(BaseSettings):
         SecretStr | None,
         _Optional,
         Field(
-            description="Who may look at `ifinu flower`, which does not start without it: `user:password`, "
+            description="Login for `ifinu flower`, which does not start without it: `user:password`, "
             "the password with 12 characters or more."
         ),
     ] = None
@@ -350,8 +354,8 @@ class Settings(BaseSettings):
         str | None,
         _Optional,
         Field(
-            description="Number that stands in for what a test message lacks (demo, staging, load tests). "
-            "Unset in production: such a message goes to the DLQ."
+            description="Phone that completes a test message, with sample data for other missing fields (demo, "
+            "staging, load tests). Leave it unset in production: such a message then goes to the DLQ."
         ),
     ] = None
     max_message_bytes: Annotated[
@@ -361,28 +365,28 @@ class Settings(BaseSettings):
         Annotated[str, StringConstraints(pattern=r"^[\w.@-]{1,100}$")] | None,
         _Optional,
         Field(
-            description="Name of this worker at the gateway (`X-Ifinu-Worker`). Unset: its host name.",
+            description="Name of this worker for the gateway (`X-Ifinu-Worker`). Unset: its host name.",
         ),
     ] = None
     heartbeat_file: Annotated[
         Path | None,
         _Optional,
-        Field(description="File touched every 5 s while the worker consumes, for probes. Unset: none."),
+        Field(description="File that the worker touches every 5 s while it consumes, for probes. Unset: no file."),
     ] = None
     metrics_port: Annotated[
         Annotated[int, Field(ge=0, le=65_535)] | None,
         _Optional,
-        Field(description="Port at which a process serves its `/metrics` to Prometheus. Unset: it does not."),
+        Field(description="Port on which a process serves `/metrics` to Prometheus. Unset: it serves none."),
     ] = None
     tracing: Annotated[
         bool,
         Field(
-            description="Whether each notification leaves a trace, by OpenTelemetry and its `OTEL_*` variables: "
+            description="Whether to trace each notification with OpenTelemetry and its `OTEL_*` variables: "
             "`pip install 'ifinu[otel]'`."
         ),
     ] = False
     log_level: Annotated[
-        str, Field(pattern=r"^(?i:debug|info|warning|error)$", description="Least severe line logged.")
+        str, Field(pattern=r"^(?i:debug|info|warning|error)$", description="Lowest level that is logged.")
     ] = "info"
     log_format: Annotated[LogFormat, Field(description="`json`, `console`, or `auto`: console on a terminal.")] = (
         LogFormat.AUTO
@@ -392,8 +396,8 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=1_000_000,
-            description="Lines of one event logged per second, over ten seconds; of warnings and errors a tenth. "
-            "The rest is counted. 0: no limit.",
+            description="Lines of one event logged a second, averaged over ten seconds; a tenth of it for warnings and "
+            "errors. The rest is counted. 0: no limit.",
         ),
     ] = 200
 
