@@ -33,6 +33,14 @@ def test_the_operator_has_ten_commands(page: Path):
     assert [line.split()[0] for line in block.splitlines()] == ["ifinu"] * 10
 
 
+@readme
+def test_the_shown_output_of_ifinu_show_has_its_columns(page: Path):
+    (shown,) = [block for block in blocks(page, "text") if "delivered" in block]
+    columns = re.split(r" {2,}", shown.splitlines()[2].strip())
+    named = ", ".join(f'"{name}"' for name in columns)
+    assert f"columns({named}" in text_of(ROOT / "ifinu/cli/show.py")
+
+
 def test_both_readmes_say_the_same():
     """
     The same sections, commands and code, and in every table the same rows.
