@@ -140,7 +140,7 @@ class Messages:
     """The Message table: by key and, newest last, by contact."""
 
     def __init__(self) -> None:
-        # Exact tuples, for the reason given in ledger.py.
+        # Exact tuples, for the reason given in send_ledger.py.
         self._by_key: dict[str, tuple[Any, ...]] = {}
         self._by_jid: dict[str, list[str]] = {}
         self._counts: collections.Counter[str] = collections.Counter()
