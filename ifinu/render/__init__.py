@@ -1,5 +1,5 @@
 """
-What a person reads: one Jinja template for each kind, in `templates/<tipo_notificacao>.txt.j2`.
+The texts that people read: one Jinja template for each kind, in `templates/<tipo_notificacao>.txt.j2`.
 
 A template sees the names of the wire: `id`, `nome`, `valor` ("R$ 1.234,50"), `vencimento` ("01/12/2026"),
 `descricao`, `link_pagamento`, `pix_copia_cola`, and, where there is a due date, `dias_para_vencer` and
@@ -8,7 +8,7 @@ refuses to be printed. `IFINU_TEMPLATES` replaces them, for all or for a tenant 
 
 Values are data, never templates. WhatsApp formats `*bold*`, `_italic_`, `~struck~` and backticks, so these
 are taken out of names and descriptions, save an underscore inside a word (`plano_anual`), which formats
-nothing. Links and Pix codes stay as they are, on a line of their own.
+nothing. Links and Pix codes stay unchanged, each on a separate line.
 """
 
 from __future__ import annotations

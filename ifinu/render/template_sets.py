@@ -1,5 +1,5 @@
 """
-The templates that hold for one tenant, or for all who have none: found, compiled and tried out at the start.
+The templates of one tenant, or of all tenants without their own: found, compiled and tried at the start.
 
     <folder>/lembrete.txt.j2            in place of the one here
     <folder>/como_pagar.txt.j2          a part that templates include, likewise
@@ -97,7 +97,7 @@ class TemplateSet:
                 self._check(path)
         self._others = [path for path in files if path.name not in _FILES]
         if not self.problems:
-            # A part may be included by any template, so a folder that has one has templates of its own for all kinds.
+            # Any template may include a part, so a folder with a part is checked with the templates of all kinds.
             for kind in Kind if inherited is None or self._others else [_FILES[path.name] for path in files]:
                 self._take(kind)
 
@@ -122,7 +122,7 @@ class TemplateSet:
 
     @property
     def included(self) -> set[str | None]:
-        """What its templates include; None where that is worked out when they are rendered."""
+        """The templates that it includes; None where that is decided at rendering."""
         return self._included
 
     def _take(self, kind: Kind) -> None:

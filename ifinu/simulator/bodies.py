@@ -1,4 +1,4 @@
-"""Request bodies as Express reads them, and what Node says of those that are not JSON."""
+"""Request bodies as Express reads them, and Node's errors for those that are not JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(request: HttpRequest) -> str | None:
     Fill `request.json` from a JSON or form body.
 
     Returns:
-        What Node says about a body that is not JSON; None when all is well.
+        Node's error for a body that is not JSON; None if it is valid.
     """
     if not request.body:
         return None
@@ -85,7 +85,7 @@ def _words(text: str, exc: json.JSONDecodeError) -> str:
 
 
 def _unexpected(text: str, at: int) -> str:
-    """A token where none such may be, or the end."""
+    """V8's message for an unexpected token, or for the end of the text."""
     if at >= len(text.rstrip(_WHITESPACE)):
         return "Unexpected end of JSON input"
     shown = f'"{text}"'

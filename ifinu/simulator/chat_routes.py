@@ -40,7 +40,7 @@ def whatsapp_numbers(world: World, request: HttpRequest, name: str) -> JsonRespo
             return answer(400, {})
         if not instance.can_send:
             return boom(428, "Precondition Required", "Connection Closed")
-    # Groups come first, whatever the order asked.
+    # Groups come first, regardless of the order requested.
     answers.sort(key=lambda pair: not pair[1].endswith("@g.us"))
     return answer(200, [_existence(world, number, jid) for number, jid in answers])
 

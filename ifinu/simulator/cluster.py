@@ -1,4 +1,4 @@
-"""Several gateway processes with one database, each with an address and instances of its own: for tests."""
+"""Several gateway processes that share one database; each has its address and its instances. For tests."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ class Cluster(Threaded):
         self._call(move)
 
     def set_instance(self, instance: str, **changes: Any) -> None:
-        """As `Simulator.set_instance`."""
+        """Same as `Simulator.set_instance`."""
         some = next(iter(self._hosts.values()))
         self._call(lambda: control.set_instance(some.world, instance, changes))
 
     def set_fault(self, name: str, **script: Any) -> None:
-        """As `Simulator.set_fault`, of one process."""
+        """Same as `Simulator.set_fault`, for one process."""
 
         async def apply() -> None:
             control.set_faults(self._hosts[name].world, script, reachable=True)

@@ -70,7 +70,7 @@ def hidden_error() -> JsonResponse:
 
 
 def unreadable(property_name: str) -> JsonResponse:
-    """What Node says when this process does not hold the instance (the wrong shard)."""
+    """Node's error when this process does not hold the instance (the wrong shard)."""
     return error(500, f"Cannot read properties of undefined (reading '{property_name}')")
 
 
@@ -85,7 +85,7 @@ def context_info(at: int) -> dict[str, Any]:
 
 
 def invalid_argument(call: str, argument: str, expected: str, given: object) -> str:
-    """What Prisma says of an argument of the wrong type."""
+    """Prisma's error for an argument of the wrong type."""
     kinds = {str: "String", int: "Int", float: "Float", bool: "Boolean", dict: "Object", list: "List"}
     return (
         f"\nInvalid `prisma.{call}` invocation:\n\n\nArgument `{argument}`: Invalid value provided. "
@@ -94,7 +94,7 @@ def invalid_argument(call: str, argument: str, expected: str, given: object) -> 
 
 
 def proxy_page(status: int) -> JsonResponse:
-    """What a proxy in front of the gateway answers by itself."""
+    """The error page of a proxy in front of the gateway."""
     title = f"{status} {http.HTTPStatus(status).phrase}"
     page = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>"
     return JsonResponse(status, page.encode(), HTML)

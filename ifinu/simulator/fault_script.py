@@ -1,9 +1,9 @@
 """
-The script of what goes wrong.
+The fault script: what the simulator does wrong, and when.
 
 What decides a send, first match wins:
 
-1. `next`       a queue of outcomes for whatever send comes next
+1. `next`       a queue of outcomes for the next sends
 2. `instances`  an outcome for every send of one instance
 3. `endings`    by the last digits of the number asked; the longest wins, a whole number is an ending too
 4. `rates`      a probability for each outcome
@@ -27,7 +27,7 @@ _E = TypeVar("_E", bound=enum.StrEnum)
 
 
 class Outcome(enum.StrEnum):
-    """How one send ends. "Sent" means that WhatsApp has it, whatever the answer says."""
+    """How one send ends. "Sent" means that WhatsApp has it, regardless of the answer."""
 
     OK = "ok"  # 201, sent, receipts follow
     NOT_ON_WHATSAPP = "not_on_whatsapp"  # 400 exists:false, not sent
@@ -144,7 +144,7 @@ class Latency:
         )
 
     def as_script(self) -> dict[str, object]:
-        """What `parse` reads."""
+        """The latency in the form that `parse` reads."""
         return {self.shape: self.a if self.shape == "fixed" else [self.a, self.b]}
 
     def draw_s(self, rng: random.Random) -> float:

@@ -1,4 +1,4 @@
-"""A world with its socket, on whatever event loop runs it."""
+"""A world and its socket, on the running event loop."""
 
 from __future__ import annotations
 

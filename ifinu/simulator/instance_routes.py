@@ -16,7 +16,7 @@ from ifinu.simulator.whatsapp_sockets import LOGGED_OUT
 from ifinu.simulator.world import World
 
 _NUMBER = re.compile(r"\d+[\.@\w-]+")
-# One white pixel; a QR code nobody will scan.
+# One white pixel: a QR code that no phone can scan.
 _PNG = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
     "AAAADUlEQVR42mP8/5+hHgAHggJ/PchI7wAAAABJRU5ErkJggg=="
@@ -47,7 +47,7 @@ _LAST_DISCONNECT = {
 
 
 def name_problem(world: World, request: HttpRequest) -> JsonResponse | None:
-    """What `instance/create` says of a name before it looks at the key: its query takes an absent one for any."""
+    """The error of `instance/create` for a name, checked before the key: its query takes an absent name for any."""
     body = request.json
     name = body.get("instanceName")
     if "instanceName" not in body:
@@ -87,7 +87,12 @@ def create(world: World, request: HttpRequest, _name: str) -> JsonResponse:
     if body.get("qrcode") and integration == BAILEYS:
         world.sockets.connect(instance)
         qrcode = _qr(world, instance)
-    told = {"url": "webhookUrl", "headers": "webhookHeaders", "byEvents": "webhookByEvents", "base64": "webhookBase64"}
+    shown_names = {
+        "url": "webhookUrl",
+        "headers": "webhookHeaders",
+        "byEvents": "webhookByEvents",
+        "base64": "webhookBase64",
+    }
     reply: dict[str, Any] = {
         "instance": {
             "instanceName": name,
@@ -98,7 +103,7 @@ def create(world: World, request: HttpRequest, _name: str) -> JsonResponse:
             "status": instance.state,
         },
         "hash": instance.token,
-        "webhook": {shown: hook[key] for key, shown in told.items() if hook is not None and key in hook},
+        "webhook": {shown: hook[key] for key, shown in shown_names.items() if hook is not None and key in hook},
         "websocket": {},
         "rabbitmq": {},
         "nats": {},
@@ -193,7 +198,7 @@ def delete(world: World, _request: HttpRequest, name: str) -> JsonResponse:
 
 
 def _create_problems(body: dict[str, Any]) -> list[str]:
-    """What the schema says of a creation; a webhook without events passes it."""
+    """The schema's errors for a creation; it accepts a webhook without events."""
     problems = []
     if "number" in body:
         number = body["number"]

@@ -1,4 +1,4 @@
-"""A simulator as a process of its own."""
+"""A simulator in a separate process."""
 
 from __future__ import annotations
 

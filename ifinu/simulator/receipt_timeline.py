@@ -48,5 +48,5 @@ def jid_in_receipts(message: Message) -> str:
 
 
 def lid(jid: str) -> str:
-    """A LID for a contact: the same one each time, and no hint at the number to whoever reads it."""
+    """A LID for a contact: the same one each time, with no hint at the number."""
     return f"{int.from_bytes(hashlib.sha256(jid.encode()).digest()[:6])}@lid"

@@ -1,4 +1,4 @@
-"""What the JSON schemas of the send routes say of a body, in upstream's words."""
+"""The JSON schemas of the send routes, with upstream's error messages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _quoted(value: Any) -> list[str]:
 
 
 def _numeric_strings(name: str) -> _Check:
-    """Each element that is none has the words of the schema; what ails the list, those of the validator."""
+    """An element that is not a number gets the schema's message; a fault of the list gets the validator's."""
 
     def check(value: Any) -> list[str]:
         if not isinstance(value, list):
@@ -92,7 +92,7 @@ def text_problems(body: dict[str, Any]) -> list[str]:
 
 
 def numbers_problems(body: dict[str, Any]) -> list[str]:
-    """The JSON schema of whatsappNumbers, to which a list that is missing is none of its business."""
+    """The JSON schema of whatsappNumbers, which accepts a missing list."""
     return _problems(body, {"numbers": _numeric_strings("numbers")}, ())
 
 

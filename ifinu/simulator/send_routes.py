@@ -156,7 +156,7 @@ async def _slowly(world: World, job: _Job, latency_s: float) -> JsonResponse:
 
 
 def _looked_up(world: World, job: _Job) -> JsonResponse | None:
-    """The first gate; None lets through."""
+    """The look-up before the send: its error, or None when the send goes on."""
     outcome = job.outcome
     if outcome is Outcome.OK and job.instance.can_send:
         world.known_jids.add(job.jid)
@@ -168,8 +168,8 @@ def _looked_up(world: World, job: _Job) -> JsonResponse | None:
     if failure := _LOOKUP_FAILS.get(outcome):
         return _ended(world, outcome, error(500, failure))
     if outcome is Outcome.NOT_ON_WHATSAPP:
-        nobody = {"jid": numbers.jid(job.number), "exists": False, "number": job.number}
-        return _ended(world, outcome, error(400, [nobody]))
+        missing = {"jid": numbers.jid(job.number), "exists": False, "number": job.number}
+        return _ended(world, outcome, error(400, [missing]))
     if job.jid in world.known_jids:
         return None
     if not job.instance.ever_connected:

@@ -293,7 +293,7 @@ class HttpConnection(asyncio.Protocol):
             self.hang_up()
 
     def _too_large(self) -> None:
-        # The reason phrase is upstream's mistake: its error page says so whatever the status.
+        # The reason phrase is upstream's mistake: its error page says so for any status.
         reply = error(413, "request entity too large", "Internal Server Error")
         self._refuse(b"%b%d\r\n\r\n%b" % (self._server.head(reply, False), len(reply.body), reply.body))
 

@@ -53,7 +53,7 @@ class WebhookSettings:
     created_at: str = field(default_factory=now_iso)
 
     def row(self) -> dict[str, Any]:
-        """As the API shows it."""
+        """The row as the API shows it."""
         return {
             "id": self.id,
             "url": self.url,

@@ -1,4 +1,4 @@
-"""A simulator inside the process that uses it, on a thread of its own: for tests and the demo."""
+"""A simulator on a thread of the process that uses it: for tests and the demo."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANSWER_TIMEOUT_S = 10.0
 
 
 class Threaded(abc.ABC):
-    """What runs on an event loop in a thread of its own, from `start` to `stop`; use it as a context manager."""
+    """Runs an event loop on a separate thread, from `start` to `stop`; use it as a context manager."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None

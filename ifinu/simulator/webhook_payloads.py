@@ -1,5 +1,5 @@
 """
-What an instance tells its webhooks.
+The events that an instance sends to its webhooks.
 
 `send.message`, `messages.update`, `messages.upsert`, `connection.update`, each to the instance's own webhook
 and to the global one. With no webhook at all nothing here costs more than two look-ups.

@@ -63,13 +63,13 @@ def set_webhook(world: World, request: HttpRequest, name: str) -> JsonResponse:
 
 
 def find_webhook(world: World, _request: HttpRequest, name: str) -> JsonResponse:
-    """`GET /webhook/find/{instance}`; on the wrong shard `null`, whatever is set."""
+    """`GET /webhook/find/{instance}`; `null` on the wrong shard, even if a webhook is set."""
     instance = world.held(name)
     return answer(200, instance.webhook.row() if instance and instance.webhook else None)
 
 
 def webhook_problems(hook: Any) -> list[str]:
-    """What the schema says of what is in a webhook; nothing when it is good."""
+    """The schema's errors for a webhook; empty when it is valid."""
     if not isinstance(hook, dict):
         return ["webhook is not of a type(s) object"]
     problems = [] if isinstance(hook.get("url", ""), str) else ["webhook.url is not of a type(s) string"]

@@ -93,7 +93,7 @@ class Sockets:
         self._change(instance, Link.CLOSE, LOGGED_OUT)
 
     def set_state(self, instance: SimulatedInstance, state: Link) -> None:
-        """Put an instance into a state for good, whatever it was about to do."""
+        """Put an instance into a state for good; pending changes are dropped."""
         instance.turn += 1
         instance.sockets = 0 if state is Link.CLOSE else 1
         instance.stored = state

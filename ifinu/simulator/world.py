@@ -49,7 +49,7 @@ class World:
         self.events = Events(self.messages, self.faults, self.couriers, self.rng, everybody)
         self.sockets = Sockets(config, self.instances, self.events)
         self._loaded_at = 0.0  # as `time.monotonic` counts
-        # Called when `faults.gateway` has changed; whoever owns the socket sets it.
+        # Called when `faults.gateway` has changed; the owner of the socket sets it.
         self.gateway_changed: Callable[[], None] = lambda: None
         for name in config.instances:
             token = str(uuid.uuid4()).upper()

@@ -99,7 +99,7 @@ class Columns:
         self.unused = [name for name, to in zip(self.names, self.fields, strict=True) if name and to is None]
 
     def missing(self, fields: Fields) -> list[str]:
-        """What is needed, or was mapped, and is not there."""
+        """Columns that are needed or were mapped, and are missing."""
         there = {fold(name) for name in self.names}
         lacking = [fields.spellings(one) for one in fields.needed if not self.spelling.keys() & set(one)]
         return [*lacking, *(repr(column) for column in fields.mapped if fold(column) not in there)]

@@ -53,7 +53,7 @@ class _Scan:
         self._lost = False  # whether the end of an object that was refused is yet to come
 
     def records(self) -> Iterator[Record]:
-        """All of them."""
+        """All objects, in order."""
         while True:
             match = _MARK.search(self._buffer, self._at)
             if len(self._buffer) - self._kept > LONGEST and (match is None or match.end() - self._kept > LONGEST):
@@ -127,7 +127,7 @@ class _Scan:
         self._depth, self._quoted, self._lost = 0, False, following is None
 
     def _between(self, end: int, line: int | None = None) -> Iterator[Record]:
-        """What stands before the next object, or before the end of a line, and is more than a comma."""
+        """The text before the next object or the line's end, if it is more than a comma."""
         raw, lost, self._lost = self._buffer[self._kept : end], self._lost, False
         self._kept = end
         self._at = max(self._at, end)

@@ -1,4 +1,4 @@
-"""What a file is read into."""
+"""The records of a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 class Format(enum.StrEnum):
-    """What a file holds."""
+    """The format of a file."""
 
     JSONL = "jsonl"  # JSON objects, one a line or in an array
     CSV = "csv"  # a header and rows; comma, semicolon, tab or bar

@@ -50,7 +50,7 @@ def sheets(content: bytes, name: str, only: str | None) -> Iterator[tuple[str, I
     except calamine.PasswordError:
         raise ConfigurationError(f"{name} is a spreadsheet with a password; save it without one") from None
     except calamine.CalamineError:
-        raise ConfigurationError(f"{name} looks like a spreadsheet and is none that can be read; {_AS_CSV}") from None
+        raise ConfigurationError(f"{name} looks like a spreadsheet but cannot be read; {_AS_CSV}") from None
     shown = [
         one.name
         for one in workbook.sheets_metadata
@@ -113,7 +113,7 @@ def _text(cell: object) -> str:
     match cell:
         case bool():
             return "true" if cell else "false"
-        case float():  # what a spreadsheet shows: 15 digits, and no fraction where there is none
+        case float():  # as a spreadsheet shows it: 15 digits, and a whole number without a fraction
             return str(int(cell)) if cell.is_integer() and abs(cell) < 1e15 else format(cell, ".15g")
         case datetime() if cell.time() == time.min:
             return cell.date().isoformat()

@@ -210,7 +210,7 @@ class _Search:
         self.found = False
 
     def look_at(self, row: Record, delimiter: str) -> None:
-        """One row that may be it."""
+        """Consider one row as the header."""
         if row.fault:
             self._fault = self._fault or f"{row.line} {row.fault}"
             return
@@ -226,7 +226,7 @@ class _Search:
         The header, what its cells are delimited by, and its columns.
 
         Raises:
-            ConfigurationError: There is none, or it names a field twice.
+            ConfigurationError: No header was found, or it names a field twice.
         """
         if self._best is None:
             if self._fault:
@@ -257,7 +257,7 @@ class _Search:
 
 
 def _after(lines: list[RawLine], header: Record) -> Iterator[RawLine]:
-    """The lines below a header, which may be several lines high."""
+    """The lines below a header; a header may span several lines."""
     left = len(header.raw)
     for line in lines:
         if line.number >= header.line:

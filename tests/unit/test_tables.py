@@ -130,8 +130,8 @@ def test_a_row_that_ends_too_early_is_refused_where_that_matters():
         (b"\x1f\x8b\x08\0", "is compressed; unpack it first"),
         (b"\n<html><body>", "is HTML or XML"),
         (b"%PDF-1.4", "is a PDF"),
-        (b"PK\x03\x04 and no spreadsheet", "looks like a spreadsheet and is none"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "looks like a spreadsheet and is none"),
+        (b"PK\x03\x04 and no spreadsheet", "looks like a spreadsheet but cannot be read"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "looks like a spreadsheet but cannot be read"),
     ],
 )
 def test_a_file_of_which_nothing_can_be_read_says_why(content, reason):
