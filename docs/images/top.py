@@ -1,11 +1,10 @@
 """
-Take the picture of `ifinu top`: a terminal of 100 columns and 30 lines, in front of real processes.
+Draw `top.svg`: `ifinu top` in a terminal of 100 columns and 30 lines, after a minute of traffic.
 
-    python docs/images/top.py
+    python docs/images/top.py    # needs pip install 'ifinu[test]'
 
-Valkey, three workers and a simulated Evolution API, all of this machine, work on 20,000 made-up messages, some of which
-fail; one number has lost WhatsApp. The picture is what the terminal shows after a minute (pip install
-'ifinu[test]').
+Valkey, three workers and a simulated Evolution API run on this machine. They work on 20,000 made-up messages, some of
+which fail; one instance is disconnected from WhatsApp.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ _WORKERS = 3
 _MESSAGES = 20_000
 _INSTANCES = ("loja-centro", "loja-norte", "loja-sul")
 _LOST = _INSTANCES[2]
-_FULL = 0.96  # of the pace, from which on the picture is taken
-_LOOKS = 30  # before it, so that there is a curve
-# Of a thousand messages: what the phone ends in. 0001 is not on WhatsApp, 0002 fails twice, 0003 always.
+_FULL = 0.96  # share of the pace at which the picture is taken
+_UPDATES = 30  # before the picture, so that there is a curve
+# By place in a thousand: the ending of the phone. 0001 is not on WhatsApp, 0002 fails twice, 0003 always.
 _FAILS = {101: 1, 303: 2, 505: 3, 707: 2}
 _YELLOW = {"brown": "yellow"}  # pyte's name for it
 
 
 def messages(count: int, first: int = 0) -> list[bytes]:
-    """Made-up messages, accepted a little while ago; now and then one to a number that the simulator fails."""
+    """Made-up messages, accepted 40 s ago; a few go to numbers for which the simulator fails."""
     accepted = (datetime.now(UTC) - timedelta(seconds=40)).isoformat()
     return [
         json.dumps(
@@ -65,7 +64,7 @@ def messages(count: int, first: int = 0) -> list[bytes]:
 
 
 def as_text(screen: pyte.Screen) -> Text:
-    """What a terminal shows, with its colours."""
+    """The contents of a terminal, with its colours."""
     shown = Text()
     for number in range(screen.lines):
         for column in range(screen.columns):
@@ -78,7 +77,7 @@ def as_text(screen: pyte.Screen) -> Text:
 
 
 def main() -> None:
-    """Take it."""
+    """Run the processes and draw the picture."""
     with tempfile.TemporaryDirectory() as name, redis_server() as server:
         directory = Path(name)
         instances = [word for instance in _INSTANCES for word in ("--instance", instance)]
@@ -96,14 +95,14 @@ def main() -> None:
             Queue(client, NORMAL).push(b"not a message", *messages(_MESSAGES))
             Queue(client, LOW).push(*messages(600, first=_MESSAGES))
             with stopping(Terminal("top", size=_SIZE, IFINU_REDIS_URL=server.url)) as terminal:
-                looks: set[str] = set()
+                updates: set[str] = set()
 
                 def worth_a_picture() -> bool:
                     lines = terminal.lines()
-                    looks.add(lines[0])
+                    updates.add(lines[0])
                     rate = lines[1].partition("/s")[0]
                     full = rate.replace(".", "").isdigit() and float(rate) >= _FULL * 50 * _WORKERS
-                    return full and len(looks) >= _LOOKS
+                    return full and len(updates) >= _UPDATES
 
                 wait_until(worth_a_picture, 300, terminal.text)
                 picture = as_text(terminal.screen)

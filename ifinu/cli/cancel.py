@@ -72,10 +72,8 @@ def cancel(
                 done = state in _CALLED_OFF
                 told = _CALLED_OFF.get(state) or _ended(state)
             late += not done
-            if as_json:
-                terminal.print_json({"id": id_, "state": state, "wanted" if undo else "called_off": done})
-            else:
-                terminal.results().print(terminal.plain(f"{id_}: {told}"), soft_wrap=True)
+            document = {"id": id_, "state": state, "wanted" if undo else "called_off": done}
+            terminal.answer(document, terminal.plain(f"{id_}: {told}"), as_json=as_json)
     if late:
         raise typer.Exit(1)
 

@@ -158,7 +158,7 @@ def replay(
             done = _count(client, queue, wanted, limit)
         else:
             done = _act(client, queue, wanted, limit, lambda letters: letters.replay, pause)
-    _tell(done, "would be replayed" if dry_run else "replayed", as_json=as_json)
+    _report(done, "would be replayed" if dry_run else "replayed", as_json=as_json)
 
 
 @app.command()
@@ -189,7 +189,7 @@ def purge(
         if not dry_run and done:
             terminal.confirm(f"{done:,} dead letters will be deleted.", "purge", yes=yes)
             done = _act(client, queue, wanted, limit, lambda letters: letters.purge, lambda: None)
-    _tell(done, "would be deleted" if dry_run else "deleted", as_json=as_json)
+    _report(done, "would be deleted" if dry_run else "deleted", as_json=as_json)
 
 
 @app.command()
@@ -291,11 +291,8 @@ def _meant(wanted: Filter, *, everything: bool) -> Filter:
     return wanted
 
 
-def _tell(count: int, what: str, *, as_json: bool) -> None:
-    if as_json:
-        terminal.print_json({what.replace(" ", "_"): count})
-    else:
-        terminal.results().print(f"{count:,} {what}")
+def _report(count: int, verb: str, *, as_json: bool) -> None:
+    terminal.answer({verb.replace(" ", "_"): count}, f"{count:,} {verb}", as_json=as_json)
 
 
 def _without_content(letter: DeadLetter) -> dict[str, Any]:

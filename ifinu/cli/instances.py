@@ -115,10 +115,7 @@ def state(name: Name, as_json: terminal.Json = False) -> None:
     """
     with _gateway(settings.load()) as gateway:
         found = gateway.connection_state(name)
-    if as_json:
-        terminal.print_json({"name": name, "state": found.value})
-    else:
-        terminal.results().print(_painted(found))
+    terminal.answer({"name": name, "state": found.value}, _painted(found), as_json=as_json)
     if found.value != "open":
         raise typer.Exit(1)
 
@@ -209,10 +206,7 @@ def connect(
                 f"{terminal.plain(name)} is paired, and its connection opens and closes all the time: {flaps.FIX}"
             )
             raise typer.Exit(1) from None
-    if as_json:
-        terminal.print_json({"name": name, "state": "open"})
-    else:
-        terminal.results().print(f"{terminal.plain(name)} is [green]connected[/]")
+    terminal.answer({"name": name, "state": "open"}, f"{terminal.plain(name)} is [green]connected[/]", as_json=as_json)
 
 
 @app.command()
@@ -236,10 +230,8 @@ def restart(name: Name, as_json: terminal.Json = False) -> None:
             }
             raise GatewayError(f"{name}: {why[before.value]}", instance=name, status=200)
         found = gateway.restart_instance(name)
-    if as_json:
-        terminal.print_json({"name": name, "before": before.value, "state": found.state.value})
-    else:
-        terminal.results().print(_painted(found.state))
+    document = {"name": name, "before": before.value, "state": found.state.value}
+    terminal.answer(document, _painted(found.state), as_json=as_json)
 
 
 @app.command()
@@ -269,19 +261,14 @@ def webhook(
     if show:
         with _gateway(config) as gateway:
             found = gateway.find_webhook(name)
-        if as_json:
-            terminal.print_json({"webhook": _described(found)})
-        else:
-            terminal.results().print(_told(found))
+        terminal.answer({"webhook": _described(found)}, _told(found), as_json=as_json)
         return
     where, headers = _receiver(config, name)
     with _gateway(config) as gateway:
         before = gateway.find_webhook(name)
         now = gateway.set_webhook(name, where, EVENTS, headers=headers)
-    if as_json:
-        terminal.print_json({"before": _described(before), "webhook": _described(now)})
-        return
-    terminal.results().print(f"before: {_told(before)}\nnow:    {_told(now)}")
+    document = {"before": _described(before), "webhook": _described(now)}
+    terminal.answer(document, f"before: {_told(before)}\nnow:    {_told(now)}", as_json=as_json)
 
 
 @contextlib.contextmanager

@@ -97,11 +97,9 @@ def add(number: _Number, tenant: _Tenant = None, as_json: terminal.Json = False)
     phone, whose = _phone(number), _named(tenant)
     with _optouts() as optouts:
         new = optouts.add(whose, phone, source="cli")
-    if as_json:
-        terminal.print_json({"tenant": whose, "phone": phones.mask(phone), "added": new})
-    else:
-        told = f"{phones.mask(phone)} gets no more messages {_told(whose)}{'' if new else ', as before'}."
-        terminal.results().print(terminal.plain(told))
+    words = f"{phones.mask(phone)} gets no more messages {_told(whose)}{'' if new else ', as before'}."
+    document = {"tenant": whose, "phone": phones.mask(phone), "added": new}
+    terminal.answer(document, terminal.plain(words), as_json=as_json)
 
 
 @app.command()
@@ -128,11 +126,9 @@ def remove(number: _Number, tenant: _Tenant = None, yes: terminal.Yes = False, a
             f"--tenant '{EVERY_TENANT}' takes that back.",
             style="yellow",
         )
-    if as_json:
-        terminal.print_json({"tenant": whose, "phone": masked, "removed": known})
-    else:
-        what = f"gets messages {_told(whose)} again" if known else f"had not opted out of messages {_told(whose)}"
-        terminal.results().print(terminal.plain(f"{masked} {what}."))
+    words = f"gets messages {_told(whose)} again" if known else f"had not opted out of messages {_told(whose)}"
+    document = {"tenant": whose, "phone": masked, "removed": known}
+    terminal.answer(document, terminal.plain(f"{masked} {words}."), as_json=as_json)
     if not known:
         raise typer.Exit(1)
 
@@ -217,13 +213,10 @@ def resolve(
                 raise ConfigurationError("the gateway hides the phone of this person: give it with --phone NUMBER")
             tenants = answer.tenants or (EVERY_TENANT,) if tenant is None else (_named(tenant) or "",)
             answers.settle(answer, tenants, source="cli")
-    if as_json:
-        terminal.print_json({"id": answer_id, "phone": answer.phone, "stopped": stop, "tenants": list(tenants)})
-    elif dismiss:
-        terminal.results().print(f"{terminal.plain(answer_id)} is dismissed.")
-    else:
-        whose = "; ".join(_told(one or None) for one in tenants)
-        terminal.results().print(terminal.plain(f"{answer.phone} gets no more messages {whose}."))
+    whose = "; ".join(_told(one or None) for one in tenants)
+    words = f"{answer_id} is dismissed." if dismiss else f"{answer.phone} gets no more messages {whose}."
+    document = {"id": answer_id, "phone": answer.phone, "stopped": stop, "tenants": list(tenants)}
+    terminal.answer(document, terminal.plain(words), as_json=as_json)
 
 
 @app.command("import")

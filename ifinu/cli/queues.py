@@ -32,10 +32,7 @@ def size(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = Fa
     """
     with connection.broker() as client:
         found = backlog.survey(client, queue.lists)
-    if as_json:
-        terminal.print_json([one.as_json() for one in found])
-    else:
-        terminal.results().print(queue_table(found))
+    terminal.answer([one.as_json() for one in found], queue_table(found), as_json=as_json)
 
 
 @app.command()
@@ -169,8 +166,5 @@ def _preview(queue: str, raw: bytes, sandbox_number: str | None) -> dict[str, An
 
 
 def _tell_changes(changed: dict[str, bool], done: str, was: str, *, as_json: bool) -> None:
-    if as_json:
-        terminal.print_json({key: done if did else was for key, did in changed.items()})
-        return
-    for key, did in changed.items():
-        terminal.results().print(f"{key}: {done if did else was}")
+    states = {key: done if did else was for key, did in changed.items()}
+    terminal.answer(states, "\n".join(f"{key}: {state}" for key, state in states.items()), as_json=as_json)

@@ -28,12 +28,9 @@ def migrate(as_json: terminal.Json = False) -> None:
     with connection.ledger(create=True) as ledger:
         connection.reach(lambda: connection.ask_ledger(ledger))
         before, after = bring_to_head(ledger)
-    if as_json:
-        terminal.print_json({"before": before, "after": after, "changed": before != after})
-    elif before == after:
-        terminal.results().print(f"The ledger is at {after} already.")
-    else:
-        terminal.results().print(f"The ledger went from {before or 'nothing'} to {after}.")
+    changed = before != after
+    words = f"went from {before or 'nothing'} to {after}" if changed else f"is at {after} already"
+    terminal.answer({"before": before, "after": after, "changed": changed}, f"The ledger {words}.", as_json=as_json)
 
 
 def recorder() -> None:

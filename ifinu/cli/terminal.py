@@ -12,7 +12,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -69,6 +69,14 @@ def print_json(document: Any) -> None:
     """One JSON document on one line; what a terminal would obey, or could not write, as its escape."""
     sys.stdout.write(visible_json(json.dumps(document, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
+
+
+def answer(document: Any, words: RenderableType, *, as_json: bool) -> None:
+    """Print the result of a command: the document with `--json`, else the words, whose long lines are not broken."""
+    if as_json:
+        print_json(document)
+    else:
+        results().print(words, soft_wrap=isinstance(words, str))
 
 
 def is_there_somebody() -> bool:

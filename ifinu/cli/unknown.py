@@ -114,14 +114,10 @@ def resolve(
             resolved = Resolved(False, unknowns.state(id_))
         else:
             resolved = unknowns.resolve(doubt, decision, key_id=key_id.strip())
-    if as_json:
-        due = doubt.due.isoformat() if doubt and doubt.due and resend and resolved.done else None
-        terminal.print_json(
-            {"id": id_, "decision": decision, "done": resolved.done, "state": resolved.state, "due": due}
-        )
-    else:
-        told = _told(doubt, decision) if doubt and resolved.done else _not_done(resolved)
-        terminal.results().print(terminal.plain(f"{id_}: {told}"), soft_wrap=True)
+    due = doubt.due.isoformat() if doubt and doubt.due and resend and resolved.done else None
+    words = _told(doubt, decision) if doubt and resolved.done else _not_done(resolved)
+    document = {"id": id_, "decision": decision, "done": resolved.done, "state": resolved.state, "due": due}
+    terminal.answer(document, terminal.plain(f"{id_}: {words}"), as_json=as_json)
     if not resolved.done:
         raise typer.Exit(1)
 
