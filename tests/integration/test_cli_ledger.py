@@ -405,7 +405,7 @@ def test_doctor_does_not_mind_that_there_is_no_file_before_the_first_worker(ifin
     file = tmp_path / "none.db"
     monkeypatch.setenv("IFINU_DATABASE_URL", f"sqlite:///{file}")
     assert checks(ifinu, "ledger", "ledger schema") == [
-        ("ok", "none yet: the first worker makes the file"), None,
+        ("ok", "none yet: the first worker creates the file"), None,
     ]  # fmt: skip
     assert not file.exists()
 
@@ -420,7 +420,7 @@ def test_doctor_says_that_the_ledger_is_not_migrated(ifinu, monkeypatch, postgre
 @pytest.mark.parametrize(
     ("events", "recorder", "found"),
     [
-        (1, False, ("warn", "1 events wait, and nobody records")),
+        (1, False, ("warn", "1 events wait, and no recorder runs")),
         (1, True, ("ok", "1 events wait")),
         (1000, True, ("warn", "1,000 events wait")),
         (0, False, ("ok", "no events wait")),

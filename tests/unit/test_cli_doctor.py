@@ -5,8 +5,8 @@ import pytest
 import redis
 from command_line import Shell
 
-from ifinu.cli import doctor
-from ifinu.cli.doctor import Level
+from ifinu.cli.doctor import redis_checks
+from ifinu.cli.doctor.finding import Level
 
 
 class Server:
@@ -43,12 +43,12 @@ class Server:
 
 
 def found(server, check):
-    return next(finding for finding in doctor.examine_redis(server) if finding.check == check)
+    return next(finding for finding in redis_checks.examine_redis(server) if finding.check == check)
 
 
 def test_a_healthy_server_is_well():
-    findings = list(doctor.examine_redis(Server()))
-    assert [(f.check, f.level, f.mend) for f in findings] == [
+    findings = list(redis_checks.examine_redis(Server()))
+    assert [(f.check, f.level, f.fix) for f in findings] == [
         (name, Level.OK, "")
         for name in (
             "redis", "version", "appendonly", "maxmemory-policy", "memory", "persistence", "clock", "keys",
@@ -93,10 +93,10 @@ def test_a_healthy_server_is_well():
         (Server(types={"ifinu:fila:urgente:dlq": "list"}), "keys", Level.OK, "of the right types"),
     ],
 )  # fmt: skip
-def test_each_trouble_is_found_and_how_to_mend_it_told(server, check, level, seen):
+def test_each_trouble_is_found_and_how_to_fix_it_is_said(server, check, level, seen):
     finding = found(server, check)
     assert (finding.level, finding.seen) == (level, seen)
-    assert bool(finding.mend) == (level is not Level.OK)
+    assert bool(finding.fix) == (level is not Level.OK)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_each_trouble_is_found_and_how_to_mend_it_told(server, check, level, see
 def test_what_a_managed_server_forbids_is_a_warning_that_says_where_to_look(server, check):
     finding = found(server, check)
     assert finding.level is Level.WARN
-    assert "provider's console" in finding.mend
+    assert "provider's console" in finding.fix
 
 
 @pytest.fixture
