@@ -18,12 +18,12 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812 - a class that ps
 from ifinu.backup.manifest import Part
 from ifinu.broker import pseudonyms
 from ifinu.broker.keys import (
-    ANSWERS,
     CONTROL,
     EVENTS,
-    NEW_ANSWERS,
+    NEW_REPLIES,
     QUEUES,
     RECORDER,
+    REPLIES,
     TASK_EVENTS,
     UNKNOWN,
     Keys,
@@ -92,7 +92,7 @@ _ALLOWED = {
     pseudonyms.KEY.encode(): b"string",  # it hides phones, and here there are none
 }
 _LOCATIONS = instance_key("").encode()
-_OURS = {key.encode() for key in (*(k for q in QUEUES for k in Keys.of(q)), EVENTS, UNKNOWN, ANSWERS, NEW_ANSWERS)}
+_OURS = {key.encode() for key in (*(k for q in QUEUES for k in Keys.of(q)), EVENTS, UNKNOWN, REPLIES, NEW_REPLIES)}
 _SIZES = {b"list": "llen", b"zset": "zcard", b"hash": "hlen", b"set": "scard", b"stream": "xlen"}
 
 

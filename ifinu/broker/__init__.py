@@ -1,4 +1,4 @@
-"""The queue: a Kombu transport on Redis that loses nothing, its keys and its dead letters."""
+"""The queue: a Kombu transport on Redis that loses no message, its keys and its dead letters."""
 
 from ifinu.broker.dead_letters import DeadLetter, DeadLetters, Filter
 from ifinu.broker.keys import LOW, NORMAL, QUEUES, URGENT, Keys

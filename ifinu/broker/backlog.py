@@ -1,4 +1,4 @@
-"""Looking at the queues: how many messages are where."""
+"""Counts of messages per queue and state."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Backlog:
     One queue at one instant.
 
     Attributes:
-        queue: Its list.
-        ready: Messages that could be taken now.
-        delayed: Messages that wait for their time: retries, deferrals, schedules.
-        next_due_in_s: Seconds until the first of those, or None; zero or less when it is due.
+        queue: Key of its list.
+        ready: Messages that a worker could take now.
+        delayed: Messages that wait for their time: retries, deferrals, scheduled messages.
+        next_due_in_s: Seconds until the first of those is due, zero or less when it is due; None when there is none.
         in_flight: Messages that workers hold.
         dead: Dead letters.
-        paused_since: ISO time at which somebody paused it, or None.
+        paused_since: ISO time since which the queue is paused, or None.
     """
 
     queue: str
@@ -36,26 +36,25 @@ class Backlog:
 
     @property
     def unsettled(self) -> int:
-        """Messages that are still on their way, wherever they are."""
+        """Messages that have not ended: ready, delayed and in flight."""
         return self.ready + self.delayed + self.in_flight
 
     def as_json(self) -> dict[str, Any]:
-        """The fields, for a program."""
         return asdict(self)
 
 
 def survey(client: redis.Redis, queues: Sequence[str] = QUEUES) -> list[Backlog]:
     """
-    Look at several queues at once.
+    Count the messages of several queues at one instant.
 
     Args:
         client: A connection that returns bytes.
-        queues: Their lists.
+        queues: Keys of their lists.
 
     Raises:
         redis.RedisError: Redis is away, or a key is of another type.
     """
-    pipe = client.pipeline(transaction=True)  # so that a message on its way is not counted twice, or never
+    pipe = client.pipeline(transaction=True)  # so that a message that moves is not counted twice, or not at all
     pipe.time()
     for queue in queues:
         keys = Keys.of(queue)

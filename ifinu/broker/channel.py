@@ -1,19 +1,20 @@
 """
 The Kombu channel: how messages are taken, acknowledged, delayed and buried.
 
-It differs from Kombu's Redis channel in this, and in nothing else:
+It differs from Kombu's Redis channel ("stock") in four ways:
 
-* A message is taken by `fetch.lua`, a batch at a time, and is in flight from that instant; stock pops it and records it
-  in a second command, and a crash between the two loses it (kombu #305).
-* It is held by the process, with a lease (see `leases.py`); stock ties it to the channel and restores after an hour.
-* One with a future `eta` waits in a sorted set in Redis, and queues when it is due; stock hands it to a worker, which
-  holds it in memory.
-* What Celery cannot run goes to the dead letters (see `intake.py`); stock drops it, or the worker dies of it.
+* `fetch.lua` takes messages, a batch at a time, and records them as in flight in the same step; stock pops a message
+  and records it in a second command, and a crash between the two loses it (kombu #305).
+* The process holds a message, with a lease (see `leases.py`); stock ties it to the channel and restores it after an
+  hour.
+* A message with a future `eta` waits in a sorted set in Redis, and joins the queue when it is due; stock hands it to a
+  worker, which holds it in memory.
+* A message that Celery cannot run goes to the dead letters (see `intake.py`); stock drops it, or the worker crashes.
 
-Queues that are consumed without acknowledgement (replies to `inspect`) and fanout (control, events) stay with stock.
+Queues consumed without acknowledgement (replies to `inspect`) and fanout (control, events) stay with stock.
 
-Waiting: one connection alternates between two commands. `fetch.lua` answers at once; when it brings nothing, a
-`BLMOVE q q RIGHT RIGHT` follows, which moves the last element onto itself: it wakes when there is one, taking nothing.
+Waiting: one connection alternates between two commands. `fetch.lua` answers at once; when it finds no message, a
+`BLMOVE q q RIGHT RIGHT` follows. It moves the last element onto itself: it wakes when there is one, and takes nothing.
 """
 
 from __future__ import annotations
@@ -39,23 +40,23 @@ from ifinu.broker.purge import purge
 
 log = structlog.get_logger(__name__)
 
-# Header of a published retry: {"queue", "tag", "id"} of the message whose place it takes, the "state" that the claim
-# waits in, and the "event" that tells of it: its name and data.
+# Header of a published retry: {"queue", "tag", "id"} of the message that it replaces, the "state" of the claim while it
+# waits, and the "event" to write: its name and data.
 POSTPONES = "ifinu_postpones"
-# Header of a published message: how long it waits, in ms. Redis adds it to its own clock; an `eta` would be by ours.
+# Header of a published message: its wait in ms. Redis adds it to its own clock; an `eta` would be by this machine's.
 WAIT = "ifinu_wait_ms"
 
 _FETCH, _WAIT = "EVALSHA", "BLMOVE"
-_IDLE_S = 1.0  # longest wait; also how late a due message may be noticed by an idle worker
-_ASIDE_S = 1.0  # how long a suspect waits while another one may kill the worker
-_IDLE_SHARED_S = 0.25  # the same while other queues than the one waited on are consumed
+_IDLE_S = 1.0  # longest wait, and so the longest delay of a due message at an idle worker
+_ASIDE_S = 1.0  # wait of a suspect message while another one may kill the worker
+_IDLE_SHARED_S = 0.25  # as _IDLE_S, while more queues than the one waited on are consumed
 _UNLIMITED_BATCH = 100
 _MOST_CONNECTIONS = 2_000
 _MOST = 500  # Lua's unpack takes a few thousand arguments at most
 
 
 class _Taken(NamedTuple):
-    """A message that was fetched; `suspect` is its digest where a worker may have died of it, else empty."""
+    """A fetched message; `suspect` is its digest if a worker may have died because of it, else empty."""
 
     tag: str
     keys: Keys
@@ -64,33 +65,32 @@ class _Taken(NamedTuple):
 
 
 class QoS(virtual.QoS):
-    """Counts what the channel may still take; the messages themselves are with `leases.Leases`."""
+    """Counts how many messages the channel may still take; `leases.Leases` holds the messages."""
 
     restore_at_shutdown = False
 
     def can_consume(self) -> bool:
-        """Whether to fetch: not for one free place at a time, so that a trip to Redis brings a batch."""
+        """Whether to fetch: not for a single free place, so that a round trip to Redis brings a batch."""
         room = self.room()
         return room is None or room >= max(1, min(8, self.prefetch_count // 4))
 
     def room(self) -> int | None:
-        """How many messages may still be taken; None without a limit."""
+        """How many messages the channel may still take; None without a limit."""
         if not self.prefetch_count:
             return None
         return max(0, int(self.prefetch_count) - (len(self._delivered) - len(self._dirty)))
 
     def ack(self, delivery_tag: str) -> None:
-        """The message is done with."""
         self.channel.leases.ack(delivery_tag)
         self.let_go(delivery_tag)
 
     def let_go(self, delivery_tag: str) -> None:
-        """Its place is free again. Any thread may call this; the tag is dropped at the next `append`."""
+        """Free the place of a message. Any thread may call this; the tag is dropped at the next `append`."""
         if delivery_tag in self._delivered:
             self._quick_ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Back to the queue, or to the dead letters."""
+        """Return a message to its queue, or move it to the dead letters."""
         if requeue:
             self.channel.leases.give_back((delivery_tag,))
             self.let_go(delivery_tag)
@@ -98,26 +98,26 @@ class QoS(virtual.QoS):
             self.channel.bury(delivery_tag, reason="rejected", error="rejected by its consumer")
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """On close: what was not acknowledged goes back, unless the consumer sees to that itself."""
+        """On close, return unacknowledged messages, unless the consumer does that itself."""
         self._on_collect.cancel()
         self._flush()
-        # One that took nothing, as that of remote control, may have no leases, nor a connection to make them for.
+        # A channel that took nothing, as that of remote control, may have neither leases nor a connection.
         if self._delivered and not self.channel.leases.managed:
             self.channel.leases.give_back(list(self._delivered))
         self._delivered.clear()
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the sweep in `leases.py` does it."""
+        """Do nothing: the sweep in `leases.py` restores messages."""
 
 
 class Channel(stock.Channel):
-    """See the module. Its transport options beside the stock ones are `lease_s`, `max_message_bytes` and `wait_on`."""
+    """The channel described above, with the transport options `lease_s`, `max_message_bytes` and `wait_on`."""
 
     QoS = QoS
 
     lease_s: float = 15.0
     max_message_bytes: int = 262_144
-    #: The queue to wait on while all are empty; a message on it is taken at once, on another within a quarter second.
+    #: The queue to wait on while all are empty: its messages are taken at once, those of others within 0.25 s.
     wait_on: str | None = None
 
     from_transport_options = (
@@ -127,9 +127,9 @@ class Channel(stock.Channel):
         "wait_on",
     )
 
-    _command: str | None = None  # what was sent last
-    _fetching: tuple[Keys, ...] = ()  # the queues that a fetch under way asks, in its order
-    _wait_s = 0.0  # how long the next command is to wait; 0: it fetches
+    _command: str | None = None  # the command sent last
+    _fetching: tuple[Keys, ...] = ()  # the queues of the fetch under way, in its order
+    _wait_s = 0.0  # how long the next command waits; 0: the next command is a fetch
     _some_paused = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -139,11 +139,11 @@ class Channel(stock.Channel):
 
     @property
     def leases(self) -> leases.Leases:
-        """What this process holds at this server."""
+        """The leases of this process at this server."""
         if self._leases is None:
             params = self._connparams()
             server = tuple(params.get(name) for name in ("host", "port", "path", "db"))
-            # Kombu's limit of ten connections is for a channel; a worker has more threads.
+            # Kombu's limit of ten connections is meant for one channel; a worker has more threads.
             params["max_connections"] = _MOST_CONNECTIONS
             self._leases = leases.of_server(
                 server, lambda: redis.Redis(connection_pool=redis.ConnectionPool(**params)), self.lease_s
@@ -158,19 +158,19 @@ class Channel(stock.Channel):
         error: str,
         attempts: int = 0,
         first_at: datetime | None = None,
-        about: Mapping[str, Any] | None = None,
+        event_fields: Mapping[str, Any] | None = None,
         maybe_sent: bool = False,
     ) -> None:
         """
-        Move a message that this process holds to the dead letters; nothing if it holds it no more.
+        Move a message to the dead letters, if this process still holds it.
 
         Args:
             tag: The message's delivery tag.
             reason: See `dead_letters.py`.
             error: One line, phones masked.
-            attempts: How often a send was tried.
-            first_at: When it was first tried.
-            about: What else the event tells of the notification; its `id` is whose claim ends with it.
+            attempts: Number of sends tried.
+            first_at: Time of the first try.
+            event_fields: More data for the event. An `id` among them names the notification whose claim ends.
             maybe_sent: Whether it may have been sent after all.
         """
         raw = self.leases.raw(tag)
@@ -183,26 +183,26 @@ class Channel(stock.Channel):
                 first_at=first_at,
                 now=self.leases.clock.now(),
             )
-            told = {
+            data = {
                 "queue": self.leases.queue(tag),
-                **(about or {}),
+                **(event_fields or {}),
                 "reason": reason,
                 "error": error,
                 "attempts": attempts,
             }
-            notification_id = told.pop("id", None) or dead_letters.identity(raw)[0] or ""
+            notification_id = data.pop("id", None) or dead_letters.identity(raw)[0] or ""
             name, state = (Name.HELD, ClaimState.UNKNOWN) if maybe_sent else (Name.DEAD, ClaimState.DEAD)
             token = intake.token_of(raw)
-            self.leases.bury(tag, record, Event(name, notification_id, told), state=state, token=token)
-            about_it = {"id": notification_id, "kind": told.get("kind")}
+            self.leases.bury(tag, record, Event(name, notification_id, data), state=state, token=token)
+            log_fields = {"id": notification_id, "kind": data.get("kind")}
             if maybe_sent:
-                log.error("ifinu.message.held", **about_it, reason=reason, error=error, attempts=attempts)
+                log.error("ifinu.message.held", **log_fields, reason=reason, error=error, attempts=attempts)
             else:
-                log.warning("ifinu.message.dead", **about_it, reason=reason, error=error, attempts=attempts)
+                log.warning("ifinu.message.dead", **log_fields, reason=reason, error=error, attempts=attempts)
         self.qos.let_go(tag)
 
     def _purge(self, queue: str) -> int:
-        """As `ifinu queue purge` does, for `celery purge`; stock deletes the list alone, and no claim ends."""
+        """Serve `celery purge` as `ifinu queue purge` does; stock only deletes the list, and leaves the claims."""
         if queue not in QUEUES:
             return int(super()._purge(queue))
         with self.conn_or_acquire() as client:
@@ -211,7 +211,7 @@ class Channel(stock.Channel):
     # -- consuming
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
-        """Consume; with acknowledgement, by lease."""
+        """Consume a queue; with acknowledgement, hold its messages by lease."""
         if not no_ack and queue not in self._fanout_queues:
             keys = self._leased[queue] = Keys.of(queue)
             self.leases.load()
@@ -219,7 +219,7 @@ class Channel(stock.Channel):
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
-        """Take one message, or None."""
+        """Take one message; None when there is none."""
         while True:
             answer = script("fetch")(self.client, Keys.of(queue), (1, self.leases.lease_ms, self.leases.next_prefix()))
             taken = self._hold(answer, [Keys.of(queue)])
@@ -256,7 +256,7 @@ class Channel(stock.Channel):
             connection.send_command(*self._wait_command())
             return
         self._command = _FETCH
-        self._fetching = tuple(sorted(self._leased.values(), key=_turn))
+        self._fetching = tuple(sorted(self._leased.values(), key=_priority))
         room = self.qos.room()
         want = min(_MOST, _UNLIMITED_BATCH if room is None else max(1, room))
         keys = [key for queue in self._fetching for key in queue]
@@ -268,7 +268,7 @@ class Channel(stock.Channel):
     def _wait_command(self) -> tuple[Any, ...]:
         queue = self.wait_on if self.wait_on in self._leased else next(iter(self._leased))
         if self._some_paused:
-            # A paused queue that is not empty would wake at once, again and again: wait where nothing ever comes.
+            # A paused queue that is not empty would wake it at once, again and again: wait on a list that stays empty.
             return "BLPOP", f"{queue}:pausada:espera", self._wait_s
         return _WAIT, queue, queue, "RIGHT", "RIGHT", self._wait_s
 
@@ -295,7 +295,7 @@ class Channel(stock.Channel):
         try:
             return self.client.parse_response(connection, self._command)
         except redis.exceptions.NoScriptError:
-            self.leases.load()  # the server restarted, or somebody flushed its scripts
+            self.leases.load()  # the server restarted, or its scripts were flushed
             raise Empty from None
         except self.connection_errors:
             connection.disconnect()
@@ -314,7 +314,7 @@ class Channel(stock.Channel):
         return taken
 
     def _admit(self, taken: _Taken) -> dict[str, Any] | None:
-        """The message for its consumer; None when it is a dead letter, or waits for its time."""
+        """The message for its consumer; None if it became a dead letter, or waits for its `eta`."""
         try:
             payload = intake.admit(taken.raw, queue=taken.keys.ready, tag=taken.tag, max_bytes=self.max_message_bytes)
         except intake.Unreadable as exc:
@@ -335,13 +335,13 @@ class Channel(stock.Channel):
                 self._deliver_one(one)
                 left.remove(one.tag)
         except BaseException:
-            # The connection is lost, or the worker ends. The message at hand may be why: it is counted when it returns.
+            # The connection is lost, or the worker ends. The message being delivered may be the cause: it is suspect.
             self.leases.give_back(left[1:])
             self.leases.give_back(left[:1], suspect=True)
             raise
 
     def _deliver_one(self, one: _Taken) -> None:
-        """Hand a message to its consumer. What goes wrong with it ends the message, and not the worker."""
+        """Hand a message to its consumer. An error ends the message, not the worker."""
         try:
             if one.suspect:
                 self._deliver_suspect(one)
@@ -354,7 +354,10 @@ class Channel(stock.Channel):
             self.bury(one.tag, reason="undeliverable", error=type(exc).__name__)
 
     def _deliver_suspect(self, one: _Taken) -> None:
-        """As `_deliver_one`; while another suspect may kill this worker, one that was at hand at a death waits."""
+        """
+        Hand over a message that may have killed a worker. If one did die with it, the message waits while another
+        suspect runs here, so that a death can be blamed on one of them.
+        """
         exclusive = self.leases.deaths(one.keys, one.suspect) > 0
         if exclusive and not leases.one_suspect.acquire(blocking=False):
             if not self.leases.delay(one.tag, self.leases.clock.now() + timedelta(seconds=_ASIDE_S)):
@@ -371,7 +374,7 @@ class Channel(stock.Channel):
                 leases.one_suspect.release()
 
     def _return_fetched(self) -> None:
-        """Nobody will read the answer to a command that is under way: undo what it may bring."""
+        """Return the messages that the command under way may bring: its answer will not be read elsewhere."""
         if not self._in_poll or self._command is None:
             return
         connection, self._in_poll = self._in_poll, None
@@ -384,7 +387,7 @@ class Channel(stock.Channel):
         self._command, self._wait_s = None, 0.0
 
     def close(self) -> None:
-        """Close; what a command under way brings goes back first."""
+        """Return what the command under way may bring, and close."""
         self._closing = True
         self._return_fetched()
         super().close()
@@ -401,7 +404,7 @@ class Channel(stock.Channel):
         if due_ms is None:
             super()._put(queue, message, **kwargs)
             return
-        entry = {dumps(_in_turn(message)): due_ms}
+        entry = {dumps(_stamped(message)): due_ms}
         batch = kwargs.pop("_publish_batch", None)
         if batch is not None:
             batch.add("zadd", Keys.of(queue).delayed, entry)
@@ -410,20 +413,18 @@ class Channel(stock.Channel):
             client.zadd(Keys.of(queue).delayed, entry)
 
     def _due_ms(self, eta: datetime | None, wait_ms: int | None) -> int | None:
-        """When it is due, in ms of Redis' clock; None when it is by now."""
+        """The due time in ms by Redis' clock; None when it has come."""
         with self.conn_or_acquire() as client:
             now = clock.now(client)
         due = now + timedelta(milliseconds=wait_ms) if wait_ms is not None else eta
         return None if due is None or due <= now else int(due.timestamp() * 1000)
 
     def _postpone(self, queue: str, message: dict[str, Any], wait_ms: int, postponed: dict[str, Any]) -> None:
-        """A retry takes the place of the message that it retries, in one step: neither both nor none is ever there."""
-        message = _in_turn(message)
+        """Replace a message by its retry in one step, so that never both and never neither exist."""
+        message = _stamped(message)
         origin = Keys.of(postponed["queue"])
         event = postponed.get("event")
-        told: tuple[Any, ...] = ()
-        if event is not None:
-            told = event[0], dumps(event[1])
+        event_arguments = () if event is None else (event[0], dumps(event[1]))
         stream = () if event is None else (EVENTS,)
         claim = claim_key(postponed["id"])
         with self.conn_or_acquire() as client:
@@ -436,7 +437,7 @@ class Channel(stock.Channel):
                     wait_ms,
                     postponed["state"],
                     postponed["id"],
-                    *told,
+                    *event_arguments,
                 ),
             )
 
@@ -444,14 +445,14 @@ class Channel(stock.Channel):
         self.leases.give_back((message.delivery_tag,))
 
 
-def _turn(keys: Keys) -> int:
-    """The rank of a queue in the order of service; a queue that is not ours comes last."""
+def _priority(keys: Keys) -> int:
+    """The rank of a queue in the order of service; foreign queues come last."""
     return QUEUES.index(keys.ready) if keys.ready in QUEUES else len(QUEUES)
 
 
-def _in_turn(message: dict[str, Any]) -> dict[str, Any]:
+def _stamped(message: dict[str, Any]) -> dict[str, Any]:
     """
-    A message that waits, its time of publishing in front.
+    A message for the delayed set, its time of publishing first.
 
     Thousands may be due at one moment, as when a window opens, and Redis orders those by their bytes.
     """
@@ -459,7 +460,7 @@ def _in_turn(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _take_eta(headers: dict[str, Any]) -> datetime | None:
-    """A message's `eta`, removed from it so that no worker waits for it again."""
+    """Remove a message's `eta` from its headers, so that no worker waits for it again, and return it."""
     eta = headers.get("eta")
     if not isinstance(eta, str):
         return None

@@ -3,18 +3,19 @@ Claims: one notification id, one send.
 
 A worker claims the id just before it sends. The claim is a hash, `ifinu:claim:<id>`, that lives for days:
 
-    state      a `ClaimState`; with `sent` there is `key_id`, the gateway's id
-    content    keyed digest of the content, so that an id used for something else is noticed
-    tag        of the message that claimed it (empty while its token alone tells it), and
-    in_flight  where that message is while its holder lives
-    token      what its retry shows to be let through
-    since      when the first send in doubt began, ms of Redis' clock
-    started    when the last send began
+    state      a `ClaimState`
+    key_id     the gateway's id of the message, once it was sent
+    content    keyed digest of the content, to notice an id reused for other content
+    tag        delivery tag of the message that claimed it; empty while it waits, when only the token identifies it
+    in_flight  key of the hash that holds that message while its worker lives
+    token      carried by its retry, which may then claim it
+    since      when the first send in doubt began, in ms by Redis' clock
+    started    when the last send began, likewise
     letter     digest of the dead letter that it ended in
-    resent     there once it was sent again because the gateway did not have it
-    cancelled  there while it is called off
-    codes      ids of the messages with its payment codes, which were put on the queue when it was sent (JSON)
-    codes_off  there if it was called off while it was being sent: then none follow
+    resent     set once it was sent again because the gateway did not have it
+    cancelled  set while it is cancelled
+    codes      ids of the messages with its payment codes, which were queued when it was sent (JSON)
+    codes_off  set if it was cancelled while it was being sent: then no codes follow
 
                   claim            settle
     (none), dead ──────▶ sending ────────▶ sent | expired | suppressed | cancelled
@@ -41,7 +42,7 @@ from ifinu.broker.connections import ScriptRunner
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, EVERY_TENANT, UNKNOWN, Keys, claim_key, optout_key, script
 
-_CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was called off
+_CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was cancelled
 
 
 class ClaimState(enum.StrEnum):
@@ -61,32 +62,32 @@ class Verdict(enum.StrEnum):
     """What a claim allows."""
 
     GO = "go"  # send it
-    HELD = "held"  # it might be sent, but for its instance, which is held back; nothing is claimed
+    HELD = "held"  # it may be sent once its instance is not held back any more; nothing is claimed
     LOOK_UP = "look_up"  # it may have been sent: ask the gateway first
     DUPLICATE = "duplicate"  # another message with this id was sent, is being sent, or waits for its retry
     REUSED = "reused"  # the id belongs to other content
-    CANCELLED = "cancelled"  # it was called off
-    OPTED_OUT = "opted_out"  # the person wants no messages of this tenant
+    CANCELLED = "cancelled"  # it was cancelled
+    OPTED_OUT = "opted_out"  # the person opted out of this tenant
 
 
 class Resend(enum.StrEnum):
-    """Whether what the gateway does not have may be sent again."""
+    """Whether a message that the gateway does not have may be sent again."""
 
     GO = "go"
-    AGAIN = "again"  # it was sent once more already
-    CANCELLED = "cancelled"  # it was called off meanwhile
-    OPTED_OUT = "opted_out"  # the person asked for no more meanwhile
-    LOST = "lost"  # another message carries the id by now
+    AGAIN = "again"  # it was sent again already
+    CANCELLED = "cancelled"  # it was cancelled meanwhile
+    OPTED_OUT = "opted_out"  # the person opted out meanwhile
+    LOST = "lost"  # another message holds the claim by now
 
 
 class MessageRef(NamedTuple):
     """
-    The message that asks.
+    The message on whose behalf a claim is made.
 
     Attributes:
-        queue: It came from.
+        queue: The queue it came from.
         tag: Its delivery tag.
-        token: What it carries if it is a retry or a look-up; empty for a first message.
+        token: The token that a retry or a look-up carries; empty for a first message.
         waited: Whether it was in the delayed set before.
     """
 
@@ -98,18 +99,18 @@ class MessageRef(NamedTuple):
 
 class Claim(NamedTuple):
     """
-    What may be done.
+    The answer to a claim.
 
     Attributes:
-        verdict: That.
-        before: State of the record before; empty for none.
-        token: What its retry has to carry.
-        since: When the first send in doubt began; None where there is none.
-        started: When the last one began.
+        verdict: What may be done.
+        before: State of the claim before; empty if there was none.
+        token: The token that its retry has to carry.
+        since: When the first send in doubt began, or None.
+        started: When the last send began, or None.
         resent: Whether it was sent again already.
-        seen: The gateway's id of it, where a webhook told that it was sent.
+        seen: The gateway's id of it if a webhook reported it as sent; else empty.
         at: Redis' time.
-        off_s: How far this machine's clock is ahead of that, in seconds.
+        off_s: Seconds that this machine's clock is ahead of Redis'.
     """
 
     verdict: Verdict
@@ -125,11 +126,12 @@ class Claim(NamedTuple):
 
 class Withdrawn(NamedTuple):
     """
-    What became of the wish that a notification be sent after all.
+    The result of withdrawing a cancellation.
 
     Attributes:
-        done: Whether it is not called off any more.
-        state: Of its record until now; empty for none. `cancelled` and not done: its message came and was not sent.
+        done: Whether it was withdrawn.
+        state: State of the claim before; empty if there was none. `cancelled` and not done: its message came and was
+            not sent.
     """
 
     done: bool
@@ -151,13 +153,13 @@ class Claims:
         self._ttl_ms = int(ttl_s * 1000)
 
     def connect(self) -> None:
-        """Connect the thread that asks, before it has anything to claim."""
+        """Connect the calling thread before its first claim."""
         self._runner.open()
 
     def claim(
         self,
         ref: MessageRef,
-        about: Event,
+        event: Event,
         *,
         digest: str,
         tenant: str | None,
@@ -166,21 +168,21 @@ class Claims:
         held: bool = False,
     ) -> Claim:
         """
-        Ask to send. A claim that was given is confirmed by asking again, and its send then begins at that time.
+        Ask to send. A message that holds the claim may ask again; its send then counts as begun at that time.
 
         Args:
             ref: The message.
-            about: The event `unknown` with the id, told if it turns out that its last holder died.
-            digest: Of its content; empty where content is not compared.
-            tenant: On whose behalf.
-            pseudonym: Of the phone.
-            seen: Where a webhook would have recorded that it was sent (`keys.seen_key`).
-            held: Whether its instance is held back: what would be sent is not claimed.
+            event: The event `unknown` with the id, written if the worker that held the claim has died.
+            digest: Digest of its content; empty if the content is not compared.
+            tenant: The tenant in whose name it is sent, or None.
+            pseudonym: The phone's pseudonym.
+            seen: Key under which a webhook would have recorded it as sent (`keys.seen_key`).
+            held: Whether its instance is held back: then a message that might be sent does not claim the id.
 
         Raises:
-            redis.RedisError: Nothing is known; nothing may be sent.
+            redis.RedisError: The verdict is unknown; nothing may be sent.
         """
-        _, notification_id, data = about.arguments()
+        _, notification_id, data = event.arguments()
         keys = (
             claim_key(notification_id),
             Keys.of(ref.queue).in_flight,
@@ -198,57 +200,57 @@ class Claims:
         off_s = question.off_s(int(at_ms) / 1000)
         return Claim(Verdict(verdict), before, token, _instant(since), _instant(started), bool(resent), seen, at, off_s)
 
-    def resend(self, ref: MessageRef, about: Event, *, tenant: str | None, pseudonym: str) -> Resend:
+    def resend(self, ref: MessageRef, event: Event, *, tenant: str | None, pseudonym: str) -> Resend:
         """
-        Ask to send again what the gateway does not have.
+        Ask to send a message again that the gateway does not have.
 
         Args:
             ref: The message, whose claim was answered with LOOK_UP.
-            about: The event `resending` with the id.
-            tenant: On whose behalf; None for nobody in particular.
-            pseudonym: What stands for the phone.
+            event: The event `resending` with the id.
+            tenant: As for `claim`.
+            pseudonym: As for `claim`.
 
         Raises:
-            redis.RedisError: Nothing is known; nothing may be sent.
+            redis.RedisError: The answer is unknown; nothing may be sent.
         """
-        _, notification_id, data = about.arguments()
+        _, notification_id, data = event.arguments()
         keys = claim_key(notification_id), EVENTS, optout_key(tenant), optout_key(EVERY_TENANT)
         arguments = ref.tag, notification_id, data, pseudonym
         return Resend(self._runner.run(script("resend"), keys, arguments).decode())
 
     def release(self, notification_id: str, tag: str) -> None:
         """
-        Nothing was sent and the message goes back to its queue as it is: as if it had not claimed.
+        Undo a claim whose message was not sent and goes back to its queue unchanged.
 
         Args:
             notification_id: The id.
-            tag: Of the message that claimed it.
+            tag: Delivery tag of the message that claimed it.
 
         Raises:
-            redis.RedisError: The claim stays, and is found to be orphaned when the message comes again.
+            redis.RedisError: The claim stays, and counts as orphaned when the message comes again.
         """
         script("release")(self._client, (claim_key(notification_id),), (tag,))
 
     def started(self, queue: str, digest: str) -> int:
         """
-        How often a message was started before, since a worker died that had it.
+        How often a message was started since a worker died with it.
 
         Args:
-            queue: It came from.
-            digest: Of the message, as `fetch.lua` gave it.
+            queue: The queue it came from.
+            digest: Its digest, as `fetch.lua` returned it.
 
         Raises:
-            redis.RedisError: As the server answers, or because it does not.
+            redis.RedisError: The server answered with an error, or not at all.
         """
         return int(self._client.hget(Keys.of(queue).suspects, digest) or 0)
 
     def acquit(self, queue: str, digest: str) -> None:
         """
-        A message was started, and its worker lived: forget that others died.
+        Forget that workers died with a message, since this worker survived it.
 
         Args:
-            queue: It came from.
-            digest: Of the message, as `fetch.lua` gave it.
+            queue: As for `started`.
+            digest: As for `started`.
 
         Raises:
             redis.RedisError: It stays suspect.
@@ -257,27 +259,27 @@ class Claims:
 
     def starts(self, queue: str, digest: str) -> int:
         """
-        How often a message was started, this time included, since a worker died that had it.
+        Count a start of a message with which a worker died, and return the count, this start included.
 
         Args:
-            queue: It came from.
-            digest: Of the message, as `fetch.lua` gave it.
+            queue: As for `started`.
+            digest: As for `started`.
 
         Raises:
-            redis.RedisError: As the server answers, or because it does not.
+            redis.RedisError: The server answered with an error, or not at all.
         """
         return int(self._runner.run(script("suspect"), (Keys.of(queue).suspects,), (digest,)))
 
     def cancel(self, notification_id: str) -> str:
         """
-        Call a notification off, and the messages with its payment codes that were to follow it.
+        Cancel a notification, and the messages with its payment codes that were to follow it.
 
         Returns:
-            Its state until now, empty for none. Where that is `sending`, `sent` or an end of another kind, it was too
-            late for the notification itself.
+            The state of its claim before, empty if there was none. `sending`, `sent` or another end means that it was
+            too late for the notification itself.
 
         Raises:
-            redis.RedisError: It may or may not be called off.
+            redis.RedisError: It may or may not be cancelled.
         """
         _, _, data = Event(Name.CANCELLED, notification_id).arguments()
         keys = claim_key(notification_id), EVENTS
@@ -289,7 +291,7 @@ class Claims:
 
     def uncancel(self, notification_id: str) -> Withdrawn:
         """
-        Withdraw that a notification was called off, if nothing came of it yet.
+        Withdraw a cancellation, unless a message was dropped because of it.
 
         Raises:
             redis.RedisError: It may or may not be withdrawn.
@@ -299,7 +301,7 @@ class Claims:
         return Withdrawn(bool(done), state.decode())
 
     def state(self, notification_id: str) -> str | None:
-        """What became of an id; None when nothing is remembered."""
+        """The state of an id's claim; None when there is no claim."""
         state = self._client.hget(claim_key(notification_id), "state")
         return state.decode() if isinstance(state, bytes) else None
 

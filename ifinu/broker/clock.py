@@ -1,10 +1,9 @@
 """
-Redis' clock, by which everything is decided: due times, graces, windows, validities.
+Redis' clock, by which everything is decided: due times, grace periods, sending windows, expiry.
 
 A machine's own clock may be wrong, may jump, and differs from the next machine's. So waits are sent to Redis as
-durations, the scripts add them to `TIME`, and what depends on the time of day asks Redis. What is left for a machine's
-own clock is to say how far it is off: a difference that is large means that one of the two is wrong, and nobody can say
-which.
+durations, the scripts add them to `TIME`, and decisions by the time of day ask Redis. The machine's clock is only
+compared with Redis': a large difference means that one of the two is wrong, without showing which.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-OFF_S = 1.0  # from here on a difference is reported
-TOO_FAR_OFF_S = 30.0  # and from here on nothing is sent a second time
+OFF_S = 1.0  # a larger difference is logged
+TOO_FAR_OFF_S = 30.0  # with a larger one, nothing is sent a second time
 
 
 class Question:
-    """When Redis was asked for the time, by this machine's clocks."""
+    """A request for Redis' time; remembers when it was made, by this machine's clocks."""
 
     def __init__(self) -> None:
         self._asked_s = time.time()
@@ -30,11 +29,11 @@ class Question:
 
     def off_s(self, redis_s: float) -> float:
         """
-        How far this machine's clock is ahead of Redis', in seconds; negative where it is behind.
+        Seconds that this machine's clock is ahead of Redis'; negative when it is behind.
 
         Args:
-            redis_s: The answer, in seconds since the epoch. Redis gave it at some moment between the question and now;
-                only a difference that no such moment explains is one.
+            redis_s: The answer, in seconds since the epoch. Redis gave it at some moment between the request and now;
+                a difference that such a moment explains counts as 0.
         """
         answered_s = self._asked_s + max(0.0, time.monotonic() - self._began_s)
         return self._asked_s - redis_s if redis_s < self._asked_s else min(0.0, answered_s - redis_s)
@@ -42,10 +41,10 @@ class Question:
 
 def now(client: redis.Redis) -> datetime:
     """
-    Redis' time.
+    Redis' time, in UTC.
 
     Raises:
-        redis.RedisError: Redis does not say.
+        redis.RedisError: Redis does not answer.
     """
     seconds, micros = client.time()
     return datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros))
@@ -53,10 +52,10 @@ def now(client: redis.Redis) -> datetime:
 
 class Difference:
     """
-    How far this machine's clock is off, as it was last seen.
+    The difference between this machine's clock and Redis', as last measured.
 
     Attributes:
-        off_s: Seconds that it is ahead of Redis'; negative where it is behind.
+        off_s: Seconds that this machine's clock is ahead of Redis'; negative when it is behind.
     """
 
     def __init__(self) -> None:
@@ -64,10 +63,10 @@ class Difference:
 
     def measure(self, client: redis.Redis) -> float:
         """
-        Ask Redis, log when the difference becomes too large or is gone again, and return it.
+        Measure the difference, log when it becomes too large or small again, and return it in seconds.
 
         Raises:
-            redis.RedisError: Redis does not say.
+            redis.RedisError: Redis does not answer.
         """
         question = Question()
         seconds, micros = client.time()
@@ -84,5 +83,5 @@ class Difference:
         return self.off_s
 
     def now(self) -> datetime:
-        """Redis' time, as far as it is known."""
+        """Redis' time, estimated from this machine's clock and the last measurement."""
         return datetime.now(UTC) - timedelta(seconds=self.off_s)

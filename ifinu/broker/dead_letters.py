@@ -1,17 +1,17 @@
 """
-Dead letters: what a record holds, and what people do with them.
+Dead letters: their records, and what an operator does with them.
 
 A record is a JSON object on the list `<queue>:dlq`, newest first:
 
     reason    a short word from a bounded set; the transport's own are not_utf8, not_json, not_an_object, too_large,
-              bad_envelope, unknown_task, undeliverable, rejected, revoked, expired, poison; the others name
-              why a send failed, and `unknown` that it may have been sent: a person decides
-    error     the last error in words, phones masked
-    attempts  how often a send was tried
-    first_at  when it was first tried, ISO 8601 UTC
-    last_at   when it was given up, ISO 8601 UTC
-    id, kind  of the notification, where they could be read
-    raw       the message as it was on the queue, when it is text; else
+              bad_envelope, unknown_task, undeliverable, rejected, revoked, expired, poison; the others say why
+              a send failed; `unknown` means that it may have been sent, and a person decides
+    error     text of the last error, phones masked
+    attempts  number of sends tried
+    first_at  time of the first try, ISO 8601 UTC
+    last_at   time at which it was given up, ISO 8601 UTC
+    id, kind  of the notification, if they could be read
+    raw       the message as it was on the queue, if it is UTF-8; else
     raw_b64   the same bytes in base64
 """
 
@@ -37,7 +37,7 @@ _PAGE = 500
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One record; `record` is its exact bytes on the list, which identify it."""
+    """One record; `record` holds its exact bytes on the list, which identify it."""
 
     queue: str
     reason: str
@@ -51,7 +51,7 @@ class DeadLetter:
     record: bytes
 
     def original(self) -> bytes:
-        """What the producer pushed: the raw JSON inside a message that was wrapped and retried, else all."""
+        """The bytes that the producer pushed: the JSON inside the envelope of a retry, else the whole message."""
         call = _call_of(self.raw)
         if call is not None and call[0] and isinstance(call[0][0], str):
             with contextlib.suppress(UnicodeEncodeError):  # half a surrogate pair, which JSON can escape
@@ -59,7 +59,7 @@ class DeadLetter:
         return self.raw
 
     def as_json(self) -> dict[str, Any]:
-        """The fields for a person or a program; bytes that are not text appear as `raw_b64`."""
+        """The fields as JSON values; bytes that are not UTF-8 appear as `raw_b64`."""
         return {
             "queue": self.queue,
             "id": self.id,
@@ -83,15 +83,15 @@ def encode(
     now: datetime,
 ) -> str:
     """
-    Write a record.
+    Encode a record.
 
     Args:
         raw: The message's bytes as they were on the queue.
-        reason: See the module.
+        reason: One of the module's reasons.
         error: One line, phones masked.
-        attempts: How often a send was tried.
-        first_at: When it was first tried; None when it never was.
-        now: When it is given up.
+        attempts: Number of sends tried.
+        first_at: Time of the first try, or None.
+        now: Time at which it is given up.
     """
     notification_id, kind = identity(raw)
     record = json.dumps(
@@ -107,17 +107,17 @@ def encode(
         },
         ensure_ascii=False,
     )
-    # An error may repeat half a surrogate pair, which is no UTF-8: as JSON escapes it, it can be stored.
+    # An error may quote half a surrogate pair, which UTF-8 cannot encode; its JSON escape can be stored.
     return record.encode(errors="backslashreplace").decode()
 
 
 def decode(queue: str, record: bytes) -> DeadLetter:
     """
-    Read a record; one that somebody else put there is shown as what it is.
+    Read a record. An element that is not a record of ours gets the reason `foreign`.
 
     Args:
-        queue: The queue whose dead letter it is.
-        record: An element of its list.
+        queue: The queue of the dead letter.
+        record: An element of the list of dead letters.
     """
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         body = json.loads(record)
@@ -140,7 +140,7 @@ def decode(queue: str, record: bytes) -> DeadLetter:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which dead letters are meant; what is None does not restrict."""
+    """Selects dead letters; a field that is None does not restrict."""
 
     reason: str | None = None
     kind: str | None = None
@@ -149,7 +149,7 @@ class Filter:
     newer_than: timedelta | None = None
 
     def takes(self, letter: DeadLetter, now: datetime) -> bool:
-        """Whether this letter is meant; its age counts from when it was given up."""
+        """Whether this letter is selected; its age counts from `last_at`."""
         age = now - letter.last_at
         return (
             (self.reason is None or letter.reason == self.reason)
@@ -161,10 +161,10 @@ class Filter:
 
 
 class Taking(Protocol):
-    """Says which dead letters are meant, as a `Filter` does."""
+    """Selects dead letters, as `Filter` does."""
 
     def takes(self, letter: DeadLetter, now: datetime) -> bool:
-        """Whether this one is."""
+        """Whether this letter is selected."""
 
 
 class DeadLetters:
@@ -181,18 +181,17 @@ class DeadLetters:
         self._keys = Keys.of(queue)
 
     def count(self) -> int:
-        """How many there are."""
         return int(self._client.llen(self._keys.dead))
 
     def find(self, wanted: Filter, now: datetime) -> Iterator[DeadLetter]:
-        """Those that `wanted` takes, oldest first, read page by page."""
+        """The letters that `wanted` takes, oldest first, read page by page."""
         start = 0
         while page := self._page(start):
             start += len(page)
             yield from (letter for letter in page if wanted.takes(letter, now))
 
     def newest(self, wanted: Filter, now: datetime) -> DeadLetter | None:
-        """The one that `wanted` takes and that was buried last, read page by page until it is found."""
+        """The newest letter that `wanted` takes, or None; read page by page until it is found."""
         start = 0
         while page := self._client.lrange(self._keys.dead, start, start + _PAGE - 1):
             start += len(page)
@@ -211,51 +210,51 @@ class DeadLetters:
         limit: int | None = None,
     ) -> int:
         """
-        Apply `replay` or `purge` to those that `wanted` takes, oldest first. What arrives meanwhile is left alone:
-        replaying what fails at once would never end.
+        Apply `replay` or `purge` to the letters that `wanted` takes, oldest first. Letters that arrive meanwhile are
+        left alone: replaying messages that fail at once would never end.
 
-        The list turns: the letters that stay go from its old end to its new one, one `LMOVE` each, so that the next is
-        always at the old end, where taking it costs the same however many stay. After a whole turn, or back from where
-        it stops early, their order is the old one; a crash in the middle costs the order and no letter.
+        The list rotates: the letters that stay move from its old end to its new one, one `LMOVE` each, so that the next
+        is always at the old end, where taking it costs the same however many stay. The order is the old one again after
+        a whole rotation; one that stops early is moved back. A crash in between costs the order and no letter.
 
         Args:
-            wanted: Which ones.
-            now: What their age is counted to.
+            wanted: Selects the letters.
+            now: The time to which their age counts.
             act: `self.replay` or `self.purge`.
             pause: Called before each, to pace them.
-            limit: The most that are acted upon.
+            limit: The most letters to act on.
 
         Returns:
-            How many were there to act upon; one that somebody else took meanwhile is not counted.
+            How many letters were acted on; one that another process took meanwhile is not counted.
         """
         done = passed = 0
         left = self.count()
         whole = False
         try:
             while left > 0 and done != limit and (page := self._page(0)[:left]):
-                stay = 0  # of this page, before the letter that is looked at
+                stay = 0  # letters of this page, before the current one, that stay
                 for letter in page:
                     left -= 1
                     if not wanted.takes(letter, now):
                         stay += 1
                         continue
-                    self._turn(stay)
+                    self._rotate(stay)
                     passed, stay = passed + stay, 0
                     pause()
                     acted = act(letter)
                     done += acted
-                    if not acted or done == limit:  # somebody else takes letters too: look again at what is there
+                    if not acted or done == limit:  # another process takes letters too: read the page again
                         break
-                self._turn(stay)
+                self._rotate(stay)
                 passed += stay
             whole = left == 0
         finally:
             if not whole:
-                with contextlib.suppress(redis.RedisError):  # which may be why this ends
-                    self._turn(passed, back=True)
+                with contextlib.suppress(redis.RedisError):  # an outage may be what ends this
+                    self._rotate(passed, back=True)
         return done
 
-    def _turn(self, count: int, *, back: bool = False) -> None:
+    def _rotate(self, count: int, *, back: bool = False) -> None:
         """Move letters from the old end of the list to its new one, or back."""
         source, to = ("LEFT", "RIGHT") if back else ("RIGHT", "LEFT")
         while count > 0:
@@ -266,35 +265,36 @@ class DeadLetters:
             count -= _PAGE
 
     def _page(self, start: int) -> list[DeadLetter]:
-        """Up to a page of letters, oldest first, `start` from the old end; new ones come in at the other end."""
+        """A page of letters, oldest first, from number `start` of the old end; new letters arrive at the other end."""
         records = self._client.lrange(self._keys.dead, -start - _PAGE, -start - 1)
         return [decode(self._keys.ready, bytes(record)) for record in reversed(records)]  # type: ignore[arg-type]  # bytes
 
     def replay(self, letter: DeadLetter) -> bool:
         """
-        Put a letter back on its queue, with all its tries before it; False when it was gone already.
+        Put the producer's message back on the queue, with all its tries; False when the letter was gone already.
 
-        What is replayed is what the producer pushed, so that it starts afresh. Two people who replay one letter replay
-        it once.
+        Two operators who replay one letter replay it once.
         """
         keys = (self._keys.dead, self._keys.ready, EVENTS, UNKNOWN, *_claim(letter))
-        args = (letter.record, _fresh(letter), letter.id or "", _told(letter))
+        args = (letter.record, _fresh(letter), letter.id or "", _event_data(letter))
         return bool(script("replay")(self._client, keys, args))
 
     def purge(self, letter: DeadLetter) -> bool:
-        """Delete a letter; False when it was gone already."""
+        """Delete a letter for good; False when it was gone already."""
         keys = (self._keys.dead, EVENTS, UNKNOWN, *_claim(letter))
-        return bool(script("purge_dead_letter")(self._client, keys, (letter.record, letter.id or "", _told(letter))))
+        return bool(
+            script("purge_dead_letter")(self._client, keys, (letter.record, letter.id or "", _event_data(letter)))
+        )
 
 
 class Reasons:
     """
-    How many of the newest letters of a queue there are of each reason, for who looks again and again.
+    Counts the newest dead letters of a queue by reason, and reads them again only when the list has changed.
 
     Args:
         client: A connection that returns bytes.
         queue: The queue's list.
-        most: How many letters are read.
+        most: Number of letters to read.
     """
 
     def __init__(self, client: redis.Redis, queue: str, most: int) -> None:
@@ -305,7 +305,7 @@ class Reasons:
 
     def count(self) -> Counter[str]:
         """
-        As they are; read again only when the list is another.
+        The counts by reason.
 
         Raises:
             redis.RedisError: Redis is away.
@@ -334,7 +334,7 @@ def _claim(letter: DeadLetter) -> tuple[str, ...]:
     return (claim_key(letter.id),) if letter.id else ()
 
 
-def _told(letter: DeadLetter) -> str:
+def _event_data(letter: DeadLetter) -> str:
     return json.dumps({"reason": letter.reason})
 
 
@@ -345,7 +345,7 @@ def _fresh(letter: DeadLetter) -> bytes:
     payload = {} if _call_of(letter.raw) is None else json.loads(letter.raw)
     headers = payload.get("headers")
     if not isinstance(headers, dict):
-        return letter.raw  # no envelope: it goes back as it came
+        return letter.raw  # not an envelope: it goes back unchanged
     headers.update(retries=0, eta=None)
     return json.dumps(payload).encode()
 
@@ -373,14 +373,14 @@ def _call_of(raw: bytes) -> tuple[list[Any], dict[str, Any]] | None:
 
 
 def identity(raw: bytes) -> tuple[str | None, str | None]:
-    """The notification's id and kind, where the message can be read that far."""
+    """The notification's id and kind; None for what cannot be read."""
     body = body_of(raw)
     kind = _word(body.get("tipo_notificacao", body.get("kind")))
-    return _word(body.get("id")), kind and phone.mask_in(kind)  # one that is none may be anything
+    return _word(body.get("id")), kind and phone.mask_in(kind)  # an unknown kind may be any text
 
 
 def body_of(raw: bytes) -> dict[str, Any]:
-    """The fields of the notification as its producer wrote them; empty where the message cannot be read that far."""
+    """The fields of the notification as its producer wrote them; empty if the message cannot be read."""
     try:
         body = json.loads(raw)
         call = _call_of(raw)
@@ -393,6 +393,6 @@ def body_of(raw: bytes) -> dict[str, Any]:
 
 
 def _word(value: object) -> str | None:
-    """An id or a kind as the notification has it; None when it cannot have one like that."""
+    """An id or a kind as `Notification` has it; None for a value that cannot be one."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     return text.strip()[:200] if isinstance(text, str) and intake.is_text(text) else None

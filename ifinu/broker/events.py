@@ -1,12 +1,12 @@
 """
-What happened, as the ledger reads it from the stream `ifinu:eventos`.
+The events of the stream `ifinu:eventos`, from which the ledger is written.
 
-An entry has three fields: `event` (a name below), `id` (of the notification; empty where none is known) and `data` (a
-JSON object). Its own id is the time at Redis, in ms. Scripts write an event in the same step as the move it tells of,
-so none is missing and none tells of what did not happen. An entry may be read twice, never not at all.
+An entry has three fields: `event` (a name below), `id` (of the notification, or empty) and `data` (a JSON object). The
+entry's own id is Redis' time in ms. A script writes the event of a move in the same step, so the stream has every move
+and no other. An entry is read at least once, and may be read twice.
 
-Every event of a notification may carry, where they are known: `kind`, `tenant`, `instance`, `queue`, `phone` (masked),
-`hash` (the phone's pseudonym), `attempts` (sends tried so far). Beside these:
+Every event of a notification carries what is known of: `kind`, `tenant`, `instance`, `queue`, `phone` (masked), `hash`
+(the phone's pseudonym), `attempts` (sends tried so far). Beside these:
 
     event       state of the notification      data
     sent        sent                           key_id (or null), confirmed (the gateway could store it),
@@ -14,7 +14,7 @@ Every event of a notification may carry, where they are known: `kind`, `tenant`,
     retrying    retrying                       reason, error, due_ms
     deferred    deferred                       reason: window | not_late | instance | throttled | misconfigured, due_ms
     unknown     unknown                        reason, error, due_ms (of the next look-up, or null)
-    resending   unknown                        it was not at the gateway and is sent once more
+    resending   unknown                        the gateway did not have it, and it is sent again
     held        unknown, in the dead letters   reason, error
     dead        dead, in the dead letters      reason, error
     replayed    queued
@@ -25,7 +25,7 @@ Every event of a notification may carry, where they are known: `kind`, `tenant`,
     expired     expired                        reason, in words
     suppressed  suppressed                     reason: opt_out
     cancelled   cancelled
-    uncancelled queued                         it is wanted again, before anything was sent
+    uncancelled queued                         the cancellation was withdrawn before anything was dropped
     receipt     server_ack | delivered |       id is empty; key_id, status (one of these states), instance
                 read | failed
     optout      (no notification)              id is empty; tenant, phone, hash, source, on: true | false
@@ -45,7 +45,7 @@ from ifinu.broker.keys import EVENTS
 
 
 class Name(enum.StrEnum):
-    """The names in the table above."""
+    """The names of events; see the table above."""
 
     SENT = "sent"
     RETRYING = "retrying"
@@ -67,29 +67,29 @@ class Name(enum.StrEnum):
     CONNECTION = "connection"
 
 
-# Two of them are made for each message: `json.dumps` with separators would make an encoder each time. As JSON escapes
-# it, half a surrogate pair in an error can be stored.
+# Two events are encoded for each message, and `json.dumps` with separators would make an encoder each time. ASCII
+# escapes let half a surrogate pair in an error be stored.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event; `data` is what the table says for its name."""
+    """One event; the table above says what `data` holds."""
 
     name: Name
     id: str = ""
     data: dict[str, Any] = field(default_factory=dict)
 
     def arguments(self) -> tuple[str, str, str]:
-        """What a script takes: name, id, data."""
+        """The arguments of a script: name, id, data as JSON."""
         return self.name.value, self.id, _encode(self.data)
 
     def write(self, client: redis.Redis) -> None:
         """
-        Add it to the stream, where no script does.
+        Add the event to the stream, if it belongs to no script's move.
 
         Raises:
-            redis.RedisError: It is not there.
+            redis.RedisError: Redis is away.
         """
         name, id_, data = self.arguments()
         client.xadd(EVENTS, {"event": name, "id": id_, "data": data})
@@ -97,15 +97,15 @@ class Event:
 
 def decode(fields: dict[bytes, bytes]) -> Event:
     """
-    Read an entry.
+    Read an entry of the stream.
 
     Raises:
-        ValueError: It is none of ours.
+        ValueError: It is not an event of ours.
     """
     try:
         data = json.loads(fields[b"data"])
         if not isinstance(data, dict):
-            raise ValueError("data is no object")
+            raise ValueError("data is not an object")
         return Event(Name(fields[b"event"].decode()), fields[b"id"].decode(), data)
     except (KeyError, ValueError, RecursionError) as exc:
         raise ValueError(f"not an event: {exc}") from None

@@ -1,12 +1,12 @@
 """
-What may become a task: bytes from a queue -> the message that Kombu delivers.
+Intake: bytes from a queue -> the message that Kombu delivers.
 
 Two forms are admitted: Celery's envelope (protocol 2), as `send_notification.delay` publishes it, and a bare JSON
 object, as any language can `LPUSH` it, which is wrapped as a call of `send_notification`. Anything else would make
-Celery crash, loop or drop it; here it is `Unreadable`, with a reason.
+Celery crash, loop or drop it; here it raises `Unreadable`, with a reason.
 
-Anybody can push an envelope that says anything, so none is handed on as it is: the payload is always one of ours, into
-which a few checked values of the envelope are copied.
+A producer can put anything into an envelope, so no envelope is handed on unchanged: the payload is always built here,
+and a few checked values of the envelope are copied into it.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ _SHOWN = frozenset(f"<{kind.value}>" for kind in Kind)
 
 class Unreadable(ValueError):  # noqa: N818
     """
-    These bytes cannot be a task.
+    A message that cannot become a task.
 
     Args:
         reason: One of the transport's dead-letter reasons, see `dead_letters.py`.
-        detail: What is wrong, without the content.
+        detail: What is wrong, without quoting the content.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -67,14 +67,14 @@ def admit(raw: bytes, *, queue: str, tag: str, max_bytes: int) -> dict[str, Any]
     Args:
         raw: The bytes as they were on the list.
         queue: The list they were on.
-        tag: What acknowledges them.
+        tag: The delivery tag that acknowledges them.
         max_bytes: Larger messages are not read.
 
     Returns:
         A payload of Kombu's virtual transports, its `delivery_tag` set to `tag`.
 
     Raises:
-        Unreadable: It belongs to the dead letters.
+        Unreadable: The message belongs in the dead letters.
     """
     if len(raw) > max_bytes:
         raise Unreadable("too_large", f"{len(raw)} bytes; the limit is {max_bytes}")
@@ -92,7 +92,7 @@ def admit(raw: bytes, *, queue: str, tag: str, max_bytes: int) -> dict[str, Any]
 
 def call_of(payload: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """
-    The arguments a message calls its task with.
+    The arguments with which a message calls its task: args and kwargs.
 
     Args:
         payload: A protocol-2 message of Kombu's virtual transports.
@@ -125,8 +125,8 @@ def _call_in(payload: dict[str, Any]) -> tuple[list[Any], dict[str, Any], dict[s
 
 
 def token_of(raw: bytes) -> str:
-    """What a retry or a look-up shows to its claim; empty for a message that is none, and for what cannot be read."""
-    if TOKEN.encode() not in raw:  # spares reading what producers pushed
+    """The token a retry or look-up carries; empty for a first message or an unreadable one."""
+    if TOKEN.encode() not in raw:  # saves parsing what producers pushed
         return ""
     try:
         found = json.loads(raw)["headers"].get(TOKEN)
@@ -137,11 +137,11 @@ def token_of(raw: bytes) -> str:
 
 def accepted_at(raw: bytes) -> datetime | None:
     """
-    When a producer handed a message over, as far as the message says so.
+    When a producer handed a message over, if the message says so.
 
-    None for a retry too: since when it is ready again is not known.
+    None for a retry too, since the message does not say when that became ready.
     """
-    if TOKEN.encode() in raw or not (ACCEPTED.encode() in raw or b"criado_em" in raw):  # spares reading it
+    if TOKEN.encode() in raw or not (ACCEPTED.encode() in raw or b"criado_em" in raw):  # saves parsing it
         return None
     try:
         body = json.loads(raw)
@@ -153,21 +153,21 @@ def accepted_at(raw: bytes) -> datetime | None:
 
 
 def aware(stamp: object) -> datetime | None:
-    """An ISO time with its zone; None where it is none: anybody can push a message that says anything."""
+    """An ISO time with its zone; None for any other value, since a producer can push anything."""
     try:
-        at = datetime.fromisoformat(stamp)  # type: ignore[arg-type]  # as is caught
+        at = datetime.fromisoformat(stamp)  # type: ignore[arg-type]  # another type raises TypeError, caught below
     except (TypeError, ValueError):
         return None
     return None if at.tzinfo is None else at
 
 
 def shown(args: object) -> str:
-    """What a message's arguments are shown as, whoever describes them: its kind, `<lembrete>`, or `<?>`."""
+    """The `argsrepr` of a message, whatever its producer wrote there: its kind, as `<lembrete>`, or `<?>`."""
     return args if isinstance(args, str) and args in _SHOWN else "<?>"
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether it is a string that UTF-8 can write; JSON can escape half a surrogate pair, and Redis cannot take it."""
+    """Whether it is a string that UTF-8 can encode: JSON can hold half a surrogate pair, and Redis cannot."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
@@ -182,7 +182,7 @@ def _json(text: str, reason: str) -> Any:
     except ValueError as exc:
         # A JSONDecodeError quotes no content; the limit on the digits of an integer is a plain ValueError.
         raise Unreadable(reason, str(exc)) from None
-    # How deep Python reads differs between its versions; what we admit must not. Few brackets cannot be deep.
+    # Python's own limit differs between its versions; ours must not. Text with few brackets cannot be deep.
     if text.count("[") + text.count("{") > _DEEPEST and _nests_deeper(value, _DEEPEST):
         raise Unreadable(reason, "nested too deeply")
     return value
@@ -200,10 +200,10 @@ def _nests_deeper(value: Any, levels: int) -> bool:
 
 def _envelope(given: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
     """
-    Celery's envelope, written anew: of what it says only what follows is handed on, each of its type and in its range.
+    Celery's envelope, written anew from the values below, each checked for its type and range.
 
-    A header that is none of these steers nothing: not the pool (`timelimit`), not where results and retries go
-    (`delivery_info`), not what is revoked (`stamps`), not what follows (`group`, `chord`).
+    Other headers have no effect: not on the pool (`timelimit`), not on where results and retries go (`delivery_info`),
+    not on what is revoked (`stamps`), not on what follows (`group`, `chord`).
     """
     headers, properties = given["headers"], given["properties"]
     if not isinstance(headers, dict) or not isinstance(properties, dict):
@@ -218,10 +218,10 @@ def _envelope(given: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
     if headers.get("compression") is not None:
         raise Unreadable("bad_envelope", "compressed messages are not read")
     args, kwargs, embed = _call_in(given)
-    if task != TASK:  # Celery's own as well: what they run here would be neither paced nor counted
+    if task != TASK:  # Celery's own tasks too: they would be neither paced nor counted
         named = task if _TASK_NAME.fullmatch(task) else "what its header says"
         raise Unreadable("unknown_task", f"no task is named {phone.mask_in(named)}")
-    # Celery runs what they name after the send; over one that is no task it fails where nothing ends the message.
+    # Celery runs the tasks they name after the send; on an invalid one it fails where nothing ends the message.
     if embed.keys() - _EMBED.keys() or any(place.get(name) for place in (headers, embed) for name in _EMBED):
         raise Unreadable("bad_envelope", "it asks for other tasks to be run after it")
     return _payload(
@@ -246,7 +246,7 @@ def _wrapped(text: str, body: dict[str, Any], queue: str, tag: str) -> dict[str,
     given = body.get("id")
     if isinstance(given, int) and not isinstance(given, bool):
         given = str(given)
-    # The notification's id as `Notification` will have it; what has none is refused later.
+    # The notification's id as `Notification` will have it; a message without one is refused later.
     task_id = given.strip() if is_text(given) and given.strip() and len(given) <= _MAX_ID else uuid.uuid4().hex
     kind = body.get("tipo_notificacao")
     headers: dict[str, Any] = {
@@ -260,14 +260,14 @@ def _wrapped(text: str, body: dict[str, Any], queue: str, tag: str) -> dict[str,
         headers[ACCEPTED] = accepted
     if parent := traceparent(body.get(TRACEPARENT)):
         headers[TRACEPARENT] = parent
-    # The text, not what was read from it: a retry and a dead letter keep the producer's own bytes.
+    # The text, not the parsed object: a retry and a dead letter keep the producer's own bytes.
     return _payload(headers, json.dumps([[text], {}, _EMBED]), queue=queue, tag=tag)
 
 
 def _payload(
     headers: dict[str, Any], body: str, *, queue: str, tag: str, reply_to: str | None = None
 ) -> dict[str, Any]:
-    """What Kombu delivers; what `headers` does not say is as for a call that asks for nothing."""
+    """The payload that Kombu delivers; `headers` override those of a plain call."""
     task_id = headers["id"]
     return {
         "body": body,
@@ -278,14 +278,14 @@ def _payload(
             "eta": None, "expires": None, "timelimit": [None, None],
             **{name: value for name, value in headers.items() if value is not None},
             TAG: tag, QUEUE: queue,
-            # Flower and the logs see this: a word of ours, whatever the producer wrote there.
+            # Flower and the logs show this: never the producer's own text.
             "argsrepr": shown(headers["argsrepr"]), "kwargsrepr": "{}",
         },
         "properties": {
             "correlation_id": task_id,
             "reply_to": reply_to,
             "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": queue},  # where a retry is published
+            "delivery_info": {"exchange": "", "routing_key": queue},  # the queue of a retry
             "priority": 0,
             "body_encoding": "utf-8",
             "delivery_tag": tag,
@@ -322,12 +322,12 @@ def _time(headers: dict[str, Any], name: str) -> str | None:
     try:
         at = datetime.fromisoformat(value)
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
-    except (TypeError, ValueError, OverflowError):  # the last one: its zone takes it out of the calendar
+    except (TypeError, ValueError, OverflowError):  # OverflowError: in UTC it is outside the calendar
         raise Unreadable("bad_envelope", f"headers.{name} must be an ISO 8601 time") from None
 
 
 def _reply_to(value: object) -> str | None:
-    """Where a result goes: what Celery's producers make up for that, and no queue."""
+    """The queue of a result: a UUID, as Celery's producers make one; None for any other name."""
     try:
         return str(uuid.UUID(value)) if isinstance(value, str) else None
     except ValueError:
@@ -335,11 +335,11 @@ def _reply_to(value: object) -> str | None:
 
 
 def _trouble(value: object) -> bool:
-    """Whether it may be a `gateway.instances.Trouble`, which is read with care."""
+    """Whether it may be a `gateway.instances.Trouble`, whose reader checks the rest."""
     return isinstance(value, list) and len(value) <= _MOST_OF_TROUBLE
 
 
-# Headers of our own that inform, by what they have to look like; one that does not is left out.
+# Our own informative headers, each with its check; a header that fails it is left out.
 _OURS: dict[str, Callable[[object], object]] = {
     ACCEPTED: lambda value: aware(value) is not None,
     FIRST_TRY: lambda value: aware(value) is not None,

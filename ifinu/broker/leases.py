@@ -1,11 +1,11 @@
 """
-What this process holds in flight, and the thread that keeps it.
+The messages that this process has in flight, and the thread that renews their leases.
 
-Kombu ties an unacknowledged message to the channel it came through. A channel dies with its connection, while the send
-that it started goes on; so here the process holds the message, whichever channel is open. A thread of its own renews
-the leases, since the event loop neither runs during a warm shutdown nor while it waits for a connection.
+Kombu ties an unacknowledged message to the channel it came through. A channel ends with its connection, while the send
+that it started goes on; so here the process holds the message, whichever channel is open. A separate thread renews the
+leases, since the event loop runs neither during a warm shutdown nor while it waits for a connection.
 
-What cannot be told to Redis while it is away (an ack, a message given back) is owed, and paid when it answers again.
+Commands that Redis cannot take while it is away (an ack, a message given back) are kept, and repeated when it is back.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, claim_key, script
 log = structlog.get_logger(__name__)
 
 DUPLICATE: Final = "duplicate"  # how a message ends whose id's claim is another message's
-DEATHS = 3  # of workers in a row, while they had a message, that make it a dead letter
+DEATHS = 3  # a message with which as many workers died in a row becomes a dead letter
 
-# Held while a message is handed over or runs of which a worker died since it is suspect: should this process die, no
-# second one is counted with it.
+# Held while a suspect message is handed over or runs: should this process die, no second message is blamed for it.
 one_suspect = threading.Lock()
 
 _SWEEP_MOST = 500
@@ -48,12 +47,12 @@ class Settled(NamedTuple):
     How a message ended.
 
     Attributes:
-        state: What its id's claim ends in, or `DUPLICATE`.
-        event: Says so, and names the id.
+        state: The state that its id's claim ends in, or `DUPLICATE`.
+        event: The event of that end, with the id.
         key_id: The gateway's id of the message, or empty.
-        sender: Where it stands which tenant wrote to the phone last (`keys.senders_key`), the phone's pseudonym and the
-            tenant; None where nobody was written to.
-        took_s: How long the gateway took for it, in seconds; None when it was not asked to send.
+        sender: Key of the last tenant per phone (`keys.senders_key`), the phone's pseudonym and the tenant; None if
+            nothing was sent to the phone.
+        took_s: Seconds that the gateway took for the send; None when it was not asked to send.
     """
 
     state: ClaimState | Literal["duplicate"]
@@ -66,12 +65,12 @@ class Settled(NamedTuple):
 @dataclass(slots=True)
 class Tally:
     """
-    What leases have seen so far; for metrics.
+    Counts for metrics, since the process started.
 
     Attributes:
-        reaped: Messages that this process found held by a dead worker, and gave back to their queues.
-        lost: Messages that it held itself, and whose lease ran out.
-        buried: Dead letters, by kind ("" where none could be read), state (`dead` or `unknown`) and reason.
+        reaped: Messages of dead workers that this process gave back to their queues.
+        lost: Messages of this process whose lease ran out.
+        buried: Dead letters, by kind ("" if unreadable), state (`dead` or `unknown`) and reason.
     """
 
     reaped: int = 0
@@ -84,14 +83,14 @@ class Leases:
     The messages in flight of one process at one Redis server.
 
     Args:
-        connect: Makes a client with connections of its own; called once.
-        lease_s: How long the server lets a message be held without news of its holder, in seconds.
+        connect: Makes a client that nothing else uses; called once.
+        lease_s: Seconds after which a message that its holder did not renew goes back to its queue.
 
     Attributes:
-        managed: True once a consumer has taken over the duty to give back what it does not start. Closing a channel
-            then gives nothing back by itself, so that what is being sent stays with this process.
-        tally: What they have seen.
-        clock: How far this machine's clock is from Redis'.
+        managed: Whether a consumer gives back the messages that it does not start. Closing a channel then gives
+            nothing back, so that messages being sent stay with this process.
+        tally: Counts for metrics.
+        clock: The difference between this machine's clock and Redis'.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis], lease_s: float) -> None:
@@ -105,7 +104,7 @@ class Leases:
         self._batches = itertools.count()
         self._held: dict[str, tuple[Keys, bytes]] = {}
         self._lock = threading.Lock()
-        self._owed: deque[tuple[Script, Sequence[str], Sequence[Any]]] = deque()
+        self._pending: deque[tuple[Script, Sequence[str], Sequence[Any]]] = deque()
         self._queues: set[Keys] = set()
         self._wake = threading.Event()
         self._stopping = False
@@ -113,46 +112,45 @@ class Leases:
 
     @property
     def lease_ms(self) -> int:
-        """The lease in the unit that the scripts take."""
         return int(self.lease_s * 1000)
 
     def connect(self) -> None:
-        """Connect the thread that asks, before it has anything to acknowledge."""
+        """Connect the calling thread before its first acknowledgement."""
         self._runner.open()
 
     def load(self) -> None:
-        """Teach the server the script that the event loop runs by its hash alone."""
+        """Load the script that the event loop runs by its hash alone."""
         script("fetch").load(self._client)
 
     def watch(self, keys: Keys) -> None:
-        """Sweep this queue, and start the thread if it is not running."""
+        """Sweep this queue from now on, and start the thread if it is not running."""
         with self._lock:
             self._queues = self._queues | {keys}
             if self._thread is None:
                 self._stopping = False
-                self._thread = threading.Thread(target=self._keep, name="ifinu-leases", daemon=True)
+                self._thread = threading.Thread(target=self._maintain, name="ifinu-leases", daemon=True)
                 self._thread.start()
 
     def next_prefix(self) -> str:
-        """A prefix for the tags of one batch, never used before by any process."""
+        """A prefix for the tags of one batch, unique among all processes."""
         return f"{self._id}{next(self._batches):08x}."  # they sort in the order of their use
 
     def hold(self, tag: str, keys: Keys, raw: bytes) -> None:
-        """This process holds the message `tag` of the queue `keys`, whose bytes are `raw`."""
+        """Record that this process holds the message `tag` of the queue `keys`, whose bytes are `raw`."""
         with self._lock:
             self._held[tag] = keys, raw
 
     def holds(self, tag: str) -> bool:
-        """Whether it still does: False when its lease ran out and another worker may have it."""
+        """Whether this process holds a message: False once its lease ran out and another worker may have it."""
         return tag in self._held
 
     def raw(self, tag: str) -> bytes | None:
-        """The bytes of a message it holds, as they were on the list."""
+        """The bytes of a held message, as they were on the list; None if it is not held."""
         held = self._held.get(tag)
         return held and held[1]
 
     def queue(self, tag: str) -> str | None:
-        """The queue that a message it holds came from."""
+        """The queue of a held message; None if it is not held."""
         held = self._held.get(tag)
         return held and held[0].ready
 
@@ -160,39 +158,39 @@ class Leases:
         """How many messages this process holds."""
         return len(self._held)
 
-    def owed(self) -> int:
-        """How many ends of messages Redis could not be told yet."""
-        return len(self._owed)
+    def pending(self) -> int:
+        """How many commands wait for Redis to be back."""
+        return len(self._pending)
 
     def ack(self, tag: str, event: Event | None = None) -> None:
         """
-        The message is done with. Never raises: what Redis cannot be told now it is told later.
+        Acknowledge a message. Never raises: while Redis is away the command is kept, and repeated later.
 
         Args:
             tag: The message.
-            event: What there is to tell of it.
+            event: An event to write in the same step, if any.
         """
         if (keys := self._let_go(tag)) is not None:
             stream: tuple[str, ...] = () if event is None else (EVENTS,)
-            told: tuple[str, ...] = () if event is None else event.arguments()
-            self._tell(script("ack"), (keys.in_flight, keys.deadlines, *stream), (tag, *told))
+            fields: tuple[str, ...] = () if event is None else event.arguments()
+            self._run(script("ack"), (keys.in_flight, keys.deadlines, *stream), (tag, *fields))
 
     def settle(
         self, tag: str, outcome: Settled, *, queue: str, ttl_s: float, then: Sequence[tuple[str, bytes]] = ()
     ) -> None:
         """
-        The message came to its end: it is done with, and its id's claim says so. Never raises, like `ack`.
+        Acknowledge a message and record its end in its id's claim. Never raises, like `ack`.
 
-        That it was sent is recorded even where the lease was lost meanwhile: who has the message now must not send it
-        again. Any other end counts only from who has it.
+        `sent` is recorded even if the lease ran out meanwhile: the worker that has the message now must not send it
+        again. Any other end counts only while this process holds the message.
 
         Args:
             tag: The message.
             outcome: How it ended.
-            queue: It came from.
-            ttl_s: How long its id is remembered, in seconds.
-            then: Ids and bytes of the messages that are served next, in this order, once it was sent. They are pushed
-                in the same step, and only by the first call that says so.
+            queue: The queue it came from.
+            ttl_s: Seconds for which its id is remembered.
+            then: Ids and bytes of the messages that follow it once it was sent, in this order. They are put at the head
+                of the queue in the same step, and only by the first call that records the id as sent.
         """
         self._let_go(tag)
         keys = Keys.of(queue)
@@ -202,7 +200,7 @@ class Leases:
         if outcome.sender is not None:
             key, pseudonym, tenant = outcome.sender
             senders, written_to = (key,), (pseudonym, tenant, _SENDERS_TTL_MS)
-        self._tell(
+        self._run(
             script("settle"),
             (keys.in_flight, keys.deadlines, claim_key(notification_id), UNKNOWN, EVENTS, keys.ready, *senders),
             (
@@ -214,14 +212,14 @@ class Leases:
 
     def bury(self, tag: str, record: bytes | str, event: Event, *, state: ClaimState, token: str = "") -> None:
         """
-        The message goes to its queue's dead letters as `record`. Never raises, like `ack`.
+        Move a message to its queue's dead letters. Never raises, like `ack`.
 
         Args:
             tag: The message.
-            record: See `dead_letters.py`.
-            event: Says so, and names the id whose claim ends with it, if the message had one and holds its claim.
-            state: What that claim ends in: `dead`, or `unknown` when it may have been sent.
-            token: What the message carries if it is a retry or a look-up.
+            record: The dead letter; see `dead_letters.py`.
+            event: The event to write, with the id. If the message holds the id's claim, that ends with it.
+            state: The state that the claim ends in: `dead`, or `unknown` when it may have been sent.
+            token: The token that a retry or a look-up carries; empty for a first message.
         """
         if (keys := self._let_go(tag)) is not None:
             reason = event.data.get("reason", "")
@@ -229,7 +227,7 @@ class Leases:
                 self.tally.buried[event.data.get("kind") or "", state, reason] += 1
             name, notification_id, data = event.arguments()
             claim = (claim_key(notification_id),) if notification_id else ()
-            self._tell(
+            self._run(
                 script("bury"),
                 (keys.in_flight, keys.deadlines, keys.dead, EVENTS, UNKNOWN, *claim),
                 (tag, record, state, notification_id, name, data, token),
@@ -237,11 +235,11 @@ class Leases:
 
     def give_back(self, tags: Iterable[str], *, suspect: bool = False) -> None:
         """
-        The messages go back to their queues, to be served next, in this order. Never raises, like `ack`.
+        Return messages to the head of their queues, in this order. Never raises, like `ack`.
 
         Args:
             tags: The messages.
-            suspect: Their process died, maybe of them.
+            suspect: Whether their process died, maybe because of them.
         """
         by_queue: dict[Keys, list[str]] = {}
         for tag in tags:
@@ -250,14 +248,14 @@ class Leases:
         for keys, mine in by_queue.items():
             suspects = (keys.suspects,) if suspect else ()
             for some in reversed(list(_batches(mine, 500))):  # the last one given back is served first
-                self._tell(script("give_back"), (keys.ready, keys.in_flight, keys.deadlines, *suspects), some)
+                self._run(script("give_back"), (keys.ready, keys.in_flight, keys.deadlines, *suspects), some)
 
     def delay(self, tag: str, until: datetime) -> bool:
         """
-        The message waits in Redis until its time, as it is; False when that has come, by Redis' clock.
+        Move a message to the delayed set, unchanged; False when its time has come, by Redis' clock.
 
         Raises:
-            redis.RedisError: Redis does not say; the message is held still.
+            redis.RedisError: Redis does not answer; this process still holds the message.
         """
         keys = self._held[tag][0]
         until_ms = int(until.timestamp() * 1000)
@@ -268,63 +266,66 @@ class Leases:
 
     def deaths(self, keys: Keys, suspect: str) -> int:
         """
-        How many workers died while they handed a message over or ran it, since it is suspect.
+        How many workers died with a message, while they handed it over or ran it, since it became suspect.
 
         Args:
-            keys: Its queue's.
-            suspect: Its digest, as `fetch.lua` gave it.
+            keys: Keys of its queue.
+            suspect: Its digest, as `fetch.lua` returned it.
 
         Raises:
-            redis.RedisError: As the server answers, or because it does not.
+            redis.RedisError: The server answered with an error, or not at all.
         """
         return sum(int(count or 0) for count in self._client.hmget(keys.suspects, suspect, f"{suspect}:handed"))
 
     def hands_over(self, keys: Keys, suspect: str) -> int:
         """
-        Count that a message goes to its consumer which a worker may have died of.
+        Count that a suspect message is handed to its consumer.
 
         Args:
-            keys: Its queue's.
-            suspect: Its digest, as `fetch.lua` gave it.
+            keys: As for `deaths`.
+            suspect: As for `deaths`.
 
         Returns:
             How often that was done, this time included, since a worker survived it.
 
         Raises:
-            redis.RedisError: As the server answers, or because it does not.
+            redis.RedisError: The server answered with an error, or not at all.
         """
         return int(self._client.hincrby(keys.suspects, f"{suspect}:handed", 1))
 
     def handed_over(self, keys: Keys, suspect: str) -> None:
         """
-        This worker survived it: from here on the message's task counts (`Claims.starts`).
+        Record that this worker survived handing a suspect message over; its task counts from here (`Claims.starts`).
 
         Args:
-            keys: As for `hands_over`.
-            suspect: Likewise.
+            keys: As for `deaths`.
+            suspect: As for `deaths`.
 
         Raises:
-            redis.RedisError: As the server answers, or because it does not.
+            redis.RedisError: The server answered with an error, or not at all.
         """
         self._client.hdel(keys.suspects, f"{suspect}:handed")
 
     def give_back_all(self, *, suspect: bool = False) -> None:
-        """Everything this process still holds goes back to the queues; `suspect` as for `give_back`."""
+        """Return all messages of this process to their queues; `suspect` as for `give_back`."""
         with self._lock:
             tags = list(self._held)
         self.give_back(tags, suspect=suspect)
 
     def close(self) -> None:
-        """Pay what is owed if Redis answers, and stop the thread. What stays owed comes back when its lease ends."""
+        """
+        Stop the thread, and repeat the pending commands if Redis answers. A message whose command is lost comes back
+        when its lease ends.
+        """
         self._stopping = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=2 * self.lease_s)
             self._thread = None
         try:
-            self._pay()
+            self._repeat_pending()
         except redis.RedisError as exc:
-            log.warning("ifinu.leases.unpaid", count=len(self._owed), error=type(exc).__name__)
+            log.warning("ifinu.leases.unpaid", count=len(self._pending), error=type(exc).__name__)
         self._runner.close()
         self._client.close()
 
@@ -333,38 +334,38 @@ class Leases:
             held = self._held.pop(tag, None)
         return held and held[0]
 
-    def _tell(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> None:
-        if not self._owed:
+    def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> None:
+        if not self._pending:
             try:
                 self._runner.run(script, keys, args)
             except redis.RedisError:
                 pass
             else:
                 return
-        self._owed.append((script, keys, args))
+        self._pending.append((script, keys, args))
 
-    def _pay(self) -> None:
-        """Each debt once. One that Redis will not take stays owed, and holds up neither the others nor the leases."""
+    def _repeat_pending(self) -> None:
+        """Try each command once. One that Redis refuses stays, and delays neither the others nor the leases."""
         refused = ""
-        for _ in range(len(self._owed)):
-            script, keys, args = self._owed[0]
+        for _ in range(len(self._pending)):
+            script, keys, args = self._pending[0]
             try:
                 script(self._client, keys, args)
             except redis.ResponseError as exc:
                 refused = f"{script.name}: {exc}"
-                self._owed.rotate(-1)
+                self._pending.rotate(-1)
             else:
-                self._owed.popleft()
+                self._pending.popleft()
         if refused:
-            log.error("ifinu.leases.refused", owed=len(self._owed), error=refused)
+            log.error("ifinu.leases.refused", owed=len(self._pending), error=refused)
 
-    def _keep(self) -> None:
+    def _maintain(self) -> None:
         """
-        The thread: pay, renew, sweep.
+        The thread: repeat pending commands, renew, sweep.
 
-        A sweep takes messages from workers whose leases ran out. After Redis was away every lease may have run out
-        while all workers live, so nobody sweeps before it has been in touch for a whole lease: by then who lives has
-        renewed.
+        A sweep takes messages from workers whose leases ran out. After an outage of Redis every lease may have run out
+        while all workers live. So a process sweeps only once it has been connected for a whole lease: by then every
+        living worker has renewed its leases.
         """
         tick_s = min(1.0, self.lease_s / 5)
         in_touch_since = last_tick = time.monotonic()
@@ -372,11 +373,11 @@ class Leases:
         away = False
         while not self._stopping:
             started = time.monotonic()
-            if started - last_tick > self.lease_s / 2:  # this process was stopped, and so were its renewals
+            if started - last_tick > self.lease_s / 2:  # this process was suspended, and its renewals with it
                 in_touch_since = started
             last_tick = started
             try:
-                self._pay()
+                self._repeat_pending()
                 if started >= renew_at:
                     self._renew()
                     renew_at = started + self.lease_s / 3
@@ -388,13 +389,13 @@ class Leases:
                 if not away:
                     log.warning("ifinu.leases.redis_away", error=type(exc).__name__)
                 away = True
-            except Exception:  # whatever it is: a worker whose renewals end loses what it is sending
+            except Exception:  # a worker whose renewals end loses the messages that it is sending
                 log.exception("ifinu.leases.failed")
             else:
                 if away:
-                    log.info("ifinu.leases.redis_back", owed=len(self._owed))
+                    log.info("ifinu.leases.redis_back", owed=len(self._pending))
                     away = False
-                if time.monotonic() - started > self.lease_s / 3:  # it answered, but as late as if it had been away
+                if time.monotonic() - started > self.lease_s / 3:  # it answered too late to tell it from an outage
                     in_touch_since = time.monotonic()
             self._wake.wait(tick_s)
             self._wake.clear()
@@ -409,7 +410,7 @@ class Leases:
         for keys, tags in by_queue.items():
             for some in _batches(tags, 1000):
                 for tag in script("renew")(self._client, (keys.deadlines,), (self.lease_ms, *some)):
-                    # An ack may have passed this renewal; then the tag is let go of already.
+                    # An ack may have overtaken this renewal; then the tag is let go of already.
                     lost += self._let_go(tag.decode()) is not None
         if lost:
             self.tally.lost += lost
@@ -439,11 +440,11 @@ def of_server(server: tuple[Any, ...], connect: Callable[[], redis.Redis], lease
     The leases of this process at a server; one object for all its channels.
 
     Args:
-        server: What tells the server apart: host, port, database.
+        server: Identifies the server: host, port, path, database.
         connect: As for `Leases`.
         lease_s: As for `Leases`.
     """
-    key = (os.getpid(), *server)  # a forked child shares neither sockets nor threads with its parent
+    key = (os.getpid(), *server)  # a forked child must not use its parent's sockets, and has none of its threads
     with _registry_lock:
         if key not in _of_server:
             _of_server[key] = Leases(connect, lease_s)
@@ -451,7 +452,7 @@ def of_server(server: tuple[Any, ...], connect: Callable[[], redis.Redis], lease
 
 
 def release(leases: Leases) -> None:
-    """Forget the leases after they were closed, so that the next consumer of this process starts afresh."""
+    """Forget closed leases, so that the next consumer of this process makes new ones."""
     with _registry_lock:
         for key, value in list(_of_server.items()):
             if value is leases:

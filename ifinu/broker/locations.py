@@ -1,8 +1,8 @@
 """
-Which gateway process holds a WhatsApp instance, as workers tell each other: field `shard` of `ifinu:instancia:<name>`,
-an IP address.
+Hints, shared by the workers, on which gateway process holds a WhatsApp instance: field `shard` of
+`ifinu:instancia:<name>`, an IP address.
 
-A hint and no more: who follows it finds out if it is wrong, and where Redis does not answer there is none.
+A wrong hint does no harm: the gateway's answer shows it. While Redis does not answer there are no hints.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ifinu.broker.keys import creation_key, instance_key
 from ifinu.errors import GatewayError
 
 SHARD = "shard"
-_CREATING_S = 120  # longer than the gateway may take
+_CREATING_S = 120  # longer than the timeout of the gateway's answer
 
 
 class Locations:
     """
-    The hints.
+    The addresses of the gateway processes, by instance. No method raises when Redis is away.
 
     Args:
         url: As `IFINU_REDIS_URL`.
@@ -32,11 +32,10 @@ class Locations:
         self._client = connect_optional(url)
 
     def close(self) -> None:
-        """Close its connections."""
         self._client.close()
 
     def recall(self, instance: str) -> str | None:
-        """The address that was told last; None when there is none."""
+        """The address recorded last, or None."""
         with contextlib.suppress(redis.RedisError):
             found = self._client.hget(instance_key(instance), SHARD)
             if isinstance(found, bytes):
@@ -44,12 +43,12 @@ class Locations:
         return None
 
     def remember(self, instance: str, address: str) -> None:
-        """It was seen there."""
+        """Record that the process at `address` holds the instance."""
         with contextlib.suppress(redis.RedisError):
             self._client.hset(instance_key(instance), SHARD, address)
 
     def forget(self, instance: str, address: str) -> None:
-        """It is there no more. An address that was told meanwhile stays, or has to be found once more."""
+        """Delete the hint if it is still `address`. A race with `remember` costs at most one more search."""
         if self.recall(instance) == address:
             with contextlib.suppress(redis.RedisError):
                 self._client.hdel(instance_key(instance), SHARD)
@@ -58,12 +57,12 @@ class Locations:
 @contextlib.contextmanager
 def creating(client: redis.Redis, instance: str) -> Iterator[None]:
     """
-    Create an instance while nobody else does: of two that create one name, the gateway's clean-up for the loser deletes
-    the winner's.
+    Hold the lock on creating an instance. When two processes create one name, the gateway's clean-up after the second
+    deletes the instance of the first.
 
     Raises:
-        GatewayError: Somebody creates it now.
-        redis.RedisError: Redis does not say whether somebody does.
+        GatewayError: Another process holds the lock.
+        redis.RedisError: Redis does not answer.
     """
     key = creation_key(instance)
     if not client.set(key, "1", nx=True, ex=_CREATING_S):
@@ -72,5 +71,5 @@ def creating(client: redis.Redis, instance: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(redis.RedisError):  # then it ends by itself
+        with contextlib.suppress(redis.RedisError):  # then the lock expires
             client.delete(key)

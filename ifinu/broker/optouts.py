@@ -1,12 +1,12 @@
 """
-Who wants no messages, tenant by tenant.
+Opt-outs, by tenant.
 
     ifinu:optout:<tenant>  HASH  pseudonym of the phone -> {"at": ms, "source": "…", "phone": masked,
                                  "confirmation": id of the one message that may still go, or ""}
 
-The tenant is empty for messages of none, and `*` for a person who wants messages of no tenant at all. An entry with
-`open` stands until the answer of that id is settled (see `replies.py`). The pseudonym depends on a key (see
-`pseudonyms.py`): under another key nobody here would be found.
+An empty tenant stands for messages without a tenant, `*` for all tenants. An entry with `open` is valid until the
+reply of that id is settled (see `replies.py`). The pseudonym depends on a key (see `pseudonyms.py`): with another key
+no entry is found.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import redis
 
 from ifinu import phone as phones
 from ifinu.broker import events
-from ifinu.broker.keys import ANSWERS, EVENTS, EVERY_TENANT, NEW_ANSWERS, optout_key, script, senders_key
+from ifinu.broker.keys import EVENTS, EVERY_TENANT, NEW_REPLIES, REPLIES, optout_key, script, senders_key
 from ifinu.broker.pseudonyms import Pseudonyms
 
 
 class All(enum.Enum):
-    """Stands for every tenant, since None is the one without a name."""
+    """All tenants; None means messages without a tenant."""
 
     ALL = enum.auto()
 
@@ -39,10 +39,10 @@ _PAGE = 1000
 @dataclass(frozen=True, slots=True)
 class Confirmation:
     """
-    The last message to who opted out, which tells them so.
+    The message that confirms an opt-out, the last one that the person gets.
 
     Attributes:
-        id: Of the notification; the claim lets this id through.
+        id: Id of its notification, which may be sent despite the opt-out.
         queue: The list it is pushed to.
         message: Its bytes.
     """
@@ -55,14 +55,14 @@ class Confirmation:
 @dataclass(frozen=True, slots=True)
 class OptOut:
     """
-    One person and one tenant.
+    The opt-out of one person from one tenant.
 
     Attributes:
-        tenant: Whose messages they do not want; None for messages of no tenant.
+        tenant: The tenant; None for messages without a tenant.
         hash: Pseudonym of the phone.
-        phone: Masked.
-        source: Where it was said, such as `whatsapp` or `cli`.
-        at: When.
+        phone: The phone, masked.
+        source: How the person opted out, such as `whatsapp` or `cli`.
+        at: When the person opted out.
     """
 
     tenant: str | None
@@ -73,7 +73,7 @@ class OptOut:
 
     @classmethod
     def decode(cls, tenant: str | None, pseudonym: bytes, entry: bytes) -> OptOut:
-        """Read an entry of the hash above."""
+        """Read an entry of `ifinu:optout:<tenant>`."""
         body = json.loads(entry)
         at = datetime.fromtimestamp(body["at"] / 1000, UTC)
         return cls(tenant, pseudonym.decode(), body["phone"], body["source"], at)
@@ -81,11 +81,11 @@ class OptOut:
 
 class OptOuts:
     """
-    The opt-outs at one Redis server. All methods raise redis.RedisError when it is not there.
+    The opt-outs at one Redis server. All methods raise redis.RedisError when Redis is away.
 
     Args:
         client: A connection that returns bytes; may be shared by threads.
-        pseudonyms: What hashes the phones.
+        pseudonyms: Hashes the phones.
     """
 
     def __init__(self, client: redis.Redis, pseudonyms: Pseudonyms) -> None:
@@ -94,48 +94,47 @@ class OptOuts:
 
     def add(self, tenant: str | None, phone: str, *, source: str, confirmation: Confirmation | None = None) -> bool:
         """
-        Send no more of a tenant's messages to a phone.
+        Opt a phone out of a tenant's messages.
 
         Args:
             tenant: The tenant, or None.
-            phone: E.164.
-            source: Where it was said, in a word.
-            confirmation: What is sent to them all the same, once: when they are new here.
+            phone: The phone, in E.164.
+            source: How the person opted out, in a word.
+            confirmation: The message to send if the opt-out is new.
 
         Returns:
-            Whether they are new.
+            Whether the opt-out is new.
         """
         return self._add(tenant, self._pseudonyms.of(phone), phones.mask(phone), source, None, confirmation)
 
     def restore(self, optout: OptOut) -> bool:
-        """Add one that was exported, by its hash; whether it is new."""
+        """Add an exported opt-out; True if it is new."""
         return self._add(optout.tenant, optout.hash, optout.phone, optout.source, optout.at, None)
 
     def remove(self, tenant: str | None, phone: str, *, source: str = "person") -> bool:
-        """Send a tenant's messages to a phone again; whether it had opted out."""
+        """Lift the opt-out of a phone from a tenant; False if there was none."""
         pseudonym = self._pseudonyms.of(phone)
         data = event_data(tenant, pseudonym, phones.mask(phone), source, on=False)
         return bool(script("optin")(self._client, (optout_key(tenant), EVENTS), (pseudonym, data)))
 
     def find(self, tenant: str | None, phone: str) -> OptOut | None:
-        """What is known of a phone."""
+        """The opt-out of a phone from a tenant, or None."""
         pseudonym = self._pseudonyms.of(phone)
         entry: Any = self._client.hget(optout_key(tenant), pseudonym)
         return OptOut.decode(tenant, pseudonym.encode(), entry) if entry else None
 
     def pseudonym(self, phone: str) -> str:
-        """What stands for a phone here."""
         return self._pseudonyms.of(phone)
 
     def all(self, tenant: str | All | None) -> Iterator[OptOut]:
-        """Those of a tenant, or of all of them, in no order; one may come twice while others are added."""
+        """The opt-outs of a tenant, or of all, in no order; one may come twice if others are added meanwhile."""
         for name in self._tenants() if isinstance(tenant, All) else (tenant,):
             for pseudonym, entry in self._client.hscan_iter(optout_key(name), count=_PAGE):
                 yield OptOut.decode(name, pseudonym, entry)
 
     @property
     def key_mark(self) -> str:
-        """Tells one key of pseudonyms from another, and nothing about it."""
+        """A fingerprint of the key of pseudonyms, which reveals nothing of it."""
         return self._pseudonyms.of("")[:8]
 
     def _tenants(self) -> list[str | None]:
@@ -155,7 +154,7 @@ class OptOuts:
         confirmation: Confirmation | None,
     ) -> bool:
         last = confirmation or Confirmation("", EVENTS, b"")
-        keys = (EVENTS, ANSWERS, NEW_ANSWERS, optout_key(EVERY_TENANT), last.queue, optout_key(tenant))
+        keys = (EVENTS, REPLIES, NEW_REPLIES, optout_key(EVERY_TENANT), last.queue, optout_key(tenant))
         when = "" if at is None else round(at.timestamp() * 1000)
         data = event_data(tenant, pseudonym, masked, source, on=True)
         answer = ("", "", "", "", "")
@@ -164,17 +163,17 @@ class OptOuts:
 
 
 def event_data(tenant: str | None, pseudonym: str, masked: str, source: str, *, on: bool) -> str:
-    """The data of the event `optout`, as scripts take them."""
+    """The data of an event `optout`, as JSON."""
     data = {"tenant": tenant, "phone": masked, "hash": pseudonym, "source": source, "on": on}
     return events.Event(events.Name.OPTOUT, data=data).arguments()[2]
 
 
 def forget_senders(client: redis.Redis, pseudonym: str) -> None:
     """
-    Forget which tenants wrote to a person; should they ask for no more messages later, that holds for every tenant.
+    Forget which tenants wrote to a person. A later opt-out by reply then holds for every tenant.
 
     Raises:
-        redis.RedisError: Some of it may be left.
+        redis.RedisError: Some entries may be left.
     """
     for key in client.scan_iter(senders_key("*", "*"), count=_PAGE):
         client.hdel(key, pseudonym)

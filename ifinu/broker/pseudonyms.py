@@ -1,4 +1,4 @@
-"""What stands for a phone in Redis and in the ledger: a keyed hash, the same in every process."""
+"""Pseudonyms of phones in Redis and the ledger: a keyed hash, the same in every process."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Pseudonyms:
     Hashes phones with one key.
 
     Args:
-        key: Secret bytes, or what tells them, asked once they are needed.
+        key: Secret bytes, or a function that returns them, called when they are first needed.
     """
 
     def __init__(self, key: bytes | Callable[[], bytes]) -> None:
         self._key = key
-        self._asking = threading.Lock()
+        self._lock = threading.Lock()
 
     @classmethod
     def load(cls, client: redis.Redis, key: str | None) -> Pseudonyms:
         """
-        With the key that was set, or else one that all processes of this Redis share, made by the first that needs it.
+        Use the key that was set, or else a random one in Redis that all processes share.
 
         Args:
             client: A connection that returns bytes.
@@ -43,22 +43,22 @@ class Pseudonyms:
         The pseudonym of a number, 32 hex digits; see `phone.pseudonym`.
 
         Raises:
-            redis.RedisError: The shared key has to be asked for, and Redis does not answer.
+            redis.RedisError: The shared key has to be read, and Redis does not answer.
         """
-        return phone.pseudonym(e164, self._key if isinstance(self._key, bytes) else self._asked())
+        return phone.pseudonym(e164, self._key if isinstance(self._key, bytes) else self._load_key())
 
     def digest(self, content: str) -> str:
         """
-        A keyed digest of a content, 32 hex digits. A plain one would give away a content that is little but a phone.
+        A keyed digest of a content, 32 hex digits. A plain digest would give away content that is mostly a phone.
 
         Raises:
             redis.RedisError: As for `of`.
         """
-        key = self._key if isinstance(self._key, bytes) else self._asked()
+        key = self._key if isinstance(self._key, bytes) else self._load_key()
         return hmac.digest(key, b"content:" + content.encode(), "sha256").hex()[:32]
 
-    def _asked(self) -> bytes:
-        with self._asking:  # threads begin together, and one that asks is enough
+    def _load_key(self) -> bytes:
+        with self._lock:  # threads start together, and one request is enough
             if not isinstance(self._key, bytes):
                 self._key = self._key()
             return self._key

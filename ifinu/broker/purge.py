@@ -1,4 +1,4 @@
-"""Emptying a queue, and what its retries had claimed with it."""
+"""Purging a queue, and ending the claims of its retries."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from ifinu.broker.dead_letters import identity
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, claim_key, script
 
-_PAGE = 50  # messages of one call, which Redis does in about a millisecond
+_PAGE = 50  # messages per call, which takes Redis about a millisecond
 
 
 class Purged(NamedTuple):
     """
-    What a purge did.
+    The result of a purge.
 
     Attributes:
-        deleted: How many messages it deleted.
-        in_doubt: How many ids it leaves that may have been sent: nothing looks them up now, and a person has to say
-            (`unknown.py`).
+        deleted: Messages deleted.
+        in_doubt: Ids that may have been sent and are not looked up any more: a person has to decide (`unknown.py`).
     """
 
     deleted: int
@@ -32,24 +31,24 @@ class Purged(NamedTuple):
 
 def purge(client: redis.Redis, keys: Keys, *, delayed: bool) -> Purged:
     """
-    Delete what is ready, for good; what is in flight and the dead letters stay.
+    Delete the ready messages for good; messages in flight and dead letters stay.
 
-    A retry's id stays claimed for days, waiting for the retry; once that is deleted nothing would ever be sent for the
-    id, so it is set free, and the event `unqueued` tells the ledger. An id that may have been sent stays in doubt.
+    A retry's claim waits for days. Once the retry is deleted nothing would ever be sent for its id, so the claim is
+    deleted too, and the event `unqueued` is written for the ledger. An id that may have been sent stays in doubt.
 
-    A purge that dies leaves what it had set aside, and the next one deletes that.
+    A purge that crashes leaves the messages it had set aside; the next one deletes them.
 
     Args:
         client: A connection that returns bytes.
-        keys: The queue's.
-        delayed: Also what waits for its time.
+        keys: Keys of the queue.
+        delayed: Whether to delete delayed messages too.
 
     Raises:
-        redis.RedisError: Redis is away; what is not deleted by then is deleted by the next purge.
+        redis.RedisError: Redis is away; the next purge deletes what is left.
     """
     deleted, in_doubt = 0, set[bytes]()
     for key in (keys.ready, keys.delayed) if delayed else (keys.ready,):
-        # Set aside in one step: what is pushed meanwhile is not deleted, and no worker takes from what is.
+        # Set aside in one step: messages pushed meanwhile are not deleted, and no worker takes those that are.
         aside = f"{key}:purga"
         is_set_aside = False
         while not is_set_aside:
@@ -59,7 +58,7 @@ def purge(client: redis.Redis, keys: Keys, *, delayed: bool) -> Purged:
 
 
 def _set_aside(client: redis.Redis, key: str, aside: str) -> bool:
-    """Whether nothing more of the queue is to be set aside: not while another purge's messages are there."""
+    """Rename the key of the messages; False while another purge's messages are still set aside."""
     try:
         return bool(client.renamenx(key, aside))
     except redis.ResponseError as exc:
@@ -72,23 +71,23 @@ def _delete(client: redis.Redis, aside: str, queue: str, in_doubt: set[bytes]) -
     read: Any = client.zrange if client.type(aside) == b"zset" else client.lrange
     deleted = 0
     while page := read(aside, 0, _PAGE - 1):
-        claims, arguments = _told(page, queue)
+        claims, arguments = _page_arguments(page, queue)
         count, *doubts = script("purge")(client, (aside, EVENTS, UNKNOWN, *claims), arguments)
         deleted += count
         in_doubt.update(doubts)
     return deleted
 
 
-def _told(messages: Iterable[bytes], queue: str) -> tuple[list[str], list[str]]:
-    """Keys and arguments of the script, for a page."""
+def _page_arguments(messages: Iterable[bytes], queue: str) -> tuple[list[str], list[str]]:
+    """The claim keys and the arguments of `purge.lua` for a page of messages."""
     claims: list[str] = []
     arguments: list[str] = []
     for message in messages:
         id_, kind = identity(message)
-        about = {"kind": kind, "queue": queue} if kind else {"queue": queue}
+        fields = {"kind": kind, "queue": queue} if kind else {"queue": queue}
         if id_:
             claims.append(claim_key(id_))
-        _, _, data = Event(Name.UNQUEUED, id_ or "", {**about, "reason": "purged"}).arguments()
+        _, _, data = Event(Name.UNQUEUED, id_ or "", {**fields, "reason": "purged"}).arguments()
         digest = hashlib.sha1(message, usedforsecurity=False).hexdigest()  # as Redis' `sha1hex`
         arguments += (digest, id_ or "", intake.token_of(message), data)
     return claims, arguments

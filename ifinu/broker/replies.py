@@ -1,16 +1,15 @@
 """
-Answers of persons that have to be looked into: `ifinu:respostas`, a HASH of id -> record (`Reply`, as JSON).
+People's replies that are still open: `ifinu:respostas`, a HASH of id -> record (`Reply`, as JSON).
 
-    stop           it is not known yet whose messages they do not want, or which phone they have
-    wrong_person   the text is not for them; their phone is not written to until a person has looked into it
-    maybe          they may have asked for no more; nothing follows until a person has looked into it
+    stop           an opt-out, whose tenant or phone is not known yet
+    wrong_person   the phone is not the customer's; it gets no messages until an operator has decided
+    maybe          perhaps an opt-out; nothing follows until an operator has decided
 
-Whose messages a person does not want, Redis knows for some weeks and the ledger for longer. So an answer that Redis
-cannot settle stands as an opt-out from *all* tenants, and the recorder, which has both, narrows it
-(`ledger/reply_resolution.py`).
-What the ledger cannot settle stays here, for `ifinu optout unresolved`.
+Redis remembers for some weeks which tenant wrote to a person, the ledger for longer. A reply that Redis cannot settle
+is an opt-out from *all* tenants, until the recorder, which reads both, narrows it (`ledger/reply_resolution.py`).
+Replies that the ledger cannot settle stay here, for `ifinu optout unresolved`.
 
-Of what was written only the text of the two last kinds is kept, without which nobody could decide.
+Only the text of the last two kinds is kept: the operator needs it to decide.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from typing import Any, Self
 
 import redis
 
-from ifinu.broker.keys import ANSWERS, EVENTS, EVERY_TENANT, NEW_ANSWERS, optout_key, script
+from ifinu.broker.keys import EVENTS, EVERY_TENANT, NEW_REPLIES, REPLIES, optout_key, script
 from ifinu.broker.optouts import Confirmation, event_data
 
 STOP, WRONG_PERSON, MAYBE = "stop", "wrong_person", "maybe"
-WHATSAPP = "whatsapp"  # the source of opt-outs that persons answered
+WHATSAPP = "whatsapp"  # the source of opt-outs by reply
 
 _MOST_MAYBES = 5_000
 _LONGEST_TEXT = 300
@@ -37,20 +36,20 @@ _LONGEST_TEXT = 300
 @dataclass(frozen=True, slots=True)
 class Reply:
     """
-    One answer.
+    A person's reply.
 
     Attributes:
-        id: Follows from the message: a hook that comes twice is one answer.
+        id: Derived from the message, so that a webhook that comes twice is one reply.
         wish: `stop`, `wrong_person` or `maybe`.
-        instance: Whose phone it reached.
+        instance: The instance that received it.
         at: When it was written.
-        hash: Pseudonym of the person's phone; None where the gateway hides it.
-        phone: Masked, or None.
-        quoted: `key.id` of the message of ours that it answers, or None.
+        hash: Pseudonym of the person's phone; None if the gateway hides the phone.
+        phone: The phone, masked, or None.
+        quoted: `key.id` of the message of ours that it quotes, or None.
         key_id: Its own `key.id`, or None.
-        text: What was written, where that has to be read.
-        tenants: Whose messages they get no more of because of it; empty for messages of no tenant, `*` for all.
-        known: Whether these tenants are known to have written to them.
+        text: Its text, if an operator has to read it.
+        tenants: Tenants that it is an opt-out from; an empty string for messages without a tenant, `*` for all.
+        known: Whether these tenants are known to have written to the person.
     """
 
     id: str
@@ -67,16 +66,16 @@ class Reply:
 
     @staticmethod
     def id_of(*parts: str) -> str:
-        """The id that follows from what tells an answer from others."""
+        """The id of a reply, derived from parts that identify it."""
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
 
     @property
     def source(self) -> str:
-        """What an opt-out that follows from it names as its source."""
+        """The source of the opt-outs that follow from it."""
         return WRONG_PERSON if self.wish == WRONG_PERSON else WHATSAPP
 
     def encode(self) -> str:
-        """The record."""
+        """Encode the record."""
         return json.dumps(asdict(self) | {"at": round(self.at.timestamp() * 1000), "text": self._kept()})
 
     def _kept(self) -> str | None:
@@ -92,7 +91,7 @@ class Reply:
 
 class Replies:
     """
-    The open answers at one Redis server. All methods raise redis.RedisError when it is not there.
+    The open replies at one Redis server. All methods raise redis.RedisError when Redis is away.
 
     Args:
         client: A connection that returns bytes; may be shared by threads.
@@ -101,97 +100,97 @@ class Replies:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
-    def take(self, answer: Reply, *, stays: bool, confirmation: Confirmation | None = None) -> tuple[bool, bool]:
+    def take(self, reply: Reply, *, stays: bool, confirmation: Confirmation | None = None) -> tuple[bool, bool]:
         """
-        Record an answer, and the opt-outs that follow from it at once, in one step.
+        Record a reply and its opt-outs in one step.
 
         Args:
-            answer: With the tenants that it is an opt-out from; those stand until it is settled unless they are known.
-            stays: Whether it is to be looked into; else it is recorded as opt-outs alone.
-            confirmation: What is sent to the person if they are new.
+            reply: The reply, with the tenants that it is an opt-out from. Unless these are `known`, the opt-outs are
+                valid until it is settled.
+            stays: Whether the reply stays open; else only its opt-outs are recorded.
+            confirmation: The message to send if an opt-out is new.
 
         Returns:
-            Whether an opt-out is new, and whether the answer is.
+            Whether an opt-out is new, and whether the reply is.
         """
-        return self._run(answer, answer.tenants, stays=stays, confirmation=confirmation)
+        return self._run(reply, reply.tenants, stays=stays, confirmation=confirmation)
 
-    def settle(self, answer: Reply, tenants: Iterable[str], *, source: str | None = None, stays: bool = False) -> bool:
+    def settle(self, reply: Reply, tenants: Iterable[str], *, source: str | None = None, stays: bool = False) -> bool:
         """
-        Opt the person out of these tenants, in place of what stood until now.
+        Opt the person out of these tenants, in place of the reply's opt-outs until now.
 
         Args:
-            answer: With `hash` and `phone`.
-            tenants: Whose messages they do not want; none of them lifts what stood.
-            source: Of the opt-outs; by default that of the answer.
-            stays: Whether it is still to be looked into.
+            reply: The reply, with `hash` and `phone`.
+            tenants: The tenants; if there are none, the reply's opt-outs until now are lifted.
+            source: Source of the opt-outs; by default that of the reply.
+            stays: Whether the reply stays open.
 
         Returns:
             Whether an opt-out is new.
         """
-        settled = replace(answer, tenants=tuple(tenants), known=True)
+        settled = replace(reply, tenants=tuple(tenants), known=True)
         new, _ = self._run(settled, settled.tenants, stays=stays, source=source, settles=True)
         if stays:
-            self._client.srem(NEW_ANSWERS, answer.id)
+            self._client.srem(NEW_REPLIES, reply.id)
         return new
 
-    def asked(self, answer: Reply) -> None:
-        """The ledger was asked, and did not know."""
-        self._client.srem(NEW_ANSWERS, answer.id)
+    def mark_unresolved(self, reply: Reply) -> None:
+        """Record that the ledger cannot settle a reply, so that it is not looked up there again."""
+        self._client.srem(NEW_REPLIES, reply.id)
 
-    def dismiss(self, answer: Reply) -> None:
-        """Nothing follows from it: what it was an opt-out from is lifted, unless the person opted out besides."""
-        for tenant in answer.tenants:
-            entry: Any = self._client.hget(optout_key(tenant or None), answer.hash or "")
-            if entry and self._follows(answer, json.loads(entry)):
-                data = event_data(tenant or None, answer.hash or "", answer.phone or "", "person", on=False)
-                script("optin")(self._client, (optout_key(tenant or None), EVENTS), (answer.hash, data))
-        self._forget((answer.id,))
+    def dismiss(self, reply: Reply) -> None:
+        """Close a reply without effect: lift its opt-outs, unless the person also opted out in another way."""
+        for tenant in reply.tenants:
+            entry: Any = self._client.hget(optout_key(tenant or None), reply.hash or "")
+            if entry and self._follows(reply, json.loads(entry)):
+                data = event_data(tenant or None, reply.hash or "", reply.phone or "", "person", on=False)
+                script("optin")(self._client, (optout_key(tenant or None), EVENTS), (reply.hash, data))
+        self._forget((reply.id,))
 
     def all(self) -> list[Reply]:
-        """All of them, the oldest first."""
-        found = [Reply.decode(raw) for _, raw in self._client.hscan_iter(ANSWERS, count=1000)]
-        return sorted({answer.id: answer for answer in found}.values(), key=lambda answer: answer.at)
+        """All open replies, the oldest first."""
+        found = [Reply.decode(raw) for _, raw in self._client.hscan_iter(REPLIES, count=1000)]
+        return sorted({reply.id: reply for reply in found}.values(), key=lambda reply: reply.at)
 
     def new(self, most: int) -> list[Reply]:
-        """Some of those that the ledger was not asked about."""
-        members: Any = self._client.srandmember(NEW_ANSWERS, most)
+        """Some of the replies that were not looked up in the ledger yet, at most `most`."""
+        members: Any = self._client.srandmember(NEW_REPLIES, most)
         ids = [id_.decode() for id_ in members]
-        records: Any = self._client.hmget(ANSWERS, ids) if ids else []
+        records: Any = self._client.hmget(REPLIES, ids) if ids else []
         gone = [id_ for id_, raw in zip(ids, records, strict=True) if raw is None]
         if gone:
-            self._client.srem(NEW_ANSWERS, *gone)
+            self._client.srem(NEW_REPLIES, *gone)
         return [Reply.decode(raw) for raw in records if raw is not None]
 
-    def find(self, answer_id: str) -> Reply | None:
-        """One of them."""
-        raw: Any = self._client.hget(ANSWERS, answer_id)
+    def find(self, reply_id: str) -> Reply | None:
+        """An open reply by its id, or None."""
+        raw: Any = self._client.hget(REPLIES, reply_id)
         return None if raw is None else Reply.decode(raw)
 
     def count(self) -> int:
-        """How many there are."""
-        return int(self._client.hlen(ANSWERS))
+        return int(self._client.hlen(REPLIES))
 
     def forget_person(self, pseudonym: str) -> int:
-        """Forget the answers of a person, whose opt-outs stay; how many they were."""
-        return self._forget([answer.id for answer in self.all() if answer.hash == pseudonym])
+        """Delete a person's open replies and return their number; the opt-outs stay."""
+        return self._forget([reply.id for reply in self.all() if reply.hash == pseudonym])
 
     def forget_maybes(self, before: datetime) -> int:
-        """Forget what may have been a request and is older; how many they were."""
-        return self._forget([answer.id for answer in self.all() if answer.wish == MAYBE and answer.at < before])
+        """Delete the `maybe` replies older than `before` and return their number."""
+        return self._forget([reply.id for reply in self.all() if reply.wish == MAYBE and reply.at < before])
 
     def _forget(self, ids: Iterable[str]) -> int:
         gone = tuple(ids)
         if not gone:
             return 0
-        self._client.srem(NEW_ANSWERS, *gone)
-        return int(self._client.hdel(ANSWERS, *gone))
+        self._client.srem(NEW_REPLIES, *gone)
+        return int(self._client.hdel(REPLIES, *gone))
 
-    def _follows(self, answer: Reply, entry: dict[str, Any]) -> bool:
-        return entry.get("open") == answer.id or (answer.known and entry["source"] == WRONG_PERSON == answer.source)
+    def _follows(self, reply: Reply, entry: dict[str, Any]) -> bool:
+        return entry.get("open") == reply.id or (reply.known and entry["source"] == WRONG_PERSON == reply.source)
 
     def _run(
         self,
-        answer: Reply,
+        reply: Reply,
         tenants: tuple[str, ...],
         *,
         stays: bool,
@@ -200,16 +199,16 @@ class Replies:
         settles: bool = False,
     ) -> tuple[bool, bool]:
         last = confirmation or Confirmation("", EVENTS, b"")
-        pseudonym, masked, source = answer.hash or "", answer.phone or "", source or answer.source
+        pseudonym, masked, source = reply.hash or "", reply.phone or "", source or reply.source
         names = [tenant or None for tenant in tenants]
         keys = (
-            *(EVENTS, ANSWERS, NEW_ANSWERS, optout_key(EVERY_TENANT), last.queue),
+            *(EVENTS, REPLIES, NEW_REPLIES, optout_key(EVERY_TENANT), last.queue),
             *(optout_key(name) for name in names),
         )
         args = (
-            *(pseudonym, masked, source, round(answer.at.timestamp() * 1000), last.id, last.message),
-            *(answer.id, answer.encode() if stays else "", "" if answer.known or settles else "1"),
-            _MOST_MAYBES if answer.wish == MAYBE else "",
+            *(pseudonym, masked, source, round(reply.at.timestamp() * 1000), last.id, last.message),
+            *(reply.id, reply.encode() if stays else "", "" if reply.known or settles else "1"),
+            _MOST_MAYBES if reply.wish == MAYBE else "",
             event_data(EVERY_TENANT, pseudonym, masked, source, on=False) if settles else "",
             *(event_data(name, pseudonym, masked, source, on=True) for name in names),
         )

@@ -1,9 +1,9 @@
 """
-What a user of Redis has to be allowed, and whether the one that asks is.
+The rights that a Redis user needs, and a check whether the present user has them.
 
-It is tried, not looked up: who may not run a command may not ask `ACL` either. Each command runs once in a script, on
-keys of its own below `ifinu:prova:`, which are gone at its end; and each key that a queue is made of is written to in a
-way that changes nothing. docs/redis-users.md has the users ready to be made.
+The check tries the commands, since a user without a right may not ask `ACL` either. A script runs each command once, on
+keys below `ifinu:prova:` that it deletes at its end. Then each key of a queue is written to in a way that changes
+nothing. docs/redis-users.md has the commands that create such users.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RECORDING = ("forget_events", "lead", "read_events", "resign")
 
 _CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")
 _DENIED = ("NOPERM", "ACL failure", "no permissions", "executing the script can't")  # the last is Redis 7.0's
-# How each command that a script may run is tried, on a list, a sorted set, a hash, a string, a stream and a set.
+# How to try each command that a script may run: L is a list, Z a sorted set, H a hash, S a string, X a stream, A a set.
 _TRIES = {
     "DEL": "DEL S", "EXISTS": "EXISTS S", "EXPIRE": "EXPIRE S 60", "GET": "GET S", "HDEL": "HDEL H a",
     "HEXISTS": "HEXISTS H a", "HGET": "HGET H a", "HGETALL": "HGETALL H", "HINCRBY": "HINCRBY H n 1", "HLEN": "HLEN H",
@@ -47,16 +47,16 @@ _TRIES = {
     "ZREM": "ZREM Z b", "ZREMRANGEBYSCORE": "ZREMRANGEBYSCORE Z 5 6", "ZSCORE": "ZSCORE Z a",
 }  # fmt: skip
 _FIRST = ("LPUSH L a", "ZADD Z 1 a", "HSET H a 1", "SET S 1", "XADD X * a 1", "XGROUP CREATE X g 0")
-_FAMILIES = ("claim", "visto", "optout", "instancia", "remetentes", "rastro")  # `ifinu:<one>:…`, a key for each of many
+_FAMILIES = ("claim", "visto", "optout", "instancia", "remetentes", "rastro")  # many keys each: `ifinu:<family>:…`
 
 
 class MissingRight(NamedTuple):
     """
-    Something that Redis did not let us do.
+    A command or key that Redis refused.
 
     Attributes:
-        what: A command, or a key.
-        words: Redis' own.
+        what: The command, or the key.
+        words: Redis' error message.
     """
 
     what: str
@@ -64,21 +64,21 @@ class MissingRight(NamedTuple):
 
     @property
     def is_forbidden(self) -> bool:
-        """Whether the user may not, rather than the server cannot at the moment."""
+        """Whether the user lacks the right; False if the server failed for another reason."""
         return any(word in self.words for word in _DENIED)
 
 
 def commands_of(scripts: Iterable[str]) -> set[str]:
-    """The commands that some scripts run."""
+    """The Redis commands in the scripts of these names."""
     return {command for name in scripts for command in _CALL.findall(script(name).source)}
 
 
 def refused(client: redis.Redis, scripts: Iterable[str] = (*WORKER, *RECORDING)) -> list[MissingRight]:
     """
-    What Redis does not let this user do of what these scripts do.
+    The commands and keys of these scripts that Redis refuses to this user.
 
     Raises:
-        redis.RedisError: It does not answer, or does not let the user run scripts at all.
+        redis.RedisError: Redis does not answer, or does not let the user run scripts at all.
     """
     base = f"ifinu:prova:{uuid.uuid4().hex}"
     own = {letter: f"{base}:{letter}" for letter in "LZHSXA"}
@@ -86,11 +86,11 @@ def refused(client: redis.Redis, scripts: Iterable[str] = (*WORKER, *RECORDING))
     script("attempt").load(client)
     found = dict(_attempt(client, [[own.get(word, word) for word in each.split()] for each in tries], own.values()))
     try:
-        # How an idle worker waits; no script may.
+        # An idle worker waits with it; a script cannot run it.
         client.blmove(own["L"], own["L"], 0.01, "RIGHT", "RIGHT")  # type: ignore[arg-type]  # Redis takes fractions
     except redis.ResponseError as exc:
         found["BLMOVE"] = str(exc)
-    if not found:  # else each key would say the same once more
+    if not found:  # else each key would repeat the same error
         for kind, key in _keys():
             found.update((kind, words) for _, words in _attempt(client, [["PERSIST", key]], [base]))
     return [MissingRight(what, words) for what, words in found.items()]
@@ -103,16 +103,16 @@ def _attempt(client: redis.Redis, tries: Sequence[Sequence[str]], keys: Iterable
 
 def check(client: redis.Redis) -> None:
     """
-    See that the user may do what a worker does, before it takes its first message.
+    Check that the user has the rights of a worker, before it takes its first message.
 
     Args:
-        client: As the claims have it.
+        client: A client of the Redis server.
 
     Raises:
         ConfigurationError: Redis refuses the login, the certificate or a command, and will go on doing so.
-        redis.RedisError: It is away, or cannot at the moment: it is worth waiting for.
+        redis.RedisError: Redis is away, or fails for the moment; retry.
     """
-    mend = "the rights that a worker needs are in docs/redis-users.md; try `ifinu doctor`"
+    fix = "the rights that a worker needs are in docs/redis-users.md; try `ifinu doctor`"
     try:
         forbidden = [one.what for one in refused(client) if one.is_forbidden]
     except redis.AuthenticationError as exc:
@@ -120,7 +120,7 @@ def check(client: redis.Redis) -> None:
             f"Redis refuses the login ({exc}): correct the user and password of IFINU_REDIS_URL"
         ) from exc
     except redis.exceptions.NoPermissionError as exc:
-        raise ConfigurationError(f"Redis does not let this user run scripts ({exc}): {mend}") from exc
+        raise ConfigurationError(f"Redis does not let this user run scripts ({exc}): {fix}") from exc
     except redis.ConnectionError as exc:
         if is_untrusted(exc):
             raise ConfigurationError(
@@ -129,11 +129,11 @@ def check(client: redis.Redis) -> None:
             ) from exc
         raise
     if forbidden:
-        raise ConfigurationError(f"Redis does not allow this user {', '.join(forbidden)}: {mend}")
+        raise ConfigurationError(f"Redis does not allow this user {', '.join(forbidden)}: {fix}")
 
 
 def is_untrusted(exc: BaseException | None) -> bool:
-    """Whether a connection failed over the server's certificate."""
+    """Whether a connection failed because of the server's certificate."""
     while exc is not None:
         if isinstance(exc, ssl.SSLCertVerificationError):
             return True
@@ -142,7 +142,7 @@ def is_untrusted(exc: BaseException | None) -> bool:
 
 
 def _keys() -> Iterator[tuple[str, str]]:
-    """Each kind of key that workers write, for people and for Redis; `PERSIST` changes nothing of any."""
+    """The keys that workers write, each as (name to show, key to try); `PERSIST` changes none of them."""
     for queue in QUEUES:
         yield from ((key, key) for key in Keys.of(queue) if key != Keys.of(queue).suspects)
     for key in (EVENTS, UNKNOWN):

@@ -1,8 +1,8 @@
 """
-Where a receipt finds the trace of its message.
+Links from the gateway's message ids to traces, so that a receipt joins the trace of its message.
 
-A webhook names a message by the gateway's id alone. So who sends one whose trace is recorded leaves its `traceparent`
-under that id, `ifinu:rastro:<key_id>`, for two days: most messages are read by then.
+A webhook names a message by the gateway's id alone. So the worker stores the `traceparent` of each sent message whose
+trace is recorded under that id, `ifinu:rastro:<key_id>`, for two days: most messages are read by then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TTL_S = 172_800
 
 class TraceLinks:
     """
-    Leaves trails.
+    Writes the links. A failure is ignored: the receipt then has no trace.
 
     Args:
         url: As `IFINU_REDIS_URL`.
@@ -33,11 +33,11 @@ class TraceLinks:
 
     def leave(self, key_id: str, parent: str) -> None:
         """
-        Leave one, or none where Redis does not take it in time.
+        Store a link.
 
         Args:
-            key_id: The gateway's id of what was sent.
-            parent: The `traceparent` of what its receipts follow from.
+            key_id: The gateway's id of the message.
+            parent: The `traceparent` under which its receipts are recorded.
         """
         with contextlib.suppress(redis.RedisError):
             self._client.set(trail_key(key_id), parent, ex=TTL_S)
@@ -45,7 +45,11 @@ class TraceLinks:
 
 async def follow(client: redis.asyncio.Redis, key_ids: Sequence[str]) -> list[str]:
     """
-    What was left, for each of some ids (at least one), in one trip; empty where nothing was.
+    The `traceparent` for each gateway id, in one round trip; empty for an id without a link.
+
+    Args:
+        client: A connection that returns bytes.
+        key_ids: The ids, at least one.
 
     Raises:
         redis.RedisError, OSError: Redis did not answer.

@@ -18,13 +18,13 @@ class Transport(stock.Transport):
     Channel = Channel
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """As stock, and on Kombu 5.6 with the watch over a silent connection that 5.7 brings itself."""
+        """Register as stock does; on Kombu 5.6, add the check for silent connections that 5.7 has."""
         super().register_with_event_loop(connection, loop)
         if not hasattr(self.cycle, "maybe_check_brpop_health"):
             loop.call_repeatedly(_SILENT_S / 2, self._drop_silent)
 
     def _drop_silent(self) -> None:
-        """Every command answers within a second or so: one that is long overdue has lost its peer."""
+        """Disconnect when an answer is long overdue: commands take a second or so, so the peer is gone."""
         for channel in self.channels:
             sent_at = getattr(channel, "_brpop_sent_at", None)
             if channel._in_poll and sent_at is not None and monotonic() - sent_at > _SILENT_S:

@@ -1,12 +1,12 @@
 """
-Notifications that may have been sent: which, what is done about them, and a person's word on them.
+Notifications that may have been sent: their ids, where their messages are, and a person's decision on them.
 
-The ids are in `ifinu:desconhecidas`, each until it is settled. Where its message is tells what follows:
+The ids are in `ifinu:desconhecidas` until they are settled. The place of an id's message decides what follows:
 
-    delayed, ready     it is looked up at the gateway when its time or its turn comes
-    in_flight          a worker looks it up, or sends it once more
-    held               it was not found; it is in the dead letters until a person decides
-    gone               its message was purged: nobody will look it up
+    delayed, ready     it is looked up at the gateway when it is due, or served
+    in_flight          a worker looks it up, or sends it again
+    held               the gateway did not have it; it is in the dead letters until a person decides
+    gone               its message was purged, so that no worker looks it up
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, claim_key, script
 
 _PAGE = 500
-# Why a message that may have been sent is given up; others with its id are of another message with that id.
+# Reasons of dead letters that leave a send in doubt. A letter with another reason is a second message with the id.
 _ENDS_IN_DOUBT = ("unknown", "error", "poison")
 
 
 class Place(enum.StrEnum):
-    """Where the message is; see the module."""
+    """Where the message is; see the table above."""
 
     DELAYED = "delayed"
     READY = "ready"
@@ -41,11 +41,11 @@ class Place(enum.StrEnum):
 
 
 class Decision(enum.StrEnum):
-    """What a person says."""
+    """A person's decision."""
 
     SENT = "sent"  # it is on the phone
-    RESEND = "resend"  # send it, again or not
-    DISCARD = "discard"  # do not send it, whatever became of it
+    RESEND = "resend"  # send it, even if that is a second time
+    DISCARD = "discard"  # do not send it, even if it was not sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +54,18 @@ class Doubt:
     One id that may have been sent.
 
     Attributes:
-        id: Of the notification.
-        since: When the send in doubt began; None where that is forgotten.
-        state: Of its claim: `unknown`, `sending` while it is sent once more, empty when the claim is forgotten.
-        resent: It was sent once more already.
-        cancelled: It was called off meanwhile: it is looked up, and not sent again.
+        id: Id of the notification.
+        since: When the send in doubt began; None if the claim has expired.
+        state: State of its claim: `unknown`, `sending` while it is sent again, empty if the claim has expired.
+        resent: Whether it was sent again already.
+        cancelled: Whether it was cancelled meanwhile: it is looked up, and not sent again.
         place: Where its message is.
-        queue: The list that it is of; None when it is gone.
-        due: When it is looked up, where it is delayed.
-        kind: As its producer wrote it, where its message can be read.
-        instance: Likewise; None for the default one.
-        letter: Its dead letter, where it is held.
-        by_token: Whether its message shows the claim's token.
+        queue: The queue of its message; None when that is gone.
+        due: When it is looked up, if it is delayed.
+        kind: Its kind as the producer wrote it, if its message can be read.
+        instance: Its instance as the producer wrote it; None for the default one.
+        letter: Its dead letter, if it is held.
+        by_token: Whether its message carries the claim's token.
     """
 
     id: str
@@ -84,19 +84,19 @@ class Doubt:
 
 class Resolved(NamedTuple):
     """
-    What came of a decision.
+    The result of a decision.
 
     Attributes:
-        done: Whether it holds.
-        state: Where it does not, the state of the id by now: `none` when nothing is known of it, `looked_up` when a
-            worker looks it up at this moment, `cancelled` also when it was called off, and so is not sent again.
+        done: Whether the decision was carried out.
+        state: If not, the state of the id by now: `none` when it has no claim, `looked_up` while a worker looks it up,
+            `cancelled` also when a cancellation keeps it from being sent again.
     """
 
     done: bool
     state: str = ""
 
 
-_Message = tuple[bytes, Place, datetime | None]  # its bytes, where it is, when it is due
+_Message = tuple[bytes, Place, datetime | None]  # bytes, place, due time
 
 
 class _Claim(NamedTuple):
@@ -108,11 +108,11 @@ class _Claim(NamedTuple):
 
 class Unknowns:
     """
-    What may have been sent, of all queues at one Redis server. All methods raise redis.RedisError when it is not there.
+    The unresolved ids of all queues at one Redis server. All methods raise redis.RedisError when Redis is away.
 
     Args:
         client: A connection that returns bytes.
-        ttl_s: How long an id is remembered after it was resolved, in seconds.
+        ttl_s: Seconds for which an id is remembered after it was resolved.
     """
 
     def __init__(self, client: redis.Redis, ttl_s: float) -> None:
@@ -120,12 +120,12 @@ class Unknowns:
         self._ttl_ms = int(ttl_s * 1000)
 
     def all(self) -> list[Doubt]:
-        """All of them, the oldest first. It reads the queues, once."""
+        """All unresolved ids, the oldest first. Reads each queue once."""
         found: list[Any] = self._client.zrange(UNKNOWN, 0, -1, withscores=True)
         return self._placed(self._claims({id_.decode(): float(since) for id_, since in found}))
 
     def find(self, notification_id: str) -> Doubt | None:
-        """One of them, also where its dead letter was purged, after which `all` leaves it out; None when it is none."""
+        """One unresolved id, even if its dead letter was purged (`all` omits those); None if the id is not in doubt."""
         since: Any = self._client.zscore(UNKNOWN, notification_id)
         (claim,) = self._claims({notification_id: since})
         if since is None and claim.doubt.state != ClaimState.UNKNOWN:
@@ -133,18 +133,18 @@ class Unknowns:
         return self._placed([claim])[0]
 
     def state(self, notification_id: str) -> str:
-        """What became of an id; `none` where nothing is remembered."""
+        """The state of an id's claim; `none` if there is no claim."""
         state: Any = self._client.hget(claim_key(notification_id), "state")
         return state.decode() if state else "none"
 
     def resolve(self, doubt: Doubt, decision: Decision, *, key_id: str = "") -> Resolved:
         """
-        Do as a person says, unless the doubt has ended by itself.
+        Carry out a person's decision, unless the doubt has ended by itself.
 
         Args:
-            doubt: As `find` gave it.
-            decision: What they say.
-            key_id: The gateway's id of the message, where it was sent and they know it.
+            doubt: As `find` returned it.
+            decision: The decision.
+            key_id: The gateway's id of the message, if it was sent and the person knows the id.
         """
         if decision is Decision.RESEND and doubt.letter is not None:
             return self._replay(doubt, doubt.letter)
@@ -189,7 +189,7 @@ class Unknowns:
         for queue in QUEUES:
             left = {claim.doubt.id: claim for claim in claims if claim.doubt.id not in found}
             found |= {doubt.id: doubt for doubt in _letters(self._client, queue, left)}
-        # In the order in which a message moves, so that one on its way is met.
+        # In the order in which a message moves, so that one that moves meanwhile is found.
         for read in (_delayed, _ready, _in_flight):
             for queue in QUEUES:
                 left = {claim.doubt.id: claim for claim in claims if claim.doubt.id not in found}
@@ -200,7 +200,7 @@ class Unknowns:
         return [found.get(claim.doubt.id, claim.doubt) for claim in claims]
 
     def _held_now(self, claims: list[_Claim]) -> dict[str, Doubt]:
-        """Those whose message a worker holds under their claim."""
+        """The ids whose message a worker holds under their claim."""
         queues = {Keys.of(queue).in_flight: queue for queue in QUEUES}
         tagged = [claim for claim in claims if claim.tag and claim.home in queues]
         pipe = self._client.pipeline(transaction=False)
@@ -214,19 +214,19 @@ class Unknowns:
 
 
 def _end(doubt: Doubt, decision: Decision, key_id: str) -> tuple[str, Event]:
-    """What the claim ends in, and what is told of it."""
-    about = {"kind": doubt.kind, "queue": doubt.queue, "instance": doubt.instance}
-    told = {name: value for name, value in about.items() if value is not None} | {"by": "person"}
+    """The state that the claim ends in, and the event of it."""
+    known = {"kind": doubt.kind, "queue": doubt.queue, "instance": doubt.instance}
+    fields = {name: value for name, value in known.items() if value is not None} | {"by": "person"}
     match decision:
         case Decision.SENT:
-            return ClaimState.SENT, Event(Name.SENT, doubt.id, {**told, "key_id": key_id or None})
+            return ClaimState.SENT, Event(Name.SENT, doubt.id, {**fields, "key_id": key_id or None})
         case Decision.DISCARD:
-            return ClaimState.CANCELLED, Event(Name.CANCELLED, doubt.id, told)
+            return ClaimState.CANCELLED, Event(Name.CANCELLED, doubt.id, fields)
         case Decision.RESEND if doubt.by_token:
             due_ms = None if doubt.due is None else round(doubt.due.timestamp() * 1000)
-            return ClaimState.WAITING, Event(Name.RETRYING, doubt.id, {**told, "reason": "unknown", "due_ms": due_ms})
+            return ClaimState.WAITING, Event(Name.RETRYING, doubt.id, {**fields, "reason": "unknown", "due_ms": due_ms})
         case Decision.RESEND:
-            return "", Event(Name.REPLAYED, doubt.id, {**told, "reason": "unknown"})
+            return "", Event(Name.REPLAYED, doubt.id, {**fields, "reason": "unknown"})
 
 
 def _letters(client: redis.Redis, queue: str, wanted: dict[str, _Claim]) -> Iterator[Doubt]:
@@ -242,7 +242,7 @@ def _delayed(client: redis.Redis, keys: Keys) -> Iterator[_Message]:
 
 
 def _ready(client: redis.Redis, keys: Keys) -> Iterator[_Message]:
-    start = 0  # the newest: what is taken at the other end meanwhile moves nothing
+    start = 0  # from the newest, since messages taken at the other end do not shift these
     while page := client.lrange(keys.ready, start, start + _PAGE - 1):
         start += len(page)
         for raw in page:
@@ -255,12 +255,12 @@ def _in_flight(client: redis.Redis, keys: Keys) -> Iterator[_Message]:
 
 
 def _its_messages(messages: Iterable[_Message], queue: str, wanted: dict[str, _Claim]) -> Iterator[Doubt]:
-    """Of the messages of a queue those that will settle one of these claims."""
-    # A retry or a look-up is known by its token alone. Where its holder died, any message with the id is let through.
+    """The messages of a queue that will settle one of these claims."""
+    # Only its token identifies a retry or a look-up. If its holder died, any message with the id may claim it.
     orphans = {id_ for id_, claim in wanted.items() if claim.tag or not claim.token}
     for raw, place, due in messages:
         if not (orphans or intake.token_of(raw)):
-            continue  # spares reading what producers pushed
+            continue  # saves parsing what producers pushed
         claim = wanted.get(identity(raw)[0] or "")
         if claim is not None and (claim.doubt.id in orphans or _shows_token(raw, claim)):
             yield replace(_at(claim, place, queue, raw), due=due)

@@ -30,7 +30,7 @@ _INSTANCES = 64
 
 class ReplyResolver:
     """
-    Settles what is new among the open answers, once the ledger has what had happened by then.
+    Settles what is new among the open replies, once the ledger has what had happened by then.
 
     Args:
         client: A connection to Redis that returns bytes.
@@ -38,7 +38,7 @@ class ReplyResolver:
     """
 
     def __init__(self, client: redis.Redis, engine: Engine) -> None:
-        self._answers = Replies(client)
+        self._replies = Replies(client)
         self._engine = engine
         # Anybody can write SAIR to a number, and to find its tenants takes a while.
         self._tenants_of = functools.lru_cache(_INSTANCES)(functools.partial(queries.tenants_of, engine))
@@ -50,34 +50,32 @@ class ReplyResolver:
         Raises:
             LedgerUnavailable, redis.RedisError: They stay as they are, and are settled later.
         """
-        for answer in self._answers.new(_A_TIME):
-            self._settle(answer)
+        for reply in self._replies.new(_A_TIME):
+            self._settle(reply)
         if self._tenants_of.cache_info().currsize == _INSTANCES:
             self._tenants_of.cache_clear()
 
-    def _settle(self, answer: Reply) -> None:
-        quoted = queries.sent_as(self._engine, answer.quoted) if answer.quoted else None
-        if quoted is not None and answer.hash is None and quoted.phone_hash is not None:
-            answer = replace(answer, hash=quoted.phone_hash, phone=quoted.phone)
-        if answer.hash is None or answer.wish == MAYBE:
-            self._answers.asked(answer)
+    def _settle(self, reply: Reply) -> None:
+        quoted = queries.sent_as(self._engine, reply.quoted) if reply.quoted else None
+        if quoted is not None and reply.hash is None and quoted.phone_hash is not None:
+            reply = replace(reply, hash=quoted.phone_hash, phone=quoted.phone)
+        if reply.hash is None or reply.wish == MAYBE:
+            self._replies.mark_unresolved(reply)
             return
-        tenants = self._tenants(answer, quoted)
-        stays = answer.wish != STOP
-        if self._answers.settle(answer, tenants, stays=stays):
-            instance = phones.mask_in(answer.instance)
-            log.info(
-                "ifinu.optout.settled", instance=instance, wish=answer.wish, phone=answer.phone, count=len(tenants)
-            )
+        tenants = self._tenants(reply, quoted)
+        stays = reply.wish != STOP
+        if self._replies.settle(reply, tenants, stays=stays):
+            instance = phones.mask_in(reply.instance)
+            log.info("ifinu.optout.settled", instance=instance, wish=reply.wish, phone=reply.phone, count=len(tenants))
 
-    def _tenants(self, answer: Reply, quoted: queries.SentAs | None) -> list[str]:
-        found = list(answer.tenants) if answer.known else []
-        if quoted is not None and quoted.phone_hash == answer.hash:
+    def _tenants(self, reply: Reply, quoted: queries.SentAs | None) -> list[str]:
+        found = list(reply.tenants) if reply.known else []
+        if quoted is not None and quoted.phone_hash == reply.hash:
             found.append(quoted.tenant or "")
         if not found:
-            writers = queries.writers(self._engine, answer.hash or "")
-            here = [tenant for instance, tenant in writers if instance == answer.instance]
+            writers = queries.writers(self._engine, reply.hash or "")
+            here = [tenant for instance, tenant in writers if instance == reply.instance]
             found = here[:1] or [tenant for _, tenant in writers]
-        if not found and answer.wish == STOP:
-            found = self._tenants_of(answer.instance) or [EVERY_TENANT]
+        if not found and reply.wish == STOP:
+            found = self._tenants_of(reply.instance) or [EVERY_TENANT]
         return list(dict.fromkeys(found))

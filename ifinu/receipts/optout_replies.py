@@ -1,4 +1,4 @@
-"""What persons answer: heard, durable, and where they want no more messages confirmed, in one step."""
+"""What persons reply: heard, durable, and where they want no more messages confirmed, in one step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 class ReplyHandler:
     """
-    Takes what persons answer. Its methods block for as long as Redis takes; threads may share it.
+    Takes what persons reply. Its methods block for as long as Redis takes; threads may share it.
 
     Args:
         client: A connection that returns bytes, with deadlines.
@@ -43,13 +43,13 @@ class ReplyHandler:
     Attributes:
         taken: How many opted out.
         unresolved: How many wanted to, and the gateway does not say which phone they have.
-        unclear: How many answers a person has to read, by what they may have asked for.
+        unclear: How many replies a person has to read, by what they may have asked for.
     """
 
     def __init__(self, client: redis.Redis, phone_key: str | None) -> None:
         self._client = client
         self._pseudonyms = Pseudonyms.load(client, phone_key)
-        self._answers = Replies(client)
+        self._replies = Replies(client)
         self.taken = self.unresolved = 0
         self.unclear: Counter[str] = Counter()
 
@@ -64,32 +64,32 @@ class ReplyHandler:
         Raises:
             redis.RedisError: It is not known to be durable; to take it again does no harm.
         """
-        answer = self._answer(inbound, wish)
+        reply = self._reply(inbound, wish)
         if wish is Wish.STOP and inbound.phone is not None:
-            confirmation = _confirmation(inbound, inbound.phone, answer)
+            confirmation = _confirmation(inbound, inbound.phone, reply)
             # A quoted message may be of another tenant than the last one.
-            stays = not answer.known or answer.quoted is not None
-            new, _ = self._answers.take(answer, stays=stays, confirmation=confirmation)
+            stays = not reply.known or reply.quoted is not None
+            new, _ = self._replies.take(reply, stays=stays, confirmation=confirmation)
             if new:
                 self.taken += 1
-                instance = phones.mask_in(answer.instance)
-                log.info("ifinu.optout.taken", instance=instance, tenant=answer.tenants[0], phone=answer.phone)
+                instance = phones.mask_in(reply.instance)
+                log.info("ifinu.optout.taken", instance=instance, tenant=reply.tenants[0], phone=reply.phone)
             return
-        _, is_new = self._answers.take(answer, stays=True)
+        _, is_new = self._replies.take(reply, stays=True)
         if not is_new:
             return
-        instance = phones.mask_in(answer.instance)
+        instance = phones.mask_in(reply.instance)
         if wish is Wish.STOP:
             self.unresolved += 1
-            log.warning("ifinu.optout.unresolved", instance=instance, quoted=answer.quoted, count=self.unresolved)
+            log.warning("ifinu.optout.unresolved", instance=instance, quoted=reply.quoted, count=self.unresolved)
         else:
             self.unclear[wish.value] += 1
-            log.info("ifinu.optout.unclear", instance=instance, phone=answer.phone, wish=wish.value)
+            log.info("ifinu.optout.unclear", instance=instance, phone=reply.phone, wish=wish.value)
 
-    def _answer(self, inbound: Inbound, wish: Wish) -> Reply:
+    def _reply(self, inbound: Inbound, wish: Wish) -> Reply:
         said_at = inbound.at or datetime.now(UTC)
         own = inbound.key_id or f"{inbound.phone} {said_at.isoformat()} {inbound.text}"
-        answer = Reply(
+        reply = Reply(
             id=Reply.id_of(inbound.instance, own),
             wish=wish.value,
             instance=inbound.instance,
@@ -99,19 +99,19 @@ class ReplyHandler:
             text=inbound.text,
         )
         if inbound.phone is None:
-            return answer
-        answer = replace(answer, hash=self._pseudonyms.of(inbound.phone), phone=phones.mask(inbound.phone))
+            return reply
+        reply = replace(reply, hash=self._pseudonyms.of(inbound.phone), phone=phones.mask(inbound.phone))
         if wish is Wish.MAYBE:
-            return answer
-        tenant = self._tenant(inbound.instance, answer.hash or "")
-        return replace(answer, tenants=(EVERY_TENANT if tenant is None else tenant,), known=tenant is not None)
+            return reply
+        tenant = self._tenant(inbound.instance, reply.hash or "")
+        return replace(reply, tenants=(EVERY_TENANT if tenant is None else tenant,), known=tenant is not None)
 
     def pseudonym(self, phone: str) -> str:
         """
         What stands for a phone in Redis.
 
         Raises:
-            redis.RedisError: The key of pseudonyms is there, and Redis does not answer.
+            redis.RedisError: The key of pseudonyms is there, and Redis does not reply.
         """
         return self._pseudonyms.of(phone)
 
@@ -130,14 +130,14 @@ class ReplyHandler:
         return None
 
 
-def _confirmation(inbound: Inbound, phone: str, answer: Reply) -> Confirmation:
+def _confirmation(inbound: Inbound, phone: str, reply: Reply) -> Confirmation:
     notification = Notification(
         # Follows from what they wrote: a hook that comes again, even after they opted in, is not confirmed again.
-        id=f"optout:{answer.hash}:{int(answer.at.timestamp() * 1000)}",
+        id=f"optout:{reply.hash}:{int(reply.at.timestamp() * 1000)}",
         kind=Kind.REMINDER,
         phone=phone,
         instance=inbound.instance,
-        tenant=answer.tenants[0] if answer.known and answer.tenants[0] else None,
+        tenant=reply.tenants[0] if reply.known and reply.tenants[0] else None,
         priority=Priority.URGENT,
         text=CONFIRMED,
     )

@@ -54,5 +54,5 @@ def _look(c: Any) -> Now:
     else:
         now.limit_per_s = float("inf")
     if leases is not None:
-        now.owed, now.tally, now.clock_off_s = leases.owed(), leases.tally, leases.clock.off_s
+        now.owed, now.tally, now.clock_off_s = leases.pending(), leases.tally, leases.clock.off_s
     return now

@@ -224,7 +224,7 @@ class Request(CeleryRequest):
             error=error,
             attempts=self.request_dict.get("retries", 0) + tried,
             first_at=first_try_at(self.request_dict, self._clock.now()),
-            about=about or self._about(),
+            event_fields=about or self._about(),
             maybe_sent=maybe_sent,
         )
 

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- A message is done with, and the claim of its id is not its own.
--- KEYS: in flight, deadlines, events (absent where there is nothing to tell)
+-- Acknowledge a message that does not hold the claim of its id.
+-- KEYS: in flight, deadlines, events (absent if no event is written)
 -- ARGV: tag, event, id, data
--- Returns 1, or 0 when it was not in flight any more: its lease ran out and it went back to the queue.
+-- Returns 1, or 0 if it was not in flight any more: its lease ran out and it went back to the queue.
 redis.call('ZREM', KEYS[2], ARGV[1])
 local was = redis.call('HDEL', KEYS[1], ARGV[1])
 if KEYS[3] and was == 1 then

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Try commands, each whatever became of the one before it; see `rights.py`.
--- KEYS: what the commands may make, deleted at the end
+-- Try commands, each even if those before it failed; see `rights.py`.
+-- KEYS: the keys that the commands may create, deleted at the end
 -- ARGV: the commands, a JSON list of lists of words
 -- Returns {command, its first argument, error} of each that failed
 local failed = {}

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Move a message from flight to the dead letters. Only who still holds it can, so it happens once.
--- KEYS: in flight, deadlines, dead, events, unknown, claim (of the notification's id; absent where none could be read)
+-- Move a message in flight to the dead letters. Only the process that still holds it can, so it happens once.
+-- KEYS: in flight, deadlines, dead, events, unknown, claim (absent if the notification's id could not be read)
 -- ARGV: tag, record, state that the claim ends in (dead | unknown), id, event, its data, token that the message carries
---       ('' for none)
--- Returns 1, or 0 when it was not in flight any more.
-redis.call('LLEN', KEYS[3]) -- of a wrong type it fails here, before the message has left
+--       ('' for a first message)
+-- Returns 1, or 0 if it was not in flight any more.
+redis.call('LLEN', KEYS[3]) -- a key of a wrong type fails here, before the message has left
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
   return 0
 end
@@ -13,12 +13,12 @@ redis.call('LPUSH', KEYS[3], ARGV[2])
 local event = 'dead' -- without a claim nothing was sent
 if KEYS[6] then
   local was = redis.call('HMGET', KEYS[6], 'state', 'tag', 'resent', 'token')
-  -- It may end before it has claimed, as poison or revoked: then its token tells that the id waits for it.
+  -- A poison or revoked message ends before it has claimed: then its token shows that the claim waits for it.
   local expected = was[4] == ARGV[7] and (was[1] == 'waiting' or was[1] == 'unknown')
   if was[2] == ARGV[1] or expected then
     local state = ARGV[3]
     event = ARGV[5]
-    -- Of this send we know that it was none, of the one before it we do not.
+    -- This send is known not to have taken place; the one before it stays in doubt.
     if state == 'dead' and (was[3] or (was[1] == 'unknown' and expected)) then
       state, event = 'unknown', 'held'
     end
@@ -28,11 +28,11 @@ if KEYS[6] then
       local time = redis.call('TIME')
       redis.call('ZADD', KEYS[5], 'NX', time[1] * 1000, ARGV[4])
     else
-      redis.call('PEXPIRE', KEYS[6], 604800000, 'NX') -- what was unknown had no end
+      redis.call('PEXPIRE', KEYS[6], 604800000, 'NX') -- an unknown claim did not expire
       redis.call('ZREM', KEYS[5], ARGV[4])
     end
   elseif was[1] and was[1] ~= 'dead' then
-    event = 'duplicate' -- a second message with this id: what becomes of the first is the first one's
+    event = 'duplicate' -- a second message with this id: the claim belongs to the first
   end
 end
 redis.call('XADD', KEYS[4], '*', 'event', event, 'id', ARGV[4], 'data', ARGV[6])

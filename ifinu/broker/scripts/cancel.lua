@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Call a notification off: before it came, while it waits, or while it is looked up.
+-- Cancel a notification: before it came, while it waits, or while it is looked up.
 -- KEYS: claim, events
 -- ARGV: id, ttl (ms), data of the event `cancelled`
--- Returns the state before ('' for none; `sending`, `sent` and what ended otherwise are left as they are), and the ids of
--- the messages that followed it, as JSON ('' for none). Those that have yet to follow do not, even where it was too late.
+-- Returns {state before ('' for none; `sending`, `sent` and other ends do not change), ids of the messages that followed
+-- it as JSON ('' for none)}. Messages that have not followed yet never do, even if it was too late for the notification.
 local was = redis.call('HMGET', KEYS[1], 'state', 'cancelled', 'codes')
 local state = was[1] or ''
 if state == 'sending' then

@@ -1,11 +1,10 @@
 #!lua flags=allow-oom
 -- Claim a notification id before its send.
--- KEYS: claim, in flight, opt-outs of the tenant, the gateway's word on the reference, unknown, events,
+-- KEYS: claim, in flight, opt-outs of the tenant, gateway id seen for the reference, unknown, events,
 --       opt-outs of all tenants
--- ARGV: tag, digest of the content ('' when it is not compared), token of the retry ('' for a first message), ttl (ms),
+-- ARGV: tag, digest of the content ('' if it is not compared), token of the retry ('' for a first message), ttl (ms),
 --       id, the phone's pseudonym, data of the event `unknown`, '1' while the instance is held back: then nothing is sent
--- Returns {verdict, state of the record before, token, since (ms), started (ms), '1' if sent again before, key id seen,
--- the time (ms)}
+-- Returns {verdict, state before, token, since (ms), started (ms), '1' if sent again before, gateway id seen, now (ms)}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local clock = string.format('%.0f', now)
@@ -26,7 +25,7 @@ if known and digest and digest ~= '' and ARGV[2] ~= '' and digest ~= ARGV[2] the
   return answer('reused')
 end
 
--- Who claimed it holds it no more: it died, or gave the message back.
+-- Orphaned: the worker that claimed it died, or gave the message back.
 local mine = tag == ARGV[1]
 local orphaned = mine or (tag and tag ~= '' and redis.call('HEXISTS', home, tag) == 0)
 local expected = token == ARGV[3]
@@ -39,13 +38,13 @@ elseif state == 'unknown' then
   end
   redis.call('HSET', KEYS[1], 'in_flight', KEYS[2], 'tag', ARGV[1])
   redis.call('HDEL', KEYS[1], 'letter')
-  if started and tonumber(started) > now then -- another server took over, and its clock is behind: wait as long again
+  if started and tonumber(started) > now then -- another Redis took over, with a clock behind: the wait starts again
     started = clock
     redis.call('HSET', KEYS[1], 'started', started)
   end
   return answer('look_up')
 elseif state == 'sending' then
-  if mine then -- it asks again: the answer was lost, or has become old before the send
+  if mine then -- it asks again: the answer was lost, or became too old before the send
     if not resent then
       since = clock
     end
@@ -57,7 +56,7 @@ elseif state == 'sending' then
   end
   redis.call('HSET', KEYS[1], 'state', 'unknown', 'in_flight', KEYS[2], 'tag', ARGV[1])
   redis.call('HDEL', KEYS[1], 'letter')
-  redis.call('PERSIST', KEYS[1]) -- forgotten, it would be sent again
+  redis.call('PERSIST', KEYS[1]) -- if it expired, the id would be sent again
   redis.call('ZADD', KEYS[5], 'NX', since, ARGV[5])
   redis.call('XADD', KEYS[6], '*', 'event', 'unknown', 'id', ARGV[5], 'data', ARGV[7])
   return answer('look_up')
@@ -65,8 +64,8 @@ elseif known and not (state == 'waiting' and expected) then
   return answer('duplicate')
 end
 
--- A first message, or the retry that this id waits for. What is refused here leaves no trace, and is asked again if its
--- worker dies before it could say so.
+-- A first message, or the retry that this claim waits for. A refusal from here on changes nothing, so that the message
+-- is refused again if its worker dies before it has recorded that.
 if cancelled then
   return answer('cancelled')
 end
@@ -83,9 +82,9 @@ end
 if not known then
   token = ARGV[1]
 end
-redis.call('HDEL', KEYS[1], 'letter') -- who replays or deletes it says nothing about this send
+redis.call('HDEL', KEYS[1], 'letter') -- a replay or purge of that dead letter does not concern this send
 started = clock
-if not (known and resent) then -- else the send before this one stays in doubt, and is not to be followed by a third
+if not (known and resent) then -- else the send before this one stays in doubt, and a third must not follow
   since, resent = started, nil
   redis.call('HDEL', KEYS[1], 'resent')
 end

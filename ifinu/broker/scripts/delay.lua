@@ -1,20 +1,20 @@
 #!lua flags=allow-oom
--- Move a message from flight to the delayed, as it is, if its time has not come.
+-- Move a message in flight to the delayed set, unchanged, if its time has not come.
 -- KEYS: in flight, deadlines, delayed
 -- ARGV: tag, due (epoch ms)
--- Returns 1, or 0 when it is due, or was not in flight any more.
+-- Returns 1, or 0 if it is due, or was not in flight any more.
 local time = redis.call('TIME')
 if tonumber(ARGV[2]) <= time[1] * 1000 + time[2] / 1000 then
   return 0
 end
-redis.call('ZCARD', KEYS[3]) -- of a wrong type it fails here, before the message has left its place
+redis.call('ZCARD', KEYS[3]) -- a key of a wrong type fails here, before the message has left its place
 local message = redis.call('HGET', KEYS[1], ARGV[1])
 if not message then
   return 0
 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
--- Each a little later than the one before it that is due at the same moment, else Redis orders them by their bytes.
+-- Messages due at the same moment get slightly later scores in turn; Redis would order equal ones by their bytes.
 local before = redis.call('ZCOUNT', KEYS[3], ARGV[2], ARGV[2] + 1000)
 redis.call('ZADD', KEYS[3], ARGV[2] + before / 1024, message)
 return 1

@@ -2,8 +2,8 @@
 -- Take up to `want` messages, recording each as in flight with a lease, in one step.
 -- KEYS: per queue, in the order of service: ready, delayed, in flight, deadlines, dead, paused, suspects
 -- ARGV: want, lease (ms), tag prefix
--- Returns {ms until the next due message or -1, 1 when a queue is paused, then per message: queue index, tag, bytes,
--- digest where a worker may have died of it, else ''}
+-- Returns {ms until the next due message or -1, 1 if a queue is paused, then per message: queue index, tag, bytes,
+-- digest if a worker may have died because of it, else ''}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local want, lease, prefix = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
@@ -11,8 +11,8 @@ local out, taken, soonest, paused = {-1, 0}, 0, -1, 0
 
 for q = 1, #KEYS, 7 do
   local ready, delayed, in_flight, deadlines = KEYS[q], KEYS[q + 1], KEYS[q + 2], KEYS[q + 3]
-  -- Due messages join the queue as new ones do, the earliest first: so they keep their order, pass no message that came
-  -- before them, and LLEN counts them.
+  -- Due messages join the queue as new ones do, the earliest first: so they keep their order, overtake no message that
+  -- came before them, and count in LLEN.
   local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, 200)
   if #due > 0 then
     redis.call('LPUSH', ready, unpack(due))

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Entries of the stream are recorded: acknowledge them, and delete what every group is done with.
+-- Acknowledge entries of the stream, and delete those that every group has acknowledged.
 -- KEYS: events
 -- ARGV: group, then the entries' ids
--- Returns how many entries went.
+-- Returns the number of entries deleted.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, 2))
 
@@ -11,7 +11,7 @@ local function parts(id)
   return tonumber(ms), tonumber(seq)
 end
 
-local oldest, oldest_ms, oldest_seq -- what somebody still needs
+local oldest, oldest_ms, oldest_seq -- the oldest entry that a group still needs
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local is = {}
   for i = 1, #group, 2 do is[group[i]] = group[i + 1] end
@@ -27,5 +27,5 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     oldest, oldest_ms, oldest_seq = needs, ms, seq
   end
 end
-if not oldest then return 0 end -- the groups are gone, and with them who could say what is recorded
+if not oldest then return 0 end -- without a group it is unknown what is recorded
 return redis.call('XTRIM', KEYS[1], 'MINID', oldest)

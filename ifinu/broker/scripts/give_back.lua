@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Return messages to the queue, to be served next and in their old order.
--- KEYS: ready, in flight, deadlines, suspects (absent where nobody died of them)
+-- Return messages to the head of the queue, in their old order.
+-- KEYS: ready, in flight, deadlines, suspects (absent if no worker died with them)
 -- ARGV: tags, the oldest message first
--- Returns how many were still in flight.
+-- Returns the number that were still in flight.
 local returned = 0
 for i = #ARGV, 1, -1 do
   local message = redis.call('HGET', KEYS[2], ARGV[i])

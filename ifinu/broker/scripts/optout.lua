@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- A person wants no messages of some tenants, or answered what has to be looked into. It takes some hundred bytes, and is
--- heard even when Redis is full.
--- KEYS: events, open answers, those that the ledger was not asked about, opt-outs of all tenants, the queue of the
---       confirmation (events where none is sent), opt-outs of each tenant
+-- Opt a person out of tenants, and record the reply that asks for it. It takes some hundred bytes, and runs even when
+-- Redis is full.
+-- KEYS: events, open replies, replies not looked up in the ledger yet, opt-outs of all tenants, queue of the
+--       confirmation (events if none is sent), opt-outs of each tenant
 -- ARGV: pseudonym, masked phone, source, when (epoch ms, or '' for now), id of the confirmation ('' for none), the
---       confirmation, id of the answer ('' for none), its record ('' when it is not open any more), '1' if these opt-outs
---       stand until the answer is settled, the most answers that may be open ('' for any), data of the event that lifts
---       what stood until then, data of the event of each tenant
--- Returns how many opt-outs are new, and 1 if the answer is. A confirmation is sent only if an opt-out is new.
+--       confirmation, id of the reply ('' for none), its record ('' when it is not open any more), '1' if these opt-outs
+--       are valid until the reply is settled, limit of open replies ('' for none), data of the event that lifts the
+--       opt-out valid until then, data of the event of each tenant
+-- Returns {number of new opt-outs, 1 if the reply is new}. The confirmation is sent only if an opt-out is new.
 redis.call('XLEN', KEYS[1]) -- keys of a wrong type fail here, before anything is written
 redis.call('HLEN', KEYS[2])
 redis.call('SCARD', KEYS[3])
@@ -30,7 +30,7 @@ if answer ~= '' and not stands then
   if stood and stood.open == answer and ARGV[11] ~= '' then
     redis.call('HDEL', KEYS[4], ARGV[1])
     redis.call('XADD', KEYS[1], '*', 'event', 'optout', 'id', '', 'data', ARGV[11])
-    at, confirmation = stood.at, stood.confirmation -- it may still be on its way
+    at, confirmation = stood.at, stood.confirmation -- the confirmation may not be sent yet
   end
 end
 local entry = cjson.encode({at = at, phone = ARGV[2], source = ARGV[3], confirmation = confirmation, open = stands})

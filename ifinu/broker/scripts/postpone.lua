@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Move a message from flight to the delayed, as what it becomes: its retry, or its next look-up. The id's claim waits.
--- KEYS: in flight, deadlines, delayed, claim, unknown, events (absent where there is nothing to tell)
--- ARGV: tag, message, wait (ms), state of the claim (waiting | unknown), id, event, its data: an object to which the
---       time is added at which the message is due
--- Returns 1, or 0 when the message was not in flight any more: then it is on the queue again, and needs no second copy.
+-- Replace a message in flight by its retry or next look-up in the delayed set, for which the id's claim waits.
+-- KEYS: in flight, deadlines, delayed, claim, unknown, events (absent if no event is written)
+-- ARGV: tag, the new message, wait (ms), state of the claim (waiting | unknown), id, event, its data: an object to which
+--       `due_ms` is added
+-- Returns 1, or 0 if the message was not in flight any more: then it is on the queue again, and needs no second copy.
 redis.call('ZCARD', KEYS[3]) -- a key of a wrong type fails here, before the message has left its place
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
   return 0
@@ -14,15 +14,15 @@ local due = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + 
 redis.call('ZADD', KEYS[3], due, ARGV[2])
 local was = redis.call('HMGET', KEYS[4], 'tag', 'since', 'resent', 'state')
 if was[1] == ARGV[1] then
-  redis.call('HSET', KEYS[4], 'state', ARGV[4], 'tag', '') -- from here on its token alone tells it
+  redis.call('HSET', KEYS[4], 'state', ARGV[4], 'tag', '') -- from here on only its token identifies it
   if ARGV[4] == 'unknown' then
-    redis.call('PERSIST', KEYS[4]) -- forgotten, it would be sent again
+    redis.call('PERSIST', KEYS[4]) -- if it expired, the id would be sent again
     redis.call('ZADD', KEYS[5], 'NX', was[2], ARGV[5])
   elseif not was[3] then
     redis.call('ZREM', KEYS[5], ARGV[5])
   end
 end
-if KEYS[6] and (was[1] == ARGV[1] or not was[4] or was[4] == 'dead') then -- else the id is another message's
+if KEYS[6] and (was[1] == ARGV[1] or not was[4] or was[4] == 'dead') then -- else the claim is another message's
   local data = string.gsub(ARGV[7], '}%s*$', (string.find(ARGV[7], '^{%s*}') and '' or ', ') .. '"due_ms": ' .. due .. '}')
   redis.call('XADD', KEYS[6], '*', 'event', ARGV[6], 'id', ARGV[5], 'data', data)
 end

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Take entries of the stream for the ledger, and say how the group was just before.
+-- Read entries of the stream for the ledger, with the group's position just before.
 -- KEYS: events
--- ARGV: group, consumer, count, `>` for what nobody has taken, else what this consumer has and did not record; id up to
---       which the ledger is recorded, as ms and seq
--- Returns {id up to which the group had taken, how many of these are not recorded, length, entries}, or nothing when
--- there is no such group. A group that had taken less than is recorded is not what it was: then nothing is taken.
+-- ARGV: group, consumer, count, '>' for new entries or '0' for those that this consumer read and did not acknowledge,
+--       id up to which the ledger is recorded, as ms and seq
+-- Returns {id up to which the group had read, number of these not acknowledged, length, entries}, or nothing if there is
+-- no such group. A group that had read less than the ledger has recorded was lost or reset: then nothing is read.
 local function is_behind(id, ms, seq)
   local at, nth = string.match(id, '^(%d+)-(%d+)$')
   at, nth = tonumber(at), tonumber(nth)

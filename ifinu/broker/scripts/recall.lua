@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Redis came back as it was some time ago, and the ledger knows what became of an id since: tell its claim.
+-- Write into a claim what the ledger knows of its id, after Redis was restored from a snapshot.
 -- KEYS: claim, unknown, in flight (of any queue), events
--- ARGV: state (sent | expired | suppressed | cancelled | unknown), id, ttl (ms), the gateway's message id; and where it
---       is unknown: since (ms), a new token, '1' when it is not to be sent again by itself, data of the event `unknown`
--- Returns 1, or 0 where the claim knew as much.
+-- ARGV: state (sent | expired | suppressed | cancelled | unknown), id, ttl (ms), the gateway's message id; and for
+--       unknown: since (ms), a new token, '1' if it must not be sent again automatically, data of the event `unknown`
+-- Returns 1, or 0 if the claim knew as much.
 local was = redis.call('HMGET', KEYS[1], 'state', 'token', 'resent')
 if was[1] == 'sent' or (was[1] == ARGV[1] and (was[1] ~= 'unknown' or ARGV[7] ~= '1' or was[3])) then
   return 0
@@ -15,7 +15,7 @@ if ARGV[1] ~= 'unknown' then
   return 1
 end
 if was[1] ~= 'sending' and was[1] ~= 'unknown' then
-  -- As if its holder had died in the middle of the send: the next message with the id looks it up.
+  -- As if its worker had died during the send: the next message with the id looks it up.
   redis.call('HSET', KEYS[1], 'tag', 'restored', 'in_flight', KEYS[3], 'since', ARGV[5], 'started', ARGV[5])
 end
 if not was[2] then
@@ -28,6 +28,6 @@ if was[1] == 'sending' then
   redis.call('XADD', KEYS[4], '*', 'event', 'unknown', 'id', ARGV[2], 'data', ARGV[8])
 end
 redis.call('HSET', KEYS[1], 'state', 'unknown')
-redis.call('PERSIST', KEYS[1]) -- forgotten, it would be sent again
+redis.call('PERSIST', KEYS[1]) -- if it expired, the id would be sent again
 redis.call('ZADD', KEYS[2], 'NX', redis.call('HGET', KEYS[1], 'since'), ARGV[2])
 return 1

@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
--- Nothing was sent under this claim and its message goes back as it is: as if it had not been claimed.
+-- Undo a claim under which nothing was sent, and whose message goes back to its queue unchanged.
 -- KEYS: claim
 -- ARGV: tag
--- Returns 1, or 0 when the claim is another message's.
+-- Returns 1, or 0 if the claim is another message's.
 local was = redis.call('HMGET', KEYS[1], 'tag', 'resent', 'state')
 if was[1] ~= ARGV[1] then
   return 0
 end
 if was[2] and was[3] == 'sending' then
-  -- What went out before is in doubt as it was; only the second send did not take place.
+  -- The first send stays in doubt; only the second did not take place.
   redis.call('HDEL', KEYS[1], 'resent')
   return redis.call('HSET', KEYS[1], 'state', 'unknown')
 end

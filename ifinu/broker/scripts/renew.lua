@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Extend the leases of messages that their worker still holds.
+-- Extend the leases of messages.
 -- KEYS: deadlines
 -- ARGV: lease (ms), tags
 -- Returns the tags that were not in flight any more.

@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
--- A message that may have been sent was not at the gateway: send it once more, if that was not done before.
+-- Allow a second send of a message that may have been sent and that the gateway does not have; never a third.
 -- KEYS: claim, events, opt-outs of the tenant, opt-outs of all tenants
 -- ARGV: tag, id, data of the event `resending`, the phone's pseudonym
--- Returns 'go', 'again' (it was sent once more already), 'cancelled', 'opted_out', or 'lost' (the claim is another
--- message's by now)
+-- Returns 'go', 'again' (it was sent again already), 'cancelled', 'opted_out', or 'lost' (the claim is another message's
+-- by now)
 local was = redis.call('HMGET', KEYS[1], 'state', 'tag', 'resent', 'cancelled')
 if was[2] ~= ARGV[1] then
   return 'lost'
 elseif was[1] == 'sending' then
-  return 'go' -- it asks again because the answer was lost
+  return 'go' -- it asks again, since the answer was lost
 elseif was[1] ~= 'unknown' then
   return 'lost'
 elseif was[4] then

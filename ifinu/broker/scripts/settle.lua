@@ -1,18 +1,18 @@
 #!lua flags=allow-oom
--- A message came to its end: acknowledge it, record the outcome and say so, in one step.
--- KEYS: in flight, deadlines, claim, unknown, events, ready, senders (absent where the outcome names none)
+-- End a message: acknowledge it, record the outcome in its claim and write the event.
+-- KEYS: in flight, deadlines, claim, unknown, events, ready, senders (absent if nothing was sent to the phone)
 -- ARGV: tag, state, the gateway's message id, ttl (ms), id, event, its data, the phone's pseudonym, tenant, ttl of the
---       senders (ms) (these three empty where it names none), then for each message that follows once this one was sent:
---       its id, its bytes
--- Returns 1, or 0 when the message was not in flight any more; that it was sent is recorded all the same.
+--       senders (ms) (these three are '' without senders), then for each message that follows once this one was sent: its
+--       id, its bytes
+-- Returns 1, or 0 if the message was not in flight any more; `sent` is recorded all the same.
 redis.call('ZREM', KEYS[2], ARGV[1])
 local held = redis.call('HDEL', KEYS[1], ARGV[1])
 local was = redis.call('HMGET', KEYS[3], 'state', 'tag', 'cancelled', 'codes_off')
 local anothers = was[1] == 'sent' or ((was[1] == 'sending' or was[1] == 'unknown') and was[2] ~= ARGV[1])
 if ARGV[2] ~= 'sent' and (held == 0 or anothers) then
-  return held -- what was sent was sent, whoever says so; that it was not counts only from who has the message
+  return held -- `sent` counts from any worker; that it was not sent, only from the one that holds the message
 end
-if was[1] ~= ARGV[2] then -- told twice, it happened once
+if was[1] ~= ARGV[2] then -- recorded twice, it is one event
   redis.call('XADD', KEYS[5], '*', 'event', ARGV[6], 'id', ARGV[5], 'data', ARGV[7])
   if ARGV[2] == 'sent' and not (was[3] or was[4]) then
     local codes = {}
@@ -25,7 +25,7 @@ if was[1] ~= ARGV[2] then -- told twice, it happened once
     end
   end
 end
--- Without its tag, since who is sending it again must not overwrite what is known by now.
+-- Without its tag, a worker that is sending it again cannot overwrite this outcome.
 redis.call('HSET', KEYS[3], 'state', ARGV[2], 'key_id', ARGV[3], 'tag', '')
 redis.call('PEXPIRE', KEYS[3], ARGV[4])
 redis.call('ZREM', KEYS[4], ARGV[5])

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- A message whose worker died is started again.
+-- Count a start of a message whose worker died.
 -- KEYS: suspects
 -- ARGV: digest of the message
--- Returns how often that was done by now; 0 when it is forgotten.
+-- Returns the number of starts so far; 0 if it is not suspect any more.
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
   return 0
 end

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Return to the queue what dead workers held, and what has become due; a bounded number a time.
+-- Return messages of dead workers, and due messages, to the queue.
 -- KEYS: ready, delayed, in flight, deadlines, suspects
--- ARGV: the most of each
--- Returns {reaped, moved}
+-- ARGV: the most messages of each
+-- Returns {messages of dead workers, due messages}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -19,7 +19,7 @@ for i = #expired, 1, -1 do
   if message then
     redis.call('RPUSH', KEYS[1], message)
     redis.call('HDEL', KEYS[3], expired[i])
-    -- Its worker may have died of it: from here on its starts are counted.
+    -- Its worker may have died because of it: from here on its starts are counted.
     redis.call('HSETNX', KEYS[5], redis.sha1hex(message), 0)
     redis.call('EXPIRE', KEYS[5], 3600)
     reaped = reaped + 1

@@ -19,7 +19,7 @@ from ifinu.backup.postgres import Database
 from ifinu.broker import NORMAL, QUEUES, Keys
 from ifinu.broker.claims import Claims
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import ANSWERS, EVENTS, RECORDER, UNKNOWN, instance_key, seen_key, senders_key
+from ifinu.broker.keys import EVENTS, RECORDER, REPLIES, UNKNOWN, instance_key, seen_key, senders_key
 from ifinu.broker.locations import Locations, creating
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import KEY, Pseudonyms
@@ -151,7 +151,7 @@ def test_anything_else_in_redis_is_something(target: Valkey, fresh: redis.Redis)
         "1 key ifinu:optout:…": lambda: (optouts.add(None, "+5577998616740", source="csv"), fresh.delete(EVENTS)),
         "1 entry of ifinu:eventos": lambda: fresh.xadd(EVENTS, dict(zip(("event", "id", "data"), event, strict=True))),
         "1 entry of ifinu:desconhecidas": lambda: fresh.zadd(UNKNOWN, {"a": 1}),
-        "1 entry of ifinu:respostas": lambda: fresh.hset(ANSWERS, "a", "{}"),
+        "1 entry of ifinu:respostas": lambda: fresh.hset(REPLIES, "a", "{}"),
         "1 key ifinu:visto:…": lambda: fresh.set(seen_key("r", "i", "p"), "k"),
         "1 key ifinu:remetentes:…": lambda: fresh.hset(senders_key("vendas", "2026-11"), "p", "t1"),
         "1 key ifinu:instancia:…": lambda: fresh.hset(instance_key("vendas"), "more", "x"),

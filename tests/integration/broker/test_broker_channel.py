@@ -66,7 +66,7 @@ def test_half_a_surrogate_pair_that_json_can_escape_and_redis_cannot_take_does_n
     consumer = Consumer(connection)
     consumer.drain(lambda: consumer.messages)
     tag = consumer.messages[0].delivery_tag
-    consumer.channel.bury(tag, reason="invalid", error="\ud800: unknown field", about={"id": consumer.ids()[0]})
+    consumer.channel.bury(tag, reason="invalid", error="\ud800: unknown field", event_fields={"id": consumer.ids()[0]})
     (letter,) = account.queue.dead()
     assert (letter["raw"].encode(), letter["id"], letter["error"]) == (poison, None, "\ud800: unknown field")
     account.balance(dead=1)

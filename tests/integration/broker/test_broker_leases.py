@@ -93,7 +93,7 @@ def test_a_redis_that_was_away_for_longer_than_a_lease_takes_nothing_from_who_li
 # -- Redis is away, full, or forgetful
 
 
-def test_what_redis_cannot_be_told_is_owed_and_paid_when_it_is_back(tmp_path: Path, holder_of: Callable[..., Holder]):
+def test_commands_that_redis_cannot_take_are_repeated_when_it_is_back(tmp_path: Path, holder_of: Callable[..., Holder]):
     with redis_server(tmp_path / "own", {"appendfsync": "always"}) as server:
         holder = holder_of(5.0, server.url)
         account = Account(Queue(holder.client))
@@ -151,7 +151,7 @@ def test_every_move_works_on_a_server_that_has_forgotten_the_scripts(account: Ac
     for move in moves:
         holder.client.script_flush()
         move()
-        assert not holder.leases._owed
+        assert not holder.leases._pending
     account.acked = 1
     account.balance(ready=2, in_flight=2, dead=1)
 
@@ -179,7 +179,7 @@ def test_a_full_redis_can_be_drained(account: Account, holder: Holder):
         holder.leases.give_back([tags[2]])
         holder.sweep()
         holder.fetch(5)
-        assert not holder.leases._owed
+        assert not holder.leases._pending
     finally:
         holder.client.config_set("maxmemory", 0)
     account.acked = 1

@@ -331,7 +331,7 @@ def test_a_crash_in_the_middle_of_a_replay_loses_and_doubles_no_letter(
 
     def pause() -> None:
         if next(turns) == 300:
-            monkeypatch.setattr(letters, "_turn", lambda *_, **__: None)  # a dead process puts no order right
+            monkeypatch.setattr(letters, "_rotate", lambda *_, **__: None)  # a dead process puts no order right
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
