@@ -1,5 +1,5 @@
 """
-The connection to the ledger's database, with deadlines, and the seam at which its errors become ours.
+The connection to the ledger's database, with deadlines, and the translation of its errors into ours.
 
 PostgreSQL in production; SQLite where all processes are on one machine.
 """
@@ -21,11 +21,11 @@ from ifinu.errors import ConfigurationError, LedgerUnavailable
 from ifinu.ledger.schema import recorder
 
 CONNECT_S = 5
-STATEMENT_S = 10  # the longest that one statement, or the wait for a lock, may take
+STATEMENT_S = 10  # limit of one statement, and of the wait for a lock
 EXCLUSIVE = {"ifinu_exclusive": True}  # option of an engine whose transactions take SQLite's one write lock at once
-_IDLE_S = 60  # of a transaction whose process hangs: its locks must not outlive it for long
+_IDLE_S = 60  # limit of an idle transaction: a process that hangs must not keep its locks
 
-# libpq's; the last four end a connection whose peer went away without a word.
+# Options of libpq; the last four end a connection whose peer is gone without having closed it.
 _POSTGRES = {
     "connect_timeout": CONNECT_S,
     "application_name": "ifinu",
@@ -34,7 +34,7 @@ _POSTGRES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 1000 * (STATEMENT_S + 5),
 }
-# What a write brings on its own: the data are at fault, not the database.
+# Errors of a write for which the data are at fault, not the database.
 _OF_THE_DATA = (sqlalchemy.exc.DataError, sqlalchemy.exc.IntegrityError)
 _UNDEFINED = ("42P01", "42703")  # PostgreSQL: no such table, no such column
 _LONGEST_WORDS = 200
@@ -42,16 +42,16 @@ _LONGEST_WORDS = 200
 
 def connect(url: str, *, create: bool = True) -> Engine:
     """
-    An engine for the ledger; nothing is connected before it is used.
+    An engine for the ledger; it connects when it is first used.
 
-    Whatever goes wrong on it is a `LedgerUnavailable`, except what is the fault of the data.
+    Its errors are `LedgerUnavailable`, except those for which the data are at fault.
 
     Args:
-        url: As `Settings.database_url` has it.
-        create: Whether SQLite makes a file where there is none.
+        url: As `Settings.database_url`.
+        create: Whether SQLite creates a missing file.
 
     Raises:
-        ConfigurationError: It is no such URL.
+        ConfigurationError: The URL is not a database URL.
     """
     try:
         parts = make_url(url)
@@ -63,7 +63,7 @@ def connect(url: str, *, create: bool = True) -> Engine:
 
 
 def exists(engine: Engine) -> bool:
-    """False where it is a file that nobody has made yet; of a server nothing is asked."""
+    """Whether the SQLite file exists; always True for a server, which is not asked."""
     file = engine.url.database or ""
     return engine.dialect.name != "sqlite" or Path(unquote(file.removeprefix("file:"))).exists()
 
@@ -71,19 +71,19 @@ def exists(engine: Engine) -> bool:
 @contextlib.contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """
-    A transaction that writes the ledger; there is one at a time, so that none waits for another in a circle.
+    A transaction that writes the ledger. It locks the row of `recorder`, so there is one at a time, and no deadlock.
 
     Raises:
-        LedgerUnavailable: Nothing is written. Where the answer to the commit was lost, it may be after all.
+        LedgerUnavailable: Nothing is written; or if the answer to the commit was lost, perhaps all of it.
     """
     with engine.execution_options(**EXCLUSIVE).begin() as connection:
-        connection.execute(select(recorder.c.id).with_for_update())  # which SQLite neither needs nor knows
+        connection.execute(select(recorder.c.id).with_for_update())  # no lock in SQLite, which needs none
         yield connection
 
 
 def _postgres(url: URL) -> Engine:
     arguments = {name: value for name, value in _POSTGRES.items() if name not in url.query}
-    # Small, and without a bound to wait at: the threads that use it are few.
+    # Small, and without a limit to wait at: few threads use it.
     engine = create_engine(
         url,
         connect_args=arguments,
@@ -101,8 +101,8 @@ def _sqlite(url: URL, create: bool) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("a ledger in memory forgets everything; write IFINU_DATABASE_URL=sqlite:///file")
     if create:
-        # It holds ids and masked phones. Its -wal and -shm files get the rights that it has.
-        with contextlib.suppress(OSError):  # it is there, or SQLite says better what is wrong
+        # It holds ids and masked phones. Its -wal and -shm files get the same rights.
+        with contextlib.suppress(OSError):  # it exists, or SQLite has the better error
             os.close(os.open(url.database, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     else:
         url = url.set(database=f"file:{quote(url.database)}", query={"mode": "rw", "uri": "true"})
@@ -115,7 +115,7 @@ def _sqlite(url: URL, create: bool) -> Engine:
 
 
 def _set_deadlines(connection: Any, _record: object) -> None:
-    # Not as a start-up option, which a connection pooler may refuse.
+    # Not as a start-up option, since a connection pooler may refuse those.
     with connection.cursor() as cursor:
         cursor.execute(f"SET statement_timeout = '{STATEMENT_S}s'")
         cursor.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_S}s'")
@@ -123,13 +123,13 @@ def _set_deadlines(connection: Any, _record: object) -> None:
 
 
 def _prepare_file(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # `_begin` begins: the driver would leave DDL and reads out of transactions
-    with contextlib.suppress(sqlite3.OperationalError):  # another process is just doing the same
-        connection.execute("PRAGMA journal_mode = WAL")  # readers and the one writer do not wait for each other
+    connection.isolation_level = None  # `_begin` begins; the driver would keep DDL and reads out of transactions
+    with contextlib.suppress(sqlite3.OperationalError):  # another process does the same at this moment
+        connection.execute("PRAGMA journal_mode = WAL")  # readers and the one writer do not block each other
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that begins with reading may not write any more once another has.
+    # A transaction that starts by reading cannot write any more once another one has written.
     exclusive = EXCLUSIVE.items() <= connection.get_execution_options().items()
     connection.exec_driver_sql("BEGIN IMMEDIATE" if exclusive else "BEGIN")
 

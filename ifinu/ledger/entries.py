@@ -1,4 +1,4 @@
-"""An entry of the stream, read so that a database can hold it."""
+"""Entries of the stream, checked and cleaned so that a database can store them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ifinu.ledger.states import RECEIPTS
 LONGEST_ID = 200  # characters; an index cannot hold any length
 _LONGEST_TEXT = 2000  # of an error; the event itself is kept whole
 _LARGEST = 2**31 - 1
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # no database of ours takes these
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # neither PostgreSQL nor SQLite stores these
 
-# What an event is nothing without.
+# Fields without which an event of this name is invalid.
 _NEEDED = {
     Name.RECEIPT: ("key_id", "status"),
     Name.OPTOUT: ("hash",),
@@ -30,9 +30,9 @@ class Entry:
     One event and its id in the stream.
 
     Attributes:
-        ms: First part of the id: the time at Redis, in ms.
-        seq: Second part.
-        event: What happened.
+        ms: First part of the id: Redis' time in ms.
+        seq: Second part of the id.
+        event: The event.
     """
 
     ms: int
@@ -45,7 +45,7 @@ class Entry:
         Read an entry as Redis gives it.
 
         Raises:
-            ValueError: It is no event.
+            ValueError: It is not an event.
         """
         event = events.decode(fields)
         entry = cls(*position(id_), Event(event.name, _storable(event.id), _storable(event.data)))
@@ -58,31 +58,31 @@ class Entry:
 
     @property
     def at(self) -> datetime:
-        """When it happened."""
+        """Redis' time of the event."""
         return datetime.fromtimestamp(self.ms / 1000, UTC)
 
     @property
     def notification_id(self) -> str | None:
-        """Of what it tells; None where that is no notification, or cannot be one for the length of its id."""
+        """The id of its notification; None if it has none, or one that is too long."""
         return self.event.id if 0 < len(self.event.id) <= LONGEST_ID else None
 
     def text(self, name: str, longest: int = _LONGEST_TEXT) -> str | None:
-        """A text of its data, at most so long; None where it is something else."""
+        """A text of its data, cut to `longest` characters; None for a value of another type."""
         value = self.event.data.get(name)
         return value[:longest] if isinstance(value, str) and value else None
 
     def number(self, name: str) -> int | None:
-        """A count of its data."""
+        """A count of its data; None for a value of another type or range."""
         value = self.event.data.get(name)
         return value if type(value) is int and 0 <= value <= _LARGEST else None  # a bool is an int too
 
     def flag(self, name: str) -> bool | None:
-        """A yes or no of its data."""
+        """A boolean of its data; None for a value of another type."""
         value = self.event.data.get(name)
         return value if isinstance(value, bool) else None
 
     def time(self, name: str) -> datetime | None:
-        """A time of its data, which is in ms there."""
+        """A time of its data, which is stored there in ms since the epoch; None if it is not one."""
         value = self.event.data.get(name)
         try:
             return datetime.fromtimestamp(value / 1000, UTC)  # type: ignore[operator]  # caught below
@@ -91,7 +91,7 @@ class Entry:
 
 
 def position(id_: bytes) -> tuple[int, int]:
-    """An id of the stream, so that the later one is the greater."""
+    """An id of the stream as (ms, seq), so that ids compare in their order."""
     ms, _, seq = id_.partition(b"-")
     return int(ms), int(seq or 0)
 

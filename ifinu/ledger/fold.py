@@ -1,12 +1,12 @@
 """
-Entries of the stream -> the rows that they make, one row an id, so that a batch is a handful of statements.
+Entries of the stream -> rows, one row per id, so that a batch takes a handful of statements.
 
-What is here is pure. What was recorded before is joined to it by `upserts.py`, by the same rules:
+This module does no I/O. `upserts.py` merges its rows with those in the database, by the same rules:
 
     state, reason, error, due_at      of the event with the greatest (rank, stream id); see `states.py`
-    attempts, last_at                 the greatest
-    first_at, sent_at, …              the first
-    everything else                   as it was first told
+    attempts, last_at                 the greatest value
+    first_at, sent_at, …              the earliest value
+    every other column                the first value
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BRINGS = {
     Name.UNCANCELLED: State.QUEUED,
     Name.UNQUEUED: State.PURGED,
 }
-# What a claim calls it -> what the ledger does.
+# State of a claim -> state in the ledger.
 _CLAIMED: dict[str, State] = {ClaimState.SENDING: State.UNKNOWN, ClaimState.WAITING: State.RETRYING}
 
 _FACTS = {"tenant": "tenant", "kind": "kind", "instance": "instance", "queue": "queue", "phone": "phone"}
@@ -51,7 +51,7 @@ class RowBatch:
     The rows of each table, by their keys.
 
     Attributes:
-        last: The greatest id of the stream among them; 0-0 where there are none.
+        last: The greatest id of the stream among them; 0-0 if there are none.
     """
 
     events: dict[tuple[int, int], Row] = field(default_factory=dict)
@@ -62,13 +62,13 @@ class RowBatch:
     last: tuple[int, int] = (0, 0)
 
     def key_ids(self) -> list[str]:
-        """WhatsApp's ids under which a notification and its receipts may have to be joined."""
-        told = {row["key_id"] for row in self.notifications.values() if row["key_id"] is not None}
-        return sorted(told | self.receipts.keys())
+        """WhatsApp's ids by which a notification and its receipts may have to be joined."""
+        sent = {row["key_id"] for row in self.notifications.values() if row["key_id"] is not None}
+        return sorted(sent | self.receipts.keys())
 
 
 def fold(entries: Iterable[Entry]) -> RowBatch:
-    """Make the rows."""
+    """Fold entries into rows."""
     rows = RowBatch()
     for entry in sorted(entries, key=lambda entry: (entry.ms, entry.seq)):
         at = entry.ms, entry.seq

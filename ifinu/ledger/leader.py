@@ -1,7 +1,8 @@
 """
-Whose turn it is to record: one process of all at a time, so that the others need neither the memory nor connections.
+Leader election among the processes that could record: one of them at a time writes the ledger, so that the others need
+neither the memory nor the connections.
 
-`ifinu:recorder` in Redis names the holder, and lapses when the holder is gone. Two that believe it is theirs, for a
+`ifinu:recorder` in Redis names the leader, and expires when the leader is gone. Two processes that lead at once, for a
 moment, do no harm: see `upserts.py`.
 """
 
@@ -16,51 +17,58 @@ import redis
 
 from ifinu.broker.keys import RECORDER, script
 
-HELD_S = 15.0  # after this a holder that is not heard of has lost it
-_RENEWED_S = HELD_S / 5
+LEASE_S = 15.0  # a leader that does not renew in time has lost the leadership
+_RENEWED_S = LEASE_S / 5
 
 
-class Leader:
+class Leadership:
     """
-    The turn, as one process sees it.
+    The leadership, as one process sees it.
 
     Args:
         client: Connection to Redis.
-        who: A name that nobody else has; by default host, process, and a random part.
+        name: A unique name; by default host, process id and a random part.
+
+    Attributes:
+        holder: Name of the leader when `acquire` last asked; empty before.
     """
 
-    def __init__(self, client: redis.Redis, who: str | None = None) -> None:
-        self.who = who or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self.holder = ""  # who had it when it was last asked for
+    def __init__(self, client: redis.Redis, name: str | None = None) -> None:
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.holder = ""
         self._client = client
         self._renew_at = 0.0
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """
-        Ask for it, or for more of it; False while it is another's.
+        Become the leader, or renew the lease; False while another process leads.
 
         Raises:
             redis.RedisError: Redis is away.
         """
-        answer = script("lead")(self._client, (RECORDER,), (self.who, int(HELD_S * 1000)))
+        answer = script("lead")(self._client, (RECORDER,), (self.name, int(LEASE_S * 1000)))
         self.holder = answer.decode(errors="replace")
         self._renew_at = monotonic() + _RENEWED_S
-        return self.holder == self.who
+        return self.holder == self.name
 
     def keep(self) -> bool:
-        """Keep it; to be asked at least every few seconds. While Redis is away nobody else can take it."""
+        """
+        Renew the lease when it is due; False once another process leads. Call it at least every few seconds.
+
+        While Redis is away no other process can become the leader, so the answer is True.
+        """
         if monotonic() < self._renew_at:
             return True
         try:
-            return self.take()
+            return self.acquire()
         except redis.RedisError:
             return True
 
-    def leave(self) -> None:
+    def resign(self) -> None:
         """
-        Leave it to the next at once.
+        Let another process lead at once.
 
         Raises:
-            redis.RedisError: Redis is away; it lapses by itself.
+            redis.RedisError: Redis is away; the lease expires.
         """
-        script("resign")(self._client, (RECORDER,), (self.who,))
+        script("resign")(self._client, (RECORDER,), (self.name,))

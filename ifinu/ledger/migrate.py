@@ -1,8 +1,8 @@
 """
-Brings the ledger's tables to the form that this version needs.
+Migration of the ledger's tables to the revision that this version needs.
 
-Revisions are numbered (`0001`, `0002`, …), and each first only adds: an older worker goes on with newer tables, so the
-tables are migrated before the workers are replaced.
+Revisions are numbered (`0001`, `0002`, …). A revision only adds, so that an older worker can use newer tables: migrate
+the tables before replacing the workers.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ifinu.ledger.engine import EXCLUSIVE
 
 HEAD = "0001"
 SCRIPTS = Path(__file__).with_name("migrations")
-VERSION_TABLE = "ledger_version"  # Alembic's own name for it may be taken where the database has other tenants
+VERSION_TABLE = "ledger_version"  # another application in the database may use Alembic's default name
 
-_LOCK = 0x1F1_0001  # any number, the same for all who migrate a ledger
-_LONGEST_MIN = 15  # for a large table's new index, or another migration that is running
+_LOCK = 0x1F1_0001  # any number, the same in every process that migrates a ledger
+_LONGEST_MIN = 15  # for a new index on a large table, or the wait for another migration
 
 
 class Migrated(NamedTuple):
-    """From which revision to which; `before` is None where there was no ledger."""
+    """The revisions before and after; `before` is None if there was no ledger."""
 
     before: str | None
     after: str
@@ -43,15 +43,15 @@ def is_current(engine: Engine) -> bool:
 
 def migrate(engine: Engine) -> Migrated:
     """
-    Bring the ledger to `HEAD`, or leave a newer one as it is. One at a time does; another waits, and finds it done.
+    Migrate the ledger to `HEAD`; a newer one stays as it is. Of two processes the second waits, and finds it done.
 
-    It is one transaction: when it fails, nothing has changed.
+    It is one transaction: if it fails, nothing has changed.
 
     Raises:
-        errors.LedgerUnavailable: The database is away, or what is there before is in the way.
+        errors.LedgerUnavailable: The database is away, or existing tables are in the way.
     """
     with engine.execution_options(**EXCLUSIVE).begin() as connection:
-        _wait_for_turn(connection)
+        _lock(connection)
         before = _revision(connection)
         if before is not None and before >= HEAD:
             return Migrated(before, before)
@@ -59,9 +59,9 @@ def migrate(engine: Engine) -> Migrated:
     return Migrated(before, HEAD)
 
 
-def _wait_for_turn(connection: Connection) -> None:
+def _lock(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
-        return  # the transaction began with the one lock there is
+        return  # an exclusive transaction holds its one lock already
     connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_LONGEST_MIN}min'")
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
@@ -73,7 +73,7 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _upgrade(connection: Connection) -> None:
-    # Ten megabytes that only this needs.
+    # Imported here: it takes ten megabytes, and only a migration needs it.
     from alembic import command
     from alembic.config import Config
 

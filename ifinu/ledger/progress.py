@@ -1,4 +1,4 @@
-"""What a recorder did so far; for metrics and tests. Apart from it, since who only stands by loads no database."""
+"""Progress of a recorder, for metrics and tests. A module apart, since a process that stands by loads no SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class Progress:
     """
-    Of all the turns of one process.
+    Counts since this process started.
 
     Attributes:
-        active: It is this process' turn.
+        active: Whether this process records now.
         recorded: Events written.
-        refused: Entries that were no events.
-        lag: Entries in the stream when it was last looked at.
+        refused: Entries that could not be recorded.
+        lag: Entries in the stream when it was last read.
         gaps: How often the stream was lost.
     """
 

@@ -1,6 +1,6 @@
 """
-What people and checks ask the ledger. Every answer is bounded, and every function raises errors.LedgerUnavailable where
-the database is away.
+Queries on the ledger, for commands and checks. Results have a maximum size. Every function raises
+errors.LedgerUnavailable when the database is away.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ifinu.ledger.schema import events, gaps, notifications, recorder
 from ifinu.ledger.states import State
 from ifinu.window import BRASILIA
 
-ZONE = ZoneInfo(BRASILIA)  # always whole hours from UTC
+ZONE = ZoneInfo(BRASILIA)  # its offset from UTC is always whole hours
 _LONGEST_TIMELINE = 400  # events
 _MOST_ROWS = 100
-_WENT_OUT = or_(notifications.c.sent_at.is_not(None), notifications.c.state == State.UNKNOWN)  # or may have
-_MOST_KEYS = 50  # sends of one notification; there are two at most
+_MAYBE_SENT = or_(notifications.c.sent_at.is_not(None), notifications.c.state == State.UNKNOWN)
+_MOST_KEYS = 50  # WhatsApp ids of one notification; it has two at most
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a notification now; each field is the column of its name in `schema.notifications`."""
+    """The present row of a notification; each field is the column of that name in `schema.notifications`."""
 
     id: str
     tenant: str | None
@@ -68,9 +68,9 @@ class Timeline:
     A notification from its first event to its last.
 
     Attributes:
-        known: What is known now.
-        happened: Its events and receipts, the oldest first. Of very many only the first and the last are here.
-        left_off: How many are missing in the middle.
+        known: Its present row.
+        happened: Its events and receipts, the oldest first. If there are too many, those in the middle are left out.
+        left_off: How many were left out.
     """
 
     known: Known
@@ -80,7 +80,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class SentAs:
-    """Whom a WhatsApp message of ours went to (pseudonym and masked phone), and on whose behalf."""
+    """The notification of a WhatsApp message: id, tenant, and the phone's pseudonym and mask."""
 
     id: str
     tenant: str | None
@@ -89,25 +89,24 @@ class SentAs:
 
 
 class By(enum.StrEnum):
-    """What notifications are counted by."""
+    """Columns by which notifications are counted."""
 
     STATE = "state"
     KIND = "kind"
     TENANT = "tenant"
     INSTANCE = "instance"
-    HOUR = "hour"  # of São Paulo's clock
+    HOUR = "hour"  # in São Paulo
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
     """
-    How many notifications share a value.
+    The number of notifications with one value.
 
     Attributes:
-        key: The state, kind, tenant or instance; None where there is none. Of an hour its beginning, as
-            `2026-11-24T09:00:00-03:00`.
-        total: How many.
-        states: How many in each state.
+        key: The state, kind, tenant or instance, or None; the start of an hour, as `2026-11-24T09:00:00-03:00`.
+        total: Number of notifications.
+        states: Number in each state.
     """
 
     key: str | None
@@ -117,7 +116,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The largest counts (of hours: the latest ones) and how many notifications there are in all."""
+    """The largest counts (of hours: the latest), and the number of all notifications."""
 
     rows: tuple[Count, ...]
     total: int
@@ -125,7 +124,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the stream was recorded: the id of the last entry (0-0 before the first), and when."""
+    """Id of the last recorded entry of the stream (0-0 before the first), and when it was recorded."""
 
     ms: int
     seq: int
@@ -138,8 +137,8 @@ class Gap:
     Events that were lost before they were recorded.
 
     Attributes:
-        found_at: When it was noticed.
-        after: Time of the last event before it; None where there was none.
+        found_at: When the loss was noticed.
+        after: Time of the last event recorded before it, or None.
         cause: `group_gone`, `went_back`, or `restored` from a backup.
     """
 
@@ -150,14 +149,14 @@ class Gap:
 
 def timeline(engine: Engine, notification_id: str, limit: int = _LONGEST_TIMELINE) -> Timeline | None:
     """
-    All that is known of one notification; None when nothing is.
+    The present row and the events of one notification; None if the ledger does not have it.
 
-    Receipts name only WhatsApp's id of the message. They are here if any send of this notification had it.
+    Receipts name only WhatsApp's id of a message. Those of every send of this notification are included.
 
     Args:
         engine: The ledger.
         notification_id: The id.
-        limit: The most events that are read.
+        limit: The most events to read.
     """
     with engine.connect() as connection:
         columns = [notifications.c[field.name] for field in fields(Known)]
@@ -174,7 +173,7 @@ def timeline(engine: Engine, notification_id: str, limit: int = _LONGEST_TIMELIN
 
 
 def id_of(engine: Engine, key_id: str) -> str | None:
-    """The notification that was sent as a WhatsApp message of this id, also by an earlier send; None when none was."""
+    """Id of the notification that was sent, now or by an earlier send, as the WhatsApp message `key_id`; or None."""
     now = select(notifications.c.id).where(notifications.c.key_id == key_id).limit(1)
     before = select(events.c.notification_id).where(events.c.key_id == key_id, events.c.notification_id.is_not(None))
     with engine.connect() as connection:
@@ -182,7 +181,7 @@ def id_of(engine: Engine, key_id: str) -> str | None:
 
 
 def sent_as(engine: Engine, key_id: str) -> SentAs | None:
-    """Who was written to by the WhatsApp message of this id, and on whose behalf."""
+    """The notification that was sent as the WhatsApp message `key_id`, or None."""
     notification_id = id_of(engine, key_id)
     columns = (notifications.c.id, notifications.c.tenant, notifications.c.phone_hash, notifications.c.phone)
     with engine.connect() as connection:
@@ -191,11 +190,11 @@ def sent_as(engine: Engine, key_id: str) -> SentAs | None:
 
 
 def writers(engine: Engine, phone_hash: str) -> list[tuple[str | None, str]]:
-    """Instances and tenants (empty for none) that wrote to a phone, or may have, the latest first."""
+    """Pairs of instance and tenant (empty for none) that wrote to a phone, or may have, the latest first."""
     at = func.max(func.coalesce(notifications.c.sent_at, notifications.c.last_at))
     query = (
         select(notifications.c.instance, notifications.c.tenant)
-        .where(notifications.c.phone_hash == phone_hash, _WENT_OUT)
+        .where(notifications.c.phone_hash == phone_hash, _MAYBE_SENT)
         .group_by(notifications.c.instance, notifications.c.tenant)
         .order_by(at.desc())
         .limit(_MOST_ROWS)
@@ -205,8 +204,8 @@ def writers(engine: Engine, phone_hash: str) -> list[tuple[str | None, str]]:
 
 
 def tenants_of(engine: Engine, instance: str) -> list[str]:
-    """Tenants (empty for none) in whose name an instance wrote to anybody. It reads all notifications."""
-    query = select(notifications.c.tenant).where(notifications.c.instance == instance, _WENT_OUT).distinct()
+    """Tenants (empty for none) for which an instance sent messages, or may have. Scans all notifications."""
+    query = select(notifications.c.tenant).where(notifications.c.instance == instance, _MAYBE_SENT).distinct()
     with engine.connect() as connection:
         return sorted(tenant or "" for tenant in connection.execute(query).scalars())
 
@@ -230,12 +229,12 @@ def _events(connection: Connection, which: ColumnElement[bool], limit: int, *, n
 
 def counts(engine: Engine, by: By, since: datetime, limit: int = _MOST_ROWS) -> Counts:
     """
-    Count notifications. One belongs to the time at which it was sent, or if it was not, of its last event.
+    Count notifications by a column. The time of a notification is that of its send, or else of its last event.
 
     Args:
         engine: The ledger.
-        by: What they are counted by.
-        since: Those of this time or later.
+        by: The column.
+        since: The earliest time to count; aware.
         limit: The most rows.
     """
     at = func.coalesce(notifications.c.sent_at, notifications.c.last_at)
@@ -252,7 +251,7 @@ def counts(engine: Engine, by: By, since: datetime, limit: int = _MOST_ROWS) -> 
     query = select(grouped.c.key, grouped.c.state, grouped.c.n, total, overall)
     order = (grouped.c.key.desc(),) if by is By.HOUR else (total.desc(), grouped.c.key.nulls_last())
     with engine.connect() as connection:
-        # A key has a row a state at most, so that the first `limit` keys are whole.
+        # A key has at most one row per state, so that the first `limit` keys are complete.
         rows = connection.execute(query.order_by(*order).limit(limit * len(State))).all()
     found: dict[str | None, Count] = {}
     for name, state, count, of_key, _ in rows:
@@ -274,7 +273,7 @@ def _named(count: Count) -> Count:
 
 
 def unconfirmed(engine: Engine, since: datetime, limit: int = _MOST_ROWS) -> dict[str | None, int]:
-    """How many sent messages got no receipt in time, by instance; see `retention.mark_unconfirmed`."""
+    """Number of sent messages without a receipt in time, by instance; see `retention.mark_unconfirmed`."""
     n = func.count().label("n")
     query = (
         select(notifications.c.instance, n)
@@ -294,14 +293,14 @@ def unconfirmed(engine: Engine, since: datetime, limit: int = _MOST_ROWS) -> dic
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """How many messages were dropped since their id had been there before, and how many ids they carried."""
+    """Number of messages dropped as duplicates, and number of their ids."""
 
     messages: int
     ids: int
 
 
 def duplicates(engine: Engine, since: datetime) -> Duplicates:
-    """Count what was dropped as a duplicate; a second message that is a dead letter (`reason`) was not."""
+    """Count the messages dropped as duplicates; second messages that became dead letters (with a `reason`) are not."""
     query = select(func.count(), func.count(events.c.notification_id.distinct())).where(
         events.c.ms >= round(since.timestamp() * 1000),  # of the primary key
         events.c.name == Name.DUPLICATE,
@@ -312,7 +311,7 @@ def duplicates(engine: Engine, since: datetime) -> Duplicates:
 
 
 def position(engine: Engine) -> Position | None:
-    """How far the stream was recorded; None before the first time."""
+    """The position up to which the stream was recorded; None before the first time."""
     query = select(recorder.c.ms, recorder.c.seq, recorder.c.updated_at).where(recorder.c.id == 1)
     with engine.connect() as connection:
         row = connection.execute(query).one_or_none()
@@ -320,7 +319,7 @@ def position(engine: Engine) -> Position | None:
 
 
 def found_gaps(engine: Engine, since: datetime, limit: int = _MOST_ROWS) -> Sequence[Gap]:
-    """Where events were lost, the latest first."""
+    """Gaps found since a time, the latest first."""
     query = select(gaps.c.found_at, gaps.c.ms, gaps.c.cause).where(gaps.c.found_at >= since)
     with engine.connect() as connection:
         rows = connection.execute(query.order_by(gaps.c.found_at.desc(), gaps.c.id.desc()).limit(limit)).all()

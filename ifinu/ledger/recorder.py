@@ -1,13 +1,13 @@
 """
 The stream `ifinu:eventos` -> the ledger, batch by batch.
 
-A batch is taken, written in one transaction, and only then acknowledged and deleted from the stream: what is lost on
-the way is taken again, and what is written twice is the same as written once. While the database or Redis is away the
-events stay where they are.
+A batch is read, written in one transaction, and only then acknowledged and deleted from the stream. A batch that fails
+on the way is read again, and writing one twice is the same as writing it once. While the database or Redis is away the
+events stay in the stream.
 
-The stream itself can be lost: somebody flushes Redis, or it comes back as it was some time ago. The ledger knows up to
-which entry it was recorded, so it is noticed: its group is gone, or has read less than was recorded. That is said, and
-written to `gaps`.
+The stream itself can be lost: Redis is flushed, or restored from a snapshot. The ledger stores up to which entry it was
+recorded, so the loss is noticed: the consumer group is gone, or has read less than was recorded. The loss is logged,
+and written to `gaps`.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ from ifinu.ledger.stream import Fields, Stream
 log = structlog.get_logger(__name__)
 
 _BATCH = 500
-_WAIT_S = 1.0  # for the next event; a stop is seen after it at the latest
-_GATHER_S = 0.1  # after a small batch, so that the next one is larger and the database has less to do
+_WAIT_S = 1.0  # for the next event, and so the longest time until a stop is noticed
+_GATHER_S = 0.1  # pause after a small batch, so that the next one is larger and the database has less to do
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _KEEP_EVERY_S = 3.0
 _MIGRATED_EVERY_S = 5.0
 _DEAD_AFTER_S = 15.0
 _CAUGHT_UP_EVERY_S = 0.5
 _UPKEEP_EVERY_S = 3600.0
-_LONGEST_WHY = 200
-# The data are at fault, whoever wrote them; ValueError is what drivers raise before they send.
+_LONGEST_REASON = 200
+# Errors for which the data are at fault; drivers raise ValueError before they send.
 _REFUSED = (sqlalchemy.exc.DataError, sqlalchemy.exc.IntegrityError, ValueError, OverflowError)
 
 
 class Recorder:
     """
-    Records until it is stopped. Several at once do no harm.
+    Records until it is stopped. Several recorders at once do no harm.
 
     Args:
-        client: A connection to Redis of its own that returns bytes, with a read timeout well above a second.
-        engine: The ledger. One of SQLite is migrated by it; one of PostgreSQL is waited for.
-        batch: The most entries a transaction.
-        dead_after_s: What another recorder took so long ago and did not record is taken from it.
-        upkeep: Tends the ledger between two batches, about once an hour; True if it is to be called again at once.
-        caught_up: Called when all that had happened is recorded, about once a second.
-        progress: Where it tells how far it is.
+        client: A Redis client that nothing else uses, which returns bytes, with a read timeout well above a second.
+        engine: The ledger. The recorder migrates SQLite itself, and waits until PostgreSQL is migrated.
+        batch: The most entries per transaction.
+        dead_after_s: Seconds after which entries that another recorder read and did not record are taken over.
+        upkeep: Called between two batches, about once an hour, to purge the ledger; True to be called again at once.
+        caught_up: Called about twice a second while the stream is recorded to its end.
+        progress: Updated as it records.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class Recorder:
         self._caught_up = caught_up
         self._caught_up_at = 0.0
         self._upkeep_at = 0.0
-        self._recorded_to = (0, 0)  # at least that far; read from the ledger before the stream is looked at
+        self._recorded_to = (0, 0)  # the ledger is recorded at least up to this entry
         self._failures = 0
 
     def run(self, stop: threading.Event, keep: Callable[[], bool] = lambda: True) -> None:
         """
-        Record until `stop` is set or the turn is another's. Whatever is away is waited for.
+        Record until `stop` is set or another process leads. Wait while Redis or the database is away.
 
         Args:
-            stop: Ends it, after one more batch of what is there.
-            keep: Asked every few seconds at least; False ends it at once.
+            stop: Ends it, after one more batch.
+            keep: Renews the leadership; called every few seconds at least. False ends it at once.
         """
         while True:
             try:
@@ -106,7 +106,7 @@ class Recorder:
 
     def _failed(self, exc: Exception) -> None:
         self._failures += 1
-        if self._failures == 1:  # an outage is said once
+        if self._failures == 1:  # an outage is logged once
             log.warning("ifinu.recorder.waiting", error=str(exc), events="stay in the stream")
 
     def _succeeded(self) -> None:
@@ -115,17 +115,17 @@ class Recorder:
             self._failures = 0
 
     def _ready(self, stop: threading.Event, keep: Callable[[], bool]) -> bool:
-        """Wait for tables that are as new as this version needs; False when it ends before."""
-        told = False
+        """Wait until the tables are migrated; False if it has to end before."""
+        is_logged = False
         while not is_current(self._engine):
             if self._engine.dialect.name == "sqlite":
                 migrate(self._engine)
                 continue
-            if not told:
+            if not is_logged:
                 log.error(
                     "ifinu.recorder.not_migrated", needs=HEAD, hint="run `ifinu migrate`; events stay in the stream"
                 )
-                told = True
+                is_logged = True
             if not _pause(_MIGRATED_EVERY_S, stop, keep):
                 return False
         return True
@@ -133,8 +133,8 @@ class Recorder:
     def _record_until(self, stop: threading.Event, keep: Callable[[], bool]) -> None:
         with self._engine.connect() as connection:
             self._recorded_to = upserts.position(connection)
-        again = True  # first what was taken before and not recorded
-        look_at = 0.0  # when to look next for what the dead left
+        again = True  # first the entries that were read before and not recorded
+        look_at = 0.0  # when to look next for entries of dead recorders
         while True:
             last_round = stop.is_set()
             taken = self._stream.take(self._batch, again=again, recorded_to=self._recorded_to)
@@ -174,13 +174,13 @@ class Recorder:
             try:
                 entries.append(Entry.read(id_, fields))
             except ValueError as exc:
-                self._refuse(id_, phone.mask_in(str(exc))[:_LONGEST_WHY])
+                self._refuse(id_, phone.mask_in(str(exc))[:_LONGEST_REASON])
         self._write(entries)
         self._stream.acknowledge(raw)
         self.progress.lag = max(0, self.progress.lag - len(raw))
 
     def _write(self, entries: list[Entry]) -> None:
-        """In one transaction; where the database refuses what is in it, all but that."""
+        """Write entries in one transaction; if the database refuses an entry, find it by halving, and leave it out."""
         if not entries:
             return
         try:
@@ -198,11 +198,11 @@ class Recorder:
         self._recorded_to = max(self._recorded_to, rows.last)
         self.progress.recorded += len(entries)
 
-    def _refuse(self, id_: bytes, why: str) -> None:
+    def _refuse(self, id_: bytes, reason: str) -> None:
         self.progress.refused += 1
-        log.warning("ifinu.recorder.refused", entry=id_.decode(), error=why)
+        log.warning("ifinu.recorder.refused", entry=id_.decode(), error=reason)
 
-    # -- a stream that is not what it was
+    # -- a stream that was lost
 
     def _begin_anew(self) -> None:
         if self._stream.make_group() and self._recorded_to > (0, 0):
@@ -210,9 +210,9 @@ class Recorder:
 
     def _lost(self, cause: str, *, read_to: tuple[int, int]) -> None:
         """
-        Say so, and write it down, unless another recorder did.
+        Log the loss and write it to `gaps`, unless another recorder did.
 
-        Should this fail, the next round notices it again: the group will have read less than was recorded.
+        If this fails, the next round notices the loss again: the group will have read less than was recorded.
         """
         now = datetime.now(UTC)
         with writing(self._engine) as connection:
@@ -232,7 +232,7 @@ class Recorder:
 
 
 def _pause(seconds: float, stop: threading.Event, keep: Callable[[], bool]) -> bool:
-    """Wait; False when it is over meanwhile."""
+    """Wait; False if `stop` was set or the leadership lost meanwhile."""
     until = monotonic() + seconds
     while (left := until - monotonic()) > 0:
         if stop.wait(min(left, _KEEP_EVERY_S)) or not keep():

@@ -1,11 +1,11 @@
 """
-Answers of persons that Redis could not settle -> opt-outs, by what the ledger knows of who wrote to whom.
+Opt-outs from the open replies that Redis could not settle: the ledger knows which tenants wrote to whom.
 
-    it quotes a message of ours    the tenant of that message; the ledger knows it by its `key.id`, and the phone too
-    the person's phone is known    the tenant that wrote to it last from this instance, else all that ever wrote to it
-    neither                        of a person who wants no more: all tenants of this instance, else all there are
+    the reply quotes a message of ours  the tenant of that message; the ledger finds it, and the phone, by its `key.id`
+    the person's phone is known         the tenant that last wrote to it from this instance, else all that ever wrote
+    neither                             of an opt-out: all tenants of this instance, else all there are
 
-What is told to be a wrong recipient stays open, with the tenants that wrote to that phone.
+A reply of the wrong person stays open, with the tenants that wrote to that phone.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ifinu.ledger import queries
 
 log = structlog.get_logger(__name__)
 
-_A_TIME = 100
+_BATCH = 100
 _INSTANCES = 64
 
 
 class ReplyResolver:
     """
-    Settles what is new among the open replies, once the ledger has what had happened by then.
+    Settles new replies, once the ledger has recorded the events before them.
 
     Args:
         client: A connection to Redis that returns bytes.
@@ -40,17 +40,17 @@ class ReplyResolver:
     def __init__(self, client: redis.Redis, engine: Engine) -> None:
         self._replies = Replies(client)
         self._engine = engine
-        # Anybody can write SAIR to a number, and to find its tenants takes a while.
+        # Cached, since the query takes a while, and anybody can send any number of replies.
         self._tenants_of = functools.lru_cache(_INSTANCES)(functools.partial(queries.tenants_of, engine))
 
     def settle(self) -> None:
         """
-        Settle some of them.
+        Settle a batch of new replies.
 
         Raises:
-            LedgerUnavailable, redis.RedisError: They stay as they are, and are settled later.
+            LedgerUnavailable, redis.RedisError: Replies not settled yet stay new.
         """
-        for reply in self._replies.new(_A_TIME):
+        for reply in self._replies.new(_BATCH):
             self._settle(reply)
         if self._tenants_of.cache_info().currsize == _INSTANCES:
             self._tenants_of.cache_clear()

@@ -1,8 +1,8 @@
 """
-What the ledger forgets, and what it stops waiting for.
+Upkeep of the ledger: purge old rows, erase a person's data, and mark missing receipts.
 
-Each step is a transaction of a bounded size that takes its turn with the recorder's, so that neither waits for the
-other for long, and two that tend one ledger do everything once.
+Each step is a transaction of limited size that alternates with the recorder's, so that neither waits long for the
+other. Two processes that do it at once do no more than one.
 """
 
 from __future__ import annotations
@@ -20,32 +20,31 @@ from ifinu.ledger.schema import events, gaps, notifications, opt_outs, receipts
 from ifinu.ledger.states import State
 from ifinu.settings import Settings
 
-ERASED = "erased:"  # what the ids of notifications begin with whose person was erased
+ERASED = "erased:"  # prefix of the ids of anonymised notifications
 
-_BATCH = 1000  # rows a transaction writes
-_READ = 20_000  # rows one reads
-_BATCHES_AT_A_TIME = 10  # of each table; with them `tend` is back within a second or so
+_BATCH = 1000  # rows that a transaction writes
+_READ = 20_000  # rows that a transaction reads
+_BATCHES_AT_A_TIME = 10  # per table, which takes `tend` about a second
 _PURGE_AT_HOUR = 3  # in São Paulo
-# A sent message older than this is not looked at any more: where no receipts come at all, every look would be at all of
-# them.
+# Older sent messages are not checked for receipts: without any receipts, each check would read all messages.
 _UNCONFIRMED_NOT_BEFORE = timedelta(days=30)
 
-# By which time a row is old. What is neither here nor erased stays: opt-outs that stand, the state of the instances.
+# The columns that give the age of a row. Valid opt-outs and the states of instances are not purged.
 _AGES: tuple[Column[datetime], ...] = (
     notifications.c.last_at,
     receipts.c.last_at,
     opt_outs.c.removed_at,
     gaps.c.found_at,
 )
-# What is left of a notification whose person was erased: everything else.
-_NOBODYS: dict[str, Any] = {
+# The columns of an anonymised notification that change; the others stay.
+_ANONYMOUS: dict[str, Any] = {
     "id": bindparam("becomes"), "phone": None, "phone_hash": None, "key_id": None, "error": None,
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class RowCounts:
-    """How many rows of the three large tables."""
+    """Numbers of rows of the three large tables."""
 
     notifications: int = 0
     events: int = 0
@@ -60,12 +59,12 @@ class RowCounts:
 @dataclass(frozen=True, slots=True)
 class Tended:
     """
-    What `tend` did.
+    The result of `tend`.
 
     Attributes:
-        unconfirmed: Notifications that were marked as such.
-        purged: Rows that were deleted for their age.
-        more: There is more to do at once.
+        unconfirmed: Notifications marked as unconfirmed.
+        purged: Rows deleted.
+        more: Whether there is more to do at once.
     """
 
     unconfirmed: int = 0
@@ -75,17 +74,17 @@ class Tended:
 
 def tend(engine: Engine, settings: Settings, now: datetime) -> Tended:
     """
-    Do what is due: mark what got no receipt, and between 3 and 4 at night (in São Paulo) forget what is old.
+    Mark messages without a receipt, and between 3 and 4 at night (in São Paulo) delete old rows.
 
-    To be called about once an hour, and again at once where it says `more`; called twice, or by two, it does no more.
+    Call it about once an hour, and again at once if it returns `more`. Additional calls do no harm.
 
     Args:
         engine: The ledger.
         settings: `retention_days` and `unconfirmed_after_s`.
-        now: Aware.
+        now: The present time, aware.
 
     Raises:
-        errors.LedgerUnavailable: The database is away; nothing is lost by trying again later.
+        errors.LedgerUnavailable: The database is away; try again later.
     """
     marked, more_to_mark = mark_unconfirmed(engine, settings.unconfirmed_after_s, now, batches=_BATCHES_AT_A_TIME)
     purged, more_to_purge = RowCounts(), False
@@ -99,19 +98,19 @@ def mark_unconfirmed(
     engine: Engine, older_than_s: float, now: datetime, *, batches: int | None = None, batch: int = _BATCH
 ) -> tuple[int, bool]:
     """
-    Mark sent messages for which no receipt came in time. A receipt that comes later takes the mark away.
+    Mark sent messages without a receipt in time. A receipt that comes later removes the mark.
 
-    What the gateway gave no id for is left out: no receipt could ever be joined to it.
+    Messages without a gateway id are left out, since no receipt can be joined to them.
 
     Args:
         engine: The ledger.
-        older_than_s: How long a receipt may take, in seconds.
-        now: Aware; the time of the mark.
-        batches: The most transactions; None for as many as it takes.
-        batch: The most rows of each.
+        older_than_s: Seconds that a receipt may take.
+        now: The time of the mark, aware.
+        batches: The most transactions; None for no limit.
+        batch: The most rows per transaction.
 
     Returns:
-        How many were marked, and whether there may be more.
+        The number of messages marked, and whether there may be more.
     """
     late = now - timedelta(seconds=older_than_s)
     waiting = (
@@ -122,7 +121,7 @@ def mark_unconfirmed(
             notifications.c.key_id.is_not(None),
             notifications.c.sent_at <= late,
             notifications.c.last_at >= late - _UNCONFIRMED_NOT_BEFORE,
-            # A receipt that is here before it was joined.
+            # Receipts that were recorded, and not joined yet.
             ~exists().where(receipts.c.key_id == notifications.c.key_id),
         )
         .order_by(notifications.c.last_at)
@@ -144,21 +143,21 @@ def purge(
     engine: Engine, before: datetime, *, batches: int | None = None, batch: int = _BATCH
 ) -> tuple[RowCounts, bool]:
     """
-    Delete what is older than `before`, the oldest first: notifications by their last event, receipts by the last one,
-    events each by itself, opt-outs that were taken back, and notes on gaps. An opt-out that stands is kept for ever.
+    Delete rows older than `before`, the oldest first: notifications by their last event, receipts by the last one,
+    events by their own time, lifted opt-outs, and gaps. Valid opt-outs are kept for ever.
 
     Args:
         engine: The ledger.
-        before: Aware.
-        batches: The most transactions for each table; None for as many as it takes.
-        batch: About the most rows of each.
+        before: The time, aware.
+        batches: The most transactions per table; None for no limit.
+        batch: The most rows per transaction, roughly.
 
     Returns:
-        How many rows went, and whether more are left.
+        The numbers of rows deleted, and whether more are left.
     """
     deleted: dict[str, int] = {}
     more = False
-    # Of an event the id is the time, and has the index.
+    # The age of an event is the first part of its id, which is the primary key.
     old: list[tuple[Column[datetime] | Column[int], datetime | int]] = [(age, before) for age in _AGES]
     old.append((events.c.ms, int(before.timestamp() * 1000)))
     for age, limit in old:
@@ -175,7 +174,7 @@ def purge(
 def _delete_oldest(
     connection: Connection, age: Column[datetime] | Column[int], before: datetime | int, batch: int
 ) -> tuple[int, bool]:
-    """Delete a batch by ranges of its index; with rows of the very same time it may be a little larger."""
+    """Delete a batch by a range of the index; rows of the same time may make it a little larger."""
     aged: ColumnElement[bool] = age < before
     last = connection.execute(select(age).where(aged).order_by(age).offset(batch - 1).limit(1)).scalar()
     count = connection.execute(delete(age.table).where(aged if last is None else age <= last)).rowcount
@@ -184,22 +183,23 @@ def _delete_oldest(
 
 def erase(engine: Engine, phone_hash: str, *, batch: int = _BATCH) -> RowCounts:
     """
-    Forget a person, and keep the counts true.
+    Erase a person's data, and keep the totals.
 
-    Their notifications stay as rows that say of nobody what became of them: tenant, kind, instance, state, tries and
-    times. The id goes too, since producers build it from what they know of a person; `erased:` and a random one take
-    its place. Phone, pseudonym, WhatsApp's ids and error texts are emptied, and all events and receipts deleted.
+    The person's notifications are anonymised: tenant, kind, instance, state, tries and times stay. The id is replaced
+    by `erased:` and a random one, since producers derive ids from personal data. Phone, pseudonym, WhatsApp's ids and
+    error texts are set to NULL, and all events and receipts deleted.
 
-    An opt-out that stands is kept with its pseudonym, or the person would be written to again; one that was taken back
-    goes. What is still on its way, or waits in the stream, is recorded anew when its next event is: erase again then.
+    A valid opt-out is kept with its pseudonym, or the person would get messages again; a lifted one is deleted. A
+    notification that is not finished, or whose events are still in the stream, is recorded again with its next event:
+    erase again then.
 
     Args:
         engine: The ledger.
         phone_hash: Pseudonym of the phone.
-        batch: The most notifications a transaction.
+        batch: The most notifications per transaction.
 
     Returns:
-        How many notifications were made nobody's, and how many events and receipts deleted.
+        The numbers of notifications anonymised, and of events and receipts deleted.
     """
     total = RowCounts()
     while (done := _erase_batch(engine, phone_hash, batch)) is not None:
@@ -213,7 +213,7 @@ def erase(engine: Engine, phone_hash: str, *, batch: int = _BATCH) -> RowCounts:
 
 
 def of_person(engine: Engine, phone_hash: str) -> int:
-    """How many notifications `erase` would make nobody's."""
+    """Number of notifications that `erase` would anonymise."""
     with engine.connect() as connection:
         return connection.execute(select(func.count()).where(notifications.c.phone_hash == phone_hash)).scalar_one()
 
@@ -227,21 +227,21 @@ def _erase_batch(engine: Engine, phone_hash: str, batch: int) -> RowCounts | Non
         ids = [row.id for row in found]
         named = select(events.c.key_id).where(events.c.notification_id.in_(ids), events.c.key_id.is_not(None))
         keys = sorted({row.key_id for row in found if row.key_id} | set(connection.execute(named).scalars()))
-        told = connection.execute(delete(events).where(events.c.notification_id.in_(ids))).rowcount
-        told += connection.execute(delete(events).where(events.c.key_id.in_(keys))).rowcount
-        got = connection.execute(delete(receipts).where(receipts.c.key_id.in_(keys))).rowcount
+        deleted = connection.execute(delete(events).where(events.c.notification_id.in_(ids))).rowcount
+        deleted += connection.execute(delete(events).where(events.c.key_id.in_(keys))).rowcount
+        deleted_receipts = connection.execute(delete(receipts).where(receipts.c.key_id.in_(keys))).rowcount
         connection.execute(
-            update(notifications).where(notifications.c.id == bindparam("was")).values(_NOBODYS),
+            update(notifications).where(notifications.c.id == bindparam("was")).values(_ANONYMOUS),
             [{"was": id_, "becomes": f"{ERASED}{uuid.uuid4().hex}"} for id_ in ids],
         )
-    return RowCounts(len(ids), told, got)
+    return RowCounts(len(ids), deleted, deleted_receipts)
 
 
 def _erase_others(engine: Engine, phone_hash: str) -> int:
     """
-    Delete the events that name a person outside their notifications: an opt-out, or an id that was used for two people.
+    Delete events with the person's pseudonym outside their notifications: opt-outs, and ids used for two people.
 
-    There is no index to find them by, so all events are gone through, a range at a time.
+    No index finds them, so this reads all events, a range at a time.
     """
     deleted, after = 0, -1
     theirs = events.c.data["hash"].as_string() == phone_hash

@@ -1,18 +1,18 @@
 """
 The ledger's tables, one definition for PostgreSQL and SQLite.
 
-    notifications  one row an id: what is known of it now
-    events         all that happened, as the stream `ifinu:eventos` told it; append-only
-    receipts       one row a WhatsApp message id: how far it got; it may be here before its notification is sent
-    opt_outs       who wants no messages of which tenant; `removed_at` is set when they want them again
-    instances      the WhatsApp numbers and their last known connection
-    recorder       one row: how far the stream was recorded; whoever writes the ledger locks it first
-    gaps           where the stream was lost before it was recorded
+    notifications  one row per id: its present state
+    events         all events of the stream `ifinu:eventos`; append-only
+    receipts       one row per WhatsApp message id: its receipts; it may exist before its notification is `sent`
+    opt_outs       opt-outs of people from tenants; `removed_at` is set when one is lifted
+    instances      the WhatsApp numbers and the last state of their connection
+    recorder       one row: the position up to which the stream was recorded; locked by every writer of the ledger
+    gaps           losses of the stream before it was recorded
 
-Phones are masked (`phone`) and known by a keyed hash (`phone_hash`); names and texts are not here at all.
+Phones are masked (`phone`) and identified by a keyed hash (`phone_hash`); names and texts are not stored.
 `notifications.state_rank` and the stream id (`state_ms`, `state_seq`) decide which of two states counts; see
-`states.py`. `reason`, `error` and `due_at` belong to the state and go with it. The migrations make these tables, and a
-test holds them to this module.
+`states.py`. `reason`, `error` and `due_at` change together with the state. The migrations create these tables, and a
+test compares them with this module.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime in UTC, in and out. SQLite has no zones: there it is stored as UTC without one."""
+    """An aware datetime in UTC. SQLite has no time zones, and stores it as UTC without one."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To the database; ValueError where the zone is missing."""
+        """Convert a value for the database; ValueError if it has no time zone."""
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a time in the ledger has a zone")
+            raise ValueError("a time in the ledger needs a time zone")
         utc = value.astimezone(UTC)
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """From the database."""
+        """Convert a value from the database."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -78,7 +78,7 @@ notifications = Table(
     Column("phone_hash", Text),
     Column("state", Text, nullable=False),  # one of `states.State`
     Column("state_rank", SmallInteger, nullable=False),
-    # The stream id of the event that set the state; what a receipt sets leaves them as they are.
+    # The stream id of the event that set the state; a receipt does not change them.
     Column("state_ms", BigInteger, nullable=False),
     Column("state_seq", BigInteger, nullable=False),
     Column("attempts", Integer, nullable=False),  # sends tried
@@ -86,7 +86,7 @@ notifications = Table(
     Column("confirmed", Boolean),  # whether the gateway could store what it sent; NULL before
     Column("reason", Text),
     Column("error", Text),
-    Column("due_at", UtcDateTime),  # when the next try or look-up is
+    Column("due_at", UtcDateTime),  # time of the next try or look-up
     Column("first_at", UtcDateTime, nullable=False),  # first and last event
     Column("last_at", UtcDateTime, nullable=False),
     Column("sent_at", UtcDateTime),
@@ -94,14 +94,14 @@ notifications = Table(
     Column("delivered_at", UtcDateTime),
     Column("read_at", UtcDateTime),
     Column("failed_at", UtcDateTime),
-    Column("unconfirmed_at", UtcDateTime),  # when the sweep missed its receipt; NULL again when one comes
+    Column("unconfirmed_at", UtcDateTime),  # when the sweep found no receipt; NULL again when one comes
     Index(None, "phone_hash"),
     Index(None, "key_id"),
     Index(None, "state", "last_at"),
     Index(None, "tenant", "last_at"),
     Index(None, "last_at"),
 )
-# What the sweep for missing receipts looks at: where they come, next to nothing.
+# For the sweep for missing receipts: nearly empty while receipts come.
 Index(
     "notifications_unconfirmed_idx",
     notifications.c.last_at,
@@ -116,7 +116,7 @@ events = Table(
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("at", UtcDateTime, nullable=False),  # the same as `ms`
     Column("name", Text, nullable=False),  # one of `broker.events.Name`
-    Column("notification_id", Text),  # NULL where the event is of no notification
+    Column("notification_id", Text),  # NULL if the event belongs to no notification
     Column("key_id", Text),
     Column("data", _JSON, nullable=False),
     Index(None, "notification_id"),
@@ -128,7 +128,7 @@ receipts = Table(
     metadata,
     Column("key_id", Text, primary_key=True),
     Column("instance", Text),
-    Column("status", Text, nullable=False),  # the one of the highest rank so far
+    Column("status", Text, nullable=False),  # of the highest rank so far
     Column("rank", SmallInteger, nullable=False),
     Column("last_at", UtcDateTime, nullable=False),
     Column("server_ack_at", UtcDateTime),
@@ -141,12 +141,12 @@ receipts = Table(
 opt_outs = Table(
     "opt_outs",
     metadata,
-    Column("tenant", Text, primary_key=True),  # empty where there are no tenants
+    Column("tenant", Text, primary_key=True),  # empty for messages without a tenant
     Column("phone_hash", Text, primary_key=True),
     Column("phone", Text),  # masked
     Column("source", Text),
-    Column("at", UtcDateTime),  # NULL where only the removal is known
-    Column("removed_at", UtcDateTime),  # NULL: they want no messages
+    Column("at", UtcDateTime),  # NULL if only the removal is known
+    Column("removed_at", UtcDateTime),  # NULL while the opt-out is valid
     Column("ms", BigInteger, nullable=False),  # the last event's id in the stream
     Column("seq", BigInteger, nullable=False),
     Index(None, "phone_hash"),
@@ -157,7 +157,7 @@ instances = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("state", Text),
-    Column("code", Integer),  # why it is closed, as the gateway says
+    Column("code", Integer),  # the gateway's reason for a closed connection
     Column("at", UtcDateTime, nullable=False),
     Column("ms", BigInteger, nullable=False),  # the last event's id in the stream
     Column("seq", BigInteger, nullable=False),
@@ -167,7 +167,7 @@ recorder = Table(
     "recorder",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
-    Column("ms", BigInteger, nullable=False),  # id of the last entry that was recorded; 0-0 before the first
+    Column("ms", BigInteger, nullable=False),  # id of the last recorded entry; 0-0 before the first
     Column("seq", BigInteger, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
 )
@@ -177,7 +177,7 @@ gaps = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("found_at", UtcDateTime, nullable=False),
-    Column("ms", BigInteger, nullable=False),  # the last entry that was recorded before it
+    Column("ms", BigInteger, nullable=False),  # id of the last entry recorded before the gap
     Column("seq", BigInteger, nullable=False),
     Column("cause", Text, nullable=False),  # group_gone | went_back | restored
 )

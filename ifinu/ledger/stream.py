@@ -1,4 +1,4 @@
-"""The stream `ifinu:eventos` as the recorder reads it: a batch at a time, deleted when it is recorded."""
+"""The stream `ifinu:eventos`: read in batches, which are deleted once they are recorded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ifinu.broker.keys import EVENTS, script
 from ifinu.ledger.entries import position
 
 GROUP = "ledger"
-# One name for all recorders, so that what one left behind is at once the next one's.
+# One name for all recorders, so that the next one gets the entries that another left unrecorded at once.
 _CONSUMER = "recorder"
 
 Fields = dict[bytes, bytes]
@@ -20,13 +20,13 @@ Fields = dict[bytes, bytes]
 
 class Taken(NamedTuple):
     """
-    What a look at the stream brought.
+    A batch, and the position of the consumer group.
 
     Attributes:
-        before: Id up to which the group had taken entries before.
-        pending: How many of those were not recorded.
-        length: Entries in the stream, which are all that are not recorded.
-        entries: The batch, by id. What was deleted meanwhile has no fields.
+        before: Id up to which the group had read before.
+        pending: Number of entries read before and not acknowledged.
+        length: Entries in the stream, all of which are not recorded yet.
+        entries: The batch, by id. An entry that was deleted meanwhile has no fields.
     """
 
     before: tuple[int, int]
@@ -37,7 +37,7 @@ class Taken(NamedTuple):
 
 class Stream:
     """
-    The stream and its group.
+    The stream and its consumer group.
 
     Args:
         client: A connection that returns bytes, with a read timeout well above a second.
@@ -48,7 +48,7 @@ class Stream:
 
     def make_group(self) -> bool:
         """
-        Make the group, which is to read from the beginning; False when it is there already.
+        Create the group, reading from the beginning; False if it exists.
 
         Raises:
             redis.RedisError: Redis is away.
@@ -63,15 +63,15 @@ class Stream:
 
     def take(self, count: int, *, again: bool, recorded_to: tuple[int, int]) -> Taken | None:
         """
-        Take a batch; None when there is no group. Of one that is behind `recorded_to` nothing is taken.
+        Read a batch; None if there is no group. A group that is behind `recorded_to` gets no entries.
 
         Args:
             count: The most entries.
-            again: Those that were taken before and not acknowledged, instead of new ones.
+            again: Whether to read the entries read before and not acknowledged, instead of new ones.
             recorded_to: Id up to which the ledger is recorded at least.
 
         Raises:
-            redis.RedisError: Redis is away; what it gave is given again to who asks `again`.
+            redis.RedisError: Redis is away; entries that were read can be read `again`.
         """
         found = script("read_events")(
             self._client, (EVENTS,), (GROUP, _CONSUMER, count, "0" if again else ">", *recorded_to)
@@ -83,7 +83,7 @@ class Stream:
 
     def take_over(self, count: int, idle_ms: int) -> dict[bytes, Fields]:
         """
-        Take what somebody, of any name, took so long ago that they must be dead.
+        Take over entries that any consumer read `idle_ms` ago or earlier and did not acknowledge.
 
         Raises:
             redis.RedisError: Redis is away.
@@ -93,22 +93,22 @@ class Stream:
 
     def acknowledge(self, ids: Iterable[bytes]) -> None:
         """
-        Say that entries are recorded, which deletes them unless another group needs them.
+        Acknowledge recorded entries, and delete them unless another group needs them.
 
         Raises:
-            redis.RedisError: Redis is away; they are taken again.
+            redis.RedisError: Redis is away; they are read again.
         """
         script("forget_events")(self._client, (EVENTS,), (GROUP, *ids))
 
     def wait(self, after: tuple[int, int], seconds: float) -> None:
         """
-        Wait until there is an entry later than `after`, or the time is over.
+        Wait for an entry later than `after`, for `seconds` at most.
 
         Raises:
             redis.RedisError: Redis is away.
         """
         ms, seq = after
-        with contextlib.suppress(redis.ResponseError):  # it was deleted or replaced while we waited: look again
+        with contextlib.suppress(redis.ResponseError):  # the stream was deleted or replaced meanwhile: read it again
             self._client.xread({EVENTS: f"{ms}-{seq}"}, count=1, block=int(seconds * 1000))
 
 

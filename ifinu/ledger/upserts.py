@@ -1,8 +1,8 @@
 """
-Rows -> the database: one statement a table, whatever the size of the batch.
+Rows -> the database: one statement per table, for a batch of any size.
 
-Which of two states counts is decided in SQL, by the rules of `fold.py`, since another recorder may have written
-meanwhile. Everything may be written twice, and in any order.
+SQL decides which of two states counts, by the rules of `fold.py`, since another recorder may have written meanwhile.
+Rows may be written twice, and in any order.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ifinu.ledger.states import RECEIPTS
 _Insert = postgresql.Insert | sqlite.Insert
 
 _OF_THE_STATE = ("state", "state_rank", "state_ms", "state_seq", "reason", "error", "due_at")
-_TOLD_ONCE = ("tenant", "kind", "instance", "queue", "phone", "phone_hash", "key_id", "confirmed")
+_FIRST_VALUE = ("tenant", "kind", "instance", "queue", "phone", "phone_hash", "key_id", "confirmed")
 _RECEIVED_AT = tuple(f"{status}_at" for status in RECEIPTS)
 
 
@@ -50,7 +50,7 @@ class _Statements(NamedTuple):
 
 def write(connection: Connection, rows: RowBatch, now: datetime) -> None:
     """
-    Write a batch, and how far the stream is recorded with it.
+    Write a batch, and move the recorded position to its end.
 
     Args:
         connection: In a transaction of `engine.writing`.
@@ -70,13 +70,13 @@ def write(connection: Connection, rows: RowBatch, now: datetime) -> None:
 
 
 def position(connection: Connection) -> tuple[int, int]:
-    """Id of the last entry that was recorded; 0-0 before the first."""
+    """Id of the last recorded entry; 0-0 before the first."""
     row = connection.execute(select(recorder.c.ms, recorder.c.seq)).one()
     return row.ms, row.seq
 
 
 def move(connection: Connection, to: tuple[int, int], now: datetime) -> None:
-    """Say how far the stream is recorded."""
+    """Set the id of the last recorded entry."""
     connection.execute(update(recorder).values(ms=to[0], seq=to[1], updated_at=now))
 
 
@@ -99,7 +99,7 @@ def _statements(dialect: str) -> _Statements:
 
 
 class _Dialect:
-    """What the two databases say differently."""
+    """SQL that differs between the two databases."""
 
     def __init__(self, name: str) -> None:
         self._sqlite = name == "sqlite"
@@ -108,16 +108,16 @@ class _Dialect:
         return sqlite.insert(table) if self._sqlite else postgresql.insert(table)
 
     def at_once(self, insert: _Insert) -> Executable:
-        """The same, so that many rows are one statement."""
-        # SQLAlchemy joins them only where something is returned; psycopg2 alone would send each by itself.
+        """Make an insert of many rows one statement."""
+        # SQLAlchemy batches rows only with RETURNING; psycopg2 alone would send a statement per row.
         return insert if self._sqlite else insert.returning(*insert.table.primary_key)
 
     def greatest(self, one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement[Any]:
         return func.max(one, other) if self._sqlite else func.greatest(one, other)
 
     def least(self, one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement[Any]:
-        """The first of two times; where one is missing, the other."""
-        if self._sqlite:  # whose min of NULL and anything is NULL
+        """The earlier of two times, ignoring NULL."""
+        if self._sqlite:  # its min(NULL, x) is NULL
             return func.coalesce(func.min(one, other), one, other)
         return func.least(one, other)
 
@@ -133,7 +133,7 @@ def _upsert_notifications(sql: _Dialect) -> _Insert:
     return insert.on_conflict_do_update(
         index_elements=[old.id],
         set_={name: case((counts, new[name]), else_=old[name]) for name in _OF_THE_STATE}
-        | {name: func.coalesce(old[name], new[name]) for name in _TOLD_ONCE}
+        | {name: func.coalesce(old[name], new[name]) for name in _FIRST_VALUE}
         | {name: sql.least(old[name], new[name]) for name in ("first_at", "sent_at")}
         | {name: sql.greatest(old[name], new[name]) for name in ("attempts", "last_at")},
     )
@@ -172,7 +172,7 @@ def _upsert_instances(sql: _Dialect) -> _Insert:
 
 
 def _join_receipts(sql: _Dialect) -> Update:
-    """Give notifications what is known of their messages; `key_ids` are those that may have something new."""
+    """Copy the receipts of these messages into their notifications."""
     old, got = notifications.c, receipts.c
     beyond = got.rank > old.state_rank
     state: Iterable[tuple[Column[Any], Any]] = ((old.state, got.status), (old.state_rank, got.rank))

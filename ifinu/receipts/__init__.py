@@ -1,1 +1,1 @@
-"""What the gateway tells by webhook: receipts, opt-outs and the state of its instances."""
+"""The gateway's webhooks: receipts, people's replies and the states of instances."""

@@ -1,10 +1,10 @@
 """
-Who may post a webhook: whoever shows the secret that was registered with it.
+Authentication of webhooks by a secret that is registered at the gateway.
 
-Each instance is registered with a secret of its own, which follows from the one that was set: the token of an instance
-reads what is registered for it at the gateway, and must not speak for another instance. The gateway's token does not
-say which instance shows it, so a header beside it does. The secret that was set is taken as well, for any instance:
-from a proxy, a global webhook, and instances that were registered before each had its own.
+Each instance is registered with a different secret, derived from the configured one: the token of an instance can read
+its registration at the gateway, and must not speak for another instance. The gateway's JWT does not name its instance,
+so a second header does. The configured secret itself is accepted too, for any instance: from a proxy, a global webhook,
+and instances registered before each had a different one.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from urllib.parse import quote, unquote
 
 import jwt
 
-HEADER = "x-ifinu-secret"  # for a proxy, or a gateway that makes no tokens
+HEADER = "x-ifinu-secret"  # from a proxy, or a gateway that makes no JWT
 INSTANCE_HEADER = "x-ifinu-instance"
 
-_ISSUER = "evolution"  # what the gateway puts in `app`
-_CLOCKS_APART_S = 60  # a hook refused is lost for good, so clocks may differ by as much
+_ISSUER = "evolution"  # the gateway's value of the claim `app`
+_CLOCKS_APART_S = 60  # tolerated difference of clocks: a webhook that is refused is lost for good
 _BEARER = "bearer "
 _WRONG = "wrong_secret"
 
 
 def secret_of(instance: str, secret: str) -> str:
-    """The secret of one instance, which follows from the one that was set."""
+    """The secret of one instance, derived from the configured one."""
     return hmac.new(secret.encode(), b"ifinu webhook of " + instance.encode(), hashlib.sha256).hexdigest()
 
 
 def headers_of(instance: str, secret: str) -> dict[str, str]:
-    """What is registered at the gateway beside the URL of an instance's webhook."""
+    """The headers to register at the gateway with an instance's webhook."""
     return {"jwt_key": secret_of(instance, secret), INSTANCE_HEADER: quote(instance, safe="")}
 
 
 class Shown(NamedTuple):
     """
-    What the headers of a webhook show.
+    The result of checking the headers of a webhook.
 
     Attributes:
-        objection: Why it is refused, a word for the log; None when it may pass.
-        instance: The only one that it may speak for; None for any.
+        objection: The reason for refusing it, a word for the log; None if it is accepted.
+        instance: The only instance whose events it may bring; None for any.
     """
 
     objection: str | None
@@ -53,10 +53,11 @@ class WebhookAuth:
     """
     Checks the headers of a webhook.
 
-    The gateway signs no body; of a header `jwt_key` it makes `Authorization: Bearer <JWT>`, HS256, for ten minutes.
+    The gateway signs no body. It replaces a header `jwt_key` by `Authorization: Bearer <JWT>`, HS256, valid for ten
+    minutes.
 
     Args:
-        secrets: As they were set, any of which will do: the present one, and the one before while it is changed.
+        secrets: The configured secrets, each of which is accepted: the present one, and during a change the one before.
     """
 
     def __init__(self, *secrets: str) -> None:
@@ -81,7 +82,7 @@ def _objection(headers: Mapping[str, str], secrets: tuple[str, ...] | list[str])
     keys = [secret.encode() for secret in secrets]
     shown = headers.get(HEADER)
     if shown is not None:
-        # Starlette reads headers as Latin-1, which gives back any byte.
+        # Starlette decodes headers as Latin-1, which restores any byte.
         raw = shown.encode("latin-1", "replace")
         return None if any(hmac.compare_digest(raw, key) for key in keys) else _WRONG
     authorization = headers.get("authorization", "")

@@ -7,15 +7,15 @@ from starlette.applications import Starlette
 
 from ifinu.receipts.connection_limits import LimitedProtocol
 
-_IDLE_S = 75  # longer than clients keep a connection that is not in use, so that they do not post into a closed one
-_STOP_S = 10  # for what is under way at the end; Redis is given less
+_IDLE_S = 75  # longer than clients keep idle connections, so that they do not post into a closed one
+_STOP_S = 10  # for requests under way at the end; the limit of Redis' answers is less
 
 
 def server(application: Starlette) -> uvicorn.Server:
     """
-    Make the server; `run(sockets=[…])` serves until SIGTERM or SIGINT, then finishes what is under way.
+    Make the server; `run(sockets=[…])` serves until SIGTERM or SIGINT, then finishes the requests under way.
 
-    It logs no requests: the standard library's logging, as the process has set it up, gets the rest.
+    It logs no requests. Other messages go to the standard library's logging, as the process configured it.
     """
     config = uvicorn.Config(
         application,

@@ -1,4 +1,4 @@
-"""What persons reply: heard, durable, and where they want no more messages confirmed, in one step."""
+"""People's replies: recorded in Redis with the opt-outs that follow, and confirmed, in one step."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ CONFIRMED = (
     "Se mudar de ideia, é só avisar a empresa que enviou a cobrança."
 )
 
-_MONTHS = 3  # Redis remembers for two, the first of which may have begun in the third
+_MONTHS = 3  # Redis keeps the senders for two months, which may touch three
 
 log = structlog.get_logger()
 
 
 class ReplyHandler:
     """
-    Takes what persons reply. Its methods block for as long as Redis takes; threads may share it.
+    Handles people's replies. Its methods block while Redis works; threads may share it.
 
     Args:
-        client: A connection that returns bytes, with deadlines.
+        client: A Redis client that returns bytes, with timeouts.
         phone_key: `IFINU_PHONE_KEY`, or None.
 
     Attributes:
-        taken: How many opted out.
-        unresolved: How many wanted to, and the gateway does not say which phone they have.
-        unclear: How many replies a person has to read, by what they may have asked for.
+        taken: Number of new opt-outs.
+        unresolved: Number of opt-outs from phones that the gateway hides.
+        unclear: Number of replies that an operator has to read, by wish.
     """
 
     def __init__(self, client: redis.Redis, phone_key: str | None) -> None:
@@ -55,14 +55,14 @@ class ReplyHandler:
 
     def take(self, inbound: Inbound, wish: Wish) -> None:
         """
-        Record what a person asks for.
+        Record a reply.
 
-        A person who wants no more messages is opted out at once, of the tenant that wrote to them last from this
-        instance. Where Redis does not know that tenant, it is all of them until the ledger was asked; see
-        `broker/replies.py`. The confirmation goes out in the step that records the opt-out.
+        An opt-out takes effect at once, for the tenant that last wrote to the person from this instance. If Redis does
+        not know the tenant, it holds for all tenants until the ledger resolves it; see `broker/replies.py`. The
+        confirmation is queued in the same step.
 
         Raises:
-            redis.RedisError: It is not known to be durable; to take it again does no harm.
+            redis.RedisError: It may not be recorded; recording it again does no harm.
         """
         reply = self._reply(inbound, wish)
         if wish is Wish.STOP and inbound.phone is not None:
@@ -108,19 +108,18 @@ class ReplyHandler:
 
     def pseudonym(self, phone: str) -> str:
         """
-        What stands for a phone in Redis.
+        The pseudonym of a phone.
 
         Raises:
-            redis.RedisError: The key of pseudonyms is there, and Redis does not reply.
+            redis.RedisError: The key of pseudonyms has to be read, and Redis does not answer.
         """
         return self._pseudonyms.of(phone)
 
     def close(self) -> None:
-        """Close the connections."""
         self._client.close()
 
     def _tenant(self, instance: str, pseudonym: str) -> str | None:
-        """Who wrote to them last from this instance, empty for no tenant; None where Redis does not know."""
+        """The tenant that last wrote to a person from this instance, empty for no tenant; None if Redis forgot it."""
         month = clock.now(self._client).replace(day=1)
         for _ in range(_MONTHS):
             tenant: Any = self._client.hget(senders_key(instance, f"{month:%Y-%m}"), pseudonym)
@@ -132,7 +131,7 @@ class ReplyHandler:
 
 def _confirmation(inbound: Inbound, phone: str, reply: Reply) -> Confirmation:
     notification = Notification(
-        # Follows from what they wrote: a hook that comes again, even after they opted in, is not confirmed again.
+        # Derived from the reply: a webhook that comes again, even after an opt-in, is not confirmed again.
         id=f"optout:{reply.hash}:{int(reply.at.timestamp() * 1000)}",
         kind=Kind.REMINDER,
         phone=phone,

@@ -1,8 +1,9 @@
 """
 Receipts -> spans in the traces of their messages.
 
-A receipt may come before the gateway has answered the send that it tells of, and so before its trail is there. So each
-waits some seconds for the next look; a webhook is answered meanwhile, and one trip serves all of a second.
+A receipt may come before the gateway has answered its send, and so before its trace link exists. So each receipt waits
+some seconds before its link is read. The webhook is answered before that, and one round trip serves the receipts of a
+second.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ifinu.tracing import INSTANCE, KEY_ID, STATE, SpanName, Tracer
 
 _WAIT_S = 5.0
 _TICK_S = 1.0
-_MOST = 20_000  # that wait; of more, the oldest leave no span
+_MOST = 20_000  # receipts that may wait; beyond it the oldest get no span
 _PAGE = 500
 
 log = structlog.get_logger()
@@ -40,11 +41,11 @@ class _Noted(NamedTuple):
 
 class Follower:
     """
-    Follows trails.
+    Records the spans of receipts.
 
     Args:
-        client: A connection with deadlines of its own.
-        tracer: Where spans go.
+        client: A Redis client with timeouts.
+        tracer: Records the spans.
     """
 
     def __init__(self, client: redis.asyncio.Redis, tracer: Tracer) -> None:
@@ -54,28 +55,28 @@ class Follower:
 
     def note(self, receipt: Receipt, started_ns: int, ended_ns: int) -> None:
         """
-        A receipt came.
+        Queue a receipt.
 
         Args:
-            receipt: What it says.
+            receipt: The receipt.
             started_ns: When its webhook came, in ns since the epoch.
-            ended_ns: When it was durable.
+            ended_ns: When it was durable in Redis, in ns since the epoch.
         """
         self._noted.append(_Noted(receipt, monotonic(), started_ns, ended_ns))
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Record spans until the task is cancelled."""
         while True:
             await asyncio.sleep(_TICK_S)
             await self._follow(monotonic() - _WAIT_S)
 
     async def close(self) -> None:
-        """Follow what waits, and export all of it."""
+        """Record the receipts that still wait, and export all spans."""
         await self._follow(monotonic())
         await asyncio.to_thread(self._tracer.close)
 
     async def _follow(self, until: float) -> None:
-        """All that came before that."""
+        """Record the receipts that came before `until`."""
         while page := self._before(until):
             try:
                 parents = await follow(self._client, [noted.receipt.key_id for noted in page])
@@ -102,7 +103,7 @@ class Follower:
 
 @contextlib.asynccontextmanager
 async def following(follower: Follower) -> AsyncIterator[None]:
-    """It follows, meanwhile."""
+    """Run the follower in a task, and close it at the end."""
     task = asyncio.create_task(follower.run())
     try:
         yield

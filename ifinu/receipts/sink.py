@@ -1,4 +1,4 @@
-"""What a webhook says -> Redis, where it is durable: events for the ledger, evidence for look-ups, opt-outs."""
+"""Webhooks -> Redis, where they are durable: events for the ledger, evidence for look-ups, opt-outs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ifinu.receipts.webhook_events import ConnectionUpdate, Inbound, Receipt, Sa
 from ifinu.reference import reference_in
 
 SEEN_TTL_S = 172_800  # longer than any look-up of a message that may have been sent
-_ANSWER_S = 4.0  # for all of a webhook
+_ANSWER_S = 4.0  # limit for one webhook
 
 log = structlog.get_logger()
 
@@ -29,20 +29,20 @@ class Sink:
     Makes webhooks durable.
 
     Args:
-        client: A connection with deadlines of its own.
-        desk: Where opt-outs go.
+        client: A Redis client with timeouts.
+        replies: Handles the replies.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, desk: ReplyHandler) -> None:
+    def __init__(self, client: redis.asyncio.Redis, replies: ReplyHandler) -> None:
         self._client = client
-        self._desk = desk
+        self._replies = replies
 
     async def record(self, said: Sequence[Said]) -> None:
         """
-        Record all that a webhook says. It is idempotent but for the stream, whose readers are.
+        Record the content of a webhook. A second call only repeats events in the stream, whose readers are idempotent.
 
         Raises:
-            redis.RedisError, OSError, TimeoutError: Not all of it is known to be durable: it has to come again.
+            redis.RedisError, OSError, TimeoutError: Part of it may not be durable: the webhook has to come again.
         """
         async with asyncio.timeout(_ANSWER_S):
             pipe = self._client.pipeline(transaction=False)
@@ -56,7 +56,7 @@ class Sink:
                 await pipe.execute()
             for one in said:
                 if isinstance(one, Inbound) and (wish := wish_of(one.text)) is not None:
-                    await asyncio.to_thread(self._desk.take, one, wish)
+                    await asyncio.to_thread(self._replies.take, one, wish)
         for one in said:
             if isinstance(one, ConnectionUpdate):
                 log.info("ifinu.instance.state", instance=phones.mask_in(one.instance), state=one.state, code=one.code)
@@ -73,16 +73,15 @@ class Sink:
         return True
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._client.aclose()
-        self._desk.close()
+        self._replies.close()
 
     async def _seen(self, pipe: redis.asyncio.client.Pipeline, echo: SentEcho) -> None:
         reference = reference_in(echo.text)
         if reference is None or echo.phone is None:
             return
-        pseudonym = await asyncio.to_thread(self._desk.pseudonym, echo.phone)
-        # The first to be seen stays: the text forwarded to the same person must not take its place.
+        pseudonym = await asyncio.to_thread(self._replies.pseudonym, echo.phone)
+        # The first one stays: the text forwarded to the same person must not replace it.
         pipe.set(seen_key(reference, echo.instance, pseudonym), echo.key_id, ex=SEEN_TTL_S, nx=True)
 
 
@@ -95,7 +94,7 @@ def _add(pipe: redis.asyncio.client.Pipeline, said: Receipt | ConnectionUpdate |
             connection = {"instance": said.instance, "state": said.state, "code": said.code}
             _event(pipe, Event(Name.CONNECTION, data=connection))
         case Inbound():
-            pass  # of interest only if it is an opt-out, which takes a script
+            pass  # matters only if it is an opt-out, which `ReplyHandler` records
 
 
 def _event(pipe: redis.asyncio.client.Pipeline, event: Event) -> None:

@@ -1,17 +1,16 @@
 """
-What a person's text asks of us, by a small grammar of Portuguese as people type it.
+Opt-outs in people's texts, recognised by a small grammar of Portuguese as people type it.
 
 Case, accents, punctuation, emoji, repeated letters and words, and common misspellings do not matter. A text is read
-clause by clause, each as a set of words in any order, so that an order that nobody has foreseen is read all the same:
+clause by clause, each as a set of words, so that their order does not matter:
 
     not + send ("não me mande mais mensagens")           stop + send, receive, messages ("para de mandar mensagem")
     not + want + receive, messages, list                 remove + me, number, list ("me tira dessa lista")
     not + allow + messages, send                         leave ("quero sair"); unsubscribe, in any form
 
-A clause asks to stop only if it holds no word that the grammar does not know: "não me mande mais boleto errado", "vou
-sair agora" and "quero cancelar o plano" are about something else, and to stop the messages of a person who asked for
-something else costs them a late fee. What has the core of a request beside unknown words is a *maybe*, and left to a
-person.
+A clause asks to stop only if the grammar knows all its words: "não me mande mais boleto errado", "vou sair agora" and
+"quero cancelar o plano" are about something else, and stopping the messages of a person who asked for something else
+costs them a late fee. A clause with the core of a request beside unknown words is a *maybe*, for an operator to decide.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from itertools import groupby
 
 
 class Wish(enum.Enum):
-    """What a person's text asks for."""
+    """The request in a person's text."""
 
     STOP = "stop"  # no more messages
-    WRONG_PERSON = "wrong_person"  # the text is not for the person who has this phone
+    WRONG_PERSON = "wrong_person"  # the phone is not the customer's
     MAYBE = "maybe"  # close to one of these, and not clear
 
 
-_LONGEST = 300  # characters; at greater length people write about something else
-_MOST_UNKNOWN = 5  # words beside the core of a request that a person may have meant
+_LONGEST = 300  # characters; longer texts are about something else
+_MOST_UNKNOWN = 5  # unknown words beside the core of a request, for a *maybe*
 
 
 def _words(text: str) -> frozenset[str]:
@@ -64,7 +63,7 @@ _STOP = _words(
     "parar pare parem parando pararem cessar cesse cessem interromper interrompa interrompam suspender suspenda "
     "suspendam encerrar encerre encerrem stop parasse parassem"
 )
-_STOP_ALONE = _words("parar pare parem para stop")  # the others say nothing without their object
+_STOP_ALONE = _words("parar pare parem para stop")  # the other verbs need an object
 _ENOUGH = _words("chega basta nada zero dispenso")
 _REMOVE = _words(
     "tirar tira tire tirem retirar retira retire retirem remover remove remova removam removido removida "
@@ -89,7 +88,7 @@ _CHARGES = _words(
 _MORE = _words("mais more nada nunca jamais")
 _UNSUBSCRIBE = re.compile(r"descadast|desinscre|desincre|desassin|unsubs|desubs|optout$")
 
-# Words that change nothing, wherever they stand.
+# Words that do not change the meaning, anywhere in a clause.
 _FILLERS = _words(
     "a o as os um uma uns umas ao aos de da do das dos d em no na nos nas p pra pro pras pros para por pelo "
     "pela e que q com comigo sobre via desde eu me mim meu minha meus minhas nosso nossa te ti se lhe nesse "
@@ -115,7 +114,7 @@ _ABOUT_BILLS = _words(
 )
 _BUT = _words("mas apenas somente exceto menos senao porem")  # turns a request into one with a condition
 _AT_TIMES = _words("agora hoje amanha madrugada domingo sabado cedo noite horario almoco semana")
-_GOING = _words("vou vamos irei vai")  # says what they do, asks for nothing
+_GOING = _words("vou vamos irei vai")  # announces something, and requests nothing
 _ASKING = _words("como onde faco fazer")
 
 _WRONG = _words(
@@ -142,7 +141,7 @@ _MISTAKE = _words("engano enganou enganaram enganado enganada")
 _GONE = _words("faleceu morreu falecido falecida obito")
 _LIVES = _words("mora trabalha pertence existe")
 
-# Spellings that are no inflection, and what they stand for.
+# Other spellings, and the words they stand for.
 _SPELT = {
     "naum": "nao", "noa": "nao", "not": "nao", "dont": "nao", "don": "nao",
     "siar": "sair", "sari": "sair", "asir": "sair", "saor": "sair", "saie": "sair", "saiir": "sair", "sait": "sair",
@@ -153,7 +152,7 @@ _GRAMMAR = frozenset().union(
     _NOT, _WANT, _SEND, _BOTHER, _RECEIVE, _MESSAGES, _STOP, _ENOUGH, _REMOVE, _BLOCK, _LEAVE, _CANCEL, _ALLOW, _REVOKE,
     _CONSENT, _LIST, _NUMBER, _ACCOUNT, _ME, _MORE, _FILLERS,
 )  # fmt: skip
-# Words long enough that one letter more, less or other is a slip and not another word.
+# Words so long that one letter more, less or other is a misspelling and not another word.
 _LONG = sorted(
     word
     for word in _SEND.union(_RECEIVE, _MESSAGES, _REMOVE, _CANCEL, _BLOCK, _STOP, _BOTHER, {"descadastrar", "whatsapp"})
@@ -174,7 +173,7 @@ _COURTESY = _words(
 
 
 def wish_of(text: str) -> Wish | None:
-    """What a text that a person wrote asks for; None where it is about something else."""
+    """The request in a person's text; None if it is about something else."""
     if len(text) > _LONGEST:
         return None
     clauses = [clause for part in _CLAUSE.split(_folded(text)) if (clause := _tokens(part))]
@@ -186,7 +185,7 @@ def wish_of(text: str) -> Wish | None:
 
 
 def asks_to_stop(text: str) -> bool:
-    """Whether a text that a person wrote is an opt-out."""
+    """Whether a person's text is an opt-out."""
     return wish_of(text) is Wish.STOP
 
 
@@ -199,18 +198,18 @@ def _together(clauses: list[_Clause]) -> Wish | None:
         return Wish.MAYBE if conditional else Wish.STOP
     if "wrong" in asked:
         return Wish.WRONG_PERSON
-    if "bare" in asked:  # one word, which says something else beside others
+    if "bare" in asked:  # a single word, which means something else beside others
         return Wish.MAYBE if any(clause.unknown for clause in rest) else Wish.STOP
     return Wish.MAYBE if "maybe" in asked else None
 
 
 class _Clause:
     """
-    The words between two stops.
+    The words between two punctuation marks.
 
     Attributes:
         words: Its words.
-        unknown: Those that the grammar does not know.
+        unknown: The words that the grammar does not know.
         asks: `plain` with verb and object; `bare` by one word; `wrong` for a wrong recipient; `maybe`; or None.
     """
 
@@ -241,7 +240,7 @@ class _Clause:
             return "maybe" if is_for_now or is_unclear else core
         if about_bills and not words & _MESSAGES:
             return None
-        # A lone word, or "me" beside a verb, says nothing beside words that are not known.
+        # A lone word, or "me" beside a verb, is not a request beside unknown words.
         return "maybe" if core == "plain" and len(self.unknown) <= _MOST_UNKNOWN and self._has_object() else None
 
     def _has_object(self) -> bool:
@@ -297,7 +296,7 @@ class _Clause:
         return "plain" if asks else None
 
     def _stops_by_preposition(self) -> bool:
-        """Whether "para" is the verb, and not the preposition; likewise "deixa de" for "stop"."""
+        """Whether "para" is the verb, not the preposition; likewise "deixa de" in the sense of "stop"."""
         tokens = [
             word for word in self.tokens if word not in _COURTESY | _words("voces vcs vc pode podem e ja eu gente")
         ]
@@ -311,7 +310,7 @@ class _Clause:
         return any(one == "para" and two in ("de", "d") for one, two in zip(self.tokens, self.tokens[1:], strict=False))
 
     def _is_close(self) -> bool:
-        """Whether it is near a request, though its core is missing."""
+        """Whether the clause is close to a request, without having its core."""
         words = self.words
         if words & _ABOUT_BILLS or len(self.unknown) > _MOST_UNKNOWN:
             return False
@@ -380,7 +379,7 @@ def _is_known(word: str) -> bool:
 
 
 def _folded(text: str) -> str:
-    """Lower case without accents, and without what has no width; stops stay."""
+    """The text in lower case, without accents and zero-width characters; full stops stay."""
     letters = "".join(
         char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) not in ("Mn", "Cf")
     )
@@ -402,7 +401,7 @@ def _without_repeats(words: Iterable[str]) -> list[str]:
 
 @functools.lru_cache(maxsize=4096)
 def _spelt(word: str) -> str:
-    """The word of the grammar that is meant, or the word as it is."""
+    """The word of the grammar that a misspelt word means, or else the word itself."""
     if word in _SPELT:
         return _SPELT[word]
     if _is_known(word) or word in _OTHER_WORDS:
@@ -418,7 +417,7 @@ def _spelt(word: str) -> str:
 
 
 def _is_a_slip(word: str, known: str) -> bool:
-    """Whether one letter is missing, too much, another, or two have changed places; in a long word twice."""
+    """Whether two words differ by one letter missing, added, replaced or swapped; a long word by two such slips."""
     most = 2 if len(known) >= 11 else 1
     if abs(len(word) - len(known)) > most or word[0] != known[0]:
         return False

@@ -1,18 +1,18 @@
 """
 The webhook application: `POST` to any path, `GET /healthz`, `GET /readyz`.
 
-What the gateway does with an answer decides what is answered. It tries again after anything but a 2xx, 400, 401, 403,
-404 and 422, ten times in twenty minutes, and never again after these. So:
+The status decides whether the gateway tries again: not after a 2xx, 400, 401, 403, 404 or 422, and ten times in twenty
+minutes after any other. So:
 
-    200   it is durable in Redis, or says nothing we keep
-    200   it is too large: a photo or a document with its content inside
-    400   it is not JSON, or no event: it can never be read
-    401   the secret was not shown, or another instance's
+    200   the webhook is durable in Redis, or holds nothing to record
+    200   it is too large: a photo or a document with its content
+    400   it is not JSON, or not an event, and never will be
+    401   without a valid secret, or with that of another instance
     408   the body stopped coming
-    503   Redis did not take it: comes again
+    503   Redis did not take it: the gateway tries again
 
-A path is of no account, since the body names its event: the gateway may add `/messages-update` and the like, a proxy in
-front may leave its prefix, and a 404 would lose the hook for good.
+The path is ignored, since the body names its event: the gateway may add `/messages-update` and the like, a proxy may
+leave its prefix, and a 404 would lose the webhook for good.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def application(
     Make the application; it connects with the first request.
 
     Args:
-        registry: Where its series are registered; by default one of its own.
-        secrets: What the gateway has to show, one of them; see `WebhookAuth`.
+        secrets: The secrets that are accepted; see `WebhookAuth`.
         redis_url: As `IFINU_REDIS_URL`.
         phone_key: As `IFINU_PHONE_KEY`, or None.
-        tracer: What puts receipts into the traces of their messages.
+        registry: Registers its metrics; by default a new registry.
+        tracer: Records the spans of receipts.
     """
-    # One retry, at once, for a connection that Redis has closed meanwhile; none where it does not answer.
+    # One immediate retry for a connection that Redis has closed meanwhile; none if Redis does not answer.
     lost = (redis.ConnectionError,)
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         redis_url,
@@ -84,17 +84,19 @@ def application(
     blocking = redis.Redis.from_url(
         redis_url, socket_connect_timeout=_CONNECT_S, socket_timeout=_ANSWER_S, retry=Retry(NoBackoff(), 1, lost)
     )
-    desk = ReplyHandler(blocking, phone_key)
+    replies = ReplyHandler(blocking, phone_key)
     client = redis.asyncio.Redis.from_pool(pool)
     follower = Follower(client, tracer) if tracer.on else None
-    series = WebhookSeries(registry or CollectorRegistry(), lambda: (desk.taken, desk.unresolved), lambda: desk.unclear)
-    return _Webhook(WebhookAuth(*secrets), Sink(client, desk), series, follower).application()
+    series = WebhookSeries(
+        registry or CollectorRegistry(), lambda: (replies.taken, replies.unresolved), lambda: replies.unclear
+    )
+    return _Webhook(WebhookAuth(*secrets), Sink(client, replies), series, follower).application()
 
 
 class _Webhook:
-    def __init__(self, guard: WebhookAuth, recorder: Sink, series: WebhookSeries, follower: Follower | None) -> None:
-        self._guard = guard
-        self._recorder = recorder
+    def __init__(self, auth: WebhookAuth, sink: Sink, series: WebhookSeries, follower: Follower | None) -> None:
+        self._auth = auth
+        self._sink = sink
         self._series = series
         self._follower = follower
         self._sharing: set[str] = set()
@@ -110,7 +112,7 @@ class _Webhook:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self._recorder.close)
+            stack.push_async_callback(self._sink.close)
             if self._follower is not None:
                 await stack.enter_async_context(following(self._follower))
             yield
@@ -119,7 +121,7 @@ class _Webhook:
         return Response("ok\n", media_type="text/plain")
 
     async def _readyz(self, _: Request) -> Response:
-        if await self._recorder.is_redis_there():
+        if await self._sink.is_redis_there():
             return Response("ok\n", media_type="text/plain")
         return Response("Redis does not answer\n", 503, media_type="text/plain")
 
@@ -130,7 +132,7 @@ class _Webhook:
         return response
 
     async def _answer(self, request: Request) -> Response:
-        shown = self._guard.check(request.headers)
+        shown = self._auth.check(request.headers)
         if shown.objection:
             return _refused(shown.objection)
         try:
@@ -152,7 +154,7 @@ class _Webhook:
             self._note_shared_secret(said)
         started_ns = time_ns()
         try:
-            await self._recorder.record(said)
+            await self._sink.record(said)
         except (redis.RedisError, OSError) as exc:  # TimeoutError is an OSError
             log.error("ifinu.webhook.not_recorded", error=type(exc).__name__)
             return Response(status_code=503)
@@ -170,7 +172,7 @@ class _Webhook:
         return _taken()
 
     def _note_shared_secret(self, said: Sequence[Said]) -> None:
-        """Log, once, an instance that has no secret of its own yet."""
+        """Log, once, an instance that still uses the secret of all."""
         for one in said:
             if one.instance not in self._sharing and len(self._sharing) < _MOST_NAMED:
                 self._sharing.add(one.instance)
@@ -178,20 +180,20 @@ class _Webhook:
 
 
 def _taken() -> Response:
-    return Response("ok\n", media_type="text/plain")  # there are those who take nothing but a 200 with a body
+    return Response("ok\n", media_type="text/plain")  # some proxies accept only a 200 with a body
 
 
 def _refused(objection: str) -> Response:
     log.warning("ifinu.webhook.refused", reason=objection)
-    return Response(status_code=401, headers={"Connection": "close"})  # what is left of its body is not read
+    return Response(status_code=401, headers={"Connection": "close"})  # the rest of its body is not read
 
 
 async def _body(request: Request) -> bytes | None:
     """
-    The body, or None when it is larger than it may be.
+    Read the body; None if it is too large.
 
     Raises:
-        ClientDisconnect: It ended too soon.
+        ClientDisconnect: The client closed the connection before its end.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:

@@ -1,19 +1,19 @@
 """
-What one webhook of the gateway says.
+The events in a webhook of the gateway.
 
-    event                                  says
+    event                                  read as
     messages.update                        Receipt, of a message of ours
     send.message, messages.upsert (ours)   SentEcho: the gateway has it, so it was sent
     messages.upsert, messages.edited       Inbound
     (a person's)
-    connection.update, status.instance,    Connection
+    connection.update, status.instance,    ConnectionUpdate
     logout.instance
 
-Anything else says nothing. Hooks come twice and in any order, and their `date_time` lies (local time with a `Z`), so
-nothing here depends on either. A message is known by its key's id alone: addresses may be LIDs.
+Other events are ignored. Webhooks come twice and in any order, and their `date_time` is wrong (local time with a `Z`),
+so nothing here depends on either. Only its key's id identifies a message, since addresses may be LIDs.
 
-An answer has many forms: plain, a caption, the choice of a button, a list or a poll, an edited text, each perhaps in
-wrappers (messages that vanish, that are seen once, documents with a caption). A reaction is none.
+A reply has many forms: a text, a caption, the choice of a button, a list or a poll, an edited text; each may be wrapped
+(disappearing messages, messages to view once, documents with a caption). A reaction is not a reply.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from ifinu.ledger.states import State
 
 
 class NotAHook(ValueError):  # noqa: N818 - what it is, not what failed
-    """The body is none that the gateway sends; the message says why, without any of it."""
+    """The body is not a webhook of the gateway; the message says why, without quoting it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """
-    WhatsApp's word on a message of ours.
+    WhatsApp's receipt for a message of ours.
 
     Attributes:
-        instance: That sent it.
-        key_id: Of the message.
+        instance: The instance that sent the message.
+        key_id: WhatsApp's id of the message.
         status: One of `states.RECEIPTS`.
-        posted: When the gateway posted it, by the clock on its wall: the zone is unknown.
+        posted: The gateway's local time of the webhook, labelled UTC: its time zone is unknown.
     """
 
     instance: str
@@ -54,7 +54,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class SentEcho:
-    """A text that went out, through the gateway or typed on the phone itself; `phone` as that of `Inbound`."""
+    """A text that was sent, through the gateway or typed on the phone itself; `phone` as that of `Inbound`."""
 
     instance: str
     key_id: str
@@ -65,14 +65,14 @@ class SentEcho:
 @dataclass(frozen=True, slots=True)
 class Inbound:
     """
-    A person wrote.
+    A message that a person wrote to an instance.
 
     Attributes:
-        instance: Whose phone it reached.
-        phone: E.164; None where WhatsApp hides it behind a LID, or it is not Brazilian.
-        text: What was written, or chosen.
-        quoted: `key.id` of the message that is answered, or None.
-        at: When, or None where the hook does not say.
+        instance: The instance.
+        phone: The person's phone, in E.164; None if WhatsApp hides it behind a LID, or it is not Brazilian.
+        text: The text written, or chosen.
+        quoted: `key.id` of the message that it quotes, or None.
+        at: When it was written, or None if the webhook does not say.
         key_id: `key.id` of the message itself, or None.
     """
 
@@ -86,7 +86,7 @@ class Inbound:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionUpdate:
-    """The state of an instance: open, connecting, close or refused; `code` is WhatsApp's reason, where it gave one."""
+    """The state of an instance: open, connecting, close or refused; `code` is WhatsApp's reason, if it gave one."""
 
     instance: str
     state: str
@@ -116,8 +116,8 @@ _KEY_ID = re.compile(r"[\x21-\x7e]{1,200}")
 _STATES = frozenset({"open", "connecting", "close", "refused"})
 _PERSON = "@s.whatsapp.net"
 _NOT_A_PERSON = ("@g.us", "@broadcast", "@newsletter")
-_DEEPEST = 8  # wrappers in wrappers; three are the most that were seen
-_LATEST_S = 4_102_444_800  # 2100-01-01; what is beyond is no time in seconds
+_DEEPEST = 8  # nested wrappers; at most three were seen
+_LATEST_S = 4_102_444_800  # 2100-01-01; a larger number is not a time in seconds
 
 
 def read(raw: bytes) -> tuple[Said, ...]:
@@ -125,10 +125,10 @@ def read(raw: bytes) -> tuple[Said, ...]:
     Read a body.
 
     Returns:
-        What it says; nothing for an event that is not ours to know, or whose data is malformed.
+        Its events; none for an event that is ignored, or whose data are malformed.
 
     Raises:
-        NotAHook: It is not the JSON of an event at all.
+        NotAHook: The body is not the JSON of an event.
     """
     try:
         body = json.loads(raw)
@@ -150,7 +150,7 @@ def _receipt(instance: str, data: _Fields, envelope: _Fields) -> Receipt | None:
     if not _is(key_id, _KEY_ID) or not isinstance(status, str):
         return None
     is_metas = key_id.startswith(_META_ID)
-    # The BUSINESS channel says fromMe:false, though Meta tells of nothing but what was sent to people.
+    # The BUSINESS channel says fromMe:false, though Meta reports only messages sent to people.
     if not (is_metas or from_me is True):
         return None
     state = (_META if is_metas else _BAILEYS).get(status)
@@ -173,10 +173,10 @@ def _message(instance: str, data: _Fields, envelope: _Fields) -> SentEcho | Inbo
 
 def _edited(instance: str, data: _Fields, envelope: _Fields) -> Inbound | None:
     """
-    An edited message, under the key of the first one.
+    An edited message, under the key of the original.
 
-    The gateway passes the key on as the one who edited sees it: a person's own message is `fromMe`, and what stands for
-    the chat is our number, or a LID. So the person is unknown.
+    The gateway passes the key on as the editor's phone has it: a person's message is `fromMe`, and the chat's address
+    is our number, or a LID. So the person is unknown.
     """
     key = _object(data.get("key"))
     text = _said_in(_content(data.get("editedMessage") or data.get("message")))
@@ -188,7 +188,7 @@ def _edited(instance: str, data: _Fields, envelope: _Fields) -> Inbound | None:
     if not text or not addresses or addresses[0].endswith(_NOT_A_PERSON):
         return None
     if (phone := _phone(addresses)) is not None and phone != _phone(ours):
-        return None  # we edited what we had written to that person
+        return None  # we edited our own message to that person
     return Inbound(instance, None, text, quoted, at, _id(key))
 
 
@@ -240,7 +240,7 @@ def _text(message: object) -> str | None:
 
 
 def _content(message: object) -> _Fields:
-    """What a message holds, taken out of its wrappers: each is an object with a `message`."""
+    """The content of a message without its wrappers, which are objects with a `message`."""
     content = _object(message)
     for _ in range(_DEEPEST):
         if edited := _object(_object(content.get("protocolMessage")).get("editedMessage")):
@@ -254,7 +254,7 @@ def _content(message: object) -> _Fields:
 
 
 def _said_in(content: _Fields) -> str | None:
-    """The text, the caption, or the words of what was chosen."""
+    """The text, the caption, or the words of the choice."""
 
     def at(*path: str) -> object:
         found: object = content
@@ -286,7 +286,7 @@ def _said_in(content: _Fields) -> str | None:
 
 
 def _chosen(parameters: object) -> str | None:
-    """The words, or else the id, of a button of a native flow, whose answer is JSON in a string."""
+    """The words, or else the id, of a native flow's button, whose reply is JSON in a string."""
     try:
         fields = _object(json.loads(parameters)) if isinstance(parameters, str) else {}
     except (ValueError, RecursionError):
@@ -310,7 +310,7 @@ def _addresses(key: dict[str, Any]) -> list[str]:
 
 def _phone(addresses: list[str]) -> str | None:
     for address in addresses:
-        # The EVOLUTION channel gives the digits back that it was asked to write to.
+        # The EVOLUTION channel returns the digits that it was given.
         if address.endswith(_PERSON) or address.isdecimal():
             try:
                 return phones.normalize(address)
@@ -320,7 +320,7 @@ def _phone(addresses: list[str]) -> str | None:
 
 
 def _time(value: object) -> datetime | None:
-    """Epoch seconds; the gateway writes the phone library's 64-bit number as an object where it misses it."""
+    """Epoch seconds; the gateway sometimes writes a 64-bit number as an object with its low and high half."""
     if isinstance(value, dict):
         value = value.get("low")
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 10:

@@ -150,7 +150,9 @@ def test_a_task_that_failed_for_good_is_dead_lettered_and_then_acknowledged(
     request_of: Callable[..., Request], channel: Channel, exc: Exception, retries: int, letter: dict[str, Any]
 ):
     request_of(retries=retries, **{FIRST_TRY: THEN}).on_failure(failed_with(exc))
-    assert channel.buried == [{**letter, "first_at": datetime(2026, 11, 1, 10, tzinfo=UTC), "event_fields": {"id": "inv-1"}}]
+    assert channel.buried == [
+        {**letter, "first_at": datetime(2026, 11, 1, 10, tzinfo=UTC), "event_fields": {"id": "inv-1"}}
+    ]
     assert channel.seen == ["buried", "acknowledged"]
 
 

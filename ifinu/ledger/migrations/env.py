@@ -1,4 +1,4 @@
-"""What Alembic runs for `migrate.migrate`, within its transaction."""
+"""Alembic's environment for `migrate.migrate`, run within its transaction."""
 
 from alembic import context
 

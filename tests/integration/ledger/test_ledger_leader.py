@@ -21,60 +21,60 @@ from sqlalchemy import Engine
 
 from ifinu.broker.keys import EVENTS, RECORDER
 from ifinu.embedded import Valkey
-from ifinu.ledger.leader import HELD_S, Leader
+from ifinu.ledger.leader import LEASE_S, Leadership
 from ifinu.ledger.schema import notifications
 from ifinu.ledger.standby import stand_by
 from ifinu.settings import load
 
 
-def test_the_first_has_it_and_keeps_it_until_it_leaves(client: redis.Redis) -> None:
-    one, other = Leader(client, "one"), Leader(client, "other")
-    assert one.take()
-    assert not other.take()
+def test_the_first_leads_until_it_resigns(client: redis.Redis) -> None:
+    one, other = Leadership(client, "one"), Leadership(client, "other")
+    assert one.acquire()
+    assert not other.acquire()
     assert (one.holder, other.holder) == ("one", "one")
-    assert one.take()
-    one.leave()
-    assert other.take()
+    assert one.acquire()
+    one.resign()
+    assert other.acquire()
 
 
-def test_it_lapses_unless_it_is_kept(client: redis.Redis) -> None:
-    turn = Leader(client, "one")
-    turn.take()
+def test_the_leadership_expires_unless_it_is_renewed(client: redis.Redis) -> None:
+    leadership = Leadership(client, "one")
+    leadership.acquire()
     client.pexpire(RECORDER, 50)
-    turn.take()
-    assert HELD_S * 1000 - 1000 < client.pttl(RECORDER) <= HELD_S * 1000
+    leadership.acquire()
+    assert LEASE_S * 1000 - 1000 < client.pttl(RECORDER) <= LEASE_S * 1000
 
 
-def test_what_was_lost_to_another_is_not_taken_from_it(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_that_was_replaced_does_not_lead_again(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ifinu.ledger.leader._RENEWED_S", 0.0)
-    late, now = Leader(client, "late"), Leader(client, "now")
-    late.take()
+    late, now = Leadership(client, "late"), Leadership(client, "now")
+    late.acquire()
     assert late.keep()
-    client.delete(RECORDER)  # it lapsed
-    now.take()
+    client.delete(RECORDER)  # it expired
+    now.acquire()
     assert not late.keep()
-    late.leave()
+    late.resign()
     assert now.keep()
 
 
-def test_keeping_it_costs_a_trip_every_few_seconds_alone(client: redis.Redis) -> None:
-    turn = Leader(client, "one")
-    turn.take()
+def test_keeping_the_leadership_asks_redis_only_every_few_seconds(client: redis.Redis) -> None:
+    leadership = Leadership(client, "one")
+    leadership.acquire()
     client.delete(RECORDER)
-    assert turn.keep()
+    assert leadership.keep()
     assert not client.exists(RECORDER)
 
 
-def test_it_is_kept_while_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_leadership_is_kept_while_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Nobody else can take it meanwhile.
     """
     with redis.Redis.from_url("redis://127.0.0.1:1", retry=None) as nowhere:
-        assert Leader(nowhere).keep()
+        assert Leadership(nowhere).keep()
 
 
-def test_no_two_have_one_name(client: redis.Redis) -> None:
-    assert Leader(client).who != Leader(client).who
+def test_names_of_leaders_are_unique(client: redis.Redis) -> None:
+    assert Leadership(client).name != Leadership(client).name
 
 
 @contextmanager

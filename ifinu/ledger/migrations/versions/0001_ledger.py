@@ -16,7 +16,7 @@ _JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 
 def upgrade() -> None:
-    """Make them, with the one row of `recorder`."""
+    """Create the tables, and the one row of `recorder`."""
     op.create_table(
         "notifications",
         sa.Column("id", sa.Text(), nullable=False),
