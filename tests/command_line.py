@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -10,8 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import typer.main
 
 from ifinu.cli import main
+
+# Typer builds all fifty commands at each call, which costs more than most of them do.
+_command = functools.cache(typer.main.get_command)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Shell:
     def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self._capsys = capsys
         self._monkeypatch = monkeypatch
+        monkeypatch.setattr(typer.main, "get_command", _command)
 
     def __call__(self, *arguments: str, stdin: bytes = b"") -> Ended:
         self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))

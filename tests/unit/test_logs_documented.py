@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,13 @@ def documented() -> dict[str, tuple[set[str], set[str]]]:
     }
 
 
-def written() -> Iterator[Line]:
+@functools.cache
+def written() -> tuple[Line, ...]:
     """Every call in the program that logs by a constant name."""
+    return tuple(_written())
+
+
+def _written() -> Iterator[Line]:
     for file in (ROOT / "ifinu").rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             match call:
