@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import typer.main
+
+
+@functools.cache
+def root() -> Any:
+    """`ifinu` with all its commands, which takes Typer longer to build than to read."""
+    from ifinu import cli
+
+    return typer.main.get_command(cli.app)
 
 
 def refuse_unknown(arguments: Sequence[str]) -> None:
@@ -14,9 +24,7 @@ def refuse_unknown(arguments: Sequence[str]) -> None:
     Args:
         arguments: What follows `ifinu`.
     """
-    from ifinu import cli
-
-    command = typer.main.get_command(cli.app)
+    command = root()
     rest = list(arguments)
     while rest and rest[0] in (inner := getattr(command, "commands", {})):
         command = inner[rest.pop(0)]

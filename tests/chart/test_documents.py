@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 import yaml
-from commands import refuse_unknown
+from commands import refuse_unknown, root
 from pages import (
     CODE,
     COMMENT,
@@ -30,7 +29,6 @@ from pages import (
 )
 from rendering import CHART, NAMESPACE, RELEASE, ROOT, Rendered, render, set_to
 
-from ifinu import cli
 from ifinu.metrics import redis_series
 
 PAGES = ("runbook", "operations", "disaster-recovery")
@@ -191,7 +189,7 @@ def test_every_ifinu_is_one_that_the_command_line_takes(page: Path):
     lines = [words for words in uses(page, "ifinu") if words and words != ["…"]]
     assert len(lines) > 2
     for words in lines:
-        command: Any = typer.main.get_command(cli.app)
+        command = root()
         rest = [*words]
         while rest and rest[0] in (inner := getattr(command, "commands", {})):
             command = inner[rest.pop(0)]
