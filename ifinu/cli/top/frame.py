@@ -38,7 +38,7 @@ in flight  a worker holds it
 oldest     age of the next message, if it says when it was made
 dead       dead letters: see `ifinu dlq list`
 
-rate/s     sends per second, whatever the gateway answers; limit/s: the maximum
+rate/s     sends per second, successful or not; limit/s: the maximum
 busy       sends under way, of those the worker can do at the same time
 wait       messages the worker has fetched and not started
 sent/s     messages the gateway accepted; other/s: dead, retried, deferred, ...

@@ -50,7 +50,7 @@ class WorkerRow:
     Attributes:
         name: Its Celery node name.
         pid: Its process id.
-        rate_per_s: Sends, whatever the gateway answered.
+        rate_per_s: Sends, successful or not.
         limit_per_s: Sends it may do at most; infinite without a limit.
         per_s: Messages by outcome.
         instances: By WhatsApp number.

@@ -59,7 +59,7 @@ def rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, floa
 
 def pace(before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
     """
-    Sends per second between two answers of a worker, whatever the gateway answered: what the limit applies to.
+    Sends per second between two answers of a worker, successful or not: the limit applies to these.
 
     None if the answers cannot be compared.
     """
