@@ -1,11 +1,11 @@
 """
-Backups: what is in Redis and in the databases, copied whole, checked, and brought back.
+Backups of Redis and the databases: created, verified and restored.
 
-    Redis ─ replica ──╮                        ╭─ primary ─▶ Redis, paused ◀─ recalling ─ what the ledger knows
-                      ├─ taking ─▶ store ─ checking ─ restoring
-    PostgreSQL ─ dump ╯   manifest, retention  ╰─ pg_restore ─▶ PostgreSQL
+    Redis ─ replica ──╮                                    ╭─ primary ─▶ Redis, paused ◀─ reconciliation ─ ledger
+                      ├─ creation ─▶ store ─ verification ─┤
+    PostgreSQL ─ dump ╯     manifest, rotation             ╰─ pg_restore ─▶ PostgreSQL
 
-A backup is a folder of the store, named after its time: one file a part, and last of all `manifest.json`. Without it a
-folder is the remains of a backup that was not finished. Redis is copied first, so that the ledger is never behind it:
-whatever Redis had told the ledger by then is in one of the two.
+A backup is a folder of the store, named after its time, with one file per part. `manifest.json` is written last: a
+folder without it is an unfinished backup. Redis is copied before the ledger, so that every event is in one of the two:
+those that the ledger had not recorded by then are in the copy of Redis.
 """

@@ -1,4 +1,4 @@
-"""A backup is taken: part by part into a new folder, and the manifest last."""
+"""Creation of a backup: part by part in a new folder, and the manifest last."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _CANCEL_AGAIN_S = 0.2
 @dataclass(frozen=True)
 class Sources:
     """
-    What is backed up; None for what is left out.
+    The servers to back up; None for a part that is left out.
 
     Attributes:
-        redis_url: The queue.
+        redis_url: Redis.
         ledger: The ledger's database.
-        evolution: The gateway's.
+        evolution: The gateway's database.
     """
 
     redis_url: str | None
@@ -38,7 +38,7 @@ class Sources:
     evolution: Database | None
 
 
-def take(
+def create(
     store: Store,
     sources: Sources,
     *,
@@ -46,21 +46,21 @@ def take(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Manifest:
     """
-    Take a backup.
+    Create a backup.
 
     Args:
-        store: Where to.
-        sources: What of.
-        watch: Is told how far each part is.
-        clock: The time, aware.
+        store: The store that it is written to.
+        sources: The servers to back up.
+        watch: Called with the progress of each part.
+        clock: Returns the present time, aware.
 
     Returns:
-        What it consists of.
+        The manifest of the backup.
 
     Raises:
-        BackupFailed: It was not taken, and nothing is left that looks as if.
-        LedgerUnavailable: Likewise; a database is away.
-        redis.RedisError: Likewise; Redis is.
+        BackupFailed: No backup was created, and its folder has no manifest.
+        LedgerUnavailable: As `BackupFailed`; a database is away.
+        redis.RedisError: As `BackupFailed`; Redis is away.
     """
     name, created_at = _begin(store, clock)
     try:
@@ -71,7 +71,7 @@ def take(
         for part, database in ((Part.LEDGER, sources.ledger), (Part.EVOLUTION, sources.evolution)):
             if database is not None:
                 parts[part] = _database(store, name, part, database, watch)
-        taken = Manifest(
+        created = Manifest(
             format=manifest.FORMAT,
             name=name,
             created_at=created_at,
@@ -80,12 +80,12 @@ def take(
             parts=parts,
         )
         with store.writing(name, manifest.FILE) as sink:
-            sink.write(taken.write())
+            sink.write(created.write())
     except BaseException:
-        with contextlib.suppress(BackupFailed):  # without its manifest it is no backup; the next one's retention tries
+        with contextlib.suppress(BackupFailed):  # `rotation.prune` deletes a folder without a manifest later
             store.delete(name)
         raise
-    return taken
+    return created
 
 
 def _begin(store: Store, clock: Callable[[], datetime]) -> tuple[str, datetime]:
@@ -94,7 +94,7 @@ def _begin(store: Store, clock: Callable[[], datetime]) -> tuple[str, datetime]:
         name = manifest.name_of(now)
         if store.begin(name):
             return name, now
-        time.sleep(1.0 - now.microsecond / 1_000_000)  # another one was begun in this second
+        time.sleep(1.0 - now.microsecond / 1_000_000)  # another backup began in this second
     raise BackupFailed(f"{store.place} has a backup of every second")
 
 
@@ -112,7 +112,7 @@ def _redis(store: Store, name: str, url: str, watch: Watch) -> Kept:
 
 
 def _database(store: Store, name: str, part: Part, database: Database, watch: Watch) -> Kept:
-    # The rows are counted and hashed while they are dumped, in the same view of them.
+    # The rows are counted and hashed while they are dumped, in the same snapshot.
     with database.viewed() as view, ThreadPoolExecutor(1) as pool:
         counting = pool.submit(fingerprints.tables, view.connection)
         try:
@@ -121,8 +121,8 @@ def _database(store: Store, name: str, part: Part, database: Database, watch: Wa
                 database.dump(view, counted)
                 tables = counting.result()
         except BaseException:
-            while not counting.done():  # or the pool waits until all is counted
-                view.cancel()  # what runs at this moment; there may be nothing between two tables
+            while not counting.done():  # else the pool waits until all tables are counted
+                view.cancel()  # the present statement, if there is one; again for the next table's
                 wait((counting,), _CANCEL_AGAIN_S)
             raise
     return Kept(bytes=counted.bytes, sha256=counted.sha256, server=view.server, at=view.at, tables=tables)

@@ -1,4 +1,4 @@
-"""Backups in a directory, for their owner alone: they hold phones, names and WhatsApp sessions."""
+"""Backups in a directory that only its owner can read: they hold phones, names and WhatsApp sessions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Directory:
     A store in a file system.
 
     Args:
-        root: The directory; made when the first backup is.
+        root: The directory; created with the first backup.
     """
 
     def __init__(self, root: Path) -> None:
@@ -29,7 +29,7 @@ class Directory:
         self._root = root
 
     def begin(self, name: str) -> bool:
-        """Make a new folder; False when there is one of this name."""
+        """Create a folder; False if it exists."""
         with self._ours():
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
@@ -41,7 +41,7 @@ class Directory:
 
     @contextlib.contextmanager
     def writing(self, name: str, file: str) -> Iterator[Sink]:
-        """A new file, which gets its name when it is whole and on the disk."""
+        """A new file, which gets its name once it is complete and on the disk."""
         folder = self._root / name
         unfinished = folder / f".{file}.part"
         with self._ours():
@@ -59,12 +59,12 @@ class Directory:
 
     @contextlib.contextmanager
     def reading(self, name: str, file: str) -> Iterator[Source]:
-        """A file that is there."""
+        """An existing file."""
         with self._ours(), (self._root / name / file).open("rb") as content:
             yield content
 
     def names(self) -> list[str]:
-        """The folders that may be backups, the oldest first."""
+        """The folders with a backup's name, the oldest first."""
         with self._ours():
             if not self._root.exists():
                 return []
@@ -74,7 +74,7 @@ class Directory:
             )  # fmt: skip
 
     def files(self, name: str) -> dict[str, int]:
-        """The files of a folder that are ours, and their bytes."""
+        """The sizes in bytes of a backup's files, by name; other files are left out."""
         with self._ours():
             return {
                 entry.name: entry.stat().st_size
@@ -83,7 +83,7 @@ class Directory:
             }
 
     def delete(self, name: str) -> None:
-        """Delete what is ours of a folder, the manifest first, and the folder if that was all."""
+        """Delete a backup's files, the manifest first, and the folder if nothing else is in it."""
         folder = self._root / name
         with self._ours():
             (folder / manifest.FILE).unlink(missing_ok=True)
@@ -93,11 +93,11 @@ class Directory:
                 for entry in list(os.scandir(folder)):
                     if _UNFINISHED.fullmatch(entry.name):
                         Path(entry).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # what else is in it is not ours; or it is gone
+            with contextlib.suppress(OSError):  # it holds other files, or is gone
                 folder.rmdir()
 
     def abandon(self, before: datetime) -> None:
-        """Nothing: what is not finished lies in its folder."""
+        """Do nothing: an unfinished file is in its folder, and deleted with it."""
 
     @contextlib.contextmanager
     def _ours(self) -> Iterator[None]:
@@ -108,7 +108,7 @@ class Directory:
 
 
 def _sync(folder: Path) -> None:
-    """What was named in it stays so when the power fails."""
+    """Sync a folder, so that the names in it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
 """
-Whether a server holds only what a fresh install puts there by itself, before its first message.
+A check whether a server holds no more than a fresh install creates before its first message.
 
-Such a server may be restored into without asking. The lists here name what is allowed, and all else counts: a table or
-a key that nobody thought of makes a server not empty. What is found is named for people, without a row's content and
-without the ids, phones and pseudonyms that keys carry.
+A restore may overwrite such a server without `--replace`. The lists below name everything that is allowed: any other
+table or key makes a server not empty. The results name what was found, without the content of rows, and without the
+ids, phones and pseudonyms in keys.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _LISTED = 8  # tables or keys in one sentence
 
 class Thing(NamedTuple):
     """
-    What `pg_dump` would dump.
+    An object that `pg_dump` would dump.
 
     Attributes:
-        kind: As DROP takes it: `TABLE`.
-        name: With its schema, quoted as PostgreSQL quotes it.
+        kind: Its kind, as DROP takes it: `TABLE`.
+        name: Its name with the schema, quoted as PostgreSQL quotes it.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class Thing(NamedTuple):
 
     @property
     def bare(self) -> str:
-        """The name without its schema; with quotes, and so equal to no plain name, where it has to be quoted."""
+        """The name without its schema. It keeps necessary quotes, and so never equals a plain name."""
         return self.name.rpartition(".")[2]
 
 
@@ -61,9 +61,9 @@ class Fresh(NamedTuple):
 
     Attributes:
         versions: The table of the migrations, whose rows do not count.
-        names: All tables and sequences that there may be; None for any.
-        kinds: Of things that there may be.
-        own: A table -> which of its rows the migrations insert.
+        names: The tables and sequences allowed; None for any.
+        kinds: The kinds of objects allowed.
+        own: Table -> condition of the rows that the migrations insert.
     """
 
     versions: str
@@ -79,17 +79,17 @@ FRESH = {
         {"TABLE", "SEQUENCE"},
         {recorder.name: "id = 1 AND ms = 0 AND seq = 0"},
     ),
-    # Its tables change with its version, so they are known by the one in which its ORM, Prisma, counts migrations.
+    # Its tables change with its version, so the table in which its ORM, Prisma, records migrations identifies it.
     Part.EVOLUTION: Fresh("_prisma_migrations", None, {"TABLE", "SEQUENCE", "TYPE"}, {}),
 }
 
-# Celery's remote control, its answers, and its events while somebody watches: a process that is killed leaves these.
+# Celery's remote control, its replies, and its events while Flower or `inspect` runs: a killed process leaves these.
 _EXCHANGES = (f"{CONTROL}.pidbox", f"reply.{CONTROL}.pidbox", TASK_EVENTS)
 _ALLOWED = {
     **dict.fromkeys((f"_kombu.binding.{exchange}".encode() for exchange in _EXCHANGES), b"set"),
     b"_kombu.binding_deadlines": b"zset",
     RECORDER.encode(): b"string",
-    pseudonyms.KEY.encode(): b"string",  # it hides phones, and here there are none
+    pseudonyms.KEY.encode(): b"string",  # without phones, the key of pseudonyms protects nothing
 }
 _LOCATIONS = instance_key("").encode()
 _OURS = {key.encode() for key in (*(k for q in QUEUES for k in Keys.of(q)), EVENTS, UNKNOWN, REPLIES, NEW_REPLIES)}
@@ -98,15 +98,15 @@ _SIZES = {b"list": "llen", b"zset": "zcard", b"hash": "hlen", b"set": "scard", b
 
 def in_database(cursor: Cursor, things: Sequence[Thing], fresh: Fresh) -> list[str]:
     """
-    What a database holds beyond a fresh install's.
+    What a database holds beyond a fresh install.
 
     Args:
-        cursor: Of the database.
-        things: All that is there.
-        fresh: What a fresh install puts there.
+        cursor: A cursor of the database.
+        things: All objects in it.
+        fresh: What a fresh install creates.
 
     Returns:
-        `3 rows of public.events`, and the like; nothing where it may be dropped.
+        Items such as `3 rows of public.events`; empty if the database may be dropped.
     """
     if things and fresh.versions not in {thing.bare for thing in things if thing.kind == "TABLE"}:
         return _few([f"{thing.kind.lower()} {thing.name}" for thing in things])
@@ -115,7 +115,7 @@ def in_database(cursor: Cursor, things: Sequence[Thing], fresh: Fresh) -> list[s
         for thing in things
         if thing.kind not in fresh.kinds or (fresh.names is not None and thing.bare not in fresh.names)
     ]
-    cursor.execute("SET LOCAL row_security = off")  # rows that a policy hides are rows, and asking for them fails
+    cursor.execute("SET LOCAL row_security = off")  # rows hidden by a policy count too: the query fails instead
     filled = []
     for thing in things:
         if thing.kind == "TABLE" and thing.bare != fresh.versions:
@@ -131,16 +131,17 @@ def in_database(cursor: Cursor, things: Sequence[Thing], fresh: Fresh) -> list[s
 
 def in_redis(client: redis.Redis) -> list[str]:
     """
-    What Redis holds beyond a fresh install's, in all its databases.
+    What Redis holds beyond a fresh install, in all its databases.
 
     Args:
         client: A connection that returns bytes.
 
     Returns:
-        `2 entries of ifinu:fila:whatsapp:dlq`, `3 keys ifinu:claim:…` and the like; nothing where it may be replaced.
+        Items such as `2 entries of ifinu:fila:whatsapp:dlq` or `3 keys ifinu:claim:…`; empty if the data may be
+        replaced.
 
     Raises:
-        redis.RedisError: It is away.
+        redis.RedisError: Redis is away.
     """
     database = client.connection_pool.connection_kwargs.get("db") or 0
     there: Any = client.info("keyspace")
@@ -157,7 +158,7 @@ def in_redis(client: redis.Redis) -> list[str]:
 
 
 def _holds(client: redis.Redis, key: bytes) -> int:
-    """How many things that a fresh install has not are at a key; 1 for what is not counted."""
+    """The number of entries at a key beyond a fresh install; 1 for a key whose entries are not counted."""
     type_: Any = client.type(key)
     if type_ == b"none" or _ALLOWED.get(key) == type_:
         return 0
@@ -172,7 +173,7 @@ def _holds(client: redis.Redis, key: bytes) -> int:
 
 
 def _named(key: bytes) -> str:
-    """What is counted at a key, in the singular."""
+    """What a key's count is of, in the singular."""
     if key in _OURS:
         return f"entry of {key.decode()}"
     ours, colon, rest = key.decode(errors="replace").partition(":")

@@ -1,9 +1,9 @@
 """
-What a PostgreSQL database holds, in a few figures: the rows of each table and a hash of what they say.
+Fingerprints of the tables of a PostgreSQL database: number of rows, and a hash of their content.
 
 The hash is the sum, over the rows, of 64 bits of the MD5 of the row's text. It does not depend on the order of the rows
-or on the server, so that what was dumped and what was restored can be compared; it finds what was lost, doubled or
-changed, and is no protection against somebody who means to deceive it.
+or on the server, so it compares a restored database with the dumped one. It finds rows that were lost, doubled or
+changed by accident; it is no protection against forgery.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SETTINGS = (
     "SET LOCAL lc_monetary = 'C'",
     "SET LOCAL search_path = pg_catalog",
 )
-# Those that pg_dump dumps the rows of: neither the system's nor an extension's.
+# The tables whose rows pg_dump dumps: neither the system's nor an extension's.
 _TABLES = """
 SELECT namespace.nspname, class.relname
 FROM pg_catalog.pg_class AS class JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
@@ -36,7 +36,7 @@ WHERE class.relkind = 'r' AND class.relpersistence <> 't'
                     AND depends.deptype = 'e')
 ORDER BY 1, 2
 """
-# The alias is a name that no column has, or it would mean the column.
+# No column has the alias as its name; else it would mean that column.
 _HASH = """
 SELECT count(*),
        coalesce(sum(('x' || substr(md5("the whole row"::text), 1, 16))::bit(64)::bigint::numeric), 0)::text
@@ -46,13 +46,13 @@ FROM ONLY {schema}.{table} AS "the whole row"
 
 def tables(connection: Any) -> dict[str, TableSummary]:
     """
-    What each table holds, by its schema and name.
+    The fingerprint of each table, by its schema and name.
 
     Args:
-        connection: Of psycopg2, in the transaction whose view counts; its settings are changed until that ends.
+        connection: A psycopg2 connection in a transaction; settings of that transaction are changed.
 
     Raises:
-        psycopg2.Error: As the server answers.
+        psycopg2.Error: The server answered with an error, or not at all.
     """
     found = {}
     with connection.cursor() as cursor:
@@ -67,16 +67,16 @@ def tables(connection: Any) -> dict[str, TableSummary]:
 
 
 def differences(expected: dict[str, TableSummary], found: dict[str, TableSummary]) -> list[str]:
-    """What of `found` is not as expected, a line a table; nothing when all is."""
-    told = []
+    """The differences between two sets of fingerprints, a line per table; empty if there are none."""
+    lines = []
     for name in sorted(expected.keys() | found.keys()):
         before, after = expected.get(name), found.get(name)
         if after is None:
-            told.append(f"table {name} is missing")
+            lines.append(f"table {name} is missing")
         elif before is None:
-            told.append(f"table {name} was not in the backup")
+            lines.append(f"table {name} was not in the backup")
         elif before.rows != after.rows:
-            told.append(f"table {name} has {after.rows:,} rows, not {before.rows:,}")
+            lines.append(f"table {name} has {after.rows:,} rows, not {before.rows:,}")
         elif before.hash != after.hash:
-            told.append(f"table {name} has as many rows, and they say something else")
-    return told
+            lines.append(f"table {name} has as many rows, with other content")
+    return lines

@@ -1,4 +1,4 @@
-"""A part of a backup is brought into a server, and compared with what the manifest says of it."""
+"""Loading a part of a backup into a server, and comparing it with the manifest."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ifinu.backup.streams import Watch, chunks
 
 def database(store: Store, manifest: Manifest, part: Part, into: Database, watch: Watch) -> list[str]:
     """
-    Restore a dump.
+    Load a dump into a database.
 
     Args:
-        store: Where the backup is.
-        manifest: Of it.
-        part: Which of it.
+        store: The backup's store.
+        manifest: The backup's manifest.
+        part: The part to load.
         into: An empty database.
-        watch: Is told how far it is.
+        watch: Called with the progress.
 
     Returns:
-        What is not as it was, a line each; nothing where all is.
+        Differences from the backup, a line each; empty if there are none.
 
     Raises:
-        BackupFailed: It could not be restored; the database is as empty as it was.
+        BackupFailed: The dump could not be loaded; the database is still empty.
         LedgerUnavailable: The database is away.
     """
     kept = manifest.parts[part]
@@ -48,22 +48,22 @@ def snapshot(
     last: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """
-    Restore a Redis snapshot; what the server held before is gone.
+    Load a snapshot into Redis, replacing all its data.
 
     Args:
-        store: Where the backup is.
-        manifest: Of it.
-        client: A connection to the server.
-        watch: Is told how far it is.
-        address: Where the server finds us.
-        commands: What it runs with it, before anybody else can write.
-        last: Called while writes already wait, and the server still has what it held; what it raises ends it all.
+        store: The backup's store.
+        manifest: The backup's manifest.
+        client: A client of the server.
+        watch: Called with the progress.
+        address: The address at which the server connects to this process.
+        commands: Commands to run with it, before other clients can write.
+        last: Called while writes are paused, and the server still has its data. An exception aborts the load.
 
     Returns:
-        What is not as it was, a line each; nothing where all is.
+        Differences from the backup, a line each; empty if there are none.
 
     Raises:
-        BackupFailed: It could not be restored, and may be tried again.
+        BackupFailed: The snapshot could not be loaded; try again.
         redis.RedisError: The server is away.
     """
     kept = manifest.parts[Part.REDIS]
@@ -72,10 +72,9 @@ def snapshot(
     def count() -> None:
         found.update(keys(client))
 
-    given = chunks(store, manifest.name, Part.REDIS, kept, "restoring redis", watch)
-    with primary.following(client, given, kept.bytes, address=address, commands=commands, last=last, loaded=count):
-        pass
-    primary.settle(client)
+    content = chunks(store, manifest.name, Part.REDIS, kept, "restoring redis", watch)
+    primary.replace_data(client, content, kept.bytes, address=address, commands=commands, last=last, loaded=count)
+    primary.wait_until_on_disk(client)
     return [
         f"database {number} of Redis has {found.get(number, 0):,} keys, not {expected:,}"
         for number, expected in (kept.keys or {}).items()
@@ -85,10 +84,10 @@ def snapshot(
 
 def keys(client: redis.Redis) -> dict[int, int]:
     """
-    How many keys each database of a Redis server has that has any.
+    The number of keys in each database of a Redis server that is not empty.
 
     Raises:
-        redis.RedisError: It is away.
+        redis.RedisError: Redis is away.
     """
-    told: Any = client.info("keyspace")
-    return {int(name.removeprefix("db")): about["keys"] for name, about in told.items()}
+    keyspace: Any = client.info("keyspace")
+    return {int(name.removeprefix("db")): fields["keys"] for name, fields in keyspace.items()}

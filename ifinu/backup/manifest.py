@@ -1,7 +1,7 @@
 """
-What a backup consists of, as its `manifest.json` says.
+The manifest of a backup, `manifest.json`: its parts, with their sizes and checksums.
 
-It is written last, so that its being there says that all that it names is.
+It is written last: a backup with a manifest is complete.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from ifinu.errors import BackupFailed
 
 FILE = "manifest.json"
-FORMAT = 1  # of the manifest and of what lies beside it
+FORMAT = 1  # version of the manifest and of the files beside it
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _TIME = "%Y%m%dT%H%M%SZ"
 
 
 class Part(enum.StrEnum):
-    """What is backed up, in the order in which it is."""
+    """The parts of a backup, in the order in which they are copied."""
 
     REDIS = "redis"  # the queues, claims and opt-outs
-    LEDGER = "ledger"  # what became of every notification
+    LEDGER = "ledger"  # the history of every notification
     EVOLUTION = "evolution"  # the gateway's database: its WhatsApp sessions and messages
 
     @property
     def file(self) -> str:
-        """What it is called in the store."""
+        """Name of its file in the store."""
         return f"{self.value}.{'rdb' if self is Part.REDIS else 'dump'}"
 
 
@@ -42,11 +42,11 @@ class _Written(BaseModel):
 
 class TableSummary(_Written):
     """
-    What a table held.
+    The fingerprint of a table.
 
     Attributes:
-        rows: How many.
-        hash: The same for the same rows in any order, on any server; see `fingerprints.py`.
+        rows: Number of rows.
+        hash: Hash of the rows, independent of their order and of the server; see `fingerprints.py`.
     """
 
     rows: int
@@ -55,15 +55,15 @@ class TableSummary(_Written):
 
 class Kept(_Written):
     """
-    One part, as it is in the store.
+    One part in the store.
 
     Attributes:
-        bytes: Its size.
-        sha256: Its digest, in hex.
-        server: Where it came from: `PostgreSQL 17.6`, `Valkey 9.1.2`.
-        at: A time, by the server's clock, up to which all that happened there is in it.
-        tables: Of a database: what it held, by schema and name.
-        keys: Of Redis: how many keys it held, by database, as far as the file says so.
+        bytes: Size of its file.
+        sha256: Digest of its file, in hex.
+        server: The server it was copied from: `PostgreSQL 17.6`, `Valkey 9.1.2`.
+        at: A time by the server's clock; the part has every change up to then.
+        tables: Of a database: the fingerprint of each table, by schema and name.
+        keys: Of Redis: the number of keys by database, as far as the file says so.
     """
 
     bytes: int
@@ -76,15 +76,15 @@ class Kept(_Written):
 
 class Manifest(_Written):
     """
-    A whole backup.
+    A complete backup.
 
     Attributes:
-        format: Of this file.
-        name: Of the backup.
-        created_at: When it was begun.
+        format: Version of this file's format.
+        name: Name of the backup.
+        created_at: When it began.
         finished_at: When its last part was stored.
-        ifinu: The version that took it.
-        parts: What it consists of.
+        ifinu: The version of ifinu that created it.
+        parts: Its parts.
     """
 
     format: int
@@ -96,11 +96,11 @@ class Manifest(_Written):
 
     @property
     def size(self) -> int:
-        """Bytes of all parts."""
+        """Size of all parts in bytes."""
         return sum(kept.bytes for kept in self.parts.values())
 
     def write(self) -> bytes:
-        """As JSON."""
+        """Encode the manifest as JSON."""
         return self.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
 
 
@@ -109,11 +109,11 @@ def read(name: str, content: bytes) -> Manifest:
     Read a manifest.
 
     Args:
-        name: Of the backup that it is of.
-        content: Of the file.
+        name: Name of its backup.
+        content: Content of the file.
 
     Raises:
-        BackupFailed: It is none, of another backup, or of a later version's form.
+        BackupFailed: It is not a manifest, is another backup's, or has the format of a later version.
     """
     try:
         manifest = Manifest.model_validate_json(content)
@@ -129,17 +129,17 @@ def read(name: str, content: bytes) -> Manifest:
 
 
 def name_of(at: datetime) -> str:
-    """What a backup that was begun at `at` is called."""
+    """Name of a backup that began at `at`."""
     return at.astimezone(UTC).strftime(_TIME)
 
 
 def is_name(name: str) -> bool:
-    """Whether a folder of this name may be a backup of ours."""
+    """Whether this is the name of a backup."""
     return _NAME.fullmatch(name) is not None and _time(name) is not None
 
 
 def began(name: str) -> datetime:
-    """When a backup was begun, by its name."""
+    """When a backup began, by its name; ValueError if it is not the name of a backup."""
     at = _time(name)
     if at is None:
         raise ValueError(f"{name!r} is not the name of a backup")

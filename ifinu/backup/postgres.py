@@ -1,8 +1,8 @@
 """
-A PostgreSQL database: dumped by `pg_dump`, restored by `pg_restore`, both as programs of their own.
+A PostgreSQL database, dumped by the program `pg_dump` and restored by `pg_restore`.
 
-Where it is goes to them on the command line, the password in their environment alone. Their errors may quote rows, so
-only the first line that says what failed is passed on, phones masked.
+They get the address on the command line, and the password only in their environment. Their errors may quote rows, so
+only the first line of an error is passed on, phones masked.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from ifinu.backup.streams import CHUNK_BYTES
 from ifinu.errors import BackupFailed, ConfigurationError, LedgerUnavailable
 
 _CONNECT_S = 10
-_LOCK_WAIT_MS = 60_000  # for a migration that runs
+_LOCK_WAIT_MS = 60_000  # for a running migration
 _LONGEST_WORDS = 300
-# Which the gateway's own URL may carry for its ORM, and which libpq does not know.
+# Options for the gateway's ORM in its URL, which libpq does not know.
 _NOT_LIBPQS = ("schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size")
-_SECRETS = ("IFINU_", "AWS_")  # of our environment, which are no business of these programs
+_SECRETS = ("IFINU_", "AWS_")  # variables that these programs do not get
 
 _VIEW = "SELECT pg_export_snapshot(), current_setting('server_version'), transaction_timestamp()"
 _USERS = r"namespace.nspname <> 'information_schema' AND namespace.nspname !~ '^pg_'"
 _NOT_AN_EXTENSIONS = """NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS depends
   WHERE depends.classid = '{catalogue}'::regclass AND depends.objid = {object}.oid AND depends.deptype = 'e')"""
-# What `pg_dump` would dump: kind and name as DROP takes them, after tables what may belong to one and go with it.
+# Objects that `pg_dump` would dump: kind and name as DROP takes them; after tables those that are dropped with one.
 _OBJECTS = f"""
 SELECT class.relkind = 'S',
        CASE class.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
@@ -81,9 +81,9 @@ class ExportedSnapshot(NamedTuple):
     A database as it was at one instant.
 
     Attributes:
-        snapshot: What `pg_dump` takes to see the same.
-        connection: Of psycopg2, whose transaction sees it.
-        server: `PostgreSQL 17.6`.
+        snapshot: Its id, for `pg_dump --snapshot`.
+        connection: A psycopg2 connection whose transaction sees it.
+        server: Name and version: `PostgreSQL 17.6`.
         at: That instant, by the server's clock.
     """
 
@@ -93,7 +93,7 @@ class ExportedSnapshot(NamedTuple):
     at: datetime
 
     def cancel(self) -> None:
-        """End the statement that runs on it, in another thread."""
+        """Cancel the statement that another thread runs on the connection."""
         with contextlib.suppress(psycopg2.Error):  # the server is gone, and the statement with it
             self.connection.cancel()
 
@@ -104,10 +104,10 @@ class Database:
 
     Args:
         url: `postgresql://…` or `postgresql+psycopg2://…`.
-        what: It is, for people: `the ledger`.
+        what: Its name in messages: `the ledger`.
 
     Raises:
-        ConfigurationError: It is no such URL.
+        ConfigurationError: The URL is not one of PostgreSQL.
     """
 
     def __init__(self, url: str, what: str) -> None:
@@ -120,10 +120,10 @@ class Database:
         given = {name: value for name, value in parts.query.items() if name not in _NOT_LIBPQS}
         if "sslpassword" in given:
             raise ConfigurationError(f"the URL of {what} has sslpassword: use a key without one, or `passfile`")
-        told = given.pop("password", None)
+        query_password = given.pop("password", None)
         self.what = what
         self.host = parts.host or str(given.get("host", "localhost"))
-        password = parts.password if parts.password is not None else told
+        password = parts.password if parts.password is not None else query_password
         self._password = None if password is None else str(password)
         places = {"host": parts.host, "port": parts.port, "user": parts.username, "dbname": parts.database}
         wanted = {"connect_timeout": _CONNECT_S, **{name: value for name, value in places.items() if value}, **given}
@@ -135,7 +135,7 @@ class Database:
     @contextlib.contextmanager
     def connected(self) -> Iterator[Any]:
         """
-        A connection of psycopg2 without deadlines for statements, closed at the end.
+        A psycopg2 connection without timeouts for statements, closed at the end of the block.
 
         Raises:
             LedgerUnavailable: The server is away, or fails within the block.
@@ -157,7 +157,7 @@ class Database:
 
     def ask(self) -> None:
         """
-        Connect to it.
+        Check that the database accepts connections.
 
         Raises:
             LedgerUnavailable: It is away, or refuses.
@@ -168,7 +168,7 @@ class Database:
     @contextlib.contextmanager
     def viewed(self) -> Iterator[ExportedSnapshot]:
         """
-        A view of it that stays the same until the end of the block, whatever is written meanwhile.
+        A snapshot that stays the same until the end of the block.
 
         Raises:
             LedgerUnavailable: The server is away.
@@ -176,19 +176,17 @@ class Database:
         with self.connected() as connection:
             connection.set_session(isolation_level=ISOLATION_LEVEL_REPEATABLE_READ, readonly=True)
             with connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT pg_export_snapshot(), current_setting('server_version'), transaction_timestamp()"
-                )
+                cursor.execute(_VIEW)
                 snapshot, version, at = cursor.fetchone()
             yield ExportedSnapshot(snapshot, connection, f"PostgreSQL {version.split()[0]}", at.astimezone(UTC))
 
     def dump(self, view: ExportedSnapshot, sink: Sink) -> None:
         """
-        Write all of it, in pg_dump's own format.
+        Dump the database, in pg_dump's custom format.
 
         Args:
-            view: Which state of it.
-            sink: Where to.
+            view: The snapshot to dump.
+            sink: The file to write.
 
         Raises:
             BackupFailed: pg_dump is not installed, older than the server, or ended before it was done.
@@ -201,13 +199,13 @@ class Database:
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """
-        Read all of a dump into it, in one transaction: all or nothing.
+        Load a dump, in one transaction.
 
         Args:
-            chunks: Of the dump.
+            chunks: The dump.
 
         Raises:
-            BackupFailed: pg_restore is not installed, or refused.
+            BackupFailed: pg_restore is not installed, or failed; nothing was loaded.
         """
         options = ("--format=custom", "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges")
         with self._program("pg_restore", *options, stdin=subprocess.PIPE) as running:
@@ -215,11 +213,11 @@ class Database:
         with self.connected() as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute("ANALYZE")  # or queries are slow until the server comes to it by itself
+                cursor.execute("ANALYZE")  # else queries are slow until autovacuum does it
 
     def tables(self) -> dict[str, TableSummary]:
         """
-        What it holds.
+        The fingerprints of its tables.
 
         Raises:
             LedgerUnavailable: The server is away.
@@ -229,7 +227,7 @@ class Database:
 
     def is_empty(self) -> bool:
         """
-        Whether it has nothing that a dump would hold.
+        Whether it has no object that a dump would hold.
 
         Raises:
             LedgerUnavailable: The server is away.
@@ -240,7 +238,7 @@ class Database:
 
     def found(self, fresh: Fresh) -> list[str]:
         """
-        What it holds beyond a fresh install's, for people.
+        What it holds beyond a fresh install; see `emptiness.in_database`.
 
         Raises:
             LedgerUnavailable: The server is away, or the role may not read all of it.
@@ -250,17 +248,17 @@ class Database:
 
     def empty(self, only: Fresh | None = None) -> list[str]:
         """
-        Drop all that a dump would hold, in one transaction; extensions stay.
+        Drop all objects that a dump would hold, in one transaction; extensions stay.
 
         Args:
-            only: Drop nothing where it holds more than such an install. Its tables are locked before they are looked
-                at, so that what is written meanwhile either is seen, or fails.
+            only: Drop nothing if it holds more than such an install. Its tables are locked before the check, so that
+                writes meanwhile either are seen, or fail.
 
         Returns:
-            What it holds beyond that, in which case nothing was dropped.
+            What it holds beyond that; if there is anything, nothing was dropped.
 
         Raises:
-            LedgerUnavailable: The server is away, or the role may not; nothing was dropped.
+            LedgerUnavailable: The server is away, or the role may not drop; nothing was dropped.
         """
         with self.connected() as connection, connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
@@ -274,7 +272,7 @@ class Database:
                     return found
             for thing in things:
                 cursor.execute(f"DROP {thing.kind} IF EXISTS {thing.name} CASCADE")
-            # What came into a schema since it was looked at was not looked at: then it does not go, nor anything else.
+            # RESTRICT: an object created since the check was not checked, and makes all of it fail.
             rest = sql.SQL("CASCADE" if only is None else "RESTRICT")
             for schema in schemas:
                 cursor.execute(sql.SQL("DROP SCHEMA {} {}").format(schema, rest))
@@ -283,7 +281,7 @@ class Database:
 
     def others(self) -> dict[str, int]:
         """
-        Who else is connected to it: applications, and how many connections each has.
+        The number of connections that other applications have to it, by application.
 
         Raises:
             LedgerUnavailable: The server is away.
@@ -297,22 +295,22 @@ class Database:
 
 
 def _things(cursor: Any) -> list[Thing]:
-    """What `pg_dump` would dump, names as PostgreSQL itself writes them."""
-    cursor.execute("SET LOCAL search_path = pg_catalog")  # so that they come with their schemas
+    """The objects that `pg_dump` would dump, with names as PostgreSQL writes them."""
+    cursor.execute("SET LOCAL search_path = pg_catalog")  # so that names include their schemas
     cursor.execute(_OBJECTS)
     return [Thing(kind, name) for _, kind, name in cursor.fetchall()]
 
 
 def listed(chunks: Iterable[bytes], what: str) -> int:
     """
-    How many entries the table of contents of a dump has, as `pg_restore --list` reads it.
+    The number of entries in a dump's table of contents, as `pg_restore --list` reads it.
 
     Args:
-        chunks: Of the dump; they are read to their end.
-        what: It is of.
+        chunks: The dump, which is read to its end.
+        what: Its name in messages.
 
     Raises:
-        BackupFailed: It is no dump; or as the chunks raise.
+        BackupFailed: It is not a dump; or as the chunks raise.
     """
     with tempfile.TemporaryFile() as out:
         with _running(what, "pg_restore", ("--list",), None, stdin=subprocess.PIPE, stdout=out) as running:
@@ -323,7 +321,7 @@ def listed(chunks: Iterable[bytes], what: str) -> int:
 
 def program(name: str) -> str:
     """
-    Where a program of PostgreSQL's is.
+    The path of a program of PostgreSQL.
 
     Raises:
         BackupFailed: It is not installed.
@@ -339,7 +337,7 @@ def _running(
     what: str, name: str, arguments: Sequence[str], password: str | None, **files: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """
-    A program of PostgreSQL's; it is killed when the block raises.
+    Run a program of PostgreSQL during the block, and kill it if the block raises.
 
     Raises:
         BackupFailed: It is not installed, or ended with an error.
@@ -365,27 +363,27 @@ def _running(
 
 
 def _feed(running: subprocess.Popen[bytes], chunks: Iterable[bytes]) -> None:
-    """Write to a program, which may have heard enough before the end; the chunks are read to theirs."""
+    """Write chunks to a program, which may stop reading before their end; all chunks are read."""
     assert running.stdin is not None  # noqa: S101 - it is a pipe
-    listens = True
+    reads = True
     for chunk in chunks:
-        if listens:
+        if reads:
             try:
                 running.stdin.write(chunk)
             except BrokenPipeError:
-                listens = False
-    if listens:
+                reads = False
+    if reads:
         with contextlib.suppress(BrokenPipeError):
             running.stdin.flush()
 
 
 def _words(said: IO[bytes], code: int) -> str:
-    """What a program said of why it failed: one line of those that quote no rows."""
+    """The reason in a program's output: the first line of an error, which quotes no rows."""
     said.seek(0)
     for line in said.read(100_000).decode(errors="replace").splitlines():
-        _, error, why = line.partition(": error: ")
+        _, error, reason = line.partition(": error: ")
         if error:
-            what, of_the_server, words = why.partition("ERROR:")
+            what, of_the_server, words = reason.partition("ERROR:")
             words = re.sub(r'"[^"]*"', '"…"', words)  # it may quote a value
             return f": {phone.mask_in(what + of_the_server + words)[:_LONGEST_WORDS]}"
     return f", with {code}" if code > 0 else f": it was ended by signal {-code}"

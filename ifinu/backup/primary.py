@@ -1,11 +1,10 @@
 """
-A snapshot is brought into Redis without touching its volume: we play the primary that it is told to follow.
+Loading a snapshot into Redis without access to its volume: this process acts as the primary that Redis replicates.
 
-It gets the snapshot as a replica gets it, and forgets what it held; then, as if they had been written to us, a few
-commands; when it has said that it has all of that it is told to follow nobody, and is a server as before. It rewrites
-its own append-only file.
+Redis loads the snapshot as a replica does, and drops its own data. A few commands follow over the replication stream.
+Once Redis has acknowledged them it becomes a primary again, and rewrites its own append-only file.
 
-It has to be able to connect to us. Only it can: for that time it is given a password that nobody else knows.
+Redis has to be able to connect to this process. No other client can: Redis gets a random password for that time.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ import redis
 
 from ifinu.errors import BackupFailed
 
-_COME_S = 30.0  # within which it connects to us; it looks every second
-_GREETING_S = 10.0  # in which who connects has to say who they are
-_QUIET_S = 120.0  # the longest that nothing is heard of it
+_COME_S = 30.0  # limit of the wait for its connection; it tries every second
+_GREETING_S = 10.0  # limit of a handshake
+_QUIET_S = 120.0  # the longest time without a byte from it
 _REWRITTEN_S = 600.0
 _POLL_S = 0.1
-_STILL_MS = 30_000  # at most, if we are killed within
+_PAUSE_MS = 30_000  # the longest pause of writes, should this process be killed meanwhile
 _LONGEST_LINE = 64 * 1024
 _MOST_WORDS = 100
 _ASK = ("REPLCONF", "GETACK", "*")
-_REFUSED = "it does not let itself be told whom to follow: restore a managed server from its provider's snapshots"
+_REFUSED = "it does not accept REPLICAOF: restore a managed server from its provider's snapshots"
 
 
 class Address:
     """
-    Where Redis finds us.
+    The address at which Redis connects to this process.
 
     Args:
-        given: `HOST:PORT`, `:PORT`, or None: the address that we reach Redis from, and a free port.
+        given: `HOST:PORT`, `:PORT`, or None. By default this process' address towards Redis, and a free port.
 
     Raises:
-        ValueError: It is no such thing.
+        ValueError: It has another form.
     """
 
     def __init__(self, given: str | None = None) -> None:
@@ -53,8 +52,7 @@ class Address:
         self.port = int(port)
 
 
-@contextlib.contextmanager
-def following(
+def replace_data(
     client: redis.Redis,
     chunks: Iterable[bytes],
     size: int,
@@ -63,56 +61,55 @@ def following(
     commands: Sequence[Sequence[str]] = (),
     last: Callable[[], None] = lambda: None,
     loaded: Callable[[], None] = lambda: None,
-) -> Iterator[None]:
+) -> None:
     """
-    Give a Redis server a snapshot; all that it held is gone. Within the block it has it, and takes no writes yet.
+    Replace all data of a Redis server by a snapshot. It takes no writes until the end.
 
     Args:
-        client: A connection to it.
+        client: A client of the server.
         chunks: The snapshot file.
-        size: Its bytes.
-        address: Where it finds us.
-        commands: What it runs after it, before anybody else can write.
-        last: Called while writes already wait, and the server still has what it held; what it raises ends it all.
-        loaded: Called when it has the snapshot, and before it has the commands; what it raises ends it all.
+        size: Its size in bytes.
+        address: The address at which the server connects to this process.
+        commands: Commands to run after it, before other clients can write.
+        last: Called while writes are paused, and the server still has its data. An exception aborts the load.
+        loaded: Called when the snapshot is loaded, before the commands run. An exception aborts the load.
 
     Raises:
         redis.RedisError: The server is away.
-        BackupFailed: It did not come, did not take it, or does not let itself be told. It follows nobody again; what it
-            holds now may be nothing, and the same may be done again.
+        BackupFailed: The server did not connect, did not load it, or does not accept REPLICAOF. It is a primary again,
+            and may be empty; try again.
     """
     password = secrets.token_hex(32)
     with _listening(client, address) as (listener, host, port), _password(client, password):
         try:
-            with _permitted(), _still(client):
+            with _permitted(), _writes_paused(client):
                 last()
                 client.replicaof(host, port)
-            with _Follower.accepted(listener, password) as follower:
-                follower.give(chunks, size)
-                follower.acknowledged()
+            with _Replica.accepted(listener, password) as replica:
+                replica.send_snapshot(chunks, size)
+                replica.wait_for_acknowledgement()
                 loaded()
-                follower.tell(commands)
-                follower.acknowledged()
-                yield
+                replica.send_commands(commands)
+                replica.wait_for_acknowledgement()
         finally:
             client.replicaof("NO", "ONE")
 
 
-def settle(client: redis.Redis) -> None:
+def wait_until_on_disk(client: redis.Redis) -> None:
     """
-    Wait until what a server was given is on its disk, where it keeps an append-only file.
+    Wait until a server has written the snapshot to its append-only file, if it has one.
 
     Raises:
-        redis.RedisError: It is away.
-        BackupFailed: It could not write it.
+        redis.RedisError: Redis is away.
+        BackupFailed: It could not write the file.
     """
     give_up_at = time.monotonic() + _REWRITTEN_S
     while time.monotonic() < give_up_at:
-        told: Any = client.info("persistence")
-        if not told.get("aof_enabled"):
+        info: Any = client.info("persistence")
+        if not info.get("aof_enabled"):
             return
-        if not told.get("aof_rewrite_in_progress") and not told.get("aof_rewrite_scheduled"):
-            if told.get("aof_last_bgrewrite_status") == "ok":
+        if not info.get("aof_rewrite_in_progress") and not info.get("aof_rewrite_scheduled"):
+            if info.get("aof_last_bgrewrite_status") == "ok":
                 return
             raise BackupFailed("Redis has the snapshot and cannot write its append-only file: is its disk full?")
         time.sleep(_POLL_S)
@@ -121,7 +118,7 @@ def settle(client: redis.Redis) -> None:
 
 @contextlib.contextmanager
 def _listening(client: redis.Redis, address: Address) -> Iterator[tuple[socket.socket, str, int]]:
-    """A listener, and what Redis is told of where it is."""
+    """A listening socket, and the host and port at which Redis connects to it."""
     host = address.host or _our_address(client)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -143,7 +140,7 @@ def _our_address(client: redis.Redis) -> str:
 
 @contextlib.contextmanager
 def _password(client: redis.Redis, password: str) -> Iterator[None]:
-    """What the server says to whom it follows is this, until the end of the block."""
+    """Set the password that the server shows to its primary, until the end of the block."""
     with _permitted():
         before: Any = client.config_get("masterauth")
         client.config_set("masterauth", password)
@@ -154,9 +151,9 @@ def _password(client: redis.Redis, password: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _still(client: redis.Redis) -> Iterator[None]:
-    """Writes of others wait until the end of the block; a replica refuses them."""
-    client.client_pause(_STILL_MS, all=False)
+def _writes_paused(client: redis.Redis) -> Iterator[None]:
+    """Pause the writes of other clients until the end of the block, when the server is a replica and refuses them."""
+    client.client_pause(_PAUSE_MS, all=False)
     try:
         yield
     finally:
@@ -175,9 +172,9 @@ def _permitted() -> Iterator[None]:
         raise
 
 
-class _Follower:
+class _Replica:
     """
-    The server, as it is connected to us.
+    The Redis server, connected as a replica.
 
     Args:
         stream: The connection.
@@ -186,13 +183,13 @@ class _Follower:
     def __init__(self, stream: socket.socket) -> None:
         stream.settimeout(_GREETING_S)
         self._stream = stream
-        self._heard = stream.makefile("rb")
-        self._told = 0  # bytes after the snapshot; it counts them too
+        self._input = stream.makefile("rb")
+        self._offset = 0  # bytes sent after the snapshot, which the replica acknowledges
 
     @classmethod
     @contextlib.contextmanager
-    def accepted(cls, listener: socket.socket, password: str) -> Iterator[_Follower]:
-        """The first who connects and knows the password, and asks for a snapshot."""
+    def accepted(cls, listener: socket.socket, password: str) -> Iterator[_Replica]:
+        """The first client that shows the password and asks for a snapshot."""
         give_up_at = time.monotonic() + _COME_S
         with contextlib.ExitStack() as stack:
             while True:
@@ -204,44 +201,43 @@ class _Follower:
                         f"Redis did not come to fetch its snapshot within {_COME_S:g} s: can it connect to us? "
                         "See --listen, and the network policies"
                     ) from None
-                follower = cls(stream)
+                replica = cls(stream)
                 with contextlib.suppress(OSError, ValueError):
-                    if follower._asks(password):
-                        stack.callback(follower._close)
+                    if replica._shakes_hands(password):
+                        stack.callback(replica._close)
                         break
-                follower._close()
-            yield follower
+                replica._close()
+            yield replica
 
-    def give(self, chunks: Iterable[bytes], size: int) -> None:
-        """Send the snapshot."""
+    def send_snapshot(self, chunks: Iterable[bytes], size: int) -> None:
         self._stream.settimeout(_QUIET_S)
-        with self._lasting("while it was given the snapshot"):
+        with self._connected("while it was given the snapshot"):
             self._stream.sendall(f"+FULLRESYNC {secrets.token_hex(20)} 0\r\n${size}\r\n".encode())
             for chunk in chunks:
                 self._stream.sendall(chunk)
-        self.tell(())
+        self.send_commands(())
 
-    def tell(self, commands: Sequence[Sequence[str]]) -> None:
-        """Have it run commands, and ask how far it is."""
+    def send_commands(self, commands: Sequence[Sequence[str]]) -> None:
+        """Send commands to run, and a request for an acknowledgement."""
         data = b"".join(map(_encoded, (*commands, _ASK)))
-        with self._lasting("after it was given the snapshot"):
+        with self._connected("after it was given the snapshot"):
             self._stream.sendall(data)
-        self._told += len(data)
+        self._offset += len(data)
 
-    def acknowledged(self) -> None:
-        """Wait until it has all that it was told before it was last asked."""
-        expected = self._told - len(_encoded(_ASK))  # it answers before it has counted the question
-        with self._lasting("before it had loaded the snapshot; its log says why"):
+    def wait_for_acknowledgement(self) -> None:
+        """Wait until it has acknowledged all bytes before the last request."""
+        expected = self._offset - len(_encoded(_ASK))  # it answers before it has counted the request
+        with self._connected("before it had loaded the snapshot; its log says why"):
             while True:
-                words = _words(self._heard)
+                words = _words(self._input)
                 if [word.upper() for word in words[:2]] == [b"REPLCONF", b"ACK"] and int(words[2]) >= expected:
                     return
 
-    def _asks(self, password: str) -> bool:
-        """The handshake; False for somebody else."""
+    def _shakes_hands(self, password: str) -> bool:
+        """Answer the handshake up to PSYNC; False for another client."""
         known = False
         for _ in range(_MOST_WORDS):
-            words = _words(self._heard)
+            words = _words(self._input)
             match words[0].upper():
                 case b"AUTH":
                     known = hmac.compare_digest(words[-1], password.encode())
@@ -262,43 +258,44 @@ class _Follower:
         return False
 
     def _close(self) -> None:
-        self._heard.close()
+        self._input.close()
         self._stream.close()
 
     @contextlib.contextmanager
-    def _lasting(self, when: str) -> Iterator[None]:
+    def _connected(self, when: str) -> Iterator[None]:
+        """Raise BackupFailed if the connection fails within the block."""
         try:
             yield
         except (OSError, ValueError) as exc:
-            why = "said nothing for too long" if isinstance(exc, TimeoutError) else "hung up"
-            raise BackupFailed(f"Redis {why} {when}") from exc
+            reason = "said nothing for too long" if isinstance(exc, TimeoutError) else "hung up"
+            raise BackupFailed(f"Redis {reason} {when}") from exc
 
 
-def _words(heard: Any) -> list[bytes]:
+def _words(stream: Any) -> list[bytes]:
     """
     The next command of a connection.
 
     Raises:
-        ValueError: It is none, or the connection ended.
+        ValueError: It is not a command, or the connection ended.
     """
-    while (line := _line(heard)) == b"":
-        pass  # while it loads, it says by newlines that it lives
+    while (line := _line(stream)) == b"":
+        pass  # while it loads, it sends newlines as keep-alives
     if not line.startswith(b"*"):
-        return line.split() or [b""]  # as a person types it
+        return line.split() or [b""]  # an inline command
     words = []
     for _ in range(min(int(line[1:]), _MOST_WORDS)):
-        size = int(_line(heard)[1:])
+        size = int(_line(stream)[1:])
         if not 0 <= size <= _LONGEST_LINE:
             raise ValueError("too long")
-        words.append(heard.read(size))
-        heard.read(2)
+        words.append(stream.read(size))
+        stream.read(2)
     if not words:
         raise ValueError("no command")
     return words
 
 
-def _line(heard: Any) -> bytes:
-    line: bytes = heard.readline(_LONGEST_LINE)
+def _line(stream: Any) -> bytes:
+    line: bytes = stream.readline(_LONGEST_LINE)
     if not line.endswith(b"\n"):
         raise ValueError("the connection ended")
     return line.rstrip(b"\r\n")

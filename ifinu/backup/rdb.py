@@ -1,8 +1,8 @@
 """
-A Redis snapshot file (RDB), as far as a backup looks into it: its beginning and its end.
+The parts of a Redis snapshot file (RDB) that a backup reads: its beginning and its end.
 
-    REDIS0011                      and other opcodes up to the first key: what wrote it, and of the first database that
-    VALKEY080                      holds something, its number and how many keys it has
+    REDIS0011                      and other opcodes up to the first key: the server's version; number and number of
+    VALKEY080                      keys of the first database that is not empty
     …
     0xFF, CRC-64 in 8 bytes        the end; the server that loads it checks the sum
 
@@ -25,21 +25,21 @@ _AUX, _FUNCTION, _SELECT, _RESIZE, _SLOT = 0xFA, 0xF5, 0xFE, 0xFB, 0xF4
 
 
 class Outline:
-    """What a snapshot begins and ends with; it is fed all of it, piece by piece."""
+    """The beginning and the end of a snapshot, which is fed in pieces."""
 
     def __init__(self) -> None:
         self._head = bytearray()
         self._tail = b""
 
     def feed(self, chunk: bytes) -> None:
-        """The next piece."""
+        """Add the next piece."""
         if len(self._head) < _HEAD_BYTES:
             self._head += chunk[: _HEAD_BYTES - len(self._head)]
         self._tail = (self._tail + chunk)[-_END_BYTES:]
 
     def check(self) -> None:
         """
-        Whether it is one, from its first byte to its last.
+        Check that it is a Redis snapshot, and complete.
 
         Raises:
             BackupFailed: It is not.
@@ -51,9 +51,9 @@ class Outline:
 
     def keys(self) -> dict[int, int]:
         """
-        How many keys the first database has that holds any, by its number; nothing where the file does not say so.
+        The number of keys of the first database that is not empty, by its number; empty if the file does not say so.
 
-        Those of other databases stand after keys, which only a server can read past.
+        The counts of other databases come after keys, which only a server can skip.
         """
         database = 0
         reader = _Reader(memoryview(bytes(self._head))[_MAGIC_BYTES:])
@@ -80,7 +80,7 @@ class Outline:
 
 
 class _Reader:
-    """Reads on through bytes; IndexError behind their end."""
+    """Reads bytes in order; IndexError at their end."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -93,7 +93,7 @@ class _Reader:
     def length(self) -> int:
         length, encoding = self._length()
         if encoding is not None:
-            raise IndexError("an encoded text where a length has to be")
+            raise IndexError("an encoded text in place of a length")
         return length
 
     def skip_text(self) -> None:
@@ -109,7 +109,7 @@ class _Reader:
                 self._at += length
 
     def _length(self) -> tuple[int, int | None]:
-        """A length, or in its place how a text is encoded."""
+        """A length, or the encoding of the text in its place."""
         first = self._byte()
         match first >> 6:
             case 0:

@@ -1,23 +1,23 @@
 """
-What the ledger knows and a restored Redis does not, told to Redis before anything is sent.
+Reconciliation of a restored Redis with the ledger, before anything is sent.
 
-A snapshot is older than the disaster. What was sent since waits in it as if it had not been; who opted out since has
-not. The ledger was told both, so:
+A snapshot is older than the disaster. Messages sent since then wait in it, and opt-outs since then are missing. The
+ledger recorded both. By the state of a notification in the ledger:
 
-    sent, server_ack, … read, failed     its claim is `sent`: its message is dropped as a duplicate
-    expired, suppressed, cancelled       its claim says so: likewise
-    dead, its letter deleted             it is `cancelled`: a person did not want it
-    dead, retrying, deferred, queued,    nothing was sent: what waits is tried again; so is what was purged
-    purged                               from its queue: its id was free, and may have been wanted again
-    unknown                              its claim is `unknown`: it is looked up, and not sent before
-    opted out, or in again               so it is
+    sent, server_ack, … read, failed     its claim becomes `sent`, and its message is dropped as a duplicate
+    expired, suppressed, cancelled       its claim gets that state, with the same effect
+    dead, its dead letter deleted        its claim becomes `cancelled`, since an operator gave it up
+    dead, retrying, deferred, queued,    its claim does not change: nothing was sent, and a message that waits is tried
+    purged                               again, even a purged one, whose id may have been pushed again
+    unknown                              its claim becomes `unknown`: it is looked up before it is sent
+    opted out, or in again               the opt-out is added, or lifted
 
-A message that was being sent when the snapshot was taken is unknown, unless the ledger knows better. Its look-up
-proves that it was sent where the gateway has it. That the gateway does not have it proves something only where the
-gateway's own database was not lost too; else a person decides (`resent`, as `claims.py` has it).
+A message that was being sent when the snapshot was taken is unknown, unless the ledger has its outcome. If the gateway
+has it, it was sent. If the gateway does not have it, that proves something only if the gateway's database was not lost
+too; else a person decides (`resent` in `claims.py`).
 
-It is idempotent, and tells ids whose messages are not there, too: a producer that gives again what was lost gives the
-same ids.
+Reconciliation may be repeated. It also writes claims for ids without a message, since a producer that repeats lost
+messages uses the same ids.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from ifinu.ledger.schema import events, notifications, opt_outs
 from ifinu.ledger.states import State, rank
 
 _PAGE = 1000
-_CLOCKS = timedelta(minutes=5)  # Redis' clock may have been set back; to tell what is known again does no harm
-_CANCELLED_TTL_MS = 90 * 86_400_000  # as a notification that is called off is remembered
+_CLOCKS = timedelta(minutes=5)  # Redis' clock may have been set back; writing a known state again does no harm
+_CANCELLED_TTL_MS = 90 * 86_400_000  # as for a cancellation; see `claims.py`
 _SENT = rank(State.SENT)
 _ENDED = (State.EXPIRED, State.SUPPRESSED, State.CANCELLED)
 _KNOWN = (ClaimState.SENT, *(state.value for state in _ENDED))
@@ -51,58 +51,58 @@ _KNOWN = (ClaimState.SENT, *(state.value for state in _ENDED))
 @dataclass
 class Reconciled:
     """
-    What Redis was told, and what waits in it.
+    The result: what was written to Redis, and the messages that wait in it.
 
     Attributes:
-        known_to: When the last thing happened that the ledger knows of; None where it knows nothing.
-        told: Ids whose claim was told something, by state.
-        opt_outs: People who opted out, or in again, since.
-        waiting: Messages that wait: ready, delayed, in flight when the snapshot was taken.
-        settled: Those of them whose id is known to be sent or ended: they are dropped when their turn comes.
-        in_doubt: Those that may have been sent: they are looked up.
+        known_to: Time of the ledger's last event; None if it has none.
+        claims: Number of claims written, by state.
+        opt_outs: Number of opt-outs and opt-ins written.
+        waiting: Messages that wait: ready, delayed, or in flight when the snapshot was taken.
+        settled: Those of them whose id was sent or has ended: they are dropped when they are served.
+        in_doubt: Those of them that may have been sent: they are looked up.
     """
 
     known_to: datetime | None = None
-    told: Counter[str] = field(default_factory=Counter)
+    claims: Counter[str] = field(default_factory=Counter)
     opt_outs: int = 0
     waiting: int = 0
     settled: int = 0
     in_doubt: int = 0
 
 
-def recall(client: redis.Redis, ledger: Engine, since: datetime, *, claim_ttl_s: float, resend: bool) -> Reconciled:
+def reconcile(client: redis.Redis, ledger: Engine, since: datetime, *, claim_ttl_s: float, resend: bool) -> Reconciled:
     """
-    Tell Redis.
+    Write the ledger's knowledge to Redis.
 
     Args:
-        client: A connection that returns bytes, to a Redis whose queues are paused.
+        client: A client that returns bytes, of a Redis whose queues are paused.
         ledger: The ledger.
         since: The time of the snapshot, by Redis' clock.
-        claim_ttl_s: How long an id is remembered, in seconds.
-        resend: Whether what the gateway does not have may be sent again, since its database is not older than that.
+        claim_ttl_s: Seconds for which an id is remembered.
+        resend: Whether messages that the gateway does not have may be sent again, since its database was not lost.
 
     Raises:
-        LedgerUnavailable: The ledger is away, or not migrated; to be repeated.
-        redis.RedisError: Redis is away; likewise.
+        LedgerUnavailable: The ledger is away, or not migrated; repeat it.
+        redis.RedisError: Redis is away; repeat it.
     """
-    teller = _Teller(client, int(claim_ttl_s * 1000), since, resend)
-    recalled = Reconciled()
+    writer = _ClaimWriter(client, int(claim_ttl_s * 1000), since, resend)
+    result = Reconciled()
     with ledger.connect() as connection:
         last = connection.execute(select(func.max(events.c.ms))).scalar()
-        recalled.known_to = None if last is None else datetime.fromtimestamp(last / 1000, UTC)
+        result.known_to = None if last is None else datetime.fromtimestamp(last / 1000, UTC)
     for page in _pages(ledger, since - _CLOCKS):
-        recalled.told.update(teller.tell(_known(ledger, page, since - _CLOCKS)))
-    recalled.opt_outs = _opt_outs(client, ledger, since - _CLOCKS)
+        result.claims.update(writer.write(_known(ledger, page, since - _CLOCKS)))
+    result.opt_outs = _opt_outs(client, ledger, since - _CLOCKS)
     for ids in _waiting(client):
-        recalled.waiting += len(ids)
-        states = teller.doubt([id_ for id_ in ids if id_ is not None])
-        recalled.settled += sum(states[state] for state in _KNOWN)
-        recalled.in_doubt += states[ClaimState.UNKNOWN]
-    return recalled
+        result.waiting += len(ids)
+        states = writer.put_in_doubt([id_ for id_ in ids if id_ is not None])
+        result.settled += sum(states[state] for state in _KNOWN)
+        result.in_doubt += states[ClaimState.UNKNOWN]
+    return result
 
 
 def _pages(ledger: Engine, since: datetime) -> Iterator[Sequence[Any]]:
-    """The notifications that something happened to since then."""
+    """The notifications with an event since then, page by page."""
     row = notifications.c
     query = select(row.id, row.state, row.state_rank, row.state_ms, row.key_id, row.last_at)
     query = query.order_by(row.last_at, row.id).limit(_PAGE)
@@ -118,7 +118,7 @@ def _pages(ledger: Engine, since: datetime) -> Iterator[Sequence[Any]]:
 
 
 def _known(ledger: Engine, page: Sequence[Any], since: datetime) -> Iterator[tuple[str, ClaimState, str, bool]]:
-    """Of each that there is something to tell of: id, state, the gateway's id, whether it was sent again before."""
+    """The claims to write: id, state, the gateway's id, whether it was sent again already."""
     news = [row for row in page if row.state_ms >= since.timestamp() * 1000]
     deleted = _last(ledger, Name.PURGED, [row.id for row in news if row.state == State.DEAD])
     again = _last(ledger, Name.RESENDING, [row.id for row in news if row.state == State.UNKNOWN])
@@ -134,7 +134,7 @@ def _known(ledger: Engine, page: Sequence[Any], since: datetime) -> Iterator[tup
 
 
 def _last(ledger: Engine, name: Name, ids: list[str]) -> dict[str, int]:
-    """When an event was last told of each of the ids that it was told of, in ms."""
+    """Time in ms of the last event of this name, by id; ids without one are left out."""
     if not ids:
         return {}
     event = events.c
@@ -144,18 +144,16 @@ def _last(ledger: Engine, name: Name, ids: list[str]) -> dict[str, int]:
         return {row[0]: row[1] for row in found}
 
 
-class _Teller:
-    """Tells claims."""
-
+class _ClaimWriter:
     def __init__(self, client: redis.Redis, ttl_ms: int, since: datetime, resend: bool) -> None:
         self._client = client
-        script("recall").load(client)
+        script("reconcile").load(client)
         self._ttl_ms = ttl_ms
         self._since_ms = round(since.timestamp() * 1000)
         self._resend = resend
 
-    def tell(self, known: Iterable[tuple[str, ClaimState, str, bool]]) -> Counter[str]:
-        """Those that did not know it, by state."""
+    def write(self, known: Iterable[tuple[str, ClaimState, str, bool]]) -> Counter[str]:
+        """Write claims, and return the number of those that changed, by state."""
         known = list(known)
         pipe = self._client.pipeline(transaction=False)
         for id_, state, key_id, again in known:
@@ -163,8 +161,8 @@ class _Teller:
         changed = pipe.execute()
         return Counter(state for (_, state, _, _), was in zip(known, changed, strict=True) if was)
 
-    def doubt(self, ids: list[str]) -> Counter[str]:
-        """The states of claims; those that were being sent are unknown from here on."""
+    def put_in_doubt(self, ids: list[str]) -> Counter[str]:
+        """Put the ids that were being sent in doubt, and return the number of ids in each state."""
         pipe = self._client.pipeline(transaction=False)
         for id_ in ids:
             pipe.hget(claim_key(id_), "state")
@@ -177,16 +175,16 @@ class _Teller:
 
     def _put(self, pipe: Any, id_: str, state: ClaimState, key_id: str, *, again: bool) -> None:
         ttl_ms = max(self._ttl_ms, _CANCELLED_TTL_MS) if state is ClaimState.CANCELLED else self._ttl_ms
-        told = {"reason": "restored", "error": "it was being sent when the backup was taken"}
-        _, _, data = Event(Name.UNKNOWN, id_, told).arguments()
+        fields = {"reason": "restored", "error": "it was being sent when the backup was taken"}
+        _, _, data = Event(Name.UNKNOWN, id_, fields).arguments()
         keys = (claim_key(id_), UNKNOWN, Keys.of(NORMAL).in_flight, EVENTS)
         held = "1" if again or not self._resend else ""
         args = (state, id_, ttl_ms, key_id, self._since_ms, secrets.token_hex(16), held, data)
-        pipe.evalsha(script("recall").sha, len(keys), *keys, *args)
+        pipe.evalsha(script("reconcile").sha, len(keys), *keys, *args)
 
 
 def _opt_outs(client: redis.Redis, ledger: Engine, since: datetime) -> int:
-    """Who opted out since then, or in again; how many of them Redis did not know."""
+    """Write the opt-outs and opt-ins since then; return how many changed Redis."""
     query = select(opt_outs).where(opt_outs.c.ms >= since.timestamp() * 1000)
     with ledger.connect() as connection:
         rows = connection.execute(query).all()
@@ -206,7 +204,7 @@ def _opt_outs(client: redis.Redis, ledger: Engine, since: datetime) -> int:
 
 
 def _waiting(client: redis.Redis) -> Iterator[list[str | None]]:
-    """The ids of all that waits, page by page; None for a message that cannot be read that far."""
+    """The ids of all messages, page by page; None for a message whose id cannot be read."""
     for keys in map(Keys.of, QUEUES):
         for start in range(0, client.llen(keys.ready), _PAGE):
             yield _ids(client.lrange(keys.ready, start, start + _PAGE - 1))

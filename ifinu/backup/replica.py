@@ -1,10 +1,9 @@
 """
-A snapshot of Redis over the wire: we ask for one as a replica does that wants to follow it, and then leave.
+A snapshot of Redis over the network: this process asks for one as a replica does, and then disconnects.
 
-The server forks, as for any replica, and goes on meanwhile. We can take a snapshot that it streams as it makes it
-(`capa eof`), so that it need not write a file; a server that only sends files writes one to its own disk first. Before
-the first byte it sends newlines to say that it lives, and by default waits 5 s for other replicas
-(`repl-diskless-sync-delay`).
+The server forks, as for any replica, and goes on serving. It can stream the snapshot while it makes it (`capa eof`),
+and so needs no file; a server that only sends files writes one to its own disk first. Before the first byte it sends
+newlines as keep-alives, and by default waits 5 s for other replicas (`repl-diskless-sync-delay`).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from ifinu.backup.streams import CHUNK_BYTES
 from ifinu.broker import connections
 from ifinu.errors import BackupFailed
 
-_QUIET_S = 60.0  # the longest that the server says nothing at all
+_QUIET_S = 60.0  # the longest time without a byte from the server
 _MARK_BYTES = 40
 _LONGEST_LINE = 1024
 _MANAGED = "a managed server keeps it from us: use its provider's snapshots, and `ifinu backup --without redis`"
@@ -31,10 +30,10 @@ _MANAGED = "a managed server keeps it from us: use its provider's snapshots, and
 @dataclass(frozen=True)
 class Snapshot:
     """
-    What Redis holds at one instant.
+    A snapshot of Redis at one instant.
 
     Attributes:
-        server: `Valkey 9.1.2`.
+        server: Name and version: `Valkey 9.1.2`.
         at: A time just before that instant, by Redis' clock.
         chunks: The snapshot file, to be read once.
     """
@@ -47,14 +46,14 @@ class Snapshot:
 @contextlib.contextmanager
 def snapshot(url: str) -> Iterator[Snapshot]:
     """
-    Ask for a snapshot, which is to be read within the block.
+    Request a snapshot, which has to be read within the block.
 
     Args:
         url: As `IFINU_REDIS_URL`.
 
     Raises:
         redis.RedisError: The server is away.
-        BackupFailed: It gives none.
+        BackupFailed: The server refuses to send one.
     """
     client = connections.connect(url)
     try:
@@ -73,18 +72,18 @@ def snapshot(url: str) -> Iterator[Snapshot]:
 
 
 def named(client: redis.Redis) -> str:
-    """What a server is: `Redis 7.4.6`."""
-    about: Any = client.info("server")
-    if "valkey_version" in about:
-        return f"Valkey {about['valkey_version']}"
-    return f"Redis {about['redis_version']}"
+    """Name and version of a server: `Redis 7.4.6`."""
+    info: Any = client.info("server")
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info['redis_version']}"
 
 
 def _received(connection: Any) -> Iterator[bytes]:
-    with contextlib.suppress(redis.ResponseError):  # an old server knows neither
+    with contextlib.suppress(redis.ResponseError):  # an old server supports neither
         _ask(connection, "REPLCONF", "capa", "eof")
         _ask(connection, "REPLCONF", "rdb-only", "1")
-    stream: socket.socket = connection._sock  # nothing is left unread: both were answered
+    stream: socket.socket = connection._sock  # nothing is left unread in the parser: both commands were answered
     try:
         stream.sendall(b"SYNC\r\n")
         kind, buffered = _header(stream)
@@ -104,7 +103,7 @@ def _ask(connection: Any, *command: str) -> None:
 
 
 def _header(stream: socket.socket) -> tuple[bytes, bytes]:
-    """How the snapshot is framed, `<bytes>` or `EOF:<mark>`, and what came after that by now."""
+    """The framing of the snapshot, `<bytes>` or `EOF:<mark>`, and the bytes received after it."""
     buffered = b""
     while b"\n" not in (buffered := buffered.lstrip(b"\r\n")):
         if len(buffered) > _LONGEST_LINE:
@@ -132,7 +131,7 @@ def _exactly(stream: socket.socket, size: int, buffered: bytes) -> Iterator[byte
 
 
 def _until(stream: socket.socket, mark: bytes, buffered: bytes) -> Iterator[bytes]:
-    """All up to the mark, after which the server waits for us to say that we got it."""
+    """The bytes up to the mark, after which the server waits for an acknowledgement."""
     held = buffered
     while not held.endswith(mark):
         if len(held) > _MARK_BYTES:

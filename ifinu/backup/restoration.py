@@ -1,6 +1,6 @@
 """
-A backup is brought back into the servers that are in use: the databases first, Redis last, so that Redis can be told
-what the ledger knows. Each step may be repeated; none leaves a database half restored.
+Restoring a backup into the servers in use: the databases first, Redis last, since it is reconciled with the ledger.
+Each step may be repeated, and no step leaves a database half restored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ifinu.backup import emptiness, load
 from ifinu.backup.manifest import Manifest, Part
 from ifinu.backup.postgres import Database
 from ifinu.backup.primary import Address
-from ifinu.backup.reconciliation import Reconciled, recall
+from ifinu.backup.reconciliation import Reconciled, reconcile
 from ifinu.backup.store import Store
 from ifinu.backup.streams import Watch
 from ifinu.backup.verification import verify
@@ -32,15 +32,15 @@ _HOW = (
     "--replace deletes all that it holds, in Redis in all its databases"
 )
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]  # called with the description of each step
 
 
 def check(store: Store, manifest: Manifest, parts: set[Part], watch: Watch) -> None:
     """
-    Read what is going to be restored.
+    Verify the parts to restore, before any server is touched.
 
     Raises:
-        BackupFailed: It is damaged, or lacks a part; nothing was touched.
+        BackupFailed: The backup is damaged, or lacks a part.
     """
     if missing := parts - manifest.parts.keys():
         raise BackupFailed(f"{manifest.name} has no part {', '.join(sorted(missing))}: leave it out by --only")
@@ -54,16 +54,16 @@ def check(store: Store, manifest: Manifest, parts: set[Part], watch: Watch) -> N
 
 def refuse_filled(databases: Mapping[Part, Database], client: redis.Redis | None) -> None:
     """
-    Look at all servers before any of them is touched.
+    Check that all servers are empty, before any of them is touched.
 
     Args:
-        databases: Those that are restored into.
-        client: A connection to Redis that returns bytes; None where that is not restored into.
+        databases: The databases to restore into.
+        client: A Redis client that returns bytes; None if Redis is not restored.
 
     Raises:
-        BackupFailed: One holds something that a fresh install does not.
+        BackupFailed: A server holds more than a fresh install does.
         LedgerUnavailable: A database is away.
-        redis.RedisError: Redis is.
+        redis.RedisError: Redis is away.
     """
     held = [_held(into, found) for part, into in databases.items() if (found := into.found(emptiness.FRESH[part]))]
     if client is not None and (found := emptiness.in_redis(client)):
@@ -73,40 +73,40 @@ def refuse_filled(databases: Mapping[Part, Database], client: redis.Redis | None
 
 
 def database(
-    store: Store, manifest: Manifest, part: Part, into: Database, *, replace: bool, watch: Watch, tell: Tell
+    store: Store, manifest: Manifest, part: Part, into: Database, *, replace: bool, watch: Watch, report: Report
 ) -> None:
     """
     Restore a database.
 
     Args:
-        store: Where the backup is.
-        manifest: Of it.
-        part: Which of it.
-        into: Where to.
-        replace: Whether what is there may be dropped.
-        watch: Is told how far it is.
-        tell: Is told each step.
+        store: The backup's store.
+        manifest: The backup's manifest.
+        part: The part to restore.
+        into: The database to restore into.
+        replace: Whether its data may be dropped.
+        watch: Called with the progress.
+        report: Called with each step.
 
     Raises:
-        BackupFailed: It is not empty, beyond what a fresh install puts there; or is not as it was in the backup.
-        LedgerUnavailable: It is away.
+        BackupFailed: The database holds more than a fresh install does, or differs from the backup afterwards.
+        LedgerUnavailable: The database is away.
     """
     if not into.is_empty():
-        tell(f"dropping what is in {into.what}{'' if replace else ': the tables of a fresh install, without rows'}")
+        report(f"dropping all tables of {into.what}{'' if replace else ': those of a fresh install, without rows'}")
         if found := into.empty(None if replace else emptiness.FRESH[part]):
             raise BackupFailed(f"{_held(into, found)}. {_HOW}")
-    tell(f"restoring {into.what}")
+    report(f"restoring {into.what}")
     if found := load.database(store, manifest, part, into, watch):
         raise BackupFailed(f"{into.what} was restored and is not as it was: {'; '.join(found)}")
-    tell(f"{into.what} is as it was at {manifest.parts[part].at:%Y-%m-%d %H:%M:%S} UTC, compared row by row")
+    report(f"{into.what} is as it was at {manifest.parts[part].at:%Y-%m-%d %H:%M:%S} UTC, compared row by row")
 
 
 def catch_up(ledger: Engine) -> None:
     """
-    Bring a restored ledger to the form that this version needs, and note in it that what happened since is missing.
+    Migrate a restored ledger, and record a gap in it: the events since the backup are missing.
 
     Raises:
-        LedgerUnavailable: It is away.
+        LedgerUnavailable: The ledger is away.
     """
     migrate(ledger)
     with writing(ledger) as connection:
@@ -114,20 +114,20 @@ def catch_up(ledger: Engine) -> None:
         connection.execute(insert(gaps).values(found_at=datetime.now(UTC), ms=ms, seq=seq, cause="restored"))
 
 
-def stop_following(client: redis.Redis, tell: Tell) -> None:
+def stop_following(client: redis.Redis, report: Report) -> None:
     """
-    Redis may follow us, as we were in a restore that was killed: now it follows nobody.
+    Make Redis a primary again, if a restore that was killed has left it as a replica.
 
     Raises:
-        BackupFailed: It follows a server that is there.
-        redis.RedisError: It is away.
+        BackupFailed: It replicates a living server.
+        redis.RedisError: Redis is away.
     """
-    told: Any = client.info("replication")
-    if told["role"] == "master":
+    info: Any = client.info("replication")
+    if info["role"] == "master":
         return
-    if told.get("master_link_status") == "up":
-        raise BackupFailed(f"Redis is a replica of {told.get('master_host')}: restore into the primary")
-    tell("Redis follows a server that is gone, as an interrupted restore leaves it: it follows nobody now")
+    if info.get("master_link_status") == "up":
+        raise BackupFailed(f"Redis is a replica of {info.get('master_host')}: restore into the primary")
+    report("Redis was a replica of a server that is gone, as an interrupted restore leaves it: it is a primary again")
     client.replicaof("NO", "ONE")
 
 
@@ -142,44 +142,44 @@ def queue(
     claim_ttl_s: float,
     address: Address,
     watch: Watch,
-    tell: Tell,
+    report: Report,
 ) -> Reconciled:
     """
-    Restore Redis, and tell it what the ledger knows. All queues are paused from its first moment.
+    Restore Redis, and reconcile it with the ledger. All queues are paused from its first moment.
 
     Args:
-        store: Where the backup is.
-        manifest: Of it.
-        client: A connection to Redis that returns bytes.
-        ledger: The ledger, as it is by now.
-        replace: Whether what is there may be replaced, in all its databases.
-        resend: Whether what the gateway does not have may be sent again.
-        claim_ttl_s: How long an id is remembered, in seconds.
-        address: Where Redis finds us.
-        watch: Is told how far it is.
-        tell: Is told each step.
+        store: The backup's store.
+        manifest: The backup's manifest.
+        client: A Redis client that returns bytes.
+        ledger: The restored or surviving ledger.
+        replace: Whether the data of all databases of Redis may be replaced.
+        resend: Whether messages that the gateway does not have may be sent again.
+        claim_ttl_s: Seconds for which an id is remembered.
+        address: The address at which Redis connects to this process.
+        watch: Called with the progress.
+        report: Called with each step.
 
     Raises:
-        BackupFailed: It is not empty, beyond what a fresh install puts there; or could not be restored.
-        LedgerUnavailable: The ledger is away. Where Redis was restored by then, its queues are paused; do it again.
-        redis.RedisError: Redis is away; likewise.
+        BackupFailed: Redis holds more than a fresh install does, or could not be restored.
+        LedgerUnavailable: The ledger is away. If Redis was restored by then, its queues are paused; restore again.
+        redis.RedisError: Redis is away; as for `LedgerUnavailable`.
     """
 
     def look_again() -> None:
         if not replace and (found := emptiness.in_redis(client)):
             raise BackupFailed(f"{_redis_held(found)}. {_HOW}")
 
-    tell("restoring Redis, all queues paused")
+    report("restoring Redis, all queues paused")
     commands = list(_pauses(client, f"the restore of {manifest.name} was not finished"))
     if found := load.snapshot(store, manifest, client, watch, address=address, commands=commands, last=look_again):
         raise BackupFailed(f"Redis was restored and is not as it was: {'; '.join(found)}")
     at = manifest.parts[Part.REDIS].at
-    tell(f"Redis is as it was at {at:%Y-%m-%d %H:%M:%S} UTC, and on its disk")
-    tell("telling Redis what the ledger knows")
-    recalled = recall(client, ledger, at, claim_ttl_s=claim_ttl_s, resend=resend)
+    report(f"Redis is as it was at {at:%Y-%m-%d %H:%M:%S} UTC, and on its disk")
+    report("reconciling Redis with the ledger")
+    reconciled = reconcile(client, ledger, at, claim_ttl_s=claim_ttl_s, resend=resend)
     for keys in map(Keys.of, QUEUES):
         client.set(keys.paused, datetime.now(UTC).isoformat(timespec="seconds"))
-    return recalled
+    return reconciled
 
 
 def _held(into: Database, found: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which backups are kept: those of the last days, and always the newest whole one."""
+"""Rotation of backups: keep those of the last days, and always the newest complete one."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from ifinu.backup import manifest
 from ifinu.backup.store import Store
 from ifinu.errors import BackupFailed
 
-_UNFINISHED_FOR = timedelta(days=1)  # what is younger may be one that runs
+_UNFINISHED_FOR = timedelta(days=1)  # a younger unfinished backup may be running
 
 
 def whole(store: Store) -> list[str]:
     """
-    The backups that are whole, the oldest first.
+    Names of the complete backups, the oldest first.
 
     Raises:
-        BackupFailed: The store cannot say.
+        BackupFailed: The store failed.
     """
     return [name for name in store.names() if manifest.FILE in store.files(name)]
 
 
 def prune(store: Store, now: datetime, keep_days: int) -> list[str]:
     """
-    Delete what is too old, and what was left by backups that were never finished.
+    Delete backups that are too old, and the remains of unfinished ones.
 
     Args:
-        store: It.
-        now: Aware.
+        store: The store.
+        now: The present time, aware.
         keep_days: Age in days up to which a backup is kept.
 
     Returns:
-        The names of what was deleted.
+        The names of the deleted backups.
 
     Raises:
-        BackupFailed: The store could not do it; the rest is deleted the next time.
+        BackupFailed: The store failed; the next call deletes the rest.
     """
     there = store.names()
     kept = set(whole(store))
@@ -54,11 +54,11 @@ def find(store: Store, name: str) -> manifest.Manifest:
     The manifest of a backup.
 
     Args:
-        store: It.
-        name: Of the backup, or `latest`.
+        store: The store.
+        name: Name of the backup, or `latest`.
 
     Raises:
-        BackupFailed: There is none, it is not whole, or its manifest is damaged.
+        BackupFailed: It does not exist, is not complete, or its manifest is damaged.
     """
     if name == "latest":
         found = whole(store)

@@ -1,8 +1,8 @@
 """
 Backups in an S3-compatible store; keys, region and endpoint come from the `AWS_*` variables, as botocore reads them.
 
-A file is one upload: small ones at once, others in pieces, which are no object before the last one is told. So nothing
-is on a disk on its way, and what is not whole is not there.
+A small file is one upload, a larger one a multipart upload, which becomes an object only when it is completed. So no
+file needs local disk, and an incomplete file does not appear in the store.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Bucket:
     A store in a bucket.
 
     Args:
-        bucket: Its name.
-        prefix: Of all keys, without slashes at its ends; may be empty.
+        bucket: Name of the bucket.
+        prefix: Prefix of all keys, without slashes at its ends; may be empty.
 
     Raises:
-        ConfigurationError: boto3 is not installed, or it finds no region where it needs one.
+        ConfigurationError: boto3 is not installed, or finds no region.
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
@@ -51,14 +51,14 @@ class Bucket:
             raise ConfigurationError(f"{self.place}: {exc}") from exc
 
     def begin(self, name: str) -> bool:
-        """Make a new folder; False when there is one of this name."""
+        """Create a folder; False if it exists."""
         with self._ours():
             try:
                 self._client.put_object(**self._at(name, _BEGUN), Body=b"", IfNoneMatch="*")
             except self._refused as exc:
                 if _status(exc) in (409, 412):
                     return False
-                if _status(exc) != 501:  # it knows no conditions
+                if _status(exc) != 501:  # 501: the store does not support `IfNoneMatch`
                     raise
                 if self._sizes(f"{name}/"):
                     return False
@@ -67,20 +67,20 @@ class Bucket:
 
     @contextlib.contextmanager
     def writing(self, name: str, file: str) -> Iterator[Sink]:
-        """A new object, which is there when the block has ended."""
+        """A new object, which exists once the block has ended."""
         with self._ours():
             upload = _Upload(self._client, self._at(name, file))
             try:
                 yield upload
                 upload.finish()
             except BaseException:
-                with contextlib.suppress(*self._failed):  # it is no object; `abandon` drops it later
+                with contextlib.suppress(*self._failed):  # `abandon` aborts the upload later
                     upload.drop()
                 raise
 
     @contextlib.contextmanager
     def reading(self, name: str, file: str) -> Iterator[Source]:
-        """An object that is there."""
+        """An existing object."""
         with self._ours():
             body = self._client.get_object(**self._at(name, file))["Body"]
             try:
@@ -89,7 +89,7 @@ class Bucket:
                 body.close()
 
     def names(self) -> list[str]:
-        """The folders that may be backups, the oldest first."""
+        """The folders with a backup's name, the oldest first."""
         with self._ours():
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
@@ -100,18 +100,18 @@ class Bucket:
         )  # fmt: skip
 
     def files(self, name: str) -> dict[str, int]:
-        """The objects of a folder that are ours, and their bytes."""
+        """The sizes in bytes of a backup's files, by name; other objects are left out."""
         with self._ours():
             return {file: size for file, size in self._sizes(f"{name}/").items() if file in manifest.FILES}
 
     def delete(self, name: str) -> None:
-        """Delete what is ours of a folder, the manifest first."""
+        """Delete a backup's files, the manifest first."""
         with self._ours():
             for file in (manifest.FILE, *sorted(manifest.FILES - {manifest.FILE}), _BEGUN):
                 self._client.delete_object(**self._at(name, file))
 
     def abandon(self, before: datetime) -> None:
-        """Drop uploads of ours that were begun before this time and never finished; they cost, and nobody sees them."""
+        """Abort unfinished uploads of backups that began before this time: they cost money, and are not listed."""
         with self._ours():
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._prefix

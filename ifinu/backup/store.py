@@ -1,4 +1,4 @@
-"""Where backups are kept: what a store has to do, and which one a setting means."""
+"""Stores of backups: the interface, and the store of a setting."""
 
 from __future__ import annotations
 
@@ -11,52 +11,55 @@ from ifinu.errors import ConfigurationError
 
 
 class Sink(Protocol):
-    """Takes the bytes of a file."""
+    """A file being written."""
 
     def write(self, data: bytes, /) -> object:
-        """Take some more."""
+        """Append bytes."""
 
 
 class Source(Protocol):
-    """Gives the bytes of a file."""
+    """A file being read."""
 
     def read(self, size: int, /) -> bytes:
-        """At most so many; none at the end."""
+        """Up to `size` bytes; empty at the end."""
 
 
 class Store(Protocol):
-    """Folders of files. All methods raise BackupFailed when the store cannot do it."""
+    """Folders of files, one folder per backup. All methods raise BackupFailed when the store fails."""
 
-    place: str  # for people
+    place: str  # its location, for messages
 
     def begin(self, name: str) -> bool:
-        """Make a new folder; False when there is one of this name."""
+        """Create a folder; False if it exists."""
 
     def writing(self, name: str, file: str) -> AbstractContextManager[Sink]:
-        """A new file, which is there once the block has ended, whole. Where it raises there is none."""
+        """A new file, which exists, complete, once the block has ended. If the block raises it does not exist."""
 
     def reading(self, name: str, file: str) -> AbstractContextManager[Source]:
-        """A file that is there."""
+        """An existing file."""
 
     def names(self) -> list[str]:
-        """The folders that may be backups, the oldest first."""
+        """The folders with a backup's name, the oldest first."""
 
     def files(self, name: str) -> dict[str, int]:
-        """The files of a folder that are ours, and their bytes."""
+        """The sizes in bytes of a backup's files, by name; other files are left out."""
 
     def delete(self, name: str) -> None:
-        """Delete what is ours of a folder, the manifest first, and the folder if that was all. It may be gone."""
+        """Delete a backup's files, the manifest first, and the folder if it is empty then. The folder may be gone."""
 
     def abandon(self, before: datetime) -> None:
-        """Drop what was begun to be written before this time, and is in no folder."""
+        """Drop unfinished files that began before this time and are in no folder."""
 
 
 def open_store(where: str | None) -> Store:
     """
-    The store that `IFINU_BACKUP_STORE` means.
+    The store of `IFINU_BACKUP_STORE`.
+
+    Args:
+        where: A directory, or `s3://bucket/prefix`.
 
     Raises:
-        ConfigurationError: None is set, or what it needs is not installed.
+        ConfigurationError: It is not set, or boto3 is not installed.
     """
     if where is None:
         raise ConfigurationError("IFINU_BACKUP_STORE is not set: name a directory, or s3://bucket/prefix")

@@ -1,4 +1,4 @@
-"""Bytes on their way to a store and from it: counted, digested, and told to who watches."""
+"""Streams to and from a store, with size, checksum and progress."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ifinu.errors import BackupFailed
 
 CHUNK_BYTES = 256 * 1024
 
-Watch = Callable[[str, int, int | None], None]  # what is done, bytes so far, bytes in all where they are known
+Watch = Callable[[str, int, int | None], None]  # description, bytes so far, total bytes if known
 
 
 def unwatched(_what: str, _done: int, _total: int | None) -> None:
-    """Nobody watches."""
+    """Ignore the progress."""
 
 
 class Counted:
     """
-    A sink that counts and digests what goes through it.
+    A sink that passes bytes on, and computes their number and digest.
 
     Args:
-        sink: Where it goes.
-        what: Is told to who watches.
-        watch: Who watches.
+        sink: The next sink.
+        what: Description for `watch`.
+        watch: Called with the progress.
     """
 
     def __init__(self, sink: Sink, what: str, watch: Watch) -> None:
@@ -36,7 +36,6 @@ class Counted:
         self._digest = hashlib.sha256()
 
     def write(self, data: bytes, /) -> None:
-        """Take some more."""
         self._sink.write(data)
         self._digest.update(data)
         self.bytes += len(data)
@@ -44,24 +43,24 @@ class Counted:
 
     @property
     def sha256(self) -> str:
-        """Of all so far, in hex."""
+        """Digest of all bytes so far, in hex."""
         return self._digest.hexdigest()
 
 
 def chunks(store: Store, name: str, part: Part, kept: Kept, what: str, watch: Watch) -> Iterator[bytes]:
     """
-    A part as it is in the store.
+    Read a part from the store, and check it against the manifest.
 
     Args:
-        store: It.
-        name: Of the backup.
-        part: Which.
-        kept: What the manifest says of it.
-        what: Is told to who watches.
-        watch: Who watches.
+        store: The store.
+        name: Name of the backup.
+        part: The part.
+        kept: Its entry in the manifest.
+        what: Description for `watch`.
+        watch: Called with the progress.
 
     Raises:
-        BackupFailed: At the end, where it was not what the manifest says; or before, as the store fails.
+        BackupFailed: The store failed; or, after the last piece, size or checksum differ from the manifest.
     """
     digest, done = hashlib.sha256(), 0
     with store.reading(name, part.file) as source:

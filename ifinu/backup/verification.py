@@ -1,4 +1,4 @@
-"""A backup is checked: as it lies in the store, and, in a drill, by restoring it into servers that are empty."""
+"""Verification of a backup: in the store, and in a drill by restoring it into empty servers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ifinu.errors import BackupFailed
 @dataclass(frozen=True)
 class Checked:
     """
-    What a check of a part found.
+    The result of checking a part.
 
     Attributes:
-        part: Which.
-        took_s: How long it took, in seconds.
-        problems: What is not as it should be; nothing when all is.
+        part: The part.
+        took_s: Seconds that the check took.
+        problems: The problems found; empty if there are none.
     """
 
     part: Part
@@ -42,10 +42,10 @@ class Targets:
     Empty servers that a drill restores into; None for a part that is not restored.
 
     Attributes:
-        ledger: A database.
-        evolution: Another one.
-        redis_url: A Redis.
-        address: Where that finds us.
+        ledger: A database for the ledger.
+        evolution: A database for the gateway.
+        redis_url: A Redis server.
+        address: The address at which that server connects to this process.
     """
 
     ledger: Database | None = None
@@ -55,29 +55,29 @@ class Targets:
 
     @property
     def parts(self) -> set[Part]:
-        """What is restored."""
+        """The parts that are restored."""
         there = {Part.LEDGER: self.ledger, Part.EVOLUTION: self.evolution, Part.REDIS: self.redis_url}
         return {part for part, target in there.items() if target is not None}
 
 
 def verify(store: Store, manifest: Manifest, watch: Watch = unwatched) -> list[Checked]:
     """
-    Read all of a backup: the checksums, and whether dumps and snapshot are what they should be.
+    Read a whole backup: check the checksums, and that dumps and snapshot can be read.
 
     Raises:
-        BackupFailed: `pg_restore` is not installed. What is wrong with the backup is in the result.
+        BackupFailed: `pg_restore` is not installed. Problems of the backup are in the result.
     """
-    return [_timed(part, _look, store, manifest, part, watch) for part in manifest.parts]
+    return [_timed(part, _check, store, manifest, part, watch) for part in manifest.parts]
 
 
 def drill(store: Store, manifest: Manifest, targets: Targets, watch: Watch = unwatched) -> list[Checked]:
     """
-    Restore into empty servers, and compare.
+    Restore into empty servers, and compare them with the manifest.
 
     Raises:
-        BackupFailed: A server is not empty, or the backup lacks a part; nothing was done.
+        BackupFailed: A server is not empty, or the backup lacks a part; nothing was restored.
         LedgerUnavailable: A database is away.
-        redis.RedisError: Redis is.
+        redis.RedisError: Redis is away.
     """
     if missing := targets.parts - manifest.parts.keys():
         raise BackupFailed(f"{manifest.name} has no part {', '.join(sorted(missing))}")
@@ -91,7 +91,7 @@ def drill(store: Store, manifest: Manifest, targets: Targets, watch: Watch = unw
             if into is not None:
                 checked.append(_timed(part, load.database, store, manifest, part, into, watch))
             elif part is Part.REDIS and client is not None:
-                checked.append(_timed(part, _bring, store, manifest, client, watch, targets.address))
+                checked.append(_timed(part, _load_redis, store, manifest, client, watch, targets.address))
         return checked
     finally:
         if client is not None:
@@ -106,11 +106,11 @@ def _refuse_filled(databases: dict[Part, Database | None], client: redis.Redis |
         raise BackupFailed("the Redis for the drill is not empty")
 
 
-def _bring(store: Store, manifest: Manifest, client: redis.Redis, watch: Watch, address: Address) -> list[str]:
+def _load_redis(store: Store, manifest: Manifest, client: redis.Redis, watch: Watch, address: Address) -> list[str]:
     return load.snapshot(store, manifest, client, watch, address=address)
 
 
-def _look(store: Store, manifest: Manifest, part: Part, watch: Watch) -> list[str]:
+def _check(store: Store, manifest: Manifest, part: Part, watch: Watch) -> list[str]:
     chunks = streams.chunks(store, manifest.name, part, manifest.parts[part], f"checking {part}", watch)
     if part is not Part.REDIS:
         return [] if listed(chunks, f"{manifest.name}: {part.file}") else [f"{part.file} is a dump of nothing"]

@@ -42,7 +42,7 @@ A message is in exactly one of ready, delayed, in flight and dead, and every mov
     purge_dead_letter  dead -> gone
     resolve    dead -> gone, and a person's decision is recorded in the id's claim
     purge      ready, delayed -> gone, after they were set aside; ends the claims that waited for them
-    recall     moves no message: writes the ledger's knowledge of an id into its claim, after a restore
+    reconcile  moves no message: writes the ledger's knowledge of an id into its claim, after a restore
 
 Due messages join the ready list at the end where new ones do, the earliest first. They keep the order of their due
 times, do not overtake messages that waited before them, and count in LLEN.

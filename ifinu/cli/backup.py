@@ -65,7 +65,7 @@ def backup(
     _reach(sources)
     began = time.monotonic()
     with transfers.watched() as watch:
-        taken = creation.take(store, sources, watch=watch)
+        taken = creation.create(store, sources, watch=watch)
     took_s = time.monotonic() - began
     try:
         deleted = rotation.prune(store, datetime.now(UTC), config.backup_keep_days)

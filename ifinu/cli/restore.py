@@ -192,14 +192,14 @@ def _restore(
         if Part.REDIS in targets.parts and Part.LEDGER not in targets.parts:
             _refuse_without_ledger(ledger)
         for part, database in targets.databases.items():
-            restoration.database(store, manifest, part, database, replace=replace, watch=watch, tell=_step)
+            restoration.database(store, manifest, part, database, replace=replace, watch=watch, report=_step)
             if part is Part.LEDGER:
                 restoration.catch_up(ledger)
         if Part.REDIS not in targets.parts:
             return None
         return restoration.queue(
             store, manifest, client, ledger,
-            replace=replace, resend=resend, claim_ttl_s=claim_ttl_s, address=address, watch=watch, tell=_step,
+            replace=replace, resend=resend, claim_ttl_s=claim_ttl_s, address=address, watch=watch, report=_step,
         )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def _facts(manifest: Manifest, targets: _Targets, recalled: Reconciled | None) -
     if recalled is not None:
         queue = {
             "known_to": recalled.known_to and recalled.known_to.isoformat(),
-            "told": dict(recalled.told),
+            "claims": dict(recalled.claims),
             "opt_outs": recalled.opt_outs,
             "waiting": recalled.waiting,
             "settled": recalled.settled,

@@ -16,7 +16,7 @@ from command_line import Shell
 from integration.ledger.recording import record
 from processes import Fleet, Queue, Simulated, fleet_of, numbered, raw, stopping, wait_until
 
-from ifinu.backup.reconciliation import recall
+from ifinu.backup.reconciliation import reconcile
 from ifinu.broker import QUEUES, Keys
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import UNKNOWN, claim_key
@@ -221,7 +221,7 @@ def test_what_people_said_since_the_backup_is_told_to_redis(
     ended = ifinu("restore", "--only", "redis", "--yes", "--json")
     assert ended.code == 0, ended.err
     told = ended.json["queue"]
-    assert told["told"] == {"sent": 5, "suppressed": 1, "cancelled": 2}
+    assert told["claims"] == {"sent": 5, "suppressed": 1, "cancelled": 2}
     assert (told["waiting"], told["settled"], told["in_doubt"], told["opt_outs"]) == (4, 3, 0, 2)
     there = {one.phone: one.source for one in OptOuts(fresh, Pseudonyms.load(fresh, None)).all(ALL)}
     assert there == {"+55 77 9****-6740": "whatsapp"}
@@ -271,7 +271,7 @@ def test_an_id_that_was_purged_since_the_backup_is_not_blocked_by_the_restore(
     record_all(valkey.url, ledger_url)
     queue.push(message)  # as it was in the backup
     ledger = connect(ledger_url)
-    recalled = recall(client, ledger, since, claim_ttl_s=60, resend=False)
+    reconciled = reconcile(client, ledger, since, claim_ttl_s=60, resend=False)
     ledger.dispose()
-    assert (dict(recalled.told), recalled.waiting, recalled.settled, recalled.in_doubt) == ({}, 1, 0, 0)
+    assert (dict(reconciled.claims), reconciled.waiting, reconciled.settled, reconciled.in_doubt) == ({}, 1, 0, 0)
     assert client.exists(claim_key("test_purged")) == 0
