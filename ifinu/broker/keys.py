@@ -71,6 +71,7 @@ CONTROL = "ifinu"
 TASK_EVENTS = "ifinu.celeryev"
 
 EVENTS = "ifinu:eventos"
+LEDGER_GROUP = "ledger"  # the group of EVENTS in which recorders read
 RECORDER = "ifinu:recorder"
 UNKNOWN = "ifinu:desconhecidas"
 REPLIES = "ifinu:respostas"

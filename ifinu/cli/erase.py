@@ -16,6 +16,7 @@ from ifinu import settings, wire
 from ifinu.broker import QUEUES, DeadLetter, DeadLetters, Filter, intake
 from ifinu.broker.optouts import forget_senders
 from ifinu.broker.pseudonyms import Pseudonyms
+from ifinu.broker.redis_state import recorder_lag
 from ifinu.broker.replies import Replies
 from ifinu.cli import connection, durations, ledger_status, sentences, terminal
 from ifinu.errors import ConfigurationError
@@ -95,7 +96,7 @@ def _erase_recorded(client: redis.Redis, engine: Engine, pseudonym: str) -> dict
     up_to_date = ledger_status.catch_up(client, engine, _CATCH_UP_S)
     done = asdict(retention.erase(engine, pseudonym))
     if not up_to_date:
-        left = ledger_status.waiting(client)
+        left = recorder_lag(client).events
         terminal.notes().print(
             f"{left:,} events are not recorded yet and may be of this person: erase again once `ifinu doctor` finds "
             "none waiting.",

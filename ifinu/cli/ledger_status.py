@@ -1,4 +1,4 @@
-"""Looking at the ledger: what it counts, and how far it is behind what happened."""
+"""The ledger's part of `ifinu status`: counts and gaps."""
 
 from __future__ import annotations
 
@@ -11,76 +11,58 @@ from typing import TYPE_CHECKING, Any
 import redis
 from rich.console import RenderableType
 
-from ifinu.broker.keys import EVENTS, RECORDER, UNKNOWN
+from ifinu.broker.keys import EVENTS
+from ifinu.broker.redis_state import recorder_lag
 from ifinu.cli import terminal
 from ifinu.cli.durations import span
 from ifinu.errors import LedgerUnavailable
-from ifinu.ledger.stream import GROUP
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from ifinu.ledger.queries import By
 
-MANY = 1000  # events that wait
+MANY = 1000  # waiting events, from which on the recorder counts as behind
 _POLL_S = 0.1
-_FOR_A_LONG_TIME = timedelta(days=7)  # in which a gap is worth a line
-
-
-def waiting(client: redis.Redis) -> int:
-    """How many events of the stream are not in the ledger yet."""
-    length = int(client.xlen(EVENTS))
-    for group in client.xinfo_groups(EVENTS) if length else ():
-        if _text(group["name"]) == GROUP and group.get("lag") is not None:
-            return min(length, int(group["lag"]) + int(group["pending"]))
-    return length
-
-
-def is_recorded(client: redis.Redis) -> bool:
-    """Whether somebody records."""
-    return bool(client.exists(RECORDER))
-
-
-def unknown(client: redis.Redis) -> int:
-    """How many notifications may have been sent, and nobody knows."""
-    return int(client.zcard(UNKNOWN))
+_GAPS_OF = timedelta(days=7)
 
 
 def catch_up(client: redis.Redis, engine: Engine, deadline_s: float) -> bool:
     """
-    Wait until what has happened by now is in the ledger.
+    Wait until the events written before the call are in the ledger; at once False if no recorder runs.
 
     Args:
-        client: A connection that returns bytes.
+        client: A client that returns bytes.
         engine: The ledger.
-        deadline_s: How long at most; not at all where nobody records.
+        deadline_s: The longest wait in seconds.
 
     Returns:
-        Whether it is.
+        Whether they are.
     """
     from ifinu.ledger import queries
 
     if not client.exists(EVENTS):
         return True
-    last = _text(client.xinfo_stream(EVENTS)["last-generated-id"]).partition("-")
+    last = tuple(map(int, client.xinfo_stream(EVENTS)["last-generated-id"].split(b"-")))
     give_up_at = time.monotonic() + deadline_s
     while True:
         there = queries.position(engine)
-        if waiting(client) == 0 or (there and (there.ms, there.seq) >= (int(last[0]), int(last[2]))):
+        lag = recorder_lag(client)
+        if lag.events == 0 or (there and (there.ms, there.seq) >= last):
             return True
-        if time.monotonic() > give_up_at or not is_recorded(client):
+        if time.monotonic() > give_up_at or not lag.recorded:
             return False
         time.sleep(_POLL_S)
 
 
-def look(engine: Engine, by: By, length: timedelta) -> dict[str, Any]:
+def read(engine: Engine, by: By, length: timedelta) -> dict[str, Any]:
     """
-    What the ledger has of the last `length`, for a program; only `error` where it cannot be asked.
+    Count the notifications of the last `length`, as JSON values; only `error` when the ledger does not answer.
 
     Args:
         engine: The ledger.
-        by: What notifications are counted by.
-        length: How far back.
+        by: The key to group by.
+        length: How far back to count.
     """
     from ifinu.ledger import queries
 
@@ -91,7 +73,7 @@ def look(engine: Engine, by: By, length: timedelta) -> dict[str, Any]:
         unconfirmed = queries.unconfirmed(engine, since)
         duplicates = queries.duplicates(engine, since)
         there = queries.position(engine)
-        gaps = queries.found_gaps(engine, now - _FOR_A_LONG_TIME)
+        gaps = queries.found_gaps(engine, now - _GAPS_OF)
     except LedgerUnavailable as exc:
         return {"error": str(exc)}
     return {
@@ -109,31 +91,29 @@ def look(engine: Engine, by: By, length: timedelta) -> dict[str, Any]:
     }
 
 
-def picture(ledger: dict[str, Any], unknown: int) -> list[RenderableType]:
-    """The same for a person, with what Redis says of the stream (`waiting`, `recorded`)."""
+def render(ledger: dict[str, Any], unknown: int) -> list[RenderableType]:
+    """The lines of `read`'s figures, and of the recorder's lag (`waiting`, `recorded`)."""
     parts: list[RenderableType] = []
     if "error" in ledger:
         parts.append(f"[yellow]ledger: {terminal.plain(ledger['error'])}[/]")
     else:
         parts += _counts(ledger)
     if ledger["waiting"] >= MANY or (ledger["waiting"] and not ledger["recorded"]):
-        hint = "" if ledger["recorded"] else "; nobody records: start a worker, or `ifinu recorder`"
+        hint = "" if ledger["recorded"] else "; no recorder runs: start a worker, or `ifinu recorder`"
         parts.append(f"[yellow]ledger is {ledger['waiting']:,} events behind{hint}[/]")
     if gaps := ledger.get("gaps"):
-        parts.append(
-            f"[yellow]events were lost before they were recorded, last noticed {_clock(gaps[0]['found_at'])}[/]"
-        )
+        parts.append(f"[yellow]events were lost before they were recorded, last found {_clock(gaps[0]['found_at'])}[/]")
     if (dropped := ledger.get("duplicates")) and dropped["messages"]:
         ids = "1 id" if dropped["ids"] == 1 else f"{dropped['ids']:,} ids"
         parts.append(
-            f"duplicates: {dropped['messages']:,} messages were dropped in the last {_over(ledger)}, since their id "
-            f"had been there before ({ids})"
+            f"duplicates: {dropped['messages']:,} messages were dropped in the last {_length(ledger)}, because their "
+            f"id had been used before ({ids})"
         )
     for one in ledger.get("unconfirmed", ()):
         name = terminal.plain(one["instance"] or "(none)")
         parts.append(
-            f"unconfirmed: {one['total']:,} sent from instance {name} got no receipt in time, "
-            "or the gateway was restarted and lost it"
+            f"unconfirmed: {one['total']:,} sent from instance {name} without a receipt in time; "
+            "a restart of the gateway loses receipts"
         )
     if unknown:
         parts.append(f"[yellow]unknown: {unknown:,} may have been sent; see `ifinu unknown list`[/]")
@@ -143,7 +123,7 @@ def picture(ledger: dict[str, Any], unknown: int) -> list[RenderableType]:
 def _counts(ledger: dict[str, Any]) -> list[RenderableType]:
     from ifinu.ledger.states import State
 
-    over = _over(ledger)
+    over = _length(ledger)
     if not ledger["total"]:
         return [f"ledger: nothing in the last {over}"]
     by = ledger["by"]
@@ -159,7 +139,7 @@ def _counts(ledger: dict[str, Any]) -> list[RenderableType]:
     return [f"ledger: {ledger['total']:,} notifications in the last {over}", table, *left]
 
 
-def _over(ledger: dict[str, Any]) -> str:
+def _length(ledger: dict[str, Any]) -> str:
     return span(datetime.now(UTC) - datetime.fromisoformat(ledger["since"]))
 
 
@@ -171,7 +151,3 @@ def _clock(iso: str, form: str = "%d/%m/%Y %H:%M") -> str:
 
 def _written(at: datetime) -> str:
     return at.isoformat(timespec="milliseconds")
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

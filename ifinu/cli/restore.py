@@ -11,7 +11,8 @@ import typer
 
 from ifinu import settings
 from ifinu.backup.manifest import Part
-from ifinu.cli import connection, ledger_status, terminal, transfers
+from ifinu.broker.keys import RECORDER
+from ifinu.cli import connection, terminal, transfers
 from ifinu.cli.backup import Name, address_of
 from ifinu.errors import BackupFailed, ConfigurationError
 
@@ -152,7 +153,7 @@ class _Targets:
                 raise redis.ConnectionError(str(exc)) from exc
             if alive:
                 raise BackupFailed(f"workers are running: {', '.join(alive)}; end them first")
-            if ledger_status.is_recorded(client):
+            if client.exists(RECORDER):
                 raise BackupFailed("somebody records the ledger: end it first; what was killed is gone after 15 s")
         for database in self.databases.values():
             others = {} if force else database.others()

@@ -1,4 +1,4 @@
-"""`ifinu status`: how many messages are where, what became of them, who works on them, and is the gateway there."""
+"""`ifinu status`: the queues, the workers, the gateway, and what became of the messages."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rich.live import Live
 
 from ifinu import settings
 from ifinu.broker.backlog import Backlog
+from ifinu.broker.redis_state import NEWEST_LETTERS, RedisState, StateReader
 from ifinu.cli import connection, durations, ledger_status, terminal
 from ifinu.cli.durations import span
-from ifinu.cli.top.snapshot import MOST_LETTERS, Snapshot, SnapshotReader
 from ifinu.errors import GatewayError
 from ifinu.settings import Settings
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 _EVERY_S = 1.0
 _LEDGER_EVERY_S = 10.0  # counting is work for a database
-_REASONS = 5  # of dead letters that are told, and names
+_SHOWN = 5  # reasons of dead letters, and names of instances
 _GATEWAY_S = 3.0
 
 
 class Grouping(enum.StrEnum):
-    """What `--by` takes: the names of `ledger.queries.By`, which is not loaded for help."""
+    """The values of `--by`: the names of `ledger.queries.By`, which `--help` does not load."""
 
     STATE = "state"
     KIND = "kind"
@@ -47,24 +47,24 @@ class Grouping(enum.StrEnum):
 
 
 def status(
-    by: Annotated[Grouping, typer.Option("--by", help="What the ledger counts by.")] = Grouping.STATE,
+    by: Annotated[Grouping, typer.Option("--by", help="Group the ledger's counts by this.")] = Grouping.STATE,
     since: Annotated[
         timedelta | None,
-        typer.Option(parser=durations.parse, metavar="AGE", help="How far back it counts; by default 24h."),
+        typer.Option(parser=durations.parse, metavar="AGE", help="How far back to count; 24h by default."),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on, once a second, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat every second, until Ctrl-C.")] = False,
     workers: Annotated[
-        bool, typer.Option("--workers/--no-workers", help="Ask the workers how they are; takes a second at most.")
+        bool, typer.Option("--workers/--no-workers", help="Ask the workers too; takes up to a second.")
     ] = True,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Show how many messages are where, and what became of those of the last day.
+    Show how many messages are in each state, and what became of the last day's.
 
-    Ready can be taken now; delayed waits for a retry or its time; in flight is
-    held by a worker; dead will not be sent (see [bold]ifinu dlq list[/bold]). What
-    cannot be asked (Redis, the ledger, the gateway) is said to be away, and the
-    rest is shown; without Redis it ends with 3. [bold]ifinu top[/bold] shows rates.
+    A ready message can be taken now; a delayed one waits for a retry or its time;
+    a worker holds one in flight; a dead one will not be sent (see [bold]ifinu dlq
+    list[/bold]). If Redis, the ledger or the gateway does not answer, the rest is
+    shown; without Redis the exit code is 3. [bold]ifinu top[/bold] shows rates.
 
     [bold]Examples[/bold]
 
@@ -80,59 +80,59 @@ def status(
         connection.broker() as client,
         connection.ledger() as engine,
         Workers(config.redis_url.get_secret_value()) as fleet,
-        ThreadPoolExecutor(2) as pool,  # none waits for another
+        ThreadPoolExecutor(2) as pool,  # for the workers and the gateway
     ):
-        eye = SnapshotReader(client)
-        ledger = _Ledger(engine, by, since or timedelta(days=1))
+        reader = StateReader(client)
+        ledger = _LedgerCounts(engine, by, since or timedelta(days=1))
 
-        def look() -> tuple[dict[str, Any], redis.RedisError | None]:
-            return _look(eye, ledger, config, pool, fleet if workers else None)
+        def read() -> tuple[dict[str, Any], redis.RedisError | None]:
+            return _read(reader, ledger, config, pool, fleet if workers else None)
 
         if not watch:
-            found, away = look()
+            found, away = read()
             if as_json:
                 terminal.print_json(found)
             else:
-                terminal.results().print(_picture(found))
+                terminal.results().print(_render(found))
             if away is not None:
                 raise away
         elif as_json:
-            for _ in _now_and_then():
-                terminal.print_json(look()[0])
+            for _ in _seconds():
+                terminal.print_json(read()[0])
         else:
             with Live(console=terminal.results(), auto_refresh=False) as live:
-                for _ in _now_and_then():
-                    live.update(_picture(look()[0]), refresh=True)
+                for _ in _seconds():
+                    live.update(_render(read()[0]), refresh=True)
 
 
-def _now_and_then() -> Iterator[None]:
+def _seconds() -> Iterator[None]:
     while True:
         due_s = time.monotonic() + _EVERY_S
         yield
         time.sleep(max(0.0, due_s - time.monotonic()))
 
 
-class _Ledger:
-    """What the ledger counts, asked now and then."""
+class _LedgerCounts:
+    """The counts of the ledger, read again every `_LEDGER_EVERY_S`."""
 
     def __init__(self, engine: Engine, by: Grouping, length: timedelta) -> None:
         self._engine = engine
         self._by = by
         self._length = length
         self._found: dict[str, Any] = {}
-        self._asked_at = float("-inf")
+        self._read_at = float("-inf")
 
-    def counts(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Any]:
         from ifinu.ledger.queries import By
 
-        if time.monotonic() - self._asked_at > _LEDGER_EVERY_S:
-            self._found = ledger_status.look(self._engine, By(self._by.value), self._length)
-            self._asked_at = time.monotonic()
+        if time.monotonic() - self._read_at > _LEDGER_EVERY_S:
+            self._found = ledger_status.read(self._engine, By(self._by.value), self._length)
+            self._read_at = time.monotonic()
         return self._found
 
 
 def queue_table(queues: Sequence[Backlog], oldest_s: Mapping[str, float | None] | None = None) -> RenderableType:
-    """One row a queue; with the ages of the oldest messages, where they are given."""
+    """A table of one row per queue; `oldest_s` adds a column with the age of each queue's next message."""
     ages = () if oldest_s is None else ("oldest",)
     figures = ("ready", *ages, "delayed", "next due in", "in flight", "dead")
     table = terminal.columns("queue", *figures, "", right=figures, whole=("queue",))
@@ -147,7 +147,7 @@ def queue_table(queues: Sequence[Backlog], oldest_s: Mapping[str, float | None] 
 
 
 def gateway_state(config: Settings) -> str:
-    """State of the default instance in a word, `unreachable`, `no key` and `absent` (nobody holds it) among them."""
+    """The state of the default instance, or `unreachable`, `HTTP <status>` or `no key`."""
     from ifinu.gateway import gateway_of
 
     if config.evolution_api_key is None:
@@ -161,55 +161,55 @@ def gateway_state(config: Settings) -> str:
         gateway.close()
 
 
-def _look(
-    eye: SnapshotReader, ledger: _Ledger, config: Settings, pool: ThreadPoolExecutor, fleet: Workers | None
+def _read(
+    reader: StateReader, ledger: _LedgerCounts, config: Settings, pool: ThreadPoolExecutor, fleet: Workers | None
 ) -> tuple[dict[str, Any], redis.RedisError | None]:
-    """All that can be known, for a program; and why Redis could not be asked."""
+    """The document of `--json`, and the error if Redis did not answer."""
     from ifinu.cli.top.workers import AWAY
 
     asked = None if fleet is None else pool.submit(fleet.ask)
     gateway = pool.submit(gateway_state, config)
-    there: Snapshot | None = None
+    state: RedisState | None = None
     away: redis.RedisError | None = None
     try:
-        there = eye.look()
+        state = reader.read()
     except redis.RedisError as exc:
         away = exc
+    counts = ledger.read()
     found: dict[str, Any] = {
         "redis": {"error": None if away is None else str(away)},
-        "queues": [] if there is None else [
+        "queues": [] if state is None else [
             {
                 **queue.as_json(),
-                "oldest_s": there.oldest_s[queue.queue],
-                "dead_by_reason": dict(there.dead[queue.queue].most_common()),
+                "oldest_s": state.oldest_s[queue.queue],
+                "dead_by_reason": dict(state.dead[queue.queue].most_common()),
             }
-            for queue in there.queues
+            for queue in state.queues
         ],
-        "gateway": {"instance": config.evolution_instance, "state": ""},
-        "unknown": there and there.unknown,
-        "ledger": {"waiting": there and there.waiting, "recorded": there and there.recorded, **ledger.counts()},
+        "gateway": {"instance": config.evolution_instance, "state": gateway.result()},
+        "unknown": state and state.unknown,
+        "ledger": {"waiting": state and state.lag.events, "recorded": state and state.lag.recorded, **counts},
     }  # fmt: skip
-    found["gateway"]["state"] = gateway.result()
     if asked is not None:
         answers: Answers | None = None
         with contextlib.suppress(redis.RedisError, *AWAY):
             answers = asked.result()
         found["workers"] = None if answers is None else sorted({name for name, _ in answers})
         found["snapshots"] = None if answers is None else [
-            {"name": name, **told} for (name, _), told in sorted(answers.items())
+            {"name": name, **answer} for (name, _), answer in sorted(answers.items())
         ]  # fmt: skip
         found["held"] = sorted(
             {
                 name
-                for told in (answers or {}).values()
-                for name, one in told.get("instances", {}).items()
-                if one["held"]
+                for answer in (answers or {}).values()
+                for name, instance in answer.get("instances", {}).items()
+                if instance["held"]
             }
         )
     return found, away
 
 
-def _picture(found: dict[str, Any]) -> RenderableType:
+def _render(found: dict[str, Any]) -> RenderableType:
     gateway = found["gateway"]
     colour = "green" if gateway["state"] == "open" else "yellow"
     lines: list[RenderableType] = [
@@ -219,11 +219,11 @@ def _picture(found: dict[str, Any]) -> RenderableType:
         lines += _workers(found)
     ledger = found["ledger"]
     if found["redis"]["error"] is not None:
-        queues: list[RenderableType] = ["[bold red]Redis cannot be asked[/]: nothing is known of queues and workers"]
+        queues: list[RenderableType] = ["[bold red]Redis does not answer[/]: queues and workers are not known"]
         ledger = {**ledger, "waiting": 0, "recorded": True}
     else:
         queues = _queues(found["queues"])
-    return Group(*queues, "", *lines, "", *ledger_status.picture(ledger, found["unknown"] or 0))
+    return Group(*queues, "", *lines, "", *ledger_status.render(ledger, found["unknown"] or 0))
 
 
 def _queues(queues: Sequence[dict[str, Any]]) -> list[RenderableType]:
@@ -235,24 +235,25 @@ def _queues(queues: Sequence[dict[str, Any]]) -> list[RenderableType]:
     reasons = sum((Counter(queue["dead_by_reason"]) for queue in queues), Counter[str]())
     if not reasons:
         return [table]
-    told = [f"{count:,} {terminal.plain(reason)}" for reason, count in reasons.most_common(_REASONS)]
-    if others := reasons.total() - sum(count for _, count in reasons.most_common(_REASONS)):
-        told.append(f"{others:,} others")
-    read = "" if reasons.total() == sum(queue["dead"] for queue in queues) else f" (newest {MOST_LETTERS:,} of each)"
-    return [table, "", f"dead{read}: {', '.join(told)}; see `ifinu dlq list`"]
+    shown = reasons.most_common(_SHOWN)
+    parts = [f"{count:,} {terminal.plain(reason)}" for reason, count in shown]
+    if others := reasons.total() - sum(count for _, count in shown):
+        parts.append(f"{others:,} others")
+    read = "" if reasons.total() == sum(queue["dead"] for queue in queues) else f" (newest {NEWEST_LETTERS:,} of each)"
+    return [table, "", f"dead{read}: {', '.join(parts)}; see `ifinu dlq list`"]
 
 
 def _workers(found: dict[str, Any]) -> Iterator[RenderableType]:
     snapshots = found["snapshots"]
     if not snapshots:
-        yield f"workers: [yellow]{'none answered' if snapshots is not None else 'could not be asked'}[/]"
+        yield f"workers: [yellow]{'none answers' if snapshots is not None else 'not known'}[/]"
         return
     figures = ("limit/s", "busy", "waiting", "sent", "duplicate", "dead", "up")
     table = terminal.columns("worker", *figures, "breaker", right=figures, whole=("worker",))
     for one in snapshots:
         name = terminal.plain(one["name"])
         if "slots" not in one:
-            table.add_row(name, *("–" for _ in figures), "[yellow]tells nothing: another version?[/]")
+            table.add_row(name, *("–" for _ in figures), "[yellow]sends no figures: another version?[/]")
             continue
         ended = one["ended"]
         table.add_row(
@@ -266,9 +267,9 @@ def _workers(found: dict[str, Any]) -> Iterator[RenderableType]:
             span(one["up_s"]),
             "[bold yellow]open: the gateway is away[/]" if one["breaker_open"] else "closed",
         )
-    yield "workers (sent, duplicate and dead since each of them started):"
+    yield "workers (sent, duplicate and dead since each started):"
     yield table
     if found["held"]:
-        names = ", ".join(map(terminal.plain, found["held"][:_REASONS]))
-        more = f" and {len(found['held']) - _REASONS} more" if len(found["held"]) > _REASONS else ""
-        yield f"[yellow]instances whose messages are held back: {names}{more}[/]; see `ifinu top`"
+        names = ", ".join(map(terminal.plain, found["held"][:_SHOWN]))
+        more = f" and {len(found['held']) - _SHOWN} more" if len(found["held"]) > _SHOWN else ""
+        yield f"[yellow]instances whose messages wait: {names}{more}[/]; see `ifinu top`"

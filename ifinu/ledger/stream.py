@@ -9,9 +9,9 @@ from typing import NamedTuple
 import redis
 
 from ifinu.broker.keys import EVENTS, script
+from ifinu.broker.keys import LEDGER_GROUP as GROUP
 from ifinu.ledger.entries import position
 
-GROUP = "ledger"
 # One name for all recorders, so that the next one gets the entries that another left unrecorded at once.
 _CONSUMER = "recorder"
 

@@ -1,26 +1,13 @@
 """
-What is in Redis, whoever runs; served by `ifinu metrics`.
+The series that `ifinu metrics` reads from Redis at each scrape.
 
-    ifinu_queue_backlog{queue}, _delayed, _in_flight, _dead     messages, by where they are
-    ifinu_queue_dead_by_reason{queue,reason}                    of the newest ten thousand letters
-    ifinu_queue_paused{queue}                                   1 while somebody has paused it
-    ifinu_queue_oldest_seconds{queue}                           age of the message that is served next
-    ifinu_queue_overdue_seconds{queue}                          how long the first delayed message has been due
-    ifinu_unknown, ifinu_unknown_oldest_seconds                 ids that may have been sent, and nobody knows
-    ifinu_answers_open{wish}                                    persons' answers that somebody has to look into
-    ifinu_recorder_lag_events, ifinu_recorder_lag_seconds       what is not in the ledger yet, and the age of the oldest
-    ifinu_redis_up, ifinu_redis_memory_used_bytes, ifinu_redis_memory_max_bytes (0: no limit),
-    ifinu_redis_aof_enabled, ifinu_redis_persistence_ok, ifinu_redis_noeviction, ifinu_redis_evicted_keys_total,
-    ifinu_redis_uptime_seconds
-
-Redis is asked at each scrape, and is `ifinu_redis_up 0` and nothing else when it does not answer.
+While Redis does not answer, `ifinu_redis_up` is 0 and the only one.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -30,18 +17,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ifinu.broker import intake
-from ifinu.broker.backlog import Backlog, survey
-from ifinu.broker.dead_letters import Reasons
-from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN
+from ifinu.broker.backlog import Backlog
+from ifinu.broker.redis_state import RedisState, StateReader
 from ifinu.broker.replies import MAYBE, STOP, WRONG_PERSON, Replies
 from ifinu.metrics.labels import Bounded
 
 log = structlog.get_logger(__name__)
 
-_MOST_LETTERS = 10_000
-_AOF_STATES = ("aof_last_write_status", "aof_last_bgrewrite_status")
-_RDB_STATE = "rdb_last_bgsave_status"
+_LETTERS = 10_000
+_PERSISTENCE = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
 
 
 class RedisCollector(Collector):
@@ -49,16 +33,16 @@ class RedisCollector(Collector):
     The queues' series.
 
     Args:
-        registry: Where they are registered.
-        client: A connection that returns bytes, with deadlines.
+        registry: The registry to join.
+        client: A client that returns bytes, with timeouts.
     """
 
     def __init__(self, registry: CollectorRegistry, client: redis.Redis) -> None:
         self._client = client
+        self._reader = StateReader(client, _LETTERS)
         self._answers = Replies(client)
         self._reason = Bounded()
-        self._tails: dict[str, tuple[bytes, float]] = {}
-        self._reasons = {queue: Reasons(client, queue, _MOST_LETTERS) for queue in QUEUES}
+        self._first_seen_s: dict[tuple[str, bytes], float] = {}
         self._away = False
         registry.register(self)
 
@@ -67,9 +51,9 @@ class RedisCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """As they are now."""
+        """The series of this moment."""
         try:
-            found = list(self._look())
+            found = list(self._read())
         except redis.RedisError as exc:
             if not self._away:
                 log.warning("ifinu.metrics.redis_away", error=type(exc).__name__)
@@ -79,93 +63,72 @@ class RedisCollector(Collector):
         self._away = False
         yield from found
 
-    def _look(self) -> Iterator[Metric]:
-        backlogs = survey(self._client)
-        seconds, micros = self._client.time()
-        now_s = seconds + micros / 1e6
-        yield from _queues(backlogs)
-        yield _by_queue(
-            "ifinu_queue_oldest_seconds",
-            "Age of the message that is served next.",
-            {one.queue: self._oldest_s(one.queue, now_s) for one in backlogs},
-        )
-        yield self._dead_by_reason(backlogs)
-        yield from self._unknown(now_s)
+    def _read(self) -> Iterator[Metric]:
+        state = self._reader.read()
+        yield from _queues(state.queues)
+        ages_s = dict(self._ages_s(state))
+        yield _by_queue("ifinu_queue_oldest_seconds", "Age of the message that is served next.", ages_s)
+        yield self._dead_by_reason(state.dead)
+        yield _gauge("ifinu_unknown", "Ids that may have been sent.", state.unknown)
+        yield _gauge("ifinu_unknown_oldest_seconds", "Age of the oldest of them.", state.unknown_oldest_s or 0)
         yield self._answers_open()
-        yield from self._lag(now_s)
-        yield from self._redis()
+        yield _gauge("ifinu_recorder_lag_events", "Events that are not in the ledger yet.", state.lag.events)
+        yield _gauge("ifinu_recorder_lag_seconds", "Age of the oldest of them.", state.lag.oldest_s or 0)
+        yield from self._server()
 
     def _answers_open(self) -> Metric:
-        family = GaugeMetricFamily("ifinu_answers_open", "Answers to be looked into, by wish.", labels=("wish",))
+        family = GaugeMetricFamily("ifinu_answers_open", "Answers that a person has to read.", labels=("wish",))
         counts = Counter(answer.wish for answer in self._answers.all())
         for wish in (STOP, WRONG_PERSON, MAYBE):
             family.add_metric((wish,), counts[wish])
         return family
 
-    def _oldest_s(self, queue: str, now_s: float) -> float:
-        """
-        Since a producer handed it over; where it does not say when, since it was first seen at the end of the queue,
-        which is later than it came.
-        """
-        tail: Any = self._client.lindex(queue, -1)
-        if tail is None:
-            self._tails.pop(queue, None)
-            return 0.0
-        if (accepted := intake.accepted_at(tail)) is not None:
-            return max(0.0, now_s - accepted.timestamp())
-        digest = hashlib.blake2b(tail, digest_size=16).digest()
-        seen, since = self._tails.get(queue, (b"", 0.0))
-        if seen != digest:
-            since = monotonic()
-            self._tails[queue] = digest, since
-        return monotonic() - since
+    def _ages_s(self, state: RedisState) -> Iterator[tuple[str, float]]:
+        """The age of each queue's next message; counted from the first scrape that saw it if its own is not known."""
+        before, self._first_seen_s = self._first_seen_s, {}
+        for queue, tail in state.tails.items():
+            age_s = state.oldest_s[queue]
+            if tail is not None and age_s is None:
+                now_s = monotonic()
+                self._first_seen_s[queue, tail] = before.get((queue, tail), now_s)
+                age_s = now_s - self._first_seen_s[queue, tail]
+            yield queue, age_s or 0.0
 
-    def _dead_by_reason(self, backlogs: list[Backlog]) -> Metric:
+    def _dead_by_reason(self, dead: Mapping[str, Counter[str]]) -> Metric:
         family = GaugeMetricFamily("ifinu_queue_dead_by_reason", "Dead letters by reason.", labels=("queue", "reason"))
-        for one in backlogs:
+        for queue, reasons in dead.items():
             counts: Counter[str] = Counter()
-            for reason, count in self._reasons[one.queue].count().items():
+            for reason, count in reasons.items():
                 counts[self._reason(reason)] += count
             for reason, count in counts.items():
-                family.add_metric((_label(one.queue), reason), count)
+                family.add_metric((_label(queue), reason), count)
         return family
 
-    def _unknown(self, now_s: float) -> Iterator[Metric]:
-        first: Any = self._client.zrange(UNKNOWN, 0, 0, withscores=True)
-        age_s = max(0.0, now_s - first[0][1] / 1000) if first else 0.0
-        yield _gauge("ifinu_unknown", "Ids that may have been sent, and nobody knows.", self._client.zcard(UNKNOWN))
-        yield _gauge("ifinu_unknown_oldest_seconds", "Age of the oldest of them.", age_s)
-
-    def _lag(self, now_s: float) -> Iterator[Metric]:
-        # What is recorded is deleted: all that is there waits.
-        first: Any = self._client.xrange(EVENTS, count=1)
-        age_s = max(0.0, now_s - int(first[0][0].split(b"-")[0]) / 1000) if first else 0.0
-        yield _gauge("ifinu_recorder_lag_events", "Events not in the ledger yet.", self._client.xlen(EVENTS))
-        yield _gauge("ifinu_recorder_lag_seconds", "Age of the oldest of them.", age_s)
-
-    def _redis(self) -> Iterator[Metric]:
+    def _server(self) -> Iterator[Metric]:
         info: dict[str, Any] = self._client.info()
         aof = bool(info.get("aof_enabled"))
-        keeps = aof and all(info.get(state, "ok") == "ok" for state in (*_AOF_STATES, _RDB_STATE))
-        used, most = info.get("used_memory", 0), info.get("maxmemory", 0)
+        persists = aof and all(info.get(name, "ok") == "ok" for name in _PERSISTENCE)
+        used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
         evicts = info.get("maxmemory_policy", "noeviction") != "noeviction"
         yield _gauge("ifinu_redis_up", "Whether Redis answers.", 1)
         yield _gauge("ifinu_redis_memory_used_bytes", "Memory that Redis uses.", used)
-        yield _gauge("ifinu_redis_memory_max_bytes", "Memory that it may use; 0 without a limit.", most)
+        yield _gauge("ifinu_redis_memory_max_bytes", "Memory that it may use; 0 without a limit.", limit)
         yield _gauge("ifinu_redis_aof_enabled", "Whether it keeps an append-only file.", aof)
-        yield _gauge("ifinu_redis_persistence_ok", "Whether it keeps one, and its last writes worked.", keeps)
+        yield _gauge("ifinu_redis_persistence_ok", "Whether it keeps one, and its last writes worked.", persists)
         yield _gauge("ifinu_redis_noeviction", "Whether it refuses writes, rather than delete, when full.", not evicts)
         yield CounterMetricFamily("ifinu_redis_evicted_keys", "Keys it deleted.", value=info.get("evicted_keys", 0))
-        yield _gauge("ifinu_redis_uptime_seconds", "Since it started.", info.get("uptime_in_seconds", 0))
+        yield _gauge("ifinu_redis_uptime_seconds", "Seconds since it started.", info.get("uptime_in_seconds", 0))
 
 
-def _queues(backlogs: list[Backlog]) -> Iterator[Metric]:
-    yield _by_queue("ifinu_queue_backlog", "Messages that could be taken.", {b.queue: b.ready for b in backlogs})
+def _queues(backlogs: Sequence[Backlog]) -> Iterator[Metric]:
+    yield _by_queue(
+        "ifinu_queue_backlog", "Messages that a worker could take now.", {b.queue: b.ready for b in backlogs}
+    )
     yield _by_queue("ifinu_queue_delayed", "Messages that wait for their time.", {b.queue: b.delayed for b in backlogs})
     yield _by_queue("ifinu_queue_in_flight", "Messages that workers hold.", {b.queue: b.in_flight for b in backlogs})
     yield _by_queue("ifinu_queue_dead", "Dead letters.", {b.queue: b.dead for b in backlogs})
     yield _by_queue(
-        "ifinu_queue_paused", "Whether somebody paused it.", {b.queue: b.paused_since is not None for b in backlogs}
+        "ifinu_queue_paused", "Whether it is paused.", {b.queue: b.paused_since is not None for b in backlogs}
     )
     yield _by_queue(
         "ifinu_queue_overdue_seconds",
@@ -174,15 +137,15 @@ def _queues(backlogs: list[Backlog]) -> Iterator[Metric]:
     )
 
 
-def _by_queue(name: str, what: str, values: dict[str, float]) -> Metric:
-    family = GaugeMetricFamily(name, what, labels=("queue",))
+def _by_queue(name: str, help_: str, values: dict[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, help_, labels=("queue",))
     for queue, value in values.items():
         family.add_metric((_label(queue),), float(value))
     return family
 
 
-def _gauge(name: str, what: str, value: Any) -> Metric:
-    return GaugeMetricFamily(name, what, value=float(value))
+def _gauge(name: str, help_: str, value: Any) -> Metric:
+    return GaugeMetricFamily(name, help_, value=float(value))
 
 
 def _label(queue: str) -> str:

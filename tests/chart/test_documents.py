@@ -29,8 +29,6 @@ from pages import (
 )
 from rendering import CHART, NAMESPACE, RELEASE, ROOT, Rendered, render, set_to
 
-from ifinu.metrics import redis_series
-
 PAGES = ("runbook", "operations", "disaster-recovery")
 ENGLISH = {name: ROOT / f"docs/{name}.md" for name in PAGES}
 PORTUGUESE = {name: ROOT / f"docs/{name}.pt-BR.md" for name in PAGES if name != "operations"}
@@ -312,7 +310,7 @@ def test_the_adapters_rule_offers_the_series_that_the_autoscaler_asks_for(page: 
     ]
     (rule,) = rules
     name = VALUES["worker"]["autoscaling"]["queue"]["metricName"]
-    assert f"{name}{{queue}}" in (redis_series.__doc__ or "")
+    assert f"| `{name}{{queue}}` | gauge |" in (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
     assert rule["seriesQuery"] == f'{name}{{namespace!="",queue!=""}}'
     assert rule["name"]["as"] == name
     assert rule["resources"]["overrides"] == {"namespace": {"resource": "namespace"}}

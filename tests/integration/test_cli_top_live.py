@@ -168,7 +168,8 @@ def test_an_error_leaves_the_terminal_as_before_and_is_seen(terminal):
 
 def test_an_error_while_it_looks_is_no_silence(terminal):
     broken = (
-        "import ifinu.cli.top.snapshot as l; l._age_s = lambda *_: 1 / 0; from ifinu.cli import main; main(['top'])"
+        "import ifinu.broker.redis_state as s; s._accepted_s = lambda *_: 1 / 0; from ifinu.cli import main; "
+        "main(['top'])"
     )
     top = terminal(program=("-c", broken))
     assert top.ended() == 1
@@ -365,7 +366,7 @@ def test_status_tells_how_each_worker_is_and_what_is_held(ifinu, fleet, queue, s
     assert [one["name"] for one in found["snapshots"]] == found["workers"]
     assert sum(one["ended"].get("sent", 0) for one in found["snapshots"]) == 30
     told = ifinu("status").out
-    assert "instances whose messages are held back: ifinu" in told
+    assert "instances whose messages wait: ifinu" in told
     for name in found["workers"]:
         cells = rows(told)[name]
         assert (cells[0], cells[1].partition("/")[2]) == ("50", "10")
@@ -411,7 +412,7 @@ def letter(reason):
 
 
 def test_status_says_that_no_worker_answers(ifinu):
-    assert "workers: none answered" in ifinu("status").out
+    assert "workers: none answers" in ifinu("status").out
     found = ifinu("status", "--json").json
     assert (found["workers"], found["snapshots"], found["held"]) == ([], [], [])
     assert "workers" not in ifinu("status", "--no-workers", "--json").json
@@ -425,7 +426,7 @@ def test_status_without_redis_shows_the_rest_and_ends_with_3(ifinu, monkeypatch,
     ended = ifinu("status")
     assert ended.code == 3
     assert ended.err.startswith("error: Redis cannot be reached")
-    for told in ("Redis cannot be asked", "instance ifinu, open", "workers: could not be asked", "ledger: nothing in"):
+    for told in ("Redis does not answer", "instance ifinu, open", "workers: not known", "ledger: nothing in"):
         assert told in ended.out
     ended = ifinu("status", "--json")
     assert ended.code == 3

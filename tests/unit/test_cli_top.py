@@ -13,12 +13,12 @@ from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import LOW, NORMAL, URGENT
 from ifinu.broker.leases import Settled, Tally
+from ifinu.broker.redis_state import RecorderLag, RedisState
 from ifinu.cli.top import frame as frames
 from ifinu.cli.top import layout
 from ifinu.cli.top.frame import DisplayOptions, frame
 from ifinu.cli.top.model import Order, WorkerRow, sort
 from ifinu.cli.top.rates import Observation, RateHistory, instances, pace, rates
-from ifinu.cli.top.snapshot import Snapshot
 from ifinu.errors import Reason, Refused
 from ifinu.metrics.worker_series import Now, WorkerSeries
 
@@ -40,10 +40,10 @@ def found(ready=0, *, dead=(), oldest_s=None, paused=None, **others):
     queues = [Backlog(URGENT, 0, 0, None, 0, 0, None), Backlog(NORMAL, ready, 7, 3.0, 9, len(dead), paused)]
     queues.append(Backlog(LOW, 0, 0, None, 0, 0, None))
     given = {
-        "queues": queues, "oldest_s": {NORMAL: oldest_s}, "dead": {NORMAL: Counter(dead)}, "unknown": 0,
-        "unknown_oldest_s": None, "waiting": 0, "waiting_oldest_s": None, "recorded": True,
+        "queues": queues, "tails": {}, "oldest_s": {NORMAL: oldest_s}, "dead": {NORMAL: Counter(dead)}, "unknown": 0,
+        "unknown_oldest_s": None, "lag": RecorderLag(0, None, recorded=True),
     }  # fmt: skip
-    return Snapshot(**{**given, **others})
+    return RedisState(**{**given, **others})
 
 
 def model_of(*observations, every_s=2.0):
@@ -245,7 +245,7 @@ def busy_model(workers=20):
         }
         dead = [f"reason_that_is_rather_long_{number}" for number in range(40)]
         looks.append((at, found(123_456 - at, dead=dead, oldest_s=98_765.0, paused="2026", unknown=3,
-                                unknown_oldest_s=99.0, waiting=12, waiting_oldest_s=3.0), answers))  # fmt: skip
+                                unknown_oldest_s=99.0, lag=RecorderLag(12, 3.0, recorded=True)), answers))  # fmt: skip
     return model_of(*looks)
 
 

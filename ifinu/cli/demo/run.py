@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from ifinu.broker import NORMAL, QUEUES, DeadLetters, Filter, backlog
-from ifinu.cli import ledger_status, terminal
+from ifinu.broker.redis_state import recorder_lag
+from ifinu.cli import terminal
 from ifinu.cli.demo import scenario, verdict, view
 from ifinu.cli.demo.scenario import Case
 from ifinu.cli.demo.stage import Stage, StageError
@@ -147,7 +148,7 @@ def _ledger(running: Stage) -> dict[str, int]:
             rows = queries.counts(engine, queries.By.STATE, datetime.now(UTC) - timedelta(hours=1)).rows
             states = {str(row.key): row.total for row in rows}
             on_their_way = sum(states.get(state, 0) for state in ("sent", "server_ack", "delivered"))
-            if (not on_their_way and not ledger_status.waiting(running.client)) or time.monotonic() > give_up_at:
+            if (not on_their_way and not recorder_lag(running.client).events) or time.monotonic() > give_up_at:
                 return states
             time.sleep(_POLL_S)
     finally:

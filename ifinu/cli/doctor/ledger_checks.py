@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from ifinu.broker.redis_state import recorder_lag
 from ifinu.cli import ledger_status
 from ifinu.cli.doctor.finding import Finding, Level
 from ifinu.errors import LedgerUnavailable
@@ -48,17 +49,17 @@ def examine_ledger(engine: Engine) -> Iterator[Finding]:
 def examine_recorder(client: redis.Redis) -> Iterator[Finding]:
     """Check that the recorder keeps up with the events; yield nothing when Redis does not answer."""
     try:
-        waiting, is_recorded = ledger_status.waiting(client), ledger_status.is_recorded(client)
+        lag = recorder_lag(client)
     except redis.ConnectionError:
         return
     except redis.RedisError as exc:
         yield Finding("recorder", Level.WARN, f"cannot be read: {exc}", "allow the user to read the keys ifinu:*")
         return
-    seen = f"{waiting:,} events wait" if waiting else "no events wait"
-    if waiting and not is_recorded:
+    seen = f"{lag.events:,} events wait" if lag.events else "no events wait"
+    if lag.events and not lag.recorded:
         fix = "start a worker with IFINU_RECORDER=true, or `ifinu recorder`"
         yield Finding("recorder", Level.WARN, f"{seen}, and no recorder runs", fix)
-    elif waiting >= ledger_status.MANY:
+    elif lag.events >= ledger_status.MANY:
         fix = "the recorder is too slow, or the ledger was away: check again in a minute, then the database's load"
         yield Finding("recorder", Level.WARN, seen, fix)
     else:

@@ -95,18 +95,18 @@ def _server(url: str) -> str:
 @contextlib.contextmanager
 def _observing(url: str) -> Iterator[Callable[[], Observation]]:
     """A function that observes Redis and the workers; it takes a second longer if a worker does not answer."""
+    from ifinu.broker.redis_state import StateReader
     from ifinu.cli.top.rates import Observation
-    from ifinu.cli.top.snapshot import SnapshotReader
     from ifinu.cli.top.workers import AWAY, Workers
 
     with connection.broker() as client, Workers(url) as workers:
-        reader = SnapshotReader(client)
+        reader = StateReader(client)
 
         def observe() -> Observation:
             snapshot = answers = None
             error = ""
             try:
-                snapshot = reader.look()
+                snapshot = reader.read()
                 answers = workers.ask()
             except (redis.ConnectionError, redis.TimeoutError, *AWAY):
                 error = "Redis cannot be reached"

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from rich.text import Text
 
+from ifinu.broker.redis_state import NEWEST_LETTERS
 from ifinu.cli.durations import span
 from ifinu.cli.top.layout import Beside, Block, Column, block, cut, stack
 from ifinu.cli.top.model import InstanceRow, Model, Order, QueueRow, WorkerRow, sort
-from ifinu.cli.top.snapshot import MOST_LETTERS
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARK, _SPARK_WIDE = 12, 40
@@ -167,14 +167,14 @@ def _state(model: Model, width: int) -> Text:
     if snapshot is None:
         return Text()
     age = "" if snapshot.unknown_oldest_s is None else f"the oldest for {span(snapshot.unknown_oldest_s)}"
-    behind = "" if snapshot.waiting_oldest_s is None else f" ({span(snapshot.waiting_oldest_s)})"
+    behind = "" if snapshot.lag.oldest_s is None else f" ({span(snapshot.lag.oldest_s)})"
     recorders = ", ".join(_short(one.name) for one in model.workers if one.answer.get("records") and not one.silent_s)
     recorder = Text(f"recorder {recorders}" if recorders else "")
     parts = [
         (0, Text(f"unknown {snapshot.unknown:,}", style="yellow" if snapshot.unknown else "")),
         (3, Text(age)),
-        (1, Text(f"ledger {snapshot.waiting:,} behind{behind}")),
-        (2, recorder if snapshot.recorded else Text("no recorder", "yellow")),
+        (1, Text(f"ledger {snapshot.lag.events:,} behind{behind}")),
+        (2, recorder if snapshot.lag.recorded else Text("no recorder", "yellow")),
     ]
     return _joined(parts, width)
 
@@ -313,7 +313,7 @@ def _instances(model: Model, width: int) -> Block:
 
 def _dead(model: Model, width: int) -> Block:
     read_all = sum(one.dead for one in model.queues) <= model.reasons.total()
-    title = "dead, by reason" if read_all else f"dead, newest {MOST_LETTERS:,}"
+    title = "dead, by reason" if read_all else f"dead, newest {NEWEST_LETTERS:,}"
     rows = [[_safe(reason), f"{count:,}"] for reason, count in model.reasons.most_common()]
     return block([Column(title, right=False, least=8), Column("")], rows, width, least=2, empty=Text("none"))
 

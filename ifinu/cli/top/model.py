@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ifinu.cli.top.snapshot import Snapshot
+from ifinu.broker.redis_state import RedisState
 
 _STEADY = 0.05  # messages a second
 _NOT_FINAL = ("retried", "deferred", "in_doubt")  # the message goes on
@@ -104,7 +104,7 @@ class Model:
     queues: Sequence[QueueRow]
     workers: Sequence[WorkerRow]
     trend_per_s: float | None
-    snapshot: Snapshot | None
+    snapshot: RedisState | None
 
     @property
     def ready(self) -> int:
@@ -197,9 +197,9 @@ class Model:
             "dead_by_reason": dict(self.reasons.most_common()),
             "unknown": snapshot and snapshot.unknown,
             "unknown_oldest_s": snapshot and _rounded(snapshot.unknown_oldest_s),
-            "ledger_waiting": snapshot and snapshot.waiting,
-            "ledger_waiting_oldest_s": snapshot and _rounded(snapshot.waiting_oldest_s),
-            "ledger_recorded": snapshot and snapshot.recorded,
+            "ledger_waiting": snapshot and snapshot.lag.events,
+            "ledger_waiting_oldest_s": snapshot and _rounded(snapshot.lag.oldest_s),
+            "ledger_recorded": snapshot and snapshot.lag.recorded,
         }
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ifinu.broker.redis_state import RedisState
 from ifinu.cli.top.model import InstanceRow, Model, QueueRow, WorkerRow, counts
-from ifinu.cli.top.snapshot import Snapshot
 
 _TREND_S = 15.0  # over which the growth of a queue is measured
 _HISTORY_S = 300.0
@@ -39,7 +39,7 @@ class Observation:
 
     at: datetime
     at_s: float
-    snapshot: Snapshot | None
+    snapshot: RedisState | None
     answers: Mapping[tuple[str, int], Mapping[str, Any]] | None
     error: str = ""
 
@@ -104,7 +104,7 @@ class RateHistory:
         self._gone_s = max(_GONE_S, _GONE_OBSERVATIONS * every_s)
         self._workers: dict[tuple[str, int], _LastAnswers] = {}
         self._ready: deque[tuple[float, dict[str, int]]] = deque()
-        self._snapshot: Snapshot | None = None
+        self._snapshot: RedisState | None = None
         self._well_at_s: float | None = None
 
     def add(self, observation: Observation) -> Model:
