@@ -1,8 +1,8 @@
 """
-An Evolution API on a real socket that sends nothing, answers as the real one does, and remembers everything.
+A simulated Evolution API on a real socket: it answers as the real one does, sends nothing, and records everything.
 
-For the demo, the tests and load. Beside the gateway's own stored messages, which faults can make wrong, it
-keeps a ledger of what "WhatsApp" really got; a claim such as "nothing is sent twice" is checked against that.
+For the demo, tests and load tests. Beside the gateway's stored messages, which faults can falsify, it keeps a ledger of
+the messages that "WhatsApp" really got. Tests such as "nothing is sent twice" compare with that ledger.
 
     with Simulator(api_key="…") as simulator:       # in this process, on a thread
         requests.post(f"{simulator.url}/message/sendText/ifinu", …)

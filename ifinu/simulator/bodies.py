@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from ifinu.simulator.server import HttpRequest
 
-_CONTEXT = 10  # characters that V8 shows on either side of a token it does not expect
+_CONTEXT = 10  # characters that V8 shows on either side of an unexpected token
 _WHITESPACE = " \t\r\n"
 _STRING = re.compile(r'"(?:\\.|[^"\\])*"', re.DOTALL)
 _LITERALS = {"t": "true", "f": "false", "n": "null"}
@@ -58,7 +58,7 @@ def _words(text: str, exc: json.JSONDecodeError) -> str:
     """V8's words for what Python's parser found."""
     at, said = exc.pos, exc.msg
     before = text[:at].rstrip(_WHITESPACE)[-1:]
-    if said.startswith("Illegal trailing comma"):  # so Python 3.13; earlier ones name what comes after it
+    if said.startswith("Illegal trailing comma"):  # Python 3.13; earlier versions report the next token
         at += len(text[at + 1 :]) - len(text[at + 1 :].lstrip(_WHITESPACE)) + 1
     if said.startswith("Expecting value") or said.endswith("end of array"):
         for expected in _LITERALS.get(text[at : at + 1], ""):
@@ -98,7 +98,7 @@ def _unexpected(text: str, at: int) -> str:
 
 
 def _in_array(text: str, at: int) -> bool:
-    """Whether the innermost bracket that is open at a place is a square one."""
+    """Whether the innermost open bracket at a position is a square one."""
     depth = 0
     for char in reversed(_STRING.sub("", text[:at])):
         if char in "]}":

@@ -1,4 +1,4 @@
-"""`/chat/…`: is a number on WhatsApp, and what was stored."""
+"""`/chat/…`: look-ups of numbers, stored messages and their receipts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def whatsapp_numbers(world: World, request: HttpRequest, name: str) -> JsonRespo
 
 
 def find_messages(world: World, request: HttpRequest, name: str) -> JsonResponse:
-    """`POST /chat/findMessages/{instance}`: what was inserted, newest first."""
+    """`POST /chat/findMessages/{instance}`: stored messages, newest first."""
     instance = world.held(name)
     if instance is None:
         return unreadable("fetchMessages")
@@ -145,7 +145,7 @@ def _record(world: World, instance: SimulatedInstance, message: Message) -> dict
 
 
 def _unpageable(request: HttpRequest, call: str) -> JsonResponse | None:
-    """A page or a size that is no whole number, on which the database's client fails."""
+    """The database client's error for a page or a size that is not a whole number; None if both are valid."""
     for key, argument in (("page", "skip"), ("offset", "take")):
         given = request.json.get(key)
         if given and (not isinstance(given, int) or isinstance(given, bool)):

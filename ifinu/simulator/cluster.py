@@ -45,12 +45,12 @@ class Cluster(Threaded):
 
     @property
     def port(self) -> int:
-        """The port at which all listen."""
+        """The port on which all processes listen."""
         return self._port
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Where those listen that run."""
+        """Addresses of the running processes, by name."""
         return self._call(lambda: {name: host.world.config.host for name, host in self._hosts.items()})
 
     @property
@@ -59,11 +59,11 @@ class Cluster(Threaded):
         return self._call(self._ledger.sends)
 
     def summary(self) -> dict[str, Any]:
-        """The figures of all together, as `Ledger.summary` has them."""
+        """The figures of all processes together; see `Ledger.summary`."""
         return self._call(self._ledger.summary)
 
     def holder(self, instance: str) -> str:
-        """The name of the process that an instance belongs to, whether it runs or not."""
+        """The name of the process that holds an instance, even if the process is killed."""
         return self._call(lambda: self._database.instances[instance].client_name)
 
     def instances(self) -> set[str]:
@@ -72,7 +72,7 @@ class Cluster(Threaded):
 
     def move(self, instance: str, to: str) -> None:
         """
-        Have another process hold an instance from now on; what the former one is sending with it goes out.
+        Move an instance to another process. Sends under way in the former process are completed.
 
         Raises:
             ConfigurationError: There is no such process.
@@ -103,7 +103,7 @@ class Cluster(Threaded):
         self._await(apply)
 
     def kill(self, name: str) -> None:
-        """End one, dropping what it has under way; what it has stored stays."""
+        """Kill a process: its requests under way are dropped, its stored rows stay."""
 
         async def kill() -> None:
             await self._hosts.pop(name).stop()
@@ -111,7 +111,7 @@ class Cluster(Threaded):
         self._await(kill)
 
     def revive(self, name: str, host: str | None = None) -> None:
-        """Start one that was killed, at another address if one is given; it connects its instances."""
+        """Start a killed process again, at another address if one is given; it connects its instances."""
 
         async def revive() -> None:
             config = self._configs[name]

@@ -20,21 +20,21 @@ class SimulatorConfig:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         instances: Names of the instances that exist and are connected from the start.
-        client_name: Of this process; it holds the instances of its own name.
-        version: The release that it plays: one of `VERSIONS`.
-        load_ms: Time after a start during which it answers and has no instance in memory yet.
+        client_name: Name of this process, which holds the instances with the same `client_name`.
+        version: The release to simulate: one of `VERSIONS`.
+        load_ms: Time after a start during which it answers, without an instance in memory.
         boot_ms: Time after that during which its instances are `close`.
         pairing_ms: Time from a QR code until a phone scans it; None waits for `{"phone": "scans"}` (`control`).
         reconnect_ms: Time that a socket is `close` before the gateway reconnects it, and then `connecting`.
         qr_ms: Time after which WhatsApp replaces a QR code.
         ledger_file: JSON Lines file to which every real send is appended.
         webhook_url: Receiver of every event of every instance (the gateway's global webhook).
-        webhook_secret: Where it is set, `webhook_url` is the webhook of each instance there is from the start, and gets
-            the secret as its `jwt_key` makes it; the global one can carry none.
+        webhook_secret: If it is set, `webhook_url` becomes the webhook of each initial instance, with this secret as
+            its `jwt_key`; the global webhook cannot carry one.
         webhook_retry_s: First wait before a failed webhook is tried again; it doubles up to 300 s.
         keep_alive_s: Idle connections are closed after this time.
-        script: Faults in force from the start, as `Faults.apply` reads them.
-        seed: Of every draw; None draws one.
+        script: Initial faults, as `Faults.apply` reads them.
+        seed: Seed of the random numbers; None draws one.
     """
 
     api_key: str = field(repr=False)

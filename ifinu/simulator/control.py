@@ -5,7 +5,7 @@ GET  ledger?since=N&limit=M   {"total", "next", "sends": [the fields of `Send`]}
 GET  summary                  the figures of `Ledger.summary`, and `webhooks`
 GET  faults                   the script in force
 POST faults                   changes it; `for_s` beside `gateway` puts the gateway back up after that time
-POST reset                    forgets what was observed, keeps faults and instances
+POST reset                    deletes recorded sends and messages, keeps faults and instances
 POST instances/{name}         {"state": "open|close|connecting", "socket": "alive|dead", "held": true|false,
                               "phone": "scans"}, each of them optional
 POST inbound                  {"instance", "number", "text", "name"?, "quoted"?, "variant"?}
@@ -34,7 +34,7 @@ _OPENNESS = {"alive": True, "dead": False}
 
 
 def answer_control(world: World, request: HttpRequest) -> JsonResponse:
-    """One control request; wrong ones are answered 400 with what is wrong."""
+    """Answer a control request; an invalid one with 400 and the error."""
     route = request.path.removeprefix(PREFIX)
     where = (request.method, route)
     try:
@@ -71,10 +71,10 @@ def set_faults(world: World, script: Mapping[str, Any], *, reachable: bool) -> N
     Args:
         world: Whose script.
         script: As `Faults.apply` reads it, and `for_s`: seconds after which the gateway is up again.
-        reachable: The caller has another way in than the port, and may refuse connections without an end.
+        reachable: Whether the caller does not need the port, and so may refuse connections without `for_s`.
 
     Raises:
-        ConfigurationError: The script is wrong, or would lock its author out.
+        ConfigurationError: The script is invalid, or would lock its author out.
     """
     script = dict(script)
     for_s = script.pop("for_s", None)
@@ -86,7 +86,7 @@ def set_faults(world: World, script: Mapping[str, Any], *, reachable: bool) -> N
     if "gateway" in script and reachable:
         world.gateway_changed()
     elif "gateway" in script:
-        # Not now: the answer to this very request has to get out first.
+        # Later, since the answer to this request has to be sent first.
         asyncio.get_running_loop().call_later(_ANSWER_S, world.gateway_changed)
     if for_s is not None:
         asyncio.get_running_loop().call_later(for_s, _back_up, world, world.faults.gateway)
@@ -98,12 +98,12 @@ def set_instance(world: World, name: str, changes: Mapping[str, Any]) -> dict[st
 
     Args:
         world: Where it is.
-        name: Which one.
+        name: Name of the instance.
         changes: `state`; `socket`: `dead` leaves the state as it is and fails every send; `held`: false
             makes it an instance of another process, true of this one; `phone`: `scans` the code that is shown.
 
     Returns:
-        What it is now.
+        Its new state.
 
     Raises:
         ConfigurationError: No such instance, no such state, or no code to scan.
@@ -134,17 +134,17 @@ def set_instance(world: World, name: str, changes: Mapping[str, Any]) -> dict[st
 
 def inbound(world: World, body: Mapping[str, Any]) -> str:
     """
-    A person writes to an instance.
+    Simulate a message from a person to an instance.
 
     Args:
-        world: Where.
-        body: As in the module's docstring.
+        world: The world of the instance.
+        body: See `POST inbound` above.
 
     Returns:
         `key.id` of the message.
 
     Raises:
-        ConfigurationError: Something is missing or unknown.
+        ConfigurationError: A field is missing or invalid.
     """
     instance = world.instances.get(body.get("instance", ""))
     number, text, variant = body.get("number"), body.get("text"), body.get("variant", "plain")

@@ -1,8 +1,8 @@
 """
-Delivery of webhooks: fire and forget from memory, as the gateway does it.
+Delivery of webhooks from memory, as the gateway does it.
 
-A failed delivery is tried 10 times, waiting 5 s doubling to 300 s, give or take 20 %; not again after 400,
-401, 403, 404 or 422. Order is not kept, and nothing survives a restart.
+A delivery is tried up to 10 times, with waits from 5 s doubling to 300 s, ± 20 %; not again after 400, 401, 403, 404 or
+422. The order is not kept, and deliveries do not survive a restart.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class _Parcel(NamedTuple):
 
 class Couriers:
     """
-    Everything on its way to a webhook.
+    The pending deliveries.
 
     Args:
-        faults: Its rates of lost, repeated and shuffled deliveries apply.
-        rng: Draws them.
-        retry_s: First wait after a failure.
+        faults: Gives the rates of lost, repeated and shuffled deliveries.
+        rng: Source of random numbers.
+        retry_s: First wait after a failure, in seconds.
     """
 
     def __init__(self, faults: Faults, rng: random.Random, *, retry_s: float) -> None:
@@ -55,10 +55,10 @@ class Couriers:
         self._queues: dict[tuple[str, str], asyncio.Queue[_Parcel]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts: collections.Counter[str] = collections.Counter()
-        self._life = 0  # of the process; what waited in another one does not come
+        self._life = 0  # number of the simulated process; deliveries of an earlier one are dropped
 
     def post(self, url: str, envelope: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
-        """Send one event on its way, or lose, repeat or delay it as the script has it."""
+        """Queue the delivery of an event; lose, repeat or delay it as the fault script says."""
         parcel = _Parcel(url, encode(envelope), headers, 1)
         faults, rng = self._faults, self._rng
         if faults.drop_rate and rng.random() < faults.drop_rate:
@@ -72,17 +72,17 @@ class Couriers:
                 self._enqueue(parcel)
 
     def report(self) -> dict[str, int]:
-        """Deliveries by what became of them, and how many wait."""
+        """Number of deliveries by outcome, and of those that wait."""
         names = ("delivered", "retried", "abandoned", "refused", "dropped", "lost_on_purpose")
         waiting = sum(queue.qsize() for queue in self._queues.values())
         return {**{name: self.counts[name] for name in names}, "waiting": waiting}
 
     def reset(self) -> None:
-        """Start counting anew."""
+        """Reset the counts."""
         self.counts.clear()
 
     def die(self) -> None:
-        """Lose what waits for a connection or for another try; what is being delivered ends."""
+        """Drop deliveries that wait for a connection or a retry; those under way are completed."""
         self._life += 1
         for queue in self._queues.values():
             while not queue.empty():
@@ -90,7 +90,7 @@ class Couriers:
                 self.counts["dropped"] += 1
 
     async def close(self) -> None:
-        """Drop everything that is on its way."""
+        """Drop all deliveries."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -157,15 +157,15 @@ class _Line:
 
     async def post(self, parcel: _Parcel) -> int:
         """
-        Deliver.
+        Deliver an event.
 
         Returns:
             The HTTP status.
 
         Raises:
-            OSError, EOFError, ValueError: No answer, or none that makes sense.
+            OSError, EOFError, ValueError: There was no answer, or not one of HTTP.
         """
-        # Most servers let go of an idle connection after 5 s or more.
+        # Most servers close an idle connection after 5 s or more.
         if self._streams and time.monotonic() - self._used_at > 2.0:
             self.hang_up()
         parts = urlsplit(parcel.url)
@@ -186,7 +186,6 @@ class _Line:
         return status
 
     def hang_up(self) -> None:
-        """Close the connection."""
         if self._streams:
             self._streams[1].close()
             self._streams = None
@@ -204,7 +203,7 @@ def _head(target: str, host: str, parcel: _Parcel) -> bytes:
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[int, int | None]:
-    """Status, and the length of the body when skipping it leaves the connection usable (else None)."""
+    """The status, and the length of the body; None as length if the connection cannot be used again."""
     start, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {n.strip().lower(): v.strip() for n, _, v in (line.partition(":") for line in lines if line)}
     length = headers.get("content-length", "")

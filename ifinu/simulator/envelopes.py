@@ -25,7 +25,7 @@ class JsonResponse(NamedTuple):
     content_type: str = JSON
 
 
-# Not an answer: the connection is reset (RST), as when a pod is killed or a proxy gives up.
+# In place of an answer: the connection is reset (RST), as when a pod is killed or a proxy gives up.
 RESET = JsonResponse(0, b"")
 
 
@@ -35,7 +35,6 @@ def encode(value: object) -> bytes:
 
 
 def answer(status: int, value: object) -> JsonResponse:
-    """Any JSON answer."""
     return JsonResponse(status, encode(value))
 
 
@@ -46,7 +45,7 @@ def error(status: int, message: Any, phrase: str | None = None) -> JsonResponse:
     Args:
         status: HTTP status.
         message: One of the four forms in the module's docstring.
-        phrase: `error` field when it is not the reason phrase of `status`.
+        phrase: Value of `error`, unless it is the reason phrase of `status`.
     """
     phrase = phrase or http.HTTPStatus(status).phrase
     return answer(status, {"status": status, "error": phrase, "response": {"message": message}})

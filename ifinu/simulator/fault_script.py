@@ -5,7 +5,7 @@ What decides a send, first match wins:
 
 1. `next`       a queue of outcomes for the next sends
 2. `instances`  an outcome for every send of one instance
-3. `endings`    by the last digits of the number asked; the longest wins, a whole number is an ending too
+3. `endings`    by the last digits of the number; the longest match wins, and a whole number is an ending too
 4. `rates`      a probability for each outcome
 5. `ok`
 
@@ -179,7 +179,7 @@ class Faults:
         self._use_endings(ENDINGS)
 
     def outcome(self, instance: str, number: str) -> Outcome:
-        """Decide one send and advance the script."""
+        """The outcome of the next send, which advances the script."""
         if self._next:
             return self._next.popleft()
         if self._instances and (fixed := self._instances.get(instance)):
@@ -192,7 +192,7 @@ class Faults:
         return Outcome.OK
 
     def is_on_whatsapp(self, number: str) -> bool:
-        """Whether a look-up finds a number; one that is scripted as missing takes its turn by being asked."""
+        """Whether a look-up finds a number. The look-up of a number scripted as missing advances its outcomes."""
         for length in self._lengths:
             if outcomes := self._endings.get(number[-length:]):
                 turn = min(self._taken.get(number, 0), len(outcomes) - 1)
@@ -205,7 +205,7 @@ class Faults:
 
     def apply(self, script: Mapping[str, Any]) -> None:
         """
-        Change what the script names and keep the rest; nothing changes when any of it is wrong.
+        Change the parts in `script`, and keep the others. If a part is invalid, none changes.
 
         Args:
             script: `gateway`, `latency_ms`, `insert_ms` (from a send to its row, which a kill between them prevents),
@@ -214,7 +214,7 @@ class Faults:
                 instance takes, one after the other).
 
         Raises:
-            ConfigurationError: Saying which part is wrong.
+            ConfigurationError: A part is invalid; the message names it.
         """
         readers: dict[str, Callable[[Any], dict[str, Any]]] = {
             "gateway": lambda v: {"gateway": _member(Gateway, v)},

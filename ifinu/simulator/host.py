@@ -48,12 +48,12 @@ class Host:
         self.world.boot()
 
     async def settled(self) -> None:
-        """Wait until a change of the gateway is in force."""
+        """Wait until a change of `gateway` has taken effect."""
         if self._rebinding:
             await self._rebinding
 
     async def stop(self) -> None:
-        """Drop every request under way, as the real one does on SIGTERM."""
+        """Stop at once and drop requests under way, as the real gateway does on SIGTERM."""
         if self._rebinding:
             self._rebinding.cancel()
         self._server.close()
@@ -70,9 +70,9 @@ class Host:
 
     async def _rebind(self) -> None:
         """
-        Listen again at the same port, as soon as it is free.
+        Listen on the same port again, as soon as it is free.
 
-        A client that keeps asking may have got the very port for its own end meanwhile, and be connected to itself.
+        A client that keeps connecting may have got this port as its source port meanwhile, and be connected to itself.
         """
         while True:
             try:

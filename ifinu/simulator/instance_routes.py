@@ -31,7 +31,7 @@ _SETTINGS = {
     "syncFullHistory": False,
     "wavoipToken": "",
 }
-# What Baileys says of a session that was ended on purpose.
+# Baileys' error for a session that was logged out.
 _LAST_DISCONNECT = {
     "error": {
         "data": None,
@@ -58,7 +58,7 @@ def name_problem(world: World, request: HttpRequest) -> JsonResponse | None:
 
 
 def create(world: World, request: HttpRequest, _name: str) -> JsonResponse:
-    """`POST /instance/create`; of WHATSAPP-BUSINESS, which it does not play, what upstream asks for."""
+    """`POST /instance/create`; WHATSAPP-BUSINESS is not simulated, only its validation."""
     body = request.json
     integration, hook = body.get("integration"), body.get("webhook")
     if problems := _create_problems(body):
@@ -158,7 +158,7 @@ def fetch(world: World, request: HttpRequest, _name: str) -> JsonResponse:
 
 
 def restart(world: World, _request: HttpRequest, name: str) -> JsonResponse:
-    """`POST /instance/restart/{instance}`; an open one says so, and opens its socket anew."""
+    """`POST /instance/restart/{instance}`; an open instance answers `open`, and reconnects."""
     instance = world.held(name)
     if instance is None or instance.state is Link.CLOSE:
         return hidden_error()
@@ -215,7 +215,7 @@ def _create_problems(body: dict[str, Any]) -> list[str]:
 
 def _qr(world: World, instance: SimulatedInstance) -> dict[str, Any]:
     now = time.monotonic()
-    if instance.has_session and not instance.qr_code:  # no phone has to scan anything
+    if instance.has_session and not instance.qr_code:  # paired already
         return {"count": 0}
     if now >= instance.qr_until and not instance.has_session:
         instance.qr_count += 1

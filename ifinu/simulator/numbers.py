@@ -1,9 +1,9 @@
 """
-Which WhatsApp account a number means, as the Evolution API and WhatsApp decide it.
+The WhatsApp account of a number, as the Evolution API and WhatsApp determine it.
 
-WhatsApp knows a Brazilian mobile by one of two forms: with the ninth digit (area codes below 31) or without
-it (most others). The gateway accepts both and answers with the one WhatsApp knows, so `key.remoteJid` may
-differ from `number`.
+WhatsApp registers a Brazilian mobile in one of two forms: with the ninth digit (area codes below 31) or without it
+(most others). The gateway accepts both and answers with the registered one, so `key.remoteJid` may differ from
+`number`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _BRAZIL_WITHOUT_NINE = re.compile(r"55(\d\d)([6-9]\d{7})", re.ASCII)
 
 def jid(number: str) -> str:
     """
-    The JID a number is asked under, before WhatsApp is consulted.
+    The JID with which the gateway asks WhatsApp for a number.
 
-    Source: `createJid` of Evolution API 2.3.6, in its effects.
+    Source: behaves as `createJid` of Evolution API 2.3.6.
     """
     if "@" in number and any(mark in number for mark in _JID_MARKS):
         return number
@@ -37,7 +37,7 @@ def jid(number: str) -> str:
 
 
 def canonical(number: str) -> str:
-    """The JID under which WhatsApp knows the account, with the ninth digit added or removed."""
+    """The registered JID of the account, with the ninth digit added or removed."""
     asked = jid(number)
     if asked is number:  # a JID skips the ninth-digit matching
         return asked

@@ -1,8 +1,8 @@
 """
-Which receipts follow a send, and when.
+The receipts of a send, and their times.
 
-They are computed, not stored: a message remembers when it was sent and how it ends, and that is enough to say
-which `messages.update` have happened by now.
+They are computed, not stored: the time and the outcome of a message determine which `messages.update` have happened by
+now.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 from ifinu.simulator.fault_script import Faults, Outcome
 from ifinu.simulator.state import Message, SimulatedInstance
 
-# Slow inserts lose their acks for good: the update finds no row and is not tried again.
+# A slow insert loses its receipts: the update finds no row, and is not tried again.
 _SILENT = frozenset({Outcome.NO_RECEIPTS, Outcome.SLOW_INSERT})
 
 
@@ -34,7 +34,7 @@ def timeline(outcome: str, faults: Faults) -> list[tuple[float, str]]:
 
 
 def statuses(message: Message, instance: SimulatedInstance, faults: Faults, now_monotonic: float) -> list[str]:
-    """The receipts of a stored message that have happened by now; none that its process did not live to see."""
+    """The receipts of a stored message until now, or until its process died."""
     if not message.from_me:
         return []
     until = next((at for at in instance.died_at if at >= message.at_monotonic), now_monotonic)
@@ -43,7 +43,7 @@ def statuses(message: Message, instance: SimulatedInstance, faults: Faults, now_
 
 
 def jid_in_receipts(message: Message) -> str:
-    """The JID that receipts name, which may be a LID."""
+    """The JID in the receipts, which may be a LID."""
     return lid(message.jid) if message.outcome == Outcome.RECEIPTS_LID else message.jid
 
 

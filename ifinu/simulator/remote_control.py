@@ -16,7 +16,7 @@ _TIMEOUT_S = 10.0
 
 class Control:
     """
-    The control surface over HTTP, with the same verbs as `Simulator`.
+    The control surface over HTTP, with the methods of `Simulator`.
 
     Args:
         url: Base URL, as the simulator printed it.
@@ -35,15 +35,14 @@ class Control:
         return self.sends_since(0)
 
     def sends_since(self, number: int) -> list[Send]:
-        """Those from send `number` on, counted from 0."""
+        """The sends from number `number` on, counted from 0."""
         return [Send(**send) for send in self._ask("GET", f"ledger?since={number}")["sends"]]
 
     def summary(self) -> dict[str, Any]:
-        """The figures so far."""
         return self._ask("GET", "summary")
 
     def set_fault(self, **script: Any) -> None:
-        """Change the script."""
+        """Change the fault script."""
         self._ask("POST", "faults", script)
 
     def set_instance(self, name: str, **changes: Any) -> None:
@@ -51,11 +50,11 @@ class Control:
         self._ask("POST", f"instances/{quote(name, safe='')}", changes)
 
     def inbound(self, **message: Any) -> str:
-        """A person writes; returns `key.id`."""
+        """Simulate a message from a person, and return its `key.id`."""
         return str(self._ask("POST", "inbound", message)["key_id"])
 
     def reset(self) -> None:
-        """Forget what was observed; faults and instances stay."""
+        """Delete recorded sends and messages; faults and instances stay."""
         self._ask("POST", "reset", {})
 
     def _ask(self, method: str, route: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """
-From a request to its route, past the guards in upstream's order:
+Routing of requests, with the checks in upstream's order:
 
-body is JSON (400) > route exists (404) > instance exists (404), or its name is free (403) > key (401) > the
-query string may replace the instance's name, which is upstream's hole and is kept.
+body is JSON (400) > route exists (404) > instance exists (404), or its name is free (403) > key (401) > the query
+string may replace the instance's name, a security hole of upstream that is kept.
 """
 
 from __future__ import annotations
@@ -42,13 +42,12 @@ _MANAGER = JsonResponse(200, b"<!doctype html><title>Evolution Manager</title>",
 
 
 class Router:
-    """Answers every request of one world."""
+    """Answers the requests of one world."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def __call__(self, request: HttpRequest) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
-        """One request."""
         path = request.path
         if path.startswith(control.PREFIX):
             return self._control(request)

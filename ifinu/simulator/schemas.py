@@ -39,7 +39,7 @@ def _delay(value: Any) -> list[str]:
 def _quoted(value: Any) -> list[str]:
     if not isinstance(value, dict):
         return ["quoted is not of a type(s) object"]
-    key = value.get("key", {"id": ""})  # one that is missing passes, and fails later
+    key = value.get("key", {"id": ""})  # a missing one passes here, and fails later
     if not isinstance(key, dict):
         return ["quoted.key is not of a type(s) object"]
     return [] if "id" in key else ['quoted.key requires property "id"']
@@ -87,7 +87,7 @@ _MEDIA: dict[str, _Check] = {
 
 
 def text_problems(body: dict[str, Any]) -> list[str]:
-    """The JSON schema of sendText: property problems in order, then what is missing."""
+    """The errors of sendText's JSON schema: those of properties in order, then missing properties."""
     return _problems(body, _TEXT, ("number", "text"))
 
 
@@ -97,12 +97,12 @@ def numbers_problems(body: dict[str, Any]) -> list[str]:
 
 
 def media_problems(body: dict[str, Any]) -> list[str]:
-    """The JSON schema of sendMedia."""
+    """The errors of sendMedia's JSON schema."""
     return _problems(body, _MEDIA, ("number", "mediatype"))
 
 
 def is_url_or_base64(media: str) -> bool:
-    """Whether upstream takes it; a `data:` URI is neither."""
+    """Whether upstream accepts the media; a `data:` URI is neither a URL nor base64."""
     return media.startswith(("http://", "https://")) or _BASE64.fullmatch(media) is not None
 
 

@@ -1,8 +1,8 @@
 """
-What really happened, seen from the wire.
+The ledger of real sends and of requests.
 
-Two records: the sends WhatsApp got (whatever the gateway answered), and the POSTs that arrived (whatever
-came of them). They are plain tuples and arrays, so that a load test of 100,000 messages costs megabytes.
+Two records: the messages that WhatsApp got, regardless of the gateway's answer, and the POSTs that arrived, regardless
+of their outcome. They are plain tuples and arrays, so that a load test of 100,000 messages takes only megabytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Send(NamedTuple):
     number: str  # digits of the account, as WhatsApp knows it
     text: str
     key_id: str
-    outcome: str  # how the gateway's caller was treated
+    outcome: str  # an `Outcome`: how the gateway answered its client
 
 
 class Ledger:
@@ -38,7 +38,7 @@ class Ledger:
     """
 
     def __init__(self, file: Path | None = None) -> None:
-        # Exact tuples, not `Send`: the collector stops tracking those instead of walking them for ever.
+        # Plain tuples, not `Send`: the garbage collector stops tracking those.
         self._rows: list[tuple[Any, ...]] = []
         self._arrivals: dict[str, array.array[float]] = {}
         self._counts: collections.Counter[str] = collections.Counter()
@@ -48,28 +48,28 @@ class Ledger:
         self._file: IO[bytes] | None = file.open("ab", buffering=0) if file else None
 
     def arrived(self, worker: str) -> None:
-        """A POST to a send route came in from this worker."""
+        """Record a POST to a send route from this worker."""
         try:
             self._arrivals[worker].append(time.monotonic())
         except KeyError:
             self._arrivals[worker] = array.array("d", [time.monotonic()])
 
     def ended(self, how: str) -> None:
-        """A POST to a send route ended this way."""
+        """Record the outcome of a POST to a send route."""
         self._counts[how] += 1
 
     def begins(self, instance: str) -> None:
-        """A send of this instance is under way."""
+        """Record the start of a send of this instance."""
         now = self._in_flight[instance] = self._in_flight[instance] + 1
         if now > self._peak.get(instance, 0):
             self._peak[instance] = now
 
     def finishes(self, instance: str) -> None:
-        """The other end of `begins`."""
+        """Record the end of a send that `begins` recorded."""
         self._in_flight[instance] -= 1
 
     def sent(self, instance: str, number: str, text: str, key_id: str, outcome: str) -> None:
-        """WhatsApp got a message."""
+        """Record a message that WhatsApp got."""
         now = time.monotonic()
         row = (now, now + self._epoch, instance, number, text, key_id, outcome)
         self._rows.append(row)
@@ -110,14 +110,13 @@ class Ledger:
         }
 
     def reset(self) -> None:
-        """Forget everything but the requests that are under way."""
+        """Delete all records, except the counts of sends under way."""
         self._rows.clear()
         self._arrivals.clear()
         self._counts.clear()
         self._peak.clear()
 
     def close(self) -> None:
-        """Close the file."""
         if self._file:
             self._file.close()
             self._file = None
@@ -157,6 +156,6 @@ def mean_rate(times: Sequence[float]) -> float | None:
 
 
 def duplicates(sends: Iterable[Send]) -> dict[tuple[str, str], int]:
-    """(number, text) that WhatsApp got more than once, and how often."""
+    """Each (number, text) that WhatsApp got more than once, with its count."""
     counts = collections.Counter((send.number, send.text) for send in sends)
     return {key: count for key, count in counts.items() if count > 1}

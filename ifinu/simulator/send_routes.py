@@ -1,9 +1,8 @@
 """
-`message/sendText` and `message/sendMedia`: the one place where something is really sent.
+`message/sendText` and `message/sendMedia`, the only routes that send.
 
-A send passes two gates. The look-up (is the number on WhatsApp?) answers its failures with 500; the
-hand-over, with 400. So the same fault shows as 500 for a number seen for the first time and as 400 for a
-cached one.
+A send has two steps. Errors of the look-up (is the number on WhatsApp?) are answered with 500, errors of the hand-over
+to WhatsApp with 400. So the same fault gives 500 for a new number, and 400 for a cached one.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class _Job(NamedTuple):
     content: str | dict[str, Any]
     text: str  # for the ledger
     delay_s: float
-    quoted: bool  # something without a key, on which the gateway fails
+    quoted: bool  # whether it quotes an object without a key, on which the gateway fails
     outcome: Outcome
 
 
@@ -77,7 +76,7 @@ def send_text(world: World, request: HttpRequest, name: str) -> JsonResponse | C
 
 
 def send_media(world: World, request: HttpRequest, name: str) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
-    """`POST /message/sendMedia/{instance}`; the media itself is neither fetched nor kept."""
+    """`POST /message/sendMedia/{instance}`; the media is neither fetched nor stored."""
     body = request.json
     if problems := media_problems(body):
         return _ended(world, "invalid", error(400, [problems]))
@@ -124,7 +123,7 @@ def _start(
 
 
 async def _slowly(world: World, job: _Job, latency_s: float) -> JsonResponse:
-    """A send that takes its time; it goes on when the client has gone."""
+    """A send that takes time; it continues when the client has disconnected."""
     world.ledger.begins(job.instance.name)
     key_id: str | None = None  # sent, and not stored
     try:
@@ -181,7 +180,7 @@ def _looked_up(world: World, job: _Job) -> JsonResponse | None:
 
 
 def _handed_over(world: World, job: _Job) -> JsonResponse | str:
-    """The second gate and the send: its `key.id` where a row follows, else the answer."""
+    """The hand-over and the send: its `key.id` if a row follows, else the answer."""
     outcome = job.outcome
     if job.quoted:
         return _ended(
@@ -206,7 +205,7 @@ def _really_send(world: World, job: _Job) -> str:
 
 
 def _stored(world: World, job: _Job, key_id: str) -> JsonResponse:
-    """The INSERT and what comes after it."""
+    """Insert the row, write the event and answer."""
     message = world.messages.insert(key_id, job.instance.name, job.jid, job.content, outcome=job.outcome)
     body = sent_body(message, job.instance)
     world.events.sent(job.instance, message, body)
@@ -218,7 +217,7 @@ def _stored(world: World, job: _Job, key_id: str) -> JsonResponse:
 
 
 def _plumbing(world: World, instance: SimulatedInstance, number: str, content: str | dict[str, Any]) -> JsonResponse:
-    """The EVOLUTION channel: stores and announces, and sends nothing anywhere."""
+    """A send of the EVOLUTION channel: stored and reported by webhook, but sent nowhere."""
     message = world.messages.insert(
         str(uuid.uuid4()), instance.name, number, content, outcome=Outcome.NO_RECEIPTS, push_name=""
     )
@@ -235,7 +234,7 @@ def _plumbing(world: World, instance: SimulatedInstance, number: str, content: s
 
 
 def sent_body(message: Message, instance: SimulatedInstance) -> dict[str, Any]:
-    """The success body, which is also `data` of `send.message`."""
+    """The body of a successful answer, which is also the `data` of `send.message`."""
     return {
         "key": {"remoteJid": message.jid, "fromMe": True, "id": message.key_id},
         "pushName": "Você",

@@ -1,8 +1,8 @@
 """
-HTTP/1.1 over asyncio, as little as an Evolution API needs and as cheap as it can be.
+A minimal and fast HTTP/1.1 server on asyncio.
 
-Requests of one connection are answered one at a time and in order. A handler returns its answer, or a
-coroutine that does; the coroutine runs to its end even when the client hangs up, as Node's handlers do.
+Requests of one connection are answered one at a time and in order. A handler returns its answer, or a coroutine that
+does; the coroutine runs to its end even if the client disconnects, as Node's handlers do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ifinu.simulator.envelopes import RESET, JsonResponse, error
 BODY_LIMIT_BYTES = 136 * 1024 * 1024
 PIPELINE_LIMIT = 32
 _SWEEP_S = 0.25
-# An RST instead of a FIN: linger on, zero seconds.
+# SO_LINGER with zero seconds, which closes by RST instead of FIN.
 _NO_LINGER = struct.pack("ii", 1, 0)
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -34,7 +34,7 @@ _BACKLOG = 1024
 
 
 class HttpRequest:
-    """One request, complete."""
+    """One complete request."""
 
     __slots__ = ("body", "headers", "json", "keep_alive", "method", "path", "query")
 
@@ -75,7 +75,7 @@ class Server:
 
     @property
     def listening(self) -> bool:
-        """Connections are accepted."""
+        """Whether connections are accepted."""
         return self._listener is not None
 
     async def listen(self, host: str, port: int) -> str:
@@ -83,11 +83,11 @@ class Server:
         Accept connections.
 
         Args:
-            host: Address or name; `::` is every one of this machine.
-            port: 0 takes a free one.
+            host: Address or name; `::` stands for all addresses.
+            port: The port; 0 takes a free one.
 
         Returns:
-            The URL, with the port that it has.
+            The URL, with the port.
 
         Raises:
             OSError: The address is taken or forbidden.
@@ -95,7 +95,7 @@ class Server:
         loop = asyncio.get_running_loop()
         listener = await loop.run_in_executor(None, sockets.listen, host, port)
         listener.setblocking(False)
-        # Not asyncio's own server: a connection it has accepted when it is closed is left open and unanswered.
+        # Not asyncio's server: when that is closed, connections it has just accepted stay open without an answer.
         loop.add_reader(listener, self._accept, listener)
         self._listener = listener
         if self._sweeper is None:
@@ -103,7 +103,7 @@ class Server:
         return sockets.url(listener)
 
     def drop(self) -> None:
-        """Refuse connections, and let go of every request under way, as when the process is killed."""
+        """Refuse connections, and drop every request under way, as when the process is killed."""
         if self._listener:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
@@ -114,7 +114,7 @@ class Server:
             connection.reset()
 
     def close(self) -> None:
-        """`drop`, for good."""
+        """As `drop`, and stop closing idle connections."""
         self.drop()
         if self._sweeper:
             self._sweeper.cancel()
@@ -134,7 +134,7 @@ class Server:
 
     def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError):  # BlockingIOError: that was all of them
+        with contextlib.suppress(OSError):  # BlockingIOError: there are no more
             for _ in range(_BACKLOG):
                 line, _ = listener.accept()
                 task = loop.create_task(loop.connect_accepted_socket(lambda: HttpConnection(self), line))
@@ -149,7 +149,7 @@ class Server:
 
 
 class HttpConnection(asyncio.Protocol):
-    """One client connection; also the sink of its parser's events."""
+    """One client connection, with the callbacks of its parser."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -162,34 +162,31 @@ class HttpConnection(asyncio.Protocol):
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self._body_bytes = 0
-        # Time since when the connection is between two requests; 0.0 while it is not.
+        # Since when the connection is idle between two requests; 0.0 while it is not.
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected."""
         self._transport = cast(asyncio.Transport, transport)
-        if not self._server.listening:  # it was accepted just before the listener closed
+        if not self._server.listening:  # accepted just before the listener was closed
             self.reset()
             return
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client hung up; a request under way goes on."""
+        """Forget the client; a request under way continues."""
         self._transport = None
         self._waiting.clear()
         self._server.connections.discard(self)
 
     def pause_writing(self) -> None:
-        """The client does not read: start nothing more for it."""
+        """Start no more requests, since the client does not read its answers."""
         self._writable = False
 
     def resume_writing(self) -> None:
-        """The client reads again."""
         self._writable = True
         self._advance()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
         self.idle_since = 0.0
         try:
             self._parser.feed_data(data)
@@ -199,22 +196,18 @@ class HttpConnection(asyncio.Protocol):
         self._advance()
 
     def on_message_begin(self) -> None:
-        """Parser: a request starts."""
         self._target = b""
         self._headers = {}
         self._body = []
         self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        """Parser: a part of the target."""
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Parser: a header."""
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        """Parser: the body follows."""
         length = self._headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._server.body_limit_bytes:
             self._too_large()
@@ -222,7 +215,6 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
-        """Parser: a part of the body."""
         self._body_bytes += len(body)
         if self._body_bytes > self._server.body_limit_bytes:
             self._too_large()
@@ -230,7 +222,7 @@ class HttpConnection(asyncio.Protocol):
             self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """Parser: a request is whole."""
+        """Queue the complete request."""
         parser = self._parser
         method, target = parser.get_method().decode(), self._target.decode("latin-1")
         body = b"".join(self._body)
@@ -239,22 +231,22 @@ class HttpConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def reset(self) -> None:
-        """Break the connection off with an RST."""
+        """Reset the connection (RST)."""
         if self._transport:
             sock = self._transport.get_extra_info("socket")
-            with contextlib.suppress(OSError):  # the client may have been quicker
+            with contextlib.suppress(OSError):  # the client may have closed it already
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             self._transport.abort()
             self._transport = None
 
     def hang_up(self) -> None:
-        """Close the connection once what was written is out."""
+        """Close the connection after all written bytes were sent."""
         if self._transport:
             self._transport.close()
             self._transport = None
 
     def _advance(self) -> None:
-        """Start what is waiting, up to a request that does not answer at once."""
+        """Answer waiting requests, up to one that takes time."""
         while self._waiting and not self._busy and self._writable and self._transport:
             request = self._waiting.popleft()
             self.idle_since = 0.0

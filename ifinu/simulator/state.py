@@ -1,5 +1,5 @@
 """
-What a gateway pod and its database hold: instances, stored messages, and the cache of known numbers.
+The state of a gateway pod and its database: instances, stored messages, and the cache of known numbers.
 
 The stored messages are those whose INSERT succeeded. They differ on purpose from the ledger's sends.
 """
@@ -70,45 +70,45 @@ class WebhookSettings:
 
 @dataclass(slots=True)
 class SimulatedInstance:
-    """One WhatsApp number. Its state is the last event of its socket, which may be long dead."""
+    """One WhatsApp number. Its state is the last event of its socket, which may be dead since."""
 
     name: str
     token: str
-    client_name: str  # of the process that holds it; to any other it is a row of the database
+    client_name: str  # name of the process that holds it; other processes only see the database row
     integration: str = BAILEYS
     number: str | None = None
     state: Link = Link.CLOSE
-    stored: Link = Link.CLOSE  # what the database says, which hears of no short interruption
+    stored: Link = Link.CLOSE  # the state in the database, which misses short interruptions
     sockets: int = 0
-    turn: int = 0  # what was to come of an earlier one does not happen
-    has_session: bool = False  # it has been paired, and not logged out since
-    ever_connected: bool = False  # it has a socket, dead or alive
+    generation: int = 0  # scheduled steps of an earlier one are dropped
+    has_session: bool = False  # paired, and not logged out since
+    ever_connected: bool = False  # has a socket, dead or alive
     socket_alive: bool = True
     qr_code: str = ""
-    qr_until: float = 0.0  # when WhatsApp replaces it, as `time.monotonic` counts
+    qr_until: float = 0.0  # when WhatsApp replaces it, by `time.monotonic`
     qr_count: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     owner_jid: str | None = None  # the number's own JID, once paired; it outlives a logout
-    disconnected: tuple[int, str] | None = None  # why and when the last session ended
+    disconnected: tuple[int, str] | None = None  # reason and time of the end of the last session
     delete_failed: bool = False
-    died_at: list[float] = field(default_factory=list)  # when its process lost what it had in memory
+    died_at: list[float] = field(default_factory=list)  # times at which its process died
     webhook: WebhookSettings | None = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created_at: str = field(default_factory=now_iso)
 
     @property
     def can_send(self) -> bool:
-        """Its socket works."""
+        """Whether its socket works."""
         return self.state is Link.OPEN and self.socket_alive
 
     def pair(self) -> None:
-        """A phone is there: the instance is that of its number."""
+        """Set the owner: the JID of the paired phone."""
         if self.integration == BAILEYS:
             self.owner_jid = f"{self.number or '5511900000000'}@s.whatsapp.net"
 
 
 class Message(NamedTuple):
-    """One stored row."""
+    """One row of the Message table."""
 
     key_id: str
     instance: str
@@ -132,7 +132,7 @@ class Message(NamedTuple):
 
     @property
     def row_id(self) -> str:
-        """The database's id, which is not WhatsApp's."""
+        """The id in the database, which differs from WhatsApp's."""
         return f"cm{self.key_id.lower()[-22:]}"
 
 
@@ -140,7 +140,7 @@ class Messages:
     """The Message table: by key and, newest last, by contact."""
 
     def __init__(self) -> None:
-        # Exact tuples, for the reason given in send_ledger.py.
+        # Plain tuples, as in send_ledger.py.
         self._by_key: dict[str, tuple[Any, ...]] = {}
         self._by_jid: dict[str, list[str]] = {}
         self._counts: collections.Counter[str] = collections.Counter()
@@ -184,7 +184,7 @@ class Messages:
         return (Message._make(self._by_key[key]) for key in keys if key in self._by_key)
 
     def count(self, instance: str) -> int:
-        """How many rows an instance has."""
+        """Number of rows of an instance."""
         return self._counts[instance]
 
     def forget_instance(self, name: str) -> None:
@@ -194,7 +194,6 @@ class Messages:
         del self._counts[name]
 
     def clear(self) -> None:
-        """Delete every row."""
         self._by_key.clear()
         self._by_jid.clear()
         self._counts.clear()
@@ -202,12 +201,12 @@ class Messages:
 
 class Storage:
     """
-    What gateway processes share, if there are several: they run on one event loop then.
+    The database, which several gateway processes may share; they run on one event loop then.
 
     Attributes:
-        instances: By name.
-        messages: What was stored.
-        known_jids: Table IsOnWhatsapp: canonical JIDs that were looked up once.
+        instances: The instances, by name.
+        messages: The stored messages.
+        known_jids: Table IsOnWhatsapp: canonical JIDs that were looked up before.
     """
 
     def __init__(self) -> None:
@@ -217,5 +216,5 @@ class Storage:
 
 
 def new_key_id(rng: random.Random) -> str:
-    """An id as Baileys makes them."""
+    """A message id in Baileys' format."""
     return f"3EB0{rng.getrandbits(72):018X}"

@@ -49,7 +49,7 @@ class Threaded(abc.ABC):
         started.result(_ANSWER_TIMEOUT_S)
 
     def stop(self) -> None:
-        """Stop at once, dropping what is under way; what was recorded can still be read."""
+        """Stop at once, and drop requests under way; recorded sends can still be read."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
         if self._thread is not None:
@@ -57,11 +57,11 @@ class Threaded(abc.ABC):
 
     @abc.abstractmethod
     async def _begin(self) -> None:
-        """Listen."""
+        """Start listening."""
 
     @abc.abstractmethod
     async def _end(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
 
     async def _main(self, started: concurrent.futures.Future[None]) -> None:
         try:
@@ -123,7 +123,7 @@ class Simulator(Threaded):
         return self._call(self._host.world.ledger.sends)
 
     def summary(self) -> dict[str, Any]:
-        """The figures so far, as `GET /_simulator/summary` answers them."""
+        """The figures so far, as in `GET /_simulator/summary`."""
         return self._call(lambda: control.summary(self._host.world))
 
     def token(self, instance: str) -> str:
@@ -155,18 +155,18 @@ class Simulator(Threaded):
 
     def inbound(self, **message: Any) -> str:
         """
-        A person writes, as `POST /_simulator/inbound` does.
+        Simulate a message from a person, as `POST /_simulator/inbound` does.
 
         Returns:
             `key.id` of the message.
 
         Raises:
-            ConfigurationError: Something is missing or unknown.
+            ConfigurationError: A field is missing or invalid.
         """
         return self._call(lambda: control.inbound(self._host.world, message))
 
     def reset(self) -> None:
-        """Forget what was observed; faults and instances stay."""
+        """Delete recorded sends and messages; faults and instances stay."""
         self._call(self._host.world.reset)
 
     async def _begin(self) -> None:

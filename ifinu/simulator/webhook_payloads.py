@@ -27,17 +27,17 @@ _STOP = "SAIR"
 
 class Events:
     """
-    The webhook side of a world.
+    Makes the events of a world.
 
     Args:
-        messages: What is stored; what people write is added.
-        faults: Says which receipts come, and when.
-        couriers: Who delivers.
-        rng: Draws the ids of what people write.
-        everybody: URL that gets the events of every instance, or None.
+        messages: The stored messages, to which messages of people are added.
+        faults: Determines receipts and their times.
+        couriers: Delivers the webhooks.
+        rng: Source of random numbers.
+        everybody: URL of the global webhook, or None.
 
     Attributes:
-        server_url: What the gateway calls itself; known once it listens.
+        server_url: The gateway's URL; empty until it listens.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Events:
         self._everybody = everybody
         self._waiting: dict[int, asyncio.TimerHandle] = {}
         self._count = itertools.count()
-        self._free_at: dict[str, float] = {}  # when the instance has worked off what it has, as `time.monotonic` counts
+        self._free_at: dict[str, float] = {}  # when the instance's pending events are done, by `time.monotonic`
         self.server_url = ""
 
     def sent(self, instance: SimulatedInstance, message: Message, body: dict[str, Any]) -> None:
-        """A message was stored: announce it, and its receipts when they happen."""
+        """Send the event of a stored message, and schedule those of its receipts."""
         stops = message.outcome == Outcome.ANSWERS_STOP
         if not self._heard(instance) and not stops:
             return
@@ -67,7 +67,7 @@ class Events:
             self._later(last_ms / 1000, self._stop, instance, message)
 
     def die(self) -> None:
-        """Forget what is to come and what is on its way: it was in memory alone."""
+        """Drop scheduled events and deliveries, which were only in memory."""
         for handle in self._waiting.values():
             handle.cancel()
         self._waiting.clear()
@@ -78,14 +78,14 @@ class Events:
         self, instance: SimulatedInstance, jid: str, text: str, *, quoted: str | None, name: str, variant: str
     ) -> Message:
         """
-        A person writes.
+        Simulate a message from a person.
 
         Args:
-            instance: Whose phone it reaches.
-            jid: The person.
-            text: What is written.
-            quoted: `key.id` of the message that is answered.
-            name: The person's own name.
+            instance: The instance that receives it.
+            jid: JID of the person.
+            text: Its text.
+            quoted: `key.id` of the message that it quotes, or None.
+            name: Name of the person.
             variant: `plain`, `lid` (a LID and the phone beside it) or `lid_alone`.
         """
         message = self._messages.insert(new_key_id(self._rng), instance.name, jid, text, from_me=False, push_name=name)
@@ -116,7 +116,7 @@ class Events:
         return message
 
     def connection(self, instance: SimulatedInstance, reason: int) -> None:
-        """The state changed."""
+        """Send the event of a changed state."""
         data: dict[str, Any] = {"instance": instance.name, "state": instance.state, "statusReason": reason}
         if instance.state == "open":
             data |= {"wuid": instance.owner_jid, "profileName": instance.name, "profilePictureUrl": None}
@@ -150,7 +150,7 @@ class Events:
         self._waiting[number] = asyncio.get_running_loop().call_later(after_s, now)
 
     def _emit(self, instance: SimulatedInstance, event: str, data: object) -> None:
-        """One event after the other, each instance for itself, where they take time."""
+        """Send an event; if events take time, after the pending ones of its instance."""
         if not self._faults.event_s and instance.name not in self._free_at:
             self._post(instance, event, data)
             return

@@ -85,8 +85,8 @@ def webhook_problems(hook: Any) -> list[str]:
 
 def webhook_of(hook: dict[str, Any], instance: SimulatedInstance) -> WebhookSettings:
     """
-    The row of a good webhook: a disabled one keeps no events, no events mean all of them, and what is not given stays
-    as it was.
+    The row of a valid webhook. A disabled one keeps no events, no events mean all events, and absent fields keep their
+    values.
     """
     before = instance.webhook or WebhookSettings(hook["url"], True, [], None, False, False, instance.id)
     enabled = bool(hook["enabled"])

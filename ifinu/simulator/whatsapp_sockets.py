@@ -1,12 +1,12 @@
 """
-The sockets between instances and WhatsApp: pairing, reconnecting, and two that kick each other.
+The sockets between instances and WhatsApp: pairing, reconnecting, and two sockets that close each other.
 
-    connect at `close`      `connecting`, with a code that a phone has to scan
-    the phone scans it      WhatsApp closes with 515: the state is `close`, and no hook says so
-    `reconnect_ms` later    `connecting`, by the gateway itself, and after that time again `open`
+    connect while `close`   `connecting`, with a code that a phone has to scan
+    the phone scans it      WhatsApp closes with 515: the state is `close`, without a webhook
+    `reconnect_ms` later    `connecting`, since the gateway reconnects, and after that time again `open`
 
-`connect` opens a socket whenever the state is `close`, as it is for a moment after the scan. Of two sockets of one
-instance WhatsApp kicks the older with 440; the gateway reconnects it at once, and so on until the process restarts.
+`connect` opens a socket whenever the state is `close`, which it is for a moment after the scan. Of two sockets of one
+instance WhatsApp closes the older with 440; the gateway reconnects it at once, and so on until the process restarts.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _KICK_MS = 50.0
 
 class Sockets:
     """
-    What opens and closes the sockets of one process.
+    Opens and closes the sockets of one process.
 
     Args:
-        config: How long things take.
-        instances: All there are, by name.
-        events: Hears of each change.
+        config: Gives the times.
+        instances: All instances, by name.
+        events: Sends the event of each change.
     """
 
     def __init__(self, config: SimulatorConfig, instances: Mapping[str, SimulatedInstance], events: Events) -> None:
@@ -39,23 +39,23 @@ class Sockets:
         self._events = events
 
     def boot(self, held: Iterable[SimulatedInstance], after_ms: float) -> None:
-        """Connect every instance that is paired; 2.3.7 leaves those alone that were closed for good."""
+        """Connect every paired instance; 2.3.7 leaves out those that were closed for good."""
         for instance in held:
             if instance.has_session and (self._config.version == "2.3.6" or instance.stored is not Link.CLOSE):
-                instance.turn += 1
+                instance.generation += 1
                 instance.state, instance.sockets = Link.CLOSE, 1
                 self._later(instance, after_ms, self._opened)
 
     def die(self, held: Iterable[SimulatedInstance]) -> None:
-        """Lose every socket, as with the process that has them; the database does not hear of it."""
+        """Drop every socket, as when the process dies; the database does not change."""
         for instance in held:
             instance.died_at.append(time.monotonic())
             if instance.integration == BAILEYS:
-                instance.turn += 1
+                instance.generation += 1
                 instance.state, instance.sockets = Link.CLOSE, 0
 
     def connect(self, instance: SimulatedInstance) -> None:
-        """Open a socket, beside one that there may be."""
+        """Open a socket, even beside an existing one."""
         instance.sockets += 1
         self._change(instance, Link.CONNECTING)
         if instance.has_session:
@@ -68,10 +68,10 @@ class Sockets:
 
     def scan(self, instance: SimulatedInstance) -> bool:
         """
-        A phone scans the code.
+        Simulate that a phone scans the code.
 
         Returns:
-            Whether there was one to scan.
+            Whether there was a code to scan.
         """
         if instance.state is not Link.CONNECTING or instance.has_session:
             return False
@@ -81,12 +81,12 @@ class Sockets:
         return True
 
     def restart(self, instance: SimulatedInstance) -> None:
-        """Open the socket of an open instance anew."""
+        """Reconnect an open instance."""
         self._reconnect(instance)
 
     def log_out(self, instance: SimulatedInstance) -> None:
-        """End the session: the database keeps whose it was, and why it ended."""
-        instance.turn += 1
+        """End the session; the database keeps its owner and the reason of its end."""
+        instance.generation += 1
         instance.sockets, instance.has_session = 0, False
         instance.stored = Link.CLOSE
         instance.disconnected = (LOGGED_OUT, now_iso())
@@ -94,7 +94,7 @@ class Sockets:
 
     def set_state(self, instance: SimulatedInstance, state: Link) -> None:
         """Put an instance into a state for good; pending changes are dropped."""
-        instance.turn += 1
+        instance.generation += 1
         instance.sockets = 0 if state is Link.CLOSE else 1
         instance.stored = state
         self._change(instance, state)
@@ -109,7 +109,7 @@ class Sockets:
             self._drop(instance)
 
     def _drop(self, instance: SimulatedInstance) -> None:
-        """WhatsApp closes, and the gateway comes back by itself: no hook says `close`."""
+        """WhatsApp closes the socket, and the gateway reconnects, without a webhook for `close`."""
         instance.state = Link.CLOSE
         self._later(instance, self._config.reconnect_ms, self._reconnect)
 
@@ -118,7 +118,7 @@ class Sockets:
         self._later(instance, self._config.reconnect_ms, self._opened)
 
     def _change(self, instance: SimulatedInstance, state: Link, reason: int = 200) -> None:
-        """Put an instance into a state and say so to its webhook."""
+        """Put an instance into a state, and send the event."""
         if instance.state is state:
             return
         instance.state = state
@@ -131,11 +131,11 @@ class Sockets:
         self._events.connection(instance, reason)
 
     def _later(self, instance: SimulatedInstance, after_ms: float, step: Callable[[SimulatedInstance], object]) -> None:
-        """Take a step, unless the instance is deleted, logged out or put into a state meanwhile."""
-        turn = instance.turn
+        """Schedule a step; it is dropped if the instance is deleted, logged out or put into a state meanwhile."""
+        generation = instance.generation
 
         def now() -> None:
-            if self._instances.get(instance.name) is instance and instance.turn == turn:
+            if self._instances.get(instance.name) is instance and instance.generation == generation:
                 step(instance)
 
         if after_ms:

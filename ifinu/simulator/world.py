@@ -1,4 +1,4 @@
-"""Everything one simulated gateway knows, in one place, for the routes to work on."""
+"""The state of one simulated gateway, on which the routes work."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ifinu.simulator.whatsapp_sockets import Sockets
 
 class World:
     """
-    The state behind the routes. It lives on the simulator's event loop and nowhere else.
+    The state behind the routes. Only the simulator's event loop may use it.
 
     Args:
-        config: How it was started.
-        database: Shared with other processes; None makes one.
-        ledger: Likewise.
+        config: The configuration.
+        database: A database shared with other processes; None makes one.
+        ledger: A ledger shared with other processes; None makes one.
 
     Raises:
         ConfigurationError: `config.script` is wrong, or there is no such version.
@@ -64,7 +64,7 @@ class World:
 
     @property
     def url(self) -> str:
-        """Where it listens; empty before it does."""
+        """The gateway's URL; empty until it listens."""
         return self.events.server_url
 
     @url.setter
@@ -72,12 +72,12 @@ class World:
         self.events.server_url = value
 
     def held(self, name: str) -> SimulatedInstance | None:
-        """An instance, if this process holds it, and has it in memory by now."""
+        """An instance, if this process holds it and has loaded it; else None."""
         instance = self.instances.get(name) if time.monotonic() >= self._loaded_at else None
         return instance if instance is not None and instance.client_name == self.config.client_name else None
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close the ledger's file, unless the ledger is shared."""
         if self._owns_ledger:
             self.ledger.close()
 
@@ -87,7 +87,7 @@ class World:
         self.sockets.boot(self._own(), self.config.load_ms + self.config.boot_ms)
 
     def die(self) -> None:
-        """Lose what is in memory, as when the process is killed; the database keeps the rest."""
+        """Drop the state in memory, as when the process is killed; the database stays."""
         self.events.die()
         self.sockets.die(self._own())
 
@@ -95,11 +95,10 @@ class World:
         return [one for one in self.instances.values() if one.client_name == self.config.client_name]
 
     def new_key_id(self) -> str:
-        """An id for a message."""
         return new_key_id(self.rng)
 
     def reset(self) -> None:
-        """Forget what was observed: ledger, stored messages, known numbers, turns of the script."""
+        """Delete the ledger, stored messages and known numbers, and start the fault script again."""
         self.ledger.reset()
         self.messages.clear()
         self.known_jids.clear()

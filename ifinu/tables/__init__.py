@@ -1,8 +1,8 @@
 """
-Files of records, as people and programs hand them over: JSON, CSV and spreadsheets.
+Readers of record files: JSON, CSV and spreadsheets.
 
-One wrong line is one refused line. Encoding, delimiter and header are found out, and what was found is said. Knows no
-notification: what a table is read for, its reader says (`Fields`).
+A wrong line is refused by itself. Encoding, delimiter and header are detected, and the result is reported. This package
+does not depend on notifications: the caller describes the columns it needs (`Fields`).
 """
 
 from ifinu.tables.columns import Fields

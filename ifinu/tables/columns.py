@@ -1,4 +1,4 @@
-"""The names above a table -> the fields that they stand for."""
+"""Columns of a table -> fields."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from ifinu.errors import ConfigurationError
 
 
 def fold(name: str) -> str:
-    """A column's name as it is compared: without case, and without spaces around it."""
+    """A column's name for comparison: in lower case, with single spaces."""
     return " ".join(name.split()).casefold()
 
 
 @dataclass(frozen=True)
 class Fields:
     """
-    What a table is read for.
+    The fields that a table is read for.
 
     Attributes:
-        names: Column, as `fold` leaves it -> field.
-        needed: Fields without which nothing can be read; of each tuple, one is enough.
-        otherwise: Field -> the option that gives it to every record.
-        guards: Fields that no row may end before: without them a record may mean something else.
-        likely: The field that a name may have been meant for.
-        mapped: Column -> field, as somebody said with `--map`; beats `names`.
+        names: Column, as `fold` returns it -> field.
+        needed: Fields that the table must have; of each tuple, one is enough.
+        otherwise: Field -> the option that sets it for every record.
+        guards: Fields that every row must reach: without them a record could mean something else.
+        likely: Returns the name that a misspelt column may stand for, or None.
+        mapped: Column -> field, from `--map`; takes precedence over `names`.
     """
 
     names: Mapping[str, str]
@@ -35,12 +35,12 @@ class Fields:
     mapped: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, name: str) -> str | None:
-        """The field of a column."""
+        """The field of a column, or None."""
         folded = fold(name)
         return {fold(column): to for column, to in self.mapped.items()}.get(folded) or self.names.get(folded)
 
     def spellings(self, wanted: tuple[str, ...]) -> str:
-        """Fields of which one is needed, by all of their names."""
+        """All column names of fields of which one is needed, for messages."""
         return " or ".join(name for name, to in self.names.items() if to in wanted)
 
     @classmethod
@@ -49,7 +49,7 @@ class Fields:
         Read `--map "Column=field"`, as often as it was given.
 
         Raises:
-            ConfigurationError: One is not written so, names no field, or names one again.
+            ConfigurationError: An option has another form, names an unknown field, or names a field again.
         """
         mapped: dict[str, str] = {}
         for option in options:
@@ -70,11 +70,11 @@ class Columns:
     The columns of a table.
 
     Args:
-        cells: Its header.
-        fields: What it is read for.
+        cells: The cells of the header.
+        fields: The fields that the table is read for.
 
     Attributes:
-        fields: The field of each column; None where it has none.
+        fields: The field of each column, or None.
         spelling: Field -> its column, as the file spells it.
         unused: Columns without a field.
     """
@@ -85,7 +85,7 @@ class Columns:
             self.names.pop()
         mapped = {fold(column) for column in fields.mapped}
         taken = set(fields.mapped.values())
-        # A column that was mapped beats one that happens to have the field's name.
+        # A mapped column takes precedence over one that happens to have the field's name.
         found = [fields.of(name) for name in self.names]
         self.fields = [
             None if to in taken and fold(name) not in mapped else to for name, to in zip(self.names, found, strict=True)
@@ -105,7 +105,7 @@ class Columns:
         return [*lacking, *(repr(column) for column in fields.mapped if fold(column) not in there)]
 
     def guesses(self, fields: Fields) -> dict[str, str]:
-        """Column -> the field without a column that it may have been meant for."""
+        """Unused column -> the field without a column that it may stand for."""
         guessed: dict[str, str] = {}
         for name in self.unused:
             meant = fields.names.get(fold(fields.likely(name) or ""))

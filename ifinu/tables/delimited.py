@@ -1,9 +1,9 @@
 """
-Lines of text -> rows of cells, as a person reads them.
+Lines of text -> rows of cells.
 
 Not Python's `csv`, which lets one stray quote swallow the rest of a file and ends at a bare carriage return. A quoted
-cell may hold line breaks, if its quote is closed within `_LONGEST_CELL` lines and what closes it stands at the end of a
-cell. Every other quote at the start of a cell is stray: that line is refused, and the next one is read by itself.
+cell may hold line breaks, if its closing quote comes within `_LONGEST_CELL` lines and ends the cell. Any other quote at
+the start of a cell is stray: its line is refused, and the next one is read by itself.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ifinu.tables.record import Record
 from ifinu.tables.text import LONGEST, Text
 
 DELIMITERS = ";,\t|"
-_BLANK = " \t\r\n\u00a0\x1a"  # the last is where DOS ends a file
+_BLANK = " \t\r\n\u00a0\x1a"  # the last one marks the end of a file in DOS
 _LONGEST_CELL = 100  # lines
 _STRAY = 'has a " that no other one closes; write a cell with quotes as "5"" pipe", or without any'
 
 
-# A spreadsheet takes a cell that begins so for a formula, unless an apostrophe precedes it (OWASP, "CSV Injection").
+# Spreadsheets read a cell that begins so as a formula, unless an apostrophe precedes it (OWASP, "CSV Injection").
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _SHIELDED = re.compile(r"\A'(?=[=+\-@\t\r])")
 
 
 def shielded(cell: object) -> str:
-    """A cell for a CSV file that no spreadsheet takes for a formula; the reader here takes the apostrophe off again."""
+    """A cell for a CSV file that spreadsheets do not read as a formula; `RowReader` removes the apostrophe again."""
     text = "" if cell is None else str(cell)
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 class RawLine(NamedTuple):
-    """A line of a file, from 1."""
+    """A line of a file, numbered from 1."""
 
     number: int
     raw: bytes
@@ -52,10 +52,10 @@ class RowReader:
     The rows of a file.
 
     Args:
-        text: Whose lines they are.
-        lines: Its lines; those that hold nothing are passed over.
-        delimiter: What stands between cells.
-        width: How many cells a row has, as its header says; 0 if that is not known yet.
+        text: The file's text, which decodes lines.
+        lines: The lines; empty ones are skipped.
+        delimiter: The delimiter of cells.
+        width: Number of cells in the header; 0 if it is not known yet.
     """
 
     def __init__(self, text: Text, lines: Iterator[RawLine], delimiter: str, width: int = 0) -> None:
@@ -91,7 +91,7 @@ class RowReader:
             return self._over_lines(first)
 
     def _over_lines(self, first: RawLine) -> Record:
-        """A row with a cell of several lines, or the first of them alone."""
+        """A row with a cell of several lines; or, if its quote is stray, the refused first line."""
         taken = [first]
         size = len(first.raw)
         while len(taken) < _LONGEST_CELL and size <= LONGEST and (line := self._next()) is not None:
@@ -122,8 +122,8 @@ class RowReader:
     def _split(self, text: str) -> list[str]:
         """
         Raises:
-            ValueError: Saying what is wrong with the line.
-            _Open: A quote is not closed in it.
+            ValueError: The line is invalid; the message says why.
+            _Open: A quote is not closed in the line.
         """
         text = text.rstrip("\r\n")
         if '"' not in text:
@@ -176,5 +176,4 @@ def _patterns(delimiter: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 
 def numbered(lines: Iterator[bytes]) -> Iterator[RawLine]:
-    """Lines with their numbers."""
     return itertools.starmap(RawLine, enumerate(lines, 1))

@@ -1,4 +1,4 @@
-"""Bytes -> JSON objects, each as it stands there: one a line, or anywhere in an array or one after the other."""
+"""Bytes -> JSON objects: one per line, or in an array, or one after the other over several lines."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def _by_line(text: Text) -> Iterator[Record]:
 
 class _Scan:
     """
-    Finds objects by their braces, wherever lines end.
+    Finds objects by their braces, independently of lines.
 
-    Of an object that is not JSON, the first lines are refused, down to the next line that begins with a brace: a
-    missing brace or quote swallows nothing but its own object.
+    An invalid object is refused up to the next line that begins with a brace, so that a missing brace or quote does not
+    swallow other objects.
     """
 
     def __init__(self, text: Text) -> None:
         self._text = text
         self._chunks = text.chunks()
         self._buffer = b""
-        self._at = 0  # where to look for the next mark
-        self._kept = 0  # where the object begins, or what stands between two of them
+        self._at = 0  # where the search for the next mark starts
+        self._kept = 0  # where the object begins, or the text between two objects
         self._depth = 0
         self._quoted = False
         self._line = self._begins = 1
-        self._lost = False  # whether the end of an object that was refused is yet to come
+        self._lost = False  # whether the rest of a refused object is still to come
 
     def records(self) -> Iterator[Record]:
         """All objects, in order."""
@@ -61,7 +61,7 @@ class _Scan:
             elif self._depth and self._line - self._begins > _MOST_LINES:
                 yield from self._give_up(_BROKEN)
             elif (match is None or match.end() == len(self._buffer)) and self._more():
-                pass  # what follows a backslash may not have been there
+                pass  # the character after a backslash may be in the next chunk
             elif match is not None:
                 yield from self._step(match[0], match.start())
             elif self._depth:
@@ -83,7 +83,7 @@ class _Scan:
         self._at = place + 1
         if mark == b"\n":
             self._line += 1
-            if self._quoted:  # no text of JSON has a line break
+            if self._quoted:  # a string in JSON has no line break
                 yield from self._give_up(_BROKEN)
             elif not self._depth:
                 yield from self._between(place, self._line - 1)
@@ -112,7 +112,7 @@ class _Scan:
     def _is_json(self, raw: bytes) -> bool:
         try:
             json.loads(self._text.decode(raw))
-        except InvalidNotification:  # its encoding, of which it is refused later
+        except InvalidNotification:  # its encoding is wrong, for which it is refused later
             return True
         except (ValueError, RecursionError):
             return False

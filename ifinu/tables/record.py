@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Format(enum.StrEnum):
     """The format of a file."""
 
-    JSONL = "jsonl"  # JSON objects, one a line or in an array
+    JSONL = "jsonl"  # JSON objects, one per line or in an array
     CSV = "csv"  # a header and rows; comma, semicolon, tab or bar
     XLSX = "xlsx"  # a spreadsheet: .xlsx, .xls, .ods
 
@@ -18,13 +18,13 @@ class Format(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class Record:
     """
-    One record as it stands in the file.
+    One record of a file.
 
     Attributes:
-        line: Where it begins, from 1; in a spreadsheet, its row.
+        line: Number of its first line, from 1; in a spreadsheet, its row.
         raw: Its bytes; of a spreadsheet, the row as CSV.
-        cells: What stands in it; None for JSON.
-        fault: Why it cannot be read; empty if it can.
+        cells: Its cells; None for JSON.
+        fault: The reason why it cannot be read; empty if it can.
     """
 
     line: int

@@ -1,4 +1,4 @@
-"""Spreadsheets (.xlsx, .xls, .ods) -> rows of cells. A spreadsheet is in memory as a whole."""
+"""Spreadsheets (.xlsx, .xls, .ods) -> rows of cells. The whole spreadsheet is read into memory."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _AS_CSV = "in Excel or LibreOffice, save it as CSV"
 
 def sheets(content: bytes, name: str, only: str | None) -> Iterator[tuple[str, Iterator[Record]]]:
     """
-    The sheets of a workbook that are not hidden.
+    The visible sheets of a workbook.
 
     Args:
         content: The whole file.
-        name: What errors call it.
-        only: The one that is wanted; None for all.
+        name: Its name in error messages.
+        only: Name of the only sheet to read, even if it is hidden; None for all visible ones.
 
     Raises:
-        ConfigurationError: It cannot be read, or has no such sheet.
+        ConfigurationError: The file cannot be read, or has no such sheet.
     """
     try:
         import python_calamine as calamine
@@ -77,13 +77,13 @@ def _rows(sheet: CalamineSheet, failed: frozenset[str]) -> Iterator[Record]:
 
 
 def _letters(place: int) -> str:
-    """The name of a column, from 0: A, …, Z, AA, …"""
+    """The name of a column by its index from 0: A, …, Z, AA, …"""
     more, last = divmod(place, 26)
     return (_letters(more - 1) if more else "") + chr(ord("A") + last)
 
 
 def _failed(content: bytes, sheet: str) -> frozenset[str]:
-    """Cells of an .xlsx whose formula failed (#N/A, #REF!): calamine gives them as empty ones."""
+    """Names of cells of an .xlsx whose formula failed (#N/A, #REF!), which calamine returns as empty."""
     with (
         contextlib.suppress(zipfile.BadZipFile, KeyError, StopIteration),
         zipfile.ZipFile(io.BytesIO(content)) as parts,

@@ -1,4 +1,4 @@
-"""A file, opened: what it holds, under which names, and its records one at a time."""
+"""A table: a record file with its detected format and columns, and its records one at a time."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ifinu.tables.record import Format, Record
 from ifinu.tables.sheets import OLE, ZIP, sheets
 from ifinu.tables.text import Text
 
-_SEARCHED = 20  # lines among which the header may stand
-_HEADER = 10  # lines that a header may have, with line breaks in its cells
+_SEARCHED = 20  # lines that are searched for the header
+_HEADER = 10  # lines that a header with line breaks in its cells may have
 _BEGINNING = 1 << 12
 _SEP = re.compile(rb'"?sep=(.)"?\s*', re.IGNORECASE)
 _JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 _CSV_ENDINGS = (".csv", ".tsv", ".txt")
 _BETWEEN_OBJECTS = b", \t\r\n"
-_MARKED_AS_TEXT = re.compile(r"'(?=[\d=+@(-])")  # an apostrophe that says "this is text"
+_MARKED_AS_TEXT = re.compile(r"'(?=[\d=+@(-])")  # an apostrophe that marks a cell as text
 _COPIED = (
     r"has a line break or a quote that is spelled out, such as \n, as psql's `copy … to stdout` writes them; "
     "take psql -AtX -c 'select …', or psql --csv"
 )
 _FAILED = re.compile(r"#(?:N/[AD]|REF!|VALU?E!|VALOR!|DIV/0!|NOME\?|NAME\?|N[UÚ]M!|NUL[OL]!)", re.IGNORECASE)
 _ESCAPED_BREAK = re.compile(r"\\[nrt]")
-_NOTHING = ("", r"\N")  # the latter by PostgreSQL and MySQL
-_COPIED_TEXT = re.compile(rb'\\\\[nrtu"]')  # in JSON, where each backslash stands twice
+_NOTHING = ("", r"\N")  # PostgreSQL and MySQL write \N
+_COPIED_TEXT = re.compile(rb'\\\\[nrtu"]')  # in JSON, where each backslash is doubled
 _NOT_TABLES = {
     b"\x1f\x8b": "is compressed; unpack it first: gunzip -c FILE | ifinu … -",
     b"%PDF": "is a PDF; export the table behind it as CSV or as a spreadsheet",
@@ -46,20 +46,20 @@ class Table:
 
     Args:
         source: The file, at its beginning.
-        fields: What it is read for.
-        name: Of the file, for errors; its ending counts where its first bytes leave the format open.
-        form: What it holds; None to find out. Spreadsheets are known by their bytes even where this says otherwise.
-        sheet: Of a spreadsheet; None for the first that has the columns.
+        fields: The fields that it is read for.
+        name: The file's name, for errors; its extension decides the format if the first bytes do not.
+        form: The format; None to detect it. A spreadsheet is detected by its bytes in any case.
+        sheet: Name of the sheet to read; None for the first one that has the columns.
 
     Attributes:
         unit: `line`, or `row` of a spreadsheet.
         header: The header's bytes; empty for JSON.
         spelling: Field -> its column, as the file spells it.
-        guesses: Column that is not used -> the field that it may have been meant for.
-        notes: What to say about the file before it is read.
+        guesses: Unused column -> the field that it may stand for.
+        notes: Remarks to show before the file is read.
 
     Raises:
-        ConfigurationError: Nothing in it can be read as it is; the message says why and what to do.
+        ConfigurationError: The file cannot be read; the message says why and what to do.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class Table:
 
     @property
     def encoding(self) -> str:
-        """The text's encoding, as far as it was read; empty for a spreadsheet, and for nothing but ASCII."""
+        """The encoding of the text read so far; empty for a spreadsheet, and for plain ASCII."""
         return "" if self.unit == "row" else self._text.encoding
 
     def read(self, record: Record) -> dict[str, object]:
         """
-        The fields of a record that are not empty. JSON keeps its own keys, except those that were mapped.
+        The non-empty fields of a record. JSON keeps its own keys, except mapped ones.
 
         Raises:
-            InvalidNotification: It cannot be read.
+            InvalidNotification: The record cannot be read.
         """
         if record.fault:
             raise InvalidNotification("", record.fault)
@@ -223,7 +223,7 @@ class _Search:
 
     def result(self, name: str, unit: str) -> tuple[Record, str, Columns]:
         """
-        The header, what its cells are delimited by, and its columns.
+        The header, its delimiter and its columns.
 
         Raises:
             ConfigurationError: No header was found, or it names a field twice.

@@ -1,9 +1,9 @@
 """
-Bytes of a file -> lines of text, in an encoding that is found out while they are read.
+Bytes of a file -> lines of text; the encoding is detected while they are read.
 
-A byte-order mark decides. Without one, NUL bytes give UTF-16 away, and the first lines that are not ASCII decide
-between UTF-8 and Windows-1252. UTF-16 is turned into UTF-8 first, so that all that follows deals with bytes in which
-ASCII is ASCII. Memory holds a chunk and a line.
+A byte-order mark decides. Without one, NUL bytes indicate UTF-16, and the first lines that are not ASCII decide between
+UTF-8 and Windows-1252. UTF-16 is converted to UTF-8 first, so that all later steps handle bytes that contain ASCII
+unchanged. Memory use is a chunk and a line.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"),
 )
 _WINDOWS = "Windows-1252"
-_SAMPLE = 1000  # bytes that are looked at for NUL
+_SAMPLE = 1000  # bytes that are searched for NUL
 _ANY_END = re.compile(rb"\r\n|\r|\n")
-# Portuguese of code page 850, as DOS programs export it, looks so where it is taken for Windows-1252: "Concei‡Æo".
+# Portuguese in code page 850, which DOS programs export, looks like this when read as Windows-1252: "Concei‡Æo".
 _OF_DOS = re.compile("[A-Za-z][ƒ‡†ˆ‚„…¡¢£€¥¤¦¬¯¶¸Æ]|[ƒ‡†ˆ‚„¡¢£€¥¤¦¬¯¶¸Æ][A-Za-z]")
 
 
@@ -37,11 +37,11 @@ class Text:
 
     Args:
         source: The file.
-        beginning: What was read of it already.
+        beginning: Bytes that were read from the file already.
 
     Attributes:
-        head: Its first bytes, as UTF-8 where it is UTF-16.
-        encoding: Its name for people; empty as long as there was nothing but ASCII.
+        head: The first bytes; those of UTF-16 as UTF-8.
+        encoding: Name of the encoding, for messages; empty as long as all text was ASCII.
     """
 
     def __init__(self, source: IO[bytes], beginning: bytes = b"") -> None:
@@ -62,7 +62,7 @@ class Text:
         self._old_macintosh = _ends_by_carriage_returns(self.head)
 
     def chunks(self) -> Iterator[bytes]:
-        """All of its bytes, by chunks."""
+        """All bytes, in chunks."""
         yield self.head
         while raw := self._source.read(_CHUNK):
             yield self._as_utf8(raw)
@@ -70,7 +70,7 @@ class Text:
             yield self._as_utf8(b"", last=True)
 
     def lines(self) -> Iterator[bytes]:
-        """Its lines with their ends; what is longer than `LONGEST` is cut to one byte more than that."""
+        """The lines with their ends; a line longer than `LONGEST` is cut to one byte more than that."""
         rest, cut = b"", False
         for chunk in self.chunks():
             *whole, rest = self._split(rest + chunk)
@@ -87,10 +87,10 @@ class Text:
 
     def decode(self, raw: bytes) -> str:
         """
-        Read a line, or a part of one.
+        Decode a line, or a part of one.
 
         Raises:
-            InvalidNotification: It is not in the encoding of the rest.
+            InvalidNotification: It is not in the encoding of the lines before.
         """
         if raw.isascii():
             return raw.decode("ascii")
@@ -119,7 +119,7 @@ class Text:
         if self._decoder is None:
             return raw
         try:
-            # Half of a surrogate pair becomes bytes that are not UTF-8, and is refused with its line.
+            # Half of a surrogate pair becomes invalid UTF-8, so that its line is refused.
             return self._decoder.decode(raw, last).encode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             self._decoder.reset()
@@ -145,7 +145,7 @@ def _without_mark(raw: bytes) -> str:
 
 
 def _ends_by_carriage_returns(head: bytes) -> bool:
-    """Whether the first line ends as on an old Macintosh, outside of quotes."""
+    """Whether the first line ends by a bare carriage return outside quotes, as on an old Macintosh."""
     for match in _ANY_END.finditer(head):
         if head.count(b'"', 0, match.start()) % 2 == 0:
             return match[0] == b"\r" and match.end() < len(head)
