@@ -24,7 +24,9 @@ SANDBOX = "+5577998616740"
 FIRST_NUMBER = 81_000_000  # of the messages that have one each; the ninth digit stands before it
 
 
-def wait_until(fact: Callable[[], Any], deadline_s: float = 20.0, seen: Callable[[], Any] | None = None) -> Any:
+def wait_until(
+    fact: Callable[[], Any], deadline_s: float = 20.0, seen: Callable[[], Any] | None = None, every_s: float = 0.02
+) -> Any:
     """The first true value of `fact`; AssertionError with what was seen when the deadline passes."""
     give_up_at = time.monotonic() + deadline_s
     while True:
@@ -33,7 +35,7 @@ def wait_until(fact: Callable[[], Any], deadline_s: float = 20.0, seen: Callable
             return value
         if time.monotonic() > give_up_at:
             raise AssertionError(f"not within {deadline_s} s; seen: {seen() if seen else value!r}")
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 def raw(number: int | str, **fields: Any) -> bytes:

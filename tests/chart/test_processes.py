@@ -131,7 +131,8 @@ class Process:
 
     def waits(self, fact: Callable[[], Any]) -> None:
         """Wait for a fact; that the process ends is none."""
-        wait_until(lambda: fact() or self.process.poll() is not None, _STARTS_S, self.text)
+        # A probe is a process or two, which would take the time that what they look at needs to start.
+        wait_until(lambda: fact() or self.process.poll() is not None, _STARTS_S, self.text, every_s=0.2)
         assert self.process.poll() is None, self.text()
 
     def terminate(self, grace_s: float) -> int:
@@ -189,11 +190,22 @@ def pods(pods_of: Starting) -> Pods:
     return pods_of(rendered("default"))
 
 
+@pytest.fixture(scope="module")
+def migrated_postgres() -> Iterator[Postgres]:
+    """With the ledger's tables; none of the tests that share it stops it."""
+    with contextlib.ExitStack() as stack:
+        servers = Servers(rendered("default"))
+        stack.enter_context(servers.postgres)
+        database(servers.postgres.url, "ifinu")
+        Pods(rendered("default"), servers, stack).migrate()
+        yield servers.postgres
+
+
 @pytest.fixture
-def running(pods: Pods) -> Pods:
+def running(pods: Pods, migrated_postgres: Postgres) -> Pods:
     """With all servers, and the ledger's tables."""
-    pods.servers.start()
-    pods.migrate()
+    pods.servers.postgres = migrated_postgres
+    pods.servers.valkey.start()
     return pods
 
 
