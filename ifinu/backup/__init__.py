@@ -1,11 +1,11 @@
 """
-Backups of Redis and the databases: created, verified and restored.
+Backups of Redis and both databases: creation, verification, restoration.
 
-    Redis ─ replica ──╮                                    ╭─ primary ─▶ Redis, paused ◀─ reconciliation ─ ledger
-                      ├─ creation ─▶ store ─ verification ─┤
-    PostgreSQL ─ dump ╯     manifest, rotation             ╰─ pg_restore ─▶ PostgreSQL
+    Redis ──── replica ─╮                           ╭─ primary ──▶ Redis, paused ◀─ reconciliation ◀─ ledger
+                        ├─ creation ─▶ store ─▶ verification, restoration
+    PostgreSQL ─ dump ──╯             rotation      ╰─ pg_restore ─▶ PostgreSQL
 
-A backup is a folder of the store, named after its time, with one file per part. `manifest.json` is written last: a
-folder without it is an unfinished backup. Redis is copied before the ledger, so that every event is in one of the two:
-those that the ledger had not recorded by then are in the copy of Redis.
+A backup is a folder in the store, named after the time it was begun. It holds one file per part and `manifest.json`,
+which is written last: a folder without it is an unfinished backup. Redis is copied before the ledger, so every event is
+in the copied stream or already in the ledger.
 """

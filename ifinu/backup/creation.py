@@ -1,4 +1,4 @@
-"""Creation of a backup: part by part in a new folder, and the manifest last."""
+"""Creation of a backup: each part into a new folder, then the manifest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 
 from ifinu import __version__
 from ifinu.backup import fingerprints, manifest, replica
-from ifinu.backup.manifest import Kept, Manifest, Part
+from ifinu.backup.manifest import Manifest, Part, StoredPart
 from ifinu.backup.postgres import Database
 from ifinu.backup.rdb import Outline
 from ifinu.backup.store import Store
-from ifinu.backup.streams import Counted, Watch, unwatched
+from ifinu.backup.streams import Counted, Progress, no_progress
 from ifinu.errors import BackupFailed
 
 _TRIES = 10
@@ -28,7 +28,7 @@ class Sources:
     The servers to back up; None for a part that is left out.
 
     Attributes:
-        redis_url: Redis.
+        redis_url: As `IFINU_REDIS_URL`.
         ledger: The ledger's database.
         evolution: The gateway's database.
     """
@@ -42,35 +42,37 @@ def create(
     store: Store,
     sources: Sources,
     *,
-    watch: Watch = unwatched,
+    progress: Progress = no_progress,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Manifest:
     """
     Create a backup.
 
+    If it raises, the store holds no manifest of it, and usually no folder.
+
     Args:
-        store: The store that it is written to.
+        store: Receives the backup.
         sources: The servers to back up.
-        watch: Called with the progress of each part.
-        clock: Returns the present time, aware.
+        progress: Called with the bytes of each part.
+        clock: Returns the current time, aware.
 
     Returns:
-        The manifest of the backup.
+        The manifest.
 
     Raises:
-        BackupFailed: No backup was created, and its folder has no manifest.
-        LedgerUnavailable: As `BackupFailed`; a database is away.
-        redis.RedisError: As `BackupFailed`; Redis is away.
+        BackupFailed: The store, `pg_dump` or a snapshot failed.
+        LedgerUnavailable: A database is away.
+        redis.RedisError: Redis is away.
     """
     name, created_at = _begin(store, clock)
     try:
         parts = {}
-        # Redis first: see the package.
+        # Redis first: the docstring of the package says why.
         if sources.redis_url is not None:
-            parts[Part.REDIS] = _redis(store, name, sources.redis_url, watch)
+            parts[Part.REDIS] = _redis(store, name, sources.redis_url, progress)
         for part, database in ((Part.LEDGER, sources.ledger), (Part.EVOLUTION, sources.evolution)):
             if database is not None:
-                parts[part] = _database(store, name, part, database, watch)
+                parts[part] = _database(store, name, part, database, progress)
         created = Manifest(
             format=manifest.FORMAT,
             name=name,
@@ -82,7 +84,7 @@ def create(
         with store.writing(name, manifest.FILE) as sink:
             sink.write(created.write())
     except BaseException:
-        with contextlib.suppress(BackupFailed):  # `rotation.prune` deletes a folder without a manifest later
+        with contextlib.suppress(BackupFailed):  # `rotation.prune` deletes it later
             store.delete(name)
         raise
     return created
@@ -94,35 +96,35 @@ def _begin(store: Store, clock: Callable[[], datetime]) -> tuple[str, datetime]:
         name = manifest.name_of(now)
         if store.begin(name):
             return name, now
-        time.sleep(1.0 - now.microsecond / 1_000_000)  # another backup began in this second
-    raise BackupFailed(f"{store.place} has a backup of every second")
+        time.sleep(1.0 - now.microsecond / 1_000_000)  # another backup was begun in this second
+    raise BackupFailed(f"{store.place}: {_TRIES} folder names in a row are taken by other backups")
 
 
-def _redis(store: Store, name: str, url: str, watch: Watch) -> Kept:
+def _redis(store: Store, name: str, url: str, progress: Progress) -> StoredPart:
     outline = Outline()
     with replica.snapshot(url) as snapshot, store.writing(name, Part.REDIS.file) as sink:
-        counted = Counted(sink, Part.REDIS.value, watch)
+        counted = Counted(sink, Part.REDIS.value, progress)
         for chunk in snapshot.chunks:
             outline.feed(chunk)
             counted.write(chunk)
         outline.check()
-    return Kept(
+    return StoredPart(
         bytes=counted.bytes, sha256=counted.sha256, server=snapshot.server, at=snapshot.at, keys=outline.keys()
     )  # fmt: skip
 
 
-def _database(store: Store, name: str, part: Part, database: Database, watch: Watch) -> Kept:
-    # The rows are counted and hashed while they are dumped, in the same snapshot.
-    with database.viewed() as view, ThreadPoolExecutor(1) as pool:
-        counting = pool.submit(fingerprints.tables, view.connection)
+def _database(store: Store, name: str, part: Part, database: Database, progress: Progress) -> StoredPart:
+    # A second thread counts and hashes the rows during the dump, in the same snapshot.
+    with database.snapshot() as snapshot, ThreadPoolExecutor(1) as pool:
+        counting = pool.submit(fingerprints.tables, snapshot.connection)
         try:
             with store.writing(name, part.file) as sink:
-                counted = Counted(sink, part.value, watch)
-                database.dump(view, counted)
+                counted = Counted(sink, part.value, progress)
+                database.dump(snapshot, counted)
                 tables = counting.result()
         except BaseException:
-            while not counting.done():  # else the pool waits until all tables are counted
-                view.cancel()  # the present statement, if there is one; again for the next table's
+            while not counting.done():  # or the pool would wait until every table is counted
+                snapshot.cancel()  # repeated, since it misses the thread between two statements
                 wait((counting,), _CANCEL_AGAIN_S)
             raise
-    return Kept(bytes=counted.bytes, sha256=counted.sha256, server=view.server, at=view.at, tables=tables)
+    return StoredPart(bytes=counted.bytes, sha256=counted.sha256, server=snapshot.server, at=snapshot.at, tables=tables)

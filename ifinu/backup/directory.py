@@ -1,4 +1,4 @@
-"""Backups in a directory that only its owner can read: they hold phones, names and WhatsApp sessions."""
+"""Backups in a directory, readable by their owner alone: they hold phones, names and WhatsApp sessions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _UNFINISHED = re.compile(r"\.[a-z.]+\.part")
 
 class Directory:
     """
-    A store in a file system.
+    A store in a file system; `Store` documents the methods.
 
     Args:
-        root: The directory; created with the first backup.
+        root: The directory; `begin` creates it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -29,8 +29,7 @@ class Directory:
         self._root = root
 
     def begin(self, name: str) -> bool:
-        """Create a folder; False if it exists."""
-        with self._ours():
+        with self._errors():
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 (self._root / name).mkdir(mode=0o700)
@@ -41,10 +40,10 @@ class Directory:
 
     @contextlib.contextmanager
     def writing(self, name: str, file: str) -> Iterator[Sink]:
-        """A new file, which gets its name once it is complete and on the disk."""
+        """Write a new file. It gets its name once all of it is synced to disk."""
         folder = self._root / name
         unfinished = folder / f".{file}.part"
-        with self._ours():
+        with self._errors():
             descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 with os.fdopen(descriptor, "wb") as out:
@@ -59,13 +58,11 @@ class Directory:
 
     @contextlib.contextmanager
     def reading(self, name: str, file: str) -> Iterator[Source]:
-        """An existing file."""
-        with self._ours(), (self._root / name / file).open("rb") as content:
+        with self._errors(), (self._root / name / file).open("rb") as content:
             yield content
 
     def names(self) -> list[str]:
-        """The folders with a backup's name, the oldest first."""
-        with self._ours():
+        with self._errors():
             if not self._root.exists():
                 return []
             return sorted(
@@ -74,8 +71,7 @@ class Directory:
             )  # fmt: skip
 
     def files(self, name: str) -> dict[str, int]:
-        """The sizes in bytes of a backup's files, by name; other files are left out."""
-        with self._ours():
+        with self._errors():
             return {
                 entry.name: entry.stat().st_size
                 for entry in os.scandir(self._root / name)
@@ -83,9 +79,8 @@ class Directory:
             }
 
     def delete(self, name: str) -> None:
-        """Delete a backup's files, the manifest first, and the folder if nothing else is in it."""
         folder = self._root / name
-        with self._ours():
+        with self._errors():
             (folder / manifest.FILE).unlink(missing_ok=True)
             for file in manifest.FILES:
                 (folder / file).unlink(missing_ok=True)
@@ -93,14 +88,14 @@ class Directory:
                 for entry in list(os.scandir(folder)):
                     if _UNFINISHED.fullmatch(entry.name):
                         Path(entry).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it holds other files, or is gone
+            with contextlib.suppress(OSError):  # other files are in it, or it is gone
                 folder.rmdir()
 
     def abandon(self, before: datetime) -> None:
-        """Do nothing: an unfinished file is in its folder, and deleted with it."""
+        """Do nothing: unfinished files are in their backup's folder, and `delete` removes them."""
 
     @contextlib.contextmanager
-    def _ours(self) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as exc:
@@ -108,7 +103,7 @@ class Directory:
 
 
 def _sync(folder: Path) -> None:
-    """Sync a folder, so that the names in it survive a power failure."""
+    """Make new names in a folder survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

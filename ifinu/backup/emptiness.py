@@ -1,9 +1,9 @@
 """
-A check whether a server holds no more than a fresh install creates before its first message.
+Whether a server holds only the data of a fresh install, before its first message.
 
-A restore may overwrite such a server without `--replace`. The lists below name everything that is allowed: any other
-table or key makes a server not empty. The results name what was found, without the content of rows, and without the
-ids, phones and pseudonyms in keys.
+A restore may overwrite such a server without `--replace`. The lists here name the data that is allowed; any other table
+or key makes a server not empty. Findings are phrases for people, without the content of a row and without the ids,
+phones and pseudonyms in the names of keys.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import redis
-from psycopg2.extensions import cursor as Cursor  # noqa: N812 - a class that psycopg2 calls so
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - a class with a lower-case name
 
 from ifinu.backup.manifest import Part
 from ifinu.broker import pseudonyms
@@ -33,17 +33,17 @@ from ifinu.broker.locations import SHARD
 from ifinu.ledger.migrate import VERSION_TABLE
 from ifinu.ledger.schema import metadata, recorder
 
-_MANY = 1000  # where counting ends
-_LISTED = 8  # tables or keys in one sentence
+_MOST_COUNTED = 1000
+_MOST_LISTED = 8  # findings in one sentence
 
 
-class Thing(NamedTuple):
+class DatabaseObject(NamedTuple):
     """
     An object that `pg_dump` would dump.
 
     Attributes:
-        kind: Its kind, as DROP takes it: `TABLE`.
-        name: Its name with the schema, quoted as PostgreSQL quotes it.
+        kind: Keyword that follows DROP, as in `TABLE`.
+        name: Name with its schema, quoted by PostgreSQL.
     """
 
     kind: str
@@ -51,19 +51,19 @@ class Thing(NamedTuple):
 
     @property
     def bare(self) -> str:
-        """The name without its schema. It keeps necessary quotes, and so never equals a plain name."""
+        """Name without its schema; a name that needs quotes keeps them, and so equals no plain name."""
         return self.name.rpartition(".")[2]
 
 
-class Fresh(NamedTuple):
+class FreshInstall(NamedTuple):
     """
-    A database right after its migrations.
+    The content of a database right after its migrations.
 
     Attributes:
-        versions: The table of the migrations, whose rows do not count.
-        names: The tables and sequences allowed; None for any.
-        kinds: The kinds of objects allowed.
-        own: Table -> condition of the rows that the migrations insert.
+        versions: Table that records the migrations; its rows are ignored.
+        names: Allowed tables and sequences; None allows any.
+        kinds: Allowed kinds of objects.
+        own: By table, an SQL condition for the rows that the migrations insert.
     """
 
     versions: str
@@ -73,92 +73,94 @@ class Fresh(NamedTuple):
 
 
 FRESH = {
-    Part.LEDGER: Fresh(
+    Part.LEDGER: FreshInstall(
         VERSION_TABLE,
         {VERSION_TABLE, *metadata.tables, "gaps_id_seq"},
         {"TABLE", "SEQUENCE"},
         {recorder.name: "id = 1 AND ms = 0 AND seq = 0"},
     ),
-    # Its tables change with its version, so the table in which its ORM, Prisma, records migrations identifies it.
-    Part.EVOLUTION: Fresh("_prisma_migrations", None, {"TABLE", "SEQUENCE", "TYPE"}, {}),
+    # Other tables change with the gateway's version; this one is where its ORM, Prisma, records its migrations.
+    Part.EVOLUTION: FreshInstall("_prisma_migrations", None, {"TABLE", "SEQUENCE", "TYPE"}, {}),
 }
 
-# Celery's remote control, its replies, and its events while Flower or `inspect` runs: a killed process leaves these.
+# Bindings of Celery's remote control, its replies and its events, which a killed process leaves behind.
 _EXCHANGES = (f"{CONTROL}.pidbox", f"reply.{CONTROL}.pidbox", TASK_EVENTS)
 _ALLOWED = {
     **dict.fromkeys((f"_kombu.binding.{exchange}".encode() for exchange in _EXCHANGES), b"set"),
     b"_kombu.binding_deadlines": b"zset",
     RECORDER.encode(): b"string",
-    pseudonyms.KEY.encode(): b"string",  # without phones, the key of pseudonyms protects nothing
+    pseudonyms.KEY.encode(): b"string",  # the key that hashes phones; without phones it is worth nothing
 }
 _LOCATIONS = instance_key("").encode()
 _OURS = {key.encode() for key in (*(k for q in QUEUES for k in Keys.of(q)), EVENTS, UNKNOWN, REPLIES, NEW_REPLIES)}
 _SIZES = {b"list": "llen", b"zset": "zcard", b"hash": "hlen", b"set": "scard", b"stream": "xlen"}
 
 
-def in_database(cursor: Cursor, things: Sequence[Thing], fresh: Fresh) -> list[str]:
+def in_database(cursor: Cursor, objects: Sequence[DatabaseObject], fresh: FreshInstall) -> list[str]:
     """
-    What a database holds beyond a fresh install.
+    Find the data of a database that a fresh install would not have.
 
     Args:
         cursor: A cursor of the database.
-        things: All objects in it.
-        fresh: What a fresh install creates.
+        objects: All objects in the database.
+        fresh: The content of a fresh install.
 
     Returns:
-        Items such as `3 rows of public.events`; empty if the database may be dropped.
+        Phrases such as `3 rows of public.events`; empty if the database may be overwritten.
+
+    Raises:
+        psycopg2.Error: The server failed, or the role may not read all rows.
     """
-    if things and fresh.versions not in {thing.bare for thing in things if thing.kind == "TABLE"}:
-        return _few([f"{thing.kind.lower()} {thing.name}" for thing in things])
-    strange = [
-        f"{thing.kind.lower()} {thing.name}"
-        for thing in things
-        if thing.kind not in fresh.kinds or (fresh.names is not None and thing.bare not in fresh.names)
+    if objects and fresh.versions not in {found.bare for found in objects if found.kind == "TABLE"}:
+        return _shortened([f"{found.kind.lower()} {found.name}" for found in objects])
+    unknown = [
+        f"{found.kind.lower()} {found.name}"
+        for found in objects
+        if found.kind not in fresh.kinds or (fresh.names is not None and found.bare not in fresh.names)
     ]
-    cursor.execute("SET LOCAL row_security = off")  # rows hidden by a policy count too: the query fails instead
+    cursor.execute("SET LOCAL row_security = off")  # so that a policy that hides rows makes the query fail
     filled = []
-    for thing in things:
-        if thing.kind == "TABLE" and thing.bare != fresh.versions:
-            own = fresh.own.get(thing.bare, "false")
-            cursor.execute(
-                f"SELECT count(*) FROM (SELECT FROM ONLY {thing.name} WHERE NOT ({own}) LIMIT {_MANY + 1}) AS found"  # noqa: S608 - as PostgreSQL itself writes it
-            )
-            (rows,) = cursor.fetchone() or (0,)
-            if rows:
-                filled.append(f"{_counted(rows, 'row')} of {thing.name}")
-    return _few([*filled, *strange])
+    for table in (found for found in objects if found.kind == "TABLE" and found.bare != fresh.versions):
+        own = fresh.own.get(table.bare, "false")
+        cursor.execute(
+            f"SELECT count(*) FROM (SELECT FROM ONLY {table.name} WHERE NOT ({own}) LIMIT {_MOST_COUNTED + 1}) AS found"  # noqa: S608 - PostgreSQL quoted the name
+        )
+        (rows,) = cursor.fetchone() or (0,)
+        if rows:
+            filled.append(f"{_counted(rows, 'row')} of {table.name}")
+    return _shortened([*filled, *unknown])
 
 
 def in_redis(client: redis.Redis) -> list[str]:
     """
-    What Redis holds beyond a fresh install, in all its databases.
+    Find the data in all databases of a Redis server that a fresh install would not have.
 
     Args:
-        client: A connection that returns bytes.
+        client: A Redis client that returns bytes.
 
     Returns:
-        Items such as `2 entries of ifinu:fila:whatsapp:dlq` or `3 keys ifinu:claim:…`; empty if the data may be
+        Phrases such as `2 entries of ifinu:fila:whatsapp:dlq` and `3 keys ifinu:claim:…`; empty if the data may be
         replaced.
 
     Raises:
         redis.RedisError: Redis is away.
     """
     database = client.connection_pool.connection_kwargs.get("db") or 0
-    there: Any = client.info("keyspace")
+    keyspace: Any = client.info("keyspace")
     found: collections.Counter[str] = collections.Counter()
-    for name, about in there.items():
+    for name, figures in keyspace.items():
         if name != f"db{database}":
-            found[f"key in its database {name.removeprefix('db')}"] = about["keys"]
-    for key in client.scan_iter(count=_MANY):
-        if found.total() > _MANY:
+            found[f"key in its database {name.removeprefix('db')}"] = figures["keys"]
+    for key in client.scan_iter(count=_MOST_COUNTED):
+        if found.total() > _MOST_COUNTED:
             break
-        if size := _holds(client, key):
-            found[_named(key)] += size
-    return _few([_counted(size, what) for what, size in sorted(found.items())])
+        if size := _size(client, key):
+            found[_noun(key)] += size
+    return _shortened([_counted(size, noun) for noun, size in sorted(found.items())])
 
 
-def _holds(client: redis.Redis, key: bytes) -> int:
-    """The number of entries at a key beyond a fresh install; 1 for a key whose entries are not counted."""
+def _size(client: redis.Redis, key: bytes) -> int:
+    """Number of entries at a key that a fresh install would not have; 1 for a key whose entries are not counted."""
     type_: Any = client.type(key)
     if type_ == b"none" or _ALLOWED.get(key) == type_:
         return 0
@@ -166,14 +168,14 @@ def _holds(client: redis.Redis, key: bytes) -> int:
         fields: Any = client.hkeys(key)
         return int(set(fields) != {SHARD.encode()})
     if key == EVENTS.encode() and type_ == b"stream":
-        return int(client.xlen(key))  # recorded events are deleted
+        return int(client.xlen(key))  # the recorder deletes the events it has read
     if key in _OURS and type_ in _SIZES:
         return int(getattr(client, _SIZES[type_])(key))
     return 1
 
 
-def _named(key: bytes) -> str:
-    """What a key's count is of, in the singular."""
+def _noun(key: bytes) -> str:
+    """Noun for the entries of a key, in the singular."""
     if key in _OURS:
         return f"entry of {key.decode()}"
     ours, colon, rest = key.decode(errors="replace").partition(":")
@@ -182,12 +184,13 @@ def _named(key: bytes) -> str:
     return "key of another application"
 
 
-def _counted(count: int, what: str) -> str:
-    noun, _, rest = what.partition(" ")
-    many = "more than 1,000" if count > _MANY else f"{count:,}"
+def _counted(count: int, phrase: str) -> str:
+    noun, _, rest = phrase.partition(" ")
+    number = f"more than {_MOST_COUNTED:,}" if count > _MOST_COUNTED else f"{count:,}"
     plural = noun if count == 1 else {"entry": "entries"}.get(noun, f"{noun}s")
-    return f"{many} {plural} {rest}".rstrip()
+    return f"{number} {plural} {rest}".rstrip()
 
 
-def _few(found: list[str]) -> list[str]:
-    return [*found[:_LISTED], f"and {len(found) - _LISTED} more"] if len(found) > _LISTED else found
+def _shortened(found: list[str]) -> list[str]:
+    rest = len(found) - _MOST_LISTED
+    return [*found[:_MOST_LISTED], f"and {rest} more"] if rest > 0 else found

@@ -1,9 +1,9 @@
 """
-Fingerprints of the tables of a PostgreSQL database: number of rows, and a hash of their content.
+Fingerprints of a PostgreSQL database: the row count of each table, and a hash of its rows.
 
-The hash is the sum, over the rows, of 64 bits of the MD5 of the row's text. It does not depend on the order of the rows
-or on the server, so it compares a restored database with the dumped one. It finds rows that were lost, doubled or
-changed by accident; it is no protection against forgery.
+The hash is the sum, over the rows, of 64 bits of the MD5 of the row's text. It depends neither on the order of the rows
+nor on the server, so a dumped and a restored table can be compared. It detects lost, duplicated and changed rows, but
+does not protect against deliberate forgery.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SETTINGS = (
     "SET LOCAL lc_monetary = 'C'",
     "SET LOCAL search_path = pg_catalog",
 )
-# The tables whose rows pg_dump dumps: neither the system's nor an extension's.
+# The tables whose rows pg_dump dumps: not those of the system or of an extension.
 _TABLES = """
 SELECT namespace.nspname, class.relname
 FROM pg_catalog.pg_class AS class JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
@@ -36,7 +36,7 @@ WHERE class.relkind = 'r' AND class.relpersistence <> 't'
                     AND depends.deptype = 'e')
 ORDER BY 1, 2
 """
-# No column has the alias as its name; else it would mean that column.
+# No column may have the name of the alias, or the alias would mean the column.
 _HASH = """
 SELECT count(*),
        coalesce(sum(('x' || substr(md5("the whole row"::text), 1, 16))::bit(64)::bigint::numeric), 0)::text
@@ -46,13 +46,14 @@ FROM ONLY {schema}.{table} AS "the whole row"
 
 def tables(connection: Any) -> dict[str, TableSummary]:
     """
-    The fingerprint of each table, by its schema and name.
+    Compute the fingerprint of each table, by `schema.name`.
 
     Args:
-        connection: A psycopg2 connection in a transaction; settings of that transaction are changed.
+        connection: A connection of psycopg2. Its transaction decides which rows are visible; some of its settings are
+            changed until the transaction ends.
 
     Raises:
-        psycopg2.Error: The server answered with an error, or not at all.
+        psycopg2.Error: The server failed, or is away.
     """
     found = {}
     with connection.cursor() as cursor:
@@ -67,16 +68,16 @@ def tables(connection: Any) -> dict[str, TableSummary]:
 
 
 def differences(expected: dict[str, TableSummary], found: dict[str, TableSummary]) -> list[str]:
-    """The differences between two sets of fingerprints, a line per table; empty if there are none."""
-    lines = []
+    """Describe each table that differs, in one sentence; empty if all agree."""
+    described = []
     for name in sorted(expected.keys() | found.keys()):
         before, after = expected.get(name), found.get(name)
         if after is None:
-            lines.append(f"table {name} is missing")
+            described.append(f"table {name} is missing")
         elif before is None:
-            lines.append(f"table {name} was not in the backup")
+            described.append(f"table {name} was not in the backup")
         elif before.rows != after.rows:
-            lines.append(f"table {name} has {after.rows:,} rows, not {before.rows:,}")
+            described.append(f"table {name} has {after.rows:,} rows, not {before.rows:,}")
         elif before.hash != after.hash:
-            lines.append(f"table {name} has as many rows, with other content")
-    return lines
+            described.append(f"table {name} has as many rows, but their content differs")
+    return described

@@ -1,4 +1,4 @@
-"""Loading a part of a backup into a server, and comparing it with the manifest."""
+"""Loading of one part of a backup into a server, and its comparison with the manifest."""
 
 from __future__ import annotations
 
@@ -11,83 +11,85 @@ from ifinu.backup import fingerprints, primary
 from ifinu.backup.manifest import Manifest, Part
 from ifinu.backup.postgres import Database
 from ifinu.backup.store import Store
-from ifinu.backup.streams import Watch, chunks
+from ifinu.backup.streams import Progress, chunks
 
 
-def database(store: Store, manifest: Manifest, part: Part, into: Database, watch: Watch) -> list[str]:
+def database(store: Store, manifest: Manifest, part: Part, into: Database, progress: Progress) -> list[str]:
     """
-    Load a dump into a database.
+    Load a dump into an empty database.
 
     Args:
-        store: The backup's store.
-        manifest: The backup's manifest.
+        store: The store that holds the backup.
+        manifest: Manifest of the backup.
         part: The part to load.
-        into: An empty database.
-        watch: Called with the progress.
+        into: The empty database.
+        progress: Called for each chunk.
 
     Returns:
-        Differences from the backup, a line each; empty if there are none.
+        Differences between the database and the manifest, one sentence each; empty if they agree.
 
     Raises:
         BackupFailed: The dump could not be loaded; the database is still empty.
         LedgerUnavailable: The database is away.
     """
-    kept = manifest.parts[part]
-    into.restore(chunks(store, manifest.name, part, kept, f"restoring {part}", watch))
-    return fingerprints.differences(kept.tables or {}, into.tables())
+    stored = manifest.parts[part]
+    into.restore(chunks(store, manifest.name, part, stored, f"restoring {part}", progress))
+    return fingerprints.differences(stored.tables or {}, into.tables())
 
 
 def snapshot(
     store: Store,
     manifest: Manifest,
     client: redis.Redis,
-    watch: Watch,
+    progress: Progress,
     *,
     address: primary.Address,
     commands: Sequence[Sequence[str]] = (),
-    last: Callable[[], None] = lambda: None,
+    last_check: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """
-    Load a snapshot into Redis, replacing all its data.
+    Load a Redis snapshot into a server, in place of everything it holds.
 
     Args:
-        store: The backup's store.
-        manifest: The backup's manifest.
+        store: The store that holds the backup.
+        manifest: Manifest of the backup.
         client: A client of the server.
-        watch: Called with the progress.
-        address: The address at which the server connects to this process.
-        commands: Commands to run with it, before other clients can write.
-        last: Called while writes are paused, and the server still has its data. An exception aborts the load.
+        progress: Called for each chunk.
+        address: The address at which the server can reach this process.
+        commands: Commands that the server runs after loading, before it accepts other writes.
+        last_check: Called while writes are paused, before the server drops its data; an exception cancels the load.
 
     Returns:
-        Differences from the backup, a line each; empty if there are none.
+        Differences between the server and the manifest, one sentence each; empty if they agree.
 
     Raises:
-        BackupFailed: The snapshot could not be loaded; try again.
+        BackupFailed: The snapshot could not be loaded; the load may be repeated.
         redis.RedisError: The server is away.
     """
-    kept = manifest.parts[Part.REDIS]
+    stored = manifest.parts[Part.REDIS]
     found: dict[int, int] = {}
 
     def count() -> None:
         found.update(keys(client))
 
-    content = chunks(store, manifest.name, Part.REDIS, kept, "restoring redis", watch)
-    primary.replace_data(client, content, kept.bytes, address=address, commands=commands, last=last, loaded=count)
+    rdb = chunks(store, manifest.name, Part.REDIS, stored, "restoring redis", progress)
+    primary.replace_data(
+        client, rdb, stored.bytes, address=address, commands=commands, last_check=last_check, loaded=count
+    )
     primary.wait_until_on_disk(client)
     return [
         f"database {number} of Redis has {found.get(number, 0):,} keys, not {expected:,}"
-        for number, expected in (kept.keys or {}).items()
+        for number, expected in (stored.keys or {}).items()
         if found.get(number, 0) != expected
     ]
 
 
 def keys(client: redis.Redis) -> dict[int, int]:
     """
-    The number of keys in each database of a Redis server that is not empty.
+    Count the keys of a Redis server, by database number; empty databases are left out.
 
     Raises:
-        redis.RedisError: Redis is away.
+        redis.RedisError: The server is away.
     """
     keyspace: Any = client.info("keyspace")
-    return {int(name.removeprefix("db")): fields["keys"] for name, fields in keyspace.items()}
+    return {int(name.removeprefix("db")): database["keys"] for name, database in keyspace.items()}

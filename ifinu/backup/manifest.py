@@ -1,7 +1,7 @@
 """
-The manifest of a backup, `manifest.json`: its parts, with their sizes and checksums.
+The manifest of a backup: its parts, their sizes and checksums.
 
-It is written last: a backup with a manifest is complete.
+`manifest.json` is written last, so where it exists, every file that it names is complete.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from ifinu.errors import BackupFailed
 
 FILE = "manifest.json"
-FORMAT = 1  # version of the manifest and of the files beside it
+FORMAT = 1  # of the manifest and of the files beside it
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _TIME = "%Y%m%dT%H%M%SZ"
 
@@ -24,46 +24,46 @@ class Part(enum.StrEnum):
     """The parts of a backup, in the order in which they are copied."""
 
     REDIS = "redis"  # the queues, claims and opt-outs
-    LEDGER = "ledger"  # the history of every notification
+    LEDGER = "ledger"  # the outcome of every notification
     EVOLUTION = "evolution"  # the gateway's database: its WhatsApp sessions and messages
 
     @property
     def file(self) -> str:
-        """Name of its file in the store."""
+        """File name in the store."""
         return f"{self.value}.{'rdb' if self is Part.REDIS else 'dump'}"
 
 
 FILES = frozenset({FILE, *(part.file for part in Part)})
 
 
-class _Written(BaseModel):
+class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class TableSummary(_Written):
+class TableSummary(_Entry):
     """
-    The fingerprint of a table.
+    The content of a table, in two figures.
 
     Attributes:
         rows: Number of rows.
-        hash: Hash of the rows, independent of their order and of the server; see `fingerprints.py`.
+        hash: Equal for the same rows in any order, on any server; see `fingerprints.py`.
     """
 
     rows: int
     hash: str
 
 
-class Kept(_Written):
+class StoredPart(_Entry):
     """
-    One part in the store.
+    One part of a backup, as stored.
 
     Attributes:
         bytes: Size of its file.
         sha256: Digest of its file, in hex.
         server: The server it was copied from: `PostgreSQL 17.6`, `Valkey 9.1.2`.
-        at: A time by the server's clock; the part has every change up to then.
-        tables: Of a database: the fingerprint of each table, by schema and name.
-        keys: Of Redis: the number of keys by database, as far as the file says so.
+        at: The copy holds every change up to this time, by the server's clock.
+        tables: For a database, its tables by `schema.name`.
+        keys: For Redis, the number of keys by database number, for the databases that the file counts at its start.
     """
 
     bytes: int
@@ -74,16 +74,16 @@ class Kept(_Written):
     keys: dict[int, int] | None = None
 
 
-class Manifest(_Written):
+class Manifest(_Entry):
     """
     A complete backup.
 
     Attributes:
-        format: Version of this file's format.
-        name: Name of the backup.
-        created_at: When it began.
-        finished_at: When its last part was stored.
-        ifinu: The version of ifinu that created it.
+        format: Version of the manifest's format.
+        name: Name of the backup's folder.
+        created_at: Start of the backup.
+        finished_at: Time at which its last part was stored.
+        ifinu: Version of ifinu that created it.
         parts: Its parts.
     """
 
@@ -92,15 +92,14 @@ class Manifest(_Written):
     created_at: AwareDatetime
     finished_at: AwareDatetime
     ifinu: str
-    parts: dict[Part, Kept]
+    parts: dict[Part, StoredPart]
 
     @property
     def size(self) -> int:
-        """Size of all parts in bytes."""
-        return sum(kept.bytes for kept in self.parts.values())
+        """Size of all parts together, in bytes."""
+        return sum(stored.bytes for stored in self.parts.values())
 
     def write(self) -> bytes:
-        """Encode the manifest as JSON."""
         return self.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
 
 
@@ -109,11 +108,11 @@ def read(name: str, content: bytes) -> Manifest:
     Read a manifest.
 
     Args:
-        name: Name of its backup.
-        content: Content of the file.
+        name: Name of the folder it was read from.
+        content: Bytes of the file.
 
     Raises:
-        BackupFailed: It is not a manifest, is another backup's, or has the format of a later version.
+        BackupFailed: The content is not a manifest, is that of another backup, or has a format of another version.
     """
     try:
         manifest = Manifest.model_validate_json(content)
@@ -129,17 +128,17 @@ def read(name: str, content: bytes) -> Manifest:
 
 
 def name_of(at: datetime) -> str:
-    """Name of a backup that began at `at`."""
+    """Name of a backup that was begun at `at`."""
     return at.astimezone(UTC).strftime(_TIME)
 
 
 def is_name(name: str) -> bool:
-    """Whether this is the name of a backup."""
+    """Whether a folder of this name may be a backup."""
     return _NAME.fullmatch(name) is not None and _time(name) is not None
 
 
 def began(name: str) -> datetime:
-    """When a backup began, by its name; ValueError if it is not the name of a backup."""
+    """Start of a backup, from its name; ValueError if the name is not one of a backup."""
     at = _time(name)
     if at is None:
         raise ValueError(f"{name!r} is not the name of a backup")

@@ -1,8 +1,8 @@
 """
-A PostgreSQL database, dumped by the program `pg_dump` and restored by `pg_restore`.
+Dumps and restores of a PostgreSQL database by `pg_dump` and `pg_restore`.
 
-They get the address on the command line, and the password only in their environment. Their errors may quote rows, so
-only the first line of an error is passed on, phones masked.
+The programs get the address on their command line, and the password only in their environment. Their error output may
+quote rows, so errors repeat only its first error line, with phones masked and quoted values removed.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ from sqlalchemy import make_url
 
 from ifinu import phone
 from ifinu.backup import emptiness, fingerprints
-from ifinu.backup.emptiness import Fresh, Thing
+from ifinu.backup.emptiness import DatabaseObject, FreshInstall
 from ifinu.backup.manifest import TableSummary
 from ifinu.backup.store import Sink
 from ifinu.backup.streams import CHUNK_BYTES
 from ifinu.errors import BackupFailed, ConfigurationError, LedgerUnavailable
 
 _CONNECT_S = 10
-_LOCK_WAIT_MS = 60_000  # for a running migration
-_LONGEST_WORDS = 300
-# Options for the gateway's ORM in its URL, which libpq does not know.
-_NOT_LIBPQS = ("schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size")
-_SECRETS = ("IFINU_", "AWS_")  # variables that these programs do not get
+_LOCK_WAIT_MS = 60_000  # long enough for a running migration
+_LONGEST_ERROR = 300  # characters
+# Parameters for the gateway's ORM in its URL, which libpq does not know.
+_ORM_PARAMETERS = ("schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size")
+_SECRETS = ("IFINU_", "AWS_")  # prefixes of the variables that are kept from these programs
 
-_VIEW = "SELECT pg_export_snapshot(), current_setting('server_version'), transaction_timestamp()"
+_EXPORT = "SELECT pg_export_snapshot(), current_setting('server_version'), transaction_timestamp()"
 _USERS = r"namespace.nspname <> 'information_schema' AND namespace.nspname !~ '^pg_'"
 _NOT_AN_EXTENSIONS = """NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS depends
   WHERE depends.classid = '{catalogue}'::regclass AND depends.objid = {object}.oid AND depends.deptype = 'e')"""
-# Objects that `pg_dump` would dump: kind and name as DROP takes them; after tables those that are dropped with one.
+# The objects that `pg_dump` would dump: kind and name as DROP takes them; after the tables those that may belong to one
+# and are dropped with it.
 _OBJECTS = f"""
 SELECT class.relkind = 'S',
        CASE class.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
@@ -81,13 +82,13 @@ class ExportedSnapshot(NamedTuple):
     A database as it was at one instant.
 
     Attributes:
-        snapshot: Its id, for `pg_dump --snapshot`.
-        connection: A psycopg2 connection whose transaction sees it.
-        server: Name and version: `PostgreSQL 17.6`.
-        at: That instant, by the server's clock.
+        id: Identifier for `pg_dump --snapshot`.
+        connection: A connection of psycopg2, whose transaction sees the snapshot.
+        server: Program and version, as in `PostgreSQL 17.6`.
+        at: The instant, by the server's clock.
     """
 
-    snapshot: str
+    id: str
     connection: Any
     server: str
     at: datetime
@@ -100,45 +101,45 @@ class ExportedSnapshot(NamedTuple):
 
 class Database:
     """
-    One database.
+    One PostgreSQL database.
 
     Args:
         url: `postgresql://…` or `postgresql+psycopg2://…`.
-        what: Its name in messages: `the ledger`.
+        label: Its name in messages, as in `the ledger`.
 
     Raises:
-        ConfigurationError: The URL is not one of PostgreSQL.
+        ConfigurationError: The URL is not one of PostgreSQL, or has `sslpassword`.
     """
 
-    def __init__(self, url: str, what: str) -> None:
+    def __init__(self, url: str, label: str) -> None:
         try:
             parts = make_url(url)
         except sqlalchemy.exc.ArgumentError as exc:
-            raise ConfigurationError(f"the URL of {what} is not a database URL") from exc
+            raise ConfigurationError(f"the URL of {label} is not a database URL") from exc
         if parts.get_backend_name() != "postgresql":
-            raise ConfigurationError(f"{what} is in {parts.get_backend_name()}, not in PostgreSQL")
-        given = {name: value for name, value in parts.query.items() if name not in _NOT_LIBPQS}
+            raise ConfigurationError(f"{label} is in {parts.get_backend_name()}, not in PostgreSQL")
+        given = {name: value for name, value in parts.query.items() if name not in _ORM_PARAMETERS}
         if "sslpassword" in given:
-            raise ConfigurationError(f"the URL of {what} has sslpassword: use a key without one, or `passfile`")
+            raise ConfigurationError(f"the URL of {label} has sslpassword: use a key without one, or `passfile`")
         query_password = given.pop("password", None)
-        self.what = what
+        self.label = label
         self.host = parts.host or str(given.get("host", "localhost"))
         password = parts.password if parts.password is not None else query_password
         self._password = None if password is None else str(password)
-        places = {"host": parts.host, "port": parts.port, "user": parts.username, "dbname": parts.database}
-        wanted = {"connect_timeout": _CONNECT_S, **{name: value for name, value in places.items() if value}, **given}
-        self._address = make_dsn(application_name="ifinu backup", **wanted)
+        address = {"host": parts.host, "port": parts.port, "user": parts.username, "dbname": parts.database}
+        options = {"connect_timeout": _CONNECT_S, **{name: value for name, value in address.items() if value}, **given}
+        self._address = make_dsn(application_name="ifinu backup", **options)
 
     def __repr__(self) -> str:
-        return f"<{self.what} at {self.host}>"
+        return f"<{self.label} at {self.host}>"
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[Any]:
         """
-        A psycopg2 connection without timeouts for statements, closed at the end of the block.
+        Open a connection of psycopg2 without statement timeouts, and close it at the end of the block.
 
         Raises:
-            LedgerUnavailable: The server is away, or fails within the block.
+            LedgerUnavailable: The server is away, or a statement in the block failed.
         """
         secret = {} if self._password is None else {"password": self._password}
         try:
@@ -152,23 +153,23 @@ class Database:
             finally:
                 connection.close()
         except psycopg2.Error as exc:
-            words = str(exc).strip().partition("\n")[0]
-            raise LedgerUnavailable(f"{self.what} failed ({phone.mask_in(words)[:_LONGEST_WORDS]})") from exc
+            error = str(exc).strip().partition("\n")[0]
+            raise LedgerUnavailable(f"{self.label} failed ({phone.mask_in(error)[:_LONGEST_ERROR]})") from exc
 
-    def ask(self) -> None:
+    def ping(self) -> None:
         """
-        Check that the database accepts connections.
+        Check that the server accepts a connection.
 
         Raises:
-            LedgerUnavailable: It is away, or refuses.
+            LedgerUnavailable: The server is away, or refuses.
         """
         with self.connected():
             pass
 
     @contextlib.contextmanager
-    def viewed(self) -> Iterator[ExportedSnapshot]:
+    def snapshot(self) -> Iterator[ExportedSnapshot]:
         """
-        A snapshot that stays the same until the end of the block.
+        Export a snapshot, which stays the same until the end of the block while others write.
 
         Raises:
             LedgerUnavailable: The server is away.
@@ -176,22 +177,22 @@ class Database:
         with self.connected() as connection:
             connection.set_session(isolation_level=ISOLATION_LEVEL_REPEATABLE_READ, readonly=True)
             with connection.cursor() as cursor:
-                cursor.execute(_VIEW)
-                snapshot, version, at = cursor.fetchone()
-            yield ExportedSnapshot(snapshot, connection, f"PostgreSQL {version.split()[0]}", at.astimezone(UTC))
+                cursor.execute(_EXPORT)
+                id_, version, at = cursor.fetchone()
+            yield ExportedSnapshot(id_, connection, f"PostgreSQL {version.split()[0]}", at.astimezone(UTC))
 
-    def dump(self, view: ExportedSnapshot, sink: Sink) -> None:
+    def dump(self, snapshot: ExportedSnapshot, sink: Sink) -> None:
         """
-        Dump the database, in pg_dump's custom format.
+        Dump the whole database, in the custom format of pg_dump.
 
         Args:
-            view: The snapshot to dump.
-            sink: The file to write.
+            snapshot: The state to dump.
+            sink: Receives the dump.
 
         Raises:
-            BackupFailed: pg_dump is not installed, older than the server, or ended before it was done.
+            BackupFailed: pg_dump is not installed, is older than the server, or failed.
         """
-        options = ("--format=custom", f"--snapshot={view.snapshot}", f"--lock-wait-timeout={_LOCK_WAIT_MS}")
+        options = ("--format=custom", f"--snapshot={snapshot.id}", f"--lock-wait-timeout={_LOCK_WAIT_MS}")
         with self._program("pg_dump", *options, stdout=subprocess.PIPE) as running:
             assert running.stdout is not None  # noqa: S101 - it is a pipe
             while chunk := running.stdout.read(CHUNK_BYTES):
@@ -199,13 +200,14 @@ class Database:
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """
-        Load a dump, in one transaction.
+        Restore a whole dump in one transaction: all or nothing.
 
         Args:
-            chunks: The dump.
+            chunks: Bytes of the dump.
 
         Raises:
-            BackupFailed: pg_restore is not installed, or failed; nothing was loaded.
+            BackupFailed: pg_restore is not installed, or failed.
+            LedgerUnavailable: The server went away after it.
         """
         options = ("--format=custom", "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges")
         with self._program("pg_restore", *options, stdin=subprocess.PIPE) as running:
@@ -213,21 +215,21 @@ class Database:
         with self.connected() as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute("ANALYZE")  # else queries are slow until autovacuum does it
+                cursor.execute("ANALYZE")  # or queries are slow until autovacuum does it
 
     def tables(self) -> dict[str, TableSummary]:
         """
-        The fingerprints of its tables.
+        Compute the fingerprint of each table, by `schema.name`.
 
         Raises:
             LedgerUnavailable: The server is away.
         """
-        with self.viewed() as view:
-            return fingerprints.tables(view.connection)
+        with self.snapshot() as snapshot:
+            return fingerprints.tables(snapshot.connection)
 
     def is_empty(self) -> bool:
         """
-        Whether it has no object that a dump would hold.
+        Whether a dump of the database would hold no object.
 
         Raises:
             LedgerUnavailable: The server is away.
@@ -236,43 +238,43 @@ class Database:
             cursor.execute(_OBJECTS)
             return cursor.fetchone() is None
 
-    def found(self, fresh: Fresh) -> list[str]:
+    def beyond(self, fresh: FreshInstall) -> list[str]:
         """
-        What it holds beyond a fresh install; see `emptiness.in_database`.
+        Describe what the database holds beyond a fresh install, in short phrases; see `emptiness.in_database`.
 
         Raises:
             LedgerUnavailable: The server is away, or the role may not read all of it.
         """
         with self.connected() as connection, connection.cursor() as cursor:
-            return emptiness.in_database(cursor, _things(cursor), fresh)
+            return emptiness.in_database(cursor, _objects(cursor), fresh)
 
-    def empty(self, only: Fresh | None = None) -> list[str]:
+    def empty(self, only: FreshInstall | None = None) -> list[str]:
         """
-        Drop all objects that a dump would hold, in one transaction; extensions stay.
+        Drop every object that a dump would hold, in one transaction; extensions stay.
 
         Args:
-            only: Drop nothing if it holds more than such an install. Its tables are locked before the check, so that
-                writes meanwhile either are seen, or fail.
+            only: Drop nothing if the database holds more than this install. The tables are locked before they are
+                checked, so a concurrent write is either found, or fails.
 
         Returns:
-            What it holds beyond that; if there is anything, nothing was dropped.
+            What the database holds beyond `only`. If there is any, nothing was dropped.
 
         Raises:
-            LedgerUnavailable: The server is away, or the role may not drop; nothing was dropped.
+            LedgerUnavailable: The server is away, or the role lacks a privilege; nothing was dropped.
         """
         with self.connected() as connection, connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
-            things = _things(cursor)
+            objects = _objects(cursor)
             cursor.execute(_SCHEMAS)
             schemas = [sql.Identifier(schema) for (schema,) in cursor.fetchall()]
             if only is not None:
-                if tables := ", ".join(thing.name for thing in things if thing.kind == "TABLE"):
+                if tables := ", ".join(found.name for found in objects if found.kind == "TABLE"):
                     cursor.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
-                if found := emptiness.in_database(cursor, things, only):
-                    return found
-            for thing in things:
-                cursor.execute(f"DROP {thing.kind} IF EXISTS {thing.name} CASCADE")
-            # RESTRICT: an object created since the check was not checked, and makes all of it fail.
+                if beyond := emptiness.in_database(cursor, objects, only):
+                    return beyond
+            for found in objects:
+                cursor.execute(f"DROP {found.kind} IF EXISTS {found.name} CASCADE")
+            # RESTRICT fails, and nothing is dropped, if a schema holds an object created since the check.
             rest = sql.SQL("CASCADE" if only is None else "RESTRICT")
             for schema in schemas:
                 cursor.execute(sql.SQL("DROP SCHEMA {} {}").format(schema, rest))
@@ -281,7 +283,7 @@ class Database:
 
     def others(self) -> dict[str, int]:
         """
-        The number of connections that other applications have to it, by application.
+        Count the other connections to the database, by application name.
 
         Raises:
             LedgerUnavailable: The server is away.
@@ -291,29 +293,29 @@ class Database:
             return dict(cursor.fetchall())
 
     def _program(self, name: str, *arguments: str, **files: Any) -> AbstractContextManager[subprocess.Popen[bytes]]:
-        return _running(self.what, name, (*arguments, "--dbname", self._address), self._password, **files)
+        return _running(self.label, name, (*arguments, "--dbname", self._address), self._password, **files)
 
 
-def _things(cursor: Any) -> list[Thing]:
-    """The objects that `pg_dump` would dump, with names as PostgreSQL writes them."""
-    cursor.execute("SET LOCAL search_path = pg_catalog")  # so that names include their schemas
+def _objects(cursor: Any) -> list[DatabaseObject]:
+    """List the objects that `pg_dump` would dump, tables first; PostgreSQL quotes the names."""
+    cursor.execute("SET LOCAL search_path = pg_catalog")  # so that the names include their schemas
     cursor.execute(_OBJECTS)
-    return [Thing(kind, name) for _, kind, name in cursor.fetchall()]
+    return [DatabaseObject(kind, name) for _, kind, name in cursor.fetchall()]
 
 
-def listed(chunks: Iterable[bytes], what: str) -> int:
+def entries(chunks: Iterable[bytes], label: str) -> int:
     """
-    The number of entries in a dump's table of contents, as `pg_restore --list` reads it.
+    Count the entries in a dump's table of contents, with `pg_restore --list`.
 
     Args:
-        chunks: The dump, which is read to its end.
-        what: Its name in messages.
+        chunks: Bytes of the dump; they are read to their end.
+        label: Name of the dump in messages.
 
     Raises:
-        BackupFailed: It is not a dump; or as the chunks raise.
+        BackupFailed: pg_restore is not installed or cannot read the dump, or the chunks raised it.
     """
     with tempfile.TemporaryFile() as out:
-        with _running(what, "pg_restore", ("--list",), None, stdin=subprocess.PIPE, stdout=out) as running:
+        with _running(label, "pg_restore", ("--list",), None, stdin=subprocess.PIPE, stdout=out) as running:
             _feed(running, chunks)
         out.seek(0)
         return sum(not line.startswith(b";") for line in out)
@@ -321,10 +323,10 @@ def listed(chunks: Iterable[bytes], what: str) -> int:
 
 def program(name: str) -> str:
     """
-    The path of a program of PostgreSQL.
+    Find the path of one of PostgreSQL's client programs.
 
     Raises:
-        BackupFailed: It is not installed.
+        BackupFailed: The program is not installed.
     """
     found = shutil.which(name)
     if found is None:
@@ -334,19 +336,21 @@ def program(name: str) -> str:
 
 @contextlib.contextmanager
 def _running(
-    what: str, name: str, arguments: Sequence[str], password: str | None, **files: Any
+    label: str, name: str, arguments: Sequence[str], password: str | None, **files: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """
-    Run a program of PostgreSQL during the block, and kill it if the block raises.
+    Run a client program of PostgreSQL during the block, and kill it if the block raises.
 
     Raises:
-        BackupFailed: It is not installed, or ended with an error.
+        BackupFailed: The program is not installed, or failed.
     """
     environment = {key: value for key, value in os.environ.items() if not key.startswith(_SECRETS)}
     if password is not None:
         environment["PGPASSWORD"] = password
-    with tempfile.TemporaryFile() as said:
-        running = subprocess.Popen([program(name), "--no-password", *arguments], stderr=said, env=environment, **files)
+    with tempfile.TemporaryFile() as stderr:
+        running = subprocess.Popen(
+            [program(name), "--no-password", *arguments], stderr=stderr, env=environment, **files
+        )
         try:
             yield running
         except BaseException:
@@ -359,31 +363,31 @@ def _running(
                         pipe.close()
             running.wait()
         if running.returncode:
-            raise BackupFailed(f"{what}: {name} failed{_words(said, running.returncode)}")
+            raise BackupFailed(f"{label}: {name} failed{_cause(stderr, running.returncode)}")
 
 
 def _feed(running: subprocess.Popen[bytes], chunks: Iterable[bytes]) -> None:
-    """Write chunks to a program, which may stop reading before their end; all chunks are read."""
+    """Write chunks to a program. All are read, also if the program closes its input before the end."""
     assert running.stdin is not None  # noqa: S101 - it is a pipe
-    reads = True
+    is_open = True
     for chunk in chunks:
-        if reads:
+        if is_open:
             try:
                 running.stdin.write(chunk)
             except BrokenPipeError:
-                reads = False
-    if reads:
+                is_open = False
+    if is_open:
         with contextlib.suppress(BrokenPipeError):
             running.stdin.flush()
 
 
-def _words(said: IO[bytes], code: int) -> str:
-    """The reason in a program's output: the first line of an error, which quotes no rows."""
-    said.seek(0)
-    for line in said.read(100_000).decode(errors="replace").splitlines():
-        _, error, reason = line.partition(": error: ")
-        if error:
-            what, of_the_server, words = reason.partition("ERROR:")
-            words = re.sub(r'"[^"]*"', '"…"', words)  # it may quote a value
-            return f": {phone.mask_in(what + of_the_server + words)[:_LONGEST_WORDS]}"
-    return f", with {code}" if code > 0 else f": it was ended by signal {-code}"
+def _cause(stderr: IO[bytes], code: int) -> str:
+    """The first error line of a program, without quoted values; else its exit code or signal."""
+    stderr.seek(0)
+    for line in stderr.read(100_000).decode(errors="replace").splitlines():
+        _, marker, error = line.partition(": error: ")
+        if marker:
+            step, separator, server_error = error.partition("ERROR:")
+            server_error = re.sub(r'"[^"]*"', '"…"', server_error)  # may be a value of a row
+            return f": {phone.mask_in(step + separator + server_error)[:_LONGEST_ERROR]}"
+    return f" with exit code {code}" if code > 0 else f": killed by signal {-code}"

@@ -1,10 +1,12 @@
 """
-Loading a snapshot into Redis without access to its volume: this process acts as the primary that Redis replicates.
+A Redis primary for one replica: it loads a snapshot into a server without access to the server's volume.
 
-Redis loads the snapshot as a replica does, and drops its own data. A few commands follow over the replication stream.
-Once Redis has acknowledged them it becomes a primary again, and rewrites its own append-only file.
+REPLICAOF makes the server a replica of this process. It drops its data, loads the snapshot that it receives, and runs
+the commands that follow in the replication stream. After it has acknowledged them, REPLICAOF NO ONE makes it a primary
+again, and it rewrites its append-only file.
 
-Redis has to be able to connect to this process. No other client can: Redis gets a random password for that time.
+The server has to be able to connect to this process. `masterauth` is set to a random password meanwhile, so no other
+process can take its place.
 """
 
 from __future__ import annotations
@@ -21,27 +23,28 @@ import redis
 
 from ifinu.errors import BackupFailed
 
-_COME_S = 30.0  # limit of the wait for its connection; it tries every second
-_GREETING_S = 10.0  # limit of a handshake
-_QUIET_S = 120.0  # the longest time without a byte from it
-_REWRITTEN_S = 600.0
+_CONNECT_S = 30.0  # deadline for the server to connect; it tries every second
+_HANDSHAKE_S = 10.0  # deadline for a read or write during the handshake
+_QUIET_S = 120.0  # deadline for a read or write after it
+_REWRITE_S = 600.0
 _POLL_S = 0.1
-_PAUSE_MS = 30_000  # the longest pause of writes, should this process be killed meanwhile
+_PAUSE_MS = 30_000  # Redis ends the pause itself after this, if this process is killed
 _LONGEST_LINE = 64 * 1024
-_MOST_WORDS = 100
-_ASK = ("REPLCONF", "GETACK", "*")
-_REFUSED = "it does not accept REPLICAOF: restore a managed server from its provider's snapshots"
+_MOST_WORDS = 100  # of a command, and commands in a handshake
+_GETACK = ("REPLCONF", "GETACK", "*")
+_REFUSED = "it does not accept another primary: restore a managed server from its provider's snapshots"
 
 
 class Address:
     """
-    The address at which Redis connects to this process.
+    The address at which Redis can reach this process.
 
     Args:
-        given: `HOST:PORT`, `:PORT`, or None. By default this process' address towards Redis, and a free port.
+        given: `HOST:PORT` or `:PORT`. The default host is the local address of a connection to Redis, the default port
+            a free one.
 
     Raises:
-        ValueError: It has another form.
+        ValueError: `given` has another form.
     """
 
     def __init__(self, given: str | None = None) -> None:
@@ -59,77 +62,77 @@ def replace_data(
     *,
     address: Address,
     commands: Sequence[Sequence[str]] = (),
-    last: Callable[[], None] = lambda: None,
+    last_check: Callable[[], None] = lambda: None,
     loaded: Callable[[], None] = lambda: None,
 ) -> None:
     """
-    Replace all data of a Redis server by a snapshot. It takes no writes until the end.
+    Replace all data of a Redis server with a snapshot. The server accepts no writes until the end.
 
     Args:
         client: A client of the server.
-        chunks: The snapshot file.
-        size: Its size in bytes.
-        address: The address at which the server connects to this process.
-        commands: Commands to run after it, before other clients can write.
-        last: Called while writes are paused, and the server still has its data. An exception aborts the load.
-        loaded: Called when the snapshot is loaded, before the commands run. An exception aborts the load.
+        chunks: The bytes of the RDB file.
+        size: Their number.
+        address: The address at which the server can reach this process.
+        commands: Commands that the server runs after loading, before it accepts other writes.
+        last_check: Called while writes are paused, before the server drops its data; an exception cancels the load.
+        loaded: Called after loading, before the commands; an exception ends the load.
 
     Raises:
         redis.RedisError: The server is away.
-        BackupFailed: The server did not connect, did not load it, or does not accept REPLICAOF. It is a primary again,
-            and may be empty; try again.
+        BackupFailed: The server did not connect, did not load the snapshot, or does not accept another primary. It is a
+            primary again, perhaps an empty one; the load may be repeated.
     """
     password = secrets.token_hex(32)
     with _listening(client, address) as (listener, host, port), _password(client, password):
         try:
             with _permitted(), _writes_paused(client):
-                last()
+                last_check()
                 client.replicaof(host, port)
             with _Replica.accepted(listener, password) as replica:
                 replica.send_snapshot(chunks, size)
-                replica.wait_for_acknowledgement()
+                replica.wait_for_ack()
                 loaded()
-                replica.send_commands(commands)
-                replica.wait_for_acknowledgement()
+                replica.send(commands)
+                replica.wait_for_ack()
         finally:
             client.replicaof("NO", "ONE")
 
 
 def wait_until_on_disk(client: redis.Redis) -> None:
     """
-    Wait until a server has written the snapshot to its append-only file, if it has one.
+    Wait until a server has rewritten its append-only file, if it keeps one.
 
     Raises:
-        redis.RedisError: Redis is away.
-        BackupFailed: It could not write the file.
+        redis.RedisError: The server is away.
+        BackupFailed: The rewrite failed or took too long.
     """
-    give_up_at = time.monotonic() + _REWRITTEN_S
+    give_up_at = time.monotonic() + _REWRITE_S
     while time.monotonic() < give_up_at:
-        info: Any = client.info("persistence")
-        if not info.get("aof_enabled"):
+        persistence: Any = client.info("persistence")
+        if not persistence.get("aof_enabled"):
             return
-        if not info.get("aof_rewrite_in_progress") and not info.get("aof_rewrite_scheduled"):
-            if info.get("aof_last_bgrewrite_status") == "ok":
+        if not persistence.get("aof_rewrite_in_progress") and not persistence.get("aof_rewrite_scheduled"):
+            if persistence.get("aof_last_bgrewrite_status") == "ok":
                 return
-            raise BackupFailed("Redis has the snapshot and cannot write its append-only file: is its disk full?")
+            raise BackupFailed("Redis loaded the snapshot but cannot write its append-only file: is its disk full?")
         time.sleep(_POLL_S)
-    raise BackupFailed(f"Redis has the snapshot and has not written its append-only file within {_REWRITTEN_S:g} s")
+    raise BackupFailed(f"Redis loaded the snapshot but did not write its append-only file within {_REWRITE_S:g} s")
 
 
 @contextlib.contextmanager
 def _listening(client: redis.Redis, address: Address) -> Iterator[tuple[socket.socket, str, int]]:
-    """A listening socket, and the host and port at which Redis connects to it."""
-    host = address.host or _our_address(client)
+    """Listen for Redis; yields the listener, and the host and port for REPLICAOF."""
+    host = address.host or _local_address(client)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server(("", address.port), family=family, backlog=8)
     except OSError as exc:
-        raise BackupFailed(f"port {address.port} for Redis to connect to: {exc.strerror}") from exc
+        raise BackupFailed(f"cannot listen on port {address.port} for Redis: {exc.strerror}") from exc
     with listener:
         yield listener, host, listener.getsockname()[1]
 
 
-def _our_address(client: redis.Redis) -> str:
+def _local_address(client: redis.Redis) -> str:
     connection: Any = client.connection_pool.get_connection()
     try:
         connection.connect()
@@ -140,7 +143,7 @@ def _our_address(client: redis.Redis) -> str:
 
 @contextlib.contextmanager
 def _password(client: redis.Redis, password: str) -> Iterator[None]:
-    """Set the password that the server shows to its primary, until the end of the block."""
+    """Set `masterauth`, the password a server sends to its primary, until the end of the block."""
     with _permitted():
         before: Any = client.config_get("masterauth")
         client.config_set("masterauth", password)
@@ -152,7 +155,7 @@ def _password(client: redis.Redis, password: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writes_paused(client: redis.Redis) -> Iterator[None]:
-    """Pause the writes of other clients until the end of the block, when the server is a replica and refuses them."""
+    """Make the writes of other clients wait until the end of the block; a replica then refuses them."""
     client.client_pause(_PAUSE_MS, all=False)
     try:
         yield
@@ -173,24 +176,19 @@ def _permitted() -> Iterator[None]:
 
 
 class _Replica:
-    """
-    The Redis server, connected as a replica.
-
-    Args:
-        stream: The connection.
-    """
+    """The replication connection of the server."""
 
     def __init__(self, stream: socket.socket) -> None:
-        stream.settimeout(_GREETING_S)
+        stream.settimeout(_HANDSHAKE_S)
         self._stream = stream
         self._input = stream.makefile("rb")
-        self._offset = 0  # bytes sent after the snapshot, which the replica acknowledges
+        self._offset = 0  # bytes sent after the snapshot; the replica counts them too, and acknowledges the number
 
     @classmethod
     @contextlib.contextmanager
     def accepted(cls, listener: socket.socket, password: str) -> Iterator[_Replica]:
-        """The first client that shows the password and asks for a snapshot."""
-        give_up_at = time.monotonic() + _COME_S
+        """Accept the first connection that knows the password and asks for a snapshot."""
+        give_up_at = time.monotonic() + _CONNECT_S
         with contextlib.ExitStack() as stack:
             while True:
                 listener.settimeout(max(0.01, give_up_at - time.monotonic()))
@@ -198,12 +196,12 @@ class _Replica:
                     stream, _ = listener.accept()
                 except TimeoutError:
                     raise BackupFailed(
-                        f"Redis did not come to fetch its snapshot within {_COME_S:g} s: can it connect to us? "
-                        "See --listen, and the network policies"
+                        f"Redis did not connect to fetch its snapshot within {_CONNECT_S:g} s: can it reach this "
+                        "process? See --listen, and the network policies"
                     ) from None
                 replica = cls(stream)
                 with contextlib.suppress(OSError, ValueError):
-                    if replica._shakes_hands(password):
+                    if replica._handshake(password):
                         stack.callback(replica._close)
                         break
                 replica._close()
@@ -211,33 +209,33 @@ class _Replica:
 
     def send_snapshot(self, chunks: Iterable[bytes], size: int) -> None:
         self._stream.settimeout(_QUIET_S)
-        with self._connected("while it was given the snapshot"):
+        with self._failures("during the transfer of the snapshot"):
             self._stream.sendall(f"+FULLRESYNC {secrets.token_hex(20)} 0\r\n${size}\r\n".encode())
             for chunk in chunks:
                 self._stream.sendall(chunk)
-        self.send_commands(())
+        self.send(())
 
-    def send_commands(self, commands: Sequence[Sequence[str]]) -> None:
-        """Send commands to run, and a request for an acknowledgement."""
-        data = b"".join(map(_encoded, (*commands, _ASK)))
-        with self._connected("after it was given the snapshot"):
+    def send(self, commands: Sequence[Sequence[str]]) -> None:
+        """Send commands to run, and ask for an acknowledgement."""
+        data = b"".join(map(_encoded, (*commands, _GETACK)))
+        with self._failures("after it received the snapshot"):
             self._stream.sendall(data)
         self._offset += len(data)
 
-    def wait_for_acknowledgement(self) -> None:
-        """Wait until it has acknowledged all bytes before the last request."""
-        expected = self._offset - len(_encoded(_ASK))  # it answers before it has counted the request
-        with self._connected("before it had loaded the snapshot; its log says why"):
+    def wait_for_ack(self) -> None:
+        """Wait until the replica has run everything sent before the last GETACK."""
+        expected = self._offset - len(_encoded(_GETACK))  # the replica answers before it counts GETACK itself
+        with self._failures("before it had loaded the snapshot; its log says why"):
             while True:
-                words = _words(self._input)
+                words = _command(self._input)
                 if [word.upper() for word in words[:2]] == [b"REPLCONF", b"ACK"] and int(words[2]) >= expected:
                     return
 
-    def _shakes_hands(self, password: str) -> bool:
-        """Answer the handshake up to PSYNC; False for another client."""
+    def _handshake(self, password: str) -> bool:
+        """Whether the peer shows the password and asks for a snapshot."""
         known = False
         for _ in range(_MOST_WORDS):
-            words = _words(self._input)
+            words = _command(self._input)
             match words[0].upper():
                 case b"AUTH":
                     known = hmac.compare_digest(words[-1], password.encode())
@@ -262,24 +260,23 @@ class _Replica:
         self._stream.close()
 
     @contextlib.contextmanager
-    def _connected(self, when: str) -> Iterator[None]:
-        """Raise BackupFailed if the connection fails within the block."""
+    def _failures(self, when: str) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as exc:
-            reason = "said nothing for too long" if isinstance(exc, TimeoutError) else "hung up"
+            reason = f"was silent for {_QUIET_S:g} s" if isinstance(exc, TimeoutError) else "closed the connection"
             raise BackupFailed(f"Redis {reason} {when}") from exc
 
 
-def _words(stream: Any) -> list[bytes]:
+def _command(stream: Any) -> list[bytes]:
     """
-    The next command of a connection.
+    Read the next command, as words.
 
     Raises:
-        ValueError: It is not a command, or the connection ended.
+        ValueError: The input is not a command, or the connection ended.
     """
     while (line := _line(stream)) == b"":
-        pass  # while it loads, it sends newlines as keep-alives
+        pass  # newlines keep the connection alive while the replica loads
     if not line.startswith(b"*"):
         return line.split() or [b""]  # an inline command
     words = []

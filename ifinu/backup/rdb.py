@@ -1,10 +1,10 @@
 """
-The parts of a Redis snapshot file (RDB) that a backup reads: its beginning and its end.
+The beginning and the end of a Redis snapshot file (RDB), which is all that a backup reads of it.
 
-    REDIS0011                      and other opcodes up to the first key: the server's version; number and number of
-    VALKEY080                      keys of the first database that is not empty
+    REDIS0011 or VALKEY080         magic and version, then opcodes up to the first key: the server that wrote the file,
+                                   and the number and key count of the first database that is not empty
     …
-    0xFF, CRC-64 in 8 bytes        the end; the server that loads it checks the sum
+    0xFF, CRC-64 in 8 bytes        the end; the server that loads the file checks the sum
 
 Opcodes and lengths are those of `rdb.h` in Redis 7 and Valkey 9.
 """
@@ -25,35 +25,34 @@ _AUX, _FUNCTION, _SELECT, _RESIZE, _SLOT = 0xFA, 0xF5, 0xFE, 0xFB, 0xF4
 
 
 class Outline:
-    """The beginning and the end of a snapshot, which is fed in pieces."""
+    """Checks a snapshot by its beginning and its end, while all of it is fed in pieces."""
 
     def __init__(self) -> None:
         self._head = bytearray()
         self._tail = b""
 
     def feed(self, chunk: bytes) -> None:
-        """Add the next piece."""
         if len(self._head) < _HEAD_BYTES:
             self._head += chunk[: _HEAD_BYTES - len(self._head)]
         self._tail = (self._tail + chunk)[-_END_BYTES:]
 
     def check(self) -> None:
         """
-        Check that it is a Redis snapshot, and complete.
+        Check that the file begins and ends as an RDB file does.
 
         Raises:
-            BackupFailed: It is not.
+            BackupFailed: The beginning or the end is wrong.
         """
         if _MAGIC.fullmatch(bytes(self._head[:_MAGIC_BYTES])) is None:
-            raise BackupFailed("it is no Redis snapshot")
+            raise BackupFailed("the data is not a Redis snapshot")
         if len(self._tail) < _END_BYTES or self._tail[0] != _END:
-            raise BackupFailed("the Redis snapshot has no end")
+            raise BackupFailed("the Redis snapshot has no end mark: it is cut off")
 
     def keys(self) -> dict[int, int]:
         """
-        The number of keys of the first database that is not empty, by its number; empty if the file does not say so.
+        Number of keys in the first database that is not empty, by its number; empty if the file does not say.
 
-        The counts of other databases come after keys, which only a server can skip.
+        The counts of other databases follow after keys, which only a server can parse.
         """
         database = 0
         reader = _Reader(memoryview(bytes(self._head))[_MAGIC_BYTES:])
@@ -61,10 +60,10 @@ class Outline:
             for opcode in reader.opcodes():
                 match opcode:
                     case _ if opcode == _AUX:
-                        reader.skip_text()
-                        reader.skip_text()
+                        reader.skip_string()
+                        reader.skip_string()
                     case _ if opcode == _FUNCTION:
-                        reader.skip_text()
+                        reader.skip_string()
                     case _ if opcode == _SELECT:
                         database = reader.length()
                     case _ if opcode == _SLOT:
@@ -80,7 +79,7 @@ class Outline:
 
 
 class _Reader:
-    """Reads bytes in order; IndexError at their end."""
+    """Parses bytes from first to last; IndexError at the end of them."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -93,10 +92,10 @@ class _Reader:
     def length(self) -> int:
         length, encoding = self._length()
         if encoding is not None:
-            raise IndexError("an encoded text in place of a length")
+            raise IndexError("an encoded string in place of a length")
         return length
 
-    def skip_text(self) -> None:
+    def skip_string(self) -> None:
         length, encoding = self._length()
         match encoding:
             case None:
@@ -109,7 +108,7 @@ class _Reader:
                 self._at += length
 
     def _length(self) -> tuple[int, int | None]:
-        """A length, or the encoding of the text in its place."""
+        """A length and None, or 0 and the encoding of a string."""
         first = self._byte()
         match first >> 6:
             case 0:

@@ -1,23 +1,23 @@
 """
 Reconciliation of a restored Redis with the ledger, before anything is sent.
 
-A snapshot is older than the disaster. Messages sent since then wait in it, and opt-outs since then are missing. The
-ledger recorded both. By the state of a notification in the ledger:
+A snapshot is older than the disaster: messages sent since still wait in it, and opt-outs since are missing. The ledger
+recorded both, so its last state of an id or person decides:
 
-    sent, server_ack, … read, failed     its claim becomes `sent`, and its message is dropped as a duplicate
-    expired, suppressed, cancelled       its claim gets that state, with the same effect
-    dead, its dead letter deleted        its claim becomes `cancelled`, since an operator gave it up
-    dead, retrying, deferred, queued,    its claim does not change: nothing was sent, and a message that waits is tried
-    purged                               again, even a purged one, whose id may have been pushed again
-    unknown                              its claim becomes `unknown`: it is looked up before it is sent
-    opted out, or in again               the opt-out is added, or lifted
+    sent, server_ack, … read, failed     the claim becomes `sent`: the message is dropped as a duplicate
+    expired, suppressed, cancelled       the claim gets the same state: likewise
+    dead, and its dead letter purged     the claim becomes `cancelled`: a person deleted it
+    dead, retrying, deferred, queued,    the claim is left alone: nothing was sent, so a waiting message is tried again;
+    purged                               a purge freed the id, and a producer may have used it again
+    unknown                              the claim becomes `unknown`: a look-up precedes any send
+    opted out, or in again               Redis gets the opt-out, or loses it
 
-A message that was being sent when the snapshot was taken is unknown, unless the ledger has its outcome. If the gateway
-has it, it was sent. If the gateway does not have it, that proves something only if the gateway's database was not lost
-too; else a person decides (`resent` in `claims.py`).
+A message that was being sent at the time of the snapshot becomes unknown, unless the ledger knows better. If the
+gateway has it, its look-up proves that it was sent. If not, that proves the contrary only if the gateway's database was
+not lost too; otherwise a person decides (`resent` in `claims.py`).
 
-Reconciliation may be repeated. It also writes claims for ids without a message, since a producer that repeats lost
-messages uses the same ids.
+Reconciliation is idempotent. It also writes claims for ids without a message, since a producer that repeats lost
+messages repeats their ids.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from ifinu.ledger.schema import events, notifications, opt_outs
 from ifinu.ledger.states import State, rank
 
 _PAGE = 1000
-_CLOCKS = timedelta(minutes=5)  # Redis' clock may have been set back; writing a known state again does no harm
-_CANCELLED_TTL_MS = 90 * 86_400_000  # as for a cancellation; see `claims.py`
+_CLOCK_MARGIN = timedelta(minutes=5)  # if Redis' clock was set back; writing a claim twice does no harm
+_CANCELLED_TTL_MS = 90 * 86_400_000  # as of `ifinu cancel`
 _SENT = rank(State.SENT)
 _ENDED = (State.EXPIRED, State.SUPPRESSED, State.CANCELLED)
 _KNOWN = (ClaimState.SENT, *(state.value for state in _ENDED))
@@ -51,15 +51,15 @@ _KNOWN = (ClaimState.SENT, *(state.value for state in _ENDED))
 @dataclass
 class Reconciled:
     """
-    The result: what was written to Redis, and the messages that wait in it.
+    The changes in Redis, and counts of the messages that wait.
 
     Attributes:
-        known_to: Time of the ledger's last event; None if it has none.
-        claims: Number of claims written, by state.
-        opt_outs: Number of opt-outs and opt-ins written.
-        waiting: Messages that wait: ready, delayed, or in flight when the snapshot was taken.
-        settled: Those of them whose id was sent or has ended: they are dropped when they are served.
-        in_doubt: Those of them that may have been sent: they are looked up.
+        known_to: Time of the ledger's last event; None if it has no event.
+        claims: Number of changed claims, by their new state.
+        opt_outs: Number of opt-outs written or removed.
+        waiting: Messages that are ready or delayed, or were in flight at the time of the snapshot.
+        settled: Waiting messages whose id was sent or has ended; a worker drops them.
+        in_doubt: Waiting messages that may have been sent; a worker looks them up.
     """
 
     known_to: datetime | None = None
@@ -72,37 +72,38 @@ class Reconciled:
 
 def reconcile(client: redis.Redis, ledger: Engine, since: datetime, *, claim_ttl_s: float, resend: bool) -> Reconciled:
     """
-    Write the ledger's knowledge to Redis.
+    Write the ledger's knowledge into the claims and opt-outs of a restored Redis.
 
     Args:
         client: A client that returns bytes, of a Redis whose queues are paused.
         ledger: The ledger.
         since: The time of the snapshot, by Redis' clock.
-        claim_ttl_s: Seconds for which an id is remembered.
-        resend: Whether messages that the gateway does not have may be sent again, since its database was not lost.
+        claim_ttl_s: Lifetime of a claim, in seconds.
+        resend: Allow a message in doubt to be sent again if the gateway does not have it, since the gateway's database
+            was not lost.
 
     Raises:
-        LedgerUnavailable: The ledger is away, or not migrated; repeat it.
-        redis.RedisError: Redis is away; repeat it.
+        LedgerUnavailable: The ledger is away, or not migrated. Repeat the call.
+        redis.RedisError: Redis is away. Repeat the call.
     """
     writer = _ClaimWriter(client, int(claim_ttl_s * 1000), since, resend)
-    result = Reconciled()
+    reconciled = Reconciled()
     with ledger.connect() as connection:
         last = connection.execute(select(func.max(events.c.ms))).scalar()
-        result.known_to = None if last is None else datetime.fromtimestamp(last / 1000, UTC)
-    for page in _pages(ledger, since - _CLOCKS):
-        result.claims.update(writer.write(_known(ledger, page, since - _CLOCKS)))
-    result.opt_outs = _opt_outs(client, ledger, since - _CLOCKS)
+        reconciled.known_to = None if last is None else datetime.fromtimestamp(last / 1000, UTC)
+    for page in _pages(ledger, since - _CLOCK_MARGIN):
+        reconciled.claims.update(writer.write(_outcomes(ledger, page, since - _CLOCK_MARGIN)))
+    reconciled.opt_outs = _opt_outs(client, ledger, since - _CLOCK_MARGIN)
     for ids in _waiting(client):
-        result.waiting += len(ids)
-        states = writer.put_in_doubt([id_ for id_ in ids if id_ is not None])
-        result.settled += sum(states[state] for state in _KNOWN)
-        result.in_doubt += states[ClaimState.UNKNOWN]
-    return result
+        reconciled.waiting += len(ids)
+        states = writer.mark_in_doubt([id_ for id_ in ids if id_ is not None])
+        reconciled.settled += sum(states[state] for state in _KNOWN)
+        reconciled.in_doubt += states[ClaimState.UNKNOWN]
+    return reconciled
 
 
 def _pages(ledger: Engine, since: datetime) -> Iterator[Sequence[Any]]:
-    """The notifications with an event since then, page by page."""
+    """Rows of the notifications with an event since a time, in pages."""
     row = notifications.c
     query = select(row.id, row.state, row.state_rank, row.state_ms, row.key_id, row.last_at)
     query = query.order_by(row.last_at, row.id).limit(_PAGE)
@@ -117,24 +118,24 @@ def _pages(ledger: Engine, since: datetime) -> Iterator[Sequence[Any]]:
         after = page[-1].last_at, page[-1].id
 
 
-def _known(ledger: Engine, page: Sequence[Any], since: datetime) -> Iterator[tuple[str, ClaimState, str, bool]]:
-    """The claims to write: id, state, the gateway's id, whether it was sent again already."""
+def _outcomes(ledger: Engine, page: Sequence[Any], since: datetime) -> Iterator[tuple[str, ClaimState, str, bool]]:
+    """Claims to write: the id, its state, the gateway's message id, and whether it was resent already."""
     news = [row for row in page if row.state_ms >= since.timestamp() * 1000]
-    deleted = _last(ledger, Name.PURGED, [row.id for row in news if row.state == State.DEAD])
-    again = _last(ledger, Name.RESENDING, [row.id for row in news if row.state == State.UNKNOWN])
+    purged = _last_ms(ledger, Name.PURGED, [row.id for row in news if row.state == State.DEAD])
+    resent = _last_ms(ledger, Name.RESENDING, [row.id for row in news if row.state == State.UNKNOWN])
     for row in news:
         if row.state_rank >= _SENT:
             yield row.id, ClaimState.SENT, row.key_id or "", False
         elif row.state in _ENDED:
             yield row.id, ClaimState(row.state), "", False
-        elif deleted.get(row.id, 0) >= row.state_ms:  # it did not die once more since
+        elif purged.get(row.id, 0) >= row.state_ms:  # and it was not buried again since
             yield row.id, ClaimState.CANCELLED, "", False
         elif row.state == State.UNKNOWN:
-            yield row.id, ClaimState.UNKNOWN, "", row.id in again
+            yield row.id, ClaimState.UNKNOWN, "", row.id in resent
 
 
-def _last(ledger: Engine, name: Name, ids: list[str]) -> dict[str, int]:
-    """Time in ms of the last event of this name, by id; ids without one are left out."""
+def _last_ms(ledger: Engine, name: Name, ids: list[str]) -> dict[str, int]:
+    """Time of the last event of a name, in ms, for each id that has one."""
     if not ids:
         return {}
     event = events.c
@@ -145,6 +146,8 @@ def _last(ledger: Engine, name: Name, ids: list[str]) -> dict[str, int]:
 
 
 class _ClaimWriter:
+    """Writes claims by `reconcile.lua`."""
+
     def __init__(self, client: redis.Redis, ttl_ms: int, since: datetime, resend: bool) -> None:
         self._client = client
         script("reconcile").load(client)
@@ -152,39 +155,39 @@ class _ClaimWriter:
         self._since_ms = round(since.timestamp() * 1000)
         self._resend = resend
 
-    def write(self, known: Iterable[tuple[str, ClaimState, str, bool]]) -> Counter[str]:
-        """Write claims, and return the number of those that changed, by state."""
-        known = list(known)
+    def write(self, outcomes: Iterable[tuple[str, ClaimState, str, bool]]) -> Counter[str]:
+        """Write claims, and count those that changed, by state."""
+        outcomes = list(outcomes)
         pipe = self._client.pipeline(transaction=False)
-        for id_, state, key_id, again in known:
-            self._put(pipe, id_, state, key_id, again=again)
+        for id_, state, key_id, resent in outcomes:
+            self._put(pipe, id_, state, key_id, resent=resent)
         changed = pipe.execute()
-        return Counter(state for (_, state, _, _), was in zip(known, changed, strict=True) if was)
+        return Counter(state for (_, state, _, _), was in zip(outcomes, changed, strict=True) if was)
 
-    def put_in_doubt(self, ids: list[str]) -> Counter[str]:
-        """Put the ids that were being sent in doubt, and return the number of ids in each state."""
+    def mark_in_doubt(self, ids: list[str]) -> Counter[str]:
+        """Turn claims in `sending` into `unknown`, and count all claims by state."""
         pipe = self._client.pipeline(transaction=False)
         for id_ in ids:
             pipe.hget(claim_key(id_), "state")
         states = [(state or b"").decode() for state in pipe.execute()]
         for id_, state in zip(ids, states, strict=True):
             if state in (ClaimState.SENDING, ClaimState.UNKNOWN):
-                self._put(pipe, id_, ClaimState.UNKNOWN, "", again=False)
+                self._put(pipe, id_, ClaimState.UNKNOWN, "", resent=False)
         pipe.execute()
         return Counter(ClaimState.UNKNOWN if state == ClaimState.SENDING else state for state in states)
 
-    def _put(self, pipe: Any, id_: str, state: ClaimState, key_id: str, *, again: bool) -> None:
+    def _put(self, pipe: Any, id_: str, state: ClaimState, key_id: str, *, resent: bool) -> None:
         ttl_ms = max(self._ttl_ms, _CANCELLED_TTL_MS) if state is ClaimState.CANCELLED else self._ttl_ms
         fields = {"reason": "restored", "error": "it was being sent when the backup was taken"}
         _, _, data = Event(Name.UNKNOWN, id_, fields).arguments()
         keys = (claim_key(id_), UNKNOWN, Keys.of(NORMAL).in_flight, EVENTS)
-        held = "1" if again or not self._resend else ""
+        held = "1" if resent or not self._resend else ""
         args = (state, id_, ttl_ms, key_id, self._since_ms, secrets.token_hex(16), held, data)
         pipe.evalsha(script("reconcile").sha, len(keys), *keys, *args)
 
 
 def _opt_outs(client: redis.Redis, ledger: Engine, since: datetime) -> int:
-    """Write the opt-outs and opt-ins since then; return how many changed Redis."""
+    """Write the opt-outs and opt-ins since a time to Redis, and count those that it lacked."""
     query = select(opt_outs).where(opt_outs.c.ms >= since.timestamp() * 1000)
     with ledger.connect() as connection:
         rows = connection.execute(query).all()
@@ -204,7 +207,7 @@ def _opt_outs(client: redis.Redis, ledger: Engine, since: datetime) -> int:
 
 
 def _waiting(client: redis.Redis) -> Iterator[list[str | None]]:
-    """The ids of all messages, page by page; None for a message whose id cannot be read."""
+    """Ids of all waiting messages, in pages; None for a message without a readable id."""
     for keys in map(Keys.of, QUEUES):
         for start in range(0, client.llen(keys.ready), _PAGE):
             yield _ids(client.lrange(keys.ready, start, start + _PAGE - 1))

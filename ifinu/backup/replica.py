@@ -1,9 +1,9 @@
 """
-A snapshot of Redis over the network: this process asks for one as a replica does, and then disconnects.
+A Redis replica for one snapshot: it asks for a full synchronisation with SYNC, and disconnects after it.
 
-The server forks, as for any replica, and goes on serving. It can stream the snapshot while it makes it (`capa eof`),
-and so needs no file; a server that only sends files writes one to its own disk first. Before the first byte it sends
-newlines as keep-alives, and by default waits 5 s for other replicas (`repl-diskless-sync-delay`).
+The server forks, as for any replica, and goes on serving. With `capa eof` it may stream the snapshot while it produces
+it; with `repl-diskless-sync no` it writes a file to its own disk first. Until the first byte it sends newlines as a
+sign of life, and by default it waits 5 s for other replicas (`repl-diskless-sync-delay`).
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from ifinu.backup.streams import CHUNK_BYTES
 from ifinu.broker import connections
 from ifinu.errors import BackupFailed
 
-_QUIET_S = 60.0  # the longest time without a byte from the server
+_QUIET_S = 60.0  # deadline for a read
 _MARK_BYTES = 40
 _LONGEST_LINE = 1024
-_MANAGED = "a managed server keeps it from us: use its provider's snapshots, and `ifinu backup --without redis`"
+_MANAGED = "a managed server may forbid it: use its provider's snapshots, and `ifinu backup --without redis`"
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """
-    A snapshot of Redis at one instant.
+    The data of a Redis server at one instant.
 
     Attributes:
-        server: Name and version: `Valkey 9.1.2`.
+        server: Program and version, as in `Valkey 9.1.2`.
         at: A time just before that instant, by Redis' clock.
-        chunks: The snapshot file, to be read once.
+        chunks: Bytes of the RDB file; can be read once.
     """
 
     server: str
@@ -46,18 +46,18 @@ class Snapshot:
 @contextlib.contextmanager
 def snapshot(url: str) -> Iterator[Snapshot]:
     """
-    Request a snapshot, which has to be read within the block.
+    Ask a server for a snapshot. Its chunks arrive, and errors are raised, as the block reads them.
 
     Args:
         url: As `IFINU_REDIS_URL`.
 
     Raises:
         redis.RedisError: The server is away.
-        BackupFailed: The server refuses to send one.
+        BackupFailed: The server refuses SYNC, or answers it with something else.
     """
     client = connections.connect(url)
     try:
-        server = named(client)
+        server = version(client)
         seconds, micros = client.time()
         at = datetime.fromtimestamp(seconds + micros / 1_000_000, UTC)
         pool = client.connection_pool
@@ -71,19 +71,19 @@ def snapshot(url: str) -> Iterator[Snapshot]:
         client.close()
 
 
-def named(client: redis.Redis) -> str:
-    """Name and version of a server: `Redis 7.4.6`."""
-    info: Any = client.info("server")
-    if "valkey_version" in info:
-        return f"Valkey {info['valkey_version']}"
-    return f"Redis {info['redis_version']}"
+def version(client: redis.Redis) -> str:
+    """Program and version of a server: `Redis 7.4.6`."""
+    server: Any = client.info("server")
+    if "valkey_version" in server:
+        return f"Valkey {server['valkey_version']}"
+    return f"Redis {server['redis_version']}"
 
 
 def _received(connection: Any) -> Iterator[bytes]:
-    with contextlib.suppress(redis.ResponseError):  # an old server supports neither
+    with contextlib.suppress(redis.ResponseError):  # an old server knows neither option
         _ask(connection, "REPLCONF", "capa", "eof")
         _ask(connection, "REPLCONF", "rdb-only", "1")
-    stream: socket.socket = connection._sock  # nothing is left unread in the parser: both commands were answered
+    stream: socket.socket = connection._sock  # the buffer of the connection is empty: both commands were answered
     try:
         stream.sendall(b"SYNC\r\n")
         kind, buffered = _header(stream)
@@ -92,9 +92,9 @@ def _received(connection: Any) -> Iterator[bytes]:
         else:
             yield from _exactly(stream, int(kind), buffered)
     except TimeoutError as exc:
-        raise redis.TimeoutError(f"nothing came for {_QUIET_S:g} s in the middle of a snapshot") from exc
+        raise redis.TimeoutError(f"Redis was silent for {_QUIET_S:g} s in the middle of a snapshot") from exc
     except OSError as exc:
-        raise redis.ConnectionError(f"lost in the middle of a snapshot: {exc.strerror or exc}") from exc
+        raise redis.ConnectionError(f"connection lost in the middle of a snapshot: {exc.strerror or exc}") from exc
 
 
 def _ask(connection: Any, *command: str) -> None:
@@ -103,21 +103,21 @@ def _ask(connection: Any, *command: str) -> None:
 
 
 def _header(stream: socket.socket) -> tuple[bytes, bytes]:
-    """The framing of the snapshot, `<bytes>` or `EOF:<mark>`, and the bytes received after it."""
+    """Framing of the snapshot, `<bytes>` or `EOF:<mark>`, and the bytes received after it."""
     buffered = b""
     while b"\n" not in (buffered := buffered.lstrip(b"\r\n")):
         if len(buffered) > _LONGEST_LINE:
-            raise BackupFailed("Redis answers SYNC with something else than a snapshot")
+            raise BackupFailed("Redis answered SYNC with something other than a snapshot")
         buffered += _more(stream)
     line, _, rest = buffered.partition(b"\n")
     line = line.rstrip(b"\r")
     if line.startswith(b"-"):
-        words = line[1:].decode(errors="replace")
-        if words.startswith(("ERR unknown command", "NOPERM")):
-            raise BackupFailed(f"Redis gives no snapshot ({words.partition(',')[0]}): {_MANAGED}")
-        raise redis.ResponseError(words)
+        error = line[1:].decode(errors="replace")
+        if error.startswith(("ERR unknown command", "NOPERM")):
+            raise BackupFailed(f"Redis refuses SYNC ({error.partition(',')[0]}): {_MANAGED}")
+        raise redis.ResponseError(error)
     if line[:1] != b"$" or not (line[1:].isdigit() or (line[1:5] == b"EOF:" and len(line) == 5 + _MARK_BYTES)):
-        raise BackupFailed("Redis answers SYNC with something else than a snapshot")
+        raise BackupFailed("Redis answered SYNC with something other than a snapshot")
     return line[1:], rest
 
 
@@ -131,19 +131,19 @@ def _exactly(stream: socket.socket, size: int, buffered: bytes) -> Iterator[byte
 
 
 def _until(stream: socket.socket, mark: bytes, buffered: bytes) -> Iterator[bytes]:
-    """The bytes up to the mark, after which the server waits for an acknowledgement."""
-    held = buffered
-    while not held.endswith(mark):
-        if len(held) > _MARK_BYTES:
-            yield held[:-_MARK_BYTES]
-            held = held[-_MARK_BYTES:]
-        held += _more(stream)
-    if len(held) > _MARK_BYTES:
-        yield held[:-_MARK_BYTES]
+    """Yield the bytes before the mark. After it the server sends nothing without an acknowledgement."""
+    tail = buffered
+    while not tail.endswith(mark):
+        if len(tail) > _MARK_BYTES:
+            yield tail[:-_MARK_BYTES]
+            tail = tail[-_MARK_BYTES:]
+        tail += _more(stream)
+    if len(tail) > _MARK_BYTES:
+        yield tail[:-_MARK_BYTES]
 
 
 def _more(stream: socket.socket) -> bytes:
     chunk = stream.recv(CHUNK_BYTES)
     if not chunk:
-        raise redis.ConnectionError("Redis hung up in the middle of a snapshot; its log says why")
+        raise redis.ConnectionError("Redis closed the connection in the middle of a snapshot; its log says why")
     return chunk

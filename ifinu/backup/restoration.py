@@ -1,6 +1,6 @@
 """
-Restoring a backup into the servers in use: the databases first, Redis last, since it is reconciled with the ledger.
-Each step may be repeated, and no step leaves a database half restored.
+Restoration of a backup into the servers in use: the databases first, then Redis, then its reconciliation with the
+ledger. Each step may be repeated, and none leaves a database half restored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ifinu.backup.postgres import Database
 from ifinu.backup.primary import Address
 from ifinu.backup.reconciliation import Reconciled, reconcile
 from ifinu.backup.store import Store
-from ifinu.backup.streams import Watch
+from ifinu.backup.streams import Progress
 from ifinu.backup.verification import verify
 from ifinu.broker.keys import QUEUES, Keys
 from ifinu.errors import BackupFailed
@@ -27,83 +27,84 @@ from ifinu.ledger.engine import writing
 from ifinu.ledger.migrate import migrate
 from ifinu.ledger.schema import gaps
 
-_HOW = (
-    "Restore into other servers, or leave this one out by --only; "
-    "--replace deletes all that it holds, in Redis in all its databases"
+_ADVICE = (
+    "Restore into other servers, or leave this one out with --only; "
+    "--replace deletes all its data, in Redis that of every database"
 )
 
-Report = Callable[[str], None]  # called with the description of each step
+Report = Callable[[str], None]  # takes one sentence about a step
 
 
-def check(store: Store, manifest: Manifest, parts: set[Part], watch: Watch) -> None:
+def check(store: Store, manifest: Manifest, parts: set[Part], progress: Progress) -> None:
     """
-    Verify the parts to restore, before any server is touched.
+    Verify the parts that are going to be restored.
 
     Raises:
-        BackupFailed: The backup is damaged, or lacks a part.
+        BackupFailed: A part is damaged or missing from the backup.
     """
     if missing := parts - manifest.parts.keys():
-        raise BackupFailed(f"{manifest.name} has no part {', '.join(sorted(missing))}: leave it out by --only")
+        raise BackupFailed(f"{manifest.name} has no part {', '.join(sorted(missing))}: leave it out with --only")
     wanted = manifest.model_copy(
         update={"parts": {part: manifest.parts[part] for part in manifest.parts if part in parts}}
     )
-    problems = [problem for checked in verify(store, wanted, watch) for problem in checked.problems]
+    problems = [problem for checked in verify(store, wanted, progress) for problem in checked.problems]
     if problems:
         raise BackupFailed("; ".join(problems))
 
 
 def refuse_filled(databases: Mapping[Part, Database], client: redis.Redis | None) -> None:
     """
-    Check that all servers are empty, before any of them is touched.
+    Refuse servers that hold more than a fresh install.
 
     Args:
         databases: The databases to restore into.
         client: A Redis client that returns bytes; None if Redis is not restored.
 
     Raises:
-        BackupFailed: A server holds more than a fresh install does.
+        BackupFailed: A server holds something that a fresh install does not; the error names it.
         LedgerUnavailable: A database is away.
         redis.RedisError: Redis is away.
     """
-    held = [_held(into, found) for part, into in databases.items() if (found := into.found(emptiness.FRESH[part]))]
+    held = [_held(into, found) for part, into in databases.items() if (found := into.beyond(emptiness.FRESH[part]))]
     if client is not None and (found := emptiness.in_redis(client)):
         held.append(_redis_held(found))
     if held:
-        raise BackupFailed(f"{'; '.join(held)}. {_HOW}")
+        raise BackupFailed(f"{'; '.join(held)}. {_ADVICE}")
 
 
 def database(
-    store: Store, manifest: Manifest, part: Part, into: Database, *, replace: bool, watch: Watch, report: Report
+    store: Store, manifest: Manifest, part: Part, into: Database, *, replace: bool, progress: Progress, report: Report
 ) -> None:
     """
-    Restore a database.
+    Restore one database, and compare it with the backup.
 
     Args:
-        store: The backup's store.
-        manifest: The backup's manifest.
+        store: The store that holds the backup.
+        manifest: Manifest of the backup.
         part: The part to restore.
         into: The database to restore into.
-        replace: Whether its data may be dropped.
-        watch: Called with the progress.
+        replace: Drop its data, even if it holds more than a fresh install.
+        progress: Called for each chunk.
         report: Called with each step.
 
     Raises:
-        BackupFailed: The database holds more than a fresh install does, or differs from the backup afterwards.
+        BackupFailed: The database holds more than a fresh install, the dump could not be loaded, or the restored
+            tables differ from the backup.
         LedgerUnavailable: The database is away.
     """
     if not into.is_empty():
-        report(f"dropping all tables of {into.what}{'' if replace else ': those of a fresh install, without rows'}")
+        report(f"dropping {'the data' if replace else 'the empty tables of a fresh install'} in {into.label}")
         if found := into.empty(None if replace else emptiness.FRESH[part]):
-            raise BackupFailed(f"{_held(into, found)}. {_HOW}")
-    report(f"restoring {into.what}")
-    if found := load.database(store, manifest, part, into, watch):
-        raise BackupFailed(f"{into.what} was restored and is not as it was: {'; '.join(found)}")
-    report(f"{into.what} is as it was at {manifest.parts[part].at:%Y-%m-%d %H:%M:%S} UTC, compared row by row")
+            raise BackupFailed(f"{_held(into, found)}. {_ADVICE}")
+    report(f"restoring {into.label}")
+    if found := load.database(store, manifest, part, into, progress):
+        raise BackupFailed(f"{into.label} was restored and differs from the backup: {'; '.join(found)}")
+    report(f"{into.label} is as it was at {manifest.parts[part].at:%Y-%m-%d %H:%M:%S} UTC, compared row by row")
 
 
 def catch_up(ledger: Engine) -> None:
     """
-    Migrate a restored ledger, and record a gap in it: the events since the backup are missing.
+    Migrate a restored ledger to this version, and record the gap since the backup in it.
 
     Raises:
         LedgerUnavailable: The ledger is away.
@@ -114,20 +115,20 @@ def catch_up(ledger: Engine) -> None:
         connection.execute(insert(gaps).values(found_at=datetime.now(UTC), ms=ms, seq=seq, cause="restored"))
 
 
-def stop_following(client: redis.Redis, report: Report) -> None:
+def promote(client: redis.Redis, report: Report) -> None:
     """
-    Make Redis a primary again, if a restore that was killed has left it as a replica.
+    Make Redis a primary again, if a killed restore left it as a replica of a process that is gone.
 
     Raises:
-        BackupFailed: It replicates a living server.
+        BackupFailed: Redis is a replica of a server that answers.
         redis.RedisError: Redis is away.
     """
-    info: Any = client.info("replication")
-    if info["role"] == "master":
+    replication: Any = client.info("replication")
+    if replication["role"] == "master":
         return
-    if info.get("master_link_status") == "up":
-        raise BackupFailed(f"Redis is a replica of {info.get('master_host')}: restore into the primary")
-    report("Redis was a replica of a server that is gone, as an interrupted restore leaves it: it is a primary again")
+    if replication.get("master_link_status") == "up":
+        raise BackupFailed(f"Redis is a replica of {replication.get('master_host')}: restore into the primary")
+    report("Redis is a replica of a server that is gone, as an interrupted restore leaves it: making it a primary")
     client.replicaof("NO", "ONE")
 
 
@@ -141,38 +142,43 @@ def queue(
     resend: bool,
     claim_ttl_s: float,
     address: Address,
-    watch: Watch,
+    progress: Progress,
     report: Report,
 ) -> Reconciled:
     """
-    Restore Redis, and reconcile it with the ledger. All queues are paused from its first moment.
+    Restore Redis with all queues paused, and reconcile its claims and opt-outs with the ledger.
 
     Args:
-        store: The backup's store.
-        manifest: The backup's manifest.
+        store: The store that holds the backup.
+        manifest: Manifest of the backup.
         client: A Redis client that returns bytes.
-        ledger: The restored or surviving ledger.
-        replace: Whether the data of all databases of Redis may be replaced.
-        resend: Whether messages that the gateway does not have may be sent again.
-        claim_ttl_s: Seconds for which an id is remembered.
-        address: The address at which Redis connects to this process.
-        watch: Called with the progress.
+        ledger: The current ledger.
+        replace: Replace the data of every Redis database, even if there is more than in a fresh install.
+        resend: Allow a message in doubt to be sent again if the gateway does not have it.
+        claim_ttl_s: Lifetime of a claim, in seconds.
+        address: The address at which Redis can reach this process.
+        progress: Called for each chunk.
         report: Called with each step.
 
+    Returns:
+        The changes in Redis, and counts of the messages that wait.
+
     Raises:
-        BackupFailed: Redis holds more than a fresh install does, or could not be restored.
-        LedgerUnavailable: The ledger is away. If Redis was restored by then, its queues are paused; restore again.
-        redis.RedisError: Redis is away; as for `LedgerUnavailable`.
+        BackupFailed: Redis holds more than a fresh install, or could not be restored.
+        LedgerUnavailable: The ledger is away. Repeat the restore; if Redis was restored already, its queues are paused.
+        redis.RedisError: Redis is away. Repeat the restore.
     """
 
-    def look_again() -> None:
+    def check_again() -> None:
         if not replace and (found := emptiness.in_redis(client)):
-            raise BackupFailed(f"{_redis_held(found)}. {_HOW}")
+            raise BackupFailed(f"{_redis_held(found)}. {_ADVICE}")
 
     report("restoring Redis, all queues paused")
     commands = list(_pauses(client, f"the restore of {manifest.name} was not finished"))
-    if found := load.snapshot(store, manifest, client, watch, address=address, commands=commands, last=look_again):
-        raise BackupFailed(f"Redis was restored and is not as it was: {'; '.join(found)}")
+    if found := load.snapshot(
+        store, manifest, client, progress, address=address, commands=commands, last_check=check_again
+    ):
+        raise BackupFailed(f"Redis was restored and differs from the backup: {'; '.join(found)}")
     at = manifest.parts[Part.REDIS].at
     report(f"Redis is as it was at {at:%Y-%m-%d %H:%M:%S} UTC, and on its disk")
     report("reconciling Redis with the ledger")
@@ -183,7 +189,7 @@ def queue(
 
 
 def _held(into: Database, found: list[str]) -> str:
-    return f"{into.what} at {into.host} is not empty: it holds {', '.join(found)}"
+    return f"{into.label} at {into.host} is not empty: it holds {', '.join(found)}"
 
 
 def _redis_held(found: list[str]) -> str:

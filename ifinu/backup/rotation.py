@@ -1,4 +1,4 @@
-"""Rotation of backups: keep those of the last days, and always the newest complete one."""
+"""Rotation: backups of the last days are kept, and always the newest complete one."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from ifinu.backup import manifest
 from ifinu.backup.store import Store
 from ifinu.errors import BackupFailed
 
-_UNFINISHED_FOR = timedelta(days=1)  # a younger unfinished backup may be running
+_UNFINISHED_FOR = timedelta(days=1)  # a younger one may still be running
 
 
 def whole(store: Store) -> list[str]:
     """
-    Names of the complete backups, the oldest first.
+    List the complete backups, oldest first.
 
     Raises:
-        BackupFailed: The store failed.
+        BackupFailed: The store fails.
     """
     return [name for name in store.names() if manifest.FILE in store.files(name)]
 
 
 def prune(store: Store, now: datetime, keep_days: int) -> list[str]:
     """
-    Delete backups that are too old, and the remains of unfinished ones.
+    Delete old backups, and the remains of unfinished ones.
 
     Args:
-        store: The store.
-        now: The present time, aware.
+        store: The store to prune.
+        now: The current time, aware.
         keep_days: Age in days up to which a backup is kept.
 
     Returns:
-        The names of the deleted backups.
+        Names of the deleted folders.
 
     Raises:
-        BackupFailed: The store failed; the next call deletes the rest.
+        BackupFailed: The store fails; the next call deletes the rest.
     """
     there = store.names()
     kept = set(whole(store))
@@ -51,14 +51,14 @@ def prune(store: Store, now: datetime, keep_days: int) -> list[str]:
 
 def find(store: Store, name: str) -> manifest.Manifest:
     """
-    The manifest of a backup.
+    Read the manifest of a backup.
 
     Args:
-        store: The store.
+        store: The store to look in.
         name: Name of the backup, or `latest`.
 
     Raises:
-        BackupFailed: It does not exist, is not complete, or its manifest is damaged.
+        BackupFailed: The backup does not exist, is not complete, or has a damaged manifest.
     """
     if name == "latest":
         found = whole(store)
@@ -68,7 +68,7 @@ def find(store: Store, name: str) -> manifest.Manifest:
     elif not manifest.is_name(name) or name not in store.names():
         raise BackupFailed(f"there is no backup {name!r} in {store.place}; see `ifinu backup list`")
     elif manifest.FILE not in store.files(name):
-        raise BackupFailed(f"{name} is not whole: it was not finished, or is being taken")
+        raise BackupFailed(f"{name} is not whole: it was never finished, or is still being taken")
     with store.reading(name, manifest.FILE) as source:
         content = b""
         while chunk := source.read(1 << 20):

@@ -1,8 +1,8 @@
 """
 Backups in an S3-compatible store; keys, region and endpoint come from the `AWS_*` variables, as botocore reads them.
 
-A small file is one upload, a larger one a multipart upload, which becomes an object only when it is completed. So no
-file needs local disk, and an incomplete file does not appear in the store.
+A small file is one PutObject, a larger one a multipart upload, which becomes an object only when it is completed. So
+nothing is buffered on a disk, and an incomplete file does not appear.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from ifinu.backup import manifest
 from ifinu.backup.store import Sink, Source
 from ifinu.errors import BackupFailed, ConfigurationError
 
-_PIECE_BYTES = 16 * 2**20  # at most 10,000 of them make an object: 156 GiB
-_BEGUN = "begun"  # an empty object, so that two backups do not write to one folder
+_PIECE_BYTES = 16 * 2**20  # S3 allows 10,000 pieces, so 156 GiB per file
+_BEGUN = "begun"  # an empty object that reserves a folder for one backup
 
 
 class Bucket:
     """
-    A store in a bucket.
+    A store in a bucket; `Store` documents the methods.
 
     Args:
         bucket: Name of the bucket.
         prefix: Prefix of all keys, without slashes at its ends; may be empty.
 
     Raises:
-        ConfigurationError: boto3 is not installed, or finds no region.
+        ConfigurationError: boto3 is not installed, or cannot be configured, for example for lack of a region.
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
@@ -42,7 +42,7 @@ class Bucket:
         self.place = f"s3://{bucket}/{prefix}"
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._refused: type[Exception] = ClientError
+        self._client_error: type[Exception] = ClientError
         self._failed = (BotoCoreError, ClientError)
         config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "max_attempts": 5})
         try:
@@ -51,14 +51,13 @@ class Bucket:
             raise ConfigurationError(f"{self.place}: {exc}") from exc
 
     def begin(self, name: str) -> bool:
-        """Create a folder; False if it exists."""
-        with self._ours():
+        with self._errors():
             try:
                 self._client.put_object(**self._at(name, _BEGUN), Body=b"", IfNoneMatch="*")
-            except self._refused as exc:
+            except self._client_error as exc:
                 if _status(exc) in (409, 412):
                     return False
-                if _status(exc) != 501:  # 501: the store does not support `IfNoneMatch`
+                if _status(exc) != 501:  # the store supports no conditional writes
                     raise
                 if self._sizes(f"{name}/"):
                     return False
@@ -67,21 +66,19 @@ class Bucket:
 
     @contextlib.contextmanager
     def writing(self, name: str, file: str) -> Iterator[Sink]:
-        """A new object, which exists once the block has ended."""
-        with self._ours():
+        with self._errors():
             upload = _Upload(self._client, self._at(name, file))
             try:
                 yield upload
                 upload.finish()
             except BaseException:
                 with contextlib.suppress(*self._failed):  # `abandon` aborts the upload later
-                    upload.drop()
+                    upload.abort()
                 raise
 
     @contextlib.contextmanager
     def reading(self, name: str, file: str) -> Iterator[Source]:
-        """An existing object."""
-        with self._ours():
+        with self._errors():
             body = self._client.get_object(**self._at(name, file))["Body"]
             try:
                 yield body
@@ -89,8 +86,7 @@ class Bucket:
                 body.close()
 
     def names(self) -> list[str]:
-        """The folders with a backup's name, the oldest first."""
-        with self._ours():
+        with self._errors():
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
             )
@@ -100,19 +96,17 @@ class Bucket:
         )  # fmt: skip
 
     def files(self, name: str) -> dict[str, int]:
-        """The sizes in bytes of a backup's files, by name; other objects are left out."""
-        with self._ours():
+        with self._errors():
             return {file: size for file, size in self._sizes(f"{name}/").items() if file in manifest.FILES}
 
     def delete(self, name: str) -> None:
-        """Delete a backup's files, the manifest first."""
-        with self._ours():
+        with self._errors():
             for file in (manifest.FILE, *sorted(manifest.FILES - {manifest.FILE}), _BEGUN):
                 self._client.delete_object(**self._at(name, file))
 
     def abandon(self, before: datetime) -> None:
-        """Abort unfinished uploads of backups that began before this time: they cost money, and are not listed."""
-        with self._ours():
+        """Abort uploads that were begun before this time and never finished: they cost, and no listing shows them."""
+        with self._errors():
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._prefix
             )
@@ -125,12 +119,12 @@ class Bucket:
         return {"Bucket": self._bucket, "Key": f"{self._prefix}{name}/{file}"}
 
     def _sizes(self, folder: str) -> dict[str, int]:
-        whole = self._prefix + folder
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=whole)
-        return {one["Key"].removeprefix(whole): one["Size"] for page in pages for one in page.get("Contents", ())}
+        prefix = self._prefix + folder
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        return {one["Key"].removeprefix(prefix): one["Size"] for page in pages for one in page.get("Contents", ())}
 
     @contextlib.contextmanager
-    def _ours(self) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except (*self._failed, OSError) as exc:
@@ -138,32 +132,32 @@ class Bucket:
 
 
 class _Upload:
-    """The pieces of one object."""
+    """The upload of one object, in pieces."""
 
     def __init__(self, client: Any, at: dict[str, str]) -> None:
         self._client = client
         self._at = at
-        self._waiting = bytearray()
+        self._buffer = bytearray()
         self._id = ""
         self._pieces: list[dict[str, Any]] = []
 
     def write(self, data: bytes, /) -> None:
-        self._waiting += data
-        while len(self._waiting) >= _PIECE_BYTES:
-            self._send(bytes(self._waiting[:_PIECE_BYTES]))
-            del self._waiting[:_PIECE_BYTES]
+        self._buffer += data
+        while len(self._buffer) >= _PIECE_BYTES:
+            self._send(bytes(self._buffer[:_PIECE_BYTES]))
+            del self._buffer[:_PIECE_BYTES]
 
     def finish(self) -> None:
         if not self._id:
-            self._client.put_object(**self._at, Body=bytes(self._waiting))
+            self._client.put_object(**self._at, Body=bytes(self._buffer))
             return
-        if self._waiting:
-            self._send(bytes(self._waiting))
+        if self._buffer:
+            self._send(bytes(self._buffer))
         self._client.complete_multipart_upload(
             **self._at, UploadId=self._id, MultipartUpload={"Parts": self._pieces}
         )  # fmt: skip
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         if self._id:
             self._client.abort_multipart_upload(**self._at, UploadId=self._id)
 

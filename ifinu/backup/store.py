@@ -1,4 +1,4 @@
-"""Stores of backups: the interface, and the store of a setting."""
+"""The interface of a backup store, and the store that a setting names."""
 
 from __future__ import annotations
 
@@ -11,58 +11,55 @@ from ifinu.errors import ConfigurationError
 
 
 class Sink(Protocol):
-    """A file being written."""
+    """A file that is being written."""
 
     def write(self, data: bytes, /) -> object:
         """Append bytes."""
 
 
 class Source(Protocol):
-    """A file being read."""
+    """A file that is being read."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes; empty at the end."""
+        """Read up to `size` bytes; b"" at the end of the file."""
 
 
 class Store(Protocol):
-    """Folders of files, one folder per backup. All methods raise BackupFailed when the store fails."""
+    """Folders of files. Every method raises BackupFailed if the store fails."""
 
-    place: str  # its location, for messages
+    place: str  # the path or URL shown in messages
 
     def begin(self, name: str) -> bool:
-        """Create a folder; False if it exists."""
+        """Create a folder; False if one of this name exists."""
 
     def writing(self, name: str, file: str) -> AbstractContextManager[Sink]:
-        """A new file, which exists, complete, once the block has ended. If the block raises it does not exist."""
+        """Write a new file. It appears, complete, when the block ends; if the block raises, there is no file."""
 
     def reading(self, name: str, file: str) -> AbstractContextManager[Source]:
-        """An existing file."""
+        """Read an existing file."""
 
     def names(self) -> list[str]:
-        """The folders with a backup's name, the oldest first."""
+        """Names of the folders that may be backups, oldest first."""
 
     def files(self, name: str) -> dict[str, int]:
-        """The sizes in bytes of a backup's files, by name; other files are left out."""
+        """Sizes in bytes of the backup files in a folder; other files are left out."""
 
     def delete(self, name: str) -> None:
-        """Delete a backup's files, the manifest first, and the folder if it is empty then. The folder may be gone."""
+        """Delete the backup files in a folder, manifest first, and the empty folder; a missing folder is no error."""
 
     def abandon(self, before: datetime) -> None:
-        """Drop unfinished files that began before this time and are in no folder."""
+        """Discard uploads that were begun before this time and never finished."""
 
 
 def open_store(where: str | None) -> Store:
     """
-    The store of `IFINU_BACKUP_STORE`.
-
-    Args:
-        where: A directory, or `s3://bucket/prefix`.
+    Open the store that `IFINU_BACKUP_STORE` names: a directory, or `s3://bucket/prefix`.
 
     Raises:
-        ConfigurationError: It is not set, or boto3 is not installed.
+        ConfigurationError: The setting is missing, or boto3 is not installed, or the S3 client cannot be configured.
     """
     if where is None:
-        raise ConfigurationError("IFINU_BACKUP_STORE is not set: name a directory, or s3://bucket/prefix")
+        raise ConfigurationError("IFINU_BACKUP_STORE is not set: set it to a directory or s3://bucket/prefix")
     if where.startswith("s3://"):
         from ifinu.backup.s3 import Bucket
 

@@ -1,75 +1,75 @@
-"""Streams to and from a store, with size, checksum and progress."""
+"""Bytes on their way to and from a store: counted, hashed, and reported as progress."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
 
-from ifinu.backup.manifest import Kept, Part
+from ifinu.backup.manifest import Part, StoredPart
 from ifinu.backup.store import Sink, Store
 from ifinu.errors import BackupFailed
 
 CHUNK_BYTES = 256 * 1024
 
-Watch = Callable[[str, int, int | None], None]  # description, bytes so far, total bytes if known
+Progress = Callable[[str, int, int | None], None]  # a label, the bytes so far, and all bytes or None if unknown
 
 
-def unwatched(_what: str, _done: int, _total: int | None) -> None:
-    """Ignore the progress."""
+def no_progress(_label: str, _done: int, _total: int | None) -> None:
+    """Report no progress."""
 
 
 class Counted:
     """
-    A sink that passes bytes on, and computes their number and digest.
+    A sink that counts and hashes the bytes it passes on.
 
     Args:
-        sink: The next sink.
-        what: Description for `watch`.
-        watch: Called with the progress.
+        sink: Receives the bytes.
+        label: Names the transfer in its progress.
+        progress: Called after each write.
     """
 
-    def __init__(self, sink: Sink, what: str, watch: Watch) -> None:
+    def __init__(self, sink: Sink, label: str, progress: Progress) -> None:
         self.bytes = 0
         self._sink = sink
-        self._what = what
-        self._watch = watch
+        self._label = label
+        self._progress = progress
         self._digest = hashlib.sha256()
 
     def write(self, data: bytes, /) -> None:
         self._sink.write(data)
         self._digest.update(data)
         self.bytes += len(data)
-        self._watch(self._what, self.bytes, None)
+        self._progress(self._label, self.bytes, None)
 
     @property
     def sha256(self) -> str:
-        """Digest of all bytes so far, in hex."""
+        """SHA-256 in hex of the bytes written so far."""
         return self._digest.hexdigest()
 
 
-def chunks(store: Store, name: str, part: Part, kept: Kept, what: str, watch: Watch) -> Iterator[bytes]:
+def chunks(store: Store, name: str, part: Part, stored: StoredPart, label: str, progress: Progress) -> Iterator[bytes]:
     """
-    Read a part from the store, and check it against the manifest.
+    Read one part of a backup, and check its size and checksum at the end.
 
     Args:
-        store: The store.
+        store: The store that holds the backup.
         name: Name of the backup.
-        part: The part.
-        kept: Its entry in the manifest.
-        what: Description for `watch`.
-        watch: Called with the progress.
+        part: The part to read.
+        stored: The part's entry in the manifest.
+        label: Names the transfer in its progress.
+        progress: Called for each chunk.
 
     Raises:
-        BackupFailed: The store failed; or, after the last piece, size or checksum differ from the manifest.
+        BackupFailed: The store fails, or, after the last chunk, the size or checksum differs from the manifest.
     """
     digest, done = hashlib.sha256(), 0
     with store.reading(name, part.file) as source:
         while chunk := source.read(CHUNK_BYTES):
             digest.update(chunk)
             done += len(chunk)
-            watch(what, done, kept.bytes)
+            progress(label, done, stored.bytes)
             yield chunk
-    if done != kept.bytes:
-        raise BackupFailed(f"{name}: {part.file} is damaged: it has {done:,} bytes, not {kept.bytes:,}")
-    if digest.hexdigest() != kept.sha256:
+    if done != stored.bytes:
+        raise BackupFailed(f"{name}: {part.file} is damaged: it has {done:,} bytes, not {stored.bytes:,}")
+    if digest.hexdigest() != stored.sha256:
         raise BackupFailed(f"{name}: {part.file} is damaged: its checksum is not that of the manifest")

@@ -1,4 +1,4 @@
-"""Verification of a backup: in the store, and in a drill by restoring it into empty servers."""
+"""Verification of a backup: in its store, and, in a drill, by restoring it into empty servers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import redis
 
 from ifinu.backup import load, streams
 from ifinu.backup.manifest import Manifest, Part
-from ifinu.backup.postgres import Database, listed
+from ifinu.backup.postgres import Database, entries
 from ifinu.backup.primary import Address
 from ifinu.backup.rdb import Outline
 from ifinu.backup.store import Store
-from ifinu.backup.streams import Watch, unwatched
+from ifinu.backup.streams import Progress, no_progress
 from ifinu.broker import connections
 from ifinu.errors import BackupFailed
 
@@ -23,12 +23,12 @@ from ifinu.errors import BackupFailed
 @dataclass(frozen=True)
 class Checked:
     """
-    The result of checking a part.
+    The result of checking one part.
 
     Attributes:
         part: The part.
-        took_s: Seconds that the check took.
-        problems: The problems found; empty if there are none.
+        took_s: Duration of the check, in seconds.
+        problems: What is wrong with the part, one sentence each; empty if it is sound.
     """
 
     part: Part
@@ -39,13 +39,13 @@ class Checked:
 @dataclass(frozen=True)
 class Targets:
     """
-    Empty servers that a drill restores into; None for a part that is not restored.
+    Empty servers for a drill; None for a part that it does not restore.
 
     Attributes:
-        ledger: A database for the ledger.
-        evolution: A database for the gateway.
-        redis_url: A Redis server.
-        address: The address at which that server connects to this process.
+        ledger: Database for the ledger.
+        evolution: Database for the gateway's tables.
+        redis_url: URL of the Redis server.
+        address: The address at which that server can reach this process.
     """
 
     ledger: Database | None = None
@@ -55,24 +55,24 @@ class Targets:
 
     @property
     def parts(self) -> set[Part]:
-        """The parts that are restored."""
         there = {Part.LEDGER: self.ledger, Part.EVOLUTION: self.evolution, Part.REDIS: self.redis_url}
         return {part for part, target in there.items() if target is not None}
 
 
-def verify(store: Store, manifest: Manifest, watch: Watch = unwatched) -> list[Checked]:
+def verify(store: Store, manifest: Manifest, progress: Progress = no_progress) -> list[Checked]:
     """
-    Read a whole backup: check the checksums, and that dumps and snapshot can be read.
+    Read a whole backup and check sizes, checksums, and that dumps and snapshot can be read.
 
-    Raises:
-        BackupFailed: `pg_restore` is not installed. Problems of the backup are in the result.
+    A damaged part, or a missing `pg_restore`, is reported in the result and not raised.
     """
-    return [_timed(part, _check, store, manifest, part, watch) for part in manifest.parts]
+    return [_timed(part, _problems, store, manifest, part, progress) for part in manifest.parts]
 
 
-def drill(store: Store, manifest: Manifest, targets: Targets, watch: Watch = unwatched) -> list[Checked]:
+def drill(store: Store, manifest: Manifest, targets: Targets, progress: Progress = no_progress) -> list[Checked]:
     """
-    Restore into empty servers, and compare them with the manifest.
+    Restore a backup into empty servers, and compare them with the manifest.
+
+    A part that could not be restored is reported in the result and not raised.
 
     Raises:
         BackupFailed: A server is not empty, or the backup lacks a part; nothing was restored.
@@ -89,9 +89,9 @@ def drill(store: Store, manifest: Manifest, targets: Targets, watch: Watch = unw
         for part in manifest.parts:
             into = databases.get(part)
             if into is not None:
-                checked.append(_timed(part, load.database, store, manifest, part, into, watch))
+                checked.append(_timed(part, load.database, store, manifest, part, into, progress))
             elif part is Part.REDIS and client is not None:
-                checked.append(_timed(part, _load_redis, store, manifest, client, watch, targets.address))
+                checked.append(_timed(part, _load_redis, store, manifest, client, progress, targets.address))
         return checked
     finally:
         if client is not None:
@@ -101,19 +101,21 @@ def drill(store: Store, manifest: Manifest, targets: Targets, watch: Watch = unw
 def _refuse_filled(databases: dict[Part, Database | None], client: redis.Redis | None) -> None:
     for part, into in databases.items():
         if into is not None and not into.is_empty():
-            raise BackupFailed(f"the database for {part} at {into.host} is not empty: a drill takes an empty one")
+            raise BackupFailed(f"the database for {part} at {into.host} is not empty: a drill needs an empty one")
     if client is not None and load.keys(client):
-        raise BackupFailed("the Redis for the drill is not empty")
+        raise BackupFailed("the Redis for the drill is not empty: a drill needs an empty one")
 
 
-def _load_redis(store: Store, manifest: Manifest, client: redis.Redis, watch: Watch, address: Address) -> list[str]:
-    return load.snapshot(store, manifest, client, watch, address=address)
+def _load_redis(
+    store: Store, manifest: Manifest, client: redis.Redis, progress: Progress, address: Address
+) -> list[str]:
+    return load.snapshot(store, manifest, client, progress, address=address)
 
 
-def _check(store: Store, manifest: Manifest, part: Part, watch: Watch) -> list[str]:
-    chunks = streams.chunks(store, manifest.name, part, manifest.parts[part], f"checking {part}", watch)
+def _problems(store: Store, manifest: Manifest, part: Part, progress: Progress) -> list[str]:
+    chunks = streams.chunks(store, manifest.name, part, manifest.parts[part], f"checking {part}", progress)
     if part is not Part.REDIS:
-        return [] if listed(chunks, f"{manifest.name}: {part.file}") else [f"{part.file} is a dump of nothing"]
+        return [] if entries(chunks, f"{manifest.name}: {part.file}") else [f"{part.file} is an empty dump"]
     outline = Outline()
     for chunk in chunks:
         outline.feed(chunk)

@@ -64,19 +64,19 @@ def backup(
     sources = _sources(config, left_out)
     _reach(sources)
     began = time.monotonic()
-    with transfers.watched() as watch:
-        taken = creation.create(store, sources, watch=watch)
+    with transfers.progress() as progress:
+        created = creation.create(store, sources, progress=progress)
     took_s = time.monotonic() - began
     try:
         deleted = rotation.prune(store, datetime.now(UTC), config.backup_keep_days)
     except BackupFailed as exc:
-        raise BackupFailed(f"{taken.name} is whole; what is old could not be deleted: {exc}") from exc
+        raise BackupFailed(f"{created.name} is whole; what is old could not be deleted: {exc}") from exc
     if as_json:
-        terminal.print_json({**_facts(taken), "took_s": round(took_s, 3), "store": store.place, "deleted": deleted})
+        terminal.print_json({**_facts(created), "took_s": round(took_s, 3), "store": store.place, "deleted": deleted})
         return
     out = terminal.results()
-    out.print(f"{taken.name} is in {terminal.plain(store.place)}: {decimal(taken.size)} in {span(took_s)}")
-    for part, kept in taken.parts.items():
+    out.print(f"{created.name} is in {terminal.plain(store.place)}: {decimal(created.size)} in {span(took_s)}")
+    for part, kept in created.parts.items():
         out.print(f"  {part}: {decimal(kept.bytes)} of {terminal.plain(kept.server)}{_held(kept)}")
     if deleted:
         out.print(f"deleted, as IFINU_BACKUP_KEEP_DAYS={config.backup_keep_days} asks: {', '.join(deleted)}")
@@ -175,10 +175,10 @@ def verify(
     store = open_store(settings.load().backup_store)
     manifest = rotation.find(store, name)
     age_s = (datetime.now(UTC) - manifest.created_at).total_seconds()
-    with transfers.watched() as watch:
-        checked = verification.verify(store, manifest, watch)
+    with transfers.progress() as progress:
+        checked = verification.verify(store, manifest, progress)
         sound = not any(one.problems for one in checked)
-        restored = verification.drill(store, manifest, targets, watch) if targets.parts and sound else []
+        restored = verification.drill(store, manifest, targets, progress) if targets.parts and sound else []
     _tell(manifest, checked, restored, targets, age_s, as_json=as_json)
     if any(one.problems for one in (*checked, *restored)):
         raise typer.Exit(1)
@@ -206,7 +206,7 @@ def _sources(config: Settings, left_out: set[Part]) -> Sources:
 
 
 def _reach(sources: Sources) -> None:
-    databases = [one.ask for one in (sources.ledger, sources.evolution) if one is not None]
+    databases = [one.ping for one in (sources.ledger, sources.evolution) if one is not None]
     if sources.redis_url is None:
         connection.reach(*databases)
         return

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ifinu.backup.postgres import Database
     from ifinu.backup.reconciliation import Reconciled
     from ifinu.backup.store import Store
-    from ifinu.backup.streams import Watch
+    from ifinu.backup.streams import Progress
     from ifinu.settings import Settings
 
 
@@ -85,27 +85,27 @@ def restore(
         )
     with connection.broker() as client:
         targets = _Targets(config, parts)
-        connection.reach(client.ping, *(database.ask for database in targets.databases.values()))
+        connection.reach(client.ping, *(database.ping for database in targets.databases.values()))
         if Part.REDIS in parts:
-            restoration.stop_following(client, _step)
+            restoration.promote(client, _step)
         targets.refuse_living(client, force=force)
-        with transfers.watched() as watch:
-            restoration.check(store, manifest, parts, watch)
+        with transfers.progress() as progress:
+            restoration.check(store, manifest, parts, progress)
         if not replace:
             restoration.refuse_filled(targets.databases, client if Part.REDIS in parts else None)
         hosts = ", ".join(f"{part} at {host}" for part, host in targets.hosts.items())
         holds = " What they hold is replaced." if replace else ""
         what = f"{manifest.name} will be restored into {hosts}.{holds}"
         terminal.confirm(what, next(iter(targets.hosts.values())), yes=yes)
-        with transfers.watched() as watch:
-            recalled = _restore(
-                store, manifest, targets, client, watch,
+        with transfers.progress() as progress:
+            reconciled = _restore(
+                store, manifest, targets, client, progress,
                 replace=replace, resend=gateway_kept, claim_ttl_s=config.claim_ttl_s, address=address,
             )  # fmt: skip
     if as_json:
-        terminal.print_json(_facts(manifest, targets, recalled))
+        terminal.print_json(_facts(manifest, targets, reconciled))
     else:
-        _tell(manifest, recalled, gateway_kept=gateway_kept)
+        _tell(manifest, reconciled, gateway_kept=gateway_kept)
 
 
 class _Targets:
@@ -160,7 +160,7 @@ class _Targets:
             if others:
                 told = ", ".join(f"{count} of {name!r}" for name, count in others.items())
                 raise BackupFailed(
-                    f"{database.what} has other connections ({told}): end who writes to it, or add --force"
+                    f"{database.label} has other connections ({told}): end who writes to it, or add --force"
                 )
 
 
@@ -180,7 +180,7 @@ def _restore(
     manifest: Manifest,
     targets: _Targets,
     client: redis.Redis,
-    watch: Watch,
+    progress: Progress,
     *,
     replace: bool,
     resend: bool,
@@ -193,14 +193,14 @@ def _restore(
         if Part.REDIS in targets.parts and Part.LEDGER not in targets.parts:
             _refuse_without_ledger(ledger)
         for part, database in targets.databases.items():
-            restoration.database(store, manifest, part, database, replace=replace, watch=watch, report=_step)
+            restoration.database(store, manifest, part, database, replace=replace, progress=progress, report=_step)
             if part is Part.LEDGER:
                 restoration.catch_up(ledger)
         if Part.REDIS not in targets.parts:
             return None
         return restoration.queue(
             store, manifest, client, ledger,
-            replace=replace, resend=resend, claim_ttl_s=claim_ttl_s, address=address, watch=watch, report=_step,
+            replace=replace, resend=resend, claim_ttl_s=claim_ttl_s, address=address, progress=progress, report=_step,
         )  # fmt: skip
 
 
@@ -216,43 +216,43 @@ def _refuse_without_ledger(ledger: Any) -> None:
         raise BackupFailed("the ledger has no tables, and tells Redis what was sent: restore it first, or with it")
 
 
-def _facts(manifest: Manifest, targets: _Targets, recalled: Reconciled | None) -> dict[str, Any]:
+def _facts(manifest: Manifest, targets: _Targets, reconciled: Reconciled | None) -> dict[str, Any]:
     queue = None
-    if recalled is not None:
+    if reconciled is not None:
         queue = {
-            "known_to": recalled.known_to and recalled.known_to.isoformat(),
-            "claims": dict(recalled.claims),
-            "opt_outs": recalled.opt_outs,
-            "waiting": recalled.waiting,
-            "settled": recalled.settled,
-            "in_doubt": recalled.in_doubt,
+            "known_to": reconciled.known_to and reconciled.known_to.isoformat(),
+            "claims": dict(reconciled.claims),
+            "opt_outs": reconciled.opt_outs,
+            "waiting": reconciled.waiting,
+            "settled": reconciled.settled,
+            "in_doubt": reconciled.in_doubt,
             "paused": True,
         }
     parts = [part.value for part in Part if part in targets.parts]
     return {"name": manifest.name, "restored": parts, "queue": queue}
 
 
-def _tell(manifest: Manifest, recalled: Reconciled | None, *, gateway_kept: bool) -> None:
+def _tell(manifest: Manifest, reconciled: Reconciled | None, *, gateway_kept: bool) -> None:
     out = terminal.results()
-    for line in _lines(manifest, recalled, gateway_kept=gateway_kept):
+    for line in _lines(manifest, reconciled, gateway_kept=gateway_kept):
         out.print(line)
 
 
-def _lines(manifest: Manifest, recalled: Reconciled | None, *, gateway_kept: bool) -> Iterator[str]:
+def _lines(manifest: Manifest, reconciled: Reconciled | None, *, gateway_kept: bool) -> Iterator[str]:
     yield f"{manifest.name} is restored."
-    if recalled is None:
+    if reconciled is None:
         return
-    rest = recalled.waiting - recalled.settled - recalled.in_doubt
+    rest = reconciled.waiting - reconciled.settled - reconciled.in_doubt
     yield (
-        f"{recalled.waiting:,} messages wait: {rest:,} to be sent, {recalled.settled:,} that the ledger knows to be "
-        f"sent or ended, which are dropped when their turn comes, {recalled.in_doubt:,} that may have been sent, which "
-        "are looked up first."
+        f"{reconciled.waiting:,} messages wait: {rest:,} to be sent, {reconciled.settled:,} that the ledger knows to "
+        f"be sent or ended, which are dropped when their turn comes, {reconciled.in_doubt:,} that may have been sent, "
+        "which are looked up first."
     )
-    if recalled.in_doubt and not gateway_kept:
+    if reconciled.in_doubt and not gateway_kept:
         yield "Those of them that the gateway does not have will be dead letters: see `ifinu unknown list`."
-    if recalled.opt_outs:
-        yield f"{recalled.opt_outs:,} opt-outs and opt-ins since then are told to Redis."
-    known = "nothing" if recalled.known_to is None else f"{recalled.known_to:%Y-%m-%d %H:%M:%S} UTC"
+    if reconciled.opt_outs:
+        yield f"{reconciled.opt_outs:,} opt-outs and opt-ins since then are told to Redis."
+    known = "nothing" if reconciled.known_to is None else f"{reconciled.known_to:%Y-%m-%d %H:%M:%S} UTC"
     yield (
         f"[yellow]The ledger's last entry is of {known}. What was sent after it and before the disaster nobody can "
         "know: it waits as if it had not been.[/]"

@@ -1,4 +1,4 @@
-"""How far a long transfer is: a line that moves on a terminal, a line now and then elsewhere."""
+"""Progress of long transfers: one moving line on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from rich.text import Text
 from ifinu.cli import terminal
 
 if TYPE_CHECKING:
-    from ifinu.backup.streams import Watch
+    from ifinu.backup.streams import Progress
 
 _EVERY_S = 5.0
 _REDRAWN_EVERY_S = 0.1
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[Watch]:
-    """What to tell of each chunk: what is transferred, the bytes so far, and in all where they are known."""
+def progress() -> Iterator[Progress]:
+    """Show the progress of transfers on stderr during the block; yields the function to call with each chunk."""
     if not sys.stderr.isatty():
-        yield _Meter(lambda line: terminal.notes().print(line, highlight=False), _EVERY_S).tell
+        yield _Meter(lambda line: terminal.notes().print(line, highlight=False), _EVERY_S).report
         return
     with Live(console=terminal.notes(), auto_refresh=False, transient=True) as live:
-        yield _Meter(lambda line: live.update(Text(line), refresh=True), _REDRAWN_EVERY_S).tell
+        yield _Meter(lambda line: live.update(Text(line), refresh=True), _REDRAWN_EVERY_S).report
 
 
 class _Meter:
     """
-    Says it now and then.
+    Shows the progress of transfers at intervals.
 
     Args:
-        say: Shows a line.
-        every_s: How often at most, in seconds.
+        show: Shows a line.
+        every_s: Shortest time between two lines, in seconds.
     """
 
-    def __init__(self, say: Callable[[str], object], every_s: float) -> None:
-        self._say = say
+    def __init__(self, show: Callable[[str], object], every_s: float) -> None:
+        self._show = show
         self._every_s = every_s
-        self._what = ""
-        self._began_at = self._said_at = 0.0
+        self._label = ""
+        self._began_at = self._shown_at = 0.0
 
-    def tell(self, what: str, done: int, total: int | None) -> None:
+    def report(self, label: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if what != self._what:
-            self._what, self._began_at, self._said_at = what, now, now
-        elif now - self._said_at >= self._every_s:
-            self._said_at = now
+        if label != self._label:
+            self._label, self._began_at, self._shown_at = label, now, now
+        elif now - self._shown_at >= self._every_s:
+            self._shown_at = now
             of = "" if total is None else f" of {decimal(total)}"
-            self._say(f"{what}: {decimal(done)}{of}, {decimal(round(done / (now - self._began_at)))}/s")
+            self._show(f"{label}: {decimal(done)}{of}, {decimal(round(done / (now - self._began_at)))}/s")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from ifinu.backup import manifest
-from ifinu.backup.manifest import Kept, Manifest, Part, TableSummary
+from ifinu.backup.manifest import Manifest, Part, StoredPart, TableSummary
 from ifinu.errors import BackupFailed
 
 AT = datetime(2026, 12, 1, 3, 0, 0, tzinfo=UTC)
@@ -13,14 +13,14 @@ NAME = "20261201T030000Z"
 
 
 def whole(**changes: object) -> Manifest:
-    ledger = Kept(
+    ledger = StoredPart(
         bytes=10,
         sha256="ab",
         server="PostgreSQL 17.6",
         at=AT,
         tables={"public.events": TableSummary(rows=2, hash="-5")},
     )
-    redis = Kept(bytes=30, sha256="cd", server="Valkey 9.1.2", at=AT, keys={0: 7})
+    redis = StoredPart(bytes=30, sha256="cd", server="Valkey 9.1.2", at=AT, keys={0: 7})
     given = {
         "format": 1, "name": NAME, "created_at": AT, "finished_at": AT, "ifinu": "0.1.0",
         "parts": {Part.REDIS: redis, Part.LEDGER: ledger},

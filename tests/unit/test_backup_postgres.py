@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ifinu.backup.postgres import Database, listed
+from ifinu.backup.postgres import Database, entries
 from ifinu.errors import BackupFailed, ConfigurationError
 
 
@@ -53,8 +53,8 @@ def test_what_is_no_postgresql_is_refused(url: str, told: str):
             'echo "pg_restore: error: no room for +55 77 99861-6740" >&2; exit 1',
             "x: pg_restore failed: no room for +55 77 9****-6740",
         ),
-        ("exit 3", "x: pg_restore failed, with 3"),
-        ("kill -9 $$", "x: pg_restore failed: it was ended by signal 9"),
+        ("exit 3", "x: pg_restore failed with exit code 3"),
+        ("kill -9 $$", "x: pg_restore failed: killed by signal 9"),
     ],
 )
 def test_an_error_of_a_program_is_one_line_and_quotes_no_row(
@@ -65,5 +65,5 @@ def test_an_error_of_a_program_is_one_line_and_quotes_no_row(
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(BackupFailed) as raised:
-        listed([b"x" * 100_000] * 5, "x")
+        entries([b"x" * 100_000] * 5, "x")
     assert str(raised.value) == told

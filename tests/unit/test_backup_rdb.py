@@ -43,8 +43,8 @@ def test_it_says_how_many_keys_the_first_database_has(head: bytes, keys: dict[in
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "no Redis snapshot"),
-        (b"PGDMP" + REDIS_7_0 + END, "no Redis snapshot"),
+        (b"", "not a Redis snapshot"),
+        (b"PGDMP" + REDIS_7_0 + END, "not a Redis snapshot"),
         (REDIS_7_0, "has no end"),
         ((REDIS_7_0 + END)[:-1], "has no end"),
         (REDIS_7_0 + END + b"\n", "has no end"),

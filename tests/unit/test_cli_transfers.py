@@ -10,14 +10,14 @@ def test_where_there_is_no_terminal_it_says_now_and_then_how_far_it_is(
 ):
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    with transfers.watched() as tell:
+    with transfers.progress() as report:
         for second in range(13):
             now = 100.0 + second
-            tell("ledger", second * 1_000_000, None)
+            report("ledger", second * 1_000_000, None)
         now = 120.0
-        tell("restoring redis", 0, 50_000_000)
+        report("restoring redis", 0, 50_000_000)
         now = 125.0
-        tell("restoring redis", 25_000_000, 50_000_000)
+        report("restoring redis", 25_000_000, 50_000_000)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [

@@ -105,7 +105,7 @@ def test_a_dump_whose_pg_dump_is_killed_is_no_backup(ifinu: Shell, queue: Queue,
         os.kill(child, signal.SIGKILL)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert err.splitlines()[-1] == "error: the ledger: pg_dump failed: it was ended by signal 9"
+    assert err.splitlines()[-1] == "error: the ledger: pg_dump failed: killed by signal 9"
     assert store.names() == []
 
 
@@ -256,7 +256,7 @@ def test_a_redis_that_gives_no_snapshot_says_what_to_do(ifinu: Shell, queue: Que
     refuse(queue.client)
     ended = ifinu("backup")
     assert ended.code == 1
-    assert ended.err.startswith(f"error: Redis gives no snapshot ({told}")
+    assert ended.err.startswith(f"error: Redis refuses SYNC ({told}")
     assert "`ifinu backup --without redis`" in ended.err
     assert store.names() == []
     assert ifinu("backup", "--without", "redis").code == 0

@@ -140,7 +140,7 @@ def test_a_drill_takes_empty_servers_alone(
     assert ifinu("backup").code == 0
     fresh.set("mine", "1")
     ended = ifinu("backup", "verify", "--into-redis", target.url, "--into-database", fresh_urls[0])
-    assert (ended.code, ended.err) == (1, "error: the Redis for the drill is not empty\n")
+    assert (ended.code, ended.err) == (1, "error: the Redis for the drill is not empty: a drill needs an empty one\n")
     assert run(fresh_urls[0], "SELECT relname FROM pg_class WHERE relname = 'notifications'") == []
     run(fresh_urls[1], "CREATE TABLE mine (a int)")
     ended = ifinu("backup", "verify", "--into-evolution-database", fresh_urls[1])

@@ -113,8 +113,8 @@ def test_all_that_is_held_is_named_before_any_server_is_touched(
         "error: the ledger at 127.0.0.1 is not empty: it holds 1 row of public.gaps; "
         'the gateway\'s database at 127.0.0.1 is not empty: it holds 1 row of evolution_api."Instance"; '
         "Redis is not empty: it holds 1 entry of ifinu:eventos, 1 key ifinu:optout:…. "
-        "Restore into other servers, or leave this one out by --only; "
-        "--replace deletes all that it holds, in Redis in all its databases\n"
+        "Restore into other servers, or leave this one out with --only; "
+        "--replace deletes all its data, in Redis that of every database\n"
     )
     assert run(installed[0], "SELECT count(*) FROM gaps") == [(1,)]
     assert run(installed[1], 'SELECT count(*) FROM evolution_api."Instance"') == [(1,)]
@@ -186,15 +186,15 @@ ROWS = {
 def test_one_row_of_any_table_makes_a_ledger_something(ledger: Database, fresh_urls: tuple[str, str]):
     assert ROWS.keys() == metadata.tables.keys()
     fresh = FRESH[Part.LEDGER]
-    assert ledger.found(fresh) == []
+    assert ledger.beyond(fresh) == []
     for table, row in ROWS.items():
         run(fresh_urls[0], f"INSERT INTO {table} {row}")
-        assert ledger.empty(fresh) == ledger.found(fresh) == [f"1 row of public.{table}"]
+        assert ledger.empty(fresh) == ledger.beyond(fresh) == [f"1 row of public.{table}"]
         own = "id = 1" if table == "recorder" else "false"
         assert run(fresh_urls[0], f"SELECT count(*) FROM {table} WHERE NOT ({own})") == [(1,)]
         run(fresh_urls[0], f"DELETE FROM {table} WHERE NOT ({own})")
     run(fresh_urls[0], "UPDATE recorder SET ms = 1")  # something was recorded
-    assert ledger.found(fresh) == ["1 row of public.recorder"]
+    assert ledger.beyond(fresh) == ["1 row of public.recorder"]
 
 
 def test_what_is_not_the_ledgers_makes_it_something(ledger: Database, fresh_urls: tuple[str, str]):
@@ -204,23 +204,23 @@ def test_what_is_not_the_ledgers_makes_it_something(ledger: Database, fresh_urls
     url, fresh = fresh_urls[0], FRESH[Part.LEDGER]
     run(url, "CREATE TABLE mine (a int)", "CREATE VIEW ours AS SELECT 1 AS one", "CREATE SEQUENCE numbers")
     held = ["sequence public.numbers", "table public.mine", "view public.ours"]
-    assert sorted(ledger.empty(fresh)) == sorted(ledger.found(fresh)) == held
+    assert sorted(ledger.empty(fresh)) == sorted(ledger.beyond(fresh)) == held
     run(url, "DROP VIEW ours", "DROP SEQUENCE numbers", "DROP TABLE mine", "DROP TABLE ledger_version")
-    assert "table public.notifications" in ledger.found(fresh)
+    assert "table public.notifications" in ledger.beyond(fresh)
 
 
 def test_rows_of_a_partition_and_behind_a_policy_are_rows(gateways: Database, fresh_urls: tuple[str, str]):
     url, fresh = fresh_urls[1], FRESH[Part.EVOLUTION]
-    assert gateways.found(fresh) == []
+    assert gateways.beyond(fresh) == []
     run(url, "CREATE TABLE parts (n int) PARTITION BY RANGE (n)")
     run(url, "CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (9)", "INSERT INTO parts VALUES (1)")
     run(url, "CREATE TABLE hidden (n int)", "ALTER TABLE hidden ENABLE ROW LEVEL SECURITY")
     run(url, "ALTER TABLE hidden FORCE ROW LEVEL SECURITY", "INSERT INTO hidden SELECT generate_series(1, 2000)")
-    assert sorted(gateways.found(fresh)) == ["1 row of public.parts_1", "more than 1,000 rows of public.hidden"]
+    assert sorted(gateways.beyond(fresh)) == ["1 row of public.parts_1", "more than 1,000 rows of public.hidden"]
     run(url, "CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'", "DELETE FROM parts", "DELETE FROM hidden")
-    assert gateways.found(fresh) == ["function public.one()"]
+    assert gateways.beyond(fresh) == ["function public.one()"]
     run(url, "DROP FUNCTION one()", "DROP TABLE evolution_api._prisma_migrations")
-    assert "table public.hidden" in gateways.found(fresh)
+    assert "table public.hidden" in gateways.beyond(fresh)
 
 
 def test_a_drill_goes_on_to_take_a_database_with_nothing_in_it_alone(ledger: Database, gateways: Database):

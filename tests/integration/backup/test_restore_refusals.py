@@ -156,12 +156,12 @@ def test_a_redis_that_cannot_reach_us_keeps_what_it_has(
     """
     Nobody is at the address that it is told.
     """
-    monkeypatch.setattr("ifinu.backup.primary._COME_S", 2.0)
+    monkeypatch.setattr("ifinu.backup.primary._CONNECT_S", 2.0)
     fresh.set("mine", "1")
     fresh.config_set("masterauth", "its own")
     arguments = ("restore", "--yes", "--replace", "--only", "redis", "--only", "ledger")
     ended = ifinu(*arguments, "--listen", "192.0.2.1:0")
-    assert (ended.code, "Redis did not come to fetch its snapshot" in ended.err) == (1, True)
+    assert (ended.code, "Redis did not connect to fetch its snapshot" in ended.err) == (1, True)
     assert fresh.get("mine") == b"1"
     assert fresh.info("replication")["role"] == "master"
     assert fresh.config_get("masterauth") == {"masterauth": "its own"}
