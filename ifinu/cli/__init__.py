@@ -1,7 +1,7 @@
 """
 `ifinu`, the command line: one file a command group.
 
-Every command that prints takes `--json`. What goes wrong becomes one line on stderr and an exit code, in `main` alone.
+Every command that prints takes `--json`. Only `main` turns errors into one line on stderr and an exit code.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ _INTERRUPTED = 130  # as a shell reports SIGINT
 
 _EXIT_CODES = """[bold]Exit codes[/bold]
 
-0 all is well.
-1 something is wrong: a check failed, lines were refused, nothing was found.
-2 the arguments or the environment are wrong.
-3 Redis, the ledger or the gateway cannot be reached, or refused.
+0 success.
+1 a problem: a check failed, lines were refused, or nothing was found.
+2 wrong arguments or settings.
+3 Redis, the ledger or the gateway could not be reached, or refused.
 
-Settings are [bold]IFINU_*[/bold] variables; docs/settings.md lists them."""
+Settings are [bold]IFINU_*[/bold] environment variables; docs/settings.md lists them."""
 
 app = typer.Typer(
     name="ifinu",
@@ -117,30 +117,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run a command.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        arguments: The command line without `ifinu`; this process's by default.
 
     Returns:
-        The exit code, as `ifinu --help` tells them.
+        The exit code; `ifinu --help` lists them.
     """
     try:
         app(arguments, prog_name="ifinu")
         sys.stdout.flush()
-    except SystemExit as exc:  # how Typer ends, always
+    except SystemExit as exc:  # Typer always ends with one
         return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter must not complain when it flushes at the end.
+        # The reader closed the pipe; without this, the interpreter's final flush would fail with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (IfinuError, redis.RedisError) as exc:
-        typer.echo(f"error: {_told(exc)}", err=True)
+        typer.echo(f"error: {_message(exc)}", err=True)
         return exit_code(exc)
     return 0
 
 
 def exit_code(exc: IfinuError | redis.RedisError) -> int:
-    """The exit code that an error stands for."""
+    """The exit code for an error."""
     match exc:
         case ConfigurationError() | InvalidNotification():
             return WRONG_USAGE
@@ -151,12 +151,12 @@ def exit_code(exc: IfinuError | redis.RedisError) -> int:
     return FAILED
 
 
-def _told(exc: IfinuError | redis.RedisError) -> str:
+def _message(exc: IfinuError | redis.RedisError) -> str:
     match exc:
         case redis.AuthenticationError():
             return f"Redis refused the login ({exc}); correct the user and password in IFINU_REDIS_URL"
         case redis.ConnectionError() | redis.TimeoutError():
-            return f"Redis cannot be reached ({exc}); is it running, is IFINU_REDIS_URL right? Try `ifinu doctor`"
+            return f"Redis cannot be reached ({exc}); check IFINU_REDIS_URL, or run `ifinu doctor`"
         case redis.RedisError():
-            return f"Redis refused ({exc}); try `ifinu doctor`"
+            return f"Redis refused the command ({exc}); run `ifinu doctor`"
     return str(exc)

@@ -1,4 +1,4 @@
-"""`ifinu enqueue`: a file of notifications."""
+"""`ifinu enqueue`: enqueue a file of notifications."""
 
 from __future__ import annotations
 
@@ -23,34 +23,37 @@ from ifinu.tables import Fields, Record, Table
 
 _OVERWRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-_REPORT_EVERY = 500  # records between two looks at the progress bar
-_MOST_TWICE = 10  # ids given again that are named
+_REPORT_EVERY = 500  # records between two updates of the progress bar
+_MAX_DUPLICATES_SHOWN = 10
 _NAMES = {**wire.NAMES, "ddd": "ddd"}
 
 
 def enqueue(
     file: File,
     form: Form = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every line; needs no Redis.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every line and enqueue nothing; needs no Redis.")
+    ] = False,
     refused: Annotated[
-        Path | None, typer.Option(help="Write the refused lines there as they were, to be corrected and given again.")
+        Path | None,
+        typer.Option(help="Copy refused lines, unchanged, to this file; correct them and enqueue it again."),
     ] = None,
-    kind: Annotated[Kind | None, typer.Option(help="Of the lines that name none.")] = None,
+    kind: Annotated[Kind | None, typer.Option(help="Kind for lines that have none.")] = None,
     mapped: Mapped = None,
     sheet: Sheet = None,
     from_line: FromLine = 1,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Enqueue a file, one notification a line.
+    Enqueue a file of notifications: JSON, CSV or a spreadsheet.
 
-    JSON holds the objects other languages push, or Python's field names, one a line
-    or in an array. A CSV or a spreadsheet has a header with either names
-    (tipo_notificacao, telefone, … or kind, phone, …); --map says what other
-    columns are, and an area code may have a column, ddd. Encoding and delimiter
-    are found out. A file is sent as it is read, so it may be of any size. A wrong
-    line is refused with its number, and does not stop the others: then the exit
-    code is 1.
+    JSON has one object a line, or an array of objects. Their keys are those that
+    other languages push (tipo_notificacao, telefone, …) or Python's field names
+    (kind, phone, …). A CSV or a spreadsheet has a header with the same names;
+    --map names other columns, and the area code may have its own column, ddd.
+    Encoding and delimiter are detected. The file is read as a stream and may have
+    any size. Invalid lines are refused with their number and do not stop the rest;
+    the exit code is then 1.
 
     [bold]Examples[/bold]
 
@@ -87,12 +90,12 @@ def enqueue(
                     raise BrokerUnavailable(f"Redis went away ({type(exc.__cause__).__name__}): {so_far}") from exc
                 terminal.notes().print(terminal.plain(so_far), soft_wrap=True)
                 raise
-        reading.warn_of_what_was_accepted()
+        reading.report_suspects()
     if as_json:
         report.print_json({"accepted": done.accepted, "dry_run": dry_run})
     else:
         verb = "would be accepted" if dry_run else "accepted"
-        report.print(f"{done.accepted:,} {verb}", "--refused FILE keeps them, --json lists them")
+        report.print(f"{done.accepted:,} {verb}", "--refused FILE keeps them all, --json lists them")
     if report.refused:
         raise typer.Exit(1)
 
@@ -110,14 +113,13 @@ def _fields(mapped: Sequence[str], kind: Kind | None, sandbox_number: str | None
 
 
 class _Copy:
-    """A copy of what was refused, as it was, below the header."""
+    """Copies refused records, unchanged and below the header, to a file."""
 
     def __init__(self, file: IO[bytes] | None, header: bytes) -> None:
         self._file = file
         self._header = b"" if file is None or file.tell() else header
 
     def add(self, record: Record) -> None:
-        """One more."""
         if self._file is not None:
             raw = record.raw if record.raw.endswith(b"\n") else record.raw + b"\n"
             self._file.write(self._header + raw)
@@ -126,14 +128,14 @@ class _Copy:
 
 class _Reading:
     """
-    Records -> notifications, and where that stands.
+    Turns records into notifications, and keeps count.
 
     Args:
-        table: Whose records they are.
-        kind: Of those that name none.
+        table: The file that the records come from.
+        kind: The kind of records that have none.
         sandbox_number: As for `wire.decode`.
-        report: Hears what is refused.
-        copy: Keeps it.
+        report: Gets refusals and warnings.
+        copy: Gets refused records.
     """
 
     def __init__(
@@ -144,55 +146,56 @@ class _Reading:
         self._sandbox_number = sandbox_number
         self._report = report
         self._copy = copy
-        self._lines = array("Q")  # of those handed over
+        self._lines = array("Q")  # of the notifications yielded
         self._ids = _Ids()
-        self._twice: list[str] = []
-        self._times_twice = 0
+        self._duplicates: list[str] = []
+        self._duplicate_count = 0
         self._ignored: dict[str, int] = {}
         self._now = datetime.now(UTC)
-        self._doubts: dict[Kind, tuple[str, int]] = {}  # of each kind the first, and how many
+        self._date_warnings: dict[Kind, tuple[str, int]] = {}  # the first warning of each kind, and their number
 
     def notifications(self, records: Iterator[Record]) -> Iterator[Notification]:
-        """Those that can be sent."""
+        """Yield the valid notifications; refuse the other records."""
         for record in records:
             try:
                 notification = self._notification(record)
-                self._doubt(notification, record)
+                self._check_date(notification, record)
             except InvalidNotification as exc:
                 self._report.refuse(record, exc)
                 self._copy.add(record)
                 continue
             if not self._ids.add(notification.id):
-                self._times_twice += 1
-                if len(self._twice) < _MOST_TWICE:
-                    self._twice.append(f"{notification.id} ({self._table.unit} {record.line})")
+                self._duplicate_count += 1
+                if len(self._duplicates) < _MAX_DUPLICATES_SHOWN:
+                    self._duplicates.append(f"{notification.id} ({self._table.unit} {record.line})")
             self._lines.append(record.line)
             yield notification
 
     def so_far(self, accepted: int, command: Callable[[int], str]) -> str:
-        """How many went in, and how to go on."""
+        """How many notifications were enqueued, and the command that continues."""
         unsure = len(self._lines) - accepted
         line = self._lines[accepted] if unsure else max(self._report.line, 1)
         may_be = f", the next {unsure:,} may be" if unsure else ""
         refused = f"; {self._report.refused:,} were refused" if self._report.refused else ""
-        return f"{accepted:,} notifications are on the queue{may_be}{refused}. Go on with: {command(line)}"
+        return f"{accepted:,} notifications are on the queue{may_be}{refused}. Continue with: {command(line)}"
 
-    def warn_of_what_was_accepted(self) -> None:
-        """At the end: what was accepted and is probably not meant so."""
-        if self._times_twice:
-            more = f" and {self._times_twice - len(self._twice):,} more" if self._times_twice > len(self._twice) else ""
-            self._report.warn(f"given again: {', '.join(self._twice)}{more}; of each id the first alone is sent")
+    def report_suspects(self) -> None:
+        """Warn, after the last record, of accepted records that look like a mistake."""
+        if self._duplicate_count:
+            left = self._duplicate_count - len(self._duplicates)
+            more = f" and {left:,} more" if left else ""
+            self._report.warn(f"duplicate ids: {', '.join(self._duplicates)}{more}; only the first of each id is sent")
         for field, times in self._ignored.items():
-            self._report.warn(f"a key that looks like {field}, and is not spelled so, was ignored; lines: {times:,}")
-        for first, times in self._doubts.values():
+            self._report.warn(f"ignored a key that looks like a misspelt {field}; lines: {times:,}")
+        for first, times in self._date_warnings.values():
             self._report.warn(first + (f" (and {times - 1:,} more of this kind)" if times > 1 else ""))
 
-    def _doubt(self, notification: Notification, record: Record) -> None:
+    def _check_date(self, notification: Notification, record: Record) -> None:
         """
-        Keep what a person should know of a kind that does not fit its due date.
+        Keep a warning if the due date does not fit the kind.
 
         Raises:
-            InvalidNotification: A worker would make a dead letter of it.
+            InvalidNotification: A worker would make it a dead letter.
         """
         try:
             found = window.doubt(notification, self._now)
@@ -200,8 +203,8 @@ class _Reading:
             raise InvalidNotification(self._table.spelling.get(exc.field, exc.field), exc.reason) from exc
         if found is not None:
             first = f"{notification.kind} in {self._table.unit} {record.line}: {found}"
-            first, times = self._doubts.get(notification.kind, (first, 0))
-            self._doubts[notification.kind] = first, times + 1
+            first, times = self._date_warnings.get(notification.kind, (first, 0))
+            self._date_warnings[notification.kind] = first, times + 1
 
     def _notification(self, record: Record) -> Notification:
         fields = self._table.read(record)
@@ -221,14 +224,14 @@ class _Reading:
 
 
 class _Ids:
-    """Ids that were seen, 16 to 32 bytes each: a hash table of their digests."""
+    """A set of ids that takes 16 to 32 bytes for each: a hash table of their digests."""
 
     def __init__(self) -> None:
         self._slots = array("Q", bytes(8 << 10))
         self._count = 0
 
     def add(self, text: str) -> bool:
-        """Whether an id is new."""
+        """Add an id; return whether it is new."""
         if 2 * self._count >= len(self._slots):
             full, self._slots = self._slots, array("Q", bytes(16 * len(self._slots)))
             for digest in full:
@@ -243,7 +246,7 @@ class _Ids:
         return True
 
     def _place(self, digest: int) -> int:
-        """Where a digest stands, or belongs."""
+        """The slot of a digest, whether it is taken or free."""
         last = len(self._slots) - 1
         place = digest & last
         while self._slots[place] not in (0, digest):
@@ -252,7 +255,7 @@ class _Ids:
 
 
 def _size(source: IO[bytes]) -> int | None:
-    """Bytes that are left to read; None of a pipe."""
+    """Bytes left to read; None for a pipe."""
     if not source.seekable():
         return None
     here = source.tell()
@@ -262,7 +265,7 @@ def _size(source: IO[bytes]) -> int | None:
 
 
 class _Bar:
-    """A progress bar by bytes, on a terminal; nothing elsewhere."""
+    """A progress bar by bytes; only a terminal shows it."""
 
     def __init__(self, source: IO[bytes], *, show: bool) -> None:
         console = terminal.notes()
@@ -283,7 +286,7 @@ class _Bar:
             self._progress.stop()
 
     def over(self, records: Iterator[Record]) -> Iterator[Record]:
-        """Pass them on, counting."""
+        """Yield the records and advance the bar."""
         read_bytes = 0
         for count, record in enumerate(records, 1):
             read_bytes += len(record.raw)

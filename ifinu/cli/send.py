@@ -1,4 +1,4 @@
-"""`ifinu send`: one notification."""
+"""`ifinu send`: enqueue one notification."""
 
 from __future__ import annotations
 
@@ -17,39 +17,37 @@ from ifinu.notification import Kind, Notification, Priority
 
 
 def send(
-    id: Annotated[str, typer.Option(help="Idempotency key, such as inv-42:lembrete.")],  # noqa: A002 - the option's name
-    kind: Annotated[Kind, typer.Option(help="Why it is sent; chooses the text.")],
-    phone: Annotated[str, typer.Option(help="Any usual Brazilian spelling.")],
-    name: Annotated[str | None, typer.Option(help="Whom it addresses.")] = None,
-    amount: Annotated[str | None, typer.Option(help="BRL, such as 1234.50.")] = None,
-    due_date: Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="The day it is due.")] = None,
+    id: Annotated[str, typer.Option(help="Idempotency key, such as inv-42:lembrete; it is sent once.")],  # noqa: A002 - the option's name
+    kind: Annotated[Kind, typer.Option(help="What it is about; chooses the text.")],
+    phone: Annotated[str, typer.Option(help="Brazilian phone number, in any usual spelling.")],
+    name: Annotated[str | None, typer.Option(help="Name of the person.")] = None,
+    amount: Annotated[str | None, typer.Option(help="Amount in BRL, such as 1234.50.")] = None,
+    due_date: Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="Due date of the charge.")] = None,
     description: Annotated[str | None, typer.Option(help="What the charge is for.")] = None,
     instance: Annotated[str | None, typer.Option(help="WhatsApp instance to send from.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="On whose behalf.")] = None,
-    payment_link: Annotated[str | None, typer.Option(metavar="URL", help="Where to pay.")] = None,
-    pix_code: Annotated[str | None, typer.Option(help='Pix "copia e cola".')] = None,
-    boleto_line: Annotated[str | None, typer.Option(help="A boleto's linha digitável.")] = None,
-    valid_until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="ISO time after which it is not sent.")
-    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Your customer on whose behalf it is sent.")] = None,
+    payment_link: Annotated[str | None, typer.Option(metavar="URL", help="Page on which to pay.")] = None,
+    pix_code: Annotated[str | None, typer.Option(help='Pix "copia e cola" code.')] = None,
+    boleto_line: Annotated[str | None, typer.Option(help="Linha digitável of a boleto.")] = None,
+    valid_until: Annotated[str | None, typer.Option(metavar="TIME", help="Do not send it after this ISO time.")] = None,
     priority: Annotated[
-        str | None, typer.Option(metavar=f"[{'|'.join(Priority)}]", help="Which queue it waits in; by default normal.")
+        str | None, typer.Option(metavar=f"[{'|'.join(Priority)}]", help="Queue to use; normal by default.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="Free text in place of the kind's.")] = None,
+    text: Annotated[str | None, typer.Option(help="Text to send in place of the kind's template.")] = None,
     wait: Annotated[
         timedelta | None,
-        typer.Option("--in", parser=durations.parse, metavar="WAIT", help="Send it after this time: 10m, 2h, 3d."),
+        typer.Option("--in", parser=durations.parse, metavar="WAIT", help="Send it after this long: 10m, 2h, 3d."),
     ] = None,
     at: Annotated[
-        str | None, typer.Option("--at", metavar="TIME", help="ISO time with its zone before which it is not sent.")
+        str | None, typer.Option("--at", metavar="TIME", help="Do not send it before this ISO time with a UTC offset.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the text; needs neither Redis nor gateway.")
+        bool, typer.Option("--dry-run", help="Print the text and enqueue nothing; needs neither Redis nor gateway.")
     ] = False,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Enqueue one notification.
+    Enqueue one notification. A worker sends it when it is due.
 
     [bold]Examples[/bold]
 
@@ -66,10 +64,10 @@ def send(
     }  # fmt: skip
     notification = producer.notification_of({field: value for field, value in given.items() if value is not None})
     due = _due(wait, at)
-    warnings = _doubts(notification, due or datetime.now(UTC))
+    warnings = _warnings(notification, due or datetime.now(UTC))
     from ifinu.worker.tasks import send_notification
 
-    told: dict[str, object] = {
+    document: dict[str, object] = {
         "id": notification.id,
         "queue": producer.QUEUE_OF[notification.priority],
         "due": due and due.isoformat(),
@@ -84,34 +82,36 @@ def send(
         renderer = Renderer(config.templates, reference=config.reference, codes_apart=config.pix_separate)
         codes = notification.code_messages(config.evolution_instance) if config.pix_separate else []
         texts = [renderer.render(each, today=today) for each in (notification, *codes)]
-        told |= {"phone": phones.mask(notification.phone), "text": texts[0]} | ({"then": texts[1:]} if codes else {})
+        document |= {"phone": phones.mask(notification.phone), "text": texts[0]} | (
+            {"then": texts[1:]} if codes else {}
+        )
     else:
         send_notification.enqueue(
             notification, countdown=wait and wait.total_seconds(), eta=None if wait is not None else due
         )
     if as_json:
-        terminal.print_json(told)
+        terminal.print_json(document)
         return
     out = terminal.results()
     for warning in warnings:
         terminal.notes().print(f"warning: {warning}", style="yellow", soft_wrap=True)
     if dry_run:
-        out.print(f"To {told['phone']}, nothing is sent:", style="dim")
-        out.print(terminal.plain(str(told["text"]), lines=True), soft_wrap=True)
+        out.print(f"Dry run, nothing is sent. To {document['phone']}:", style="dim")
+        out.print(terminal.plain(str(document["text"]), lines=True), soft_wrap=True)
         for text in texts[1:]:
-            out.print("and then, in a message of nothing else:", style="dim")
+            out.print("then, as a separate message:", style="dim")
             out.print(terminal.plain(text, lines=True), soft_wrap=True)
         return
     when = f", due in {span(due - datetime.now(UTC))}" if due else ""
-    out.print(f"{terminal.plain(notification.id)} is on {told['queue']}{when}", soft_wrap=True)
+    out.print(f"{terminal.plain(notification.id)} is on {document['queue']}{when}", soft_wrap=True)
 
 
-def _doubts(notification: Notification, at: datetime) -> list[str]:
+def _warnings(notification: Notification, at: datetime) -> list[str]:
     """
-    What a person should know before it is sent then.
+    Warnings about a due date that does not fit the kind, if it is sent at that time.
 
     Raises:
-        InvalidNotification: A worker would make a dead letter of it.
+        InvalidNotification: A worker would make it a dead letter.
     """
     try:
         found = window.doubt(notification, at)
@@ -132,5 +132,5 @@ def _due(wait: timedelta | None, at: str | None) -> datetime | None:
     except ValueError:
         raise ConfigurationError("--at must be an ISO time, such as 2026-12-01T09:00:00-03:00") from None
     if due.tzinfo is None:
-        raise ConfigurationError("--at needs its zone, such as 2026-12-01T09:00:00-03:00")
+        raise ConfigurationError("--at needs a UTC offset, such as 2026-12-01T09:00:00-03:00")
     return due

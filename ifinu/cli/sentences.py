@@ -1,4 +1,4 @@
-"""What became of a notification and what follows, in a sentence or two."""
+"""The state of a notification in a sentence or two: its outcome, and what happens next."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from ifinu.ledger.queries import Known
 
 _ZONE = ZoneInfo(BRASILIA)
-# What WhatsApp has told is known to the ledger alone; in everything else Redis is ahead of it.
-_TOLD_BY_RECEIPTS = ("server_ack", "delivered", "read", "failed")
+# Only the ledger has what receipts reported; for everything else Redis is ahead of it.
+_FROM_RECEIPTS = ("server_ack", "delivered", "read", "failed")
 _DETAILED_BY_LEDGER = ("retrying", "deferred", "queued")
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimView:
     """
-    What Redis remembers of an id; see `broker.claims`.
+    The claim of an id in Redis; see `broker.claims`.
 
     Attributes:
-        state: As the claim has it; empty where it holds nothing but that the id was called off.
+        state: The claim's state; empty if the claim only holds a cancellation.
         key_id: WhatsApp's id of the message, or empty.
-        cancelled: It was called off.
-        given_up: It may have been sent, and nothing is done about that: its dead letter was deleted.
+        cancelled: Whether the notification was cancelled.
+        given_up: Whether it is in doubt and no longer looked up, since its dead letter was deleted.
     """
 
     state: str
@@ -40,18 +40,18 @@ class ClaimView:
 
 
 def clock(at: datetime | None) -> str:
-    """A time in São Paulo; a dash for none."""
+    """A time in São Paulo's time zone; a dash for None."""
     return "–" if at is None else at.astimezone(_ZONE).strftime("%d/%m/%Y %H:%M:%S")
 
 
 def state_of(known: Known | None, claim: ClaimView | None, letter: DeadLetter | None) -> str:
     """
-    The state that counts, of all that is known.
+    The present state, from the source that is ahead.
 
     Returns:
-        One of `ledger.states.State`, or `sending` or `waiting`, which only a claim can be in.
+        One of `ledger.states.State`, or `sending` or `waiting`, which only claims have.
     """
-    if known and known.state in _TOLD_BY_RECEIPTS:
+    if known and known.state in _FROM_RECEIPTS:
         return known.state
     if claim and claim.state:
         return (
@@ -70,74 +70,75 @@ def sentence(
     notification_id: str, state: str, known: Known | None, claim: ClaimView | None, letter: DeadLetter | None
 ) -> str:
     """
-    Say it.
+    Describe a state, and what happens next.
 
     Args:
         notification_id: The id.
-        state: As `state_of` gives it.
-        known: What the ledger has.
-        claim: What Redis remembers.
+        state: As `state_of` returns it.
+        known: Its row in the ledger.
+        claim: Its claim in Redis.
         letter: Its latest dead letter.
     """
-    # Where the claim is ahead, what the ledger says of reasons and times belongs to an older state.
+    # If the claim is ahead, the ledger's reason and times belong to an older state.
     now = known if known and known.state == state else None
     match state:
         case "queued":
-            return "It is on its queue, and will be sent when it is its turn."
+            return "It is on its queue and will be sent in its turn."
         case ClaimState.SENDING:
-            return "A worker is sending it. Should the worker die of it, the gateway is asked whether it was sent."
+            return "A worker is sending it. If that worker dies, another one asks the gateway whether it was sent."
         case ClaimState.WAITING:
-            return "It waits for its next try."
+            return "It is waiting for its next try."
         case "retrying":
-            return f"A try failed{_why(now)}. The next is due{_due(now, ' at', ' since')}."
+            due = _due(now, " is due at", " has been due since") or " is scheduled"
+            return f"A try failed{_reason(now)}. The next one{due}."
         case "deferred":
-            later = _due(now, ", not before", ": it is due since")
-            return f"It waits{_why(now)}, and is sent later{later}. No try was counted."
+            due = _due(now, "will be sent no earlier than", "has been due since") or "will be sent later"
+            return f"It is waiting{_reason(now)} and {due}. This does not count as a try."
         case ClaimState.UNKNOWN if letter is None and claim and claim.given_up:
             return (
-                "It may have been sent, and its dead letter was deleted: it is neither looked up nor sent again. If "
-                f"you know better, `ifinu unknown resolve {shlex.quote(notification_id)}`."
+                "It may have been sent. Its dead letter was deleted, so it is neither looked up nor sent again. If you "
+                f"know whether it was sent, run `ifinu unknown resolve {shlex.quote(notification_id)}`."
             )
         case ClaimState.UNKNOWN if letter is None and now and now.reason == "purged":
             return (
-                "It may have been sent, and its message was deleted from its queue: it is not looked up. A person "
-                f"decides: look at the phone, then `ifinu unknown resolve {shlex.quote(notification_id)}`."
+                "It may have been sent. Its message was deleted from its queue, so it is not looked up. Check the "
+                f"phone, then run `ifinu unknown resolve {shlex.quote(notification_id)}`."
             )
         case ClaimState.UNKNOWN if letter is None:
-            asked = _due(now, " at", ", as it was to be at")
-            return f"It may have been sent: no answer came{_why(now)}. The gateway is asked for it{asked}."
+            due = _due(now, " is due at", " has been due since") or " is scheduled"
+            return f"It may have been sent: no answer came{_reason(now)}. Its look-up at the gateway{due}."
         case ClaimState.UNKNOWN:
             return (
-                "It may have been sent, and the gateway does not say. A person decides: look at the phone, then "
+                "It may have been sent, and a look-up did not settle it. Check the phone, then run "
                 f"`ifinu unknown resolve {shlex.quote(notification_id)}`."
             )
         case ClaimState.EXPIRED:
-            return f"It was not sent and will not be: it came too late{_why(now)}."
+            return f"It was not sent and will not be: it came too late{_reason(now)}."
         case ClaimState.SUPPRESSED:
-            return "It was not sent and will not be: the person wants no messages (`ifinu optout list`)."
+            return "It was not sent and will not be: the person opted out (`ifinu optout list`)."
         case ClaimState.CANCELLED:
-            return "It was not sent and will not be: it was called off."
+            return "It was not sent and will not be: it was cancelled."
         case "purged":
             return (
-                "It was not sent: its message was deleted from its queue. Its id is free, and a message that is pushed "
-                "with it since is sent when it is its turn."
+                "It was not sent: its message was deleted from its queue. Its id is free again; a message pushed with "
+                "it since then is sent in its turn."
             )
         case ClaimState.DEAD if letter is not None:
             id_ = shlex.quote(notification_id)
             return (
-                f"It was not sent ({letter.reason}) and waits in the dead letters: `ifinu dlq show {id_}` "
-                f"says more, `ifinu dlq replay --id {id_}` sends it again."
+                f"It was not sent ({letter.reason}) and is in the dead letters. `ifinu dlq show {id_}` shows why; "
+                f"`ifinu dlq replay --id {id_}` sends it again."
             )
         case ClaimState.DEAD:
-            return f"It was not sent and will not be{_why(now)}. Its dead letter was deleted."
+            return f"It was not sent and will not be{_reason(now)}. Its dead letter was deleted."
         case ClaimState.SENT:
             return _sent(now)
         case "failed":
-            return f"The gateway took it, and WhatsApp could not deliver it{_at(now, 'failed_at')}."
+            return f"The gateway accepted it, but WhatsApp could not deliver it{_at(now, 'failed_at')}."
         case "server_ack":
-            return f"WhatsApp took it{_at(now, 'server_ack_at')}; it is not on the phone yet."
+            return f"WhatsApp accepted it{_at(now, 'server_ack_at')}; it has not reached the phone yet."
         case "delivered":
-            return f"It came to the phone{_at(now, 'delivered_at')}; that it was read is not known."
+            return f"It reached the phone{_at(now, 'delivered_at')}; no read receipt has come."
         case "read":
             return f"It was read{_at(now, 'read_at')}."
     return f"Its state is {state}."
@@ -145,22 +146,22 @@ def sentence(
 
 def _sent(now: Known | None) -> str:
     if now is None:
-        return "The gateway took it. No receipt has come yet."
-    taken = f"The gateway took it{_at(now, 'sent_at')}."
+        return "The gateway accepted it. No receipt has come yet."
+    accepted = f"The gateway accepted it{_at(now, 'sent_at')}."
     if now.unconfirmed_at:
         return (
-            f"{taken} No receipt has come in time: is the phone off, or `ifinu webhook` not registered? "
-            "A gateway that is restarted loses receipts that it has not posted."
+            f"{accepted} No receipt has come in time: the phone may be off, or `ifinu webhook` may not be registered. "
+            "A gateway that restarts also loses the receipts it has not posted."
         )
-    return f"{taken} No receipt has come yet."
+    return f"{accepted} No receipt has come yet."
 
 
-def _why(now: Known | None) -> str:
+def _reason(now: Known | None) -> str:
     return f" ({now.reason})" if now and now.reason else ""
 
 
 def _due(now: Known | None, to_come: str, past: str) -> str:
-    """When it is due; a time that has passed is said to have passed."""
+    """The due time after `to_come` or, if it has passed, after `past`; empty if there is none."""
     at = now.due_at if now else None
     return "" if at is None else _at(now, "due_at", to_come if at > datetime.now(UTC) else past)
 

@@ -1,4 +1,4 @@
-"""`ifinu show`: all that happened to one notification."""
+"""`ifinu show`: the state and the history of one notification."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Found = TypeVar("_Found")
 
 @dataclasses.dataclass(frozen=True)
 class _All:
-    """Everything that is known of an id."""
+    """Everything that the ledger and Redis hold of an id."""
 
     id: str
     timeline: Timeline | None
@@ -46,15 +46,16 @@ class _All:
 
 
 def show(
-    id: Annotated[str, typer.Argument(metavar="ID", help="Of the notification, or of its message at WhatsApp.")],  # noqa: A002 - the argument's name
+    id: Annotated[str, typer.Argument(metavar="ID", help="The notification's id, or WhatsApp's id of its message.")],  # noqa: A002 - the argument's name
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Show what became of a notification, and all that happened to it.
+    Show the state of a notification and its history.
 
-    It asks the ledger, and Redis for what is not recorded yet. Times are those
-    of São Paulo, the phone is masked. WhatsApp's id of a message (`key.id`)
-    finds its notification too. Exit code 1 when nobody knows the id.
+    The ledger has the history; Redis has the events that are not recorded yet.
+    Times are in São Paulo's time zone, and the phone is masked. WhatsApp's id of a
+    message (`key.id`) also finds its notification. The exit code is 1 if the id is
+    unknown.
 
     [bold]Examples[/bold]
 
@@ -71,13 +72,15 @@ def show(
         if failed:
             raise failed[0]
         terminal.notes().print(
-            f"Nobody knows {terminal.plain(id)}. It is on a queue and was never tried (`ifinu queue peek`), is older "
-            "than IFINU_RETENTION_DAYS, its person was erased, or it is misspelt."
+            f"{terminal.plain(id)} was not found. It may be misspelt, be on a queue and not yet tried (`ifinu queue "
+            "peek`), be older than IFINU_RETENTION_DAYS, or have been erased."
         )
         raise typer.Exit(1)
     for exc in failed:
-        who = "the ledger" if isinstance(exc, LedgerUnavailable) else "Redis"
-        terminal.notes().print(f"Without {who}, which cannot be asked ({terminal.plain(str(exc))}).", style="yellow")
+        source = "the ledger" if isinstance(exc, LedgerUnavailable) else "Redis"
+        terminal.notes().print(
+            f"Shown without {source}, which does not answer ({terminal.plain(str(exc))}).", style="yellow"
+        )
     if as_json:
         terminal.print_json(_document(found))
     else:
@@ -92,7 +95,7 @@ def _look(client: redis.Redis, notification_id: str, failed: list[redis.RedisErr
 
 
 def _asked(ask: Callable[[], _Found], failed: list[redis.RedisError | LedgerUnavailable]) -> _Found | None:
-    """What one source knows; one that is away must not hide the other."""
+    """Ask one source; note its error and return None if it fails, so that the other source is still shown."""
     try:
         return ask()
     except (redis.RedisError, LedgerUnavailable) as exc:
@@ -132,7 +135,7 @@ def _document(found: _All) -> dict[str, Any]:
     return {
         "id": found.id,
         "state": found.state(),
-        "told": found.sentence(),
+        "summary": found.sentence(),
         "notification": timeline and _plain(dataclasses.asdict(timeline.known)),
         "events": [_event(one) for one in timeline.happened] if timeline else [],
         "left_off": timeline.left_off if timeline else 0,
@@ -142,7 +145,7 @@ def _document(found: _All) -> dict[str, Any]:
 
 
 def _event(one: Happening) -> dict[str, Any]:
-    # The pseudonym is for joining what is in the database.
+    # The pseudonym only serves to join rows in the database.
     data = {name: value for name, value in one.data.items() if name != "hash"}
     return _plain({"at": one.at, "name": one.name, "data": data})
 
@@ -160,10 +163,10 @@ def _print(found: _All) -> None:
     out.print(terminal.plain(found.sentence()), soft_wrap=True)
     timeline = found.timeline
     if timeline is None:
-        out.print("It is not in the ledger; this is what Redis knows.", style="dim")
+        out.print("It is not in the ledger; this comes from Redis.", style="dim")
         return
     known = timeline.known
-    about = (
+    rows = (
         ("kind", known.kind),
         ("phone", known.phone),
         ("tenant", known.tenant),
@@ -174,11 +177,12 @@ def _print(found: _All) -> None:
         ("first seen", clock(known.first_at)),
     )
     out.print()
-    for name, value in about:
+    for name, value in rows:
         if value is not None:
             out.print(f"[dim]{name:14}[/] {terminal.plain(value)}", soft_wrap=True)
     out.print()
-    table = terminal.columns("São Paulo", "what", "why", "tries", "next", right=("tries",), whole=("São Paulo", "what"))
+    whole = ("São Paulo", "event")
+    table = terminal.columns("São Paulo", "event", "reason", "tries", "next", right=("tries",), whole=whole)
     middle = (len(timeline.happened) + 1) // 2 if timeline.left_off else None
     for place, one in enumerate(timeline.happened):
         if place == middle:
@@ -189,12 +193,12 @@ def _print(found: _All) -> None:
 
 def _row(one: Happening) -> tuple[str, str, str, str, str]:
     data = one.data
-    what = str(data.get("status", one.name)) if one.name == "receipt" else one.name
+    event = str(data.get("status", one.name)) if one.name == "receipt" else one.name
     tries = "" if data.get("attempts") is None else str(data["attempts"])
     due = ""
     with contextlib.suppress(TypeError, ValueError, KeyError, OverflowError):
         due = clock(datetime.fromtimestamp(data["due_ms"] / 1000, UTC))
-    return clock(one.at), what, "; ".join(_reasons(one.name, data)), tries, due
+    return clock(one.at), event, "; ".join(_reasons(one.name, data)), tries, due
 
 
 def _reasons(name: str, data: dict[str, Any]) -> list[str]:
@@ -206,5 +210,5 @@ def _reasons(name: str, data: dict[str, Any]) -> list[str]:
     if name == "sent" and data.get("confirmed") is False:
         parts.append("the gateway could not store it")
     if name == "duplicate" and data.get("first"):
-        parts.append(f"the first one is {data['first']}")
+        parts.append(f"the first is {data['first']}")
     return parts

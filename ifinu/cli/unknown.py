@@ -1,7 +1,8 @@
-"""`ifinu unknown`: the notifications that may have been sent, and a person's word on them."""
+"""`ifinu unknown`: list the notifications in doubt, and resolve them."""
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,17 +19,17 @@ from ifinu.cli.durations import span
 from ifinu.cli.sentences import clock
 from ifinu.errors import ConfigurationError
 
-app = typer.Typer(no_args_is_help=True, help="The notifications that may have been sent, and nobody knows.")
+app = typer.Typer(no_args_is_help=True, help="List and resolve notifications that may or may not have been sent.")
 
 
 @app.command("list")
 def list_(as_json: terminal.Json = False) -> None:
     """
-    List what may have been sent, the oldest first, and what is done about it.
+    List the notifications in doubt, the oldest first.
 
-    What is looked up settles by itself, as a rule within IFINU_UNKNOWN_GRACE_S.
-    What is held in the dead letters, or whose message was purged, waits for you:
-    look at the phone, then [bold]ifinu unknown resolve[/bold].
+    A look-up at the gateway usually settles them within IFINU_UNKNOWN_GRACE_S.
+    Those held in the dead letters, or whose message was purged, need your decision:
+    check the phone, then run [bold]ifinu unknown resolve[/bold].
 
     [bold]Examples[/bold]
 
@@ -56,40 +57,40 @@ def list_(as_json: terminal.Json = False) -> None:
     if not doubts:
         out.print("Nothing is in doubt.")
         return
-    table = terminal.columns("id", "kind", "instance", "for", "sent again", "", right=("for",))
+    table = terminal.columns("id", "kind", "instance", "age", "resent", "status", right=("age",))
     for doubt in doubts:
-        length = "–" if doubt.since is None else span(now - doubt.since)
-        about = (doubt.id, doubt.kind or "–", doubt.instance or "–", length, "yes" if doubt.resent else "no")
-        table.add_row(*map(terminal.plain, (*about, _what(doubt, now, paused))))
+        age = "–" if doubt.since is None else span(now - doubt.since)
+        cells = (doubt.id, doubt.kind or "–", doubt.instance or "–", age, "yes" if doubt.resent else "no")
+        table.add_row(*map(terminal.plain, (*cells, _status(doubt, now, paused))))
     out.print(table)
     undecided = sum(doubt.place in (Place.HELD, Place.GONE) for doubt in doubts)
-    out.print(f"{len(doubts):,} in doubt, {undecided:,} of them wait for a person", style="dim")
+    out.print(f"{len(doubts):,} in doubt; {undecided:,} need your decision", style="dim")
     if is_a_worker_there is False:
         out.print(
-            f"[yellow]No worker answers, so that {len(overdue):,} are not looked up: start one, `ifinu worker`.[/]",
+            f"[yellow]{len(overdue):,} look-ups are overdue and no worker answers: start one with `ifinu worker`.[/]",
             soft_wrap=True,
         )
 
 
 @app.command()
 def resolve(
-    id: Annotated[str, typer.Argument(metavar="ID", help="Of the notification.")],  # noqa: A002 - the argument's name
-    sent: Annotated[bool, typer.Option("--sent", help="It is on the phone.")] = False,
+    id: Annotated[str, typer.Argument(metavar="ID", help="The notification's id.")],  # noqa: A002 - the argument's name
+    sent: Annotated[bool, typer.Option("--sent", help="It was sent: the message is on the phone.")] = False,
     resend: Annotated[
-        bool, typer.Option("--resend", help="Send it; if it was sent, the person gets it twice.")
+        bool, typer.Option("--resend", help="Send it again; if it was sent before, the person gets it twice.")
     ] = False,
-    discard: Annotated[bool, typer.Option("--discard", help="Do not send it, whatever became of it.")] = False,
+    discard: Annotated[bool, typer.Option("--discard", help="Do not send it, even if it was not sent.")] = False,
     key_id: Annotated[
         str,
-        typer.Option("--key-id", metavar="KEY", help="With --sent: WhatsApp's id of the message, to join receipts."),
+        typer.Option("--key-id", metavar="KEY", help="With --sent: WhatsApp's id of the message, to match receipts."),
     ] = "",
     yes: terminal.Yes = False,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Say what became of a notification that may have been sent.
+    Decide what happens to a notification in doubt.
 
-    Exit code 1 when it is not in doubt any more; then nothing has changed.
+    The exit code is 1 if it is no longer in doubt; then nothing changes.
 
     [bold]Examples[/bold]
 
@@ -99,43 +100,43 @@ def resolve(
     """
     decisions = [d for d, given in zip(Decision, (sent, resend, discard), strict=True) if given]
     if len(decisions) != 1:
-        raise ConfigurationError("say one of --sent, --resend and --discard")
+        raise ConfigurationError("give one of --sent, --resend and --discard")
     (decision,) = decisions
     if key_id and not sent:
-        raise ConfigurationError("--key-id goes with --sent")
+        raise ConfigurationError("--key-id needs --sent")
     id_ = producer.id_of(id)
     with connection.broker() as client:
         unknowns = Unknowns(client, settings.load().claim_ttl_s)
         doubt = unknowns.find(id_)
         if doubt is not None and resend:
-            terminal.confirm(f"{id_} may be on the phone already; it may come twice.", "resend", yes=yes)
-            doubt = unknowns.find(id_)  # while they thought about it, its message went on
+            terminal.confirm(f"{id_} may be on the phone already; the person may get it twice.", "resend", yes=yes)
+            doubt = unknowns.find(id_)  # it may have been settled during the prompt
         if doubt is None:
             resolved = Resolved(False, unknowns.state(id_))
         else:
             resolved = unknowns.resolve(doubt, decision, key_id=key_id.strip())
     due = doubt.due.isoformat() if doubt and doubt.due and resend and resolved.done else None
-    words = _told(doubt, decision) if doubt and resolved.done else _not_done(resolved)
+    words = _result(doubt, decision) if doubt and resolved.done else _not_done(id_, resolved)
     document = {"id": id_, "decision": decision, "done": resolved.done, "state": resolved.state, "due": due}
     terminal.answer(document, terminal.plain(f"{id_}: {words}"), as_json=as_json)
     if not resolved.done:
         raise typer.Exit(1)
 
 
-def _what(doubt: Doubt, now: datetime, paused: set[str]) -> str:
-    off = "; called off, it is not sent again" if doubt.cancelled else ""
+def _status(doubt: Doubt, now: datetime, paused: set[str]) -> str:
+    off = "; cancelled, so it is not resent" if doubt.cancelled else ""
     if doubt.state == ClaimState.SENDING:
-        return "is being sent once more" + off
+        return f"being resent{off}"
     match doubt.place:
         case Place.DELAYED:
             if doubt.due is not None and doubt.due > now:
-                return f"is looked up in {span(doubt.due - now)}{off}"
-            return f"is to be looked up, due since {clock(doubt.due)}{off}"
+                return f"look-up in {span(doubt.due - now)}{off}"
+            return f"look-up overdue since {clock(doubt.due)}{off}"
         case Place.READY:
-            held_up = ", which is paused" if doubt.queue in paused else ""
-            return f"is on {doubt.queue}{held_up}, to be looked up{off}"
+            queue = f"{doubt.queue}, which is paused" if doubt.queue in paused else doubt.queue
+            return f"look-up waits on {queue}{off}"
         case Place.IN_FLIGHT:
-            return f"is being looked up{off}"
+            return f"look-up under way{off}"
         case Place.HELD:
             return f"held in the dead letters ({doubt.letter.reason if doubt.letter else ''}){off}"
         case Place.GONE:
@@ -143,12 +144,12 @@ def _what(doubt: Doubt, now: datetime, paused: set[str]) -> str:
 
 
 def _is_overdue(doubt: Doubt, now: datetime) -> bool:
-    """Whether a worker should have its message by now, or is about to take it."""
+    """Whether a worker should have fetched its message by now."""
     return doubt.place is Place.READY or (doubt.place is Place.DELAYED and (doubt.due is None or doubt.due <= now))
 
 
 def _is_a_worker_there(config: settings.Settings) -> bool | None:
-    """None where it cannot be asked."""
+    """None if Redis cannot be asked."""
     from ifinu.cli.top.workers import AWAY, Workers
 
     with Workers(config.redis_url.get_secret_value()) as workers:
@@ -158,33 +159,33 @@ def _is_a_worker_there(config: settings.Settings) -> bool | None:
             return None
 
 
-def _told(doubt: Doubt, decision: Decision) -> str:
+def _result(doubt: Doubt, decision: Decision) -> str:
     match decision:
         case Decision.SENT:
-            return "was sent, as you say"
+            return "recorded as sent"
         case Decision.DISCARD:
             return "will not be sent"
     match doubt.place:
         case Place.HELD:
-            return "is on its queue again, and is sent when it is its turn"
+            return "back on its queue; it is sent in its turn"
         case Place.GONE:
-            return "may be sent; its message was purged, so give it again"
+            return "its id is free again, but its message was purged: push it again"
         case Place.DELAYED if doubt.due is not None and doubt.due > datetime.now(UTC):
-            return f"is sent in {span(doubt.due - datetime.now(UTC))}"
-    return "is sent when it is its turn"
+            return f"will be sent in {span(doubt.due - datetime.now(UTC))}"
+    return "will be sent in its turn"
 
 
-def _not_done(resolved: Resolved) -> str:
+def _not_done(id_: str, resolved: Resolved) -> str:
     match resolved.state:
         case "none":
-            return "is not in doubt: nothing is known of it"
+            return "not in doubt: Redis has no claim of it"
         case "looked_up":
-            return "is being looked up; try again in some seconds"
+            return "a look-up is under way; try again in a few seconds"
         case ClaimState.CANCELLED:
-            return "was called off; `ifinu cancel --undo` withdraws that"
+            return f"cancelled; withdraw that with `ifinu cancel --undo {shlex.quote(id_)}`"
         case ClaimState.SENDING:
-            return "is being sent at this moment"
-    return f"is not in doubt: its state is {resolved.state}"
+            return "being sent right now"
+    return f"not in doubt: its state is {resolved.state}"
 
 
 def _as_json(doubt: Doubt) -> dict[str, Any]:

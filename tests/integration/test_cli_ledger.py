@@ -71,7 +71,7 @@ def test_show_prints_the_timeline(ifinu, there):
     assert ended.code == 0
     first, second, *rest = ended.out.splitlines()
     assert first == "n1  delivered"
-    assert second.startswith("It came to the phone at ")
+    assert second.startswith("It reached the phone at ")
     for told in (MASKED, "K1", "t1", "lembrete"):
         assert any(told in line for line in rest)
     what = [line.split()[2:] for line in rest[-3:]]
@@ -123,14 +123,14 @@ def test_show_knows_what_only_redis_knows(
         bury(client, "n1", {"id": "n1", "telefone": MARIA})
     ended = ifinu("show", "n1", "--json")
     assert (ended.code, ended.json["state"]) == (0, state)
-    assert ("Without the ledger" in ended.err) == ledger_away
+    assert ("Shown without the ledger" in ended.err) == ledger_away
     assert "is not in the ledger" in ifinu("show", "n1").out
 
 
 def test_show_says_when_nobody_knows(ifinu, there):
     ended = ifinu("show", "n1")
     assert (ended.code, ended.out) == (1, "")
-    assert ended.err.startswith("Nobody knows n1.")
+    assert ended.err.startswith("n1 was not found.")
 
 
 def test_show_does_not_say_that_nobody_knows_while_the_ledger_is_away(ifinu):
@@ -144,7 +144,7 @@ def test_show_needs_no_redis_for_what_is_in_the_ledger(ifinu, there, monkeypatch
     monkeypatch.setenv("IFINU_REDIS_URL", "redis://localhost:1")
     ended = ifinu("show", "n1", "--json")
     assert (ended.code, ended.json["state"]) == (0, "delivered")
-    assert "Without Redis" in ended.err
+    assert "Shown without Redis" in ended.err
 
 
 @pytest.mark.parametrize("again", ["retrying", "sent"])
@@ -157,7 +157,7 @@ def test_show_says_that_a_message_was_purged_until_its_id_is_used_again(ifinu, t
     record(client, valkey.url, there)
     found = ifinu("show", "n1", "--json").json
     assert (found["state"], found["notification"]["due_at"]) == ("purged", None)
-    assert found["told"].startswith("It was not sent: its message was deleted from its queue.")
+    assert found["summary"].startswith("It was not sent: its message was deleted from its queue.")
     assert ifinu("status", "--json").json["ledger"]["counts"] == [
         {"key": "purged", "total": 1, "states": {"purged": 1}}
     ]
@@ -175,7 +175,7 @@ def test_show_says_that_what_may_have_been_sent_is_not_looked_up_after_a_purge(i
     record(client, valkey.url, there)
     found = ifinu("show", "n1", "--json").json
     assert (found["state"], found["notification"]["due_at"]) == ("unknown", None)
-    assert "it is not looked up. A person decides" in found["told"]
+    assert "it is not looked up. Check the phone" in found["summary"]
 
 
 @pytest.mark.parametrize("reason", ["invalid", "gateway_error"])
@@ -196,13 +196,13 @@ def test_show_says_that_the_dead_letter_of_what_may_have_been_sent_was_purged(if
     letter = hashlib.sha1(client.lindex(Keys.of(NORMAL).dead, 0), usedforsecurity=False).hexdigest()
     client.hset(claim_key("n1"), mapping={"state": "unknown", "token": "t", "letter": letter})
     client.zadd(UNKNOWN, {"n1": 1})
-    assert "A person decides" in ifinu("show", "n1").out
+    assert "Check the phone" in ifinu("show", "n1").out
     assert ifinu("dlq", "purge", "--id", "n1", "--yes").code == 0
     record(client, valkey.url, there)
     assert ifinu("show", "n1").out.splitlines()[:2] == [
         "n1  unknown",
-        "It may have been sent, and its dead letter was deleted: it is neither looked up nor sent again. If you know "
-        "better, `ifinu unknown resolve n1`.",
+        "It may have been sent. Its dead letter was deleted, so it is neither looked up nor sent again. If you know "
+        "whether it was sent, run `ifinu unknown resolve n1`.",
     ]
 
 

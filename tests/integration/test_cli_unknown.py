@@ -43,7 +43,7 @@ def test_what_is_held_is_resolved_each_way(fleet: Fleet, queue: Queue, simulator
     assert simulator.total() == 1  # the one that was sent was found
     table = ifinu("unknown", "list")
     assert table.code == 0
-    assert "3 in doubt, 3 of them wait for a person" in table.out
+    assert "3 in doubt; 3 need your decision" in table.out
     assert table.out.count("held in the dead letters (unknown)") == 3
     found = ifinu("unknown", "list", "--json")
     assert found.json["total"] == 3
@@ -52,13 +52,13 @@ def test_what_is_held_is_resolved_each_way(fleet: Fleet, queue: Queue, simulator
     assert "99860" not in table.out + found.out
 
     simulator.control.set_fault(endings={"0011": ["ok"]})
-    assert ifinu("unknown", "resolve", "test_1", "--sent").out == "test_1: was sent, as you say\n"
+    assert ifinu("unknown", "resolve", "test_1", "--sent").out == "test_1: recorded as sent\n"
     assert ifinu("unknown", "resolve", "test_2", "--discard").out == "test_2: will not be sent\n"
     refused = ifinu("unknown", "resolve", "test_3", "--resend")
     assert (refused.code, refused.out) == (2, "")
     assert "add --yes" in refused.err
     done = ifinu("unknown", "resolve", "test_3", "--resend", "--yes")
-    assert (done.code, done.out) == (0, "test_3: is on its queue again, and is sent when it is its turn\n")
+    assert (done.code, done.out) == (0, "test_3: back on its queue; it is sent in its turn\n")
     wait_until(lambda: states(queue, 3) == ["sent"] and queue.idle(), seen=queue.counts)
     assert simulator.total() == 2
     assert states(queue, 1, 2, 4) == ["sent", "cancelled", "sent"]
@@ -77,7 +77,7 @@ def test_what_is_being_looked_up_is_resolved_each_way_and_its_message_obeys(
     queue.push(*(raw(number, telefone=NOT_SENT) for number in (1, 2, 3)))
     fleet.start(IFINU_UNKNOWN_GRACE_S="60").ready()
     wait_until(lambda: queue.counts()["delayed"] == 3, seen=queue.counts)
-    assert ifinu("unknown", "list").out.count("is looked up in ") == 3
+    assert ifinu("unknown", "list").out.count("look-up in ") == 3
     simulator.control.set_fault(endings={"0011": ["ok"]})
     assert ifinu("unknown", "resolve", "test_1", "--sent", "--key-id", "3EB0AA").code == 0
     assert ifinu("unknown", "resolve", "test_2", "--discard").code == 0
@@ -96,7 +96,7 @@ def test_what_is_being_looked_up_is_resolved_each_way_and_its_message_obeys(
 def test_what_is_not_in_doubt_is_left_alone(queue: Queue, ifinu: Shell):
     queue.client.hset(claim_key("n1"), "state", "delivered")
     ended = ifinu("unknown", "resolve", "n1", "--sent")
-    assert (ended.code, ended.out) == (1, "n1: is not in doubt: its state is delivered\n")
+    assert (ended.code, ended.out) == (1, "n1: not in doubt: its state is delivered\n")
     ended = ifinu("unknown", "resolve", "nobody", "--discard", "--json")
     assert ended.code == 1
     assert ended.json == {"id": "nobody", "decision": "discard", "done": False, "state": "none", "due": None}
@@ -116,12 +116,12 @@ def test_a_look_up_that_is_overdue_or_purged_is_said_to_be(fleet: Fleet, queue: 
     queue.push(raw(1, telefone=NOT_SENT))
     worker = fleet.start(IFINU_UNKNOWN_GRACE_S="60").ready()
     wait_until(lambda: queue.counts()["delayed"] == 1, seen=queue.counts)
-    assert "is looked up in " in ifinu("unknown", "list").out
+    assert "look-up in " in ifinu("unknown", "list").out
     assert ifinu("unknown", "list", "--json").json["worker_answers"] is None  # nothing is overdue
     ((message, due_ms),) = queue.client.zrange(queue.keys.delayed, 0, 0, withscores=True)
     assert ifinu("queue", "pause").code == 0
     queue.client.zadd(queue.keys.delayed, {message: due_ms - 3_600_000})
-    wait_until(lambda: "is on ifinu:fila:whatsapp, which is paused, to be looked up" in ifinu("unknown", "list").out)
+    wait_until(lambda: "look-up waits on ifinu:fila:whatsapp, which is paused" in ifinu("unknown", "list").out)
     found = ifinu("unknown", "list", "--json").json
     assert (found["overdue"], found["worker_answers"]) == (1, True)
     worker.kill()
@@ -129,8 +129,8 @@ def test_a_look_up_that_is_overdue_or_purged_is_said_to_be(fleet: Fleet, queue: 
     queue.client.delete(queue.keys.ready)
     queue.client.zadd(queue.keys.delayed, {message: due_ms - 3_600_000})
     told = ifinu("unknown", "list").out
-    assert "is to be looked up, due since " in told
-    assert told.endswith("No worker answers, so that 1 are not looked up: start one, `ifinu worker`.\n")
+    assert "look-up overdue since " in told
+    assert told.endswith("1 look-ups are overdue and no worker answers: start one with `ifinu worker`.\n")
     found = ifinu("unknown", "list", "--json").json
     assert (found["overdue"], found["worker_answers"]) == (1, False)
     ended = ifinu("queue", "purge", "--delayed", "--yes")
@@ -138,7 +138,7 @@ def test_a_look_up_that_is_overdue_or_purged_is_said_to_be(fleet: Fleet, queue: 
     assert ended.err == "1 of them may have been sent, and are looked up no more; see `ifinu unknown list`\n"
     assert "its message was purged" in ifinu("unknown", "list").out
     done = ifinu("unknown", "resolve", "test_1", "--resend", "--yes")
-    assert done.out == "test_1: may be sent; its message was purged, so give it again\n"
+    assert done.out == "test_1: its id is free again, but its message was purged: push it again\n"
     assert (states(queue, 1), queue.client.zcard(UNKNOWN)) == ([None], 0)
 
 

@@ -152,7 +152,9 @@ def test_an_interruption_by_a_person_says_how_many_went_in_too(ifinu, monkeypatc
     monkeypatch.setattr("ifinu.broker.connections.connect", lambda url: Interrupts())
     ended = ifinu("enqueue", str(path), "--refused", str(kept))
     assert ended.code == 130
-    assert ended.err.startswith("500 notifications are on the queue, the next 500 may be; 1 were refused. Go on with: ")
+    assert ended.err.startswith(
+        "500 notifications are on the queue, the next 500 may be; 1 were refused. Continue with: "
+    )
     assert ended.err.endswith("--from-line 503\n")
     again = ifinu("enqueue", str(path), "--refused", str(kept), "--from-line", "503", "--dry-run")
     assert again.out.startswith("699 would be accepted, 0 refused")
@@ -200,7 +202,7 @@ def test_a_file_as_people_have_it(ifinu, name, accepted, refused):
     [
         ("utf-16-semicolon.csv", "read as UTF-16"),
         ("cp1252.csv", "read as Windows-1252, since it is not UTF-8"),
-        ("one-id-twice.csv", "given again: cli7 (line 3)"),
+        ("one-id-twice.csv", "duplicate ids: cli7 (line 3)"),
         (
             "unused-columns.csv",
             "columns not used: 'valido até' (did you mean valido_ate?), 'usuario' (did you mean usuario_id?), "
@@ -287,7 +289,7 @@ def test_a_key_of_json_that_looks_like_ours_is_said(ifinu):
     body = {"id": "a", "tipo_notificacao": "pagamento", "telefone": "77998616740", "nome": "Ana", "valor": 1}
     content = json.dumps(body | {"mensagem": "oi"}).encode()
     ended = ifinu("enqueue", "-", "--dry-run", "--json", stdin=content)
-    assert ended.json["warnings"] == ["a key that looks like texto, and is not spelled so, was ignored; lines: 1"]
+    assert ended.json["warnings"] == ["ignored a key that looks like a misspelt texto; lines: 1"]
     content = content.replace(b"mensagem", b"usuario")
     assert "usuario: is no field; did you mean usuario_id?" in ifinu("enqueue", "-", "--dry-run", stdin=content).out
 
@@ -316,7 +318,7 @@ def test_any_objects_are_accepted_or_refused_in_words(bodies, kind):
     report = Report(as_json=True)
     reading = enqueue._Reading(table, kind, None, report, enqueue._Copy(None, b""))
     accepted = len(list(reading.notifications(report.over(table, 1))))
-    reading.warn_of_what_was_accepted()
+    reading.report_suspects()
     assert accepted + report.refused == len(bodies)
     assert json.dumps(report._warnings, ensure_ascii=False).encode()
 

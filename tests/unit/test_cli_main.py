@@ -100,7 +100,7 @@ def test_wrong_arguments_end_with_2(ifinu, arguments):
         (redis.ConnectionError("refused"), 3, "Redis cannot be reached (refused)"),
         (redis.TimeoutError("too late"), 3, "Redis cannot be reached (too late)"),
         (redis.AuthenticationError("WRONGPASS"), 3, "Redis refused the login (WRONGPASS)"),
-        (redis.ResponseError("OOM"), 3, "Redis refused (OOM)"),
+        (redis.ResponseError("OOM"), 3, "Redis refused the command (OOM)"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

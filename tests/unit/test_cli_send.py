@@ -47,7 +47,7 @@ def test_a_dry_run_shows_no_reference_where_there_is_none(ifinu, monkeypatch):
         ((*FULL, "--phone", "123"), "phone: has 3 digits"),
         ((*FULL, "--in", "1m", "--at", "2026-12-01T09:00:00-03:00"), "not both"),
         ((*FULL, "--at", "tomorrow"), "--at must be an ISO time"),
-        ((*FULL, "--at", "2026-12-01T09:00:00"), "--at needs its zone"),
+        ((*FULL, "--at", "2026-12-01T09:00:00"), "--at needs a UTC offset"),
     ],
 )
 def test_what_is_wrong_is_told_and_ends_with_2(ifinu, arguments, told):

@@ -45,54 +45,54 @@ def test_the_state_is_that_of_who_knows_more(of_ledger, of_claim, letter, state)
 @pytest.mark.parametrize(
     ("state", "values", "letter", "told"),
     [
-        ("queued", {}, None, "It is on its queue, and will be sent when it is its turn."),
+        ("queued", {}, None, "It is on its queue and will be sent in its turn."),
         ("sending", None, None,
-         "A worker is sending it. Should the worker die of it, the gateway is asked whether it was sent."),
-        ("waiting", None, None, "It waits for its next try."),
+         "A worker is sending it. If that worker dies, another one asks the gateway whether it was sent."),
+        ("waiting", None, None, "It is waiting for its next try."),
         ("retrying", {"reason": "gateway_error", "due_at": TO_COME}, None,
-         "A try failed (gateway_error). The next is due at 24/11/2096 09:00:05."),
+         "A try failed (gateway_error). The next one is due at 24/11/2096 09:00:05."),
         ("deferred", {"reason": "window", "due_at": TO_COME}, None,
-         "It waits (window), and is sent later, not before 24/11/2096 09:00:05. No try was counted."),
+         "It is waiting (window) and will be sent no earlier than 24/11/2096 09:00:05. This does not count as a try."),
         ("unknown", {"reason": "timeout", "due_at": TO_COME}, None,
-         "It may have been sent: no answer came (timeout). The gateway is asked for it at 24/11/2096 09:00:05."),
+         "It may have been sent: no answer came (timeout). Its look-up at the gateway is due at 24/11/2096 09:00:05."),
         ("unknown", {"reason": "purged"}, None,
-         "It may have been sent, and its message was deleted from its queue: it is not looked up. A person decides: "
-         "look at the phone, then `ifinu unknown resolve n1`."),
+         "It may have been sent. Its message was deleted from its queue, so it is not looked up. Check the phone, then "
+         "run `ifinu unknown resolve n1`."),
         ("purged", {"reason": "purged"}, None,
-         "It was not sent: its message was deleted from its queue. Its id is free, and a message that is pushed "
-         "with it since is sent when it is its turn."),
+         "It was not sent: its message was deleted from its queue. Its id is free again; a message pushed with it "
+         "since then is sent in its turn."),
         ("retrying", {"reason": "gateway_error", "due_at": AT}, None,
-         "A try failed (gateway_error). The next is due since 24/11/2026 09:00:05."),
+         "A try failed (gateway_error). The next one has been due since 24/11/2026 09:00:05."),
         ("deferred", {"reason": "window", "due_at": AT}, None,
-         "It waits (window), and is sent later: it is due since 24/11/2026 09:00:05. No try was counted."),
+         "It is waiting (window) and has been due since 24/11/2026 09:00:05. This does not count as a try."),
         ("unknown", {"reason": "timeout", "due_at": AT}, None,
-         "It may have been sent: no answer came (timeout). The gateway is asked for it, as it was to be at "
+         "It may have been sent: no answer came (timeout). Its look-up at the gateway has been due since "
          "24/11/2026 09:00:05."),
-        ("unknown", None, None, "It may have been sent: no answer came. The gateway is asked for it."),
+        ("unknown", None, None, "It may have been sent: no answer came. Its look-up at the gateway is scheduled."),
         ("unknown", {}, LETTER,
-         "It may have been sent, and the gateway does not say. A person decides: look at the phone, then "
+         "It may have been sent, and a look-up did not settle it. Check the phone, then run "
          "`ifinu unknown resolve n1`."),
         ("expired", {"reason": "valid until yesterday"}, None,
          "It was not sent and will not be: it came too late (valid until yesterday)."),
         ("suppressed", {}, None,
-         "It was not sent and will not be: the person wants no messages (`ifinu optout list`)."),
-        ("cancelled", {}, None, "It was not sent and will not be: it was called off."),
+         "It was not sent and will not be: the person opted out (`ifinu optout list`)."),
+        ("cancelled", {}, None, "It was not sent and will not be: it was cancelled."),
         ("dead", {}, LETTER,
-         "It was not sent (connection_closed) and waits in the dead letters: `ifinu dlq show n1` says more, "
+         "It was not sent (connection_closed) and is in the dead letters. `ifinu dlq show n1` shows why; "
          "`ifinu dlq replay --id n1` sends it again."),
         ("dead", {"reason": "invalid"}, None,
          "It was not sent and will not be (invalid). Its dead letter was deleted."),
-        ("sent", None, None, "The gateway took it. No receipt has come yet."),
-        ("sent", {"sent_at": AT}, None, "The gateway took it at 24/11/2026 09:00:05. No receipt has come yet."),
+        ("sent", None, None, "The gateway accepted it. No receipt has come yet."),
+        ("sent", {"sent_at": AT}, None, "The gateway accepted it at 24/11/2026 09:00:05. No receipt has come yet."),
         ("sent", {"sent_at": AT, "unconfirmed_at": AT}, None,
-         "The gateway took it at 24/11/2026 09:00:05. No receipt has come in time: is the phone off, or "
-         "`ifinu webhook` not registered? A gateway that is restarted loses receipts that it has not posted."),
+         "The gateway accepted it at 24/11/2026 09:00:05. No receipt has come in time: the phone may be off, or "
+         "`ifinu webhook` may not be registered. A gateway that restarts also loses the receipts it has not posted."),
         ("failed", {"failed_at": AT}, None,
-         "The gateway took it, and WhatsApp could not deliver it at 24/11/2026 09:00:05."),
+         "The gateway accepted it, but WhatsApp could not deliver it at 24/11/2026 09:00:05."),
         ("server_ack", {"server_ack_at": AT}, None,
-         "WhatsApp took it at 24/11/2026 09:00:05; it is not on the phone yet."),
+         "WhatsApp accepted it at 24/11/2026 09:00:05; it has not reached the phone yet."),
         ("delivered", {"delivered_at": AT}, None,
-         "It came to the phone at 24/11/2026 09:00:05; that it was read is not known."),
+         "It reached the phone at 24/11/2026 09:00:05; no read receipt has come."),
         ("read", {"read_at": AT}, None, "It was read at 24/11/2026 09:00:05."),
     ],
 )  # fmt: skip
@@ -110,7 +110,7 @@ def test_every_state_has_a_sentence_of_its_own():
 def test_what_the_ledger_says_of_an_older_state_is_not_told_of_the_present_one():
     older = known(State.RETRYING, reason="gateway_error", due_at=AT)
     assert sentence("n1", "unknown", older, ClaimView("unknown"), None) == (
-        "It may have been sent: no answer came. The gateway is asked for it."
+        "It may have been sent: no answer came. Its look-up at the gateway is scheduled."
     )
 
 
