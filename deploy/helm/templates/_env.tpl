@@ -37,7 +37,7 @@
 {{- end }}
 {{- end }}
 
-{{/* The gateway's URL with a password in it: whoever reads it knows no other way. `variable` is put in by Kubernetes. */}}
+{{/* A URL with its password, for the gateway, which accepts no other form. Kubernetes expands `variable`. */}}
 {{- define "ifinu.withPassword" -}}
 {{- $user := regexReplaceAll "^[a-z]+://(?:([^@/]*)@)?.*$" .url "${1}" -}}
 {{- regexReplaceAll "^([a-z]+://)(?:[^@/]*@)?(.*)$" .url (printf "${1}%s:$(%s)@${2}" $user .variable) -}}
@@ -110,7 +110,7 @@
 {{ include "ifinu.env.webhookSecret" . }}
 {{- end }}
 
-{{/* Not empty where the chart makes a password up, because nobody gave one. */}}
+{{/* Not empty if the chart generates a password, because none was given. */}}
 {{- define "ifinu.makesSecrets" -}}
 {{- $v := .Values -}}
 {{- $given := list -}}
