@@ -31,8 +31,8 @@ def size(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = Fa
     ifinu queue size --queue all --json
     """
     with connection.broker() as client:
-        found = backlog.survey(client, queue.lists)
-    terminal.answer([one.as_json() for one in found], queue_table(found), as_json=as_json)
+        rows = [one.as_json() for one in backlog.survey(client, queue.lists)]
+    terminal.answer(rows, queue_table(rows), as_json=as_json)
 
 
 @app.command()

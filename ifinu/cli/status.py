@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import enum
+import functools
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,6 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 
 from ifinu import settings
-from ifinu.broker.backlog import Backlog
 from ifinu.broker.redis_state import NEWEST_LETTERS, RedisState, StateReader
 from ifinu.cli import connection, durations, ledger_status, terminal
 from ifinu.cli.durations import span
@@ -26,8 +25,6 @@ from ifinu.errors import GatewayError
 from ifinu.settings import Settings
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from ifinu.cli.top.workers import Answers, Workers
 
 _EVERY_S = 1.0
@@ -74,6 +71,7 @@ def status(
     ifinu status --json | jq '.queues[].ready'
     """
     from ifinu.cli.top.workers import Workers
+    from ifinu.ledger.queries import By
 
     config = settings.load()
     with (
@@ -83,17 +81,18 @@ def status(
         ThreadPoolExecutor(2) as pool,  # for the workers and the gateway
     ):
         reader = StateReader(client)
-        ledger = _LedgerCounts(engine, by, since or timedelta(days=1))
+
+        @functools.lru_cache(maxsize=1)
+        def counts(_period: int) -> dict[str, Any]:
+            return ledger_status.read(engine, By(by.value), since or timedelta(days=1))
 
         def read() -> tuple[dict[str, Any], redis.RedisError | None]:
-            return _read(reader, ledger, config, pool, fleet if workers else None)
+            period = int(time.monotonic() / _LEDGER_EVERY_S)
+            return _read(reader, lambda: counts(period), config, pool, fleet if workers else None)
 
         if not watch:
             found, away = read()
-            if as_json:
-                terminal.print_json(found)
-            else:
-                terminal.results().print(_render(found))
+            terminal.answer(found, _render(found), as_json=as_json)
             if away is not None:
                 raise away
         elif as_json:
@@ -112,37 +111,18 @@ def _seconds() -> Iterator[None]:
         time.sleep(max(0.0, due_s - time.monotonic()))
 
 
-class _LedgerCounts:
-    """The counts of the ledger, read again every `_LEDGER_EVERY_S`."""
-
-    def __init__(self, engine: Engine, by: Grouping, length: timedelta) -> None:
-        self._engine = engine
-        self._by = by
-        self._length = length
-        self._found: dict[str, Any] = {}
-        self._read_at = float("-inf")
-
-    def read(self) -> dict[str, Any]:
-        from ifinu.ledger.queries import By
-
-        if time.monotonic() - self._read_at > _LEDGER_EVERY_S:
-            self._found = ledger_status.read(self._engine, By(self._by.value), self._length)
-            self._read_at = time.monotonic()
-        return self._found
-
-
-def queue_table(queues: Sequence[Backlog], oldest_s: Mapping[str, float | None] | None = None) -> RenderableType:
-    """A table of one row per queue; `oldest_s` adds a column with the age of each queue's next message."""
-    ages = () if oldest_s is None else ("oldest",)
+def queue_table(queues: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """One row per queue, of `Backlog.as_json`; with the age of its next message where there is an `oldest_s`."""
+    ages = ("oldest",) if any("oldest_s" in queue for queue in queues) else ()
     figures = ("ready", *ages, "delayed", "next due in", "in flight", "dead")
     table = terminal.columns("queue", *figures, "", right=figures, whole=("queue",))
     for queue in queues:
-        due = "" if queue.next_due_in_s is None else span(queue.next_due_in_s)
-        age_s = None if oldest_s is None else oldest_s.get(queue.queue)
-        age = () if oldest_s is None else ("" if age_s is None else span(age_s),)
-        counts = (queue.ready, *age, queue.delayed, due, queue.in_flight, queue.dead)
-        paused = f"[yellow]paused since {terminal.plain(queue.paused_since)}[/]" if queue.paused_since else ""
-        table.add_row(queue.queue, *(c if isinstance(c, str) else f"{c:,}" for c in counts), paused)
+        since = queue["paused_since"]
+        cells = {name: f"{queue[name.replace(' ', '_')]:,}" for name in ("ready", "delayed", "in flight", "dead")}
+        for name, seconds in (("oldest", queue.get("oldest_s")), ("next due in", queue["next_due_in_s"])):
+            cells[name] = "" if seconds is None else span(seconds)
+        paused = f"[yellow]paused since {terminal.plain(since)}[/]" if since else ""
+        table.add_row(queue["queue"], *(cells[name] for name in figures), paused)
     return table
 
 
@@ -162,7 +142,11 @@ def gateway_state(config: Settings) -> str:
 
 
 def _read(
-    reader: StateReader, ledger: _LedgerCounts, config: Settings, pool: ThreadPoolExecutor, fleet: Workers | None
+    reader: StateReader,
+    read_ledger: Callable[[], dict[str, Any]],
+    config: Settings,
+    pool: ThreadPoolExecutor,
+    fleet: Workers | None,
 ) -> tuple[dict[str, Any], redis.RedisError | None]:
     """The document of `--json`, and the error if Redis did not answer."""
     from ifinu.cli.top.workers import AWAY
@@ -175,7 +159,7 @@ def _read(
         state = reader.read()
     except redis.RedisError as exc:
         away = exc
-    counts = ledger.read()
+    counts = read_ledger()
     found: dict[str, Any] = {
         "redis": {"error": None if away is None else str(away)},
         "queues": [] if state is None else [
@@ -227,11 +211,7 @@ def _render(found: dict[str, Any]) -> RenderableType:
 
 
 def _queues(queues: Sequence[dict[str, Any]]) -> list[RenderableType]:
-    names = {one.name for one in dataclasses.fields(Backlog)}
-    table = queue_table(
-        [Backlog(**{name: value for name, value in queue.items() if name in names}) for queue in queues],
-        {queue["queue"]: queue["oldest_s"] for queue in queues},
-    )
+    table = queue_table(queues)
     reasons = sum((Counter(queue["dead_by_reason"]) for queue in queues), Counter[str]())
     if not reasons:
         return [table]

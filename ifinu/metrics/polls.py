@@ -1,15 +1,10 @@
-"""
-What the ledger and the gateway answer, asked in the background: neither may hold up a scrape; for `ifinu metrics`.
-
-    ifinu_ledger_up                      whether the database answers and has this version's tables
-    ifinu_unconfirmed{whatsapp}          sent in the last week, and no receipt in time
-    ifinu_gateway_up                     whether the gateway answers; of several processes, one of them
-    ifinu_instance_connected{whatsapp}   whether it is paired and has its connection to WhatsApp
-"""
+"""The series of the ledger and the gateway for `ifinu metrics`, polled in threads so that neither delays a scrape."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -34,37 +29,37 @@ _UNCONFIRMED_OF = timedelta(days=7)
 _STOPPED_S = 5.0
 _NOT_FOUND = 404
 
-Answer = Mapping[str | None, float]
+Figures = Mapping[str | None, float]
 
 
 class Polled(Collector):
     """
-    One thing that is asked every so often.
+    The series of one server that is polled.
 
     Args:
-        registry: Where its series are registered.
-        ask: Asks; its figures are by instance.
-        every_s: How often, in seconds.
-        up: Series that tells whether it answered, and its help.
-        figures: Series of the figures, and its help.
+        registry: The registry to join.
+        poll: Returns figures by instance; raises `LedgerUnavailable` or `GatewayError`.
+        every_s: Seconds between two polls.
+        up: Name and help of the series that says whether the server answered.
+        figures: Name and help of the series of the figures.
     """
 
     def __init__(
         self,
         registry: CollectorRegistry,
-        ask: Callable[[], Answer],
+        poll: Callable[[], Figures],
         *,
         every_s: float,
         up: tuple[str, str],
         figures: tuple[str, str],
     ) -> None:
-        self._ask, self._every_s = ask, every_s
+        self._poll, self._every_s = poll, every_s
         self._up, self._figures = up, figures
         self._instance = Bounded()
-        self._answer: Answer | None = None
-        self._asked = threading.Event()
+        self._found: Figures | None = None
+        self._polled = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep_asking, name=up[0], daemon=True)
+        self._thread = threading.Thread(target=self._run, name=up[0], daemon=True)
         registry.register(self)
 
     def __enter__(self) -> Polled:
@@ -78,44 +73,40 @@ class Polled(Collector):
         self._thread.join(_STOPPED_S)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: there is no answer yet."""
+        """Nothing, so that the server is not polled before it starts."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """As it was when it was last asked; nothing before the first answer."""
-        if not self._asked.is_set():
+        """The figures of the last poll; nothing before the first."""
+        if not self._polled.is_set():
             return
-        answer = self._answer
-        yield GaugeMetricFamily(*self._up, value=float(answer is not None))
+        found = self._found
+        yield GaugeMetricFamily(*self._up, value=float(found is not None))
         figures = GaugeMetricFamily(*self._figures, labels=("whatsapp",))
-        by_label: dict[str, float] = {}
-        for name, figure in (answer or {}).items():
-            label = self._instance(name)
-            by_label[label] = by_label.get(label, 0.0) + figure
+        by_label: defaultdict[str, float] = defaultdict(float)
+        for name, figure in (found or {}).items():
+            by_label[self._instance(name)] += figure
         for label, figure in by_label.items():
             figures.add_metric((label,), figure)
         yield figures
 
-    def _keep_asking(self) -> None:
+    def _run(self) -> None:
         while True:
-            before, self._answer = self._answer, self._answered()
-            if self._answer is None and (before is not None or not self._asked.is_set()):
+            found: Figures | None = None
+            with contextlib.suppress(LedgerUnavailable, GatewayError):
+                found = self._poll()
+            before, self._found = self._found, found
+            if found is None and (before is not None or not self._polled.is_set()):
                 log.warning("ifinu.metrics.no_answer", series=self._up[0])
-            self._asked.set()
+            self._polled.set()
             if self._stop.wait(self._every_s):
                 return
 
-    def _answered(self) -> Answer | None:
-        try:
-            return self._ask()
-        except (LedgerUnavailable, GatewayError):
-            return None
-
 
 def ledger(registry: CollectorRegistry, engine: Engine, *, every_s: float) -> Polled:
-    """What the ledger knows that Redis does not."""
+    """The series of the ledger, polled every `every_s` seconds."""
 
-    def ask() -> Answer:
+    def poll() -> Figures:
         from ifinu.ledger import migrate, queries
 
         if not migrate.is_current(engine):
@@ -124,31 +115,31 @@ def ledger(registry: CollectorRegistry, engine: Engine, *, every_s: float) -> Po
 
     return Polled(
         registry,
-        ask,
+        poll,
         every_s=every_s,
         up=("ifinu_ledger_up", "Whether the ledger's database answers and has the tables."),
         figures=("ifinu_unconfirmed", "Messages sent in the last week that got no receipt in time."),
     )
 
 
-def gateway(registry: CollectorRegistry, whole: Gateway, *, every_s: float) -> Polled:
+def gateway(registry: CollectorRegistry, client: Gateway, *, every_s: float) -> Polled:
     """
-    What the gateway says of its instances.
+    The series of the gateway, polled every `every_s` seconds.
 
-    One that it told before and does not tell now is asked for by its name: it was deleted (and is told no more), or the
-    process that holds it does not answer (and it is not connected).
+    An instance that is no longer in the gateway's list is asked for by its name. It was deleted, and is exported no
+    more; or the process that holds it does not answer, and it counts as not connected.
     """
     known: set[str | None] = set()
 
-    def ask() -> Answer:
+    def poll() -> Figures:
         from ifinu.gateway import ConnectionState
 
         found: dict[str | None, float] = {
-            one.name: float(one.state is ConnectionState.OPEN) for one in whole.fetch_instances()
+            one.name: float(one.state is ConnectionState.OPEN) for one in client.fetch_instances()
         }
         for name in known - found.keys():
             try:
-                found[name] = float(whole.connection_state(str(name)) is ConnectionState.OPEN)
+                found[name] = float(client.connection_state(str(name)) is ConnectionState.OPEN)
             except GatewayError as exc:
                 if exc.status != _NOT_FOUND:
                     found[name] = 0.0
@@ -158,7 +149,7 @@ def gateway(registry: CollectorRegistry, whole: Gateway, *, every_s: float) -> P
 
     return Polled(
         registry,
-        ask,
+        poll,
         every_s=every_s,
         up=("ifinu_gateway_up", "Whether the gateway answers."),
         figures=("ifinu_instance_connected", "Whether an instance is connected to WhatsApp."),

@@ -7,7 +7,7 @@ While Redis does not answer, `ifinu_redis_up` is 0 and the only one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -25,6 +25,18 @@ from ifinu.metrics.labels import Bounded
 log = structlog.get_logger(__name__)
 
 _LETTERS = 10_000
+_OF_QUEUES: tuple[tuple[str, str, Callable[[Backlog], float]], ...] = (
+    ("backlog", "Messages that a worker could take now.", lambda queue: queue.ready),
+    ("delayed", "Messages that wait for their time.", lambda queue: queue.delayed),
+    ("in_flight", "Messages that workers hold.", lambda queue: queue.in_flight),
+    ("dead", "Dead letters.", lambda queue: queue.dead),
+    ("paused", "Whether it is paused.", lambda queue: queue.paused_since is not None),
+    (
+        "overdue_seconds",
+        "Time since the first delayed message is due.",
+        lambda queue: -min(0, queue.next_due_in_s or 0),
+    ),
+)
 _PERSISTENCE = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
 
 
@@ -120,21 +132,9 @@ class RedisCollector(Collector):
         yield _gauge("ifinu_redis_uptime_seconds", "Seconds since it started.", info.get("uptime_in_seconds", 0))
 
 
-def _queues(backlogs: Sequence[Backlog]) -> Iterator[Metric]:
-    yield _by_queue(
-        "ifinu_queue_backlog", "Messages that a worker could take now.", {b.queue: b.ready for b in backlogs}
-    )
-    yield _by_queue("ifinu_queue_delayed", "Messages that wait for their time.", {b.queue: b.delayed for b in backlogs})
-    yield _by_queue("ifinu_queue_in_flight", "Messages that workers hold.", {b.queue: b.in_flight for b in backlogs})
-    yield _by_queue("ifinu_queue_dead", "Dead letters.", {b.queue: b.dead for b in backlogs})
-    yield _by_queue(
-        "ifinu_queue_paused", "Whether it is paused.", {b.queue: b.paused_since is not None for b in backlogs}
-    )
-    yield _by_queue(
-        "ifinu_queue_overdue_seconds",
-        "How long the first delayed message has been due.",
-        {b.queue: max(0.0, -(b.next_due_in_s or 0.0)) for b in backlogs},
-    )
+def _queues(queues: Sequence[Backlog]) -> Iterator[Metric]:
+    for name, help_, figure in _OF_QUEUES:
+        yield _by_queue(f"ifinu_queue_{name}", help_, {queue.queue: figure(queue) for queue in queues})
 
 
 def _by_queue(name: str, help_: str, values: dict[str, float]) -> Metric:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ifinu.gateway import ConnectionState, Gateway, Shards
 
 _TIMEOUT_S = 5.0
+_NOT_FOUND = 404
 
 
 def connect(config: Settings) -> Gateway:
@@ -49,14 +50,11 @@ def examine_gateway(config: Settings) -> Iterator[Finding]:
     """Check that the gateway answers, accepts the key and has the default instance connected."""
     from ifinu.gateway import ConnectionState, Shards
 
-    if config.evolution_api_key is None:
-        fix = "set it to the key that the Evolution API was started with: no worker starts without it"
-        yield Finding("gateway", Level.FAIL, "IFINU_EVOLUTION_API_KEY is not set", fix)
-        return
     try:
         gateway = connect(config)
     except ConfigurationError as exc:
-        yield Finding("gateway", Level.FAIL, str(exc), "correct IFINU_EVOLUTION_URL and IFINU_EVOLUTION_API_KEY")
+        fix = "correct IFINU_EVOLUTION_URL and IFINU_EVOLUTION_API_KEY: no worker starts without them"
+        yield Finding("gateway", Level.FAIL, str(exc), fix)
         return
     with contextlib.closing(gateway):
         if isinstance(gateway, Shards):
@@ -87,11 +85,9 @@ def _shards(config: Settings, gateway: Shards) -> Iterator[Finding]:
     failures = {address: exc for address, exc in answers.items() if isinstance(exc, GatewayError)}
     states = {address: state for address, state in answers.items() if isinstance(state, ConnectionState)}
     if not states:
-        worst = max(failures.values(), key=lambda exc: exc.status or 0, default=None)
-        seen = f"no gateway process answers: {config.evolution_url} resolves to no address"
-        yield Finding(
-            "gateway", Level.FAIL, seen if worst is None else str(worst), _fix(None if worst is None else worst.status)
-        )
+        nothing = GatewayError(f"no gateway process answers: {config.evolution_url} resolves to no address")
+        worst = max(failures.values(), key=lambda exc: exc.status or 0, default=nothing)
+        yield Finding("gateway", Level.FAIL, str(worst), _fix(worst.status))
         return
     answering = len(answers) - sum(exc.status is None for exc in failures.values())
     seen = f"{answering} of {len(answers)} processes of {config.evolution_url} answer"
@@ -126,12 +122,10 @@ def _connection(instance: str, gateway: Gateway, state: ConnectionState, where: 
 
 
 def _fix(status: int | None) -> str:
-    match status:
-        case None:
-            return "start the gateway, or correct IFINU_EVOLUTION_URL"
-        case 401 | 403:
-            return "correct IFINU_EVOLUTION_API_KEY"
-        case 404:
-            return "create the instance, or correct IFINU_EVOLUTION_INSTANCE and IFINU_EVOLUTION_URL"
-        case _:
-            return "see the gateway's log"
+    if status is None:
+        return "start the gateway, or correct IFINU_EVOLUTION_URL"
+    if status in (401, 403):
+        return "correct IFINU_EVOLUTION_API_KEY"
+    if status == _NOT_FOUND:
+        return "create the instance, or correct IFINU_EVOLUTION_INSTANCE and IFINU_EVOLUTION_URL"
+    return "see the gateway's log"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ifinu import phone
@@ -20,12 +20,32 @@ def examine_settings(config: Settings) -> Iterator[Finding]:
     """Check the pseudonyms' key and the sandbox number; texts, sending windows and heartbeat where they are set."""
     yield _phone_key(config)
     if config.templates is not None:
-        yield _texts(config.templates)
+        fix = "correct them, then `ifinu template check`: no worker starts"
+        yield _loaded("texts", _texts, config, f"those in {config.templates} can be read", fix)
     if config.sending_window is not None or config.sending_windows_file is not None:
-        yield _windows(config)
+        yield _loaded("sending window", _windows, config, "can be read", "correct it: no worker starts with it")
     yield _sandbox(config)
     if config.heartbeat_file is not None:
         yield _heartbeat(config.heartbeat_file)
+
+
+def _loaded(check: str, load: Callable[[Settings], object], config: Settings, seen: str, fix: str) -> Finding:
+    try:
+        load(config)
+    except ConfigurationError as exc:
+        return Finding(check, Level.FAIL, str(exc), fix)
+    return Finding(check, Level.OK, seen)
+
+
+def _texts(config: Settings) -> object:
+    from ifinu.render import Renderer
+
+    return Renderer(config.templates)
+
+
+def _windows(config: Settings) -> object:
+    rest = config.sending_holidays is not None
+    return Windows.load(config.sending_window, config.sending_windows_file, rest=rest)
 
 
 def _phone_key(config: Settings) -> Finding:
@@ -36,24 +56,6 @@ def _phone_key(config: Settings) -> Finding:
         "output of `redis-cli GET ifinu:chave:telefone`, and not to a new one. `ifinu metrics` needs none"
     )
     return Finding("phone key", Level.WARN, "not set here: where no process has one, it is kept in Redis alone", fix)
-
-
-def _texts(directory: Path) -> Finding:
-    from ifinu.render import Renderer
-
-    try:
-        Renderer(directory)
-    except ConfigurationError as exc:
-        return Finding("texts", Level.FAIL, str(exc), "correct them, then `ifinu template check`: no worker starts")
-    return Finding("texts", Level.OK, f"those in {directory} can be read")
-
-
-def _windows(config: Settings) -> Finding:
-    try:
-        Windows.load(config.sending_window, config.sending_windows_file, rest=config.sending_holidays is not None)
-    except ConfigurationError as exc:
-        return Finding("sending window", Level.FAIL, str(exc), "correct it: no worker starts with it")
-    return Finding("sending window", Level.OK, "can be read")
 
 
 def _sandbox(config: Settings) -> Finding:
