@@ -33,7 +33,7 @@ from typing import Any
 import redis
 from sqlalchemy import Engine, func, select, tuple_
 
-from ifinu.broker.claims import ClaimState
+from ifinu.broker.claims import CANCELLED_TTL_MS, ClaimState
 from ifinu.broker.dead_letters import identity
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, NORMAL, QUEUES, UNKNOWN, Keys, claim_key, optout_key, script
@@ -42,7 +42,6 @@ from ifinu.ledger.states import State, rank
 
 _PAGE = 1000
 _CLOCK_MARGIN = timedelta(minutes=5)  # if Redis' clock was set back; writing a claim twice does no harm
-_CANCELLED_TTL_MS = 90 * 86_400_000  # as of `ifinu cancel`
 _SENT = rank(State.SENT)
 _ENDED = (State.EXPIRED, State.SUPPRESSED, State.CANCELLED)
 _KNOWN = (ClaimState.SENT, *(state.value for state in _ENDED))
@@ -177,7 +176,7 @@ class _ClaimWriter:
         return Counter(ClaimState.UNKNOWN if state == ClaimState.SENDING else state for state in states)
 
     def _put(self, pipe: Any, id_: str, state: ClaimState, key_id: str, *, resent: bool) -> None:
-        ttl_ms = max(self._ttl_ms, _CANCELLED_TTL_MS) if state is ClaimState.CANCELLED else self._ttl_ms
+        ttl_ms = max(self._ttl_ms, CANCELLED_TTL_MS) if state is ClaimState.CANCELLED else self._ttl_ms
         fields = {"reason": "restored", "error": "it was being sent when the backup was taken"}
         _, _, data = Event(Name.UNKNOWN, id_, fields).arguments()
         keys = (claim_key(id_), UNKNOWN, Keys.of(NORMAL).in_flight, EVENTS)

@@ -12,13 +12,13 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import redis
 
 from ifinu.backup.streams import CHUNK_BYTES
-from ifinu.broker import connections
+from ifinu.broker import clock, connections
 from ifinu.errors import BackupFailed
 
 _QUIET_S = 60.0  # deadline for a read
@@ -58,8 +58,7 @@ def snapshot(url: str) -> Iterator[Snapshot]:
     client = connections.connect(url)
     try:
         server = version(client)
-        seconds, micros = client.time()
-        at = datetime.fromtimestamp(seconds + micros / 1_000_000, UTC)
+        at = clock.now(client)
         pool = client.connection_pool
         connection: Any = pool.connection_class(**{**pool.connection_kwargs, "socket_timeout": _QUIET_S})
         connection.connect()

@@ -42,7 +42,7 @@ from ifinu.broker.connections import ScriptRunner
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, EVERY_TENANT, UNKNOWN, Keys, claim_key, optout_key, script
 
-_CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was cancelled
+CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was cancelled
 
 
 class ClaimState(enum.StrEnum):
@@ -283,7 +283,7 @@ class Claims:
         """
         _, _, data = Event(Name.CANCELLED, notification_id).arguments()
         keys = claim_key(notification_id), EVENTS
-        args = notification_id, max(self._ttl_ms, _CANCELLED_TTL_MS), data
+        args = notification_id, max(self._ttl_ms, CANCELLED_TTL_MS), data
         state, codes = (part.decode() for part in script("cancel")(self._client, keys, args))
         for code_id in json.loads(codes or "[]"):
             self.cancel(code_id)

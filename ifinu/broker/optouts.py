@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -153,13 +153,38 @@ class OptOuts:
         at: datetime | None,
         confirmation: Confirmation | None,
     ) -> bool:
-        last = confirmation or Confirmation("", EVENTS, b"")
-        keys = (EVENTS, REPLIES, NEW_REPLIES, optout_key(EVERY_TENANT), last.queue, optout_key(tenant))
-        when = "" if at is None else round(at.timestamp() * 1000)
-        data = event_data(tenant, pseudonym, masked, source, on=True)
-        answer = ("", "", "", "", "")
-        args = (pseudonym, masked, source, when, last.id, last.message, *answer, data)
-        return bool(script("optout")(self._client, keys, args)[0])
+        person = pseudonym, masked, source
+        return opt_out(self._client, (tenant,), person, at, confirmation)[0]
+
+
+def opt_out(
+    client: redis.Redis,
+    tenants: Sequence[str | None],
+    person: tuple[str, str, str],
+    at: datetime | None,
+    confirmation: Confirmation | None,
+    reply: tuple[str, str, str, str | int, str] = ("", "", "", "", ""),
+) -> tuple[bool, bool]:
+    """
+    Run `optout.lua`.
+
+    Args:
+        client: A connection that returns bytes.
+        tenants: The tenants to opt out of.
+        person: Pseudonym, masked phone, and source of the opt-outs.
+        at: Time of the opt-outs; None for now.
+        confirmation: The message to send if an opt-out is new.
+        reply: The arguments of the script about a reply, from its id on.
+
+    Returns:
+        Whether an opt-out is new, and whether the reply is.
+    """
+    last = confirmation or Confirmation("", EVENTS, b"")
+    keys = (EVENTS, REPLIES, NEW_REPLIES, optout_key(EVERY_TENANT), last.queue, *map(optout_key, tenants))
+    when = "" if at is None else round(at.timestamp() * 1000)
+    data = (event_data(tenant, *person, on=True) for tenant in tenants)
+    new, opened = script("optout")(client, keys, (*person, when, last.id, last.message, *reply, *data))
+    return bool(new), bool(opened)
 
 
 def event_data(tenant: str | None, pseudonym: str, masked: str, source: str, *, on: bool) -> str:

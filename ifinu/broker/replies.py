@@ -24,7 +24,7 @@ from typing import Any, Self
 import redis
 
 from ifinu.broker.keys import EVENTS, EVERY_TENANT, NEW_REPLIES, REPLIES, optout_key, script
-from ifinu.broker.optouts import Confirmation, event_data
+from ifinu.broker.optouts import Confirmation, event_data, opt_out
 
 STOP, WRONG_PERSON, MAYBE = "stop", "wrong_person", "maybe"
 WHATSAPP = "whatsapp"  # the source of opt-outs by reply
@@ -198,19 +198,14 @@ class Replies:
         source: str | None = None,
         settles: bool = False,
     ) -> tuple[bool, bool]:
-        last = confirmation or Confirmation("", EVENTS, b"")
-        pseudonym, masked, source = reply.hash or "", reply.phone or "", source or reply.source
-        names = [tenant or None for tenant in tenants]
-        keys = (
-            *(EVENTS, REPLIES, NEW_REPLIES, optout_key(EVERY_TENANT), last.queue),
-            *(optout_key(name) for name in names),
-        )
-        args = (
-            *(pseudonym, masked, source, round(reply.at.timestamp() * 1000), last.id, last.message),
-            *(reply.id, reply.encode() if stays else "", "" if reply.known or settles else "1"),
+        person = reply.hash or "", reply.phone or "", source or reply.source
+        reply_arguments = (
+            reply.id,
+            reply.encode() if stays else "",
+            "" if reply.known or settles else "1",
             _MOST_MAYBES if reply.wish == MAYBE else "",
-            event_data(EVERY_TENANT, pseudonym, masked, source, on=False) if settles else "",
-            *(event_data(name, pseudonym, masked, source, on=True) for name in names),
+            event_data(EVERY_TENANT, *person, on=False) if settles else "",
         )
-        new, opened = script("optout")(self._client, keys, args)
-        return bool(new), bool(opened)
+        return opt_out(
+            self._client, [tenant or None for tenant in tenants], person, reply.at, confirmation, reply_arguments
+        )

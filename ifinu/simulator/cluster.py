@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,8 +13,6 @@ from ifinu.simulator.host import Host
 from ifinu.simulator.send_ledger import Ledger, Send
 from ifinu.simulator.state import Link, Storage
 from ifinu.simulator.threaded import Threaded
-
-_REBIND_S = 0.05
 
 
 class Cluster(Threaded):
@@ -131,15 +128,7 @@ class Cluster(Threaded):
 
     async def _start(self, config: SimulatorConfig) -> None:
         host = Host(replace(config, port=self._port), self._database, self._ledger)
-        while True:
-            try:
-                await host.start()
-            except OSError:
-                if not self._hosts:
-                    raise
-                # Another process may have got the port for its own end of a connection: as in `Host`.
-                await asyncio.sleep(_REBIND_S)
-            else:
-                break
+        # Once one listens, another program may get the port as its source port, at another address too.
+        await (host.start_when_free() if self._hosts else host.start())
         self._port = host.port
         self._hosts[config.client_name] = host

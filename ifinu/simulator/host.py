@@ -66,9 +66,9 @@ class Host:
             self._server.drop()
             self.world.die()
         elif not self._server.listening and (self._rebinding is None or self._rebinding.done()):
-            self._rebinding = asyncio.get_running_loop().create_task(self._rebind())
+            self._rebinding = asyncio.get_running_loop().create_task(self.start_when_free())
 
-    async def _rebind(self) -> None:
+    async def start_when_free(self) -> None:
         """
         Listen on the same port again, as soon as it is free.
 

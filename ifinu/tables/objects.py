@@ -132,4 +132,4 @@ class _Scan:
         self._kept = end
         self._at = max(self._at, end)
         if not lost and raw.strip(_BETWEEN + b"\n"):
-            yield Record(line or self._line, raw[:LONGEST], fault="is no JSON object")
+            yield Record(line or self._line, raw[:LONGEST], fault="is not a JSON object")

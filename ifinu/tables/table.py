@@ -83,7 +83,7 @@ class Table:
                 self._records = self._of_sheets(source, beginning, sheet)
                 return
             if form is Format.XLSX or sheet is not None:
-                raise ConfigurationError(f"{name} is no spreadsheet")
+                raise ConfigurationError(f"{name} is not a spreadsheet")
             for mark, what in _NOT_TABLES.items():
                 if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(mark):
                     raise ConfigurationError(f"{name} {what}")

@@ -253,8 +253,8 @@ def test_json_is_read_one_a_line_or_as_an_array(content, found):
         (b'{"id":"a}', "is not JSON"),
         (b'{"id":"a"}}', "is no"),
         (b'{"id":"a","c":{"d":1}', "is not JSON"),
-        (b'["id"]', "is no JSON object"),
-        (b"nonsense", "is no JSON object"),
+        (b'["id"]', "is not a JSON object"),
+        (b"nonsense", "is not a JSON object"),
         (b'{"id":"a","id":"a"}', "is not JSON to go by"),
         (b'{"id":"a\\\\nb"}', "id: has a line break or a quote that is spelled out"),
         (b'{"id":"a \\\\"b\\\\""}', "has a line break or a quote that is spelled out"),
@@ -374,7 +374,7 @@ def test_a_spreadsheet_without_its_reader_says_what_to_install(monkeypatch):
 
 
 def test_text_is_no_spreadsheet():
-    with pytest.raises(ConfigurationError, match="is no spreadsheet"):
+    with pytest.raises(ConfigurationError, match="is not a spreadsheet"):
         table(b"id;kind\n", Format.XLSX)
 
 
