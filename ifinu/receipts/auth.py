@@ -36,16 +36,16 @@ def headers_of(instance: str, secret: str) -> dict[str, str]:
     return {"jwt_key": secret_of(instance, secret), INSTANCE_HEADER: quote(instance, safe="")}
 
 
-class Shown(NamedTuple):
+class AuthResult(NamedTuple):
     """
     The result of checking the headers of a webhook.
 
     Attributes:
-        objection: The reason for refusing it, a word for the log; None if it is accepted.
-        instance: The only instance whose events it may bring; None for any.
+        refusal: Reason for a refusal, as logged; None if the webhook is accepted.
+        instance: The only instance whose events the webhook may report; None for any.
     """
 
-    objection: str | None
+    refusal: str | None
     instance: str | None = None
 
 
@@ -63,7 +63,7 @@ class WebhookAuth:
     def __init__(self, *secrets: str) -> None:
         self._secrets = secrets
 
-    def check(self, headers: Mapping[str, str]) -> Shown:
+    def check(self, headers: Mapping[str, str]) -> AuthResult:
         """
         Check a webhook before its body is read.
 
@@ -73,29 +73,29 @@ class WebhookAuth:
         instance = unquote(headers[INSTANCE_HEADER]) if INSTANCE_HEADER in headers else None
         if instance is not None:
             own = [secret_of(instance, secret) for secret in self._secrets]
-            if (objection := _objection(headers, own)) != _WRONG:
-                return Shown(objection, instance)
-        return Shown(_objection(headers, self._secrets))
+            if (refusal := _refusal(headers, own)) != _WRONG:
+                return AuthResult(refusal, instance)
+        return AuthResult(_refusal(headers, self._secrets))
 
 
-def _objection(headers: Mapping[str, str], secrets: tuple[str, ...] | list[str]) -> str | None:
+def _refusal(headers: Mapping[str, str], secrets: tuple[str, ...] | list[str]) -> str | None:
     keys = [secret.encode() for secret in secrets]
-    shown = headers.get(HEADER)
-    if shown is not None:
+    plain = headers.get(HEADER)
+    if plain is not None:
         # Starlette decodes headers as Latin-1, which restores any byte.
-        raw = shown.encode("latin-1", "replace")
+        raw = plain.encode("latin-1", "replace")
         return None if any(hmac.compare_digest(raw, key) for key in keys) else _WRONG
     authorization = headers.get("authorization", "")
     if authorization[: len(_BEARER)].lower() != _BEARER:
         return "nothing_shown"
     token = authorization[len(_BEARER) :].strip()
     for key in keys:
-        if (objection := _objection_to(token, key)) != _WRONG:
-            return objection
+        if (refusal := _refusal_of_token(token, key)) != _WRONG:
+            return refusal
     return _WRONG
 
 
-def _objection_to(token: str, secret: bytes) -> str | None:
+def _refusal_of_token(token: str, secret: bytes) -> str | None:
     try:
         claims = jwt.decode(
             token,

@@ -15,7 +15,7 @@ from ifinu.broker.keys import EVENTS, seen_key
 from ifinu.ledger.states import State
 from ifinu.receipts.optout_replies import ReplyHandler
 from ifinu.receipts.stop_words import wish_of
-from ifinu.receipts.webhook_events import ConnectionUpdate, Inbound, Receipt, Said, SentEcho
+from ifinu.receipts.webhook_events import ConnectionUpdate, Inbound, Receipt, SentEcho, WebhookEvent
 from ifinu.reference import reference_in
 
 SEEN_TTL_S = 172_800  # longer than any look-up of a message that may have been sent
@@ -37,7 +37,7 @@ class Sink:
         self._client = client
         self._replies = replies
 
-    async def record(self, said: Sequence[Said]) -> None:
+    async def record(self, events: Sequence[WebhookEvent]) -> None:
         """
         Record the content of a webhook. A second call only repeats events in the stream, whose readers are idempotent.
 
@@ -46,22 +46,24 @@ class Sink:
         """
         async with asyncio.timeout(_ANSWER_S):
             pipe = self._client.pipeline(transaction=False)
-            for one in said:
-                match one:
+            for event in events:
+                match event:
                     case SentEcho():
-                        await self._seen(pipe, one)
+                        await self._seen(pipe, event)
                     case _:
-                        _add(pipe, one)
+                        _add(pipe, event)
             if pipe.command_stack:
                 await pipe.execute()
-            for one in said:
-                if isinstance(one, Inbound) and (wish := wish_of(one.text)) is not None:
-                    await asyncio.to_thread(self._replies.take, one, wish)
-        for one in said:
-            if isinstance(one, ConnectionUpdate):
-                log.info("ifinu.instance.state", instance=phones.mask_in(one.instance), state=one.state, code=one.code)
-            elif isinstance(one, Receipt) and one.status is State.FAILED:
-                log.warning("ifinu.receipt.failed", key_id=one.key_id, instance=phones.mask_in(one.instance))
+            for event in events:
+                if isinstance(event, Inbound) and (wish := wish_of(event.text)) is not None:
+                    await asyncio.to_thread(self._replies.take, event, wish)
+        for event in events:
+            if isinstance(event, ConnectionUpdate):
+                log.info(
+                    "ifinu.instance.state", instance=phones.mask_in(event.instance), state=event.state, code=event.code
+                )
+            elif isinstance(event, Receipt) and event.status is State.FAILED:
+                log.warning("ifinu.receipt.failed", key_id=event.key_id, instance=phones.mask_in(event.instance))
 
     async def is_redis_there(self) -> bool:
         """Whether Redis answers in time."""
@@ -85,13 +87,13 @@ class Sink:
         pipe.set(seen_key(reference, echo.instance, pseudonym), echo.key_id, ex=SEEN_TTL_S, nx=True)
 
 
-def _add(pipe: redis.asyncio.client.Pipeline, said: Receipt | ConnectionUpdate | Inbound) -> None:
-    match said:
+def _add(pipe: redis.asyncio.client.Pipeline, event: Receipt | ConnectionUpdate | Inbound) -> None:
+    match event:
         case Receipt():
-            receipt = {"key_id": said.key_id, "status": said.status.value, "instance": said.instance}
+            receipt = {"key_id": event.key_id, "status": event.status.value, "instance": event.instance}
             _event(pipe, Event(Name.RECEIPT, data=receipt))
         case ConnectionUpdate():
-            connection = {"instance": said.instance, "state": said.state, "code": said.code}
+            connection = {"instance": event.instance, "state": event.state, "code": event.code}
             _event(pipe, Event(Name.CONNECTION, data=connection))
         case Inbound():
             pass  # matters only if it is an opt-out, which `ReplyHandler` records

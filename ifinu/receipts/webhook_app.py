@@ -40,7 +40,7 @@ from ifinu.receipts.auth import WebhookAuth
 from ifinu.receipts.optout_replies import ReplyHandler
 from ifinu.receipts.receipt_spans import Follower, following
 from ifinu.receipts.sink import Sink
-from ifinu.receipts.webhook_events import ConnectionUpdate, Inbound, NotAHook, Receipt, Said, read
+from ifinu.receipts.webhook_events import ConnectionUpdate, Inbound, InvalidWebhook, Receipt, WebhookEvent, read
 from ifinu.tracing import OFF, Tracer
 
 MAX_BODY_BYTES = 1_000_000
@@ -132,9 +132,9 @@ class _Webhook:
         return response
 
     async def _answer(self, request: Request) -> Response:
-        shown = self._auth.check(request.headers)
-        if shown.objection:
-            return _refused(shown.objection)
+        auth = self._auth.check(request.headers)
+        if auth.refusal:
+            return _refused(auth.refusal)
         try:
             async with asyncio.timeout(_BODY_S):
                 body = await _body(request)
@@ -144,47 +144,47 @@ class _Webhook:
             log.info("ifinu.webhook.too_large")
             return _taken()
         try:
-            said = read(body)
-        except NotAHook as exc:
+            events = read(body)
+        except InvalidWebhook as exc:
             log.warning("ifinu.webhook.not_a_hook", reason=str(exc))
             return Response(status_code=400)
-        if shown.instance is not None and any(one.instance != shown.instance for one in said):
+        if auth.instance is not None and any(event.instance != auth.instance for event in events):
             return _refused("another_instance")
-        if shown.instance is None:
-            self._note_shared_secret(said)
+        if auth.instance is None:
+            self._note_shared_secret(events)
         started_ns = time_ns()
         try:
-            await self._sink.record(said)
+            await self._sink.record(events)
         except (redis.RedisError, OSError) as exc:  # TimeoutError is an OSError
             log.error("ifinu.webhook.not_recorded", error=type(exc).__name__)
             return Response(status_code=503)
-        for one in said:
-            match one:
+        for event in events:
+            match event:
                 case Receipt():
-                    self._series.receipt(one.status)
-                    self._series.posted(one.posted)
+                    self._series.receipt(event.status)
+                    self._series.posted(event.posted)
                     if self._follower is not None:
-                        self._follower.note(one, started_ns, time_ns())
+                        self._follower.note(event, started_ns, time_ns())
                 case ConnectionUpdate():
-                    self._series.connection(one.state)
+                    self._series.connection(event.state)
                 case Inbound():
-                    self._series.wrote(one.at)
+                    self._series.wrote(event.at)
         return _taken()
 
-    def _note_shared_secret(self, said: Sequence[Said]) -> None:
-        """Log, once, an instance that still uses the secret of all."""
-        for one in said:
-            if one.instance not in self._sharing and len(self._sharing) < _MOST_NAMED:
-                self._sharing.add(one.instance)
-                log.info("ifinu.webhook.shared_secret", instance=phones.mask_in(one.instance))
+    def _note_shared_secret(self, events: Sequence[WebhookEvent]) -> None:
+        """Log once that an instance still uses the secret shared by all."""
+        for event in events:
+            if event.instance not in self._sharing and len(self._sharing) < _MOST_NAMED:
+                self._sharing.add(event.instance)
+                log.info("ifinu.webhook.shared_secret", instance=phones.mask_in(event.instance))
 
 
 def _taken() -> Response:
     return Response("ok\n", media_type="text/plain")  # some proxies accept only a 200 with a body
 
 
-def _refused(objection: str) -> Response:
-    log.warning("ifinu.webhook.refused", reason=objection)
+def _refused(refusal: str) -> Response:
+    log.warning("ifinu.webhook.refused", reason=refusal)
     return Response(status_code=401, headers={"Connection": "close"})  # the rest of its body is not read
 
 

@@ -30,7 +30,7 @@ from ifinu.escapes import CONTROLS, SURROGATES
 from ifinu.ledger.states import State
 
 
-class NotAHook(ValueError):  # noqa: N818 - what it is, not what failed
+class InvalidWebhook(ValueError):  # noqa: N818 - named after the input
     """The body is not a webhook of the gateway; the message says why, without quoting it."""
 
 
@@ -93,7 +93,7 @@ class ConnectionUpdate:
     code: int | None = None
 
 
-Said = Receipt | SentEcho | Inbound | ConnectionUpdate
+WebhookEvent = Receipt | SentEcho | Inbound | ConnectionUpdate
 
 _Fields = dict[str, Any]
 
@@ -120,7 +120,7 @@ _DEEPEST = 8  # nested wrappers; at most three were seen
 _LATEST_S = 4_102_444_800  # 2100-01-01; a larger number is not a time in seconds
 
 
-def read(raw: bytes) -> tuple[Said, ...]:
+def read(raw: bytes) -> tuple[WebhookEvent, ...]:
     """
     Read a body.
 
@@ -128,21 +128,21 @@ def read(raw: bytes) -> tuple[Said, ...]:
         Its events; none for an event that is ignored, or whose data are malformed.
 
     Raises:
-        NotAHook: The body is not the JSON of an event.
+        InvalidWebhook: The body is not the JSON of an event.
     """
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
-        raise NotAHook("is not JSON") from None
+        raise InvalidWebhook("is not JSON") from None
     if not isinstance(body, dict) or not isinstance(body.get("event"), str):
-        raise NotAHook("is not an event of the gateway: an object with `event`")
+        raise InvalidWebhook("is not an event of the gateway: an object with `event`")
     reader = _READERS.get(body["event"])
     instance = body.get("instance")
     if reader is None or not _is(instance, _NAME):
         return ()
     data = body.get("data")
     entries = data if isinstance(data, list) else [data]
-    return tuple(said for entry in entries if (said := reader(instance, _object(entry), body)) is not None)
+    return tuple(event for entry in entries if (event := reader(instance, _object(entry), body)) is not None)
 
 
 def _receipt(instance: str, data: _Fields, envelope: _Fields) -> Receipt | None:
@@ -168,7 +168,7 @@ def _message(instance: str, data: _Fields, envelope: _Fields) -> SentEcho | Inbo
     if key.get("fromMe") is True:
         return _echo(instance, data, envelope)
     quoted = _quoted(data) or next((found for part in content.values() if (found := _quoted(_object(part)))), None)
-    return _inbound(instance, key, _said_in(content), quoted, _time(data.get("messageTimestamp")))
+    return _inbound(instance, key, _text_in(content), quoted, _time(data.get("messageTimestamp")))
 
 
 def _edited(instance: str, data: _Fields, envelope: _Fields) -> Inbound | None:
@@ -179,7 +179,7 @@ def _edited(instance: str, data: _Fields, envelope: _Fields) -> Inbound | None:
     is our number, or a LID. So the person is unknown.
     """
     key = _object(data.get("key"))
-    text = _said_in(_content(data.get("editedMessage") or data.get("message")))
+    text = _text_in(_content(data.get("editedMessage") or data.get("message")))
     quoted, at = _quoted(_object(data.get("editedMessage"))), _time(data.get("messageTimestamp"))
     if key.get("fromMe") is not True:
         return _inbound(instance, key, text, quoted, at)
@@ -216,7 +216,7 @@ def _logout(instance: str, data: _Fields, _: _Fields) -> ConnectionUpdate:
     return ConnectionUpdate(instance, "close")
 
 
-_READERS: Final[dict[str, Callable[[str, _Fields, _Fields], Said | None]]] = {
+_READERS: Final[dict[str, Callable[[str, _Fields, _Fields], WebhookEvent | None]]] = {
     "messages.update": _receipt,
     "send.message": _echo,
     "messages.upsert": _message,
@@ -236,7 +236,7 @@ def _is(value: object, shape: re.Pattern[str]) -> TypeGuard[str]:
 
 
 def _text(message: object) -> str | None:
-    return _said_in(_content(message))
+    return _text_in(_content(message))
 
 
 def _content(message: object) -> _Fields:
@@ -253,7 +253,7 @@ def _content(message: object) -> _Fields:
     return content
 
 
-def _said_in(content: _Fields) -> str | None:
+def _text_in(content: _Fields) -> str | None:
     """The text, the caption, or the words of the choice."""
 
     def at(*path: str) -> object:
@@ -274,7 +274,7 @@ def _said_in(content: _Fields) -> str | None:
         at("listResponseMessage", "singleSelectReply", "selectedRowId"),
         at("listResponseMessage", "description"),
         at("interactiveResponseMessage", "body", "text"),
-        _chosen(at("interactiveResponseMessage", "nativeFlowResponseMessage", "paramsJson")),
+        _button_text(at("interactiveResponseMessage", "nativeFlowResponseMessage", "paramsJson")),
         at("pollUpdateMessage", "vote", "selectedOptions"),
     )
     for text in texts:
@@ -285,7 +285,7 @@ def _said_in(content: _Fields) -> str | None:
     return None
 
 
-def _chosen(parameters: object) -> str | None:
+def _button_text(parameters: object) -> str | None:
     """The words, or else the id, of a native flow's button, whose reply is JSON in a string."""
     try:
         fields = _object(json.loads(parameters)) if isinstance(parameters, str) else {}

@@ -42,12 +42,12 @@ def unsigned(algorithm):
     ],
 )
 def test_the_secret_opens(headers):
-    assert WebhookAuth(SECRET).check(headers()).objection is None
-    assert WebhookAuth("the-secret-that-came-after-it-just-as-long", SECRET).check(headers()).objection is None
+    assert WebhookAuth(SECRET).check(headers()).refusal is None
+    assert WebhookAuth("the-secret-that-came-after-it-just-as-long", SECRET).check(headers()).refusal is None
 
 
 @pytest.mark.parametrize(
-    ("headers", "objection"),
+    ("headers", "refusal"),
     [
         (dict, "nothing_shown"),
         (lambda: {"authorization": "Basic dXNlcjpwYXNz"}, "nothing_shown"),
@@ -71,6 +71,6 @@ def test_the_secret_opens(headers):
         (lambda: bearer() | {"x-ifinu-secret": "wrong"}, "wrong_secret"),
     ],
 )
-def test_nothing_else_does(headers, objection):
-    assert WebhookAuth(SECRET).check(headers()).objection == objection
-    assert WebhookAuth("the-secret-that-came-after-it-just-as-long", SECRET).check(headers()).objection == objection
+def test_nothing_else_does(headers, refusal):
+    assert WebhookAuth(SECRET).check(headers()).refusal == refusal
+    assert WebhookAuth("the-secret-that-came-after-it-just-as-long", SECRET).check(headers()).refusal == refusal

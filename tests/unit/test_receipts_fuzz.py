@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ifinu.receipts.stop_words import wish_of
-from ifinu.receipts.webhook_events import NotAHook, read
+from ifinu.receipts.webhook_events import InvalidWebhook, read
 
 # Names that the reader looks at, so that what is drawn gets past the first look.
 NAMES = st.sampled_from(
@@ -62,7 +62,7 @@ def test_no_event_makes_the_reader_fail(event, instance, sender, date_time, data
 @settings(max_examples=200, deadline=None)
 @given(raw=st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_no_bytes_make_the_reader_fail(raw):
-    with contextlib.suppress(NotAHook):
+    with contextlib.suppress(InvalidWebhook):
         read(raw)
 
 

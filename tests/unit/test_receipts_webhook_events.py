@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from ifinu.ledger.states import State
-from ifinu.receipts.webhook_events import ConnectionUpdate, Inbound, NotAHook, Receipt, SentEcho, read
+from ifinu.receipts.webhook_events import ConnectionUpdate, Inbound, InvalidWebhook, Receipt, SentEcho, read
 
 KEY = "3EB0215708B0C9E11F64B0"
 WAMID = "wamid.HBgNNTUxMTk4NzY1NDMyMRUCABEYEjQ2"
@@ -310,7 +310,7 @@ def test_an_event_of_no_instance_says_nothing(instance):
     ids=["empty", "cut_off", "not_utf8", "deep", "list", "null", "no_event", "event_is_a_number", "long_number"],
 )
 def test_what_is_no_event_is_refused(raw):
-    with pytest.raises(NotAHook) as caught:
+    with pytest.raises(InvalidWebhook) as caught:
         read(raw)
     assert isinstance(caught.value, ValueError)
 
