@@ -3,7 +3,7 @@ CPU time that a worker needs for one message, beside that of stock Celery on Red
 
     python bench/cost.py [--messages 5000] [--rounds 3]
 
-Five workers take turns at the same simulated gateway (20 ms a send), each with a backlog of its own: ifinu's with raw
+Five workers take turns at the same simulated gateway (20 ms a send), each with its own backlog: ifinu's with raw
 JSON and all that it does, once as one of many, once as the one that also writes the ledger (SQLite) and once with the
 events that Flower reads; and `bench/stock.py` with envelopes, in a pool of ten threads and in one of ten processes. All
 log what becomes of a message, at the level `info`. Counted is the CPU time of the worker's processes from the first

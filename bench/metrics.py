@@ -1,11 +1,11 @@
 """
-CPU time that a worker spends on its metrics, of what a message costs it.
+Share of a message's CPU time that a worker spends on metrics.
 
     python bench/metrics.py [--messages 5000] [--rounds 7]
 
-Two workers take turns at the same simulated gateway (20 ms a send): ifinu's as it is, scraped every second, and
-`bench/uncounted.py`, whose counting is taken out. Counted is the CPU time as in `cost.py`; told is the median over the
-rounds of one worker's by the other's in the same round. The exit code is 1 when the metrics cost more than 3 %.
+Two workers take turns at the same simulated gateway (20 ms a send): ifinu's worker, scraped every second, and
+`bench/uncounted.py`, which counts nothing. CPU time is measured as in `cost.py`. The result is the median over the
+rounds of the ratio of both workers' CPU time in one round. The exit code is 1 when the metrics cost more than 3 %.
 """
 
 from __future__ import annotations

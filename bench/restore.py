@@ -2,7 +2,7 @@
 How long a backup and a restore take, and so what RTO and RPO can be promised: `python bench/restore.py [thousands]`.
 
 Real servers of this machine, each part restored into a server that never saw it. The ledger is filled by the recorder,
-from events as workers and webhooks tell them; the gateway's database is a table of messages as long as its own.
+from events as workers and webhooks write them; the gateway's database is a table of messages as large as the gateway's.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def _sent(pipe: Any, number: int) -> None:
     }  # fmt: skip
     pipe.xadd(EVENTS, {"event": "sent", "id": id_, "data": json.dumps(about)})
     for status in ("server_ack", "delivered"):
-        told = {"key_id": key_id, "status": status, "instance": "ifinu"}
-        pipe.xadd(EVENTS, {"event": "receipt", "id": "", "data": json.dumps(told)})
+        fields = {"key_id": key_id, "status": status, "instance": "ifinu"}
+        pipe.xadd(EVENTS, {"event": "receipt", "id": "", "data": json.dumps(fields)})
     claim = {
         "state": "sent", "digest": f"{number:032x}", "in_flight": f"{NORMAL}:em_voo", "tag": "", "key_id": key_id,
         "token": f"{number:024x}", "since": "1796000000000", "started": "1796000000000",

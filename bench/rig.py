@@ -99,7 +99,7 @@ class Rig:
 
 
 class WorkerProcess:
-    """A worker and whatever processes it starts."""
+    """A worker and the processes that it starts."""
 
     def __init__(self, celery: tuple[str, ...], environment: Mapping[str, str], log: Path) -> None:
         self._log = log
@@ -144,7 +144,7 @@ class WorkerProcess:
 
 
 def wire(number: int) -> dict[str, Any]:
-    """A message to a phone of its own, as producers in other languages push it."""
+    """A message to a separate phone, as producers in other languages push it."""
     return {
         "id": f"bench-{number}", "tipo_notificacao": "lembrete", "telefone": f"77 9{81_000_000 + number}",
         "nome": "Maria da Silva", "valor": "1234.50", "vencimento": "2026-12-01",

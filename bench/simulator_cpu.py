@@ -34,7 +34,7 @@ _ANSWER_END = b'"source":"web"}'
 
 
 def flood(address: tuple[str, int], requests: int, client: int) -> None:
-    """One client: a request at a time, each to a number of its own."""
+    """One client: one request at a time, each to another number."""
     with socket.create_connection(address) as sock:
         for n in range(requests):
             text = f"Fatura {client}-{n}: vence hoje"

@@ -4,7 +4,7 @@ The tables of values in deploy/helm/README.md, from the comments in values.yaml.
     python docs/chart_values.py            print them
     python docs/chart_values.py --write    put them into the README
 
-A comment above a key is what it does. What every component has alike is told once, in the README's own words. Needs
+The comment above a key describes it. The README's text lists once the values that every component has. Needs
 PyYAML.
 """
 
@@ -21,7 +21,7 @@ import yaml
 CHART = Path(__file__).parents[1] / "deploy" / "helm"
 BEGIN, END = "<!-- python docs/chart_values.py -->\n", "<!-- end -->\n"
 
-# What components have alike, left out where nothing is said about it.
+# Values that every component has, left out where they have no comment.
 ALIKE = {
     "affinity", "digest", "extraEnv", "extraVolumeMounts", "extraVolumes", "nodeSelector", "podAnnotations",
     "podLabels", "priorityClassName", "pullPolicy", "tolerations",
@@ -40,12 +40,12 @@ class Value(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As `--set` takes it."""
+        """Its name for `--set`."""
         return ".".join(self.path)
 
     @property
     def is_one(self) -> bool:
-        """Whether one row tells it: a value, or a group whose comment is all that is said of it."""
+        """Whether it takes one row: a value, or a group with only its own comment."""
         return not self.inner or bool(
             self.comment and len(self.path) > 1 and not any(one.comment or one.inner for one in self.inner)
         )
@@ -56,7 +56,7 @@ def values(text: str) -> tuple[Value, ...]:
     The keys of a values file, in its order, each with the comment above it.
 
     Raises:
-        TypeError: It is no mapping.
+        TypeError: The file is not a mapping.
     """
     root = yaml.compose(text, yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode):
@@ -70,10 +70,10 @@ def _of(node: yaml.MappingNode, path: tuple[str, ...], lines: list[str]) -> Iter
         above = key.start_mark.line
         while above and lines[above - 1].strip().startswith("#"):
             above -= 1
-        told = [line.strip().lstrip("#").strip().removeprefix("-- ") for line in lines[above : key.start_mark.line]]
+        words = [line.strip().lstrip("#").strip().removeprefix("-- ") for line in lines[above : key.start_mark.line]]
         nested = isinstance(node_of_it, yaml.MappingNode) and key.value not in WHOLE
         inner = tuple(_of(node_of_it, here, lines)) if nested else ()
-        yield Value(here, yaml.SafeLoader("").construct_document(node_of_it), " ".join(told), inner)
+        yield Value(here, yaml.SafeLoader("").construct_document(node_of_it), " ".join(words), inner)
 
 
 def tables(text: str) -> str:
@@ -82,8 +82,8 @@ def tables(text: str) -> str:
     parts = [_table(row for value in found if not value.inner for row in _rows(value))]
     for value in found:
         if value.inner:
-            told = [value.comment] if value.comment else []
-            parts += [f"### {value.name}", *told, _table(row for one in value.inner for row in _rows(one))]
+            words = [value.comment] if value.comment else []
+            parts += [f"### {value.name}", *words, _table(row for one in value.inner for row in _rows(one))]
     return "\n\n".join(parts) + "\n"
 
 

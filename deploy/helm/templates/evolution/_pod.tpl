@@ -173,7 +173,7 @@ spec:
   value: {{ printf "%s%sschema=public&connection_limit=%d&pool_timeout=20" $url (ternary "&" "?" (contains "?" $url)) (int .Values.evolution.connectionLimit) | quote }}
 {{- end }}
 
-{{/* The image has a file with values of its own, a public key among them: what is not set here takes those. */}}
+{{/* The image has a file of defaults, with a publicly known key: variables that are not set here take those. */}}
 {{- define "ifinu.evolution.env" -}}
 - name: POD_NAME
   valueFrom:
