@@ -47,7 +47,7 @@ class RedisState:
     Attributes:
         queues: In the order in which they are served.
         tails: By queue, the bytes of its next message, or None.
-        oldest_s: By queue, the age in seconds of its next message; None if there is none, or its age is not known.
+        oldest_s: By queue, the age in seconds of its next message; None if the queue is empty or the age not known.
         dead: By queue and reason, the number of dead letters among the newest.
         unknown: Number of ids that may have been sent.
         unknown_oldest_s: Seconds since the oldest of them came in doubt; None without one.

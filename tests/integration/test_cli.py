@@ -185,14 +185,14 @@ def test_doctor_finds_a_good_server_and_gateway_well(ifinu, simulator, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("environment", "check", "mend"),
+    ("environment", "check", "fix"),
     [
         ({"IFINU_EVOLUTION_API_KEY": "wrong"}, "gateway", "correct IFINU_EVOLUTION_API_KEY"),
         ({"IFINU_EVOLUTION_INSTANCE": "nobody"}, "gateway", "create the instance"),
         ({"state": "close"}, "instance ifinu", "connect its phone again"),
     ],
 )
-def test_doctor_finds_what_is_wrong_at_the_gateway(ifinu, simulator, monkeypatch, environment, check, mend):
+def test_doctor_finds_what_is_wrong_at_the_gateway(ifinu, simulator, monkeypatch, environment, check, fix):
     state = environment.pop("state", None)
     if state:
         simulator.control.set_instance("ifinu", state=state)
@@ -204,7 +204,7 @@ def test_doctor_finds_what_is_wrong_at_the_gateway(ifinu, simulator, monkeypatch
     (bad,) = [one for one in ended.json["checks"] if one["level"] == "fail"]
     assert ended.code == 1
     assert bad["check"] == check
-    assert bad["mend"].startswith(mend)
+    assert bad["mend"].startswith(fix)
 
 
 def test_doctor_refuses_a_server_that_would_lose_messages(ifinu, monkeypatch):

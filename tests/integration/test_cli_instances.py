@@ -351,17 +351,17 @@ def test_doctor_warns_of_a_process_that_does_not_answer(ifinu, several, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("environment", "mend"),
+    ("environment", "fix"),
     [
         ({"IFINU_EVOLUTION_API_KEY": "wrong"}, "correct IFINU_EVOLUTION_API_KEY"),
         ({"IFINU_EVOLUTION_INSTANCE": "nobody"}, "create the instance"),
     ],
 )
-def test_doctor_finds_what_is_wrong_at_all_of_them(ifinu, several, monkeypatch, environment, mend):
+def test_doctor_finds_what_is_wrong_at_all_of_them(ifinu, several, monkeypatch, environment, fix):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     (bad,) = gateway_checks(ifinu).values()
-    assert (bad["level"], bad["mend"].startswith(mend)) == ("fail", True)
+    assert (bad["level"], bad["mend"].startswith(fix)) == ("fail", True)
 
 
 def test_doctor_finds_two_that_hold_one_instance(ifinu, several, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -53,10 +54,9 @@ def examine_rights(client: redis.Redis) -> Iterator[Finding]:
     except redis.RedisError:
         return
     else:
-        if refused:
-            yield Finding("rights", Level.FAIL, f"refused: {', '.join(one.what for one in refused)}", fix)
-        else:
-            yield Finding("rights", Level.OK, "the user may do all that a worker does")
+        seen = f"refused: {', '.join(one.what for one in refused)}"
+        ok = Finding("rights", Level.OK, "the user may do all that a worker does")
+        yield Finding("rights", Level.FAIL, seen, fix) if refused else ok
 
 
 def _version(client: redis.Redis) -> Finding:
@@ -68,15 +68,7 @@ def _version(client: redis.Redis) -> Finding:
     return Finding("version", Level.OK, f"{name} {text}")
 
 
-def _appendonly(client: redis.Redis) -> Finding:
-    return _parameter(client, "appendonly", "yes", "Redis loses messages when it stops")
-
-
-def _eviction(client: redis.Redis) -> Finding:
-    return _parameter(client, "maxmemory-policy", "noeviction", "a full Redis would delete messages")
-
-
-def _parameter(client: redis.Redis, name: str, wanted: str, danger: str) -> Finding:
+def _parameter(name: str, wanted: str, danger: str, client: redis.Redis) -> Finding:
     found = client.config_get(name)
     if not found:
         raise redis.ResponseError(f"CONFIG GET {name} answers nothing")
@@ -140,8 +132,14 @@ def _info(client: redis.Redis, section: str) -> dict[str, Any]:
 
 _CHECKS: dict[str, tuple[Callable[[redis.Redis], Finding], str]] = {
     "version": (_version, "it is 7.0 or later"),
-    "appendonly": (_appendonly, "append-only persistence is on"),
-    "maxmemory-policy": (_eviction, "it is noeviction"),
+    "appendonly": (
+        functools.partial(_parameter, "appendonly", "yes", "Redis loses messages when it stops"),
+        "append-only persistence is on",
+    ),
+    "maxmemory-policy": (
+        functools.partial(_parameter, "maxmemory-policy", "noeviction", "a full Redis would delete messages"),
+        "it is noeviction",
+    ),
     "memory": (_memory, "memory is free"),
     "persistence": (_persistence, "the last write to disk succeeded"),
     "clock": (_clock, "the clocks agree"),
