@@ -1,13 +1,13 @@
 """
-How log lines look: one event a line, JSON for machines or columns for a terminal; what libraries say included.
+The format of log lines: one event per line, as JSON for machines or as columns for a terminal. Libraries' lines too.
 
     ours       structlog ─────────────────────────────▶ flood? ─▶ fields, traceback ─▶ JSON or columns ─▶ stderr
     libraries' logging ─▶ level, `foreign.redact` ─▶ flood? ─▶ ╯
     uncaught   warnings, exceptions of threads and of the process ─▶ as ours (`uncaught.py`)
 
-Phones, names and texts are kept out where a line of ours is written, and not looked for here: that would cost more
-than the line. What others say is trusted less: of an exception only words that cannot repeat what it choked on
-(`exceptions.py`), of a library's line only what is no argument of a task (`foreign.py`). docs/logs.md lists the events.
+The callers keep phones, names and texts out of our lines; searching for them here would cost more than the line. Lines
+of others are trusted less: an exception shows only words that cannot repeat its input (`exceptions.py`), a library's
+line shows no argument of a task (`foreign.py`). docs/logs.md lists the events.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ def configure(
     Set up structlog and the standard library's logging, once per process.
 
     Args:
-        level: Least severe line of ours that is written. Libraries say `info` at most, since what they say to debug
-            them repeats what they handle.
+        level: Lowest level of our lines. Libraries log at `info` or above, because their debug lines repeat the data
+            they handle.
         style: See `settings.LogFormat`.
         limit_per_s: See `floods.Floods`.
-        name: Of this process, on each line of JSON; by default the host's.
+        name: Name of this process on each JSON line; by default the host name.
     """
     global _floods
     number = logging.getLevelNamesMapping()[level.upper()]
     as_json = style is LogFormat.JSON or (style is LogFormat.AUTO and not sys.stderr.isatty())
-    _floods = floods = Floods(limit_per_s, tell=_tell)
+    _floods = floods = Floods(limit_per_s, report=_report)
     atexit.register(floods.flush)
-    # What a parent counted is its parent's to tell, and the lock may have been held.
+    # The parent reports what it counted, and its lock may have been held at the fork.
     os.register_at_fork(after_in_child=floods.forget)
     finish = _finish(name or socket.gethostname() if as_json else None)
     render: Any = _as_json if as_json else _as_columns()
-    # Ours are written as they are: a trip through the standard library would cost three times as much a line.
+    # Our lines are written directly: through the standard library a line would cost three times as much.
     structlog.configure(
         processors=[_unless_flooded(floods), finish, render],
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
@@ -85,19 +85,19 @@ def configure(
 
 
 def flush() -> None:
-    """Tell now of what was dropped; for a process that ends without Python's own way to end."""
+    """Report dropped lines now; for a process that exits without running Python's exit handlers."""
     if _floods is not None:
         _floods.flush()
 
 
-def _tell(dropped: Dropped) -> None:
+def _report(dropped: Dropped) -> None:
     level = "warning" if dropped.level in QUIET else dropped.level
-    say = getattr(structlog.get_logger(__name__), level)
-    say(_DROPPED, of=dropped.event, of_level=dropped.level, reason=dropped.reason, count=dropped.lines)
+    write = getattr(structlog.get_logger(__name__), level)
+    write(_DROPPED, of=dropped.event, of_level=dropped.level, reason=dropped.reason, count=dropped.lines)
 
 
 def _unless_flooded(floods: Floods) -> Any:
-    """First of the processors: what is dropped costs least."""
+    """The first processor, so that a dropped line costs least."""
 
     def process(_: Any, method: str, line: dict[str, Any]) -> dict[str, Any]:
         event = line["event"]
@@ -109,7 +109,7 @@ def _unless_flooded(floods: Floods) -> Any:
 
 
 def _finish(name: str | None) -> Any:
-    """What each line has beside what its writer gave it. One step instead of structlog's four, which cost twice."""
+    """Adds level, time and host. One step instead of structlog's four, which cost twice as much."""
 
     def process(_: Any, method: str, line: dict[str, Any]) -> dict[str, Any]:
         line["level"] = _LEVELS.get(method, method)
@@ -126,16 +126,16 @@ def _finish(name: str | None) -> Any:
 
 
 def _fault(exc_info: Any) -> tuple[BaseException | None, Any]:
-    """The exception that a line is about, and its traceback where that is not its own."""
+    """The exception of a line, and its traceback if that is not an attribute of the exception."""
     if isinstance(exc_info, BaseException):
         return exc_info, None
     _, exc, traceback = exc_info if isinstance(exc_info, tuple) else sys.exc_info()
-    # Celery's, around an exception that came from another process.
+    # Celery wraps an exception that came from another process.
     return getattr(exc, "exc", exc) if type(exc).__name__ == "ExceptionWithTraceback" else exc, traceback
 
 
 def _written(value: object) -> str:
-    """What JSON does not know; an exception's words may not be ours to repeat."""
+    """A value that JSON cannot encode; an exception only as far as its words may be shown."""
     return exceptions.describe(value) if isinstance(value, BaseException) else str(value)
 
 
@@ -147,7 +147,7 @@ def _as_json(_: Any, __: str, line: dict[str, Any]) -> str:
 
 
 def _as_columns() -> Callable[[Any, str, dict[str, Any]], str]:
-    """For people. The traceback is written before it gets here: the pretty ones show local variables."""
+    """Columns for people. The traceback is text already: structlog's pretty ones show local variables."""
     render = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )

@@ -1,9 +1,9 @@
 """
-Exceptions, as a log may show them: where they came from, and of their words only what cannot be somebody's data.
+Exceptions as a log may show them: where they were raised, and only words that cannot be personal data.
 
-What a library raises quotes what it choked on: `KeyError('Maria')`, `invalid literal for int(): '77 99861-6740'`, the
-input of pydantic, the parameters of SQL. Where it happened says more than that. So of a class that is not listed here
-only the name is shown. Local variables never are, and what looks like a phone is masked even in the words of our own.
+A library's exception quotes its input: `KeyError('Maria')`, `invalid literal for int(): '77 99861-6740'`, the input of
+pydantic, the parameters of SQL. The place says more than that, so a class that is not listed here shows only its name.
+Local variables are never shown, and a phone is masked even in the words of our exceptions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_LINKS = 5  # of a chain, or of a group
 _DEEPEST = 3
 _CAUSE = "The above exception was the direct cause of the following exception:"
 _CONTEXT = "During handling of the above exception, another exception occurred:"
-# A child of a pool of processes hands over its traceback as a text; this much of it is no data.
+# A child of a process pool hands over its traceback as text; these parts of it hold no data.
 _NAME = re.compile(r"[A-Za-z_]\w{0,99}")
 _FRAME = re.compile(r'^ *File "[^"\n]*", line \d+, in \S+$', re.MULTILINE)
 
@@ -34,26 +34,26 @@ def describe(exc: BaseException, *, _depth: int = 0) -> str:
     kind = type(exc)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     words = _words(exc)
-    if not words and _depth < _DEEPEST:  # e.g. celery's Reject, which stands for another
+    if not words and _depth < _DEEPEST:  # such as celery's Reject, which wraps another exception
         words = "; ".join(describe(one, _depth=_depth + 1) for one in exc.args if isinstance(one, BaseException))
     return f"{name}: {words}" if words else name
 
 
 def render(exc: BaseException, traceback: Any = None) -> str:
     """
-    Write an exception and what led to it, frame by frame, as Python does; with `describe` in place of its words.
+    Write an exception and its causes frame by frame, as Python does, with `describe` in place of its words.
 
     Args:
         exc: The exception.
-        traceback: Stands in where it has none of its own, having come from another process.
+        traceback: The traceback of an exception that came from another process without one.
     """
     return "\n".join(_lines(exc, traceback, 0))
 
 
 def retold(written: str) -> str:
     """
-    An exception of which there is only its repr, which Celery hands on: with its words if it is one of ours, else with
-    the name of ours that it stands for, or none: `NotSent('…')`, `Retry(NotSent)`, `KeyError(…)`.
+    An exception of which Celery hands on only the repr. One of ours keeps its words; others keep their name and that of
+    the exception of ours inside, if there is one: `NotSent('…')`, `Retry(NotSent)`, `KeyError(…)`.
     """
     name, *others = _NAME.findall(written[:_LONGEST_WORDS]) or ["Exception"]
     if name in _OURS:
@@ -62,7 +62,7 @@ def retold(written: str) -> str:
 
 
 def frames_in(text: str) -> str:
-    """Of a traceback that is only a text: where, without what was said there."""
+    """The frames of a traceback given as text, without the exception's words."""
     return "\n".join(_FRAME.findall(text)[-_MOST_FRAMES:])
 
 
@@ -96,7 +96,7 @@ def _lines(exc: BaseException, traceback: Any, depth: int) -> Iterator[str]:
 
 
 def _chain(exc: BaseException) -> list[tuple[BaseException, str]]:
-    """What led to an exception, the oldest first, each with what links it to the next."""
+    """The exceptions that led to this one, oldest first, each with the sentence that links it to the next."""
     chain: list[tuple[BaseException, str]] = [(exc, "")]
     met = {id(exc)}
     while len(chain) < _MOST_LINKS:

@@ -1,9 +1,9 @@
 """
-Lines that repeat: the first of each event in a window are written, the rest is counted, and the count is written.
+Limits repeated lines: the first of each event in a window are written, the rest are counted, and the count is written.
 
-An outage makes the same line for every message, and what matters of it is in the first ones; who needs each message has
-the events and the dead letters. Every event has its own allowance, so that a flood hides nothing else, and errors are
-never silent: the first of them are there, and then how many.
+An outage causes the same line for every message, and the first few say it all; the events and dead letters cover each
+message. Every event has its own allowance, so that a flood hides nothing else, and errors are never silent: the first
+ones are written, and then their number.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 WINDOW_S = 10.0
-_SEVERE_SHARE = 10  # warnings and errors get this part: they bring tracebacks, and a disk is filled by those
+_SEVERE_SHARE = 10  # the share of warnings and errors: their tracebacks would fill a disk
 QUIET = frozenset({"debug", "info"})
-_MOST_KEYS = 200  # that are told apart in one window: `reason` is anybody's, and so are events of libraries
+_MOST_KEYS = 200  # counted apart in one window; `reason` and libraries' events may take any number of values
 _OTHERS = "(others)"
 
 
 class Dropped(NamedTuple):
-    """Of one event, in one window: what was counted and not written. `reason` is None where its lines had none."""
+    """The lines of one event in one window that were counted but not written. `reason` is None if they had none."""
 
     event: str
     level: str
@@ -31,26 +31,26 @@ class Dropped(NamedTuple):
 
 class Floods:
     """
-    What is written of each event, level and reason: so much in ten seconds. Threads share it.
+    Admits a number of lines for each event, level and reason in ten seconds. Threads may share it.
 
     Args:
-        limit_per_s: Lines a second, on average over the window; of warnings and errors a tenth. 0: no limit.
-        tell: Takes what was dropped, once a window; with the first line after it, whatever that is, or at `flush`.
-            It may log.
+        limit_per_s: Lines a second, averaged over the window; a tenth of it for warnings and errors. 0: no limit.
+        report: Called with each count of dropped lines: with the first line after the window, or at `flush`. It may
+            log.
         clock: Seconds that only go forward.
     """
 
     def __init__(
-        self, limit_per_s: int, tell: Callable[[Dropped], None], clock: Callable[[], float] = time.monotonic
+        self, limit_per_s: int, report: Callable[[Dropped], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._most = int(limit_per_s * WINDOW_S)
         self._most_severe = -(-self._most // _SEVERE_SHARE)
-        self._tell = tell
+        self._report = report
         self._clock = clock
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as if nothing had been counted and nobody held the lock."""
+        """Reset the counts and the lock."""
         self._lock = threading.Lock()
         self._ends = 0.0
         self._seen: dict[tuple[str, str, str | None], int] = {}
@@ -80,11 +80,11 @@ class Floods:
         return seen <= (self._most if level in QUIET else self._most_severe)
 
     def flush(self) -> None:
-        """Tell now of what was dropped so far."""
+        """Report the lines dropped so far."""
         with self._lock:
             over, self._seen = self._seen, {}
             self._ends = 0.0
-        self._tell_of(over)
+        self._report_all(over)
 
     def _allowance(self, level: str) -> int:
         return self._most if level in QUIET else self._most_severe
@@ -95,9 +95,9 @@ class Floods:
                 return  # another thread did it
             self._ends = now + WINDOW_S
             over, self._seen = self._seen, {}
-        self._tell_of(over)
+        self._report_all(over)
 
-    def _tell_of(self, over: dict[tuple[str, str, str | None], int]) -> None:
+    def _report_all(self, over: dict[tuple[str, str, str | None], int]) -> None:
         for (event, level, reason), seen in over.items():
             if (dropped := seen - self._allowance(level)) > 0:
-                self._tell(Dropped(event, level, reason, dropped))
+                self._report(Dropped(event, level, reason, dropped))

@@ -1,7 +1,7 @@
 """
-What Python itself would print: warnings, and exceptions that nobody caught. Here they become lines like any other.
+Warnings and uncaught exceptions, which Python would print: here they become log lines like any other.
 
-Printed, they are several lines that no collector of JSON takes, with the words of whatever was raised.
+Printed, they span several lines, which a collector of JSON cannot read, and repeat the words of the exception.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _LONGEST = 300
 
 
 def log_them() -> None:
-    """Take the place of the interpreter's own hooks; those that somebody else put there stay."""
+    """Replace the interpreter's default hooks; hooks that other code has set stay."""
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _of_the_process
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _of_a_thread
     if sys.unraisablehook is sys.__unraisablehook__:
-        sys.unraisablehook = _of_nobody
+        sys.unraisablehook = _unraisable
     if warnings.showwarning.__module__ == "warnings":
         warnings.showwarning = _warning
 
@@ -46,8 +46,7 @@ def _of_a_thread(args: threading.ExceptHookArgs) -> None:
         log.error("ifinu.thread.died", thread=name, exc_info=args.exc_value)
 
 
-def _of_nobody(args: sys.UnraisableHookArgs) -> None:
-    """In a destructor, say: nobody could be told."""
+def _unraisable(args: sys.UnraisableHookArgs) -> None:
     log.error("ifinu.python.unraisable", exc_info=args.exc_value)
 
 

@@ -111,7 +111,7 @@ def test_threads_share_one_allowance_exactly(clock: Clock, told: list[Dropped]):
     assert told == [Dropped("a", "info", None, 7000)]
 
 
-def test_threads_that_meet_at_the_end_of_a_window_tell_of_it_once(clock: Clock, told: list[Dropped]):
+def test_threads_that_meet_at_the_end_of_a_window_report_all_it_once(clock: Clock, told: list[Dropped]):
     floods = Floods(1, told.append, clock)
     for _ in range(50):
         floods.admits("a", "info")
