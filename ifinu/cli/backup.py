@@ -1,4 +1,4 @@
-"""`ifinu backup`: take a backup, look at those that there are, and prove that one can be restored."""
+"""`ifinu backup`: create, list and verify backups, and drill a restore."""
 
 from __future__ import annotations
 
@@ -24,27 +24,24 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-Name = Annotated[str, typer.Argument(help="Of a backup, or latest.", metavar="[NAME]", show_default=False)]
+Name = Annotated[str, typer.Argument(help="A backup's name; latest by default.", metavar="[NAME]", show_default=False)]
 
 
 @app.callback(invoke_without_command=True)
 def backup(
     context: typer.Context,
-    without: Annotated[
-        list[Part] | None, typer.Option("--without", help="Leave it out; may be given more than once.")
-    ] = None,
+    without: Annotated[list[Part] | None, typer.Option("--without", help="Leave this part out; repeatable.")] = None,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Take a backup of Redis, the ledger and the gateway's database, or see to
-    those that there are.
+    Back up Redis, the ledger and the gateway's database; list and verify backups.
 
-    It goes to IFINU_BACKUP_STORE, a directory or s3://bucket/prefix; the
-    gateway's database is taken where IFINU_EVOLUTION_DATABASE_URL is set.
-    Everything goes on meanwhile. Then what is older than
-    IFINU_BACKUP_KEEP_DAYS is deleted; the newest whole backup always stays. It
-    holds phones, names and WhatsApp sessions: keep the store encrypted.
-    A server that cannot be reached is tried for 30 seconds.
+    The backup goes to IFINU_BACKUP_STORE, a directory or s3://bucket/prefix. It
+    includes the gateway's database if IFINU_EVOLUTION_DATABASE_URL is set. All
+    services keep running. Afterwards, backups older than IFINU_BACKUP_KEEP_DAYS
+    are deleted; the newest whole one always stays. A backup holds phones, names
+    and WhatsApp sessions: keep the store encrypted. A server that cannot be reached
+    is tried for 30 seconds.
 
     [bold]Examples[/bold]
 
@@ -70,7 +67,7 @@ def backup(
     try:
         deleted = rotation.prune(store, datetime.now(UTC), config.backup_keep_days)
     except BackupFailed as exc:
-        raise BackupFailed(f"{created.name} is whole; what is old could not be deleted: {exc}") from exc
+        raise BackupFailed(f"{created.name} is whole, but old backups could not be deleted: {exc}") from exc
     if as_json:
         terminal.print_json({**_facts(created), "took_s": round(took_s, 3), "store": store.place, "deleted": deleted})
         return
@@ -79,20 +76,20 @@ def backup(
     for part, kept in created.parts.items():
         out.print(f"  {part}: {decimal(kept.bytes)} of {terminal.plain(kept.server)}{_held(kept)}")
     if deleted:
-        out.print(f"deleted, as IFINU_BACKUP_KEEP_DAYS={config.backup_keep_days} asks: {', '.join(deleted)}")
+        out.print(f"deleted by IFINU_BACKUP_KEEP_DAYS={config.backup_keep_days}: {', '.join(deleted)}")
     if sources.evolution is None and Part.EVOLUTION not in left_out:
         terminal.notes().print(
-            "The gateway's database is not in it: IFINU_EVOLUTION_DATABASE_URL is not set.", style="yellow"
+            "The gateway's database is not in this backup: IFINU_EVOLUTION_DATABASE_URL is not set.", style="yellow"
         )
 
 
 @app.command("list")
 def list_(as_json: terminal.Json = False) -> None:
     """
-    Show the backups that there are, the oldest first.
+    List the backups, the oldest first.
 
-    What is not whole was not finished, or is being taken. It ends with 1 where
-    no backup is whole.
+    A backup that is not whole was interrupted, or is still being created. The exit
+    code is 1 if no backup is whole.
 
     [bold]Examples[/bold]
 
@@ -140,27 +137,28 @@ def verify(
     into_evolution_database: Annotated[
         str | None,
         typer.Option(
-            envvar="DRILL_EVOLUTION_DATABASE_URL", metavar="URL", help="Restore the gateway's database into this one."
+            envvar="DRILL_EVOLUTION_DATABASE_URL",
+            metavar="URL",
+            help="Restore the gateway's database into this empty database.",
         ),
     ] = None,
     into_redis: Annotated[
-        str | None, typer.Option(envvar="DRILL_REDIS_URL", metavar="URL", help="Restore Redis into this empty one.")
+        str | None, typer.Option(envvar="DRILL_REDIS_URL", metavar="URL", help="Restore Redis into this empty Redis.")
     ] = None,
     listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where that Redis finds us; see ifinu restore.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Address at which that Redis reaches this process.")
     ] = None,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Check a backup: its checksums, and whether its dumps can be read.
+    Verify a backup: check its checksums, and that its dumps can be read.
 
-    With [bold]--into-…[/bold] it is a drill. It really restores, into servers
-    that have to be empty, and compares the rows of every table and what they
-    say with what was there when the backup was taken. It tells how long that
-    took (the RTO) and how old the backup is (the RPO, had the disaster been
-    now). It ends with 1 where anything differs.
+    With [bold]--into-…[/bold] it also drills a restore: it restores into empty servers and
+    compares the number and the content of the rows of every table with the
+    original. It reports how long that took (the RTO) and how old the backup is (the
+    RPO if the disaster were now). The exit code is 1 if anything differs.
 
-    A URL with a password is better given by its environment variable.
+    Give a URL with a password by its environment variable.
 
     [bold]Examples[/bold]
 
@@ -179,7 +177,7 @@ def verify(
         checked = verification.verify(store, manifest, progress)
         sound = not any(one.problems for one in checked)
         restored = verification.drill(store, manifest, targets, progress) if targets.parts and sound else []
-    _tell(manifest, checked, restored, targets, age_s, as_json=as_json)
+    _report(manifest, checked, restored, targets, age_s, as_json=as_json)
     if any(one.problems for one in (*checked, *restored)):
         raise typer.Exit(1)
 
@@ -201,7 +199,7 @@ def _sources(config: Settings, left_out: set[Part]) -> Sources:
         evolution = Database(config.evolution_database_url.get_secret_value(), "the gateway's database")
     redis_url = None if Part.REDIS in left_out else config.redis_url.get_secret_value()
     if ledger is None and evolution is None and redis_url is None:
-        raise ConfigurationError("nothing is left to back up")
+        raise ConfigurationError("--without leaves nothing to back up")
     return Sources(redis_url, ledger, evolution)
 
 
@@ -228,10 +226,10 @@ def _targets(ledger: str | None, evolution: str | None, redis_url: str | None, l
 
 def address_of(listen: str | None) -> Any:
     """
-    Where Redis finds us, as `--listen` says.
+    The address that `--listen` gives, at which Redis reaches this process.
 
     Raises:
-        ConfigurationError: It says no such thing.
+        ConfigurationError: It is not an address.
     """
     from ifinu.backup.primary import Address
 
@@ -241,7 +239,7 @@ def address_of(listen: str | None) -> Any:
         raise ConfigurationError(f"--listen {exc}") from exc
 
 
-def _tell(
+def _report(
     manifest: Manifest,
     checked: list[Checked],
     restored: list[Checked],
@@ -270,17 +268,18 @@ def _tell(
         kept = manifest.parts[one.part]
         out.print(f"  {one.part}: {'[red]damaged[/]' if one.problems else 'sound'}, {decimal(kept.bytes)}{_held(kept)}")
     for one in restored:
-        state = "[red]restored and not as it was[/]" if one.problems else "restored, as it was"
+        state = "[red]restored, but different[/]" if one.problems else "restored and identical"
         out.print(f"  {one.part}: {state}, in {span(one.took_s)}")
     for problem in problems:
         out.print(f"[red]{terminal.plain(problem)}[/]")
-    out.print(f"{manifest.name} {'is damaged' if problems else 'is whole'}; it is {span(age_s)} old")
+    out.print(f"{manifest.name} is {'damaged' if problems else 'intact'}; it is {span(age_s)} old")
     if restored and not problems:
-        out.print(f"RTO {took_s:.1f} s for {', '.join(sorted(targets.parts))}, RPO {span(age_s)} had it been now")
+        parts = ", ".join(sorted(targets.parts))
+        out.print(f"RTO {took_s:.1f} s for {parts}; RPO {span(age_s)} if the disaster were now")
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
-    """Of a backup, for a program."""
+    """A backup as JSON."""
     return {
         "name": manifest.name,
         "created_at": manifest.created_at.isoformat(),

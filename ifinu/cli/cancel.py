@@ -1,4 +1,4 @@
-"""`ifinu cancel`: call notifications off, or want them again."""
+"""`ifinu cancel`: cancel notifications, or withdraw a cancellation."""
 
 from __future__ import annotations
 
@@ -12,45 +12,47 @@ from ifinu.broker.claims import Claims, ClaimState
 from ifinu.cli import connection, files, terminal
 from ifinu.errors import ConfigurationError, InvalidNotification
 
-# What an id's state until now means for a cancellation; in all others it is too late.
-_CALLED_OFF: dict[str, str] = {
-    "": "called off; if it comes it is not sent",
-    ClaimState.WAITING: "called off; its retry is not sent",
-    ClaimState.DEAD: "called off; a replay of its dead letter does not send it",
-    ClaimState.CANCELLED: "called off, as before",
-    ClaimState.UNKNOWN: "called off; it may have been sent already, and is not sent again",
+# The result of a cancellation by the id's state before it; in all other states it is too late.
+_CANCELLED: dict[str, str] = {
+    "": "cancelled; its message will not be sent",
+    ClaimState.WAITING: "cancelled; its retry will not be sent",
+    ClaimState.DEAD: "cancelled; a replay of its dead letter will not send it",
+    ClaimState.CANCELLED: "was cancelled already",
+    ClaimState.UNKNOWN: "cancelled; it may have been sent already, and will not be sent again",
 }
 _TOO_LATE: dict[str, str] = {ClaimState.SENDING: "too late: it is being sent", ClaimState.SENT: "too late: it was sent"}
-# The same for its withdrawal.
-_WANTED: dict[str, str] = {
-    ClaimState.WAITING: "wanted again; it is sent when its retry is due",
-    ClaimState.DEAD: "wanted again; it is in the dead letters",
-    ClaimState.CANCELLED: "wanted again; it is sent when it comes. If it came before, give it again",
-    ClaimState.UNKNOWN: "wanted again; it is looked up, and may be sent again",
+# The result of `--undo`, likewise.
+_WITHDRAWN: dict[str, str] = {
+    ClaimState.WAITING: "cancellation withdrawn; it will be sent when its retry is due",
+    ClaimState.DEAD: "cancellation withdrawn; it is in the dead letters",
+    ClaimState.CANCELLED: "cancellation withdrawn; its message will be sent. If you pushed it before, push it again",
+    ClaimState.UNKNOWN: "cancellation withdrawn; it is looked up and may be sent again",
 }
 _NOT_WITHDRAWN: dict[str, str] = {
-    "": "was not called off",
-    ClaimState.WAITING: "was not called off",
-    ClaimState.DEAD: "was not called off",
-    ClaimState.UNKNOWN: "was not called off",
-    ClaimState.CANCELLED: "too late: its message came and was not sent. Give it again under another id",
+    "": "was not cancelled",
+    ClaimState.WAITING: "was not cancelled",
+    ClaimState.DEAD: "was not cancelled",
+    ClaimState.UNKNOWN: "was not cancelled",
+    ClaimState.CANCELLED: "too late: its message was already dropped. Push it again under another id",
 }
 
 
 def cancel(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Of the notifications.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of the notifications.")] = None,
     file: Annotated[
-        str | None, typer.Option("--file", metavar="FILE|-", help="Those in a file, one a line; `-` reads stdin.")
+        str | None, typer.Option("--file", metavar="FILE|-", help="Read ids from a file, one a line; `-` reads stdin.")
     ] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="They are wanted again, if nothing came of it yet.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Withdraw the cancellation, if no message was dropped for it yet.")
+    ] = False,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Call notifications off, e.g. because the charge was paid: those that wait,
-    those in the dead letters, and those that are yet to come.
+    Cancel notifications, for example because the charge was paid.
 
-    What is being sent or was sent cannot be called off. Exit code 1 when that
-    was so for any. With [bold]--json[/bold] there is one document a line.
+    Works for notifications that wait, that are dead letters, or whose message is
+    yet to come. One that was sent, or is being sent, cannot be cancelled: the exit
+    code is then 1. With [bold]--json[/bold] it prints one document a line.
 
     [bold]Examples[/bold]
 
@@ -59,31 +61,31 @@ def cancel(
     ifinu cancel --undo inv-42:atraso
     """
     if not ids and file is None:
-        raise ConfigurationError("say which: an ID, or --file")
-    chosen, late = settings.load(), 0
+        raise ConfigurationError("give an ID or --file")
+    config, late = settings.load(), 0
     with connection.broker() as client:
-        claims = Claims(client, chosen.claim_ttl_s)
-        for id_ in _meant(ids or [], file):
+        claims = Claims(client, config.claim_ttl_s)
+        for id_ in _ids(ids or [], file):
             if undo:
                 done, state = claims.uncancel(id_)
-                told = _WANTED[state] if done else _NOT_WITHDRAWN.get(state) or _ended(state)
+                result = _WITHDRAWN[state] if done else _NOT_WITHDRAWN.get(state) or _ended(state)
             else:
                 state = claims.cancel(id_)
-                done = state in _CALLED_OFF
-                told = _CALLED_OFF.get(state) or _ended(state)
+                done = state in _CANCELLED
+                result = _CANCELLED.get(state) or _ended(state)
             late += not done
-            document = {"id": id_, "state": state, "wanted" if undo else "called_off": done}
-            terminal.answer(document, terminal.plain(f"{id_}: {told}"), as_json=as_json)
+            document = {"id": id_, "state": state, "withdrawn" if undo else "cancelled": done}
+            terminal.answer(document, terminal.plain(f"{id_}: {result}"), as_json=as_json)
     if late:
         raise typer.Exit(1)
 
 
 def _ended(state: str) -> str:
-    return _TOO_LATE.get(state, f"too late: it had ended without being sent ({state})")
+    return _TOO_LATE.get(state, f"too late: it ended without being sent ({state})")
 
 
-def _meant(ids: list[str], file: str | None) -> Iterator[str]:
-    yield from [producer.id_of(id_) for id_ in ids]  # all are read before one is called off
+def _ids(ids: list[str], file: str | None) -> Iterator[str]:
+    yield from [producer.id_of(id_) for id_ in ids]  # validate all before the first is cancelled
     if file is None:
         return
     with files.source(file) as lines:
@@ -92,4 +94,6 @@ def _meant(ids: list[str], file: str | None) -> Iterator[str]:
                 if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
                     yield producer.id_of(text)
             except (UnicodeDecodeError, InvalidNotification):
-                raise ConfigurationError(f"{file}, line {number}: is no id in UTF-8 of 1 to 200 characters") from None
+                raise ConfigurationError(
+                    f"{file}, line {number}: is not an id of 1 to 200 characters in UTF-8"
+                ) from None

@@ -1,4 +1,4 @@
-"""Which queues a command means, its connections to them and to the ledger, and how long it tries to reach servers."""
+"""The option `--queue`, connections to Redis and the ledger, and the wait for servers that are not up yet."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ifinu.errors import GatewayError, IfinuError, LedgerUnavailable
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-PATIENCE_S = 30.0  # a new pod may run for some seconds before its network policies let it through
+PATIENCE_S = 30.0  # a new pod may run for some seconds before its network policies apply
 _PAUSE_S = 0.5
-# libpq gives what a server refuses no code, only words; those of a server that starts pass.
+# libpq has no code for a refused connection, only words. A server that is starting up refuses too, for a while.
 _REFUSALS, _STARTS = ("FATAL:", "SSL", "password"), "starting up"
 
 
 class QueueName(enum.StrEnum):
-    """What `--queue` takes: the last part of a queue's key."""
+    """The values of `--queue`: the last part of a queue's key, or `all`."""
 
     URGENT = "urgente"
     NORMAL = "whatsapp"
@@ -36,7 +36,7 @@ class QueueName(enum.StrEnum):
 
     @property
     def lists(self) -> tuple[str, ...]:
-        """The keys of their lists."""
+        """The Redis keys of the queues' lists."""
         match self:
             case QueueName.URGENT:
                 return (URGENT,)
@@ -48,7 +48,7 @@ class QueueName(enum.StrEnum):
                 return QUEUES
 
 
-Queue = Annotated[QueueName, typer.Option("--queue", "-q", help="Which queue.")]
+Queue = Annotated[QueueName, typer.Option("--queue", "-q", help="The queue, or all.")]
 
 
 @contextlib.contextmanager
@@ -69,10 +69,10 @@ def broker() -> Iterator[redis.Redis]:
 @contextlib.contextmanager
 def ledger(*, create: bool = False) -> Iterator[Engine]:
     """
-    The ledger at `IFINU_DATABASE_URL`; it is connected to when it is first asked, and left at the end.
+    The ledger at `IFINU_DATABASE_URL`. The first query connects, and the end of the block disconnects.
 
     Args:
-        create: Make the file where there is none; who only looks must not leave an empty one.
+        create: Create a missing SQLite file; a command that only reads must not leave an empty one.
 
     Raises:
         ConfigurationError: The environment is wrong.
@@ -91,7 +91,7 @@ def ask_ledger(engine: Engine) -> None:
     Connect to the ledger.
 
     Raises:
-        LedgerUnavailable: It is away, or refuses.
+        LedgerUnavailable: The database does not answer, or refuses.
     """
     with engine.connect():
         pass
@@ -99,35 +99,35 @@ def ask_ledger(engine: Engine) -> None:
 
 def reach(*asks: Callable[[], object]) -> None:
     """
-    Ask servers until each has answered; what is away is tried for `PATIENCE_S` in all, and said once.
+    Wait until each server answers, for `PATIENCE_S` in all; print one note for each that does not answer at once.
 
     Args:
-        asks: Ask one server each, and raise what its client raises.
+        asks: Functions that ask one server each, and raise its client's errors.
 
     Raises:
-        redis.RedisError: Redis is still away, or refused; a refusal is raised at once.
-        IfinuError: The same of a database or the gateway.
+        redis.RedisError: Redis still does not answer, or refused; a refusal is raised at once.
+        IfinuError: Likewise for a database or the gateway.
     """
     until = time.monotonic() + PATIENCE_S
     for ask in asks:
-        said = False
+        reported = False
         while True:
             try:
                 ask()
             except (redis.RedisError, IfinuError) as exc:
                 if not is_away(exc) or time.monotonic() >= until:
                     raise
-                if not said:
+                if not reported:
                     words = terminal.plain(str(exc))
                     terminal.notes().print(f"No connection yet ({words}): trying for {PATIENCE_S:.0f} s.")
-                    said = True
+                    reported = True
                 time.sleep(_PAUSE_S)
             else:
                 break
 
 
 def is_away(exc: redis.RedisError | IfinuError) -> bool:
-    """Whether a server could not be reached, as opposed to one that refused."""
+    """Whether the error means that a server could not be reached, rather than that it refused."""
     match exc:
         case redis.AuthenticationError() | redis.exceptions.AuthorizationError():
             return False
@@ -135,7 +135,7 @@ def is_away(exc: redis.RedisError | IfinuError) -> bool:
             return not isinstance(exc.__context__, ssl.SSLError)
         case LedgerUnavailable():
             words = str(exc.__cause__)
-            # An error within a connection has a code, one of SQLite has not even the attribute.
+            # An error within a connection has a code; SQLite's errors lack the attribute.
             lost = getattr(exc.__cause__, "pgcode", "") is None
             return lost and (_STARTS in words or not any(word in words for word in _REFUSALS))
         case GatewayError():

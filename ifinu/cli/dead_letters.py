@@ -1,4 +1,4 @@
-"""`ifinu dlq`: the messages that will not be sent, why, and what to do about it."""
+"""`ifinu dlq`: list, show, replay, purge and export dead letters."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ifinu.cli.durations import NewerThan, OlderThan, span
 from ifinu.cli.outline import outline
 from ifinu.errors import ConfigurationError
 
-app = typer.Typer(no_args_is_help=True, help="The messages that will not be sent: why, and what to do about them.")
+app = typer.Typer(no_args_is_help=True, help="See the messages that will not be sent, and why; replay or purge them.")
 
-_Reason = Annotated[str | None, typer.Option("--reason", help="Only those of this reason.")]
+_Reason = Annotated[str | None, typer.Option("--reason", help="Only those with this reason.")]
 _Kind = Annotated[str | None, typer.Option("--kind", help="Only those of this kind, such as lembrete.")]
-_Id = Annotated[str | None, typer.Option("--id", help="Only those of this notification.")]
-_Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")]
-_All = Annotated[bool, typer.Option("--all", help="All of them, where no filter is given.")]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many.")]
+_Id = Annotated[str | None, typer.Option("--id", help="Only those of this notification id.")]
+_Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after this many.")]
+_All = Annotated[bool, typer.Option("--all", help="Select all dead letters, instead of a filter.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count them.")]
 
 
 @app.command("list")
@@ -42,11 +42,11 @@ def list_(
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
     queue: connection.Queue = QueueName.ALL,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Show this many.")] = 20,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    List the latest, and count all by reason.
+    List the latest dead letters, and count all of them by reason.
 
     [bold]Examples[/bold]
 
@@ -62,7 +62,7 @@ def list_(
         for letter in _find(client, queue, wanted, now):
             reasons[letter.reason] += 1
             latest.append(letter)
-            if len(latest) > 2 * limit:  # a queue is read oldest first, and may hold millions
+            if len(latest) > 2 * limit:  # bounds memory: the oldest are read first, and there may be millions
                 latest = _newest(latest)[:limit]
     latest = _newest(latest)[:limit]
     if as_json:
@@ -77,8 +77,8 @@ def list_(
         "#", "id", "kind", "reason", "tries", "last error", "age", right=("#", "tries", "age"), whole=("reason",)
     )
     for number, letter in enumerate(latest, 1):
-        about = (letter.id or "–", letter.kind or "–", letter.reason, str(letter.attempts), _short(letter.error))
-        table.add_row(str(number), *map(terminal.plain, about), span(now - letter.last_at))
+        cells = (letter.id or "–", letter.kind or "–", letter.reason, str(letter.attempts), _short(letter.error))
+        table.add_row(str(number), *map(terminal.plain, cells), span(now - letter.last_at))
     out.print(table)
     out.print()
     summary = terminal.columns("", "by reason", right=("",))
@@ -89,16 +89,17 @@ def list_(
 
 @app.command()
 def show(
-    which: Annotated[str, typer.Argument(metavar="ID|#", help="An id, or its place in `ifinu dlq list`.")],
+    which: Annotated[str, typer.Argument(metavar="ID|#", help="An id, or the number in `ifinu dlq list`.")],
     queue: connection.Queue = QueueName.ALL,
     reveal: Annotated[
-        bool, typer.Option("--reveal", help="Show what the producer pushed, with phones, names and texts.")
+        bool, typer.Option("--reveal", help="Show the message as it was pushed, with phone, name and text.")
     ] = False,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Show one in full: why it is there, and which fields the producer pushed;
-    phones masked, and no names and no texts unless they are asked for.
+    Show one dead letter: its reason, and the fields that its producer pushed.
+
+    Phones are masked; names and texts are hidden unless you add [bold]--reveal[/bold].
 
     [bold]Examples[/bold]
 
@@ -110,10 +111,10 @@ def show(
         found = [DeadLetters(client, key).newest(Filter(id=which), now) for key in queue.lists]
         letters = _newest([letter for letter in found if letter is not None])
         if not letters and which.isdecimal():
-            # Those without an id can be named by their place alone.
+            # A dead letter without an id can only be named by its number.
             letters = heapq.nlargest(int(which), _find(client, queue, Filter(), now), key=_age)[int(which) - 1 :]
     if not letters:
-        terminal.notes().print(f"No dead letter {terminal.plain(which)}; `ifinu dlq list` shows them.")
+        terminal.notes().print(f"There is no dead letter {terminal.plain(which)}; `ifinu dlq list` shows them.")
         raise typer.Exit(1)
     letter = letters[0]
     body = letter.as_json()
@@ -137,13 +138,14 @@ def replay(
     queue: connection.Queue = QueueName.ALL,
     limit: _Limit = None,
     everything: _All = False,
-    rate: Annotated[str | None, typer.Option(metavar="RATE", help="At this pace: 20/s, 100/m.")] = None,
+    rate: Annotated[str | None, typer.Option(metavar="RATE", help="Limit the pace: 20/s, 100/m.")] = None,
     dry_run: _DryRun = False,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Put dead letters back on their queues, the oldest first, with all their
-    tries before them.
+    Put dead letters back on their queues, the oldest first.
+
+    They get their full number of tries again.
 
     [bold]Examples[/bold]
 
@@ -151,7 +153,7 @@ def replay(
     ifinu dlq replay --reason connection_closed --rate 20/s
     ifinu dlq replay --all
     """
-    wanted = _meant(Filter(reason, kind, id, older_than, newer_than), everything=everything)
+    wanted = _checked(Filter(reason, kind, id, older_than, newer_than), everything=everything)
     pause = _pacer(rate)
     with connection.broker() as client:
         if dry_run:
@@ -183,7 +185,7 @@ def purge(
     ifinu dlq purge --older-than 30d
     ifinu dlq purge --reason invalid --yes
     """
-    wanted = _meant(Filter(reason, kind, id, older_than, newer_than), everything=everything)
+    wanted = _checked(Filter(reason, kind, id, older_than, newer_than), everything=everything)
     with connection.broker() as client:
         done = _count(client, queue, wanted, limit)
         if not dry_run and done:
@@ -194,7 +196,7 @@ def purge(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE|-", help="Where to, `-` for stdout; it must not exist.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE|-", help="New file to write; `-` writes to stdout.")],
     reason: _Reason = None,
     kind: _Kind = None,
     id: _Id = None,  # noqa: A002 - the option's name
@@ -204,10 +206,10 @@ def export(
     limit: _Limit = None,
 ) -> None:
     """
-    Write dead letters as JSON lines, the oldest first, with what the producers
-    pushed.
+    Write dead letters as JSON lines, the oldest first.
 
-    That holds phones, names and texts; the file is readable by its owner alone.
+    Each has the message as it was pushed, with phone, name and text. Only the
+    file's owner can read it.
 
     [bold]Examples[/bold]
 
@@ -228,7 +230,7 @@ def _outline(letter: DeadLetter) -> str:
     fields = body_of(letter.raw)
     if fields:
         return json.dumps(outline(fields), ensure_ascii=False)
-    return f"({len(letter.original()):,} bytes in which no fields can be read; --reveal shows them)"
+    return f"({len(letter.original()):,} bytes without readable fields; --reveal shows them)"
 
 
 def _find(client: redis.Redis, queue: QueueName, wanted: Filter, now: datetime) -> Iterator[DeadLetter]:
@@ -256,7 +258,7 @@ def _act(
     act_of: Callable[[DeadLetters], Callable[[DeadLetter], bool]],
     pause: Callable[[], None],
 ) -> int:
-    """Replay or purge, the oldest first; how many it was done to."""
+    """Replay or purge dead letters, the oldest first; return their number."""
     now = datetime.now(UTC)
     done = 0
     for key in queue.lists:
@@ -266,7 +268,7 @@ def _act(
 
 
 def _pacer(rate: str | None) -> Callable[[], None]:
-    """What waits so that it returns at most `rate` times a second; the first time at once."""
+    """A function that waits, so that it returns no faster than `rate`; its first call returns at once."""
     if rate is None:
         return lambda: None
     try:
@@ -283,9 +285,9 @@ def _pacer(rate: str | None) -> Callable[[], None]:
     return wait
 
 
-def _meant(wanted: Filter, *, everything: bool) -> Filter:
+def _checked(wanted: Filter, *, everything: bool) -> Filter:
     if wanted == Filter() and not everything:
-        raise ConfigurationError("say which: --reason, --kind, --id, --older-than, --newer-than; or --all")
+        raise ConfigurationError("give a filter (--reason, --kind, --id, --older-than, --newer-than) or --all")
     if wanted != Filter() and everything:
         raise ConfigurationError("give either filters or --all, not both")
     return wanted

@@ -1,4 +1,4 @@
-"""Lengths of time, as people write and read them."""
+"""Durations as people write and read them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def parse(text: str) -> timedelta:
     Read `90s`, `10m`, `2h`, `3d`, or several together: `1h30m`.
 
     Raises:
-        typer.BadParameter: It is none of these.
+        typer.BadParameter: The text is not such a duration, or is longer than ten years.
     """
     match = _WRITTEN.fullmatch(text.strip().lower())
     if not match or not any(match.groups()):
-        raise typer.BadParameter(f"{text!r} is not a length of time; write it as 90s, 10m, 2h, 3d or 1h30m")
+        raise typer.BadParameter(f"{text!r} is not a duration; write it as 90s, 10m, 2h, 3d or 1h30m")
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     try:
         length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
@@ -34,7 +34,7 @@ def parse(text: str) -> timedelta:
 
 
 def span(length: timedelta | float) -> str:
-    """A length, or seconds, in its two largest units: `2 d 3 h`, `1 min 30 s`, `0.4 s`."""
+    """Format a duration (a float is in seconds) in its two largest units: `2 d 3 h`, `1 min 30 s`, `0.4 s`."""
     seconds = length.total_seconds() if isinstance(length, timedelta) else length
     for size, unit, smaller, name in _SIZES:
         if seconds >= size:
@@ -44,8 +44,10 @@ def span(length: timedelta | float) -> str:
 
 
 OlderThan = Annotated[
-    timedelta | None, typer.Option(parser=parse, metavar="AGE", help="Given up at least this long ago: 2h, 3d.")
+    timedelta | None,
+    typer.Option(parser=parse, metavar="AGE", help="Only those that died longer ago than this: 2h, 3d."),
 ]
 NewerThan = Annotated[
-    timedelta | None, typer.Option(parser=parse, metavar="AGE", help="Given up at most this long ago.")
+    timedelta | None,
+    typer.Option(parser=parse, metavar="AGE", help="Only those that died since this long ago: 2h, 3d."),
 ]

@@ -1,4 +1,4 @@
-"""`ifinu erase`: forget a person (LGPD), or what is old."""
+"""`ifinu erase`: anonymise a person's notifications (LGPD), or delete old ones."""
 
 from __future__ import annotations
 
@@ -28,25 +28,27 @@ _CATCH_UP_S = 15.0
 
 
 def erase(
-    phone: Annotated[str | None, typer.Option(help="Forget this person; any usual Brazilian spelling.")] = None,
+    phone: Annotated[
+        str | None, typer.Option(help="Anonymise this person's notifications; any usual Brazilian spelling.")
+    ] = None,
     older_than: Annotated[
         timedelta | None,
-        typer.Option(parser=durations.parse, metavar="AGE", help="Forget what is older than this: 400d."),
+        typer.Option(parser=durations.parse, metavar="AGE", help="Delete notifications older than this: 400d."),
     ] = None,
     yes: terminal.Yes = False,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Forget a person, or what is old.
+    Anonymise a person's notifications, or delete old ones.
 
-    [bold]Of a person[/bold] the ledger's notifications stay, so that counts stay true,
-    but say of nobody what became of them: their ids, phones and errors are
-    gone, and so are their events, receipts and dead letters. An opt-out is
-    kept, or they would be written to again; [bold]ifinu optout remove[/bold] takes it
-    back. What waits on a queue is still sent, and recorded: erase again then.
+    [bold]--phone[/bold] anonymises the person's notifications: totals stay correct, while
+    their ids, phones, hashes and errors are deleted, and so are their events,
+    receipts and dead letters. An opt-out stays, so that the person gets no new
+    messages; [bold]ifinu optout remove[/bold] removes it. Messages still on a queue are sent
+    and recorded: run it again afterwards.
 
-    [bold]What is old[/bold] goes from the ledger altogether. The recorder does that every
-    night by IFINU_RETENTION_DAYS; this does it at once.
+    [bold]--older-than[/bold] deletes old notifications from the ledger, with their events and
+    receipts. The recorder does this every night by IFINU_RETENTION_DAYS.
 
     [bold]Examples[/bold]
 
@@ -54,7 +56,7 @@ def erase(
     ifinu erase --older-than 400d --yes
     """
     if (phone is None) == (older_than is None):
-        raise ConfigurationError("say what to forget: either --phone or --older-than")
+        raise ConfigurationError("give either --phone or --older-than")
     if phone is not None:
         done = _erase_person(_normal(phone), yes=yes)
     else:
@@ -63,7 +65,7 @@ def erase(
         terminal.print_json(done)
         return
     out = terminal.results()
-    out.print(f"{done['notifications']:,} notifications {'made nobody’s' if phone else 'deleted'}")
+    out.print(f"{done['notifications']:,} notifications {'anonymised' if phone else 'deleted'}")
     for name in ("events", "receipts", "dead_letters"):
         if name in done:
             out.print(f"{done[name]:,} {name.replace('_', ' ')} deleted")
@@ -80,9 +82,9 @@ def _erase_person(e164: str, *, yes: bool) -> dict[str, int]:
         letters = sum(wanted.takes(letter, now) for one in dead for letter in one.find(Filter(), now))
         count = retention.of_person(engine, pseudonym)
         masked = phones.mask(e164)
-        what = f"{count:,} notifications to {masked} will be made nobody's, and {letters:,} dead letters deleted."
-        terminal.confirm(what, "erase", yes=yes)
-        # First, since each tells the stream, and what is recorded afterwards would bring its id back.
+        question = f"{count:,} notifications to {masked} will be anonymised, and {letters:,} dead letters deleted."
+        terminal.confirm(question, "erase", yes=yes)
+        # Dead letters first: each purge writes an event with the id, which has to be recorded before the erasure.
         purged = sum(one.clear(wanted, now, one.purge) for one in dead)
         Replies(client).forget_person(pseudonym)
         forget_senders(client, pseudonym)
@@ -98,8 +100,8 @@ def _erase_recorded(client: redis.Redis, engine: Engine, pseudonym: str) -> dict
     if not up_to_date:
         left = recorder_lag(client).events
         terminal.notes().print(
-            f"{left:,} events are not recorded yet and may be of this person: erase again once `ifinu doctor` finds "
-            "none waiting.",
+            f"{left:,} events are not recorded yet and may be about this person: run this again once `ifinu doctor` "
+            "shows no waiting events.",
             style="yellow",
         )
     return done
@@ -109,8 +111,8 @@ def _erase_old(length: timedelta, *, yes: bool) -> dict[str, int]:
     from ifinu.ledger import retention
 
     before = datetime.now(UTC) - length
-    what = f"Notifications, events and receipts of before {sentences.clock(before)} will be deleted from the ledger."
-    terminal.confirm(what, "erase", yes=yes)
+    question = f"Notifications, events and receipts from before {sentences.clock(before)} will be deleted."
+    terminal.confirm(question, "erase", yes=yes)
     with connection.ledger() as engine:
         rows, _ = retention.purge(engine, before)
     return asdict(rows)
@@ -122,12 +124,12 @@ class _Letters(NamedTuple):
     e164: str
 
     def takes(self, letter: DeadLetter, now: datetime) -> bool:
-        """Whether a letter is one of them."""
+        """Whether a letter is to this phone."""
         return _phone_of(letter) == self.e164
 
 
 def _phone_of(letter: DeadLetter) -> str | None:
-    """The phone in a message that may be wrong in any other way."""
+    """The phone in a message whose other fields may be invalid; None if it has none."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
         body: Any = json.loads(letter.original())
         if "headers" in body:

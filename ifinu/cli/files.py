@@ -1,4 +1,4 @@
-"""The files that commands read and write. `-` is stdin or stdout."""
+"""Files that commands read and write; `-` is stdin or stdout."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ifinu.errors import ConfigurationError
 
 def opened(file: Path, flags: int, mode: str) -> IO[bytes]:
     """
-    Open one, for its owner alone if it is made: what is written holds phones, names or hashes.
+    Open a file. A new one is readable by its owner only, since it may hold phones, names or hashes.
 
     Raises:
-        ConfigurationError: It cannot be opened.
+        ConfigurationError: The file cannot be opened.
     """
     try:
         return os.fdopen(os.open(file, flags, 0o600), mode)
@@ -28,10 +28,10 @@ def opened(file: Path, flags: int, mode: str) -> IO[bytes]:
 @contextlib.contextmanager
 def source(file: str) -> Iterator[IO[bytes]]:
     """
-    What is read, closed at the end unless it is stdin.
+    Open a file to read; the end of the block closes it, unless it is stdin.
 
     Raises:
-        ConfigurationError: It cannot be opened.
+        ConfigurationError: The file cannot be opened.
     """
     if file == "-":
         yield sys.stdin.buffer
@@ -43,10 +43,10 @@ def source(file: str) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def created(file: Path) -> Iterator[IO[str]]:
     """
-    A new file for text, for its owner alone, or stdout.
+    Create a text file that only its owner can read; `-` is stdout.
 
     Raises:
-        ConfigurationError: It cannot be made, or is there already.
+        ConfigurationError: The file exists, or cannot be created.
     """
     if str(file) == "-":
         yield sys.stdout

@@ -1,4 +1,4 @@
-"""`ifinu instance`: the gateway's WhatsApp instances, how they are paired, and where they tell what happens."""
+"""`ifinu instance`: create, pair and inspect the gateway's WhatsApp instances, and register their webhooks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PAIRING = timedelta(minutes=2)
 _COLOURS = {"open": "green", "connecting": "yellow"}
 
 app = typer.Typer(
-    no_args_is_help=True, help="Make, pair and see the WhatsApp instances, and have them tell what happens."
+    no_args_is_help=True, help="Create, pair and inspect WhatsApp instances, and register their webhooks."
 )
 
 
@@ -38,28 +38,28 @@ def _digits(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    """As messages name it: without spaces around it, with which no message could."""
+    """Strip the name, as messages do; an instance with spaces around its name could not be sent from."""
     if not (name := text.strip()):
         raise typer.BadParameter("an instance needs a name")
     return name
 
 
-Name = Annotated[str, typer.Argument(parser=_name, metavar="NAME", help="The instance, as the gateway knows it.")]
+Name = Annotated[str, typer.Argument(parser=_name, metavar="NAME", help="Name of the instance at the gateway.")]
 Number = Annotated[
     str | None,
-    typer.Option(parser=_digits, metavar="PHONE", help="Its phone, for a code to type in place of the QR code."),
+    typer.Option(parser=_digits, metavar="PHONE", help="Its phone, to get a pairing code to type as well."),
 ]
 
 
 @app.command("list")
 def show_all(as_json: terminal.Json = False) -> None:
     """
-    List the instances of the gateway, and whether each is connected to WhatsApp.
+    List the gateway's instances, and whether each is connected to WhatsApp.
 
-    One whose connection opens and closes all the time is flapping.
+    An instance whose connection keeps opening and closing is shown as flapping.
 
-    With [bold]IFINU_EVOLUTION_SHARDED[/bold], those of all gateway processes, with the
-    address of the one that holds each.
+    With [bold]IFINU_EVOLUTION_SHARDED[/bold] it lists the instances of all gateway
+    processes, each with the address of the process that holds it.
 
     [bold]Examples[/bold]
 
@@ -95,19 +95,20 @@ def show_all(as_json: terminal.Json = False) -> None:
         at = () if where is None else (where,)
         shown = "[red]flapping[/]" if one.name in unsteady else _painted(states.get(one.name, one.state))
         table.add_row(terminal.plain(one.name), shown, terminal.plain(one.channel), *at, code)
-    terminal.results().print(table if found else "the gateway has no instances")
+    terminal.results().print(table if found else "The gateway has no instances.")
     for name in sorted(unsteady):
         terminal.notes().print(f"[yellow]{terminal.plain(name)} flaps:[/] {flaps.FIX}")
     if quiet:
-        terminal.notes().print(f"[yellow]these gateway processes do not answer: {', '.join(quiet)}[/]")
+        terminal.notes().print(f"[yellow]These gateway processes do not answer: {', '.join(quiet)}[/]")
 
 
 @app.command()
 def state(name: Name, as_json: terminal.Json = False) -> None:
     """
-    Tell whether an instance is connected to WhatsApp; exits with 1 when it is not.
+    Show whether an instance is connected to WhatsApp; the exit code is 1 if it is not.
 
-    It is the last that the gateway heard: a dead connection can look open for long.
+    This is the last state the gateway heard of: a dead connection can look open for
+    a long time.
 
     [bold]Examples[/bold]
 
@@ -123,10 +124,10 @@ def state(name: Name, as_json: terminal.Json = False) -> None:
 @app.command()
 def create(name: Name, number: Number = None, as_json: terminal.Json = False) -> None:
     """
-    Make an instance; pair it with its phone afterwards.
+    Create an instance. Then pair it with its phone.
 
-    With several gateway processes it goes to the one that has the fewest. Its
-    webhook is registered at once where [bold]IFINU_WEBHOOK_URL[/bold] and
+    If there are several gateway processes, the one with the fewest instances gets
+    it. Its webhook is registered at once if [bold]IFINU_WEBHOOK_URL[/bold] and
     [bold]IFINU_WEBHOOK_SECRET[/bold] are set.
 
     [bold]Examples[/bold]
@@ -146,8 +147,8 @@ def create(name: Name, number: Number = None, as_json: terminal.Json = False) ->
                 hook = gateway.set_webhook(name, where, EVENTS, headers=headers)
             except GatewayError:
                 terminal.notes().print(
-                    f"[yellow]{terminal.plain(name)} is made, and its webhook is not registered:[/] "
-                    "see to it with `ifinu instance webhook`"
+                    f"[yellow]{terminal.plain(name)} was created, but its webhook is not registered:[/] "
+                    "register it with `ifinu instance webhook`"
                 )
                 raise
     if as_json:
@@ -155,11 +156,11 @@ def create(name: Name, number: Number = None, as_json: terminal.Json = False) ->
         return
     out = terminal.results()
     command = f"ifinu instance connect {shlex.quote(made.name)}"
-    out.print(f"{terminal.plain(made.name)} is made; pair it with `{terminal.plain(command)}`")
+    out.print(f"{terminal.plain(made.name)} was created; pair it with `{terminal.plain(command)}`")
     if hook is not None:
-        out.print(f"webhook: {_told(hook)}")
+        out.print(f"webhook: {_webhook_line(hook)}")
     else:
-        terminal.notes().print("no webhook is registered: set IFINU_WEBHOOK_URL and IFINU_WEBHOOK_SECRET, both of them")
+        terminal.notes().print("no webhook is registered: set both IFINU_WEBHOOK_URL and IFINU_WEBHOOK_SECRET")
 
 
 @app.command()
@@ -168,16 +169,16 @@ def connect(
     number: Number = None,
     wait: Annotated[
         timedelta | None,
-        typer.Option(parser=durations.parse, metavar="AGE", help="For how long; by default 2m."),
+        typer.Option(parser=durations.parse, metavar="WAIT", help="Wait this long for the scan; 2m by default."),
     ] = None,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Pair an instance with a phone: draws the QR code until it was scanned.
+    Pair an instance with a phone: draw its QR code until it is scanned.
 
-    With [bold]--number[/bold] there is a code to type on the phone as well, where the
-    gateway gives one. With [bold]--json[/bold] each code is a line. Exits with 1 when the
-    time is over and the instance is not connected.
+    With [bold]--number[/bold] it also shows a pairing code to type on the phone, if the
+    gateway provides one. With [bold]--json[/bold] it prints each code on a line. The exit
+    code is 1 if the instance is not connected in time.
 
     [bold]Examples[/bold]
 
@@ -192,18 +193,18 @@ def connect(
         coming = qr.codes(gateway, name, number=number, wait_s=wait.total_seconds())
         try:
             if as_json:
-                qr.told(coming, name)
+                qr.print_json(coming, name)
             else:
                 qr.show(coming, terminal.results())
         except qr.NotPaired:
             terminal.notes().print(
-                f"{terminal.plain(name)} is not connected after {durations.span(wait)}: nobody has scanned the code; "
-                "run it again"
+                f"{terminal.plain(name)} is not connected after {durations.span(wait)}: the code was not scanned; "
+                "run the command again"
             )
             raise typer.Exit(1) from None
         except qr.Flapping:
             terminal.notes().print(
-                f"{terminal.plain(name)} is paired, and its connection opens and closes all the time: {flaps.FIX}"
+                f"{terminal.plain(name)} is paired, but its connection keeps opening and closing: {flaps.FIX}"
             )
             raise typer.Exit(1) from None
     terminal.answer({"name": name, "state": "open"}, f"{terminal.plain(name)} is [green]connected[/]", as_json=as_json)
@@ -212,9 +213,10 @@ def connect(
 @app.command()
 def restart(name: Name, as_json: terminal.Json = False) -> None:
     """
-    Open the connection of an instance to WhatsApp anew; it stays paired.
+    Reconnect an instance to WhatsApp; it stays paired.
 
-    For one that looks open and sends nothing. One that is closed has to be paired.
+    Use it if an instance looks open but sends nothing. A closed instance has to be
+    paired instead.
 
     [bold]Examples[/bold]
 
@@ -223,12 +225,12 @@ def restart(name: Name, as_json: terminal.Json = False) -> None:
     with _gateway(settings.load()) as gateway:
         before = gateway.connection_state(name)
         if before.value not in ("open", "connecting"):
-            why = {
-                "close": f"it is not paired: `ifinu instance connect {shlex.quote(name)}`",
-                "absent": "the gateway process that holds it does not answer, or one address stands for several: "
-                "see `ifinu doctor`",
+            reasons = {
+                "close": f"it is not paired: run `ifinu instance connect {shlex.quote(name)}`",
+                "absent": "the gateway process that holds it does not answer, or one address leads to several "
+                "processes: run `ifinu doctor`",
             }
-            raise GatewayError(f"{name}: {why[before.value]}", instance=name, status=200)
+            raise GatewayError(f"{name}: {reasons[before.value]}", instance=name, status=200)
         found = gateway.restart_instance(name)
     document = {"name": name, "before": before.value, "state": found.state.value}
     terminal.answer(document, _painted(found.state), as_json=as_json)
@@ -239,18 +241,20 @@ def webhook(
     name: Name,
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Where the gateway reaches `ifinu webhook`. Else IFINU_WEBHOOK_URL."),
+        typer.Option(
+            metavar="URL", help="URL at which the gateway reaches `ifinu webhook`; IFINU_WEBHOOK_URL by default."
+        ),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Show where its events go now, and change nothing.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show the present webhook, and change nothing.")] = False,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Have an instance tell [bold]ifinu webhook[/bold] what happens.
+    Register [bold]ifinu webhook[/bold] as the receiver of an instance's events.
 
-    The gateway keeps one webhook an instance: this replaces it, and prints
-    what was there. A secret of the instance goes along, which follows from
-    [bold]IFINU_WEBHOOK_SECRET[/bold]; that has to be the same where [bold]ifinu webhook[/bold] runs.
-    Repeat it whenever the secret changes.
+    The gateway keeps one webhook for each instance: this replaces it, and prints
+    the old and the new one. The gateway also gets a secret for the instance,
+    derived from [bold]IFINU_WEBHOOK_SECRET[/bold]; [bold]ifinu webhook[/bold] needs the same setting.
+    Run it again when that secret changes.
 
     [bold]Examples[/bold]
 
@@ -261,14 +265,14 @@ def webhook(
     if show:
         with _gateway(config) as gateway:
             found = gateway.find_webhook(name)
-        terminal.answer({"webhook": _described(found)}, _told(found), as_json=as_json)
+        terminal.answer({"webhook": _described(found)}, _webhook_line(found), as_json=as_json)
         return
     where, headers = _receiver(config, name)
     with _gateway(config) as gateway:
         before = gateway.find_webhook(name)
         now = gateway.set_webhook(name, where, EVENTS, headers=headers)
     document = {"before": _described(before), "webhook": _described(now)}
-    terminal.answer(document, f"before: {_told(before)}\nnow:    {_told(now)}", as_json=as_json)
+    terminal.answer(document, f"before: {_webhook_line(before)}\nnow:    {_webhook_line(now)}", as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -281,30 +285,30 @@ def _gateway(config: Settings) -> Iterator[Gateway]:
 
 
 def _listed(gateway: Gateway) -> tuple[list[tuple[Instance, str | None]], list[str]]:
-    """Each instance and, of several processes, the address of the one that has it; and who did not answer."""
+    """Each instance with its process's address (None if unsharded), and the addresses that did not answer."""
     from ifinu.gateway import Shards
 
     found: list[tuple[Instance, str | None]]
     quiet: list[str] = []
     if isinstance(gateway, Shards):
-        told = gateway.survey()
-        if not any(isinstance(answer, tuple) for answer in told.values()):
-            gateway.fetch_instances()  # says why
-        found = [(one, where) for where, answer in told.items() if isinstance(answer, tuple) for one in answer]
-        quiet = sorted(where for where, answer in told.items() if isinstance(answer, GatewayError))
+        answers = gateway.survey()
+        if not any(isinstance(answer, tuple) for answer in answers.values()):
+            gateway.fetch_instances()  # raises the reason
+        found = [(one, where) for where, answer in answers.items() if isinstance(answer, tuple) for one in answer]
+        quiet = sorted(where for where, answer in answers.items() if isinstance(answer, GatewayError))
     else:
         found = [(one, None) for one in gateway.fetch_instances()]
     return sorted(found, key=lambda one: (one[0].name, one[1] or "")), quiet
 
 
 def _receiver(config: Settings, instance: str) -> tuple[str, dict[str, str]]:
-    """URL of `ifinu webhook`, and the headers that it wants to see of an instance."""
+    """URL of `ifinu webhook`, and the headers with which an instance authenticates there."""
     if config.webhook_url is None:
-        raise ConfigurationError("say where the gateway reaches `ifinu webhook`: --url or IFINU_WEBHOOK_URL")
-    if config.webhook_secret is None:
         raise ConfigurationError(
-            "IFINU_WEBHOOK_SECRET is not set: the gateway shows it to `ifinu webhook`, so it is the same there"
+            "the URL at which the gateway reaches `ifinu webhook` is not set: give --url or set IFINU_WEBHOOK_URL"
         )
+    if config.webhook_secret is None:
+        raise ConfigurationError("IFINU_WEBHOOK_SECRET is not set: set it to the same value as for `ifinu webhook`")
     from ifinu.receipts.auth import headers_of
 
     return config.webhook_url, headers_of(instance, config.webhook_secret.get_secret_value())
@@ -315,7 +319,7 @@ def _painted(found: ConnectionState) -> str:
 
 
 def _described(found: Webhook | None) -> dict[str, Any] | None:
-    """Everything but the values of its headers, which are secrets."""
+    """A webhook as JSON, with the names of its headers only: their values are secrets."""
     if found is None:
         return None
     return {
@@ -326,7 +330,7 @@ def _described(found: Webhook | None) -> dict[str, Any] | None:
     }
 
 
-def _told(found: Webhook | None) -> str:
+def _webhook_line(found: Webhook | None) -> str:
     if found is None:
         return "none"
     events = ", ".join(found.events) or "all events"

@@ -1,4 +1,4 @@
-"""`ifinu load`: the load test of the README."""
+"""`ifinu load`: a load test."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _RATE_OVER_S = 5.0
 _STALLED_S = 60.0
 
 
-class Stalled(IfinuError):  # noqa: N818 - it is not this program that failed
-    """The backlog does not get smaller."""
+class Stalled(IfinuError):  # noqa: N818 - this program did not fail
+    """The backlog no longer shrinks."""
 
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """How far a run is: `left` on their way, `dead` since it began, at this pace."""
+    """Progress of a run: messages left, dead letters since it began, and messages drained a second."""
 
     left: int
     dead: int
@@ -42,20 +42,22 @@ class LoadProgress:
 
 
 def load(
-    count: Annotated[int, typer.Argument(metavar="N", min=1, max=10_000_000, help="How many messages.")],
+    count: Annotated[int, typer.Argument(metavar="N", min=1, max=10_000_000, help="Number of messages.")],
     envelope: Annotated[
-        bool, typer.Option("--envelope/--raw", help="As Celery publishes them, or as bare JSON by LPUSH.")
+        bool, typer.Option("--envelope/--raw", help="Publish Celery envelopes, or LPUSH bare JSON.")
     ] = False,
-    rate: Annotated[str | None, typer.Option(metavar="RATE", help="Push at this pace; else at once.")] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Watch until the queue is empty.")] = True,
+    rate: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Push at this pace, such as 500/s; by default all at once.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Watch until all messages are processed.")] = True,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Push N test messages, and watch the workers drain them.
+    Push N test messages, and watch the workers process them.
 
-    Each is [bold]{"id":"test_<run>_<i>","tipo_notificacao":"lembrete"}[/bold],
-    without a phone: workers send it to their [bold]IFINU_SANDBOX_NUMBER[/bold].
-    Point it at a simulator or a number of your own.
+    Each is [bold]{"id":"test_<run>_<i>","tipo_notificacao":"lembrete"}[/bold] and has no phone:
+    workers send it to their [bold]IFINU_SANDBOX_NUMBER[/bold]. Use the simulator, or set
+    that to your own number.
 
     [bold]Examples[/bold]
 
@@ -66,9 +68,9 @@ def load(
     notes = terminal.notes()
     if config.sandbox_number is None:
         if envelope:
-            raise ConfigurationError("IFINU_SANDBOX_NUMBER is not set, and --envelope needs it to fill in the phone")
+            raise ConfigurationError("IFINU_SANDBOX_NUMBER is not set: --envelope needs it to fill in the phone")
         notes.print(
-            "IFINU_SANDBOX_NUMBER is not set here; workers without it dead-letter these messages", style="yellow"
+            "IFINU_SANDBOX_NUMBER is not set here; workers without it dead-letter these messages.", style="yellow"
         )
     run = secrets.token_hex(3)
     bodies = ({"id": f"test_{run}_{i}", "tipo_notificacao": "lembrete"} for i in range(1, count + 1))
@@ -77,27 +79,27 @@ def load(
         started = time.monotonic()
         for batch in _paced(bodies, rate):
             _publish(client, batch, envelope=envelope)
-        told: dict[str, Any] = {"run": run, "pushed": count, "push_s": round(time.monotonic() - started, 3)}
-        notes.print(f"{count:,} pushed in {span(told['push_s'])}: ids test_{run}_1 to test_{run}_{count}")
+        document: dict[str, Any] = {"run": run, "pushed": count, "push_s": round(time.monotonic() - started, 3)}
+        notes.print(f"{count:,} pushed in {span(document['push_s'])}: ids test_{run}_1 to test_{run}_{count}")
         if wait:
             dead = _watch(client, dead_before, count, show=not as_json)
             took_s = time.monotonic() - started
-            told |= {"drained_s": round(took_s, 3), "per_s": round(count / took_s, 2), "dead": dead}
+            document |= {"drained_s": round(took_s, 3), "per_s": round(count / took_s, 2), "dead": dead}
     if as_json:
-        terminal.print_json(told)
+        terminal.print_json(document)
     elif wait:
         terminal.results().print(
-            f"{count:,} messages in {span(took_s)}: {told['per_s']:g} per second; {dead:,} dead letters"
+            f"{count:,} messages in {span(took_s)}: {document['per_s']:g} per second; {dead:,} dead letters"
         )
 
 
 def _paced(bodies: Iterable[dict[str, str]], rate: str | None) -> Iterator[list[dict[str, str]]]:
-    """Batches, each when it is due."""
+    """Yield the bodies in batches, each when the pace allows it."""
     try:
         per_s = None if rate is None else settings.rate_per_s(rate)
     except ValueError as exc:
         raise ConfigurationError(f"--rate: {exc}") from None
-    # Ten batches a second, so that a paced run does not come in bursts.
+    # Ten batches a second, so that a paced run has no bursts.
     size = _CHUNK if per_s is None else max(1, min(_CHUNK, int(per_s / 10)))
     started, pushed, left = time.monotonic(), 0, iter(bodies)
     while batch := list(itertools.islice(left, size)):
@@ -123,13 +125,13 @@ def _dead(client: redis.Redis) -> int:
 
 def _watch(client: redis.Redis, dead_before: int, pushed: int, *, show: bool) -> int:
     """
-    Show the backlog until nothing is on its way.
+    Show the backlog until every message has ended.
 
     Returns:
         Dead letters since the run began.
 
     Raises:
-        Stalled: Nothing has moved for a minute.
+        Stalled: The backlog has not changed for a minute.
     """
     notes = terminal.notes()
     seen: deque[tuple[float, int]] = deque()
@@ -157,8 +159,8 @@ def _watch(client: redis.Redis, dead_before: int, pushed: int, *, show: bool) ->
                 return dead
             if now - moved_at > _STALLED_S:
                 raise Stalled(
-                    f"{left:,} messages are on their way and none has moved for {_STALLED_S:.0f} s: is a worker "
-                    "running, is the queue paused? `ifinu status --workers` shows it"
+                    f"{left:,} messages are left, and their number has not changed for {_STALLED_S:.0f} s: check with "
+                    "`ifinu status --workers` that a worker runs and no queue is paused"
                 )
             time.sleep(_POLL_S)
     finally:

@@ -1,4 +1,4 @@
-"""`ifinu metrics`: what is in Redis, the ledger and the gateway, for Prometheus, whoever runs."""
+"""`ifinu metrics`: exports the state of Redis, the ledger and the gateway to Prometheus."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 PORT = 9464
-_LEDGER_EVERY_S = 60.0  # it counts rows
-_GATEWAY_EVERY_S = 30.0  # it asks WhatsApp's sessions
+_LEDGER_EVERY_S = 60.0  # each poll counts rows
+_GATEWAY_EVERY_S = 30.0  # each poll asks every instance
 _GATEWAY_CONNECT_S = 5.0
 _GATEWAY_ANSWER_S = 10.0
 
@@ -29,22 +29,25 @@ def metrics(
     port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65_535, help=f"0 takes a free one. By default IFINU_METRICS_PORT, or {PORT}.", show_default=False
+            min=0,
+            max=65_535,
+            help=f"Port to listen on; 0 takes a free one. By default IFINU_METRICS_PORT, or {PORT}.",
+            show_default=False,
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; :: is every one, of IPv6 and of IPv4.")
+        str, typer.Option(help="Address to listen on; :: is every address, IPv6 and IPv4.")
     ] = sockets.EVERY,
-    once: Annotated[bool, typer.Option("--once", help="Print the series of Redis, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the metrics of Redis once, and exit.")] = False,
 ) -> None:
     """
-    Serve the figures of the queues to Prometheus.
+    Export the state of Redis, the ledger and the gateway to Prometheus.
 
-    Workers, [bold]ifinu webhook[/bold] and [bold]ifinu recorder[/bold] tell what they do themselves, each at its
-    own IFINU_METRICS_PORT. This one tells what is there, also when none of them
-    runs: backlog, delayed, in flight, dead letters, the oldest message's age,
-    what is unknown, how far the ledger is, and how Redis, the ledger and the
-    gateway are. One is enough. SIGTERM ends it.
+    Workers, [bold]ifinu webhook[/bold] and [bold]ifinu recorder[/bold] export their own work, each on its
+    IFINU_METRICS_PORT. This exporter reports what they share, even while none of
+    them runs: backlog, delayed, in flight, dead letters, the age of the oldest
+    message, notifications in doubt, the ledger's lag, and the health of Redis, the
+    ledger and the gateway. Run one. SIGTERM stops it.
 
     [bold]Examples[/bold]
 
@@ -60,7 +63,7 @@ def metrics(
     config = settings.load()
     if once:
         with connection.broker() as client:
-            client.ping()  # else a Redis that is away would be a figure
+            client.ping()  # without this, a Redis that is away would end as a metric instead of an error
             series = CollectorRegistry()
             RedisCollector(series, client)
             terminal.results().file.write(generate_latest(series).decode())
@@ -73,12 +76,12 @@ def metrics(
         _ask_others(series, config, running)
         at = running.enter_context(endpoint.serving(series, wanted, host))
         log.info("ifinu.metrics.endpoint", host=host, port=at)
-        while not stop.wait(1.0):  # a signal that comes just before it waits does not wake it
+        while not stop.wait(1.0):  # bounded, since a signal just before the wait would not end it
             pass
 
 
 def _ask_others(series: CollectorRegistry, config: settings.Settings, running: contextlib.ExitStack) -> None:
-    """The ledger; and the gateway, where there is a key for it."""
+    """Poll the ledger and, if its key is set, the gateway."""
     from ifinu.gateway import gateway_of
     from ifinu.metrics import polls
 

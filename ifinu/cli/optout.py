@@ -1,4 +1,4 @@
-"""`ifinu optout`: who wants no messages."""
+"""`ifinu optout`: manage the people who opted out, and the answers that need a decision."""
 
 from __future__ import annotations
 
@@ -29,29 +29,32 @@ from ifinu.names import likely
 from ifinu.tables import Fields, Record, Table
 from ifinu.tables.delimited import shielded
 
-app = typer.Typer(no_args_is_help=True, help="Who wants no messages: they are not written to.")
+app = typer.Typer(no_args_is_help=True, help="Manage opt-outs: people who are sent no messages.")
 
 _COLUMNS = ("tenant", "hash", "phone", "source", "at", "key")
 _NAMES = {**{name: name for name in _COLUMNS}, "telefone": "phone", "usuario_id": "tenant", "ddd": "ddd"}
 _HASH = re.compile(r"[0-9a-f]{32}")
 
-_Number = Annotated[str, typer.Argument(metavar="NUMBER", help="Any usual Brazilian spelling.")]
+_Number = Annotated[str, typer.Argument(metavar="NUMBER", help="Brazilian phone number, in any usual spelling.")]
 _Tenant = Annotated[
-    str | None, typer.Option("--tenant", help="Whose messages, '*' for all; not given: those that are of no tenant.")
+    str | None,
+    typer.Option("--tenant", help="Tenant of the messages, '*' for all tenants; by default messages without a tenant."),
 ]
-_Whose = Annotated[
-    str | None, typer.Option("--tenant", help="Only those of this tenant; '' for messages of no tenant.")
+_OfTenant = Annotated[
+    str | None, typer.Option("--tenant", help="Only those of this tenant; '' for messages without a tenant.")
 ]
 
 
 @app.command("list")
 def list_(
-    tenant: _Whose = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many.")] = 20,
+    tenant: _OfTenant = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Show this many.")] = 20,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    List the latest, and count all; phones are known by a hash and shown masked.
+    List the latest opt-outs, and count all of them.
+
+    Phones are stored as hashes and shown masked.
 
     [bold]Examples[/bold]
 
@@ -73,7 +76,7 @@ def list_(
         return
     out = terminal.results()
     if not latest:
-        out.print("Nobody has opted out.")
+        out.print("There are no opt-outs.")
         return
     table = terminal.columns("tenant", "phone", "source", "since", whole=("phone", "since"))
     for one in latest:
@@ -87,7 +90,9 @@ def list_(
 @app.command()
 def add(number: _Number, tenant: _Tenant = None, as_json: terminal.Json = False) -> None:
     """
-    Send a person no more messages; those that wait already are not sent either.
+    Opt a person out: they get no more messages.
+
+    Messages that are already waiting for them are not sent either.
 
     [bold]Examples[/bold]
 
@@ -97,7 +102,7 @@ def add(number: _Number, tenant: _Tenant = None, as_json: terminal.Json = False)
     phone, whose = _phone(number), _named(tenant)
     with _optouts() as optouts:
         new = optouts.add(whose, phone, source="cli")
-    words = f"{phones.mask(phone)} gets no more messages {_told(whose)}{'' if new else ', as before'}."
+    words = f"{phones.mask(phone)} {'is now' if new else 'was already'} opted out of {_messages_of(whose)}."
     document = {"tenant": whose, "phone": phones.mask(phone), "added": new}
     terminal.answer(document, terminal.plain(words), as_json=as_json)
 
@@ -105,7 +110,7 @@ def add(number: _Number, tenant: _Tenant = None, as_json: terminal.Json = False)
 @app.command()
 def remove(number: _Number, tenant: _Tenant = None, yes: terminal.Yes = False, as_json: terminal.Json = False) -> None:
     """
-    Send a person messages again. Do it only if they asked for that.
+    Remove an opt-out: the person gets messages again. Do it only if they ask for it.
 
     [bold]Examples[/bold]
 
@@ -117,16 +122,17 @@ def remove(number: _Number, tenant: _Tenant = None, yes: terminal.Yes = False, a
     with _optouts() as optouts:
         known = optouts.find(whose, phone) is not None
         if known:
-            terminal.confirm(f"{masked} will get messages {_told(whose)} again.", "remove", yes=yes)
+            terminal.confirm(f"{masked} will get {_messages_of(whose)} again.", "remove", yes=yes)
             known = optouts.remove(whose, phone, source="cli")
         from_all = whose != EVERY_TENANT and optouts.find(EVERY_TENANT, phone) is not None
     if from_all:
         terminal.notes().print(
-            f"{masked} opted out of the messages of all tenants, and still gets none: `ifinu optout remove` with "
-            f"--tenant '{EVERY_TENANT}' takes that back.",
+            f"{masked} also opted out of all tenants and still gets no messages; `ifinu optout remove` with "
+            f"--tenant '{EVERY_TENANT}' removes that opt-out.",
             style="yellow",
         )
-    words = f"gets messages {_told(whose)} again" if known else f"had not opted out of messages {_told(whose)}"
+    messages = _messages_of(whose)
+    words = f"gets {messages} again" if known else f"had not opted out of {messages}"
     document = {"tenant": whose, "phone": masked, "removed": known}
     terminal.answer(document, terminal.plain(f"{masked} {words}."), as_json=as_json)
     if not known:
@@ -136,15 +142,15 @@ def remove(number: _Number, tenant: _Tenant = None, yes: terminal.Yes = False, a
 @app.command()
 def unresolved(as_json: terminal.Json = False) -> None:
     """
-    List the answers that a person has to look into, the oldest first.
+    List the answers that need your decision, the oldest first.
 
-    [bold]stop[/bold]: they want no more messages, and the gateway hides their phone. Open the chat on the
-    phone of the instance, at that time, and read the number there.
-    [bold]wrong person[/bold]: the text is not for them; they are not written to until you decide.
-    [bold]maybe[/bold]: they may have asked for no more; they are written to until you decide.
+    [bold]stop[/bold]: the person opted out, but the gateway hides their phone. Open the chat on the
+    instance's phone, at that time, and read the number there.
+    [bold]wrong person[/bold]: the person says the text is not for them; they get no messages until you decide.
+    [bold]maybe[/bold]: the person may have opted out; they get messages until you decide.
 
-    Where the answer quotes a message of ours, [bold]ifinu show[/bold] with its id says which one.
-    Settle each with [bold]ifinu optout resolve[/bold].
+    If the answer quotes one of your messages, pass its id to [bold]ifinu show[/bold] to see which one.
+    Settle each answer with [bold]ifinu optout resolve[/bold].
 
     [bold]Examples[/bold]
 
@@ -159,30 +165,32 @@ def unresolved(as_json: terminal.Json = False) -> None:
         return
     out = terminal.results()
     if not found:
-        out.print("No answer is open.")
+        out.print("No answer needs a decision.")
         return
     table = terminal.columns("id", "asks for", "São Paulo", "instance", "phone", "quotes", "wrote", whole=("id",))
     for one in found:
-        told = (one.id, one.wish.replace("_", " "), clock(one.at), one.instance, one.phone or "hidden")
-        table.add_row(*map(terminal.plain, (*told, one.quoted or "–", one.text or "–")))
+        cells = (one.id, one.wish.replace("_", " "), clock(one.at), one.instance, one.phone or "hidden")
+        table.add_row(*map(terminal.plain, (*cells, one.quoted or "–", one.text or "–")))
     out.print(table)
     out.print(f"{len(found):,} open; settle each with `ifinu optout resolve ID --stop` or `--dismiss`", style="dim")
 
 
 @app.command()
 def resolve(
-    answer_id: Annotated[str, typer.Argument(metavar="ID", help="As `ifinu optout unresolved` shows it.")],
-    stop: Annotated[bool, typer.Option("--stop", help="They get no more messages.")] = False,
-    dismiss: Annotated[bool, typer.Option("--dismiss", help="They did not ask for that; they are written to.")] = False,
+    answer_id: Annotated[str, typer.Argument(metavar="ID", help="The answer's id in `ifinu optout unresolved`.")],
+    stop: Annotated[bool, typer.Option("--stop", help="The person opts out: they get no more messages.")] = False,
+    dismiss: Annotated[
+        bool, typer.Option("--dismiss", help="The person did not opt out: they get messages again.")
+    ] = False,
     number: Annotated[
-        str | None, typer.Option("--phone", metavar="NUMBER", help="Their number, where the gateway hides it.")
+        str | None, typer.Option("--phone", metavar="NUMBER", help="The person's phone, if the gateway hides it.")
     ] = None,
     tenant: Annotated[
         str | None,
         typer.Option(
             "--tenant",
-            help="Whose messages; '' for messages of no tenant, '*' for all. Not given: those that wrote to them, as "
-            "far as that is known, else all.",
+            help="Tenant of the messages; '' for messages without a tenant, '*' for all tenants. By default the "
+            "tenants known to have written to the person, else all.",
         ),
     ] = None,
     as_json: terminal.Json = False,
@@ -196,13 +204,13 @@ def resolve(
     ifinu optout resolve 3f9a0c41d2 --dismiss
     """
     if stop == dismiss:
-        raise ConfigurationError("say what follows from it: either --stop or --dismiss")
+        raise ConfigurationError("give either --stop or --dismiss")
     phone = None if number is None else _phone(number)
     with _optouts() as optouts, connection.broker() as client:
         answers = Replies(client)
         answer = answers.find(answer_id)
         if answer is None:
-            raise ConfigurationError(f"no answer {answer_id} is open; `ifinu optout unresolved` lists them")
+            raise ConfigurationError(f"there is no open answer {answer_id}; `ifinu optout unresolved` lists them")
         if dismiss:
             answers.dismiss(answer)
             tenants: tuple[str, ...] = ()
@@ -210,11 +218,11 @@ def resolve(
             if phone is not None:
                 answer = replace(answer, hash=optouts.pseudonym(phone), phone=phones.mask(phone))
             if answer.hash is None:
-                raise ConfigurationError("the gateway hides the phone of this person: give it with --phone NUMBER")
+                raise ConfigurationError("the gateway hides this person's phone: give it with --phone NUMBER")
             tenants = answer.tenants or (EVERY_TENANT,) if tenant is None else (_named(tenant) or "",)
             answers.settle(answer, tenants, source="cli")
-    whose = "; ".join(_told(one or None) for one in tenants)
-    words = f"{answer_id} is dismissed." if dismiss else f"{answer.phone} gets no more messages {whose}."
+    messages = "; ".join(_messages_of(one or None) for one in tenants)
+    words = f"{answer_id} is dismissed." if dismiss else f"{answer.phone} is now opted out of {messages}."
     document = {"id": answer_id, "phone": answer.phone, "stopped": stop, "tenants": list(tenants)}
     terminal.answer(document, terminal.plain(words), as_json=as_json)
 
@@ -223,7 +231,7 @@ def resolve(
 def import_(
     file: File,
     tenant: Annotated[
-        str | None, typer.Option("--tenant", help="Whose messages, for phones beside which the file names no tenant.")
+        str | None, typer.Option("--tenant", help="Tenant of the messages, for lines that have no tenant.")
     ] = None,
     form: Form = None,
     mapped: Mapped = None,
@@ -232,12 +240,11 @@ def import_(
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Add a file of phones, or what [bold]ifinu optout export[/bold] wrote.
+    Import opt-outs from a file of phones, or from [bold]ifinu optout export[/bold].
 
-    Phones stand under phone or telefone, tenants under tenant or usuario_id; --map
-    says what other columns are. A wrong line is refused with its number, and
-    does not stop the others: then the exit code is 1. Giving a file again does no
-    harm.
+    Phones are in the column phone or telefone, tenants in tenant or usuario_id;
+    --map names other columns. Invalid lines are refused with their number and do
+    not stop the rest; the exit code is then 1. It is safe to import a file twice.
 
     [bold]Examples[/bold]
 
@@ -268,7 +275,7 @@ def import_(
             options = [("--tenant", tenant), ("--format", form), ("--sheet", sheet)]
             options += [("--map", one) for one in mapped or ()]
             go_on = again("optout import", file, options, max(report.line, 1))
-            so_far = f"{added:,} added, {known:,} known already, {report.refused:,} refused. Go on with: {go_on}"
+            so_far = f"{added:,} added, {known:,} known already, {report.refused:,} refused. Continue with: {go_on}"
             terminal.notes().print(terminal.plain(so_far), soft_wrap=True)
             raise
     if as_json:
@@ -281,16 +288,15 @@ def import_(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; it must not exist. Else stdout.")] = Path("-"),
-    tenant: _Whose = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON lines in place of CSV.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="New file to write; stdout by default.")] = Path("-"),
+    tenant: _OfTenant = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON lines instead of CSV.")] = False,
 ) -> None:
     """
-    Write all of them, so that [bold]ifinu optout import[/bold] can restore them.
+    Export all opt-outs to a file that [bold]ifinu optout import[/bold] restores.
 
-    Phones are in it as hashes, beside what is left of them masked. The hashes
-    depend on IFINU_PHONE_KEY: keep that too, or nobody in the file can be told
-    any more.
+    It holds each phone as a hash and masked. The hashes depend on
+    IFINU_PHONE_KEY: back up that key too, or the file matches no phone any more.
 
     [bold]Examples[/bold]
 
@@ -333,10 +339,10 @@ def _named_in_list(tenant: str | None) -> str:
     return "(all)" if tenant == EVERY_TENANT else tenant or "–"
 
 
-def _told(tenant: str | None) -> str:
+def _messages_of(tenant: str | None) -> str:
     if tenant == EVERY_TENANT:
-        return "of any tenant"
-    return f"of tenant {tenant}" if tenant else "that are of no tenant"
+        return "messages of all tenants"
+    return f"messages of tenant {tenant}" if tenant else "messages without a tenant"
 
 
 def _phone(number: str) -> str:
@@ -354,16 +360,17 @@ def _refuse_hidden_tenant(table: Table, default: str | None) -> None:
     for column, field in table.guesses.items():
         if field == "tenant" and default is None:
             raise ConfigurationError(
-                f"the column {column!r} is not used; if it holds tenants: --map \"{column}=tenant\", else --tenant ''"
+                f'the column {column!r} is not used: if it holds tenants, add --map "{column}=tenant"; '
+                "otherwise add --tenant ''"
             )
 
 
 def _read(table: Table, record: Record) -> dict[str, object]:
     """
-    The fields of a record, by the names of `_COLUMNS` where they are a table's.
+    The fields of a record; those of a table have the names in `_COLUMNS`.
 
     Raises:
-        InvalidNotification: It cannot be read, or has a key that looks like a tenant and is not spelled so.
+        InvalidNotification: The record cannot be read, or has a key that looks like a misspelt tenant.
     """
     fields = table.read(record)
     join_area_code(fields, table)
@@ -376,10 +383,10 @@ def _read(table: Table, record: Record) -> dict[str, object]:
 
 def _import(optouts: OptOuts, fields: Mapping[str, object], default: str | None) -> bool:
     """
-    Add one record; whether it is new.
+    Add one record; return whether it is new.
 
     Raises:
-        InvalidNotification: Naming the field at fault, without repeating what stands in it.
+        InvalidNotification: A field is wrong; the error names the field and does not repeat its value.
     """
     _, tenant = _text(fields, "tenant", "usuario_id")
     _, pseudonym = _text(fields, "hash")
@@ -387,7 +394,7 @@ def _import(optouts: OptOuts, fields: Mapping[str, object], default: str | None)
         return optouts.restore(_exported(fields, tenant or None, pseudonym, optouts.key_mark))
     name, number = _text(fields, "phone", "telefone")
     if not number:
-        raise InvalidNotification("", "has neither phone, telefone nor hash")
+        raise InvalidNotification("", "has no phone, telefone or hash")
     try:
         phone = phones.normalize(number)
     except ValueError as exc:
@@ -400,21 +407,21 @@ def _exported(fields: Mapping[str, object], tenant: str | None, pseudonym: str, 
         raise InvalidNotification("hash", "is not 32 hexadecimal digits, as `ifinu optout export` writes it")
     _, key = _text(fields, "key")
     if key != key_mark:
-        raise InvalidNotification("key", "is of another IFINU_PHONE_KEY, so nobody could be told by this hash")
-    _, said = _text(fields, "at")
+        raise InvalidNotification("key", "is of another IFINU_PHONE_KEY, so its hash would match no phone")
+    _, written = _text(fields, "at")
     try:
-        at = datetime.fromisoformat(said)
+        at = datetime.fromisoformat(written)
     except ValueError:
         at = None
     if at is None or at.tzinfo is None:
-        raise InvalidNotification("at", "is not a time with its zone, such as 2026-12-01T18:00:00+00:00")
+        raise InvalidNotification("at", "is not a time with a UTC offset, such as 2026-12-01T18:00:00+00:00")
     _, masked = _text(fields, "phone")
     _, source = _text(fields, "source")
     return OptOut(tenant, pseudonym, phones.mask_in(masked), source, at)
 
 
 def _text(fields: Mapping[str, object], *names: str) -> tuple[str, str]:
-    """The first of these that is there, and what it says; ('', '') for none."""
+    """The first of these fields that is set, and its text; ('', '') if none is."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, int) and not isinstance(value, bool):

@@ -1,7 +1,7 @@
 """
-A message as anybody may see it: which fields it has, and of their values those that are nobody's personal data.
+The outline of a message: its fields, without personal data.
 
-A value is shown if it looks as its field should, so that a name in the place of an amount is not shown either.
+A value is shown only if it has the form of its field, so that a name in the place of an amount stays hidden.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ifinu import phone
 _HIDDEN = "…"
 _FIGURES = re.compile(r"[\d R$.,:/TZ+-]{1,40}", re.ASCII)
 _WORD = re.compile(r"[a-z]{1,12}", re.ASCII)
-_ANYTHING = re.compile(r".{1,200}")  # what the producer names things by, which is in the logs too
+_ANYTHING = re.compile(r".{1,200}")  # the producer's ids and names, which the logs hold too
 _SHAPES = {
     "id": _ANYTHING,
     "usuario_id": _ANYTHING,
@@ -36,10 +36,10 @@ _NESTED = ("cobranca", "cliente")
 
 def outline(body: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The fields of a message in either wire form, its phone masked, what else is personal as `…`.
+    The fields of a message in either wire form; the phone is masked, and other personal values become `…`.
 
     Args:
-        body: As its producer wrote it. Fields that are none of ours are counted, since a key may be anything.
+        body: The object as its producer wrote it. Unknown fields are only counted, since a key may hold anything.
     """
     shown: dict[str, Any] = {}
     for name, value in body.items():

@@ -1,4 +1,4 @@
-"""Pairing a WhatsApp instance with a phone, in a terminal: a QR code that is drawn anew until it is connected."""
+"""Pairs a WhatsApp instance with a phone in a terminal: draws each new QR code until the instance is connected."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ if TYPE_CHECKING:
     from ifinu.gateway import Gateway, QrCode
 
 _EVERY_S = 1.0
-_CLOSED_S = 15.0  # longer than the gateway takes to reconnect by itself, after the scan too
-_DROPS = 3  # a pairing drops its connection once, after the scan
-_BORDER = 2  # light modules around it; readers want to tell it from what is beside it
+_CLOSED_S = 15.0  # longer than the gateway takes to reconnect, also after the scan
+_DROPS = 3  # a normal pairing drops its connection once, after the scan
+_BORDER = 2  # light modules around the code, which scanners need to find its edge
 _BLOCKS = {(True, True): "█", (True, False): "▀", (False, True): "▄", (False, False): " "}
 
 
-class NotPaired(Exception):  # noqa: N818 - says what is so
-    """The time is over and nobody has scanned it."""
+class NotPaired(Exception):  # noqa: N818 - a state, not an error
+    """The time is over and the code was not scanned."""
 
 
 class Flapping(Exception):  # noqa: N818 - likewise
-    """The phone is paired, and the instance's connection opens and closes without end."""
+    """The phone is paired, but the instance's connection keeps opening and closing."""
 
 
 def codes(gateway: Gateway, name: str, *, number: str | None, wait_s: float) -> Iterator[QrCode]:
     """
-    Each code that pairs an instance, as they follow one another; it ends when the instance is connected.
+    Yield each code that pairs an instance, until the instance is connected.
 
-    `connect` opens a connection wherever the state is `close`, as it is for a moment after the scan, and two
+    `connect` opens a connection if the state is `close`, which it also is for a moment after the scan; and two
     connections of one instance disconnect each other. So the state is asked first, and `connect` is called for the
     first code, while the instance is connecting, and when it has been closed for longer than a reconnection takes.
 
     Args:
-        gateway: It.
+        gateway: The gateway.
         name: The instance.
         number: Digits of the phone, for a pairing code beside the QR code.
-        wait_s: For how long, in seconds.
+        wait_s: Longest wait, in seconds.
 
     Raises:
-        NotPaired: It is not connected in that time.
-        Flapping: It is, and does not stay so.
-        GatewayError: The gateway does not know it, or cannot be asked.
+        NotPaired: The instance is not connected in that time.
+        Flapping: The instance connects and does not stay connected.
+        GatewayError: The gateway does not know the instance, or does not answer.
     """
     from ifinu.gateway import ConnectionState, flaps
 
@@ -78,13 +78,13 @@ def codes(gateway: Gateway, name: str, *, number: str | None, wait_s: float) -> 
 
 
 def _was_open(gateway: Gateway, name: str) -> bool:
-    """Whether the gateway's database has it as connected: one that is closed for a moment, and reconnects."""
+    """Whether the gateway's database has it as connected: then it is only closed for a moment, and reconnects."""
     return any(one.name == name and one.state.value == "open" for one in gateway.fetch_instances())
 
 
 def show(coming: Iterator[QrCode], out: Console) -> None:
     """
-    Draw each code in place of the one before; one below the other where there is no terminal.
+    Draw each code in place of the last; without a terminal, print them one below the other.
 
     Raises:
         NotPaired, Flapping: As `codes`.
@@ -99,9 +99,9 @@ def show(coming: Iterator[QrCode], out: Console) -> None:
             live.update(_page(qr, out), refresh=True)
 
 
-def told(coming: Iterator[QrCode], name: str) -> None:
+def print_json(coming: Iterator[QrCode], name: str) -> None:
     """
-    The same for a program: an object a line.
+    Print each code as a JSON object on a line.
 
     Raises:
         NotPaired, Flapping: As `codes`.
@@ -113,11 +113,11 @@ def told(coming: Iterator[QrCode], name: str) -> None:
 
 def drawn(code: str, *, coloured: bool) -> Text:
     """
-    A QR code, two rows of it a line.
+    A QR code as text, two rows of modules a line.
 
     Args:
-        code: The text in it.
-        coloured: The colours are ours: black on white. Else light modules are drawn, as for a dark terminal.
+        code: The text to encode.
+        coloured: Draw black on white. Otherwise draw the light modules, as for a dark terminal.
     """
     import segno  # needed by this command alone
 
@@ -138,9 +138,9 @@ def _page(qr: QrCode, out: Console) -> RenderableType:
     if qr.code:
         code = drawn(qr.code, coloured=out.color_system is not None)
         if (width := code.plain.index("\n")) > out.width:
-            page.append(f"[yellow]This terminal is too narrow for the code: it needs {width} columns.[/]")
+            page.append(f"[yellow]This terminal is too narrow for the QR code, which needs {width} columns.[/]")
         page.append(code)
     if qr.pairing_code:
-        page.append(f"Or link with the phone number, and type [bold]{terminal.plain(qr.pairing_code)}[/]")
-    page.append("[dim]A new code comes every now and then; Ctrl-C ends.[/]")
+        page.append(f"Or choose to link with the phone number, and type [bold]{terminal.plain(qr.pairing_code)}[/]")
+    page.append("[dim]The code is renewed now and then. Press Ctrl-C to stop.[/]")
     return Group(*page)

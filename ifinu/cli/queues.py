@@ -1,4 +1,4 @@
-"""`ifinu queue`: look into the queues, pause and empty them."""
+"""`ifinu queue`: inspect, pause, resume and purge the queues."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ifinu.cli.connection import QueueName
 from ifinu.cli.status import queue_table
 from ifinu.errors import InvalidNotification
 
-app = typer.Typer(no_args_is_help=True, help="Look into the queues, pause them, empty them.")
+app = typer.Typer(no_args_is_help=True, help="Inspect, pause, resume and purge the queues.")
 
 
 @app.command()
 def size(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = False) -> None:
     """
-    How many messages are where.
+    Count the messages of a queue: ready, delayed, in flight and dead.
 
     [bold]Examples[/bold]
 
@@ -37,13 +37,14 @@ def size(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = Fa
 
 @app.command()
 def peek(
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="How many.")] = 10,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="Number of messages to show.")] = 10,
     queue: connection.Queue = QueueName.NORMAL,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Show what is served next, without taking it; phones masked, no names and no
-    texts.
+    Show the messages that are served next, without fetching them.
+
+    Phones are masked; names and texts are not shown.
 
     [bold]Examples[/bold]
 
@@ -62,17 +63,21 @@ def peek(
     if not seen:
         terminal.results().print("Nothing is ready.")
         return
-    table = terminal.columns("queue", "id", "kind", "phone", "bytes", "", right=("bytes",), whole=("queue", "phone"))
+    table = terminal.columns(
+        "queue", "id", "kind", "phone", "bytes", "problem", right=("bytes",), whole=("queue", "phone")
+    )
     for one in seen:
-        what = (one["queue"], one["id"] or "–", one["kind"] or "–", one["phone"] or "–", str(one["bytes"]))
-        table.add_row(*map(terminal.plain, what), terminal.plain(one["problem"] or ""))
+        cells = (one["queue"], one["id"] or "–", one["kind"] or "–", one["phone"] or "–", str(one["bytes"]))
+        table.add_row(*map(terminal.plain, cells), terminal.plain(one["problem"] or ""))
     terminal.results().print(table)
 
 
 @app.command()
 def pause(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = False) -> None:
     """
-    Stop taking messages; producers go on, and what is being sent is finished.
+    Pause a queue: workers fetch no more messages from it.
+
+    Producers can still push, and messages in flight are finished.
 
     [bold]Examples[/bold]
 
@@ -82,13 +87,13 @@ def pause(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = F
     since = datetime.now(UTC).isoformat(timespec="seconds")
     with connection.broker() as client:
         changed = {key: bool(client.set(Keys.of(key).paused, since, nx=True)) for key in queue.lists}
-    _tell_changes(changed, "paused", "was paused already", as_json=as_json)
+    _report_changes(changed, "paused", "was paused already", as_json=as_json)
 
 
 @app.command()
 def resume(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = False) -> None:
     """
-    Take messages again.
+    Resume a queue: workers fetch messages from it again.
 
     [bold]Examples[/bold]
 
@@ -97,19 +102,20 @@ def resume(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = 
     """
     with connection.broker() as client:
         changed = {key: bool(client.delete(Keys.of(key).paused)) for key in queue.lists}
-    _tell_changes(changed, "resumed", "was not paused", as_json=as_json)
+    _report_changes(changed, "resumed", "was not paused", as_json=as_json)
 
 
 @app.command()
 def purge(
     queue: connection.Queue = QueueName.NORMAL,
-    delayed: Annotated[bool, typer.Option("--delayed", help="Also what waits for its time.")] = False,
+    delayed: Annotated[bool, typer.Option("--delayed", help="Also delete delayed messages.")] = False,
     yes: terminal.Yes = False,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Delete what is ready, for good; what is being sent and the dead letters
-    stay.
+    Delete the ready messages of a queue for good.
+
+    Messages in flight and dead letters stay.
 
     [bold]Examples[/bold]
 
@@ -128,8 +134,8 @@ def purge(
     for key, done in removed.items():
         terminal.results().print(f"{key}: {done.deleted:,} deleted")
     if in_doubt := sum(done.in_doubt for done in removed.values()):
-        told = f"{in_doubt:,} of them may have been sent, and are looked up no more; see `ifinu unknown list`"
-        terminal.notes().print(told, style="yellow")
+        warning = f"{in_doubt:,} of them may have been sent and are no longer looked up; see `ifinu unknown list`"
+        terminal.notes().print(warning, style="yellow")
 
 
 def _next_of(client: redis.Redis, queue: str, count: int, sandbox_number: str | None) -> Iterator[dict[str, Any]]:
@@ -138,7 +144,7 @@ def _next_of(client: redis.Redis, queue: str, count: int, sandbox_number: str | 
 
 
 def _preview(queue: str, raw: bytes, sandbox_number: str | None) -> dict[str, Any]:
-    """What may be shown of a message, and what would become of it where it cannot be sent."""
+    """The fields of a message that may be shown, and the reason for which it would become a dead letter."""
     shown: dict[str, Any] = {
         "queue": queue,
         "id": None,
@@ -165,6 +171,6 @@ def _preview(queue: str, raw: bytes, sandbox_number: str | None) -> dict[str, An
     }
 
 
-def _tell_changes(changed: dict[str, bool], done: str, was: str, *, as_json: bool) -> None:
+def _report_changes(changed: dict[str, bool], done: str, was: str, *, as_json: bool) -> None:
     states = {key: done if did else was for key, did in changed.items()}
     terminal.answer(states, "\n".join(f"{key}: {state}" for key, state in states.items()), as_json=as_json)

@@ -1,4 +1,4 @@
-"""Commands that read a file of records: their options, what they report, and how to go on after an interruption."""
+"""Options and reports of the commands that read a file of records, and how to continue an interrupted one."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from ifinu.cli import terminal
 from ifinu.errors import InvalidNotification
 from ifinu.tables import Format, Record, Table
 
-_SHOWN = 10  # refusals that a person sees
+_SHOWN = 10  # refusals in the output for people; JSON has them all
 
-File = Annotated[str, typer.Argument(metavar="FILE|-", help="JSON, CSV or a spreadsheet; `-` reads stdin.")]
-Form = Annotated[Format | None, typer.Option("--format", help="Else by what is in it.")]
-Sheet = Annotated[str | None, typer.Option("--sheet", help="Of a spreadsheet; else the first with the columns.")]
-Mapped = Annotated[
-    list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="What a column is; may be given again.")
+File = Annotated[str, typer.Argument(metavar="FILE|-", help="JSON, CSV or spreadsheet file; `-` reads stdin.")]
+Form = Annotated[Format | None, typer.Option("--format", help="Format of the file; detected by default.")]
+Sheet = Annotated[
+    str | None, typer.Option("--sheet", help="Sheet to read; by default the first one that has the columns.")
 ]
-FromLine = Annotated[int, typer.Option("--from-line", min=1, help="Go on at this line, after an interruption.")]
+Mapped = Annotated[
+    list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Read a column as this field; repeatable.")
+]
+FromLine = Annotated[int, typer.Option("--from-line", min=1, help="Start at this line, to continue after a stop.")]
 
 
 @dataclass(frozen=True)
 class RefusedRecord:
-    """A record that is not accepted: its line, from 1, the field at fault as the file spells it, and why."""
+    """A refused record: its line, counted from 1, the wrong field in the file's spelling, and the reason."""
 
     line: int
     field: str
@@ -36,14 +38,14 @@ class RefusedRecord:
 
 class Report:
     """
-    What a command says about a file: warnings on stderr at once, and the refused lines at its end.
+    Reports on a file: prints warnings to stderr at once, and the refused records at the end.
 
     Args:
-        as_json: Nothing is said before the end, and everything is kept for it.
+        as_json: Print one document at the end, with all warnings and refusals, and nothing before.
 
     Attributes:
-        line: Where the record begins that is read now; 0 before the first.
-        refused: How many records were refused.
+        line: First line of the record that is being read; 0 before the first record.
+        refused: Number of refused records.
     """
 
     def __init__(self, *, as_json: bool) -> None:
@@ -54,7 +56,7 @@ class Report:
         self._unit = "line"
 
     def over(self, table: Table, from_line: int) -> Iterator[Record]:
-        """The records of a table from a line on; what there is to say about the file is said."""
+        """Yield the records of a table from a line on; warn of the file's encoding and columns."""
         self._unit = table.unit
         for note in table.notes:
             self.warn(note)
@@ -66,29 +68,29 @@ class Report:
             self.warn(f"read as {table.encoding}, since it is not UTF-8")
 
     def warn(self, text: str) -> None:
-        """Say what may be wrong although it is accepted."""
+        """Warn of something accepted that may be a mistake."""
         self._warnings.append(text)
         if not self._as_json:
             terminal.notes().print(terminal.plain(f"warning: {text}"), style="yellow", soft_wrap=True)
 
     def refuse(self, record: Record, error: InvalidNotification) -> None:
-        """One more record is not accepted."""
+        """Count a refused record, and keep it for the report."""
         self.refused += 1
         if self._as_json or self.refused <= _SHOWN:
             self._kept.append(RefusedRecord(record.line, error.field, error.reason))
 
     def print_json(self, counts: dict[str, Any]) -> None:
-        """All of it as one document."""
+        """Print counts, refusals and warnings as one document."""
         refused = [asdict(one) for one in self._kept]
         terminal.print_json({**counts, "refused": refused, "warnings": self._warnings})
 
     def print(self, counts: str, more: str) -> None:
         """
-        The counts, and the first refused lines.
+        Print the counts and the first refused records.
 
         Args:
-            counts: In words.
-            more: Where the other refused lines are to be found.
+            counts: The counts in words.
+            more: Where to find the other refused records.
         """
         out = terminal.results()
         out.print(f"{counts}, {self.refused:,} refused")
@@ -100,17 +102,17 @@ class Report:
 
 
 def again(command: str, file: str, options: Sequence[tuple[str, object]], line: int) -> str:
-    """The command that goes on at a line, for a shell."""
+    """The shell command that continues at a line."""
     given = [part for name, value in options if value is not None for part in (name, str(value))]
     return shlex.join(["ifinu", *command.split(), file, *given, "--from-line", str(line)])
 
 
 def join_area_code(fields: dict[str, object], table: Table) -> None:
     """
-    Put an area code that has a column to itself before its phone.
+    Join the area code of a separate column to the phone.
 
     Raises:
-        InvalidNotification: It is none, or the phone has another one.
+        InvalidNotification: The area code is not two digits, or differs from the one in the phone.
     """
     code, column = fields.pop("ddd", None), table.spelling.get("ddd", "ddd")
     name = next((name for name in ("telefone", "phone") if name in fields), "")
@@ -123,4 +125,4 @@ def join_area_code(fields: dict[str, object], table: Table) -> None:
     if len(number) in (8, 9):
         fields[name] = f"({digits}) {fields[name]}"
     elif len(number) >= 10 and digits not in (number[:2], number[2:4] if number.startswith("55") else ""):
-        raise InvalidNotification(column, f"is another area code than the one in {table.spelling.get(name, name)}")
+        raise InvalidNotification(column, f"differs from the area code in {table.spelling.get(name, name)}")

@@ -1,4 +1,4 @@
-"""`ifinu migrate` and `ifinu recorder`: the ledger's tables, and what writes them."""
+"""`ifinu migrate` and `ifinu recorder`: migrate the ledger's tables, and write them."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from ifinu.cli.signals import set_by_signals
 
 def migrate(as_json: terminal.Json = False) -> None:
     """
-    Bring the ledger's tables to the form that this version needs.
+    Migrate the ledger's tables to this version.
 
-    To be run before new workers are: what is here only adds to the tables, so
-    that the old ones go on meanwhile. It is safe to run twice, and at the same
-    time. A ledger in SQLite is migrated by the worker itself. A database that
-    cannot be reached is tried for 30 seconds.
+    Run it before you start new workers: migrations only add to the tables, so that
+    old workers keep running meanwhile. It is safe to run it twice, also in parallel.
+    A worker migrates a ledger in SQLite by itself. A database that cannot be reached
+    is tried for 30 seconds.
 
     [bold]Examples[/bold]
 
     ifinu migrate
     IFINU_DATABASE_URL=postgresql://ifinu@db/ifinu ifinu migrate --json
     """
-    from ifinu.ledger.migrate import migrate as bring_to_head
+    from ifinu.ledger.migrate import migrate as upgrade
 
     with connection.ledger(create=True) as ledger:
         connection.reach(lambda: connection.ask_ledger(ledger))
-        before, after = bring_to_head(ledger)
+        before, after = upgrade(ledger)
     changed = before != after
-    words = f"went from {before or 'nothing'} to {after}" if changed else f"is at {after} already"
+    words = f"was migrated from {before or 'nothing'} to {after}" if changed else f"is at {after} already"
     terminal.answer({"before": before, "after": after, "changed": changed}, f"The ledger {words}.", as_json=as_json)
 
 
 def recorder() -> None:
     """
-    Write the ledger, alone and in the foreground.
+    Write the ledger, in the foreground.
 
-    Workers do so themselves unless [bold]IFINU_RECORDER=false[/bold]. One of
-    all records at a time; another one waits, and says for whom. While Redis or
-    the database is away it waits too, and what happened stays in Redis. SIGTERM
-    ends it in order. At the port [bold]IFINU_METRICS_PORT[/bold], if that is set,
-    Prometheus finds how far it is.
+    Workers also write it unless [bold]IFINU_RECORDER=false[/bold]. Only one recorder writes at
+    a time; the others stand by and log who the leader is. While Redis or the
+    database is away it waits, and the events stay in Redis. SIGTERM stops it
+    cleanly. Prometheus scrapes its progress on the port [bold]IFINU_METRICS_PORT[/bold], if
+    that is set.
 
     [bold]Examples[/bold]
 

@@ -1,4 +1,4 @@
-"""`ifinu restore`: bring a backup back into the servers that are in use."""
+"""`ifinu restore`: restore a backup into the production servers."""
 
 from __future__ import annotations
 
@@ -27,43 +27,45 @@ if TYPE_CHECKING:
 
 def restore(
     name: Name = "latest",
-    only: Annotated[
-        list[Part] | None, typer.Option("--only", help="Restore this alone; may be given more than once.")
-    ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace what is there.")] = False,
+    only: Annotated[list[Part] | None, typer.Option("--only", help="Restore only this part; repeatable.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the data on servers that are not empty.")] = False,
     gateway_kept: Annotated[
         bool,
         typer.Option(
             "--gateway-kept",
-            help="The gateway's own database was not lost: what it does not have was not sent, and may be sent again.",
+            help="The gateway's database was not lost: a message that it does not have was not sent, and is resent.",
         ),
     ] = False,
     listen: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where Redis finds us; by default our address and a free port."),
+        typer.Option(
+            metavar="HOST:PORT", help="Address at which Redis reaches this process; by default its own, on a free port."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Although others are connected to the databases.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Restore although the databases have other connections.")
+    ] = False,
     yes: terminal.Yes = False,
     as_json: terminal.Json = False,
 ) -> None:
     """
     Restore a backup into Redis, the ledger and the gateway's database.
 
-    First end what writes to them: workers, recorder, webhook, metrics, the
-    gateway. The backup is checked before anything is touched, and so are the
-    servers: what a fresh install puts there by itself counts as empty, anything
-    more is left alone without [bold]--replace[/bold]. Redis fetches its part from this
-    process, so it has to be able to connect to it. A server that cannot be reached
-    is tried for 30 seconds.
+    First stop everything that writes to them: workers, recorder, webhook, metrics
+    and the gateway. The backup and the servers are checked before anything is
+    changed. A server with only the content of a fresh install counts as empty; any
+    other is refused without [bold]--replace[/bold]. Redis fetches its part from this process, so
+    it must be able to connect to it. A server that cannot be reached is tried for
+    30 seconds.
 
-    A backup is older than the disaster. So Redis comes back with all queues
-    paused, and is told whatever the ledger knows: what was sent since is not
-    sent again, and what may have been sent is looked up at the gateway; what
-    that does not have goes to the dead letters for a person to decide, unless
-    [bold]--gateway-kept[/bold]. What was sent after the ledger's last entry nobody can know:
-    look at what is told at the end, then [bold]ifinu queue resume --queue all[/bold].
+    A backup is older than the disaster. So Redis comes back with all queues paused
+    and is reconciled with the ledger: messages sent since the backup are not sent
+    again, and messages in doubt are looked up at the gateway. Those that the gateway
+    does not have become dead letters for you to decide, or are resent with
+    [bold]--gateway-kept[/bold]. Messages sent after the ledger's last entry cannot be detected.
+    Read the report at the end, then run [bold]ifinu queue resume --queue all[/bold].
 
-    All of it may be done again after an interruption, with [bold]--replace[/bold].
+    After an interruption, run it again with [bold]--replace[/bold].
 
     [bold]Examples[/bold]
 
@@ -81,22 +83,23 @@ def restore(
     parts = _parts(config, manifest, only)
     if gateway_kept and Part.EVOLUTION in parts:
         raise ConfigurationError(
-            "--gateway-kept says that the gateway's database was not lost, and here it is restored: leave one out"
+            "--gateway-kept means that the gateway's database was not lost, but this restores it: drop --gateway-kept, "
+            "or restore with --only"
         )
     with connection.broker() as client:
         targets = _Targets(config, parts)
         connection.reach(client.ping, *(database.ping for database in targets.databases.values()))
         if Part.REDIS in parts:
             restoration.promote(client, _step)
-        targets.refuse_living(client, force=force)
+        targets.refuse_writers(client, force=force)
         with transfers.progress() as progress:
             restoration.check(store, manifest, parts, progress)
         if not replace:
             restoration.refuse_filled(targets.databases, client if Part.REDIS in parts else None)
         hosts = ", ".join(f"{part} at {host}" for part, host in targets.hosts.items())
-        holds = " What they hold is replaced." if replace else ""
-        what = f"{manifest.name} will be restored into {hosts}.{holds}"
-        terminal.confirm(what, next(iter(targets.hosts.values())), yes=yes)
+        replaced = " Their data is replaced." if replace else ""
+        question = f"{manifest.name} will be restored into {hosts}.{replaced}"
+        terminal.confirm(question, next(iter(targets.hosts.values())), yes=yes)
         with transfers.progress() as progress:
             reconciled = _restore(
                 store, manifest, targets, client, progress,
@@ -105,17 +108,17 @@ def restore(
     if as_json:
         terminal.print_json(_facts(manifest, targets, reconciled))
     else:
-        _tell(manifest, reconciled, gateway_kept=gateway_kept)
+        _report(manifest, reconciled, gateway_kept=gateway_kept)
 
 
 class _Targets:
     """
-    The servers that are restored into.
+    The servers to restore into.
 
     Attributes:
-        parts: Which parts.
-        databases: Those of them that are databases.
-        hosts: Where each is.
+        parts: The parts to restore.
+        databases: The databases among them.
+        hosts: The host of each part.
     """
 
     def __init__(self, config: Settings, parts: set[Part]) -> None:
@@ -135,13 +138,13 @@ class _Targets:
         if Part.REDIS in parts:
             self.hosts["redis"] = urlsplit(self._redis_url).hostname or "localhost"
 
-    def refuse_living(self, client: redis.Redis, *, force: bool) -> None:
+    def refuse_writers(self, client: redis.Redis, *, force: bool) -> None:
         """
-        Whoever writes has to have ended.
+        Check that no process writes to the servers.
 
         Raises:
-            BackupFailed: Somebody has not.
-            redis.RedisError: Redis is away.
+            BackupFailed: A worker or recorder runs, or a database has other connections.
+            redis.RedisError: Redis does not answer.
         """
         from ifinu.cli.top.workers import AWAY, Workers
 
@@ -152,24 +155,27 @@ class _Targets:
             except AWAY as exc:
                 raise redis.ConnectionError(str(exc)) from exc
             if alive:
-                raise BackupFailed(f"workers are running: {', '.join(alive)}; end them first")
+                raise BackupFailed(f"workers are running: {', '.join(alive)}; stop them first")
             if client.exists(RECORDER):
-                raise BackupFailed("somebody records the ledger: end it first; what was killed is gone after 15 s")
+                raise BackupFailed(
+                    "a recorder is running: stop it first; the lock of one that was killed expires after 15 s"
+                )
         for database in self.databases.values():
             others = {} if force else database.others()
             if others:
-                told = ", ".join(f"{count} of {name!r}" for name, count in others.items())
+                listed = ", ".join(f"{count} of {name!r}" for name, count in others.items())
                 raise BackupFailed(
-                    f"{database.label} has other connections ({told}): end who writes to it, or add --force"
+                    f"{database.label} has other connections ({listed}): stop the programs that write to it, or add "
+                    "--force"
                 )
 
 
 def _parts(config: Settings, manifest: Manifest, only: list[Part] | None) -> set[Part]:
-    """What is restored: what was asked for, or all that is in the backup and has a server."""
+    """The parts to restore: those of `--only`, or all parts of the backup that have a server."""
     if only:
         wanted = set(only)
         if Part.EVOLUTION in wanted and config.evolution_database_url is None:
-            raise ConfigurationError("IFINU_EVOLUTION_DATABASE_URL is not set: it says where the gateway's database is")
+            raise ConfigurationError("IFINU_EVOLUTION_DATABASE_URL is not set: it is the URL of the gateway's database")
         return wanted
     there = set(manifest.parts)
     return there - {Part.EVOLUTION} if config.evolution_database_url is None else there
@@ -209,11 +215,13 @@ def _step(step: str) -> None:
 
 
 def _refuse_without_ledger(ledger: Any) -> None:
-    """What was sent since could not be told to Redis."""
+    """Without the ledger's tables, Redis could not be reconciled with what was sent since the backup."""
     from ifinu.ledger.migrate import is_current
 
     if not is_current(ledger):
-        raise BackupFailed("the ledger has no tables, and tells Redis what was sent: restore it first, or with it")
+        raise BackupFailed(
+            "the ledger has no tables, and Redis is reconciled with it: restore the ledger first, or both together"
+        )
 
 
 def _facts(manifest: Manifest, targets: _Targets, reconciled: Reconciled | None) -> dict[str, Any]:
@@ -232,7 +240,7 @@ def _facts(manifest: Manifest, targets: _Targets, reconciled: Reconciled | None)
     return {"name": manifest.name, "restored": parts, "queue": queue}
 
 
-def _tell(manifest: Manifest, reconciled: Reconciled | None, *, gateway_kept: bool) -> None:
+def _report(manifest: Manifest, reconciled: Reconciled | None, *, gateway_kept: bool) -> None:
     out = terminal.results()
     for line in _lines(manifest, reconciled, gateway_kept=gateway_kept):
         out.print(line)
@@ -244,17 +252,17 @@ def _lines(manifest: Manifest, reconciled: Reconciled | None, *, gateway_kept: b
         return
     rest = reconciled.waiting - reconciled.settled - reconciled.in_doubt
     yield (
-        f"{reconciled.waiting:,} messages wait: {rest:,} to be sent, {reconciled.settled:,} that the ledger knows to "
-        f"be sent or ended, which are dropped when their turn comes, {reconciled.in_doubt:,} that may have been sent, "
-        "which are looked up first."
+        f"{reconciled.waiting:,} messages are waiting: {rest:,} will be sent; {reconciled.settled:,} have ended by the "
+        f"ledger and will be dropped in their turn; {reconciled.in_doubt:,} may have been sent and will be looked up "
+        "first."
     )
     if reconciled.in_doubt and not gateway_kept:
-        yield "Those of them that the gateway does not have will be dead letters: see `ifinu unknown list`."
+        yield "Of the last, those that the gateway does not have become dead letters: see `ifinu unknown list`."
     if reconciled.opt_outs:
-        yield f"{reconciled.opt_outs:,} opt-outs and opt-ins since then are told to Redis."
-    known = "nothing" if reconciled.known_to is None else f"{reconciled.known_to:%Y-%m-%d %H:%M:%S} UTC"
-    yield (
-        f"[yellow]The ledger's last entry is of {known}. What was sent after it and before the disaster nobody can "
-        "know: it waits as if it had not been.[/]"
-    )
-    yield "All queues are paused. When that is weighed: `ifinu queue resume --queue all`"
+        yield f"{reconciled.opt_outs:,} opt-outs and opt-ins since the backup were copied from the ledger to Redis."
+    if reconciled.known_to is None:
+        last = "The ledger has no entries. Messages sent before the disaster"
+    else:
+        last = f"The ledger's last entry is of {reconciled.known_to:%Y-%m-%d %H:%M:%S} UTC. Messages sent after it"
+    yield f"[yellow]{last} cannot be detected: if they are in the backup, they wait and would be sent again.[/]"
+    yield "All queues are paused. Once you accept that, run `ifinu queue resume --queue all`."

@@ -1,4 +1,4 @@
-"""How commands are stopped."""
+"""Signals that stop a command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def set_by_signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set `stop`, until the end of the block."""
+    """Let SIGTERM and SIGINT set `stop`, until the end of the block."""
     wanted = signal.SIGTERM, signal.SIGINT
     before = [signal.signal(number, lambda *_: stop.set()) for number in wanted]
     try:
@@ -22,7 +22,7 @@ def set_by_signals(stop: threading.Event) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does, until the end of the block."""
+    """Let SIGTERM raise KeyboardInterrupt like Ctrl-C, until the end of the block."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -1,4 +1,4 @@
-"""`ifinu simulator`: an Evolution API that sends nothing and remembers everything."""
+"""`ifinu simulator`: a simulated Evolution API that sends nothing and remembers every request."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ from ifinu.errors import ConfigurationError
 
 
 def simulator(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     api_key_file: Annotated[
-        Path | None, typer.Option(help="File with the key that clients must send. Else IFINU_EVOLUTION_API_KEY.")
+        Path | None,
+        typer.Option(help="File with the API key that clients must send; IFINU_EVOLUTION_API_KEY by default."),
     ] = None,
     instance: Annotated[
-        list[str] | None, typer.Option(help="Connected instance; repeatable. Else IFINU_EVOLUTION_INSTANCE.")
+        list[str] | None,
+        typer.Option(help="Name of a connected instance; repeatable. IFINU_EVOLUTION_INSTANCE by default."),
     ] = None,
-    latency_ms: Annotated[float, typer.Option(min=0, help="Time that a send takes.")] = 20.0,
-    plays: Annotated[Literal["2.3.6", "2.3.7"], typer.Option(help="The release that it plays.")] = "2.3.7",
+    latency_ms: Annotated[float, typer.Option(min=0, help="Duration of a send, in milliseconds.")] = 20.0,
+    plays: Annotated[
+        Literal["2.3.6", "2.3.7"], typer.Option(help="Release of the Evolution API to simulate.")
+    ] = "2.3.7",
     pairing_ms: Annotated[
-        float | None, typer.Option(min=0, help="Time until a phone scans a code that is shown. Else none does.")
+        float | None,
+        typer.Option(min=0, help="Time until a shown QR code is scanned, in milliseconds; by default it never is."),
     ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Every send works, whatever the number ends in.")] = False,
-    ledger: Annotated[Path | None, typer.Option(help="JSON Lines file that gets every send.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Let every send succeed, for any number.")] = False,
+    ledger: Annotated[Path | None, typer.Option(help="Append every send to this JSON Lines file.")] = None,
     webhook: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Receives the events of its instances. Else IFINU_WEBHOOK_URL."),
+        typer.Option(metavar="URL", help="URL that gets its instances' events; IFINU_WEBHOOK_URL by default."),
     ] = None,
 ) -> None:
     """
-    Simulate an Evolution API: it answers as the real one and sends nothing.
+    Simulate an Evolution API: it answers like the real one and sends nothing.
 
-    What a number ends in decides what becomes of it: 0001 is not on WhatsApp,
-    0002 fails twice, 0003 always. Where [bold]IFINU_WEBHOOK_SECRET[/bold] is set, it is shown
-    to the webhook.
+    The last four digits of a number decide the outcome of a send: 0001 is not on
+    WhatsApp, 0002 fails twice, 0003 always fails. It sends [bold]IFINU_WEBHOOK_SECRET[/bold] to
+    the webhook if that is set.
 
     [bold]Examples[/bold]
 
@@ -79,5 +84,7 @@ def _key(file: Path | None, config: settings.Settings) -> str:
             raise ConfigurationError(f"--api-key-file: {file} is empty")
         return key
     if config.evolution_api_key is None:
-        raise ConfigurationError("choose the key that clients must send: --api-key-file or IFINU_EVOLUTION_API_KEY")
+        raise ConfigurationError(
+            "the API key that clients must send is not set: give --api-key-file or set IFINU_EVOLUTION_API_KEY"
+        )
     return config.evolution_api_key.get_secret_value()

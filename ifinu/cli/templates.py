@@ -1,4 +1,4 @@
-"""`ifinu template`: the texts that people read, checked and looked at before anybody does."""
+"""`ifinu template`: check and preview the message templates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ifinu import settings
 from ifinu.cli import terminal
 from ifinu.notification import Kind
 
-app = typer.Typer(no_args_is_help=True, help="The texts that people read.")
+app = typer.Typer(no_args_is_help=True, help="Check and preview the message templates.")
 
 _Directory = Annotated[
-    Path | None, typer.Option("--templates", metavar="DIRECTORY", help="In place of IFINU_TEMPLATES.")
+    Path | None, typer.Option("--templates", metavar="DIRECTORY", help="Use these templates, not IFINU_TEMPLATES.")
 ]
 
 
@@ -23,8 +23,8 @@ def check(templates: _Directory = None, as_json: terminal.Json = False) -> None:
     """
     Check the templates in IFINU_TEMPLATES, as a worker does when it starts.
 
-    It says what is wrong, with file and line, and which file each kind is taken from.
-    The exit code is 1 where something is wrong: no worker would start.
+    It prints each problem with file and line, or the file that each kind's text comes
+    from. The exit code is 1 if there is a problem: no worker would start.
 
     [bold]Examples[/bold]
 
@@ -52,18 +52,18 @@ def check(templates: _Directory = None, as_json: terminal.Json = False) -> None:
 
 @app.command()
 def preview(
-    kind: Annotated[Kind, typer.Argument(help="Whose text.")],
-    tenant: Annotated[str | None, typer.Option(help="Of this tenant, where it has templates.")] = None,
-    bare: Annotated[bool, typer.Option("--bare", help="With what the kind requires, and nothing else.")] = False,
+    kind: Annotated[Kind, typer.Argument(help="Kind of notification.")],
+    tenant: Annotated[str | None, typer.Option(help="Use this tenant's template, if it has one.")] = None,
+    bare: Annotated[bool, typer.Option("--bare", help="Fill in only the fields that the kind requires.")] = False,
     templates: _Directory = None,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Show the text of a made-up notification, as it would be sent today.
+    Preview the text of a sample notification, as it would be sent today.
 
-    With [bold]--bare[/bold] it has neither description, link nor codes: a template
-    that cannot do without one of them is told, as a message without it would
-    become a dead letter. Of a notification of yours: [bold]ifinu send --dry-run[/bold].
+    With [bold]--bare[/bold] the sample has no description, link or codes. If a template needs
+    one of them, the command fails: a message without it would become a dead letter.
+    To preview a real notification, use [bold]ifinu send --dry-run[/bold].
 
     [bold]Examples[/bold]
 
@@ -91,7 +91,7 @@ def _print(found: list[dict[str, str | None]], problems: list[str]) -> None:
     for problem in problems:
         out.print(terminal.plain(problem), soft_wrap=True)
     if problems:
-        out.print(f"{len(problems):,} wrong: no worker starts with these templates")
+        out.print(f"{len(problems):,} problems: no worker starts with these templates")
         return
     table = terminal.columns("tenant", "kind", "from")
     for one in found:

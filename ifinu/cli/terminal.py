@@ -1,8 +1,8 @@
 """
-What commands print, and where.
+Output of the commands.
 
-Results go to stdout; progress, questions and errors go to stderr. With `--json` stdout carries one JSON document, or
-one a line, and nothing else.
+Results go to stdout; progress, questions and errors go to stderr. With `--json` stdout carries only JSON: one document,
+or one a line.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from rich.table import Table
 from ifinu.errors import ConfigurationError
 from ifinu.escapes import visible, visible_json
 
-# Wide enough for the tables where there is no terminal to measure, as in a CI log.
+# Wide enough for the tables when stdout is not a terminal, as in a CI log.
 _WIDTH_OFF_TERMINAL = 130
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
 def results() -> Console:
-    """Where results go."""
+    """The console on stdout, for results."""
     return Console(width=None if sys.stdout.isatty() else _WIDTH_OFF_TERMINAL, highlight=False, emoji=False)
 
 
 def notes() -> Console:
-    """Where progress, warnings and questions go."""
+    """The console on stderr, for progress, warnings and questions."""
     return Console(
         width=None if sys.stderr.isatty() else _WIDTH_OFF_TERMINAL, highlight=False, emoji=False, stderr=True
     )
@@ -43,9 +43,9 @@ def columns(*names: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = (
     A table without lines.
 
     Args:
-        names: Of the columns.
-        right: Those that hold figures.
-        whole: Those that are never broken.
+        names: Titles of the columns.
+        right: Columns of numbers, aligned right.
+        whole: Columns whose cells are never wrapped.
     """
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for name in names:
@@ -56,23 +56,23 @@ def columns(*names: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = (
 
 def plain(text: str, *, lines: bool = False) -> str:
     """
-    A text from elsewhere: its brackets are no markup, and it cannot steer the terminal.
+    Escape a text from outside: its brackets are not read as markup, and it cannot control the terminal.
 
     Args:
-        text: As it came.
-        lines: Whether it may take several lines; else a line end is shown by its escape.
+        text: The text.
+        lines: Keep its line ends; otherwise they are shown as escapes.
     """
     return escape(visible(text, lines=lines))
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on one line; what a terminal would obey, or could not write, as its escape."""
+    """Print a JSON document on one line; control characters and lone surrogates become escapes."""
     sys.stdout.write(visible_json(json.dumps(document, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
 
 
 def answer(document: Any, words: RenderableType, *, as_json: bool) -> None:
-    """Print the result of a command: the document with `--json`, else the words, whose long lines are not broken."""
+    """Print a command's result: the document with `--json`, otherwise the words, whose long lines are not wrapped."""
     if as_json:
         print_json(document)
     else:
@@ -80,28 +80,28 @@ def answer(document: Any, words: RenderableType, *, as_json: bool) -> None:
 
 
 def is_there_somebody() -> bool:
-    """Whether a question would be answered."""
+    """Whether stdin is a terminal, so that somebody can answer a question."""
     return sys.stdin.isatty()
 
 
-def confirm(what: str, word: str, *, yes: bool) -> None:
+def confirm(warning: str, word: str, *, yes: bool) -> None:
     """
-    Go on only if somebody types a word.
+    Ask for a confirmation: the user has to type a word.
 
     Args:
-        what: What is going to happen.
-        word: What to type.
-        yes: It was said already.
+        warning: A sentence that says what is going to happen.
+        word: The word to type.
+        yes: Do not ask, since `--yes` was given.
 
     Raises:
-        ConfigurationError: There is nobody to ask.
-        typer.Exit: They typed something else.
+        ConfigurationError: stdin is not a terminal.
+        typer.Exit: Something else was typed.
     """
     if yes:
         return
     if not is_there_somebody():
-        raise ConfigurationError("nobody is there to confirm it: add --yes")
-    notes().print(f"{plain(what)} This cannot be undone.", style="yellow")
-    if typer.prompt(f"Type {word} to go on", default="", show_default=False, err=True) != word:
-        notes().print("Nothing was done.")
+        raise ConfigurationError("this needs a confirmation and stdin is not a terminal: add --yes")
+    notes().print(f"{plain(warning)} This cannot be undone.", style="yellow")
+    if typer.prompt(f"Type {word} to continue", default="", show_default=False, err=True) != word:
+        notes().print("Nothing was changed.")
         raise typer.Exit(1)

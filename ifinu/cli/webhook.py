@@ -1,4 +1,4 @@
-"""`ifinu webhook`: receives what the gateway tells."""
+"""`ifinu webhook`: receives the gateway's webhooks."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ifinu.errors import ConfigurationError
 
 def webhook(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; :: is every one, of IPv6 and of IPv4.")
+        str, typer.Option(help="Address to listen on; :: is every address, IPv6 and IPv4.")
     ] = sockets.EVERY,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8090,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")] = 8090,
     log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
 ) -> None:
     """
-    Receive receipts, opt-outs and states of instances from the gateway.
+    Receive receipts, opt-outs and instance states from the gateway.
 
-    Takes POST on any path from whoever shows [bold]IFINU_WEBHOOK_SECRET[/bold], and
-    answers once it is durable in Redis; else 503, and the gateway tries again.
-    Tell the gateway with [bold]ifinu instance webhook NAME[/bold]. For probes there
-    are /healthz (the process lives) and /readyz (Redis answers); Prometheus finds
-    /metrics at the port [bold]IFINU_METRICS_PORT[/bold], if that is set.
+    It accepts a POST on any path with [bold]IFINU_WEBHOOK_SECRET[/bold] and answers when the
+    event is durable in Redis. Otherwise it answers 503, and the gateway retries.
+    Register it with [bold]ifinu instance webhook NAME[/bold]. Probes: /healthz (the process
+    runs) and /readyz (Redis answers). Prometheus scrapes /metrics on the port
+    [bold]IFINU_METRICS_PORT[/bold], if that is set.
 
-    To change the secret and lose nothing, give the old one as
+    To change the secret without loss, set the old one as
     [bold]IFINU_WEBHOOK_SECRET_PREVIOUS[/bold] until every instance has the new one.
 
-    SIGTERM ends it in order: what is under way is answered. Any number may run.
+    On SIGTERM it answers the requests under way and stops. You can run several.
 
     [bold]Examples[/bold]
 
@@ -41,7 +41,7 @@ def webhook(
     config = settings.load(log_level=log_level)
     if config.webhook_secret is None:
         raise ConfigurationError(
-            "IFINU_WEBHOOK_SECRET is not set: it is what the gateway has to show; make one with: openssl rand -hex 32"
+            "IFINU_WEBHOOK_SECRET is not set: the gateway authenticates with it; make one with: openssl rand -hex 32"
         )
     secrets = [config.webhook_secret]
     if config.webhook_secret_previous is not None:
@@ -63,7 +63,7 @@ def webhook(
         registry=series,
         tracer=tracing.tracer(config.tracing, tracing.WEBHOOK),
     )
-    # uvicorn raises the signal that ended it once more; an orderly end is no failure.
+    # uvicorn raises the signal that stopped it again; without this, a clean stop would exit with a failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with endpoint.serving(series, config.metrics_port):
         server(receiver).run(sockets=[listener])

@@ -1,4 +1,4 @@
-"""`ifinu worker`: one worker, in this process."""
+"""`ifinu worker`: runs one worker in this process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ifinu.settings import Pool
 
 
 def worker(
-    concurrency: Annotated[int | None, typer.Option(help="Sends at the same time.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Number of concurrent sends.")] = None,
     rate_limit: Annotated[str | None, typer.Option(metavar="RATE", help="Pace: 50/s, 3000/m, 100/h.")] = None,
-    pool: Annotated[Pool | None, typer.Option(help="How sends run.")] = None,
+    pool: Annotated[Pool | None, typer.Option(help="Celery pool that runs the sends.")] = None,
     log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name among the workers and at the gateway.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the worker, in Celery and at the gateway.")] = None,
 ) -> None:
     """
-    Send what is on the queues.
+    Run a worker: it sends the messages on the queues.
 
-    The options win over [bold]IFINU_CONCURRENCY[/bold],
-    [bold]IFINU_RATE_LIMIT[/bold] and so on; without any it is the same as
-    [bold]celery -A ifinu worker[/bold]. SIGTERM ends it in order: what is being
-    sent is finished, the rest goes back. While Redis is away it waits.
+    Options override [bold]IFINU_CONCURRENCY[/bold], [bold]IFINU_RATE_LIMIT[/bold] and so on. Without
+    options it is the same as [bold]celery -A ifinu worker[/bold]. On SIGTERM it finishes the
+    sends under way and returns the other messages to their queues. While Redis is
+    away it waits.
 
     [bold]Examples[/bold]
 
@@ -38,7 +38,7 @@ def worker(
     from ifinu.worker.app import app
 
     app.use(config)
-    app.delivery  # noqa: B018 - a missing key is reported now, not with the first message
-    # `app.worker_main` does the same, and loses the exit code.
+    app.delivery  # noqa: B018 - reports a missing API key now, not with the first message
+    # Not `app.worker_main`, which loses the exit code.
     arguments = ["--app", "ifinu", "worker", *(("--hostname", f"{name}@%h") if name else ())]
     raise typer.Exit(celery.main(args=arguments, standalone_mode=False) or 0)

@@ -461,7 +461,7 @@ def test_each_role_has_its_database_and_its_password(clusters: Clusters, passwor
         HOME=str(cluster.folder),
     )
     assert done.returncode == 0, done.stderr
-    assert "The ledger went from nothing to" in done.stdout
+    assert "The ledger was migrated from nothing to" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_dlq_show_hides_what_is_personal_unless_asked(ifinu, letters):
 
 def test_dlq_show_by_place_and_of_bytes_that_are_no_text(ifinu, letters):
     place = [one["id"] for one in ifinu("dlq", "list", "--json").json["letters"]].index(None) + 1
-    hidden = "(2 bytes in which no fields can be read; --reveal shows them)"
+    hidden = "(2 bytes without readable fields; --reveal shows them)"
     assert ifinu("dlq", "show", str(place), "--json").json["raw"] == hidden
     assert ifinu("dlq", "show", str(place), "--json", "--reveal").json["raw_b64"] == "/3s="
     for missing in ("0", "7", "nobody"):

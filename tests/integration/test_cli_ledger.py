@@ -329,7 +329,7 @@ def test_erase_says_when_more_may_come(ifinu, there, client):
     Event(Name.CANCELLED, "n1").write(client)
     ended = ifinu("erase", "--phone", MARIA, "--yes")
     assert ended.code == 0
-    assert ended.out.startswith("0 notifications made nobody’s\n")
+    assert ended.out.startswith("0 notifications anonymised\n")
     assert "1 events are not recorded yet" in ended.err
 
 

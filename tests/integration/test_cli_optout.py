@@ -42,10 +42,10 @@ def everybody(optouts):
 
 def test_add(ifinu, client, optouts):
     ended = ifinu("optout", "add", SPELLING, "--tenant", "u1")
-    assert (ended.code, ended.out) == (0, f"{MASKED} gets no more messages of tenant u1.\n")
+    assert (ended.code, ended.out) == (0, f"{MASKED} is now opted out of messages of tenant u1.\n")
     assert everybody(optouts) == [("u1", MASKED, "cli")]
     again = ifinu("optout", "add", "77998616740", "--tenant", "u1")
-    assert (again.code, again.out) == (0, f"{MASKED} gets no more messages of tenant u1, as before.\n")
+    assert (again.code, again.out) == (0, f"{MASKED} was already opted out of messages of tenant u1.\n")
     ended = ifinu("optout", "add", SPELLING, "--json")
     assert ended.json == {"tenant": None, "phone": MASKED, "added": True}
     told = [events.decode(fields).data for _, fields in client.xrange(EVENTS)]
@@ -55,7 +55,7 @@ def test_add(ifinu, client, optouts):
 def test_remove(ifinu, optouts):
     optouts.add("u1", PHONE, source="whatsapp")
     other = ifinu("optout", "remove", SPELLING, "--yes")
-    assert (other.code, other.out) == (1, f"{MASKED} had not opted out of messages that are of no tenant.\n")
+    assert (other.code, other.out) == (1, f"{MASKED} had not opted out of messages without a tenant.\n")
     assert everybody(optouts) == [("u1", MASKED, "whatsapp")]
     ended = ifinu("optout", "remove", SPELLING, "--tenant", "u1", "--yes")
     assert (ended.code, ended.out) == (0, f"{MASKED} gets messages of tenant u1 again.\n")
@@ -93,7 +93,7 @@ def test_what_is_wrong_ends_with_2(ifinu, optouts, command, number, tenant, reas
 
 
 def test_list(ifinu, client, optouts):
-    assert ifinu("optout", "list").out == "Nobody has opted out.\n"
+    assert ifinu("optout", "list").out == "There are no opt-outs.\n"
     assert ifinu("optout", "list", "--json").json == {"total": 0, "optouts": []}
     for number in range(30):
         optouts.add("u1", f"+55779986167{number}", source="cli")
@@ -209,7 +209,7 @@ def test_an_interrupted_import_says_how_far_it_got(ifinu, optouts, monkeypatch):
     ended = ifinu("optout", "import", "-", "--tenant", "u 1", stdin=content)
     assert ended.code == 130
     go_on = "ifinu optout import - --tenant 'u 1' --from-line 4"
-    assert ended.err == f"2 added, 0 known already, 0 refused. Go on with: {go_on}\n"
+    assert ended.err == f"2 added, 0 known already, 0 refused. Continue with: {go_on}\n"
     monkeypatch.setattr(OptOuts, "add", add)
     assert ifinu("optout", "import", "-", "--from-line", "4", stdin=content).out.startswith("1 added")
 
@@ -218,7 +218,7 @@ def test_an_interrupted_import_says_how_far_it_got(ifinu, optouts, monkeypatch):
     ("stdin", "arguments", "reason"),
     [
         (b"numero\n77998616740\n", ("-", "--format", "csv"), "missing: hash or phone or telefone"),
-        (b"telefone;usuario\n77998616740;u1\n", ("-",), "the column 'usuario' is not used; if it holds tenants"),
+        (b"telefone;usuario\n77998616740;u1\n", ("-",), "the column 'usuario' is not used: if it holds tenants"),
         (b"", ("nowhere.csv",), "nowhere.csv: No such file or directory"),
     ],
 )
@@ -314,7 +314,7 @@ def asked(client, **fields):
 
 
 def test_open_answers_are_listed_with_what_it_takes_to_settle_them(ifinu, client):
-    assert ifinu("optout", "unresolved").out == "No answer is open.\n"
+    assert ifinu("optout", "unresolved").out == "No answer needs a decision.\n"
     asked(client, quoted="3EB0AA")
     asked(client, id="a2", wish="maybe", hash=HASH, phone=MASKED, text="cancelar")
     table = ifinu("optout", "unresolved").out
@@ -325,19 +325,19 @@ def test_open_answers_are_listed_with_what_it_takes_to_settle_them(ifinu, client
 
 
 @pytest.mark.parametrize(
-    ("tenant", "becomes", "told_of"),
+    ("tenant", "becomes", "whose"),
     [
-        ((), "*", "of any tenant"),
+        ((), "*", "of all tenants"),
         (("--tenant", "u1"), "u1", "of tenant u1"),
-        (("--tenant", ""), "", "that are of no tenant"),
+        (("--tenant", ""), "", "without a tenant"),
     ],
 )
-def test_a_hidden_phone_is_settled_by_its_number(ifinu, client, optouts, tenant, becomes, told_of):
+def test_a_hidden_phone_is_settled_by_its_number(ifinu, client, optouts, tenant, becomes, whose):
     asked(client)
     refused = ifinu("optout", "resolve", "a1", "--stop")
     assert (refused.code, "--phone NUMBER" in refused.err) == (2, True)
     ended = ifinu("optout", "resolve", "a1", "--stop", "--phone", SPELLING, *tenant)
-    assert (ended.code, ended.out) == (0, f"{MASKED} gets no more messages {told_of}.\n")
+    assert (ended.code, ended.out) == (0, f"{MASKED} is now opted out of messages {whose}.\n")
     assert everybody(optouts) == [(becomes, MASKED, "cli")]
     assert ifinu("optout", "resolve", "a1", "--stop").code == 2
 
@@ -365,5 +365,6 @@ def test_who_opted_out_of_all_tenants_is_said_to_be_so(ifinu, optouts):
     assert "(all)" in ifinu("optout", "list").out
     ended = ifinu("optout", "remove", SPELLING, "--tenant", "u1", "--yes")
     assert (ended.code, "--tenant '*'" in ended.err) == (0, True)
-    assert ifinu("optout", "remove", SPELLING, "--tenant", "*", "--yes").out.endswith("messages of any tenant again.\n")
+    removed = ifinu("optout", "remove", SPELLING, "--tenant", "*", "--yes")
+    assert removed.out.endswith("messages of all tenants again.\n")
     assert everybody(optouts) == []

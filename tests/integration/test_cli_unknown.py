@@ -135,7 +135,7 @@ def test_a_look_up_that_is_overdue_or_purged_is_said_to_be(fleet: Fleet, queue: 
     assert (found["overdue"], found["worker_answers"]) == (1, False)
     ended = ifinu("queue", "purge", "--delayed", "--yes")
     assert ended.out == f"{queue.keys.ready}: 1 deleted\n"
-    assert ended.err == "1 of them may have been sent, and are looked up no more; see `ifinu unknown list`\n"
+    assert ended.err == "1 of them may have been sent and are no longer looked up; see `ifinu unknown list`\n"
     assert "its message was purged" in ifinu("unknown", "list").out
     done = ifinu("unknown", "resolve", "test_1", "--resend", "--yes")
     assert done.out == "test_1: its id is free again, but its message was purged: push it again\n"
@@ -155,8 +155,8 @@ def test_cancel_before_the_push_while_a_retry_waits_and_too_late(
     assert ended.code == 1
     assert ended.out.splitlines() == [
         "test_1: too late: it was sent",
-        "test_2: called off; its retry is not sent",
-        "test_3: called off; if it comes it is not sent",
+        "test_2: cancelled; its retry will not be sent",
+        "test_3: cancelled; its message will not be sent",
     ]
     (retry,) = queue.client.zrange(queue.keys.delayed, 0, -1)
     queue.client.zadd(queue.keys.delayed, {retry: 1})  # it is due now
@@ -167,9 +167,9 @@ def test_cancel_before_the_push_while_a_retry_waits_and_too_late(
     again = ifinu("cancel", "--undo", "test_1", "test_2", "test_3", "--json")
     assert again.code == 1
     assert [json.loads(line) for line in again.out.splitlines()] == [
-        {"id": "test_1", "state": "sent", "wanted": False},
-        {"id": "test_2", "state": "cancelled", "wanted": False},
-        {"id": "test_3", "state": "cancelled", "wanted": True},
+        {"id": "test_1", "state": "sent", "withdrawn": False},
+        {"id": "test_2", "state": "cancelled", "withdrawn": False},
+        {"id": "test_3", "state": "cancelled", "withdrawn": True},
     ]
     queue.push(raw(3))
     wait_until(lambda: states(queue, 3) == ["sent"], seen=queue.counts)
@@ -184,8 +184,8 @@ def test_cancel_takes_a_file(ifinu: Shell, queue: Queue, tmp_path):
     assert [line.partition(":")[0] for line in ended.out.splitlines()] == ["n0", "n1", "n2"]
     ended = ifinu("cancel", "--file", "-", "--json", stdin=b"n1\nn3\n")
     assert [json.loads(line) for line in ended.out.splitlines()] == [
-        {"id": "n1", "state": "cancelled", "called_off": True},
-        {"id": "n3", "state": "", "called_off": True},
+        {"id": "n1", "state": "cancelled", "cancelled": True},
+        {"id": "n3", "state": "", "cancelled": True},
     ]
     assert [name for _, name in told(queue)] == ["cancelled"] * 4
     assert all(queue.client.ttl(claim_key(f"n{number}")) > 89 * 86_400 for number in range(4))
@@ -194,9 +194,9 @@ def test_cancel_takes_a_file(ifinu: Shell, queue: Queue, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "stdin", "error"),
     [
-        ((), b"", "say which"),
-        (("--file", "-"), b"\xff\n", "-, line 1: is no id"),
-        (("--file", "-"), b"\n" + b"x" * 201, "-, line 2: is no id"),
+        ((), b"", "give an ID or --file"),
+        (("--file", "-"), b"\xff\n", "-, line 1: is not an id"),
+        (("--file", "-"), b"\n" + b"x" * 201, "-, line 2: is not an id"),
         (("--file", "/nowhere"), b"", "/nowhere: No such file"),
         (("n1", " "), b"", "id: is not 1 to 200 characters"),
     ],
@@ -213,11 +213,11 @@ def test_cancel_refuses_what_is_no_id(
 @pytest.mark.parametrize(
     ("state", "code", "line"),
     [
-        ("dead", 0, "called off; a replay of its dead letter does not send it"),
-        ("unknown", 0, "called off; it may have been sent already, and is not sent again"),
-        ("cancelled", 0, "called off, as before"),
+        ("dead", 0, "cancelled; a replay of its dead letter will not send it"),
+        ("unknown", 0, "cancelled; it may have been sent already, and will not be sent again"),
+        ("cancelled", 0, "was cancelled already"),
         ("sending", 1, "too late: it is being sent"),
-        ("expired", 1, "too late: it had ended without being sent (expired)"),
+        ("expired", 1, "too late: it ended without being sent (expired)"),
     ],
 )
 def test_cancel_says_what_it_means_for_each_state(ifinu: Shell, client: redis.Redis, state: str, code: int, line: str):

@@ -55,7 +55,7 @@ def test_migrate_takes_a_database_that_comes_late(postgres: str, closed: int, tm
             assert process.wait(30) == 0, (tmp_path / "stderr").read_text()
         finally:
             proxy.stop()
-    assert "The ledger went from nothing" in (tmp_path / "stdout").read_text()
+    assert "The ledger was migrated from nothing" in (tmp_path / "stdout").read_text()
 
 
 def test_doctor_that_waits_takes_a_redis_that_comes_late(valkey: Valkey, closed: int, tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_columns_of_other_names_are_mapped(ifinu, server):
         ("11;(11) 98765-4321", None),
         ("11;5511987654321", None),
         (";11987654321", None),
-        ("21;11987654321", "DDD: is another area code than the one in Fone"),
+        ("21;11987654321", "DDD: differs from the area code in Fone"),
         ("1;98765-4321", "DDD: is not an area code of two digits"),
         ("11;123", "Fone: has 3 digits"),
         (";98765-4321", "Fone: has no area code"),

@@ -31,7 +31,7 @@ def test_it_does_not_start_without_a_login_and_says_what_to_do(ifinu):
     ended = ifinu("flower")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
-        "error: IFINU_FLOWER_AUTH is not set: it is the user:password that people log in with; "
+        "error: IFINU_FLOWER_AUTH is not set: it is the user:password for the login; "
         "make one with: echo ops:$(openssl rand -hex 16)\n"
     )
 

@@ -1,4 +1,4 @@
-"""`ifinu demo`: the whole of ifinu on this machine, with nothing installed but itself."""
+"""`ifinu demo`: runs all of ifinu on this machine, without any server installed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from ifinu.cli import terminal
 def demo(
     messages: Annotated[int, typer.Option(min=1, max=100_000, help="Messages of the load test.")] = 1000,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes, each at 50/s.")] = 2,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end, until Ctrl-C.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep everything running at the end, until Ctrl-C.")] = False,
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Show that it works, on this machine: 1,000 messages and every awkward one.
+    Demonstrate ifinu on this machine: 1,000 messages and every kind of failure.
 
-    Starts a Valkey, a simulated Evolution API and two workers, pushes messages
-    the way other languages do, lets them fail in every way, and checks at the
-    end that what was sent and what was not is what had to be. It needs nothing
-    running, takes less than a minute, sends nothing to anybody, and ends all
-    that it started.
+    It starts a Valkey, a simulated Evolution API and two workers, pushes messages
+    as other languages do, makes sends fail in every way, and checks at the end that
+    each message had the expected outcome. It needs no running server, takes less
+    than a minute, sends nothing to WhatsApp, and stops everything it started.
 
     [bold]Examples[/bold]
 

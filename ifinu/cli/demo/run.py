@@ -24,19 +24,19 @@ from ifinu.delivery import today_in_brazil
 _RATE_PER_S = 50
 _BURST = 5
 _POLL_S = 0.25
-_SLACK_S = 60.0  # beyond what the pace alone asks for
+_SLACK_S = 60.0  # in addition to the time that the pace requires
 _LAST_RECEIPTS_S = 20.0  # after the last send; the simulator's people read within three seconds
 _STALLED_S = 20.0  # longer than any wait before a retry
 
 
 def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
     """
-    Run it.
+    Run the demo.
 
     Args:
-        messages: Of the load test.
-        workers: How many.
-        keep: Leave everything running at the end, until Ctrl-C.
+        messages: Messages of the load test.
+        workers: Number of worker processes.
+        keep: Keep everything running at the end, until Ctrl-C.
         as_json: Print one JSON document.
 
     Returns:
@@ -44,9 +44,9 @@ def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
 
     Raises:
         ConfigurationError: The `demo` extra is not installed.
-        StageError: A process did not start, or ended by itself.
+        StageError: A process did not start, or ended unexpectedly.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that its processes are stopped
     today = today_in_brazil()
     cases = scenario.cases(messages, today)
     notes, results = terminal.notes(), terminal.results()
@@ -61,7 +61,7 @@ def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
     }
     with Stage(workers, settings) as running:
         notes.print(
-            f"[dim]a Valkey, a simulated Evolution API and its webhook are running; logs: {running.directory}[/]"
+            f"[dim]A Valkey, a simulated Evolution API and its webhook are running; logs: {running.directory}[/]"
         )
         if not as_json:
             view.print_pushed(results, cases)
@@ -81,7 +81,7 @@ def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
             view.print_verdict(results, checks, evidence)
         if not holds:
             running.keep_logs = True
-            notes.print(f"The logs are in {running.directory}", style="yellow", soft_wrap=True)
+            notes.print(f"The logs are in {running.directory}.", style="yellow", soft_wrap=True)
         if keep:
             _keep(running, notes)
     return holds
@@ -89,7 +89,7 @@ def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
 
 def _push(running: Stage, cases: Sequence[Case]) -> None:
     with running.client.pipeline(transaction=False) as pipe:
-        # The awkward ones first, so that their retries run beside the rest.
+        # Small cases first, so that their retries run beside the load test.
         for case in sorted(cases, key=lambda case: case.count):
             if case.messages:
                 pipe.lpush(NORMAL, *case.messages)
@@ -97,7 +97,7 @@ def _push(running: Stage, cases: Sequence[Case]) -> None:
 
 
 def _watch(running: Stage, watching: view.DemoView, deadline_s: float) -> list[Pace]:
-    """Show the run until all has come to rest; return the pace of each worker."""
+    """Show the run until every message has ended; return the pace of each worker."""
     paces = [Pace.of(name, None) for name in running.names]
     moved_at = time.monotonic()
     give_up_at = moved_at + deadline_s
@@ -119,7 +119,7 @@ def _watch(running: Stage, watching: view.DemoView, deadline_s: float) -> list[P
         if left != left_before:
             moved_at, left_before = time.monotonic(), left
         if time.monotonic() > min(give_up_at, moved_at + _STALLED_S):
-            raise StageError(f"{left:,} messages do not come to rest; the logs are in {running.directory}")
+            raise StageError(f"{left:,} messages have not ended; the logs are in {running.directory}")
         time.sleep(_POLL_S)
 
 
@@ -137,7 +137,7 @@ def _evidence(running: Stage, paces: Sequence[Pace], later_from: float) -> Evide
 
 
 def _ledger(running: Stage) -> dict[str, int]:
-    """Notifications by state, once the receipts of the last ones are in."""
+    """Notifications by state, after the last receipts have come."""
     from ifinu.ledger import queries
     from ifinu.ledger.engine import connect
 
@@ -176,7 +176,7 @@ def _keep(running: Stage, notes: Console) -> None:
     for name, value in running.environment.items():
         notes.print(f"  export {name}={value}", soft_wrap=True)
     notes.print(
-        "\n  ifinu status --watch\n  ifinu show demo_lost\n  ifinu dlq list\n  ifinu load 5000\n\nCtrl-C ends it all."
+        "\n  ifinu status --watch\n  ifinu show demo_lost\n  ifinu dlq list\n  ifinu load 5000\n\nCtrl-C stops it all."
     )
     while True:
         running.check()

@@ -1,9 +1,9 @@
 """
-What the demo pushes, and what must follow.
+The messages that the demo pushes, and their expected outcomes.
 
-Each case has telephone numbers of its own, so that the simulator's ledger tells what became of it. The simulator treats
-numbers by their last four digits: 0001 is not on WhatsApp, 0002 fails twice, 0003 always; the answers of 0004 and
-0020 are lost, and the message was sent or was not; 0024 answers SAIR.
+Each case has separate telephone numbers, so that the simulator's ledger shows its outcome. The last four digits of a
+number decide what the simulator does: 0001 is not on WhatsApp, 0002 fails twice, 0003 always fails; 0004 is sent and
+0020 is not, and the answers of both are lost; 0024 answers SAIR.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 SANDBOX_NUMBER = "+5511987654321"
 COUNTDOWN_S = 4
-LATER = "5511987651103"  # whom the message with the countdown is for
+LATER = "5511987651103"  # gets the message with the countdown
 _PYTHON = "5511987651102"
 _REPEATS = 3  # messages for each repeated id
 _TRIES = 4  # the first and three retries
@@ -26,16 +26,16 @@ _TRIES = 4  # the first and three retries
 @dataclass(frozen=True)
 class Case:
     """
-    One kind of message.
+    Messages of one sort, and their expected outcome.
 
     Attributes:
-        pushed: What it is.
-        follows: What must become of it, in words.
-        messages: Pushed by LPUSH, as they are.
-        sends: How often WhatsApp must get something, by number (digits).
-        dead: Dead letters that must be there: how many, by (reason, tries).
-        failures: Failed tries that must be there, by the simulator's name for them.
-        size: Messages, where they are not pushed by LPUSH.
+        pushed: Description of the messages.
+        follows: Description of the expected outcome.
+        messages: Bodies to LPUSH.
+        sends: Expected number of messages that WhatsApp gets, by phone number (digits).
+        dead: Expected number of dead letters, by (reason, tries).
+        failures: Expected number of failed tries, by the simulator's outcome.
+        size: Number of messages, if they are not pushed by LPUSH.
     """
 
     pushed: str
@@ -48,17 +48,17 @@ class Case:
 
     @property
     def count(self) -> int:
-        """How many messages it is."""
+        """Number of messages."""
         return len(self.messages) or self.size
 
 
 def cases(load: int, today: date) -> list[Case]:
     """
-    All of them.
+    All cases of the demo.
 
     Args:
-        load: How many messages of the load test.
-        today: The day in Brazil.
+        load: Number of messages of the load test.
+        today: The present day in Brazil.
     """
     due = today + timedelta(days=3)
     return [
@@ -139,7 +139,7 @@ def cases(load: int, today: date) -> list[Case]:
 
 
 def python_producer(today: date) -> str:
-    """The lines that a Python producer runs, in a process of its own; they print when the countdown began."""
+    """The code of a Python producer, which runs as a separate process; it prints when the countdown began."""
     fields = (
         f"kind='lembrete', name='Maria', amount='1234.50', due_date='{today + timedelta(days=3)}', "
         "description='Mensalidade'"
@@ -154,7 +154,7 @@ def python_producer(today: date) -> str:
 
 
 def sum_of(parts: list[Mapping[Any, int]]) -> Counter[Any]:
-    """The counts of all parts together."""
+    """The sum of several counts."""
     total: Counter[Any] = Counter()
     for part in parts:
         total.update(part)

@@ -1,6 +1,7 @@
 """
-Everything the demo starts, and ends: a Valkey, a simulated Evolution API, what takes its webhooks, and workers, as
-processes of their own in one temporary directory.
+The processes that the demo starts and stops: a Valkey, a simulated Evolution API, `ifinu webhook` and the workers.
+
+Their files are in one temporary directory.
 """
 
 from __future__ import annotations
@@ -33,22 +34,22 @@ _STOP_S = 10.0  # longest warm shutdown
 
 
 class StageError(IfinuError):
-    """Something the demo started did not start, or ended by itself; the message says where its log is."""
+    """A process of the demo did not start, or ended unexpectedly; the message names its log."""
 
 
 class Stage:
     """
-    The processes; as a context manager it ends them, and keeps their logs when something went wrong.
+    A context manager that starts the processes and stops them; after an error it keeps their logs.
 
     Args:
-        workers: How many.
+        workers: Number of workers.
         settings: `IFINU_*` variables of the workers.
 
     Attributes:
-        directory: Holds the logs.
-        keep_logs: Whether the directory stays when all has ended; an error sets it.
-        control: The simulator, from outside.
-        client: A connection to the Valkey.
+        directory: Directory of the logs.
+        keep_logs: Whether to keep the directory at the end; an error sets it.
+        control: Client of the simulator's control API.
+        client: Client of the Valkey.
     """
 
     control: Control
@@ -64,7 +65,7 @@ class Stage:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What `ifinu` and the workers need to find the servers; nothing of the caller's own settings is in it."""
+        """Variables with which `ifinu` and the workers find the servers, without the caller's own settings."""
         return {
             "IFINU_REDIS_URL": self._valkey.url,
             "IFINU_EVOLUTION_URL": self.control.url,
@@ -76,7 +77,7 @@ class Stage:
 
     @property
     def database_url(self) -> str:
-        """The ledger."""
+        """URL of the ledger."""
         return f"sqlite:///{self.directory / 'ledger.db'}"
 
     def __enter__(self) -> Self:
@@ -100,10 +101,10 @@ class Stage:
 
     def start_workers(self) -> None:
         """
-        Start them and wait until each consumes.
+        Start the workers and wait until each consumes.
 
         Raises:
-            StageError: One did not.
+            StageError: A worker did not start.
         """
         for name in self.names:
             own = {"IFINU_WORKER_NAME": name, "IFINU_HEARTBEAT_FILE": str(self._heartbeat(name))}
@@ -114,10 +115,10 @@ class Stage:
 
     def run_python(self, code: str) -> str:
         """
-        Run a few lines as a producer of its own would, and return what they print.
+        Run code in a separate Python process; return its output.
 
         Raises:
-            StageError: They failed.
+            StageError: The process failed.
         """
         return self._run("producer", "-c", code)
 
@@ -137,17 +138,17 @@ class Stage:
 
     def check(self) -> None:
         """
-        See that all processes live.
+        Check that all processes are running.
 
         Raises:
-            StageError: One has ended.
+            StageError: A process has ended.
         """
         for name, process in self._processes.items():
             if process.poll() is not None:
-                raise StageError(f"{name} ended by itself (exit code {process.returncode}); see {self._log(name)}")
+                raise StageError(f"{name} ended unexpectedly (exit code {process.returncode}); see {self._log(name)}")
 
     def _secret(self, name: str) -> Path:
-        """A file with a secret in it, made up when it is first asked for."""
+        """A file with a random secret, created on first use."""
         file = self.directory / name
         if not file.exists():
             file.touch(mode=0o600)
@@ -168,7 +169,7 @@ class Stage:
         self.control = Control(self._log("simulator").read_text().split()[-1], key.read_text(encoding="utf-8"))
 
     def _start_webhook(self) -> None:
-        """Start what takes the receipts, and tell the gateway where it is."""
+        """Start `ifinu webhook`, and register it at the gateway."""
         port = free_port()
         self._start("webhook", ("-m", "ifinu", "webhook", "--host", "127.0.0.1", "--port", str(port)), self.environment)
         self._wait_for("webhook", lambda: _listens(port))
@@ -182,7 +183,7 @@ class Stage:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for the demo, which then ends them in order
+                start_new_session=True,  # Ctrl-C goes to the demo only, which then stops them in order
             )
 
     def _wait_for(self, name: str, ready: Callable[[], bool]) -> None:
@@ -207,7 +208,7 @@ class Stage:
 
     def _end_all(self) -> None:
         last = [self._processes.pop(name) for name in ("webhook", "simulator") if name in self._processes]
-        # Workers before what they talk to.
+        # Workers first, then the servers that they use.
         for group in (list(self._processes.values()), last):
             for process in group:
                 process.terminate()
@@ -233,7 +234,7 @@ def _listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C must not leave processes behind."""
+    """Ignore SIGINT and SIGTERM in the block: a second Ctrl-C must not leave processes behind."""
     usual = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Does it add up? What was expected against what the simulator's ledger and the dead letters say."""
+"""Compares the expected outcomes with the simulator's ledger, the dead letters and ifinu's ledger."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ifinu.broker.backlog import Backlog
 from ifinu.cli.demo.scenario import COUNTDOWN_S, LATER, Case, sum_of
 from ifinu.simulator import Send
 
-# Below this, the first and the last message of a worker say little about its pace.
+# A shorter run is too short to measure a worker's pace.
 _SHORTEST_PACE_S = 4.0
 _PACE_TOLERANCE = 0.05
 _NOT_A_FAILURE = "ok"
@@ -24,11 +24,11 @@ class Pace:
     The POSTs of one worker.
 
     Attributes:
-        worker: Its name.
-        total: How many.
-        worst_window: The most in any one-second window.
-        mean_per_s: Per second, between the first and the last while there was a backlog.
-        length_s: Time between those two.
+        worker: Name of the worker.
+        total: Number of POSTs.
+        worst_window: Largest number in any one-second window.
+        mean_per_s: POSTs a second from the first to the last while there was a backlog.
+        length_s: Seconds between those two.
     """
 
     worker: str
@@ -39,14 +39,14 @@ class Pace:
 
     @classmethod
     def of(cls, worker: str, figures: Mapping[str, Any] | None) -> Pace:
-        """From the simulator's summary; None when it has not heard of the worker."""
+        """The pace by the simulator's summary; `figures` is None if the worker has sent nothing."""
         if figures is None:
             return cls(worker, 0, 0, None, 0.0)
         length_s = figures["last_at"] - figures["first_at"]
         return cls(worker, figures["total"], figures["worst_window"], figures["mean_per_s"], length_s)
 
     def when_idle(self, figures: Mapping[str, Any] | None) -> Pace:
-        """The pace it had until now, with the totals of later."""
+        """This pace, with the totals of a later summary."""
         later = Pace.of(self.worker, figures)
         return replace(later, mean_per_s=self.mean_per_s, length_s=self.length_s)
 
@@ -54,16 +54,16 @@ class Pace:
 @dataclass(frozen=True)
 class Evidence:
     """
-    What there is to see when everything has come to rest.
+    The state of the system after every message has ended.
 
     Attributes:
-        sends: What WhatsApp got, by the simulator's ledger.
-        posts: POSTs by outcome, by the same.
-        letters: The dead letters.
-        backlogs: The queues.
-        paces: Of each worker.
-        later_from: Epoch at which the countdown began.
-        ledger: Notifications by state, as the ledger has them.
+        sends: Messages that WhatsApp got, by the simulator's ledger.
+        posts: POSTs by outcome, by the simulator's ledger.
+        letters: All dead letters.
+        backlogs: The backlog of each queue.
+        paces: The pace of each worker.
+        later_from: Epoch seconds at which the countdown began.
+        ledger: Notifications by state, by ifinu's ledger.
     """
 
     sends: Sequence[Send]
@@ -77,7 +77,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Check:
-    """One expectation: of what, what was expected, what was seen, and whether it holds."""
+    """One expectation: its subject, the expected and the seen value, and whether it holds."""
 
     what: str
     expected: str
@@ -90,10 +90,10 @@ def judge(cases: Sequence[Case], evidence: Evidence, *, rate_per_s: float, burst
     Check every expectation.
 
     Args:
-        cases: What was pushed.
-        evidence: What came of it.
-        rate_per_s: Pace of one worker.
-        burst: By how much a one-second window may exceed it.
+        cases: The cases that were pushed.
+        evidence: The state at the end.
+        rate_per_s: Pace of one worker, in messages a second.
+        burst: Messages by which a one-second window may exceed the pace.
     """
     sent = Counter(send.number for send in evidence.sends)
     dead = Counter((letter.reason, letter.attempts) for letter in evidence.letters)
@@ -146,7 +146,7 @@ def _at_rest(backlogs: Sequence[Backlog]) -> Check:
 
 
 def _ledger(evidence: Evidence) -> Check:
-    """Every message that was sent was read: its receipts came by webhook."""
+    """Check that the receipts came by webhook: every message that was sent was also read."""
     named = sum(letter.id is not None for letter in evidence.letters)
     expected = {"read": len(evidence.sends), "dead": named, "expired": 1}
     return Check(

@@ -1,4 +1,4 @@
-"""What the demo shows while it runs, and at the end."""
+"""The demo's output: the live view and the verdict."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _RATE_OVER_S = 2.0
 
 class DemoView:
     """
-    The run as it goes: a picture on a terminal, a line now and then elsewhere.
+    Shows the run: a live picture on a terminal, otherwise a line every few seconds.
 
     Args:
-        console: Where; a console on stderr.
-        expected: Sends in all.
+        console: A console on stderr.
+        expected: Total number of expected sends.
     """
 
     def __init__(self, console: Console, expected: int) -> None:
@@ -51,13 +51,13 @@ class DemoView:
         self, backlogs: Sequence[Backlog], summary: Mapping[str, Any], paces: Sequence[Pace], *, at_rest: bool
     ) -> None:
         """
-        Bring it up to date.
+        Update the view.
 
         Args:
-            backlogs: All queues.
-            summary: The simulator's.
-            paces: Of each worker so far.
-            at_rest: It is the last time.
+            backlogs: The backlog of each queue.
+            summary: The simulator's summary.
+            paces: The pace of each worker so far.
+            at_rest: Whether every message has ended, and this is the last update.
         """
         now = time.monotonic()
         self._posts.append((now, summary["posts"]["total"]))
@@ -94,7 +94,7 @@ class DemoView:
 
 
 def pace_table(paces: Sequence[Pace]) -> Table:
-    """The pace of each worker."""
+    """A table of each worker's pace."""
     figures = ("POSTs", "per second under a backlog", "busiest second")
     table = terminal.columns("worker", *figures, right=figures)
     for pace in paces:
@@ -104,8 +104,8 @@ def pace_table(paces: Sequence[Pace]) -> Table:
 
 
 def print_pushed(console: Console, cases: Sequence[Case]) -> None:
-    """What goes in, before anything runs."""
-    table = terminal.columns("pushed", "", "what must become of it", right=("pushed",))
+    """Print the messages that are pushed, and their expected outcomes."""
+    table = terminal.columns("pushed", "", "expected outcome", right=("pushed",))
     for case in cases:
         table.add_row(f"{case.count:,}", terminal.plain(case.pushed), terminal.plain(case.follows))
     console.print()
@@ -114,7 +114,7 @@ def print_pushed(console: Console, cases: Sequence[Case]) -> None:
 
 
 def print_verdict(console: Console, checks: Sequence[Check], evidence: Evidence) -> None:
-    """The end: every expectation with a tick or a cross, the dead letters, the pace."""
+    """Print every expectation with a tick or a cross, the dead letters and the pace."""
     good, bad = _marks(console)
     table = terminal.columns("", "", "expected", "seen")
     for check in checks:

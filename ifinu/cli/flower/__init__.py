@@ -1,4 +1,4 @@
-"""`ifinu flower`: tasks, workers and queues in a browser."""
+"""`ifinu flower`: shows tasks, workers and queues in a browser."""
 
 from __future__ import annotations
 
@@ -13,37 +13,40 @@ from ifinu.errors import ConfigurationError
 def _is_a_prefix(value: str) -> str:
     path = value.strip("/")
     if not all(character.isalnum() or character in "-_./~" for character in path):
-        raise typer.BadParameter("it is a path, as in --url-prefix /flower")
+        raise typer.BadParameter("must be a path, as in --url-prefix /flower")
     return path
 
 
 def flower(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; :: is every one, as a container needs it.")
+        str, typer.Option(help="Address to listen on; :: is every address, as a container needs.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 5555,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")] = 5555,
     url_prefix: Annotated[
-        str, typer.Option(metavar="PATH", callback=_is_a_prefix, help="Path it is served under, behind a proxy.")
+        str, typer.Option(metavar="PATH", callback=_is_a_prefix, help="Path under which a proxy serves it.")
     ] = "",
-    max_tasks: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most messages it remembers.")] = 10_000,
+    max_tasks: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Messages to keep in memory; the oldest are dropped.")
+    ] = 10_000,
     allow_control: Annotated[
-        bool, typer.Option("--allow-control", help="Let people revoke, send, stop workers and change their pace.")
+        bool,
+        typer.Option("--allow-control", help="Let users revoke and send tasks, stop workers and change their pace."),
     ] = False,
     log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
 ) -> None:
     r"""
-    Look at tasks, workers and queues in a browser: Celery's Flower, made safe.
+    Show tasks, workers and queues in a browser: Celery's Flower, made safe.
 
-    Everybody has to show [bold]IFINU_FLOWER_AUTH[/bold] (user:password), to a program
-    too; only /healthcheck is open. Put HTTPS in front of it where others listen.
-    Messages are seen by id, kind and outcome: no phone, no name and no text. It
-    only looks, unless it is started with --allow-control.
+    Every request needs the user and password of [bold]IFINU_FLOWER_AUTH[/bold]; only
+    /healthcheck is open. Put HTTPS in front of it on a shared network. It shows the
+    id, kind and outcome of a message, and no phone, name or text. It is read-only
+    unless you start it with --allow-control.
 
-    Workers send events while it runs, which costs them CPU time (docs/flower.md), and stop
-    when it ends. What it knows is in memory: the newest messages since it started.
-    For what became of a message use [bold]ifinu show[/bold], for alerts /metrics.
+    Workers send task events only while it runs; that costs CPU time (docs/flower.md).
+    It keeps the newest messages since its start in memory. Use [bold]ifinu show[/bold] for the
+    outcome of one message, and /metrics for alerts.
 
-    It needs the extra: pip install 'ifinu\[flower]'. SIGTERM ends it in order.
+    It needs an extra: pip install 'ifinu\[flower]'. SIGTERM stops it cleanly.
 
     [bold]Examples[/bold]
 
@@ -54,7 +57,7 @@ def flower(
     config = settings.load(log_level=log_level)
     if config.flower_auth is None:
         raise ConfigurationError(
-            "IFINU_FLOWER_AUTH is not set: it is the user:password that people log in with; "
+            "IFINU_FLOWER_AUTH is not set: it is the user:password for the login; "
             "make one with: echo ops:$(openssl rand -hex 16)"
         )
     try:

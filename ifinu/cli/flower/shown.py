@@ -1,10 +1,9 @@
 """
-What Flower may be told: ids, kinds, states, times and workers.
+Filters what Flower may show: ids, kinds, states, times and workers.
 
-Workers say no more than that themselves; but any producer may publish a message of Celery's that describes its own
-arguments, an exception of a library may quote what it choked on, and a worker of an older release may be running. So
-what arrives is built anew from what is known to be harmless, before Flower keeps it: there is no page, no answer of its
-API and no search that knows more.
+Workers publish no more than that. But a producer may publish a Celery message that describes its arguments, a library's
+exception may quote its input, and a worker of an older release may be running. So each event is rebuilt from fields
+known to be harmless before Flower keeps it: no page, API answer or search of Flower can show more.
 """
 
 from __future__ import annotations
@@ -26,57 +25,57 @@ _HARMLESS = (
     "parent_id", "retries", "eta", "expires", "runtime", "terminated", "signum", "expired", "requeue",
 )  # fmt: skip
 _OUTCOME = re.compile(r"'?([a-z_]+) ([\w-]{0,80}) \{")  # as `worker.outcome.encode` writes it
-_REPEATING = frozenset({"InvalidNotification", "IdReused", "Poison"})  # they may say which word it was that is none
+_REPEATING = frozenset({"InvalidNotification", "IdReused", "Poison"})  # their text may quote a value of the message
 
 
-def event(told: Mapping[str, Any]) -> dict[str, Any] | None:
+def event(published: Mapping[str, Any]) -> dict[str, Any] | None:
     """
-    An event of a worker, as it may be kept; None where it is none that Flower knows.
+    Rebuild a worker's event from its harmless fields; None if Flower does not know such an event.
 
     Args:
-        told: As Celery's workers publish it.
+        published: The event as a worker published it.
     """
-    if told.get("type") not in _EVENTS or not isinstance(told.get("hostname"), str):
+    if published.get("type") not in _EVENTS or not isinstance(published.get("hostname"), str):
         return None
-    if told["type"].startswith("worker-"):
-        return dict(told)
-    if not isinstance(told.get("uuid"), str):
+    if published["type"].startswith("worker-"):
+        return dict(published)
+    if not isinstance(published.get("uuid"), str):
         return None
-    return {name: told[name] for name in _HARMLESS if name in told} | fields(told)
+    return {name: published[name] for name in _HARMLESS if name in published} | fields(published)
 
 
-def fields(told: Mapping[str, Any]) -> dict[str, str | None]:
-    """What an event tells of a message's content and its end, where it does."""
-    return {name: show(str(told[name])) for name, show in _SHOWN.items() if told.get(name) is not None}
+def fields(published: Mapping[str, Any]) -> dict[str, str | None]:
+    """The fields of an event on a message's content and outcome, as they may be shown."""
+    return {name: show(str(published[name])) for name, show in _SHOWN.items() if published.get(name) is not None}
 
 
-def request(told: Mapping[str, Any]) -> dict[str, Any]:
+def request(published: Mapping[str, Any]) -> dict[str, Any]:
     """
-    A message that a worker holds, as `inspect` answers it; stock answers with the arguments themselves.
+    A message that a worker holds, as `inspect` reports it, without the arguments that Celery would show.
 
     Args:
-        told: As Celery's `Request.info` makes it, or around one, as for what is scheduled.
+        published: The result of Celery's `Request.info`, or an object around one, as for scheduled messages.
     """
-    if isinstance(inner := told.get("request"), Mapping):
-        return {**told, "request": request(inner)}
-    return {**told, "args": intake.shown(told.get("args")), "kwargs": "{}"}
+    if isinstance(inner := published.get("request"), Mapping):
+        return {**published, "request": request(inner)}
+    return {**published, "args": intake.shown(published.get("args")), "kwargs": "{}"}
 
 
 def result(returned: str) -> str | None:
-    """How it ended, and the gateway's id: `sent 3EB0…`."""
+    """The outcome and the gateway's id of the message: `sent 3EB0…`."""
     found = _OUTCOME.match(returned)
     return f"{found[1]} {found[2]}".strip() if found else None
 
 
 def exception(written: str) -> str:
-    """As logs tell it, and of a message that was wrong its name alone; its dead letter has the words."""
-    told = exceptions.retold(written)
-    name = told.partition("(")[0]
-    return f"{name}(…)" if name in _REPEATING else told
+    """The exception as in the logs; for an invalid message only its name, since the dead letter has its text."""
+    redacted = exceptions.retold(written)
+    name = redacted.partition("(")[0]
+    return f"{name}(…)" if name in _REPEATING else redacted
 
 
 def traceback(written: str) -> str | None:
-    """Where it was raised, without what was said there."""
+    """The frames of a traceback, without its text."""
     return exceptions.frames_in(written) or None
 
 

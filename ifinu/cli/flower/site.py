@@ -1,9 +1,9 @@
 """
-Flower, as a web application that one can leave running: it asks for a login, shows nothing personal, does not grow, and
-only looks unless it is told otherwise.
+Flower as a web application for production: it requires a login, shows no personal data, has bounded memory, and is
+read-only unless controls are allowed.
 
-Of Flower nothing is patched. Its application is asked for the handler of each request; here it is decided whether the
-request gets to it, and the page of the queues is ours, since Flower's knows of `LLEN` alone.
+Nothing in Flower is patched. This application decides whether a request reaches Flower's handler, and replaces the page
+of the queues, since Flower's only knows `LLEN`.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ log = structlog.get_logger(__name__)
 
 _COLUMNS = "uuid,args,state,retries,received,runtime,worker,result,exception"
 _MOST_WORKERS = 1_000
-_OFFLINE_S = 600  # a pod that was replaced is of interest for a while
+_OFFLINE_S = 600  # how long a worker that is gone stays listed
 _TIDY_MS = 10_000
-_MOST_WAITING = 20_000  # events read and not yet kept; a flood beyond it is dropped, not stored
-_TELLING_S = 5.0
+_MOST_WAITING = 20_000  # events read and not yet kept; more than this are dropped
+_DISABLE_S = 5.0
 _AGAIN_S = 2.0
 _READING = ("GET", "HEAD")
 
@@ -70,17 +70,17 @@ class _Refused(RequestHandler):
         self.finish(f"{reason}\n")
 
     def check_xsrf_cookie(self) -> None:
-        """It changes nothing."""
+        """No check, since the handler changes nothing."""
 
 
 class _Queues:
-    """In place of Flower's broker: what waits, and what workers hold."""
+    """Replaces Flower's broker: reports ready and in-flight messages."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
 
     async def queues(self, names: list[str]) -> list[dict[str, Any]]:
-        """Rows of the page, in the order that the queues are served; then what waits for its time, and what failed."""
+        """Rows of the page: the queues in the order they are served, then the delayed messages and the dead letters."""
         try:
             rows: list[dict[str, Any]] = await self._site.io_loop.run_in_executor(None, self._rows)
         except redis.RedisError as exc:
@@ -127,18 +127,18 @@ class _Events(Events):  # type: ignore[misc]  # as above
         self._room = threading.BoundedSemaphore(_MOST_WAITING)
 
     def run(self) -> None:
-        """Read for as long as the process lives; stock waits twice as long after each try, without end."""
+        """Read events until the process ends; Flower would double its wait after each failure, without bound."""
         while True:
             try:
                 with self.capp.connection() as connection:
                     receiver = EventReceiver(connection, handlers={"*": self.on_event}, app=self.capp)
                     receiver.capture(limit=None, timeout=None, wakeup=True)
-            except Exception as exc:  # whatever it was, without this thread Flower shows nothing any more
+            except Exception as exc:  # any error: without this thread Flower would show no new events
                 log.warning("ifinu.flower.events_away", error=str(exc) or type(exc).__name__)
                 time.sleep(_AGAIN_S)
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """Hand it to the loop, as far as the loop keeps up."""
+        """Pass an event to the loop; drop it if the loop is too far behind."""
         kept = shown.event(event)
         if kept is not None and self._room.acquire(blocking=False):
             self.io_loop.add_callback(self._keep, kept)
@@ -149,7 +149,7 @@ class _Events(Events):  # type: ignore[misc]  # as above
 
 
 class _Inspector(Inspector):  # type: ignore[misc]  # as above
-    """What workers answer when they are asked."""
+    """Filters the workers' answers to `inspect`."""
 
     def _on_update(self, workername: str, method: str, response: Any) -> None:
         if method in self.task_inspect_methods and isinstance(response, list):
@@ -163,7 +163,7 @@ class Site(Flower):  # type: ignore[misc]  # as above
 
     Args:
         app: The Celery application.
-        login: `user:password` that each request has to show.
+        login: `user:password` that each request needs.
         controls: Whether requests may change anything.
     """
 
@@ -184,7 +184,7 @@ class Site(Flower):  # type: ignore[misc]  # as above
     def get_handler_delegate(
         self, request: HTTPServerRequest, target_class: type[RequestHandler], *args: Any, **kwargs: Any
     ) -> Any:
-        """Tornado asks for what serves a request; every one passes here."""
+        """Choose the handler of a request; Tornado calls this for every request."""
         if (refused := self._refusal(request, target_class)) is not None:
             return super().get_handler_delegate(request, _Refused, refused)
         return super().get_handler_delegate(request, _OURS.get(target_class, target_class), *args, **kwargs)
@@ -194,24 +194,24 @@ class Site(Flower):  # type: ignore[misc]  # as above
             return None
         if not self._shows_login(request):
             return {"status": 401, "reason": "log in with the user and the password of IFINU_FLOWER_AUTH"}
-        if target is TaskResult:  # it would be read from where it is kept in full
+        if target is TaskResult:  # it would read the full result from the result backend
             return {"status": 403, "reason": "results are not shown; see `ifinu show ID`"}
         if request.method in _READING or target is TasksDataTable or self._controls:
             return None
-        return {"status": 403, "reason": "this Flower only looks; `ifinu flower --allow-control` is another matter"}
+        return {"status": 403, "reason": "this Flower is read-only; `ifinu flower --allow-control` allows changes"}
 
     def _shows_login(self, request: HTTPServerRequest) -> bool:
         scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "basic":
             return False
         try:
-            told = base64.b64decode(credentials.strip(), validate=True)
+            given = base64.b64decode(credentials.strip(), validate=True)
         except (binascii.Error, ValueError):
             return False
-        return hmac.compare_digest(told, self._login)
+        return hmac.compare_digest(given, self._login)
 
     def consumers(self, queue: str) -> int:
-        """How many workers take from a queue, by what they said last."""
+        """Number of workers that consume a queue, by their latest answers."""
         alive = {name for name, worker in tuple(self.events.state.workers.items()) if worker.alive}
         return sum(
             name in alive and any(taken.get("name") == queue for taken in info.get("active_queues", ()))
@@ -221,11 +221,11 @@ class Site(Flower):  # type: ignore[misc]  # as above
     def start(self) -> None:
         """Serve until stopped."""
         self._tidying.start()
-        self.io_loop.add_callback(self.events.on_enable_events)  # at once; Flower does so after five seconds
+        self.io_loop.add_callback(self.events.on_enable_events)  # at once; Flower would do so after five seconds
         super().start()
 
     def _tidy(self) -> None:
-        """Flower asks workers about themselves once, when it starts, and never forgets one; pods come and go."""
+        """Drop workers that are gone and query new ones; Flower queries workers once and keeps them forever."""
         self.purge_offline_worker_metrics()
         state, now = self.events.state, time.time()
         for name in {*state.counter, *state.workers, *self.workers}:
@@ -242,7 +242,7 @@ class Site(Flower):  # type: ignore[misc]  # as above
 
 
 def _seen_at(worker: Any) -> float:
-    """When a worker was heard of last, in epoch seconds."""
+    """Time of a worker's last sign of life, in epoch seconds."""
     return float(max(worker.heartbeats, default=getattr(worker, "timestamp", None) or 0)) if worker else 0.0
 
 
@@ -250,21 +250,21 @@ def serve(
     app: Application, *, login: str, host: str, port: int, url_prefix: str, max_tasks: int, controls: bool
 ) -> None:
     """
-    Serve until SIGTERM or SIGINT; then workers are told that nobody listens to their events any more.
+    Serve until SIGTERM or SIGINT; then disable the workers' task events.
 
     Args:
         app: The Celery application.
-        login: `user:password` that each request has to show.
+        login: `user:password` that each request needs.
         host: Address to listen on.
-        port: And its port; 0 takes a free one.
-        url_prefix: Path it is served under, or empty.
-        max_tasks: Most messages that it remembers.
+        port: Port to listen on; 0 takes a free one.
+        url_prefix: Path under which it is served, or empty.
+        max_tasks: Messages to keep in memory.
         controls: Whether requests may change anything.
 
     Raises:
-        ConfigurationError: The address cannot be listened on.
+        ConfigurationError: The address is in use or not available.
     """
-    # Flower reads them where they are needed, from this one place. Its variables and its file are not read.
+    # Flower reads these global options in many places. Its own variables and configuration file are not read.
     for name, value in {
         "url_prefix": url_prefix,
         "basic_auth": [login],
@@ -276,14 +276,14 @@ def serve(
     }.items():
         setattr(options, name, value)
     extract_settings()
-    logging.getLogger("tornado.access").setLevel(logging.ERROR)  # else a line for each request
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)  # without this, one line for each request
     site = Site(app, login=login, controls=controls)
     try:
         listener = sockets.listen(host, port)
     except OSError as exc:
         raise ConfigurationError(f"{host}:{port}: {exc.strerror or exc}") from exc
     listener.setblocking(False)
-    HTTPServer(site).add_socket(listener)  # Flower itself would listen on one family alone
+    HTTPServer(site).add_socket(listener)  # Flower's own `listen` would use one address family
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: site.io_loop.add_callback_from_signal(site.stop))
     path = f"{url_prefix}/" if url_prefix else ""
@@ -296,10 +296,10 @@ def serve(
 
 
 def _end_events(app: Application) -> None:
-    """Tell workers that nobody listens to their events any more; without Redis, no worker can be told."""
-    telling = threading.Thread(target=app.control.disable_events, daemon=True)
-    telling.start()
-    telling.join(_TELLING_S)
-    if telling.is_alive():
+    """Disable the workers' task events; without Redis, that is not possible."""
+    disabling = threading.Thread(target=app.control.disable_events, daemon=True)
+    disabling.start()
+    disabling.join(_DISABLE_S)
+    if disabling.is_alive():
         log.warning("ifinu.flower.events_left_on", error="Redis does not answer")
-        os._exit(0)  # threads of Flower wait for it too, for as long as it is away
+        os._exit(0)  # Flower's threads would wait for Redis for as long as it is away

@@ -283,7 +283,7 @@ def test_a_redis_that_dies_in_the_middle_leaves_nothing(ifinu: Shell, queue: Que
         ({"PATH": "/nowhere"}, (), 1, "pg_dump is not installed"),
         ({"IFINU_DATABASE_URL": "postgresql://ifinu@127.0.0.1:1/x"}, (), 3, "the ledger failed (connection to server"),
         ({"IFINU_REDIS_URL": "redis://127.0.0.1:1/0"}, (), 3, "Redis cannot be reached"),
-        ({"IFINU_EVOLUTION_DATABASE_URL": ""}, ("--without", "redis", "--without", "ledger"), 2, "nothing is left"),
+        ({"IFINU_EVOLUTION_DATABASE_URL": ""}, ("--without", "redis", "--without", "ledger"), 2, "nothing to back up"),
     ],
 )
 def test_what_cannot_be_backed_up_is_said_and_leaves_nothing(

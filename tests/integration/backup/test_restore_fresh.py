@@ -83,11 +83,11 @@ def test_what_a_fresh_install_wrote_is_restored_over_once_it_has_ended(
     worker = fleet.start(**servers).ready()
     wait_until(lambda: fresh.exists(RECORDER, EVENTS) == 2)
     ended = ifinu("restore", "--yes", "--replace")
-    assert (ended.code, ended.err) == (1, "error: workers are running: w0@test; end them first\n")
+    assert (ended.code, ended.err) == (1, "error: workers are running: w0@test; stop them first\n")
     worker.kill()
     assert fresh.exists("_kombu.binding.ifinu.pidbox", "_kombu.binding_deadlines") == 2
     ended = ifinu("restore", "--yes", "--replace")
-    assert (ended.code, "somebody records the ledger" in ended.err) == (1, True)
+    assert (ended.code, "a recorder is running" in ended.err) == (1, True)
     assert run(installed[0], "SELECT ms FROM recorder") == [(0,)]
     assert run(installed[1], "SELECT count(*) FROM evolution_api._prisma_migrations") == [(2,)]
     fresh.pexpire(RECORDER, 1)  # which is else gone 15 s after whose turn it was

@@ -125,9 +125,9 @@ def test_while_others_are_connected_nothing_is_restored(ifinu: Shell, elsewhere:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        ((), 2, "nobody is there to confirm it: add --yes"),
-        (("--yes", "--gateway-kept"), 2, "--gateway-kept says that the gateway's database was not lost"),
-        (("--yes", "--only", "redis"), 1, "the ledger has no tables, and tells Redis what was sent"),
+        ((), 2, "stdin is not a terminal: add --yes"),
+        (("--yes", "--gateway-kept"), 2, "--gateway-kept means that the gateway's database was not lost"),
+        (("--yes", "--only", "redis"), 1, "the ledger has no tables, and Redis is reconciled with it"),
         (("--yes", "--listen", "here"), 2, "--listen must be HOST:PORT or :PORT"),
         (("--yes", "20200101T000000Z"), 1, "there is no backup '20200101T000000Z'"),
         (("--yes", "--only", "nothing"), 2, "Invalid value for '--only'"),

@@ -43,7 +43,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_migrate_says_from_where_to_where(shell: Shell, empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IFINU_DATABASE_URL", empty_url)
     first, second = shell("migrate"), shell("migrate")
-    assert (first.code, first.out.strip()) == (0, f"The ledger went from nothing to {HEAD}.")
+    assert (first.code, first.out.strip()) == (0, f"The ledger was migrated from nothing to {HEAD}.")
     assert (second.code, second.out.strip()) == (0, f"The ledger is at {HEAD} already.")
 
 
