@@ -180,7 +180,7 @@ def test_a_queue_over_its_limit_reaches_slack_and_wakes_somebody_until_it_is_emp
     assert page["routing_key"] == ROUTING_KEY
     assert page["dedup_key"] == end["dedup_key"]
     assert page["payload"]["severity"] == "critical"
-    assert page["payload"]["summary"] == "Nothing is sent; messages that wait: 10001"
+    assert page["payload"]["summary"] == "Nothing is sent; waiting messages: 10001"
     assert page["payload"]["custom_details"]["description"] == annotations["description"]
     assert page["links"] == [{"href": annotations["runbook_url"], "text": "Runbook"}]
     assert not sink.pages("trigger", "IfinuQueueBacklog")
