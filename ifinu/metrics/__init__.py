@@ -1,11 +1,12 @@
 """
-Every Prometheus series, by the process that serves it.
+Every Prometheus series, in one module for each process that serves some. docs/metrics.md lists them.
 
-    sending     a worker: what becomes of messages, how long it takes, at which pace
-    receiving   the webhook application: what the gateway tells
-    recording   who writes the ledger: how far it is
-    queues      the exporter: what is in Redis, the ledger and the gateway, whoever runs
-    serving     `/metrics`
+    worker_series     a worker: what became of messages, how long it took, at which pace
+    webhook_series    the webhook application: receipts, opt-outs, connection states
+    recorder_series   the recorder: how far the ledger is
+    redis_series      the exporter: the state of Redis
+    polls             the exporter: the state of the ledger and the gateway
+    endpoint          serves `/metrics`
 
-No label holds a phone, a name, a text or an id, and each comes from a bounded set.
+No label holds a phone, a name, a text or an id, and each label takes its values from a bounded set.
 """

@@ -1,4 +1,4 @@
-"""`/metrics` of a process, answered by a thread of its own."""
+"""`/metrics` of a process, served by a separate thread."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class _Server(ThreadingWSGIServer):
         self.setup_environ()
 
     def server_activate(self) -> None:
-        """It listens already."""
+        """Nothing to do: `server_bind` listens."""
 
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
-        """A request is no news."""
+        """Log no requests."""
 
 
 def registry() -> CollectorRegistry:
-    """A registry with what every process tells: its version, memory and CPU time."""
+    """A registry with the series of every process: version, memory and CPU time."""
     made = CollectorRegistry()
     ProcessCollector(registry=made)
     info = Gauge("ifinu_build_info", "The version that runs.", ("version",), registry=made)
@@ -48,18 +48,18 @@ def registry() -> CollectorRegistry:
 @contextlib.contextmanager
 def serving(series: CollectorRegistry, port: int | None, host: str = sockets.EVERY) -> Iterator[int | None]:
     """
-    Serve them until the end of the block.
+    Serve series over HTTP until the end of the block.
 
     Args:
-        series: What to serve.
-        port: Where; 0 takes a free one, None serves nothing.
+        series: The registry to serve.
+        port: TCP port; 0 takes a free one, None serves nothing.
         host: Address to listen on.
 
     Yields:
         The port.
 
     Raises:
-        ConfigurationError: It is taken or forbidden.
+        ConfigurationError: The port is taken or forbidden.
     """
     if port is None:
         yield None

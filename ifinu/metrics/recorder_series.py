@@ -1,11 +1,4 @@
-"""
-What the writer of the ledger counts.
-
-    ifinu_recorder_active           whether it is this process' turn
-    ifinu_recorder_events_total     written
-    ifinu_recorder_refused_total    entries that were no events
-    ifinu_recorder_gaps_total       times that the stream was lost
-"""
+"""The series of the recorder; docs/metrics.md lists them."""
 
 from __future__ import annotations
 
@@ -23,8 +16,8 @@ class RecorderSeries(Collector):
     The series of a recorder.
 
     Args:
-        registry: Where they are registered.
-        progress: What it did so far.
+        registry: The registry that serves them.
+        progress: The recorder's counts so far.
     """
 
     def __init__(self, registry: CollectorRegistry, progress: Progress) -> None:
@@ -32,7 +25,7 @@ class RecorderSeries(Collector):
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """As it is now."""
+        """Read the counts."""
         now = self._progress
         yield GaugeMetricFamily("ifinu_recorder_active", "Whether this process writes the ledger.", float(now.active))
         yield CounterMetricFamily("ifinu_recorder_events", "Events written to the ledger.", value=now.recorded)

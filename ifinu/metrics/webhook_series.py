@@ -1,16 +1,4 @@
-"""
-What the webhook application counts.
-
-    ifinu_webhook_requests_total{code}      by the answer's status
-    ifinu_webhook_seconds                   until it was durable and answered
-    ifinu_receipts_total{state}             server_ack | delivered | read | failed; those that come twice too
-    ifinu_receipts_lag_seconds{since}       from the gateway's posting of a receipt (`posted`), or from a person's
-                                            writing (`written`), until it was taken
-    ifinu_connection_changes_total{state}   of instances
-    ifinu_opt_outs_total                    persons who asked for no more messages
-    ifinu_opt_outs_unresolved_total         those whose phone the gateway does not tell
-    ifinu_opt_outs_unclear_total{wish}      answers that a person has to read: maybe | wrong_person
-"""
+"""The series of the webhook application; docs/metrics.md lists them."""
 
 from __future__ import annotations
 
@@ -34,9 +22,9 @@ class WebhookSeries(Collector):
     The webhook application's series.
 
     Args:
-        registry: Where they are registered.
-        opt_outs: Tells how many were taken, and how many could not be.
-        unclear: Tells how many answers were unclear, by wish.
+        registry: The registry that serves them.
+        opt_outs: Returns how many opt-outs were recorded, and how many could not be.
+        unclear: Returns how many replies were unclear, by wish.
     """
 
     def __init__(
@@ -58,39 +46,39 @@ class WebhookSeries(Collector):
         registry.register(self)
 
     def answered(self, code: int, took_s: float) -> None:
-        """A webhook was answered."""
+        """Count an answered webhook."""
         self._requests.labels(str(code)).inc()
         self._seconds.observe(took_s)
 
     def receipt(self, state: str) -> None:
-        """WhatsApp's word on a message is durable."""
+        """Count a durable receipt."""
         self._receipts.labels(state).inc()
 
     def posted(self, at: datetime | None) -> None:
         """
-        A receipt is taken that the gateway posted at that time of its wall clock.
+        Observe the lag of a receipt, by the gateway's wall clock.
 
-        Its zone is not known: what is left of an hour counts, since the gateway gives up after twenty minutes.
+        The clock's zone is not known, so the lag counts modulo an hour: the gateway gives up after twenty minutes.
         """
         if at is not None:
             passed_s = (datetime.now(UTC) - at).total_seconds()
             self._lag.labels("posted").observe(max(0.0, (passed_s + _CLOCKS_APART_S) % _HOUR_S - _CLOCKS_APART_S))
 
     def wrote(self, at: datetime | None) -> None:
-        """A text is taken that a person wrote at that time."""
+        """Observe the lag of a person's text."""
         if at is not None:
             self._lag.labels("written").observe(max(0.0, (datetime.now(UTC) - at).total_seconds()))
 
     def connection(self, state: str) -> None:
-        """An instance went into another state."""
+        """Count a change of an instance's state."""
         self._changes.labels(self._state(state)).inc()
 
     def collect(self) -> Iterator[Metric]:
-        """What is counted elsewhere."""
+        """Read the counts of opt-outs."""
         taken, unresolved = self._opt_outs()
         yield CounterMetricFamily("ifinu_opt_outs", "Persons who asked for no more messages.", value=taken)
         yield CounterMetricFamily(
-            "ifinu_opt_outs_unresolved", "Those whose phone the gateway does not tell.", value=unresolved
+            "ifinu_opt_outs_unresolved", "Opt-outs whose phone the gateway does not report.", value=unresolved
         )
         answers = CounterMetricFamily("ifinu_opt_outs_unclear", "Answers that a person has to read.", labels=("wish",))
         unclear = self._unclear()

@@ -1,21 +1,7 @@
 """
-What a worker counts, in its main process whatever the pool.
+The series of a worker, counted in its main process for either pool; docs/metrics.md lists them.
 
-    ifinu_messages_total{kind,outcome}       messages that came to their end
-    ifinu_dead_letters_total{reason}
-    ifinu_retries_total{reason}              tries that failed, and are followed by another
-    ifinu_deferrals_total{reason}            that wait: window | not_late | instance | throttled | misconfigured
-    ifinu_doubts_total{reason}               sends whose outcome is unknown
-    ifinu_gateway_answers_total{answer}      POSTs, by what they were answered: sent | sent_unconfirmed | errors.Reason
-    ifinu_instance_sends_total{whatsapp,result}, ifinu_instance_held{whatsapp}
-    ifinu_send_seconds{result}               one POST
-    ifinu_queue_seconds                      from accepted to started, of messages that say when they were accepted
-    ifinu_end_to_end_seconds                 from accepted to taken by the gateway, likewise
-    ifinu_pace_limit_per_second, ifinu_pace_waiting, ifinu_slots, ifinu_slots_busy, ifinu_breaker_open
-    ifinu_clock_off_seconds                  how far the machine's clock is ahead of Redis'
-    ifinu_leases_reaped_total, ifinu_leases_lost_total, ifinu_leases_owed
-
-What others count already (leases, the bucket, the breaker) is read when it is asked for.
+Counts that other objects keep already (leases, the bucket, the breaker) are read when a scrape asks for them.
 """
 
 from __future__ import annotations
@@ -46,16 +32,16 @@ _WAIT_S = (0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600
 @dataclass(slots=True)
 class Now:
     """
-    A worker at one instant.
+    The state of a worker at one instant.
 
     Attributes:
-        limit_per_s: Messages that it may start in a second; infinite without a limit.
-        waiting: Messages that were fetched and wait for their turn.
-        slots: Sends that it can do at the same time.
-        busy: Those it does.
-        breaker_open: The gateway is away.
-        owed: Ends of messages that Redis could not be told yet.
-        tally: What its leases have seen.
+        limit_per_s: Messages that the worker may start in a second; infinite without a limit.
+        waiting: Fetched messages that wait for their turn.
+        slots: Sends that the worker can make at the same time.
+        busy: Sends in progress.
+        breaker_open: Whether the gateway is away.
+        owed: Ends of messages that are still to be written to Redis.
+        tally: The counts of its leases.
         clock_off_s: Seconds that this machine's clock is ahead of Redis'.
     """
 
@@ -140,13 +126,13 @@ class WorkerSeries(Collector):
             self._held_until[label] = 0.0
 
     def failed(self, error: SendError, *, retried: bool) -> None:
-        """The gateway did not take a message, and nobody but it has to wait for that."""
+        """Count a send that the gateway did not take; no other message waits for it."""
         if retried:
             self._retries.labels(error.reason).inc()
         self._answered(error)
 
     def waits(self, wait: Wait) -> None:
-        """A message is put off, or in doubt."""
+        """Count a message that is deferred or in doubt."""
         if wait.error is not None:
             self._answered(wait.error)
         if wait.why == "unknown" and wait.error is not None:
@@ -158,7 +144,7 @@ class WorkerSeries(Collector):
                 self._held_until[self._instance(wait.instance)] = time.monotonic() + wait.wait_s
 
     def collect(self) -> Iterator[Metric]:
-        """What is counted elsewhere, as it is now."""
+        """Read the counts that leases, bucket and breaker keep."""
         now = self.look()
         by_end: Counts[tuple[str, str]] = Counts()
         by_reason: Counts[str] = Counts()
@@ -178,7 +164,9 @@ class WorkerSeries(Collector):
         yield _counted("ifinu_dead_letters", "Messages that became dead letters.", by_reason, "reason")
         yield _counted("ifinu_leases_reaped", "Messages taken from dead workers.", now.tally.reaped)
         yield _counted("ifinu_leases_lost", "Messages whose lease ran out here.", now.tally.lost)
-        yield GaugeMetricFamily("ifinu_leases_owed", "Ends of messages that Redis is still to be told.", now.owed)
+        yield GaugeMetricFamily(
+            "ifinu_leases_owed", "Ends of messages that are still to be written to Redis.", now.owed
+        )
         yield GaugeMetricFamily("ifinu_pace_limit_per_second", "Messages that may start in a second.", now.limit_per_s)
         yield GaugeMetricFamily("ifinu_pace_waiting", "Messages fetched that wait for their turn.", now.waiting)
         yield GaugeMetricFamily("ifinu_slots", "Sends that this worker can do at the same time.", now.slots)
@@ -197,7 +185,7 @@ class WorkerSeries(Collector):
         return {label: until_s > now_s for label, until_s in list(self._held_until.items())}
 
     def snapshot(self) -> dict[str, Any]:
-        """The same in short and as JSON, for who asks one worker; `worker/inspection.py` lists it."""
+        """A summary as JSON, for a question to one worker; `worker/inspection.py` lists its fields."""
         now = self.look()
         families = {family.name: family for family in self.collect()}
         instances: dict[str, dict[str, float]] = {}
