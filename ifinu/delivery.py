@@ -79,7 +79,7 @@ class Wait(NamedTuple):
         token: What it has to carry.
         event: Says so; None when it was said before.
         instance: From which it is to be sent.
-        why: In one word: `look_up`, `unknown`, or a reason of the event `deferred`.
+        reason: In one word: `look_up`, `unknown`, or a reason of the event `deferred`.
         free: Whether nothing went to the gateway, so that the pace need not count it.
         lost: Whether the gateway took the request and its connection, or the proxy's, broke.
         error: What the gateway answered; None when it was not asked to send.
@@ -93,7 +93,7 @@ class Wait(NamedTuple):
     token: str
     event: Event | None
     instance: str
-    why: str
+    reason: str
     free: bool = False
     lost: bool = False
     error: SendError | None = None
@@ -158,26 +158,26 @@ class _Message(NamedTuple):
     notification: Notification
     instance: str
     ref: MessageRef
-    about: dict[str, Any]
+    event_fields: dict[str, Any]
     pseudonym: str
     trouble: Trouble | None
 
     def event(self, name: Name, **data: Any) -> Event:
         """An event of this notification."""
-        return Event(name, self.notification.id, {**self.about, **data})
+        return Event(name, self.notification.id, {**self.event_fields, **data})
 
-    def told(self) -> dict[str, Any]:
+    def log_fields(self) -> dict[str, Any]:
         """The fields of a log line about it; `attempt` is this try, from 1."""
         return {
             "id": self.notification.id,
-            "kind": self.about["kind"],
+            "kind": self.event_fields["kind"],
             "instance": _masked(self.instance),
-            "attempt": self.about["attempts"],
+            "attempt": self.event_fields["attempts"],
         }
 
     def untried(self, name: Name, **data: Any) -> Event:
         """The same, where this try was none: nothing went to the gateway."""
-        return self.event(name, attempts=self.about["attempts"] - 1, **data)
+        return self.event(name, attempts=self.event_fields["attempts"] - 1, **data)
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class Delivery:
         """
         return self.renderer.render(notification, today=at.astimezone(_BRAZIL).date())
 
-    def about(self, notification: Notification) -> dict[str, Any]:
+    def event_fields(self, notification: Notification) -> dict[str, Any]:
         """What events tell of a notification; nothing of it is personal data."""
         return {
             "kind": notification.kind.value,
@@ -282,9 +282,8 @@ class Delivery:
         }
 
     def _message(self, notification: Notification, ref: MessageRef, attempt: int, trouble: Trouble | None) -> _Message:
-        about = self.about(notification)
-        told = {**about, "queue": ref.queue, "attempts": attempt}
-        return _Message(notification, about["instance"], ref, told, about["hash"], trouble)
+        fields = {**self.event_fields(notification), "queue": ref.queue, "attempts": attempt}
+        return _Message(notification, fields["instance"], ref, fields, fields["hash"], trouble)
 
     def _claim(self, message: _Message, *, held: bool = False) -> tuple[Claim, _Now]:
         asked = monotonic(), time.time()
@@ -299,7 +298,7 @@ class Delivery:
                 held=held,
             )
             if span.sampled:
-                span.tell({VERDICT: claim.verdict.value})
+                span.set_attributes({VERDICT: claim.verdict.value})
         return claim, _Now(asked, claim.at)
 
     def _digest(self, notification: Notification) -> str:
@@ -354,14 +353,14 @@ class Delivery:
         goes = opens or late
         if goes is None:
             return None
-        why = "window" if late is None else "not_late"
+        reason = "window" if late is None else "not_late"
         if expires is not None and goes >= expires:
             then = "its charge is late" if late is not None and late >= expires else "its sending window opens"
             return _ended(message, ClaimState.EXPIRED, Name.EXPIRED, reason=f"{then} after it has expired")
         state = ClaimState.UNKNOWN if claim.verdict is Verdict.LOOK_UP else ClaimState.WAITING
-        deferred = message.untried(Name.DEFERRED, reason=why)
+        deferred = message.untried(Name.DEFERRED, reason=reason)
         wait_s = (goes - now).total_seconds()
-        wait = self._wait(message, wait_s, now, state, claim.token, deferred, why, free=True)
+        wait = self._wait(message, wait_s, now, state, claim.token, deferred, reason, free=True)
         return wait._replace(trouble=message.trouble)
 
     def _send(self, message: _Message, claim: Claim, now: _Now) -> Settled | Wait | Failed:
@@ -383,10 +382,10 @@ class Delivery:
     def _post(self, message: _Message, text: str, before: Callable[[], None]) -> Sent:
         with self.tracer.step(SpanName.SEND) as span:
             if span.sampled:
-                span.tell({INSTANCE: phone.mask_in(message.instance)})  # it may be named after its phone
+                span.set_attributes({INSTANCE: phone.mask_in(message.instance)})  # it may be named after its phone
             sent = self.gateway.send_text(message.instance, message.notification.phone, text, before=before)
             if span.sampled and sent.key_id:
-                span.tell({KEY_ID: sent.key_id})
+                span.set_attributes({KEY_ID: sent.key_id})
             return sent
 
     def _confirm(self, message: _Message, now: _Now) -> None:
@@ -403,7 +402,7 @@ class Delivery:
         if claim.verdict is not Verdict.GO:
             with contextlib.suppress(redis.RedisError):  # then whoever has the message by now looks it up
                 self.claims.release(message.notification.id, message.ref.tag)
-            log.warning("ifinu.message.overtaken", **message.told())
+            log.warning("ifinu.message.overtaken", **message.log_fields())
             raise _Overtaken(Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=claim.before)))
         if (not_now := self._check(message, claim, now())) is not None:
             raise _Overtaken(not_now)
@@ -417,7 +416,9 @@ class Delivery:
         """
         match exc:
             case MaybeSent():
-                log.warning("ifinu.message.unknown", **message.told(), reason=exc.reason, took_s=_rounded(exc.took_s))
+                log.warning(
+                    "ifinu.message.unknown", **message.log_fields(), reason=exc.reason, took_s=_rounded(exc.took_s)
+                )
                 unknown = message.event(Name.UNKNOWN, reason=exc.reason, error=str(exc))
                 wait_s = min(_FIRST_LOOK_S, self.grace_s / 2)
                 wait = self._wait(message, wait_s, at, ClaimState.UNKNOWN, claim.token, unknown, "unknown", error=exc)
@@ -431,7 +432,9 @@ class Delivery:
                 )
                 if not counts:
                     return self._held_back(message, claim, exc, at, wait_s, trouble)
-                log.warning("ifinu.message.not_sent", **message.told(), reason=exc.reason, took_s=_rounded(exc.took_s))
+                log.warning(
+                    "ifinu.message.not_sent", **message.log_fields(), reason=exc.reason, took_s=_rounded(exc.took_s)
+                )
                 retrying = message.event(Name.RETRYING, reason=exc.reason, error=str(exc))
                 return Failed(exc, at, claim.token, retrying, trouble)
         raise exc
@@ -453,12 +456,12 @@ class Delivery:
             log.error("ifinu.instance.misconfigured", instance=instance, reason=exc.reason, error=str(exc))
         if exc.reason is Reason.INSTANCE_NOT_FOUND:
             self._give_up_if_missing(message, trouble, at)
-        why = {Throttled: "throttled", Misconfigured: "misconfigured"}.get(type(exc), "instance")
+        reason = {Throttled: "throttled", Misconfigured: "misconfigured"}.get(type(exc), "instance")
         refund = 0
         if self.instances.may_be_blameless(message.instance, trouble):
             refund, trouble = trouble.counted, trouble._replace(counted=0)
-        deferred = message.event(Name.DEFERRED, reason=why, error=str(exc))
-        wait = self._wait(message, wait_s, at, ClaimState.WAITING, claim.token, deferred, why, error=exc)
+        deferred = message.event(Name.DEFERRED, reason=reason, error=str(exc))
+        wait = self._wait(message, wait_s, at, ClaimState.WAITING, claim.token, deferred, reason, error=exc)
         return wait._replace(trouble=trouble, refund=refund)
 
     def _look_up(self, message: _Message, claim: Claim, now: _Now) -> Settled | Wait | Failed:
@@ -542,9 +545,9 @@ class Delivery:
         mine = {self.text(notification, at) for at in sent_at}  # "today" was another day for each
         return lambda text: text in mine
 
-    def _undecided(self, message: _Message, why: str) -> MaybeSent:
+    def _undecided(self, message: _Message, cause: str) -> MaybeSent:
         return MaybeSent(
-            f"{message.instance}: it may have been sent, was looked for during {self.grace_s:g} s, not found; {why}: "
+            f"{message.instance}: it may have been sent, was looked for during {self.grace_s:g} s, not found; {cause}: "
             "look at the phone, then `ifinu unknown resolve`",
             reason=Reason.UNKNOWN,
             instance=message.instance,
@@ -554,8 +557,8 @@ class Delivery:
         notification = message.notification
         log.info(
             "ifinu.message.sent",
-            **message.told(),
-            phone=message.about["phone"],
+            **message.log_fields(),
+            phone=message.event_fields["phone"],
             confirmed=sent.confirmed,
             by=by,
             took_s=_rounded(took_s),
@@ -574,18 +577,18 @@ class Delivery:
         claim: ClaimState,
         token: str,
         event: Event | None,
-        why: str,
+        reason: str,
         *,
         free: bool = False,
         error: SendError | None = None,
     ) -> Wait:
         if event is not None and event.name is Name.DEFERRED:
-            log.info("ifinu.message.deferred", **message.told(), reason=why, wait_s=round(wait_s, 1))
-        return Wait(wait_s, at, claim, token, event, message.instance, why, free, error=error)
+            log.info("ifinu.message.deferred", **message.log_fields(), reason=reason, wait_s=round(wait_s, 1))
+        return Wait(wait_s, at, claim, token, event, message.instance, reason, free, error=error)
 
 
 def _ended(message: _Message, state: ClaimState, name: Name, **data: Any) -> Settled:
-    log.info(_ENDED[name], **message.told(), why=data.get("reason"))
+    log.info(_ENDED[name], **message.log_fields(), reason=data.get("reason"))
     return Settled(state, message.untried(name, **data))
 
 

@@ -291,8 +291,8 @@ class Postgres(_Server):
     def _answers(self) -> bool:
         # Where pg_ctl looks: the port is open before the server is ready. One that was killed leaves the file behind.
         with contextlib.suppress(OSError):
-            told = (self.directory / "data" / "postmaster.pid").read_text().splitlines()
-            return len(told) == 8 and told[0] == str(self.pid) and told[7].strip() == "ready"
+            lines = (self.directory / "data" / "postmaster.pid").read_text().splitlines()
+            return len(lines) == 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
         return False
 
 

@@ -20,10 +20,11 @@ import redis
 from ifinu import settings, tracing, wire
 from ifinu.broker import LOW, NORMAL, URGENT, connections
 from ifinu.broker.claims import Claims
+from ifinu.broker.headers import TRACEPARENT
 from ifinu.broker.intake import is_text
 from ifinu.errors import BrokerUnavailable, InvalidNotification
 from ifinu.notification import Notification, Priority
-from ifinu.tracing import TRACEPARENT, Span, SpanName, Tracer
+from ifinu.tracing import Span, SpanName, Tracer
 
 QUEUE_OF = {Priority.URGENT: URGENT, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
 

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AliasChoices,
@@ -401,21 +401,6 @@ class Settings(BaseSettings):
         ),
     ] = 200
 
-    _secrets: ClassVar[tuple[str, ...]] = (
-        "redis_password",
-        "redis_url",
-        "evolution_api_key",
-        "database_password",
-        "database_url",
-        "evolution_database_password",
-        "evolution_database_url",
-        "result_backend",
-        "phone_key",
-        "webhook_secret",
-        "webhook_secret_previous",
-        "flower_auth",
-    )
-
     @field_validator("redis_url", mode="before")
     @classmethod
     def _address_or_url(cls, value: object) -> object:
@@ -508,6 +493,12 @@ class Settings(BaseSettings):
             out[field] = tuple(str(a) for a in alias.choices) if isinstance(alias, AliasChoices) else own
         return out
 
+    @classmethod
+    def secrets(cls) -> tuple[str, ...]:
+        """The fields that hold a secret, and so may come from a file."""
+        types = {field: info.annotation for field, info in cls.model_fields.items()}
+        return tuple(field for field, kind in types.items() if SecretStr in (kind, *get_args(kind)))
+
 
 def load(**overrides: Any) -> Settings:
     """
@@ -525,7 +516,7 @@ def load(**overrides: Any) -> Settings:
     # What set each field, so that an error names what is there to mend.
     origin = {field: next((name for name in every if os.environ.get(name)), every[0]) for field, every in names.items()}
     values: dict[str, Any] = {}
-    for field in Settings._secrets:
+    for field in Settings.secrets():
         variable = f"{names[field][0]}_FILE"
         if path := os.environ.get(variable):
             origin[field] = variable
@@ -538,7 +529,7 @@ def load(**overrides: Any) -> Settings:
             else:
                 if not values[field]:
                     problems.append(f"{variable}: {path}: is empty")
-    known = {*itertools.chain(*names.values()), *(f"{names[field][0]}_FILE" for field in Settings._secrets)}
+    known = {*itertools.chain(*names.values()), *(f"{names[field][0]}_FILE" for field in Settings.secrets())}
     problems += [
         f"{name}: no such setting; docs/settings.md lists them all"
         for name in sorted(os.environ)

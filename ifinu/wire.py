@@ -114,8 +114,20 @@ def parse(raw: bytes | str) -> dict[str, object]:
         raise InvalidNotification("", f"nests deeper than {_DEEPEST} levels") from exc
     if not isinstance(body, dict):
         raise InvalidNotification("", f"must be a JSON object, not {_json_type(body)}")
-    _refuse_depth(body)
+    if nests_deeper(body, _DEEPEST):
+        raise InvalidNotification("", f"nests deeper than {_DEEPEST} levels")
     return body
+
+
+def nests_deeper(value: object, levels: int) -> bool:
+    """Whether a JSON value holds lists or objects more than so many levels deep."""
+    level: list[Any] = [value]
+    for _ in range(levels):
+        inner = (part for each in level for part in (each.values() if isinstance(each, dict) else each))
+        level = [part for part in inner if isinstance(part, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def decode(
@@ -447,16 +459,6 @@ def _finite_float(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError("a number is out of range")
     return number
-
-
-def _refuse_depth(body: dict[str, object]) -> None:
-    level: list[Any] = [body]
-    for _ in range(_DEEPEST):
-        inner = (value for each in level for value in (each.values() if isinstance(each, dict) else each))
-        level = [value for value in inner if isinstance(value, dict | list)]
-        if not level:
-            return
-    raise InvalidNotification("", f"nests deeper than {_DEEPEST} levels")
 
 
 def _json_type(value: object) -> str:

@@ -35,16 +35,11 @@ from kombu.utils.json import dumps
 from ifinu.broker import clock, dead_letters, intake, leases
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
+from ifinu.broker.headers import POSTPONES, SUSPECT, WAIT
 from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, claim_key, script
 from ifinu.broker.purge import purge
 
 log = structlog.get_logger(__name__)
-
-# Header of a published retry: {"queue", "tag", "id"} of the message that it replaces, the "state" of the claim while it
-# waits, and the "event" to write: its name and data.
-POSTPONES = "ifinu_postpones"
-# Header of a published message: its wait in ms. Redis adds it to its own clock; an `eta` would be by this machine's.
-WAIT = "ifinu_wait_ms"
 
 _FETCH, _WAIT = "EVALSHA", "BLMOVE"
 _IDLE_S = 1.0  # longest wait, and so the longest delay of a due message at an idle worker
@@ -196,9 +191,9 @@ class Channel(stock.Channel):
             self.leases.bury(tag, record, Event(name, notification_id, data), state=state, token=token)
             log_fields = {"id": notification_id, "kind": data.get("kind")}
             if maybe_sent:
-                log.error("ifinu.message.held", **log_fields, reason=reason, error=error, attempts=attempts)
+                log.error("ifinu.message.held", **log_fields, reason=reason, error=error, attempt=attempts)
             else:
-                log.warning("ifinu.message.dead", **log_fields, reason=reason, error=error, attempts=attempts)
+                log.warning("ifinu.message.dead", **log_fields, reason=reason, error=error, attempt=attempts)
         self.qos.let_go(tag)
 
     def _purge(self, queue: str) -> int:
@@ -325,7 +320,7 @@ class Channel(stock.Channel):
         if eta is not None and self.leases.delay(taken.tag, datetime.fromisoformat(eta)):
             return None
         if taken.suspect:
-            headers[intake.SUSPECT] = taken.suspect
+            headers[SUSPECT] = taken.suspect
         return payload
 
     def _deliver(self, taken: list[_Taken]) -> None:

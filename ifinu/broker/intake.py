@@ -20,23 +20,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
-from ifinu import phone
+from ifinu import phone, wire
+from ifinu.broker.headers import ACCEPTED, FIRST_TRY, QUEUE, TAG, TOKEN, TRACEPARENT, TROUBLE
 from ifinu.notification import Kind
-from ifinu.tracing import TRACEPARENT, traceparent
+from ifinu.tracing import traceparent
 
 TASK = "ifinu.send_notification"
-# Headers that tell a task which message it runs for.
-TAG, QUEUE = "ifinu_tag", "ifinu_queue"
-# Header of a retry, which lets it through to its claim.
-TOKEN = "ifinu_token"  # noqa: S105 - a header's name
-# Header of a message that a worker may have died of: its digest.
-SUSPECT = "ifinu_suspect"
-# Header of a retry: when the first try was (ISO, aware).
-FIRST_TRY = "ifinu_first_at"
-# Header of a retry: what it met so far (`gateway.instances.Trouble`).
-TROUBLE = "ifinu_trouble"
-# Header that tells when a producer handed the message over (ISO, aware), where it is known.
-ACCEPTED = "ifinu_accepted_at"
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _DEEPEST = 500
 _MAX_ID = 200  # as notification.Notification.id
@@ -183,19 +172,9 @@ def _json(text: str, reason: str) -> Any:
         # A JSONDecodeError quotes no content; the limit on the digits of an integer is a plain ValueError.
         raise Unreadable(reason, str(exc)) from None
     # Python's own limit differs between its versions; ours must not. Text with few brackets cannot be deep.
-    if text.count("[") + text.count("{") > _DEEPEST and _nests_deeper(value, _DEEPEST):
+    if text.count("[") + text.count("{") > _DEEPEST and wire.nests_deeper(value, _DEEPEST):
         raise Unreadable(reason, "nested too deeply")
     return value
-
-
-def _nests_deeper(value: Any, levels: int) -> bool:
-    level = [value]
-    for _ in range(levels):
-        inner = (part for each in level for part in (each.values() if isinstance(each, dict) else each))
-        level = [part for part in inner if isinstance(part, (dict, list))]
-        if not level:
-            return False
-    return True
 
 
 def _envelope(given: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:

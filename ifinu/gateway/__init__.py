@@ -13,7 +13,6 @@ from ifinu.gateway.message_records import (
     Pairing,
     QrCode,
     Webhook,
-    WhatsAppNumber,
 )
 from ifinu.gateway.outcomes import Sent, classify
 from ifinu.gateway.shards import Shards
@@ -32,7 +31,6 @@ __all__ = [
     "Sent",
     "Shards",
     "Webhook",
-    "WhatsAppNumber",
     "classify",
     "flaps",
     "gateway_of",

@@ -20,6 +20,7 @@ from ifinu.gateway import http_transport, message_records, outcomes, responses
 
 _T = TypeVar("_T")
 
+_PAGE = 50  # messages in one answer of a search
 _REASONS = {401: Reason.UNAUTHORIZED} | dict.fromkeys((301, 302, 303, 307, 308), Reason.REDIRECTED)
 
 
@@ -74,7 +75,6 @@ class Evolution:
         number_e164: str,
         text: str,
         *,
-        link_preview: bool = False,
         before: Callable[[], None] | None = None,
     ) -> outcomes.Sent:
         """
@@ -84,8 +84,6 @@ class Evolution:
             instance: Name of the WhatsApp instance to send from.
             number_e164: To whom, as `+5577998616740`.
             text: What; U+0000 is taken out, since the gateway sends it and then fails to store it.
-            link_preview: Whether the gateway fetches the first link of the text for a preview, which takes up
-                to 3 s.
             before: Called just before the request is written; what it raises is raised, and nothing is sent.
 
         Returns:
@@ -98,7 +96,7 @@ class Evolution:
             Refused: Not this message, not to this number.
             Misconfigured: No message of this instance.
         """
-        body = _json({"number": phone.digits(number_e164), "text": text.replace("\0", ""), "linkPreview": link_preview})
+        body = _json({"number": phone.digits(number_e164), "text": text.replace("\0", ""), "linkPreview": False})
         hide = (self._api_key, text)
         try:
             answer = self._transport.exchange("POST", _path("message/sendText", instance), body, before=before)
@@ -114,9 +112,7 @@ class Evolution:
         since: datetime,
         until: datetime,
         remote_jid: str | None = None,
-        key_id: str | None = None,
         page: int = 1,
-        page_size: int = 50,
     ) -> message_records.FoundMessages:
         """
         Look among the messages this instance has sent and stored.
@@ -130,31 +126,14 @@ class Evolution:
             until: Newest, aware.
             remote_jid: Only to this address (`Sent.remote_jid`; or ask for each of
                 `phone.ninth_digit_forms`).
-            key_id: Only this message.
             page: From 1.
-            page_size: Messages a page.
         """
-        key = {"fromMe": True, "remoteJid": remote_jid, "id": key_id}
         where = {
-            "key": {name: value for name, value in key.items() if value is not None},
+            "key": {"fromMe": True} if remote_jid is None else {"fromMe": True, "remoteJid": remote_jid},
             "messageTimestamp": {"gte": _iso(since), "lte": _iso(until)},
         }
-        body = {"where": where, "page": page, "offset": page_size}
+        body = {"where": where, "page": page, "offset": _PAGE}
         return self._ask(message_records.read_messages, "POST", "chat/findMessages", instance, body)
-
-    def whatsapp_numbers(self, instance: str, numbers_e164: Iterable[str]) -> dict[str, message_records.WhatsAppNumber]:
-        """
-        Ask WhatsApp which of these numbers it knows.
-
-        Asking for many is what spammers do, and gets an instance banned. A "no" is wrong now and then.
-
-        Returns:
-            By number, in E.164; a number the gateway left out is not there.
-        """
-        asked = {phone.digits(number): number for number in numbers_e164}
-        body = {"numbers": list(asked)}
-        found = self._ask(message_records.read_numbers, "POST", "chat/whatsappNumbers", instance, body)
-        return {asked[digits]: number for digits, number in found.items() if digits in asked}
 
     def connection_state(self, instance: str) -> message_records.ConnectionState:
         """Tell the state of an instance; ABSENT when another gateway process holds it."""

@@ -101,14 +101,6 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True)
-class WhatsAppNumber:
-    """Whether a number is on WhatsApp, and the address it has there."""
-
-    exists: bool
-    jid: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class FoundMessage:
     """
     A message of ours that the gateway has stored.
@@ -174,11 +166,6 @@ def read_webhook(answer: Any) -> Webhook:
 def read_found_webhook(answer: Any) -> Webhook | None:
     """Read `webhook/find`, which answers `null` when none was set."""
     return None if answer is None else read_webhook(answer)
-
-
-def read_numbers(answer: Any) -> dict[str, WhatsAppNumber]:
-    """Read `chat/whatsappNumbers`: by the digits asked for, since the order is not that of the question."""
-    return {row["number"]: WhatsAppNumber(row["exists"], row["jid"]) for row in answer}
 
 
 def read_messages(answer: Any) -> FoundMessages:

@@ -227,12 +227,13 @@ def judged(instance: str, found: Mapping[str, Answer], name: str) -> tuple[str, 
         if (exc := wrong.get(reason)) is not None:
             raise _misconfigured(reason, said, exc, instance)
     if not found:
-        why, reason = "the name stands for no address", Reason.UNREACHABLE
+        cause, reason = "the name stands for no address", Reason.UNREACHABLE
     else:
-        telling = next((exc for exc in failures if exc.status is not None), failures[0])
-        why = f"none of {len(found)} gateway processes answered: {telling}"
-        reason = Reason.UNREACHABLE if telling.status is None else Reason.UNAVAILABLE
-    raise NotSent("; ".join(filter(None, (f"{said}: {why}", outcomes.hint(reason)))), reason=reason, instance=instance)
+        answered = next((exc for exc in failures if exc.status is not None), failures[0])
+        cause = f"none of {len(found)} gateway processes answered: {answered}"
+        reason = Reason.UNREACHABLE if answered.status is None else Reason.UNAVAILABLE
+    words = "; ".join(filter(None, (f"{said}: {cause}", outcomes.hint(reason))))
+    raise NotSent(words, reason=reason, instance=instance)
 
 
 def _best(found: Mapping[str, Answer]) -> tuple[str, ConnectionState] | None:

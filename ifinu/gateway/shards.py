@@ -87,7 +87,6 @@ class Shards:
         number_e164: str,
         text: str,
         *,
-        link_preview: bool = False,
         before: Callable[[], None] | None = None,
     ) -> Sent:
         """
@@ -100,14 +99,14 @@ class Shards:
         """
         shard = self._holders.of(instance)
         try:
-            return shard.gateway.send_text(instance, number_e164, text, link_preview=link_preview, before=before)
+            return shard.gateway.send_text(instance, number_e164, text, before=before)
         except NotSent as exc:
             if exc.reason not in _ELSEWHERE:
                 raise
             shard.failed(exc)
         shard = self._holders.anew(instance, shard)
         try:
-            return shard.gateway.send_text(instance, number_e164, text, link_preview=link_preview, before=before)
+            return shard.gateway.send_text(instance, number_e164, text, before=before)
         except NotSent as exc:
             if exc.reason not in _ELSEWHERE:
                 raise
@@ -131,9 +130,7 @@ class Shards:
         since: datetime,
         until: datetime,
         remote_jid: str | None = None,
-        key_id: str | None = None,
         page: int = 1,
-        page_size: int = 50,
     ) -> message_records.FoundMessages:
         """As `Evolution.find_messages`, of whoever holds the instance; no other process' answer counts."""
         find = functools.partial(
@@ -142,9 +139,7 @@ class Shards:
             since=since,
             until=until,
             remote_jid=remote_jid,
-            key_id=key_id,
             page=page,
-            page_size=page_size,
         )
         shard = self._holders.of(instance)
         try:
@@ -154,10 +149,6 @@ class Shards:
             if isinstance(exc.__cause__, http_transport.AnswerLost):
                 raise  # whoever asks will ask again; here it could take as long once more
         return find(self._holders.anew(instance, shard).gateway)
-
-    def whatsapp_numbers(self, instance: str, numbers_e164: Iterable[str]) -> dict[str, message_records.WhatsAppNumber]:
-        """As `Evolution.whatsapp_numbers`."""
-        return self._at(instance).whatsapp_numbers(instance, numbers_e164)
 
     def connection_state(self, instance: str) -> message_records.ConnectionState:
         """As `Evolution.connection_state`; ABSENT when it is there and none that answers holds it."""
@@ -233,12 +224,12 @@ class Shards:
             GatewayError: None answered.
         """
         found = self.survey()
-        told = [each for each in found.values() if isinstance(each, tuple)]
-        if not told:
+        answers = [each for each in found.values() if isinstance(each, tuple)]
+        if not answers:
             failures = [each for each in found.values() if isinstance(each, errors.GatewayError)]
             raise max(failures, key=lambda exc: exc.status or 0) if failures else self._nobody()
         # A process with two addresses tells its own twice.
-        return tuple({one.name: one for instances in told for one in instances}.values())
+        return tuple({one.name: one for instances in answers for one in instances}.values())
 
     def instance_names(self) -> frozenset[str]:
         """

@@ -109,8 +109,8 @@ class WorkerSeries(Collector):
             accepted_at: When a producer handed it over, if it says so.
             started_at: When its first try started, in epoch seconds; None when that was counted before.
         """
-        told = settled.event.data
-        self._ended_as(told["kind"], settled.state).inc()
+        data = settled.event.data
+        self._ended_as(data["kind"], settled.state).inc()
         accepted_s = None if accepted_at is None else accepted_at.timestamp()
         if accepted_s is not None and started_at is not None:
             self._queued.observe(max(0.0, started_at - accepted_s))
@@ -120,8 +120,8 @@ class WorkerSeries(Collector):
             self._end_to_end.observe(max(0.0, time.time() - accepted_s))
         if settled.took_s is not None:  # else it was found, and had been counted as in doubt
             self._took_sent.observe(settled.took_s)
-            self._answered_with("sent" if told["confirmed"] else "sent_unconfirmed").inc()
-            sends, label = self._of_instance(told["instance"])
+            self._answered_with("sent" if data["confirmed"] else "sent_unconfirmed").inc()
+            sends, label = self._of_instance(data["instance"])
             sends.inc()
             self._held_until[label] = 0.0
 
@@ -135,12 +135,12 @@ class WorkerSeries(Collector):
         """Count a message that is deferred or in doubt."""
         if wait.error is not None:
             self._answered(wait.error)
-        if wait.why == "unknown" and wait.error is not None:
+        if wait.reason == "unknown" and wait.error is not None:
             self._doubts.labels(wait.error.reason).inc()
-        elif wait.why != "look_up":
+        elif wait.reason != "look_up":
             if wait.event is not None:
-                self._deferrals.labels(wait.why).inc()
-            if wait.why not in ("window", "not_late"):  # then no instance is at fault
+                self._deferrals.labels(wait.reason).inc()
+            if wait.reason not in ("window", "not_late"):  # then no instance is at fault
                 self._held_until[self._instance(wait.instance)] = time.monotonic() + wait.wait_s
 
     def collect(self) -> Iterator[Metric]:

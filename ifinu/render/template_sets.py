@@ -133,10 +133,10 @@ class TemplateSet:
         except TEMPLATE_FAULTS as exc:
             frames = [f for f in traceback.extract_tb(exc.__traceback__) if f.filename.endswith(SUFFIX)]
             place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else kind.value + SUFFIX
-            self._tell(f"{place}: {exc}")
+            self._report(f"{place}: {exc}")
             return
         if not 0 < len(text) <= LONGEST_TEXT:
-            self._tell(f"{template.filename}: its text has {len(text)} characters, not 1 to {LONGEST_TEXT}")
+            self._report(f"{template.filename}: its text has {len(text)} characters, not 1 to {LONGEST_TEXT}")
             return
         self.templates[kind] = template
 
@@ -147,11 +147,11 @@ class TemplateSet:
             tree = self._environment.parse(source, path.name, str(path))
             self._environment.compile(source, path.name, str(path))
         except OSError as exc:
-            self._tell(f"{path}: {exc.strerror}")
+            self._report(f"{path}: {exc.strerror}")
         except UnicodeDecodeError as exc:
-            self._tell(f"{path}: is not UTF-8, at byte {exc.start}")
+            self._report(f"{path}: is not UTF-8, at byte {exc.start}")
         except jinja2.TemplateSyntaxError as exc:
-            self._tell(f"{path}:{exc.lineno}: {exc.message}")
+            self._report(f"{path}:{exc.lineno}: {exc.message}")
         else:
             self._included |= set(meta.find_referenced_templates(tree))
             self._look_for_unknown_names(path, tree)
@@ -163,7 +163,7 @@ class TemplateSet:
             if node.name in unknown:
                 close = difflib.get_close_matches(node.name, self._names, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(self._names))}"
-                self._tell(f"{path}:{node.lineno}: no value is called {node.name}; {hint}")
+                self._report(f"{path}:{node.lineno}: no value is called {node.name}; {hint}")
 
     def _look_for_damage(self, path: Path, tree: nodes.Template) -> None:
         for node in tree.find_all(nodes.TemplateData):
@@ -171,9 +171,9 @@ class TemplateSet:
                 try:
                     damage.refuse_in_template(line)
                 except ValueError as exc:
-                    self._tell(f"{path}:{node.lineno + number}: {exc}")
+                    self._report(f"{path}:{node.lineno + number}: {exc}")
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
 

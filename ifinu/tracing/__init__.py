@@ -31,8 +31,6 @@ from typing import Protocol
 
 from ifinu.errors import ConfigurationError
 
-TRACEPARENT = "traceparent"  # a header of messages, and a key of bare ones
-
 # What spans are told, beside what OpenTelemetry's conventions have for their kind.
 ID, QUEUE = "messaging.message.id", "messaging.destination.name"
 KIND, INSTANCE, ATTEMPT, KEY_ID = "ifinu.kind", "ifinu.instance", "ifinu.attempt", "ifinu.key_id"
@@ -81,7 +79,7 @@ class Span(Protocol):
     def traceparent(self) -> str:
         """What carries its trace on; empty where there is none."""
 
-    def tell(self, facts: Facts) -> None:
+    def set_attributes(self, facts: Facts) -> None:
         """Say more of it. Nothing of a person."""
 
     def fail(self, error: BaseException, reason: str = "") -> None:
@@ -133,7 +131,7 @@ class _NoSpan:
     sampled = False
     traceparent = ""
 
-    def tell(self, facts: Facts) -> None: ...
+    def set_attributes(self, facts: Facts) -> None: ...
 
     def fail(self, error: BaseException, reason: str = "") -> None: ...
 

@@ -118,8 +118,8 @@ class OpenTelemetry:
 
     def record(self, work: SpanName, facts: Facts, *, parent: str, started_ns: int, ended_ns: int) -> None:
         """See `Tracer`."""
-        told = {**self._facts[work], **facts}
-        span = self._made().start_span(work.value, _following(parent), _KINDS[work], told, start_time=started_ns)
+        attributes = {**self._facts[work], **facts}
+        span = self._made().start_span(work.value, _following(parent), _KINDS[work], attributes, start_time=started_ns)
         span.end(ended_ns)
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class _Span:
         me = self._span.get_span_context()
         return f"00-{me.trace_id:032x}-{me.span_id:016x}-{me.trace_flags:02x}" if me.is_valid else ""
 
-    def tell(self, facts: Facts) -> None:
+    def set_attributes(self, facts: Facts) -> None:
         self._span.set_attributes(facts)
 
     def fail(self, error: BaseException, reason: str = "") -> None:
@@ -182,7 +182,7 @@ class _Span:
         if error is not None:
             self.fail(error)
             if isinstance(error, GatewayError) and error.status is not None:
-                self.tell({"http.response.status_code": error.status})
+                self.set_attributes({"http.response.status_code": error.status})
         self._span.end()
 
 

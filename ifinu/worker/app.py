@@ -51,11 +51,8 @@ from ifinu.worker.agreement import (
     check_result_backend,
     check_worker,
 )
+from ifinu.worker.bootsteps import Heartbeat, Metrics, RecorderThread, TakeOver, WarmUp
 from ifinu.worker.claim_gate import ClaimGate
-from ifinu.worker.consumer import TakeOver, WarmUp
-from ifinu.worker.exporter import Metrics
-from ifinu.worker.heartbeat import Heartbeat
-from ifinu.worker.recorder_thread import RecorderThread
 from ifinu.worker.token_bucket import TokenBucket
 
 # Fetched messages per slot: with a pace of 5/s per slot this keeps the bucket fed and lets a trip bring eight at once.
@@ -336,7 +333,7 @@ def _end_now(*_: Any) -> None:
 
 
 @signals.worker_process_shutdown.connect
-def _tell_of_floods(**_: Any) -> None:
+def _report_floods(**_: Any) -> None:
     """A child of a pool of processes ends without what Python does at the end."""
     logs.flush()
 

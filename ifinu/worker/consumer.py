@@ -5,14 +5,12 @@ started, and when an acknowledgement is told to Redis.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 from time import monotonic
 from typing import Any
 
 import structlog
-from celery import bootsteps
 from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.platforms import EX_FAILURE
 from celery.utils.time import rate
@@ -31,7 +29,6 @@ log = structlog.get_logger(__name__)
 _SLOT_POLL_S = 0.25 if hasattr(Hub, "_create_waker") else 0.01
 _SHORTEST_WAIT_S = 0.0005
 _OVERDUE_S = 0.5
-_LONGEST_WARM_UP_S = 10.0
 
 
 class PacedConsumer(Consumer):
@@ -223,50 +220,3 @@ class PacedConsumer(Consumer):
             self.leases.close()
             _leases.release(self.leases)
             self.leases = None
-
-
-class TakeOver(bootsteps.StartStopStep):
-    """From here on the consumer, not the channel, decides what goes back to the queue."""
-
-    requires = ("celery.worker.consumer.tasks:Tasks",)
-
-    def start(self, c: PacedConsumer) -> None:
-        """Connected: find the leases of this process."""
-        c.leases = c.task_consumer.channel.leases
-        c.leases.managed = True
-        c.app.claiming.answered()  # a new connection: what was refused on the last one may be tried at once
-
-
-class WarmUp(bootsteps.StartStopStep):
-    """
-    Connects to Redis whatever will send, once, before there is anything to send.
-
-    Else each thread does so with its first message; that one is late, reaches the gateway together with those after it,
-    and the first second has more than the pace.
-    """
-
-    requires = ("ifinu.worker.consumer:TakeOver",)
-
-    def __init__(self, c: PacedConsumer, **kwargs: Any) -> None:
-        super().__init__(c, **kwargs)
-        self._done = False
-
-    def start(self, c: PacedConsumer) -> None:
-        """Connected; after a loss of Redis, threads may be sending."""
-        if self._done or c.leases is None:
-            return
-        self._done = True
-        c.leases.connect()
-        if not isinstance(c.pool, ThreadPool):  # a process connects when it starts
-            return
-        claims, leases, slots = c.app.delivery.claims, c.leases, c.pool.num_processes
-        together = threading.Barrier(slots)  # each in a thread of its own
-
-        def connect() -> None:
-            claims.connect()
-            leases.connect()
-            with contextlib.suppress(threading.BrokenBarrierError):
-                together.wait(_LONGEST_WARM_UP_S)
-
-        for each in [c.pool.executor.submit(connect) for _ in range(slots)]:
-            each.result()

@@ -40,14 +40,14 @@ def decode(returned: str) -> Settled:
     """
     try:
         state, key_id, rest = returned[1:-1].replace("\\'", "'").split(" ", 2)
-        told = json.loads(rest)
-        event = Event(Name(told["event"]), told["id"], told["data"])
+        fields = json.loads(rest)
+        event = Event(Name(fields["event"]), fields["id"], fields["data"])
         return Settled(
             DUPLICATE if state == DUPLICATE else ClaimState(state),
             event,
             key_id,
-            told["sender"] and tuple(told["sender"]),
-            told["took_s"],
+            fields["sender"] and tuple(fields["sender"]),
+            fields["took_s"],
         )
     except (KeyError, TypeError) as exc:
         raise ValueError(f"not an outcome: {type(exc).__name__}") from exc

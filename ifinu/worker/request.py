@@ -21,13 +21,13 @@ from ifinu import wire
 from ifinu.broker import intake
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.clock import Difference
+from ifinu.broker.headers import ACCEPTED, FIRST_TRY, QUEUE, TRACEPARENT
 from ifinu.broker.leases import DUPLICATE
 from ifinu.delivery import Wait
 from ifinu.errors import ConfigurationError, IdReused, InvalidNotification, MaybeSent, Poison, Reason, SendError
 from ifinu.gateway.breaker import is_outage
 from ifinu.logs import exceptions as log_exceptions
 from ifinu.notification import Notification
-from ifinu.tracing import TRACEPARENT
 from ifinu.worker import outcome
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ _NOT_THE_END = (
 
 def first_try_at(headers: dict[str, Any] | None, now: datetime) -> datetime:
     """When a message was first tried: now, unless a retry says otherwise."""
-    return intake.aware((headers or {}).get(intake.FIRST_TRY)) or now
+    return intake.aware((headers or {}).get(FIRST_TRY)) or now
 
 
 def reason_of(exc: BaseException) -> str:
@@ -97,15 +97,15 @@ class Request(CeleryRequest):
             return
         tag, leases = self.message.delivery_tag, self.message.channel.leases
         settled = outcome.decode(returned)
-        self._tell_claims(None)
+        self._report_to_claim_gate(None)
         if settled.state is ClaimState.SENT:
-            self._tell_breaker(None)
+            self._report_to_breaker(None)
         elif self.app.bucket is not None:
             self.app.bucket.put_back()  # nothing went to the gateway, so that its token is free again
         if settled.state == DUPLICATE:
             leases.ack(tag, settled.event)
         else:
-            queue = self.message.headers[intake.QUEUE]
+            queue = self.message.headers[QUEUE]
             then = self._codes() if settled.state is ClaimState.SENT and self.app.settings.pix_separate else ()
             leases.settle(tag, settled, queue=queue, ttl_s=self.app.settings.claim_ttl_s, then=then)
         self.app.sending.settled(settled, accepted_at=self._accepted_at(), started_at=self._first_start())
@@ -126,8 +126,8 @@ class Request(CeleryRequest):
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
-        self._tell_breaker(exc)
-        self._tell_claims(exc)
+        self._report_to_breaker(exc)
+        self._report_to_claim_gate(exc)
         self._count(exc)
         if isinstance(exc, exceptions.WorkerLostError):
             self.message.channel.leases.give_back((self.message.delivery_tag,), suspect=True)
@@ -172,13 +172,13 @@ class Request(CeleryRequest):
 
     def _accepted_at(self) -> datetime | None:
         """When a producer handed the message over, as far as it says so."""
-        return intake.aware(self.request_dict.get(intake.ACCEPTED))
+        return intake.aware(self.request_dict.get(ACCEPTED))
 
     def _first_start(self) -> float | None:
         """When the task started, in epoch seconds; None for a message that was started before."""
-        return None if intake.FIRST_TRY in self.request_dict else self.time_start
+        return None if FIRST_TRY in self.request_dict else self.time_start
 
-    def _tell_breaker(self, exc: BaseException | None) -> None:
+    def _report_to_breaker(self, exc: BaseException | None) -> None:
         """Whether the gateway answered; None stands for a send that worked."""
         if isinstance(exc, exceptions.Retry):
             exc = exc.exc
@@ -188,7 +188,7 @@ class Request(CeleryRequest):
         elif (exc is None or isinstance(exc, SendError)) and self.app.breaker.answered():
             log.info("ifinu.gateway.back")
 
-    def _tell_claims(self, exc: BaseException | None) -> None:
+    def _report_to_claim_gate(self, exc: BaseException | None) -> None:
         """Whether Redis let it claim, and put off what has to wait; None stands for a message that came to its end."""
         if isinstance(exc, exceptions.Reject) and isinstance(exc.reason, (redis.RedisError, OperationalError)):
             self.app.claiming.refused(exc.reason)
@@ -224,15 +224,15 @@ class Request(CeleryRequest):
             error=error,
             attempts=self.request_dict.get("retries", 0) + tried,
             first_at=first_try_at(self.request_dict, self._clock.now()),
-            event_fields=about or self._about(),
+            event_fields=about or self._event_fields(),
             maybe_sent=maybe_sent,
         )
 
-    def _about(self) -> dict[str, Any]:
+    def _event_fields(self) -> dict[str, Any]:
         """What the event tells of the notification, where it can be read."""
         with contextlib.suppress(InvalidNotification, redis.RedisError, LookupError, TypeError, ConfigurationError):
             notification = self._notification()
-            return {"id": notification.id, **self.app.delivery.about(notification)}
+            return {"id": notification.id, **self.app.delivery.event_fields(notification)}
         return {"id": self.id}
 
     def _notification(self) -> Notification:
@@ -256,8 +256,8 @@ class Request(CeleryRequest):
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """What `inspect` answers: never the arguments."""
-        told: dict[str, Any] = super().info(safe=True)
-        return told
+        fields: dict[str, Any] = super().info(safe=True)
+        return fields
 
     @_ending
     def on_timeout(self, soft: bool, timeout: float) -> Any:

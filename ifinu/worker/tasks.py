@@ -17,14 +17,25 @@ from kombu.exceptions import OperationalError
 
 from ifinu import producer, tracing, wire
 from ifinu.broker import intake
-from ifinu.broker.channel import POSTPONES, WAIT
 from ifinu.broker.claims import ClaimState, MessageRef
+from ifinu.broker.headers import (
+    ACCEPTED,
+    FIRST_TRY,
+    POSTPONES,
+    QUEUE,
+    SUSPECT,
+    TAG,
+    TOKEN,
+    TRACEPARENT,
+    TROUBLE,
+    WAIT,
+)
 from ifinu.broker.leases import DEATHS, Settled, one_suspect
 from ifinu.delivery import Failed, Wait
 from ifinu.errors import BrokerUnavailable, InvalidNotification, MaybeSent, NotSent, Poison, SendError
 from ifinu.gateway.instances import Trouble
 from ifinu.notification import Notification
-from ifinu.tracing import NO_SPAN, TRACEPARENT, Span, SpanName, Tracer
+from ifinu.tracing import NO_SPAN, Span, SpanName, Tracer
 from ifinu.worker.app import app
 from ifinu.worker.outcome import LONGEST, encode
 from ifinu.worker.request import first_try_at, reason_of
@@ -87,7 +98,7 @@ class NotificationTask(Task):
         notification = producer.notification_of(
             fields if source is None else source, sandbox_number=app.settings.sandbox_number
         )
-        headers = {intake.ACCEPTED: _due(countdown, eta).isoformat()}
+        headers = {ACCEPTED: _due(countdown, eta).isoformat()}
         tracer = tracing.tracer(app.settings.tracing, tracing.PRODUCER)
         brought = source.get(TRACEPARENT) if isinstance(source, Mapping) else None
         with tracer.start(SpanName.ENQUEUE, producer.facts_of(notification), parent=brought) as span:
@@ -150,9 +161,7 @@ class NotificationTask(Task):
     def ref(self) -> MessageRef:
         """The message that this task runs for."""
         headers = self.request.headers or {}
-        return MessageRef(
-            headers[intake.QUEUE], headers[intake.TAG], headers.get(intake.TOKEN, ""), intake.FIRST_TRY in headers
-        )
+        return MessageRef(headers[QUEUE], headers[TAG], headers.get(TOKEN, ""), FIRST_TRY in headers)
 
     @contextlib.contextmanager
     def refusing_poison(self) -> Iterator[None]:
@@ -167,8 +176,8 @@ class NotificationTask(Task):
             redis.RedisError: It could not be asked.
         """
         headers = self.request.headers or {}
-        suspect, claims = headers[intake.SUSPECT], app.delivery.claims
-        queue = headers[intake.QUEUE]
+        suspect, claims = headers[SUSPECT], app.delivery.claims
+        queue = headers[QUEUE]
         with one_suspect if claims.started(queue, suspect) else contextlib.nullcontext():
             try:
                 if claims.starts(queue, suspect) >= DEATHS:
@@ -181,7 +190,7 @@ class NotificationTask(Task):
     def give_back(self, notification: Notification, exc: BaseException) -> NoReturn:
         """Return the message to its queue as it is; no try is counted."""
         with contextlib.suppress(redis.RedisError):  # then the claim is orphaned, and is looked up
-            app.delivery.claims.release(notification.id, (self.request.headers or {})[intake.TAG])
+            app.delivery.claims.release(notification.id, (self.request.headers or {})[TAG])
         raise exceptions.Reject(exc, requeue=True) from exc
 
     def traced(self) -> contextlib.AbstractContextManager[Span]:
@@ -192,7 +201,7 @@ class NotificationTask(Task):
     @contextlib.contextmanager
     def _traced(self, tracer: Tracer) -> Iterator[Span]:
         headers = self.request.headers or {}
-        facts = {tracing.QUEUE: headers.get(intake.QUEUE, ""), tracing.ATTEMPT: self.request.retries + 1}
+        facts = {tracing.QUEUE: headers.get(QUEUE, ""), tracing.ATTEMPT: self.request.retries + 1}
         span = tracer.start(SpanName.DELIVER, facts, parent=headers.get(TRACEPARENT))
         # A retry follows from what its message follows from, or else from the first try.
         self.request.ifinu_traceparent = tracing.traceparent(headers.get(TRACEPARENT)) or span.traceparent
@@ -203,12 +212,12 @@ class NotificationTask(Task):
             raise  # it waits, as was told
         except exceptions.Reject as exc:
             error = exc.reason if isinstance(exc.reason, Exception) else exc
-            span.tell({tracing.OUTCOME: "returned"})
+            span.set_attributes({tracing.OUTCOME: "returned"})
             span.fail(error)
             raise
         except Exception as exc:
             dead = isinstance(exc, _EXPECTED) and not isinstance(exc, MaybeSent)
-            span.tell({tracing.OUTCOME: "dead" if dead else "held"})
+            span.set_attributes({tracing.OUTCOME: "dead" if dead else "held"})
             span.fail(exc, reason_of(exc))
             raise
         finally:
@@ -216,22 +225,22 @@ class NotificationTask(Task):
 
     def trouble(self) -> Trouble | None:
         """What the message carries of its failures."""
-        return Trouble.read((self.request.headers or {}).get(intake.TROUBLE))
+        return Trouble.read((self.request.headers or {}).get(TROUBLE))
 
     def _headers(self, claim: ClaimState, outcome: Wait | Failed) -> dict[str, Any]:
         """Headers of the message that takes this one's place."""
         mine, event = self.request.headers or {}, outcome.event
-        kept = {intake.ACCEPTED: mine[intake.ACCEPTED]} if intake.ACCEPTED in mine else {}
+        kept = {ACCEPTED: mine[ACCEPTED]} if ACCEPTED in mine else {}
         if parent := self.request.get("ifinu_traceparent") or tracing.traceparent(mine.get(TRACEPARENT)):
             kept[TRACEPARENT] = parent
         return {
             **kept,
-            intake.FIRST_TRY: first_try_at(mine, outcome.at).isoformat(),
-            intake.TOKEN: outcome.token,
-            **({} if outcome.trouble is None else {intake.TROUBLE: outcome.trouble}),
+            FIRST_TRY: first_try_at(mine, outcome.at).isoformat(),
+            TOKEN: outcome.token,
+            **({} if outcome.trouble is None else {TROUBLE: outcome.trouble}),
             POSTPONES: {
-                "queue": mine[intake.QUEUE],
-                "tag": mine[intake.TAG],
+                "queue": mine[QUEUE],
+                "tag": mine[TAG],
                 "id": self.request.ifinu_id,
                 "state": claim,
                 "event": event and [event.name.value, event.data],
@@ -265,7 +274,7 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
     """
     with self.traced() as span:
         try:
-            with self.refusing_poison() if intake.SUSPECT in (self.request.headers or ()) else _NOTHING:
+            with self.refusing_poison() if SUSPECT in (self.request.headers or ()) else _NOTHING:
                 body = wire.parse(message) if isinstance(message, str) else message
                 notification = wire.decode(
                     body,
@@ -274,7 +283,7 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
                 )
                 self.request.ifinu_id = notification.id
                 if span.sampled:
-                    span.tell({tracing.ID: notification.id, tracing.KIND: notification.kind.value})
+                    span.set_attributes({tracing.ID: notification.id, tracing.KIND: notification.kind.value})
                 outcome = app.delivery.deliver(
                     notification, self.ref(), attempt=self.request.retries + 1, trouble=self.trouble()
                 )
@@ -283,7 +292,7 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
         except NotSent as exc:
             self.give_back(notification, exc)
         if span.sampled:
-            _tell(span, outcome)
+            _record(span, outcome)
         match outcome:
             case Failed():
                 self.try_again(outcome)
@@ -292,19 +301,19 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
         return encode(outcome)
 
 
-def _tell(span: Span, outcome: Settled | Wait | Failed) -> None:
+def _record(span: Span, outcome: Settled | Wait | Failed) -> None:
     """What became of a try; where it sent, a trail that the receipts follow."""
     match outcome:
         case Settled():
-            span.tell({tracing.OUTCOME: outcome.state})
+            span.set_attributes({tracing.OUTCOME: outcome.state})
             if outcome.key_id:
                 app.trails.leave(outcome.key_id, span.traceparent)
         case Failed():
-            span.tell({tracing.OUTCOME: "retrying"})
+            span.set_attributes({tracing.OUTCOME: "retrying"})
             span.fail(outcome.error)
         case Wait():
-            span.tell({tracing.OUTCOME: "unknown" if outcome.claim is ClaimState.UNKNOWN else "deferred"})
+            span.set_attributes({tracing.OUTCOME: "unknown" if outcome.claim is ClaimState.UNKNOWN else "deferred"})
             if outcome.error is not None:
                 span.fail(outcome.error)
             else:
-                span.tell({tracing.REASON: outcome.why})
+                span.set_attributes({tracing.REASON: outcome.reason})

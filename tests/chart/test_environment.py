@@ -25,7 +25,7 @@ AWKWARD = "p@ss:w/rd#?&%"  # what a Secret of somebody else may hold
 def known() -> set[str]:
     names = Settings.names()
     return {name for every in names.values() for name in every} | {
-        f"{names[field][0]}_FILE" for field in Settings._secrets
+        f"{names[field][0]}_FILE" for field in Settings.secrets()
     }
 
 

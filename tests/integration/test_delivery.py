@@ -329,7 +329,7 @@ def test_an_overdue_notice_waits_until_its_charge_is_late(
     assert timedelta(seconds=waiting.wait_s) == pytest.approx(
         datetime(2026, 12, 8, 11, tzinfo=UTC) - clock.now, abs=timedelta(seconds=1)
     )
-    assert (waiting.claim, waiting.why, waiting.free) == ("waiting", "not_late", True)
+    assert (waiting.claim, waiting.reason, waiting.free) == ("waiting", "not_late", True)
     assert told(waiting.event) == ("deferred", "not_late")
     short = NOTIFICATION.model_copy(update={**due, "id": "inv-2", "valid_until": datetime(2026, 12, 8, 9, tzinfo=UTC)})
     assert carry(short, by=delivery).state == "expired"
@@ -401,7 +401,7 @@ def test_an_instance_that_claims_to_be_online_is_found_out_and_the_tries_it_cost
     assert [type(outcome) for outcome in outcomes] == [Failed] * 4 + [Wait] * 4
     assert len(gateway.texts) == 5
     again = carry(to(0), token=outcomes[0].token, trouble=outcomes[0].trouble)
-    assert (again.why, again.refund, again.trouble.counted) == ("instance", 1, 0)
+    assert (again.reason, again.refund, again.trouble.counted) == ("instance", 1, 0)
 
 
 def test_what_is_in_doubt_is_looked_up_while_its_instance_is_held_and_not_sent_again(
@@ -411,7 +411,7 @@ def test_what_is_in_doubt_is_looked_up_while_its_instance_is_held_and_not_sent_a
     token = carry().token
     carry(to(1))
     clock.pass_s(GRACE_S + 1)
-    assert carry(token=token).why == "look_up"
+    assert carry(token=token).reason == "look_up"
     gateway.stored = [("5577998616740@s.whatsapp.net", gateway.texts[0], "3EB0AA")]
     assert carry(token=token).state == "sent"
     assert len(gateway.texts) == 2
@@ -451,7 +451,7 @@ def test_nothing_is_sent_a_second_time_while_this_clock_and_redis_differ(
     token = carry().token
     off = WrongClock(client, 600)
     off.pass_s(GRACE_S + 1)
-    assert carry(token=token, by=replace(delivery, claims=off)).why == "look_up"
+    assert carry(token=token, by=replace(delivery, claims=off)).reason == "look_up"
     assert len(gateway.texts) == 1
     off.pass_s(0)
     right = Clock(client, 600)

@@ -77,12 +77,6 @@ def test_a_text_is_posted_once_as_the_gateway_wants_it(serve: Any, connect: Any)
     }
 
 
-def test_a_link_preview_can_be_asked_for(serve: Any, connect: Any) -> None:
-    gateway = serve(reply(201, sent()))
-    connect(gateway.url).send_text("wa1", PHONE, "https://ifinu.io", link_preview=True)
-    assert gateway.requests[0].json["linkPreview"] is True
-
-
 def test_no_proxy_is_taken_from_the_environment(serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

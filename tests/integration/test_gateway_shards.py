@@ -18,7 +18,7 @@ from ifinu.broker.keys import instance_key
 from ifinu.broker.locations import Locations, creating
 from ifinu.embedded import Valkey
 from ifinu.errors import GatewayError, MaybeSent, Misconfigured, NotSent, Reason, SendError
-from ifinu.gateway import ConnectionState, Evolution, Shards, WhatsAppNumber
+from ifinu.gateway import ConnectionState, Evolution, Shards
 from ifinu.gateway.breaker import is_outage
 from ifinu.simulator import Cluster as Pods
 
@@ -220,7 +220,6 @@ def test_changes_go_to_the_holder(gateway, running):
     gateway.set_webhook("b", "http://us.test/hook", ["MESSAGES_UPDATE"])
     assert gateway.find_webhook("b").url == "http://us.test/hook"
     assert gateway.find_webhook("a") is None
-    assert gateway.whatsapp_numbers("b", [PHONE])[PHONE] == WhatsAppNumber(True, "557798616740@s.whatsapp.net")
     assert gateway.restart_instance("b").state is ConnectionState.OPEN
     gateway.logout_instance("b")
     assert gateway.connection_state("b") is ConnectionState.CLOSE

@@ -199,7 +199,7 @@ def test_every_pin_has_its_hashes(file: str):
 
 def test_every_setting_of_the_compose_file_is_one_that_ifinu_reads():
     known = {name for names in Settings.names().values() for name in names}
-    known |= {f"{Settings.names()[field][0]}_FILE" for field in Settings._secrets}
+    known |= {f"{Settings.names()[field][0]}_FILE" for field in Settings.secrets()}
     given = {name for service in OURS.values() for name in service["environment"]}
     assert given
     assert given - known == set()
@@ -223,11 +223,11 @@ def test_what_is_passed_on_is_no_secret_and_is_in_the_example():
     _, others = example()
     assert passed
     assert passed <= others
-    assert passed.isdisjoint(Settings.names()[field][0] for field in Settings._secrets)
+    assert passed.isdisjoint(Settings.names()[field][0] for field in Settings.secrets())
 
 
 def test_no_password_is_written_into_the_compose_file():
-    secret = {Settings.names()[field][0] for field in Settings._secrets if not field.endswith("_url")}
+    secret = {Settings.names()[field][0] for field in Settings.secrets() if not field.endswith("_url")}
     secret |= {"AUTHENTICATION_API_KEY", "REDISCLI_AUTH"}
     given = {
         f"{service}.{name}": value

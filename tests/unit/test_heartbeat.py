@@ -8,7 +8,8 @@ import pytest
 import structlog
 
 from ifinu.settings import load
-from ifinu.worker.heartbeat import Heartbeat, WorkState, stuck_by
+from ifinu.worker.bootsteps import Heartbeat
+from ifinu.worker.heartbeat import WorkState, stuck_by
 
 WELL = WorkState(
     waiting=0, sending_s=(), slots=2, paused_s=0.0, pace_s=0.02, away=False, refused=False, silent_s=0.5,

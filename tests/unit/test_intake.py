@@ -11,21 +11,15 @@ from hypothesis import strategies as st
 from kombu import Connection
 
 from ifinu.broker import NORMAL
+from ifinu.broker.headers import ACCEPTED, FIRST_TRY, QUEUE, TAG, TOKEN, TRACEPARENT, TROUBLE
 from ifinu.broker.intake import (
-    ACCEPTED,
-    FIRST_TRY,
-    QUEUE,
-    TAG,
     TASK,
-    TOKEN,
-    TROUBLE,
     Unreadable,
     admit,
     call_of,
     token_of,
 )
 from ifinu.settings import load
-from ifinu.tracing import TRACEPARENT
 from ifinu.worker.app import app
 
 PLACE = {"queue": "a:queue", "tag": "a-tag", "max_bytes": 10_000}

@@ -15,8 +15,8 @@ import structlog
 
 from ifinu import settings
 from ifinu.ledger.progress import Progress
-from ifinu.worker import recorder_thread
-from ifinu.worker.recorder_thread import RecorderThread
+from ifinu.worker import bootsteps
+from ifinu.worker.bootsteps import RecorderThread
 
 
 class _Recorder:
@@ -57,7 +57,7 @@ def test_it_records_from_the_first_connection_to_the_end_of_the_last_send(
     Once: not again after a reconnection, and not stopped by one or by the beginning of a warm shutdown.
     """
     recorder = _Recorder()
-    monkeypatch.setattr(recorder_thread, "stand_by", recorder)
+    monkeypatch.setattr(bootsteps, "stand_by", recorder)
     consumer = _consumer(database_url=database_url)
     step = RecorderThread(consumer)
     assert _threads() == []
@@ -75,8 +75,8 @@ def test_it_records_from_the_first_connection_to_the_end_of_the_last_send(
 
 def test_what_nobody_has_foreseen_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
     recorder = _Recorder(RuntimeError("unforeseen"), ImportError("no driver"))
-    monkeypatch.setattr(recorder_thread, "stand_by", recorder)
-    monkeypatch.setattr(recorder_thread, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(bootsteps, "stand_by", recorder)
+    monkeypatch.setattr(bootsteps, "_RECORD_AGAIN_S", 0.01)
     consumer = _consumer(database_url=database_url)
     step = RecorderThread(consumer)
     with structlog.testing.capture_logs() as lines:

@@ -14,7 +14,7 @@ from kombu.message import Message
 
 from ifinu import errors
 from ifinu.broker.clock import Difference
-from ifinu.broker.intake import FIRST_TRY
+from ifinu.broker.headers import FIRST_TRY
 from ifinu.errors import Reason
 from ifinu.settings import load
 from ifinu.worker.app import app

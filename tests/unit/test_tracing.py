@@ -8,8 +8,9 @@ import pytest
 
 from ifinu import tracing
 from ifinu.broker import NORMAL, intake
+from ifinu.broker.headers import TRACEPARENT
 from ifinu.errors import ConfigurationError
-from ifinu.tracing import NO_SPAN, OFF, TRACEPARENT, SpanName, traceparent
+from ifinu.tracing import NO_SPAN, OFF, SpanName, traceparent
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GOOD = f"00-{TRACE}-{SPAN}-01"
@@ -61,7 +62,7 @@ def test_nothing_is_made_where_traces_are_off():
     span = OFF.start(SpanName.DELIVER, {}, parent=GOOD)
     assert span is OFF.step(SpanName.SEND) is NO_SPAN
     with span as same, same.current():
-        same.tell({"ifinu.kind": "lembrete"})
+        same.set_attributes({"ifinu.kind": "lembrete"})
         same.fail(ValueError("of which nothing is told"))
     assert (span.sampled, span.traceparent) == (False, "")
     with pytest.raises(KeyError), NO_SPAN:

@@ -15,6 +15,7 @@ from processes import Queue
 from ifinu.broker import LOW, NORMAL, DeadLetters, Filter, Keys, dead_letters, intake
 from ifinu.broker.claims import Claims, ClaimState, MessageRef, Resend, Verdict
 from ifinu.broker.events import Event, Name
+from ifinu.broker.headers import TOKEN
 from ifinu.broker.keys import EVENTS, UNKNOWN, claim_key, script
 from ifinu.broker.purge import purge
 from ifinu.broker.unknown import Decision, Doubt, Place, Unknowns
@@ -53,7 +54,7 @@ class Bench:
     def look_up(self) -> bytes:
         """The message that looks it up, as Celery publishes it."""
         payload = intake.admit(RAW, queue=NORMAL, tag="t", max_bytes=10_000)
-        payload["headers"][intake.TOKEN] = self.token
+        payload["headers"][TOKEN] = self.token
         return json.dumps(payload).encode()
 
     def postpone(self, tag: str, state: str = "unknown") -> None:
@@ -472,7 +473,7 @@ def put_off_after_death(bench: Bench) -> None:
     """Another message with the id of a dead letter waits for its window, and has claimed nothing."""
     dead(bench)
     payload = json.loads(bench.look_up())
-    payload["headers"][intake.TOKEN] = "another"
+    payload["headers"][TOKEN] = "another"
     bench.client.zadd(Keys.of(NORMAL).delayed, {json.dumps(payload): 1})
 
 

@@ -118,7 +118,7 @@ def test_it_stands_by_for_a_redis_that_is_not_there_yet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["ifinu.ledger", "ifinu.ledger.leader", "ifinu.ledger.standby", "ifinu.worker.recorder_thread"]
+    "module", ["ifinu.ledger", "ifinu.ledger.leader", "ifinu.ledger.standby", "ifinu.worker.bootsteps"]
 )
 def test_who_stands_by_has_not_loaded_what_a_recorder_needs(module: str) -> None:
     loaded = f"import sys, {module}; print(*({{'sqlalchemy', 'alembic', 'psycopg2', 'sqlite3'}} & sys.modules.keys()))"

@@ -1,0 +1,32 @@
+"""
+Headers of a message that are ours, beside Celery's own.
+
+    header              on                           value
+    ifinu_tag           every message admitted       its delivery tag
+    ifinu_queue         every message admitted       the list that it came from
+    ifinu_accepted_at   a first message, its retries when a producer handed it over, where that is known (ISO, aware)
+    traceparent         any; a key of bare JSON too  its trace (W3C)
+    ifinu_token         a retry or a look-up         the token that lets it through to its claim
+    ifinu_first_at      a retry or a look-up         when the first try was (ISO, aware)
+    ifinu_trouble       a retry or a look-up         its failures so far (`gateway.instances.Trouble`)
+    ifinu_suspect       one that may kill workers    its digest
+    ifinu_wait_ms       one being published          how long it waits, in ms; Redis adds it to its own clock, while an
+                                                     `eta` would go by this machine's
+    ifinu_postpones     a retry being published      the message that it replaces, {"queue", "tag", "id"}, the "state"
+                                                     that the claim waits in, and the "event": its name and data
+
+The last two are removed before the message is written to Redis.
+"""
+
+from __future__ import annotations
+
+TAG = "ifinu_tag"
+QUEUE = "ifinu_queue"
+ACCEPTED = "ifinu_accepted_at"
+TRACEPARENT = "traceparent"
+TOKEN = "ifinu_token"  # noqa: S105 - a header's name
+FIRST_TRY = "ifinu_first_at"
+TROUBLE = "ifinu_trouble"
+SUSPECT = "ifinu_suspect"
+WAIT = "ifinu_wait_ms"
+POSTPONES = "ifinu_postpones"
