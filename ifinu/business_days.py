@@ -1,17 +1,17 @@
 """
-Business days: on which days the banks are open, and which days are holidays in a state.
+Business days: the days on which banks clear payments, and the holidays of a state.
 
-What falls due on a day without banks may be paid on the next day with them, at no charge (Lei 7.089/1983), so it is
-late from the day after that one:
+A charge due on a day without banks may be paid on the next bank day at no extra cost (Lei 7.089/1983), so it is late
+from the day after that one:
 
     due on Saturday 2026-12-05    payable until Monday 2026-12-07    late from Tuesday 2026-12-08
 
 Banks are closed on weekends, on national holidays, on Carnival's Monday and Tuesday, and on Corpus Christi (Resolução
 CMN 4.880/2020; FEBRABAN counts so). On 24 December and on the last weekday of the year they clear payments, so these
-two are bank days. A holiday of one state closes that state's branches, not the clearing: it matters for the hours in
-which people are written to, not for what is late.
+two are bank days. A holiday of one state closes that state's branches, not the clearing: it affects
+sending hours, not due dates.
 
-The dates are those of the package `holidays`: B3's calendar for the banks, Brazil's for the states.
+The dates come from the package `holidays`: B3's calendar for the banks, Brazil's for the states.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ def is_bank_day(day: date) -> bool:
 
 def is_holiday(day: date, state: str) -> bool:
     """
-    Whether a day is a bank holiday or a public holiday of the state; a weekend alone is neither.
+    Whether a day is a bank holiday or a public holiday of the state. Weekends do not count.
 
     Args:
-        day: In that state.
+        day: The day in that state.
         state: UF, such as `SP`.
     """
     return day in _bank_holidays(day.year) or day in _state_holidays(day.year, state)
 
 
 def payable_until(due: date) -> date:
-    """Name the last day on which a charge is paid in time: its due date, or the first bank day after it."""
+    """The last day on which a charge is paid in time: its due date, or the first bank day after it."""
     while not is_bank_day(due):
         due += _DAY
     return due
 
 
 def late_from(due: date) -> date:
-    """Name the first day on which a charge is late."""
+    """The first day on which a charge is late."""
     return payable_until(due) + _DAY
 
 
@@ -69,9 +69,9 @@ def _state_holidays(year: int, state: str) -> frozenset[date]:
 @functools.cache
 def _calendar(group: str, name: str) -> Any:
     """
-    Load one calendar of `holidays`, when it is first needed.
+    Load one calendar of `holidays` when it is first needed.
 
-    The package's own way imports every country: 8 MiB and 70 ms more, in each worker.
+    `import holidays` imports every country: 8 MiB and 70 ms more in each worker.
     """
     import holidays
 

@@ -1,14 +1,14 @@
 """
-Damage: marks in a value by which a person would see that a program went wrong, so that it never reaches a phone.
+Damage: signs in a value that a program went wrong, so that such a value never reaches a phone.
 
     JoÃ£o, Jo&eacute;, =C3=A3       read in the wrong encoding, or escaped once too often
     {{nome}}, %valor%, ${link}      a placeholder that was not filled in
-    undefined, NaN, #N/D, null      what a program or a spreadsheet writes where it has no value
+    undefined, NaN, #N/D, null      written by a program or a spreadsheet for a missing value
     <b>                             HTML, which WhatsApp shows as it is
-    U+202E in a link                a control that shows characters in another order than they have
+    U+202E in a link                a control that reorders the characters shown
 
-Only what is surely damage counts: "50% de desconto", "João & Filhos <3", "AMANHÃ…" and "R$ {promo}" pass. An error
-names the mark, never what stands beside it.
+Only certain damage counts: "50% de desconto", "João & Filhos <3", "AMANHÃ…" and "R$ {promo}" pass. An error names the
+mark, never the text beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 
 class _Mark(NamedTuple):
-    """What gives damage away, and what it means; `shown` is how an error names it where that is not the mark itself."""
+    """A sign of damage and its meaning; errors show the match, or `shown` where that is set."""
 
     pattern: re.Pattern[str]
     meaning: str
@@ -37,13 +37,13 @@ _HTML = "HTML, which WhatsApp shows as it is; write plain text"
 _BIDI = "a control that shows characters in another order than they have"
 _INVISIBLE = "an invisible character, which breaks a link"
 
-# What templates call their values; a word of these in brackets or between signs is one that was left over.
+# Names that templates give to values; such a name in brackets or between signs is a placeholder left unfilled.
 _VALUE = (
     r"(?:(?:primeiro|first|last|customer|cliente|user|full)?[_.\s-]?(?:nome|name)|cliente|customer|valor|amount|total|"
     r"pre[cç]o|price|vencimento|due[_.\s-]?date|data|date|link|url|pix|c[oó]digo|boleto|descri[cç][aã]o|description|"
     r"empresa|loja|telefone|phone|fatura|parcela|dias|saldo|plano|produto|id)(?:[_.\s-][\w.\s-]{1,30})?"
 )
-_COMMON = "nome|name|cliente|valor|vencimento"  # the likeliest of them, where the signs around are common too
+_COMMON = "nome|name|cliente|valor|vencimento"  # the likeliest of them, for signs that are common in texts
 _IDENTIFIER = r"[^\W\d_][^\W_]*(?:[_.][^\W_]+)+"  # cliente.nome, nome_cliente
 _ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d{0,2});")
 _TAGS = (
@@ -92,7 +92,7 @@ _ANYWHERE = (
 _NO_VALUES = re.compile(
     r"(?:[(<]?(?:null|none|undefined|nil|nan)[)>]?\s*)+|n/[ad]|\\n|#{3,}|\?{2,}|\[object\b.*|void 0", re.IGNORECASE
 )
-_NAMES = frozenset({"Nan"})  # a person's, but also `str(float('nan'))` where it is written small
+_NAMES = frozenset({"Nan"})  # a person's name; only `nan` in small letters is `str(float('nan'))`
 
 _IN_NAMES = (
     _Mark(re.compile(r"(?<!\S)[^\W\d_]+\?[^\W\d_]+(?!\S)"), _ENCODING, "a question mark within a word"),
@@ -105,9 +105,9 @@ _IN_LINKS = (
     _Mark(re.compile("[\u00ad\u200b-\u200d\u2060-\u2065\ufeff]"), _INVISIBLE),
 )
 _BIDI_CONTROLS = _Mark(re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"), _BIDI)
-# In a text of one's own, marks of direction come along with what is copied; this one alone turns it around.
+# In a free text, marks of direction come along with copied words; only this one reorders it.
 _OVERRIDE = _Mark(re.compile("\u202e"), _BIDI)
-# What an error may repeat of a mark in brackets: anything else may be a person's name.
+# The part of a mark in brackets that an error may repeat; anything else may be a person's name.
 _PROGRAMS_NAME = re.compile(
     rf"[^\w\s]{{1,4}}\s?(?:[a-z_.$-]{{0,30}}\d{{0,2}}|(?i:{_VALUE}|{_TAGS})|object \w+)\s?/?(?:[^\w\s]{{1,3}}[sd]?)?"
     r"|%(?:C3%[0-9A-Fa-f]{2}|7[Bb][a-z_]{0,30}%7[Dd])"
@@ -117,7 +117,7 @@ _LINK = re.compile(r"\w{2,10}://\S+")
 _LINE_BREAK = re.compile(r"\\(?:r\\)?n")
 _PATH = re.compile(r"[A-Za-z]:\\|\\\\")
 
-# What every mark but those of the whole value holds; most texts hold none of it, and are looked at no further.
+# Every mark within a value holds one of these. Most texts hold none, and need no further check.
 _SUSPICIOUS = re.compile(
     "[\ufffdÃÂâðï├‡Æ=&<{%#*\\[\\\\\u061c\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
     "|undefined|NaN|null|NULL|None|nan|Invalid Date|Err:|://|\\?|(?<!R)\\$|__|@@|\\(\\("
@@ -126,7 +126,7 @@ _SUSPICIOUS = re.compile(
 
 def refuse_in_text(text: str) -> None:
     """
-    Check a text of one's own.
+    Check a free text.
 
     Raises:
         ValueError: Naming the mark of damage.
@@ -146,7 +146,7 @@ def refuse_in_text(text: str) -> None:
 
 def refuse_in_template(line: str) -> None:
     """
-    Check what stands between the values of a template, a part of one line.
+    Check the literal text of a template, a part of one line.
 
     Raises:
         ValueError: Naming the mark of damage.
@@ -179,7 +179,7 @@ def refuse_in_name(text: str) -> None:
 
 def refuse_in_link(url: str) -> None:
     """
-    Check an address.
+    Check a link.
 
     Raises:
         ValueError: Naming the mark of damage.
@@ -197,7 +197,7 @@ def refuse_in_link(url: str) -> None:
 
 def refuse_in_code(text: str) -> None:
     """
-    Check an id, or a code that is copied.
+    Check an id, or a payment code.
 
     Raises:
         ValueError: Naming the mark of damage.
@@ -207,7 +207,7 @@ def refuse_in_code(text: str) -> None:
 
 
 def checking(refuse: Callable[[str], None]) -> Callable[[object], object]:
-    """Make a validator of a check: what is no text passes, to be refused for that."""
+    """Make a pydantic validator of a check; a value that is not text passes, and the field's type refuses it."""
 
     def check(value: object) -> object:
         if isinstance(value, str):
@@ -236,7 +236,7 @@ def _refuse_entities(text: str) -> None:
 
 
 def _shown(mark: str) -> str:
-    """Show a mark: short, visible, and of what stands in brackets no more than a name that a program gave it."""
+    """Show a mark: short, printable, and without the text in brackets unless a program wrote that."""
     if len(mark) == 1 and not mark.isprintable():
         return f"U+{ord(mark):04X}"
     if mark[0] in "<[{%$*" and not _PROGRAMS_NAME.fullmatch(mark):

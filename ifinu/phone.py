@@ -2,24 +2,24 @@
 Brazilian phone numbers: any usual spelling in, E.164 out.
 
 A Brazilian number is a two-digit area code (DDD) and a line: 9 digits beginning with 9 for a mobile, 8 digits
-beginning with 2-5 for a landline (WhatsApp Business runs on those too). What may stand around or be missing:
+beginning with 2-5 for a landline (WhatsApp Business runs on those too). These may precede it, follow it or differ:
 
     +55, 0055, 55                 the country code
     0, (0), 0xx, 0 15             the trunk zero, alone or with the code of a long-distance carrier
     ...@s.whatsapp.net, ...@c.us  a WhatsApp address, always with the country code
-    8616-7400                     a mobile of before 2016: 8 digits beginning with 6-9 get their ninth digit
+    8616-7400                     a mobile from before 2016: 8 digits beginning with 6-9 get their ninth digit
 
-What is put together from two numbers (3456-7890/91, 3221-6740 12) or is a document (119.876.543-21) may have as many
-digits as a number and would reach a stranger, so digits that are grouped have to be grouped as those of a number are.
-Plain digits are taken as they are: one mobile in a hundred has the check digits of a CPF.
+Two numbers in one (3456-7890/91, 3221-6740 12) or a document (119.876.543-21) can have as many digits as a number, and
+a message to it would reach a stranger. So grouped digits must be grouped as in a phone number. Ungrouped digits are
+accepted: one mobile in a hundred has the check digits of a CPF.
 
-55 is both the country and the DDD of Santa Maria (RS). Without a plus the length tells them apart: 10 or 11
-digits are a DDD and a line, 12 or 13 have the country code before them. After a plus or 00 it is the country.
+55 is both the country and the DDD of Santa Maria (RS). Without a plus the length decides: 10 or 11 digits are
+a DDD and a line, 12 or 13 begin with the country code. After a plus or 00 it is the country.
 
-Sources: Anatel, Resolução 749/2022 (numbering plan) and 553/2010 (ninth digit). libphonenumber is the judge
-of area codes and plain spellings in the tests, and no more: it refuses mobiles without their ninth digit and
-WhatsApp addresses, takes 0800 numbers and (11) 99999-9999, reads the `.0` of a spreadsheet as a digit, and
-cannot say what is wrong.
+Sources: Anatel, Resolução 749/2022 (numbering plan) and 553/2010 (ninth digit). The tests compare
+area codes and plain spellings with libphonenumber. It cannot replace this module: it refuses mobiles without their
+ninth digit and WhatsApp addresses, accepts 0800 numbers and (11) 99999-9999, reads the `.0` of a spreadsheet as a
+digit, and does not say what is wrong.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COUNTRY = "55"
 
 _LONGEST_SPELLING = 64  # characters; a WhatsApp address has about 32
 _DDD = r"(?:[14689][1-9]|2[12478]|3[1-578]|5[1345]|7[134579])"  # 67 of them
-# 61 is also that of the towns of Goiás around Brasília.
+# 61 also serves the towns of Goiás around Brasília.
 _DDDS = {
     "AC": "68",
     "AL": "82",
@@ -64,11 +64,11 @@ _DDDS = {
     "TO": "63",
 }
 _STATES = {ddd: state for state, ddds in _DDDS.items() for ddd in ddds.split()}
-# A line that is one digit eight times over is what people type to get past a form.
+# People type one digit eight times to get past a form.
 _NATIONAL = re.compile(rf"{_DDD}(?!9?(\d)\1{{7}}$)(?:9\d{{8}}|[2-9]\d{{7}})")
 _E164 = re.compile(r"\+55(\d\d)(\d)\d{3,4}(\d{4})")
 _SERVICE = re.compile(r"(?:300|303|500|800|900)\d{6,7}|400[34]\d{4}|\d\d400[34]\d{4}")
-# The carriers people wrote. With any two digits, a digit too many would make somebody else's number.
+# Only known carriers: with any two digits, one digit too many would make somebody else's number.
 _CARRIER = "1[24578]|2[135]|31|4[13]"
 _WITH_ZERO = re.compile(rf"^0(?:{_CARRIER})?(?=\d{{10,11}}$)")
 _ANY_CARRIER = re.compile(r"(?<!\d)0\s?xx", re.IGNORECASE)
@@ -90,13 +90,13 @@ _SHAPE = "a Brazilian number has a two-digit area code and 8 or 9 digits"
 
 def normalize(raw: str) -> str:
     """
-    Read a Brazilian number in any usual spelling.
+    Parse a Brazilian number in any usual spelling.
 
     Returns:
         E.164: `+55`, the area code, and 8 (landline) or 9 (mobile) digits.
 
     Raises:
-        ValueError: Saying what is wrong, without the digits.
+        ValueError: It is not a Brazilian number; the message says why, without the digits.
     """
     national, spelling = _national(raw)
     if _SERVICE.fullmatch(national) or not _NATIONAL.fullmatch(national):
@@ -112,18 +112,18 @@ def normalize(raw: str) -> str:
 
 
 def digits(e164: str) -> str:
-    """What the gateway takes: E.164 without its plus."""
+    """E.164 without its plus, as the gateway takes it."""
     return e164.removeprefix("+")
 
 
 def state(e164: str) -> str:
-    """Name the state (UF) of a number's area code: `BA` for `+5577998616740`. People move and keep their number."""
+    """The state (UF) of a number's area code, `BA` for `+5577998616740`. People move and keep their number."""
     return _STATES[e164[3:5]]
 
 
 def ninth_digit_forms(e164: str) -> tuple[str, ...]:
     """
-    Name a number as WhatsApp may know it.
+    The forms in which WhatsApp may know a number.
 
     Accounts made before the ninth digit keep the old address, so a look-up must try both. Only lines of 6-9
     existed then; the old form of any other mobile would be somebody's landline.
@@ -139,7 +139,7 @@ def ninth_digit_forms(e164: str) -> tuple[str, ...]:
 
 
 def mask(e164: str) -> str:
-    """Hide who it is: `+55 77 9****-6740`. Anything but a Brazilian E.164 keeps two characters at most."""
+    """Mask a number: `+55 77 9****-6740`. Any text but a Brazilian E.164 keeps at most two characters."""
     if match := _E164.fullmatch(e164):
         ddd, first, last = match.groups()
         return f"+{COUNTRY} {ddd} {first}{'*' * (len(e164) - 10)}-{last}"
@@ -148,9 +148,9 @@ def mask(e164: str) -> str:
 
 def pseudonym(e164: str, key: bytes) -> str:
     """
-    What stands for a number where the number must not: the same for the same number and key, 32 hex digits.
+    The pseudonym of a number, 32 hex digits: always the same for one number and key.
 
-    A plain hash would be undone in an hour, since Brazil has few numbers; a keyed one needs the key.
+    A plain hash could be reversed in an hour, since Brazil has few numbers; a keyed one cannot without the key.
 
     Args:
         e164: A number as `normalize` returns it, so with its ninth digit.
@@ -160,7 +160,7 @@ def pseudonym(e164: str, key: bytes) -> str:
 
 
 def mask_in(text: str) -> str:
-    """Mask whatever may be a phone in a text, such as a gateway's answer; other long figures go with it."""
+    """Mask every possible phone in a text, such as a gateway's answer; other long numbers are masked too."""
     return _IN_TEXT.sub(lambda found: _mask_any(found.group()), text)
 
 
@@ -173,13 +173,13 @@ def _mask_any(spelling: str) -> str:
 
 def _national(raw: str) -> tuple[str, str]:
     """
-    Peel off everything around area code and line.
+    Strip everything around area code and line.
 
     Returns:
-        Their digits, and how they were written.
+        Their digits, and their spelling.
 
     Raises:
-        ValueError: It is no phone number at all, or another country's.
+        ValueError: It is not a phone number, or one of another country.
     """
     text = _plain(raw)
     if address := _ADDRESS.fullmatch(text):
@@ -207,10 +207,10 @@ def _national(raw: str) -> tuple[str, str]:
 
 def _is_one_number(spelling: str, line: int) -> bool:
     """
-    Whether the groups of digits may be those of an area code and a line.
+    Whether the digits are grouped as an area code and a line may be.
 
     Args:
-        spelling: As it was written.
+        spelling: The number with its separators.
         line: Digits of the line, 8 or 9.
     """
     if _LOCAL_AND_LOCAL.fullmatch(spelling.strip()):
@@ -220,15 +220,15 @@ def _is_one_number(spelling: str, line: int) -> bool:
         if group:
             ends.append(ends[-1] + len(group))
     within = [end for end in ends if 0 < end < line]
-    if line in ends:  # the area code stands apart: a few digits behind a whole group are another number's
+    if line in ends:  # the area code stands apart; a few digits after a whole group belong to another number
         last, before, *_ = [end - start for start, end in itertools.pairwise([0, *within, line])] + [0]
         return last >= 4 or (before < 4 and (last > 1 or before <= 1))
-    # An area code that is joined to its line: 7799861-6740, 779 9861-6740.
+    # The area code is joined to its line: 7799861-6740, 779 9861-6740.
     return {end for end in within if end != 8} <= {4}
 
 
 def _plain(raw: str) -> str:
-    """Bring every digit, space and dash of Unicode down to ASCII."""
+    """Convert every digit, space and dash of Unicode to ASCII."""
     if len(raw) > _LONGEST_SPELLING:
         raise ValueError("is too long to be a phone number")
     text = raw.strip()

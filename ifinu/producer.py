@@ -1,8 +1,8 @@
 """
-Producers: what a caller gives -> a message on a queue.
+Producers: a caller's notification -> a message on a queue.
 
-One notification at a time goes through `send_notification.delay` (`worker/tasks.py`); many go through `enqueue_many`,
-which pushes bare JSON, as any other language would, hundreds of messages a trip. `cancel` calls one off.
+`send_notification.delay` (`worker/tasks.py`) enqueues one notification. `enqueue_many` enqueues many: it pushes bare
+JSON, as any other language would, hundreds of messages a round trip. `cancel` cancels one.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ QUEUE_OF = {Priority.URGENT: URGENT, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
 
 Source = Notification | Mapping[str, object]
 
-_CHUNK = 500  # messages a trip
+_CHUNK = 500  # messages a round trip
 _CHUNK_BYTES = 1_000_000  # and bytes, whichever comes first
 _LONGEST_ID = 200  # as notification.Notification.id
-_logger = logging.getLogger(__name__)  # the caller's logging, which may be no structlog
+_logger = logging.getLogger(__name__)  # the caller may not use structlog
 
 
 @dataclass(frozen=True)
 class RefusedNotification:
-    """A notification that was not accepted: its place in the input (from 0), its id if it has one, and why."""
+    """A refused notification: its position in the input (from 0), its id if it has one, the field and the reason."""
 
     index: int
     id: str | None
@@ -48,7 +48,7 @@ class RefusedNotification:
 
 @dataclass
 class Enqueued:
-    """What became of a bulk publish."""
+    """The result of a bulk publish."""
 
     accepted: int = 0
     refused: list[RefusedNotification] = field(default_factory=list)
@@ -59,8 +59,8 @@ class PartlyEnqueued(BrokerUnavailable):
     Redis went away in the middle of a bulk publish.
 
     Attributes:
-        done: What was accepted and refused before; the next `unsure` messages may or may not be on the queue, which is
-            harmless if they are given again with the same ids.
+        done: The result so far. The next `unsure` messages may or may not be on the queue; enqueueing them again with
+            the same ids is harmless.
         unsure: Size of the batch whose answer was lost.
     """
 
@@ -72,23 +72,23 @@ class PartlyEnqueued(BrokerUnavailable):
 
 def warn_of_ignored_key(field: str) -> None:
     """Log that a key was ignored, and which absent field of the wire it resembles."""
-    _logger.warning("a key that looks like %s is ignored: it is not spelled so, and the message goes without it", field)
+    _logger.warning("a key that looks like %s is ignored: its spelling differs, and the message goes without it", field)
 
 
 def notification_of(
     source: Source, *, sandbox_number: str | None = None, ignored: Callable[[str], None] = warn_of_ignored_key
 ) -> Notification:
     """
-    Read what a caller gives.
+    Read a caller's notification.
 
     Args:
         source: A `Notification`; a mapping of its fields (`kind`, `phone`, …); or a wire object (`tipo_notificacao`,
             `telefone`, …).
-        sandbox_number: Stands in for what a wire object lacks; see `IFINU_SANDBOX_NUMBER`.
+        sandbox_number: Completes a wire object with test data; see `IFINU_SANDBOX_NUMBER`.
         ignored: As for `wire.decode`.
 
     Raises:
-        InvalidNotification: Naming the field at fault, as the caller spelled it.
+        InvalidNotification: A field is wrong; the error names it as the caller spelled it.
     """
     if isinstance(source, Notification):
         return source
@@ -102,7 +102,7 @@ def notification_of(
 
 
 def facts_of(notification: Notification) -> tracing.Facts:
-    """What a span tells of a notification that is enqueued."""
+    """Span attributes of a notification that is enqueued."""
     return {
         tracing.ID: notification.id,
         tracing.KIND: notification.kind.value,
@@ -114,18 +114,18 @@ def enqueue_many(
     sources: Iterable[Source], *, client: redis.Redis | None = None, done: Enqueued | None = None
 ) -> Enqueued:
     """
-    Publish many notifications, in memory for one batch only.
+    Publish many notifications, with one batch in memory at a time.
 
     Args:
         sources: As for `notification_of`; read lazily, so a generator over a million rows is fine.
         client: Connection to publish on; by default one to `IFINU_REDIS_URL`.
-        done: What is returned, for a caller who wants to know how far it got when something is raised.
+        done: The result to fill in, so that a caller can read the progress after an exception.
 
     Returns:
-        How many were accepted, and each one refused with the reason. Those accepted are on the queue, in their order.
+        The number accepted, and each refused notification with its reason. Accepted ones are on the queue, in order.
 
     Raises:
-        PartlyEnqueued: Redis went away; it says how far it got.
+        PartlyEnqueued: Redis went away; it holds the result so far.
     """
     config = settings.load()
     own = client is None
@@ -144,27 +144,27 @@ def enqueue_many(
 
 def cancel(notification_id: str, *, client: redis.Redis | None = None) -> str:
     """
-    Call a notification off, for example because the charge was paid. It may be on its way, or not be there yet.
+    Cancel a notification, for example because the charge was paid. Its message may not have arrived yet.
 
     Args:
         notification_id: The id.
         client: Connection to use; by default one to `IFINU_REDIS_URL`.
 
     Returns:
-        Its state until now. It is called off, and will not be sent, where that is
-            empty: it was not tried yet; should it come within 90 days, it is not sent
-            waiting: a try failed or it was not the time, and its retry is not sent
-            dead: it is in the dead letters, and a replay does not send it
-            cancelled: it was called off before
-            unknown: it may have been sent; it is looked up, and not sent again
-        and in every other state it was too late, and nothing has changed:
-            sending: a worker sends it at this moment
+        Its state before the call. In these states it is now cancelled and will not be sent:
+            empty: it was not tried yet; it is not sent if its message arrives within 90 days
+            waiting: a try failed or its window was closed; its retry is not sent
+            dead: it is in the dead letters; a replay does not send it
+            cancelled: it was cancelled before
+            unknown: it may have been sent; it is looked up and not sent again
+        In every other state it was too late, and nothing has changed:
+            sending: a worker is sending it
             sent: the gateway took it
-            expired, suppressed: it had ended before, without being sent
+            expired, suppressed: it had ended without being sent
 
     Raises:
-        InvalidNotification: No notification has such an id.
-        BrokerUnavailable: Redis did not answer in time: it may or may not be called off; it is safe to try again.
+        InvalidNotification: The id is invalid.
+        BrokerUnavailable: Redis did not answer in time. The notification may or may not be cancelled; try again.
     """
     notification_id = id_of(notification_id)
     config = settings.load()
@@ -173,7 +173,7 @@ def cancel(notification_id: str, *, client: redis.Redis | None = None) -> str:
         return Claims(connection, config.claim_ttl_s).cancel(notification_id)
     except redis.RedisError as exc:
         raise BrokerUnavailable(
-            f"Redis did not say whether {notification_id!r} is called off ({type(exc).__name__}); try again"
+            f"Redis did not say whether {notification_id!r} is cancelled ({type(exc).__name__}); try again"
         ) from exc
     finally:
         if client is None:
@@ -182,10 +182,10 @@ def cancel(notification_id: str, *, client: redis.Redis | None = None) -> str:
 
 def id_of(text: str) -> str:
     """
-    An id as its notification has it.
+    Normalise an id as `Notification` does.
 
     Raises:
-        InvalidNotification: None has such an id.
+        InvalidNotification: The id is invalid.
     """
     found = text.strip() if is_text(text) else ""
     if not 0 < len(found) <= _LONGEST_ID:
@@ -195,7 +195,7 @@ def id_of(text: str) -> str:
 
 @dataclass
 class _Batch:
-    """Messages of one trip, by queue, and what traces them."""
+    """The messages of one round trip, by queue, and their spans."""
 
     messages: dict[str, list[bytes]] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)
@@ -206,7 +206,7 @@ class _Batch:
 def _batches(sources: Iterable[Source], done: Enqueued, sandbox_number: str | None, tracer: Tracer) -> Iterator[_Batch]:
     batch = _Batch()
     now = _now()
-    warn = functools.cache(warn_of_ignored_key)  # a line for each field, not for each of a million messages
+    warn = functools.cache(warn_of_ignored_key)  # one line a field, not one a message
     for index, source in enumerate(sources):
         try:
             notification = notification_of(source, sandbox_number=sandbox_number, ignored=warn)
@@ -231,7 +231,7 @@ def _batches(sources: Iterable[Source], done: Enqueued, sandbox_number: str | No
 
 
 def _traced(source: Source, notification: Notification, tracer: Tracer) -> Span:
-    """A trace of its own for each, unless it brings one: one of hundreds of thousands is none that can be looked at."""
+    """A separate trace for each notification without one: nobody can read one trace of a hundred thousand messages."""
     brought = source.get(TRACEPARENT) if isinstance(source, Mapping) else None
     return tracer.start(SpanName.ENQUEUE, facts_of(notification), parent=brought, apart=True)
 

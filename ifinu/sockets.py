@@ -1,4 +1,4 @@
-"""Sockets that listen: on one address, or on every one of this machine, IPv6 and IPv4."""
+"""Listening sockets, on one address or on all addresses of this machine, IPv6 and IPv4."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import errno
 import socket
 from typing import Any
 
-EVERY = "::"  # every address of both families, or of IPv4 where there is no IPv6
-_EVERY_IPV4 = "0.0.0.0"  # noqa: S104 - what `EVERY` becomes there
+EVERY = "::"  # all addresses of both families, or of IPv4 where there is no IPv6
+_EVERY_IPV4 = "0.0.0.0"  # noqa: S104 - `EVERY` without IPv6
 
 _BACKLOG = 1024
-_HELD = (errno.EADDRINUSE, errno.EACCES)  # these say something of the port, whatever the family
+_HELD = (errno.EADDRINUSE, errno.EACCES)  # these concern the port in either family
 
 
 def listen(host: str, port: int) -> socket.socket:
     """
-    Take a port.
+    Bind a port and listen on it.
 
     Args:
-        host: Address of IPv4 or IPv6, or a name; `EVERY` is every address of this machine.
-        port: 0 takes a free one.
+        host: IPv4 or IPv6 address, or a name; `EVERY` for all addresses of this machine.
+        port: 0 picks a free one.
 
     Raises:
-        OSError: It is taken, forbidden, or no address of this machine.
+        OSError: The port is taken or forbidden, or the address is not one of this machine.
     """
     if host != EVERY:
         return _listen(*_address(host, port))
@@ -35,7 +35,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url(listener: socket.socket) -> str:
-    """`http://host:port` of what listens, as it was bound."""
+    """The socket's `http://host:port`, as it was bound."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -47,12 +47,12 @@ def _address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
 
 
 def _listen(family: socket.AddressFamily, address: Any) -> socket.socket:
-    # Named as TCP, or asyncio leaves Nagle's algorithm on, and an answer with a body waits 40 ms for an ACK.
+    # asyncio turns Nagle's algorithm off only if the protocol is named; with it, a body waits 40 ms for an ACK.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # Only what asks for every address takes those of IPv4 too, whatever the system's default is.
+            # Only `EVERY` takes IPv4 too, whatever the system's default is.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != EVERY)
         listener.bind(address)
         listener.listen(_BACKLOG)

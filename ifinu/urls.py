@@ -1,9 +1,9 @@
 """
-The URLs of Redis and PostgreSQL, in the one spelling that all our clients read alike.
+The URLs of Redis and PostgreSQL, in a normal form that all our clients read alike.
 
-Redis is spoken to by Kombu, by redis-py and by redis-py's asyncio, which read a URL each in their own way: what one
-takes, another ignores or dies of. So a URL is read here, once, and written anew in words that all of them share; what
-they do not share is refused by name.
+Kombu, redis-py and redis-py's asyncio client each parse a Redis URL differently: an option that one accepts, another
+ignores or fails on. This module parses a URL once and writes it in a form that they share. It refuses every other
+option by name.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _INSTEAD = {
     "virtual_host": "write the number of the database at the end of the path: redis://host:6379/3",
 }
 _PORT = 6379
-_POSTGRES = re.compile(r"([^:/@]*(?::[^@]*)?@)?([^/?]*)(.*)", re.DOTALL)  # as SQLAlchemy takes a URL apart
+_POSTGRES = re.compile(r"([^:/@]*(?::[^@]*)?@)?([^/?]*)(.*)", re.DOTALL)  # as SQLAlchemy splits a URL
 _POSTGRES_PORT = 5432
 
 
 def redis_url(text: str) -> str:
     """
-    A URL of Redis, or a bare `host:port`, in the one spelling.
+    Normalise a Redis URL, or a bare `host:port`.
 
     Raises:
-        ValueError: What is wrong, without the value, in which a password may stand anywhere.
+        ValueError: The URL is wrong. The message never repeats it, since any part of it may be a password.
     """
     text = text.strip()
     text = text if "://" in text else f"redis://{text}/0"
@@ -53,10 +53,10 @@ def redis_url(text: str) -> str:
 
 def with_password(url: str, password: str | None, variable: str) -> str:
     """
-    A URL with a password that was set beside it.
+    Add a password to a URL; None adds nothing.
 
     Raises:
-        ValueError: It has one already; `variable` names the setting of the other.
+        ValueError: The URL already has a password; `variable` names the setting of the other one.
     """
     if password is None:
         return url
@@ -68,26 +68,25 @@ def with_password(url: str, password: str | None, variable: str) -> str:
 
 
 def is_url(text: str, schemes: tuple[str, ...]) -> bool:
-    """Whether it is a URL of one of these schemes, with a host, and a port that is one."""
+    """Whether a text is a URL of one of these schemes, with a host and a valid port."""
     return _split(text, schemes) is not None
 
 
 def postgresql(text: str, also: str = "") -> str:
     """
-    A URL of PostgreSQL for SQLAlchemy and psycopg2. Of several hosts (`a:5432,b:5432`) libpq uses the one that can be
-    written to.
+    Normalise a PostgreSQL URL for SQLAlchemy and psycopg2. Of several hosts (`a:5432,b:5432`) libpq uses the primary.
 
     Args:
-        text: As it was given.
-        also: What else might stand there, for the error.
+        text: The URL.
+        also: Other accepted forms, for the error.
 
     Raises:
-        ValueError: What is wrong.
+        ValueError: The URL is wrong.
     """
     scheme, separator, rest = text.strip().partition("://")
     if scheme not in ("postgres", "postgresql", "postgresql+psycopg2") or not separator:
         raise ValueError(f"must be postgresql://user:password@host/database{also}")
-    login, hosts, path = _POSTGRES.fullmatch(rest).groups()  # type: ignore[union-attr]  # it takes anything
+    login, hosts, path = _POSTGRES.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches any text
     places = [_place(host) for host in hosts.split(",")] if hosts else []
     if len(places) < 2:
         return f"postgresql+psycopg2://{rest}"
@@ -100,7 +99,7 @@ def postgresql(text: str, also: str = "") -> str:
 
 
 def shown(url: str) -> str:
-    """A URL of a broker for people: the server alone, without login and options."""
+    """The server of a URL, without login and options, for people to read."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -112,7 +111,7 @@ def shown(url: str) -> str:
 
 
 def is_same_redis(one: str, other: str) -> bool:
-    """Whether two URLs say the same of a Redis, however they spell it."""
+    """Whether two URLs mean the same Redis, login and options, however they are spelled."""
     try:
         return _essence(redis_url(one)) == _essence(redis_url(other))
     except ValueError:
@@ -136,12 +135,12 @@ def _split(text: str, schemes: tuple[str, ...]) -> SplitResult | None:
     try:
         parts = urlsplit(text)
         return parts if parts.scheme in schemes and parts.hostname and parts.port != 0 else None
-    except ValueError:  # a port that is none, or half an IPv6 address
+    except ValueError:  # an invalid port, or an incomplete IPv6 address
         return None
 
 
 def _not_one_server(scheme: str, rest: str) -> str:
-    """Why a URL names something else than one server with a port, or nothing."""
+    """Why a URL names something other than one server with a port; empty when it does not."""
     words = scheme.lower()
     if "unix" in words or "socket" in words:
         return "names a unix socket; ifinu reaches Redis by host and port: redis://host:6379/0"
@@ -186,7 +185,7 @@ def _redis_options(parts: SplitResult) -> Iterator[tuple[str, str]]:
 
 
 def _check_files(given: dict[str, str]) -> None:
-    """Certificates and keys are read here once: a client would find out in the middle of a connection."""
+    """Read certificates and keys once, here: a client would find a bad one only while it connects."""
     for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         if name in given:
             try:
@@ -215,7 +214,7 @@ def _check_files(given: dict[str, str]) -> None:
 
 
 def _place(text: str) -> tuple[str, str]:
-    """Host and port of one of several; the port is PostgreSQL's own where none is given."""
+    """Host and port of one of several servers; the default port is PostgreSQL's."""
     match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\](?::(\d+))?|([^:\[\]\s]+)(?::(\d+))?", text.strip())
     if match is None:
         raise ValueError("has a host that is not host or host:port; several are written host1:5432,host2:5432")

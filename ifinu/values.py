@@ -1,8 +1,8 @@
 """
 Amounts and dates as people, spreadsheets and databases in Brazil write them.
 
-A spelling with one meaning is read. One with two meanings is refused, and the error names both. No error repeats the
-value: amounts are in no log.
+A spelling with one meaning is accepted. A spelling with two meanings is refused, and the error names both. No error
+repeats the value, so no amount reaches a log.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SPACED = re.compile(r"\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+(?:[.,]\d+)?", re.A
 _ONE_MARK = re.compile(r"(\d+)[.,](\d+)", re.ASCII)
 _GROUPED = re.compile(r"\d{1,3}(?:(?:\.\d{3})+,\d+|(?:,\d{3})+\.\d+|(?:\.\d{3}){2,}|(?:,\d{3}){2,})", re.ASCII)
 _CENT = Decimal("0.01")
-_DUST = Decimal("1e-9")  # what binary fractions leave behind: 89.90000000000001
+_DUST = Decimal("1e-9")  # the error of binary fractions: 89.90000000000001
 
 _CLOCK = r"(?:[T ,]+(\d{1,2}:\d\d.*))?"
 _YEAR_FIRST = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}}){_CLOCK}", re.ASCII)
@@ -44,10 +44,10 @@ _MONTHS = (
 
 def amount(text: str) -> Decimal:
     """
-    Read an amount in BRL.
+    Parse an amount in BRL.
 
     Raises:
-        ValueError: The text is not one amount; the message says why.
+        ValueError: The text is not an amount, or has two meanings; the message says which.
     """
     bare = _REAL.sub("", text.strip()).strip()
     if bare.startswith("="):
@@ -77,10 +77,10 @@ def amount(text: str) -> Decimal:
 
 def exact(number: Decimal) -> Decimal:
     """
-    A number of at most two decimal places: without the zeros that a database adds, and without a float's dust.
+    Round off what databases and floats add to two decimal places: zeros, and errors below 1e-9.
 
     Raises:
-        ValueError: It has more.
+        ValueError: The number has more than two decimal places.
     """
     if not number.is_finite() or number.adjusted() > 20:
         return number  # a range check elsewhere refuses it
@@ -92,10 +92,10 @@ def exact(number: Decimal) -> Decimal:
 
 def day_or_time(text: str) -> date | datetime:
     """
-    Read a day, or a time, which is aware if the text names a zone. Days come before months.
+    Parse a day, or a time, which is aware if the text names a zone. Days come before months.
 
     Raises:
-        ValueError: The text is not one date; the message says why.
+        ValueError: The text is not a date, or has two meanings; the message says which.
     """
     text = " ".join(text.split())
     if _AMERICAN.search(text):
@@ -140,7 +140,7 @@ def _at(day: date, clock: str | None) -> date | datetime:
 
 
 def _of_eight_digits(text: str) -> date:
-    # Of the years 2000 to 2099, no spelling is a day both ways: 20 would have to be a month.
+    # Within 2000 to 2099 no spelling is a day both ways: 20 would have to be a month.
     year, month, day = int(text[:4]), int(text[4:6]), int(text[6:])
     if year not in _THIS_CENTURY:
         day, month, year = int(text[:2]), int(text[2:4]), int(text[4:])

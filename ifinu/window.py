@@ -1,23 +1,23 @@
 """
-When a message may go: from when what it says is so, while its sending window is open, and until it has expired.
+When a message may go: once its text is true, while its sending window is open, and until it expires.
 
-A window is what an administrator writes, in the clock of the place where the phone is:
+An administrator writes a window in the local time of the phone:
 
     always
     daily 08:00-20:00
     mon-fri 08:00-20:00, sat 09:00-13:00
     seg-sex 08:00-12:00, seg-sex 14:00-18:00
 
-A range holds its start and not its end, which may be 24:00. One that passes midnight is written as two. `sempre` and
-`diário` are understood too. `lei-sp` stands for the hours that São Paulo's law leaves to collection: Monday to Friday
+A range includes its start and excludes its end, which may be 24:00. A range across midnight is written as two. `sempre`
+and `diário` are accepted too. `lei-sp` means the hours in which São Paulo's law allows collection: Monday to Friday
 08:00-20:00, Saturday 08:00-14:00, never on a holiday.
 
-On holidays every window is closed where `IFINU_SENDING_HOLIDAYS=BR` asks for it: those of the banks, and those of the
-phone's state (`business_days.py`). The file may name other days on which nothing is sent.
+With `IFINU_SENDING_HOLIDAYS=BR` every window is closed on bank holidays and on holidays of the phone's state
+(`business_days.py`). The file may name other days on which nothing is sent.
 
-The place is the state of the phone's area code, and its clock that of the state's capital. Sources of the zones:
+The local time is that of the capital of the state that the phone's area code belongs to. Sources of the zones:
 Decreto 2.784/1913 as last changed by Lei 12.876/2013, and the IANA time zone database. Brazil has had no summer time
-since Decreto 9.772/2019; should it return, the database will know, and with it this module.
+since Decreto 9.772/2019; should it return, an update of the database suffices.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BRASILIA = "America/Sao_Paulo"
 _ZONES = {
     "AC": "America/Rio_Branco",
     "AL": "America/Maceio",
-    # Its far west is an hour behind, but has DDD 97 together with towns that are not, and with fewer people than they.
+    # Its far west is an hour behind, but shares DDD 97 with larger towns that are not.
     "AM": "America/Manaus",
     "AP": "America/Belem",
     "BA": "America/Bahia",
@@ -55,7 +55,7 @@ _ZONES = {
     "MT": "America/Cuiaba",
     "PA": "America/Belem",
     "PB": "America/Fortaleza",
-    # Fernando de Noronha, an hour ahead, has three thousand people and no DDD of its own.
+    # Fernando de Noronha, an hour ahead, has three thousand people and shares its DDD.
     "PE": "America/Recife",
     "PI": "America/Fortaleza",
     "PR": BRASILIA,
@@ -76,7 +76,7 @@ _DAYS = {name: day for names in (_ENGLISH, _PORTUGUESE) for day, name in enumera
 _PART = re.compile(r"(\S+)\s+(\d\d?):(\d\d)\s*-\s*(\d\d?):(\d\d)", re.ASCII)
 _DAY_MINUTES = 24 * 60
 
-# For each day from Monday, its open ranges in minutes since midnight, the earliest first; they may overlap.
+# For each day from Monday: its open ranges in minutes since midnight, earliest first; they may overlap.
 _Week = tuple[tuple[tuple[int, int], ...], ...]
 
 
@@ -92,18 +92,18 @@ _LEI_SP = "mon-fri 08:00-20:00, sat 08:00-14:00"
 _TABLES = ("default", "tenants", "states", "holidays")
 _EVERYWHERE = "BR"
 _CLOSED_DAY = re.compile(r"(?:\d{4}-)?\d\d-\d\d", re.ASCII)
-_LONGEST_CLOSURE_DAYS = 400  # that a message waits through in one go; then it is looked at again
+_LONGEST_CLOSURE_DAYS = 400  # the longest wait at a time; then the window is computed again
 
 
 class Windows:
     """
-    The windows of tenants and states: a message may go while that of its tenant and that of its state are open.
+    The windows of tenants and states. A message may go while its tenant's and its state's windows are both open.
 
     Args:
-        default: Of tenants without one of their own.
-        tenants: By tenant.
-        states: By state (UF); a state without one is always open.
-        rest: Whether all are closed on holidays.
+        default: Window of the other tenants.
+        tenants: Windows by tenant.
+        states: Windows by state (UF); a state without a window is always open.
+        rest: Whether all windows are closed on holidays.
         closed: Further days on which nothing is sent, as `2026-12-24` or each year's `12-24`, by state or for `BR`.
     """
 
@@ -126,17 +126,17 @@ class Windows:
     @classmethod
     def load(cls, spec: str | None, file: Path | None, *, rest: bool = False) -> Windows:
         """
-        Read what is set.
+        Read the windows from the settings.
 
         Args:
-            spec: `IFINU_SENDING_WINDOW`; None is always.
+            spec: `IFINU_SENDING_WINDOW`; None means always.
             file: `IFINU_SENDING_WINDOWS_FILE`, a JSON object of windows, each of its keys optional:
                 `{"default": "…", "tenants": {"u1": "…"}, "states": {"SP": "…"},
-                "holidays": {"BR": ["2026-12-24"], "SP": ["01-25"]}}`. Its default wins over `spec`.
+                "holidays": {"BR": ["2026-12-24"], "SP": ["01-25"]}}`. Its default overrides `spec`.
             rest: Whether `IFINU_SENDING_HOLIDAYS` is `BR`.
 
         Raises:
-            ConfigurationError: Naming file, key and what is wrong with it.
+            ConfigurationError: A window is wrong; the message names the file, the key and the problem.
         """
         default = _ALWAYS if spec is None else _window(spec, "IFINU_SENDING_WINDOW")
         if file is None:
@@ -158,15 +158,15 @@ class Windows:
 
     def opens_at(self, now: datetime, *, phone: str, tenant: str | None) -> datetime | None:
         """
-        Say when a message may go.
+        Compute when a message may go.
 
         Args:
-            now: Aware.
-            phone: Where it goes, E.164.
-            tenant: On whose behalf.
+            now: The time, aware.
+            phone: The recipient, E.164.
+            tenant: The tenant that sends it.
 
         Returns:
-            None when it may go now, else the next instant, in UTC, at which it may.
+            None if it may go now; otherwise the next instant, in UTC, at which it may.
         """
         if self._is_always:
             return None
@@ -184,7 +184,7 @@ class Windows:
         return _instant(today + timedelta(days=_LONGEST_CLOSURE_DAYS), 0, zone)
 
     def _is_closed(self, day: date, state: str, window: _Window) -> bool:
-        """Whether nothing is sent on that day, whatever the hour."""
+        """Whether nothing is sent on that day at all."""
         written = day.isoformat()
         for place in (_EVERYWHERE, state):
             if not {written, written[5:]}.isdisjoint(self._closed.get(place, ())):
@@ -194,15 +194,15 @@ class Windows:
 
 def expires_at(notification: Notification) -> datetime | None:
     """
-    Say from when on a notification must not be sent.
+    Compute when a notification expires.
 
     Returns:
-        The earlier of its `valid_until` and, as "due today" is wrong the day after, the end of a `Kind.DUE`'s due date
-        by the clock of Brasília; None when it may always be sent.
+        Its `valid_until`, or for a `Kind.DUE` the end of the due date in Brasília if that is earlier, since "due today"
+        is wrong the day after. None if it never expires.
     """
     ends = [] if notification.valid_until is None else [notification.valid_until]
     due = notification.due_date
-    # Of the last year that Python has, the last day would have no end.
+    # The end of Python's last year cannot be computed.
     if notification.kind is Kind.DUE and due is not None and due.year < MAXYEAR:
         ends.append(_instant(due, _DAY_MINUTES, ZoneInfo(BRASILIA)))
     return min(ends, default=None)
@@ -210,19 +210,19 @@ def expires_at(notification: Notification) -> datetime | None:
 
 def true_from(notification: Notification, now: datetime) -> datetime | None:
     """
-    Say from when on what a notification says of its due date is so.
+    Compute when a notification's text becomes true.
 
-    Only a `Kind.OVERDUE` can be too early: until its charge is late (`business_days.late_from`), it has to wait.
+    Only a `Kind.OVERDUE` can be too early: it waits until its charge is late (`business_days.late_from`).
 
     Args:
-        notification: What is to be sent.
-        now: Aware.
+        notification: The notification.
+        now: The time, aware.
 
     Returns:
-        None when it is so, else the instant, in UTC, at which it will be: the first minute of that day in Brasília.
+        None if it is true now; otherwise the instant, in UTC: the first minute of that day in Brasília.
 
     Raises:
-        InvalidNotification: The due date of a `Kind.OVERDUE` is yet to come, which is a mistake of its producer.
+        InvalidNotification: The due date of a `Kind.OVERDUE` is in the future, a mistake of its producer.
     """
     due = notification.due_date
     if notification.kind is not Kind.OVERDUE or due is None:
@@ -241,14 +241,14 @@ def true_from(notification: Notification, now: datetime) -> datetime | None:
 
 def doubt(notification: Notification, now: datetime) -> str | None:
     """
-    Say what a person would ask about a notification sent at that time: its kind does not fit its due date.
+    Find a mismatch between a notification's kind and its due date.
 
     Args:
-        notification: What is to be sent.
-        now: When, aware.
+        notification: The notification.
+        now: The time of sending, aware.
 
     Returns:
-        What is wrong and what follows from it, in one line; None when it fits.
+        The mismatch and its consequence, in one line; None if there is none.
 
     Raises:
         InvalidNotification: As `true_from`.
@@ -260,9 +260,9 @@ def doubt(notification: Notification, now: datetime) -> str | None:
     if (from_then := true_from(notification, now)) is not None:
         late = from_then.astimezone(ZoneInfo(BRASILIA)).date()
         payable = late - timedelta(days=1)
-        why = "" if payable == due else ", as the banks are closed on its due date"
+        cause = "" if payable == due else ", as the banks are closed on its due date"
         return (
-            f"it waits until {late}: what is due on {due} can be paid until {payable}{why}, and {Kind.OVERDUE} says "
+            f"it waits until {late}: what is due on {due} can be paid until {payable}{cause}, and {Kind.OVERDUE} says "
             "that it is late"
         )
     if notification.kind is Kind.REMINDER and due < today:
@@ -275,7 +275,7 @@ def doubt(notification: Notification, now: datetime) -> str | None:
 
 
 def _instant(day: date, minutes: int, zone: ZoneInfo) -> datetime:
-    """In UTC; what the clock leaps over is the instant of the leap."""
+    """The instant in UTC; a time that the clock skips becomes the instant of the skip."""
     days, minute = divmod(minutes, _DAY_MINUTES)
     wall = time(minute // 60, minute % 60)
     return datetime.combine(day + timedelta(days=days), wall, zone).astimezone(UTC)
@@ -283,7 +283,7 @@ def _instant(day: date, minutes: int, zone: ZoneInfo) -> datetime:
 
 @functools.lru_cache(maxsize=4096)
 def _both(one: _Window, other: _Window) -> _Window:
-    """While both are open."""
+    """The hours in which both windows are open."""
     week = tuple(
         tuple(sorted((max(a, c), min(b, d)) for a, b in ranges for c, d in others if max(a, c) < min(b, d)))
         for ranges, others in zip(one.week, other.week, strict=True)
@@ -293,10 +293,10 @@ def _both(one: _Window, other: _Window) -> _Window:
 
 def _window(spec: object, where: str) -> _Window:
     """
-    Read the grammar on top.
+    Parse a window, in the grammar above.
 
     Raises:
-        ConfigurationError: Beginning with `where`.
+        ConfigurationError: The window is wrong; the message begins with `where`.
     """
     if not isinstance(spec, str):
         raise ConfigurationError(f"{where}: must be a text such as 'mon-fri 08:00-20:00'")
@@ -343,7 +343,7 @@ def _days(text: str) -> list[int]:
     for name in (first, last):
         if name not in _DAYS:
             raise ValueError(f"names no day; write daily, or {', '.join(_ENGLISH)}, or {', '.join(_PORTUGUESE)}")
-    # `sat-mon` goes over the week's end.
+    # `sat-mon` spans the end of the week.
     count = (_DAYS[last] - _DAYS[first]) % 7 + 1
     return [(_DAYS[first] + ahead) % 7 for ahead in range(count)]
 

@@ -1,9 +1,9 @@
 """
 The Portuguese edge: JSON <-> `Notification`.
 
-What producers in other languages push is flat. Only `id`, `tipo_notificacao`, `telefone` and what the text of
-that kind needs must be there; null and "" count as absent, and unknown keys are ignored, but for one that looks
-like a missing field which says who may be written to, until when and from where (`names.py`):
+Producers in other languages push a flat object. `id`, `tipo_notificacao`, `telefone` and the fields that the kind's
+text needs are required. null and "" count as absent. Unknown keys are ignored, unless one resembles a missing field of
+`GUARDS` (`names.py`):
 
     {"id": "inv-42:lembrete", "tipo_notificacao": "lembrete|vencimento|atraso|pagamento",
      "telefone": "(77) 99861-6740", "nome": …, "valor": 1234.5 | "1234.50" | "R$ 1.234,50",
@@ -12,16 +12,16 @@ like a missing field which says who may be written to, until when and from where
      "sem_referencia": true | false, "valido_ate": "2026-12-01T18:00:00-03:00" | "2026-12-01",
      "prioridade": "urgente|normal|baixa"}
 
-or nested, where what stands at the top wins over what stands below:
+or a nested object, whose outer fields override the inner ones:
 
     {"id": …, "tipo_notificacao": …, "usuario_id": …, "cobranca": {"valor": …, "descricao": …,
      "vencimento" | "data_vencimento": …, "link_pagamento": …, "pix_copia_cola": …, "linha_digitavel": …,
      "cliente": {"nome": …, "telefone": …}}}
 
-`cobranca.id` is not read: a charge has several notifications, and each needs an id of its own.
+`cobranca.id` is not read: a charge has several notifications, each with another id.
 
-Times without a zone are those of São Paulo. Midnight UTC on the dot is how Go and JavaScript print a bare
-date, so `2026-12-01T00:00:00Z` is due that day and not on the evening before; Go's zero time is absent.
+Times without a zone are in São Paulo time. Go and JavaScript print a bare date as midnight UTC, so
+`2026-12-01T00:00:00Z` is due on that day, not on the evening before. Go's zero time counts as absent.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _DEEPEST = 32  # levels; a notification has three
 _LONGEST_ECHO = 40  # characters of a misspelt kind that an error repeats
 _GO_ZERO_TIME = "0001-01-01T00:00:00Z"
 
-# Wire name -> field, in the order in which problems are told: the most useful one first.
+# Wire name -> field, in the order in which problems are reported: the most useful first.
 _TOP = {
     "id": "id",
     "tipo_notificacao": "kind",
@@ -81,14 +81,14 @@ _CHARGE = {
 }
 _CUSTOMER = {"nome": "name", "telefone": "phone"}
 _WIRE = {field: wire for wire, field in _TOP.items()}
-NAMES = {wire: wire for wire in _TOP} | _WIRE  # by either set of names
+NAMES = {wire: wire for wire in _TOP} | _WIRE  # from wire and Python names
 _ONLY_HERE = _TOP.keys() - _WIRE.keys()
 _CONTAINERS = frozenset({"cobranca", "cliente"})
 _MOST_UNREAD = 100  # keys of one message that are compared with ours
 _AS_IT_IS: Mapping[str, str] = {}
 _CHOICES: dict[str, type[Kind] | type[Priority]] = {"kind": Kind, "priority": Priority}
 
-# Without one of these, a message may go to somebody who opted out, too late, or from another number.
+# Without its guard, a message may go to somebody who opted out, too late, or from another number.
 GUARDS = frozenset({"usuario_id", "valido_ate", "instancia"})
 _HALF_A_CHARACTER = "has half of a surrogate pair, which is no character"
 
@@ -98,8 +98,8 @@ def parse(raw: bytes | str) -> dict[str, object]:
     Read one JSON object, strictly.
 
     Raises:
-        InvalidNotification: It is not UTF-8, not JSON, not an object, has a key twice, a number that is none
-            (NaN, Infinity, 1e999), or nests too deeply.
+        InvalidNotification: It is not UTF-8, not JSON or not an object, has a duplicate key or an invalid number (NaN,
+            Infinity, 1e999), or nests too deeply.
     """
     try:
         text = raw.decode() if isinstance(raw, bytes) else raw
@@ -108,8 +108,8 @@ def parse(raw: bytes | str) -> dict[str, object]:
         raise InvalidNotification("", f"is not UTF-8, at byte {exc.start}") from exc
     except json.JSONDecodeError as exc:
         raise InvalidNotification("", f"is not JSON: {exc.msg} at character {exc.pos}") from exc
-    except ValueError as exc:  # ours, below, or Python's refusal of an integer of thousands of digits
-        raise InvalidNotification("", f"is not JSON to go by: {exc}") from exc
+    except ValueError as exc:  # from the hooks below, or from Python for an integer of thousands of digits
+        raise InvalidNotification("", f"is not valid JSON: {exc}") from exc
     except RecursionError as exc:
         raise InvalidNotification("", f"nests deeper than {_DEEPEST} levels") from exc
     if not isinstance(body, dict):
@@ -120,7 +120,7 @@ def parse(raw: bytes | str) -> dict[str, object]:
 
 
 def nests_deeper(value: object, levels: int) -> bool:
-    """Whether a JSON value holds lists or objects more than so many levels deep."""
+    """Whether the lists and objects of a JSON value nest deeper than `levels`."""
     level: list[Any] = [value]
     for _ in range(levels):
         inner = (part for each in level for part in (each.values() if isinstance(each, dict) else each))
@@ -143,15 +143,15 @@ def decode(
 
     Args:
         body: A JSON object as `parse` returns it.
-        sandbox_number: Stands in for a missing `telefone`, and sample data for whatever else the text lacks.
-            None (production): what is missing is an error.
-        today: The day in Brazil that sample due dates count from; None reads the clock.
-        spelling: What the source calls each wire field, such as a column of a file; errors use those names.
-        ignored: Called for each absent field that an ignored key resembles, with the field's name on the wire.
+        sandbox_number: Replaces a missing `telefone`; sample data replace the other missing fields. None (production):
+            a missing field is an error.
+        today: The day in Brazil from which sample due dates count; None reads the clock.
+        spelling: The source's name of each wire field, such as a column of a file; errors use these names.
+        ignored: Called with the wire name of each absent field that an ignored key resembles.
 
     Raises:
-        InvalidNotification: Naming the wire field, without repeating what stood in it. When several are
-            wrong, `.field` is the first and `.reason` appends the others.
+        InvalidNotification: A field is wrong; the error names the field and never repeats its value. If several are
+            wrong, `.field` is the first and `.reason` lists the others too.
     """
     if not isinstance(body, Mapping):  # an envelope may call the task with anything
         raise InvalidNotification("", f"must be a JSON object, not {_json_type(body)}")
@@ -180,12 +180,12 @@ def decode(
 
 
 def is_wire(body: Mapping[str, object]) -> bool:
-    """Whether a mapping has the wire's names, and not Python's, of which `kind` is never absent."""
+    """Whether a mapping has wire names rather than Python's, which always include `kind`."""
     return "tipo_notificacao" in body or "cobranca" in body or ("kind" not in body and not _ONLY_HERE.isdisjoint(body))
 
 
 def phone_of(body: Mapping[str, object]) -> str | None:
-    """The phone of either wire form, or of Python's fields, as E.164, however wrong the rest is; None for none."""
+    """The phone of a wire object or of Python's fields, as E.164, even if other fields are wrong; None without one."""
     charge = body.get("cobranca")
     customer = charge.get("cliente") if isinstance(charge, Mapping) else None
     parts = [part for part in (body, customer) if isinstance(part, Mapping)]
@@ -200,7 +200,7 @@ def from_fields(fields: Mapping[str, object]) -> Notification:
     Build a notification from Python's field names, such as `kind` and `phone`.
 
     Raises:
-        InvalidNotification: Naming the field, without repeating what stood in it.
+        InvalidNotification: A field is wrong; the error names the field and never repeats its value.
     """
     for name in fields:
         if isinstance(name, str) and not _is_text(name):
@@ -215,7 +215,7 @@ def encode(notification: Notification) -> dict[str, str]:
     """
     Write the flat wire form, ready for JSON; `decode` gives the same notification back.
 
-    Absent fields, the normal priority and what is false are left out.
+    Absent fields, the normal priority and false values are left out.
     """
     body = {}
     for wire, field in _TOP.items():
@@ -229,7 +229,7 @@ def _written(value: object) -> str:
     match value:
         case Decimal():
             return f"{value:.2f}"
-        case date():  # a datetime is one too
+        case date():  # also a datetime
             return value.isoformat()
         case True:
             return "true"
@@ -238,7 +238,7 @@ def _written(value: object) -> str:
 
 
 class _Taken:
-    """What was found in a body: values by field, problems by wire name, and keys that nothing reads."""
+    """The fields taken from a body: values by field, problems by wire name, and the unread keys."""
 
     def __init__(self) -> None:
         self.values: dict[str, object] = {}
@@ -247,7 +247,7 @@ class _Taken:
         self._looked_at = 0
 
     def charge(self, charge: object) -> None:
-        """Take what the nested form has below `cobranca`."""
+        """Take the fields below `cobranca`."""
         if not isinstance(charge, Mapping):
             self.problems["cobranca"] = f"must be an object, not {_json_type(charge)}"
             return
@@ -278,7 +278,7 @@ class _Taken:
                 self.problems[_WIRE[field]] = str(exc)
 
     def strays(self) -> dict[str, str]:
-        """The wire name of each absent field that an unread key resembles -> that key."""
+        """The wire name of each absent field that an unread key resembles, and that key."""
         return {
             wire: key
             for wire, key in self._unread.items()
@@ -286,12 +286,12 @@ class _Taken:
         }
 
     def _leave(self, key: object, raw: object, path: str) -> None:
-        # A flag is neither an id nor a time; an object has parts by the hundred only where it is no notification.
+        # A flag is neither an id nor a time. An object with hundreds of keys is not a notification.
         if not isinstance(key, str) or isinstance(raw, bool) or key in _CONTAINERS or self._looked_at >= _MOST_UNREAD:
             return
         self._looked_at += 1
         wire = likely(key)
-        if wire is not None and not (path and wire == "id"):  # a charge and a customer have ids of their own
+        if wire is not None and not (path and wire == "id"):  # a charge and a customer have other ids
             self._unread.setdefault(wire, path + key)
 
 
@@ -302,7 +302,7 @@ def _string(raw: object) -> str:
 
 
 def _identifier(raw: object) -> str:
-    # A database's own integer is as good a key as its decimal form.
+    # A database's integer key is as good as a string.
     return str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else _string(raw)
 
 
@@ -378,7 +378,7 @@ def _fill_in(values: dict[str, object], problems: Mapping[str, str], sandbox_num
 
 
 def _reasons(error: ValidationError, values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Say what pydantic found, field by field, in words that repeat no value but a misspelt kind."""
+    """Pydantic's findings, field by field, in words that repeat no value except a misspelt kind."""
     for detail in error.errors(include_url=False, include_input=False):
         if detail["type"] == MISSING_FOR_KIND:
             for lacking in detail["ctx"]["fields"]:
@@ -414,7 +414,7 @@ def _reason(kind: str, message: str, field: str, value: object) -> str:
 
 
 def _echo(value: object, allowed: Iterable[str]) -> str:
-    """What was given, where it is nearly right: what is not may be anything, a name too."""
+    """The value if it is nearly right; any other value may be personal data."""
     if not isinstance(value, str):
         return _json_type(value)
     return repr(_short(value)) if difflib.get_close_matches(value.lower(), allowed, 1) else ""
@@ -436,22 +436,22 @@ def _is_text(text: str) -> bool:
 def _invalid(
     problems: Mapping[str, str], order: Iterable[str], spelling: Mapping[str, str] = _AS_IT_IS
 ) -> InvalidNotification:
-    # Names outside the order come first: an unknown or malformed key is why the others are missing.
+    # Names outside the order come first: an unknown or malformed key explains why others are missing.
     rank = {name: place for place, name in enumerate(order)}
     ranked = sorted(problems.items(), key=lambda item: rank.get(item[0], -1))
-    (field, reason), *others = [(spelling.get(name, name), why) for name, why in ranked]
-    return InvalidNotification(field, "; ".join([reason, *(f"{name}: {why}" for name, why in others)]))
+    (field, reason), *others = [(spelling.get(name, name), text) for name, text in ranked]
+    return InvalidNotification(field, "; ".join([reason, *(f"{name}: {text}" for name, text in others)]))
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     body = dict(pairs)
     if len(body) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a duplicate key")
     return body
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _finite_float(text: str) -> float:

@@ -245,5 +245,5 @@ def test_what_no_notification_is_called_is_refused(client: redis.Redis, given: s
 
 def test_a_program_gets_one_clear_error_when_redis_is_away(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("IFINU_REDIS_URL", "redis://127.0.0.1:1/0")
-    with pytest.raises(BrokerUnavailable, match="whether 'n1' is called off"):
+    with pytest.raises(BrokerUnavailable, match="whether 'n1' is cancelled"):
         cancel("n1")

@@ -255,7 +255,7 @@ def test_json_is_read_one_a_line_or_as_an_array(content, found):
         (b'{"id":"a","c":{"d":1}', "is not JSON"),
         (b'["id"]', "is not a JSON object"),
         (b"nonsense", "is not a JSON object"),
-        (b'{"id":"a","id":"a"}', "is not JSON to go by"),
+        (b'{"id":"a","id":"a"}', "is not valid JSON"),
         (b'{"id":"a\\\\nb"}', "id: has a line break or a quote that is spelled out"),
         (b'{"id":"a \\\\"b\\\\""}', "has a line break or a quote that is spelled out"),
         (b'{"id":"' + b"z" * 1_100_000 + b'"}', "is longer than"),
