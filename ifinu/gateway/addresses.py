@@ -1,8 +1,8 @@
 """
-What the gateway's host name stands for.
+The addresses of the gateway's host name.
 
-A headless Service answers its name with the address of every gateway process that is ready. They come and go, and an
-address may be another process' a minute later, so what a name stood for is believed for a few seconds.
+A headless Service resolves to the address of every gateway process that is ready. Processes come and go, and an address
+may belong to another one a minute later, so an answer is used for a few seconds only.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from time import monotonic
 Resolve = Callable[[str, int], Iterable[str]]
 
 _EVERY_S = 3.0  # between two look-ups
-_SOONEST_S = 0.5  # even when what was found has just failed
-_LONGEST_S = 60.0  # for which the last answer is good while the name server gives none
-_TURN_S = 5.0  # for which one waits for the look-up of another thread
+_SOONEST_S = 0.5  # even if an address has just failed
+_LONGEST_S = 60.0  # for which the last answer is used while the name server gives none
+_TURN_S = 5.0  # wait for another thread's look-up
 
-# The name is known to stand for nothing; any other error says nothing about the name.
+# These errors mean that the name has no address; any other error leaves that open.
 _NOTHING = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
 
 def resolve(host: str, port: int) -> Iterable[str]:
     """
-    The addresses of a host, of both families; none when the name stands for nothing.
+    The addresses of a host, of both families; empty if the name has none.
 
     Raises:
-        OSError: There was no answer.
+        OSError: The name server did not answer.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -46,7 +46,7 @@ class Addresses:
     Args:
         host: Name of the host, or an address.
         port: Port of the gateway.
-        look_up: What resolves; the limits of the system's resolver are the limit of its time.
+        look_up: Resolves the host; its timeout is the system resolver's.
         clock: Seconds that only go forward.
     """
 
@@ -62,14 +62,14 @@ class Addresses:
 
     def __call__(self, *, fresh: bool = False) -> tuple[str, ...]:
         """
-        The addresses, in order; none when the name stands for nothing, or nobody could say.
+        The addresses, sorted; empty if the name has none, or no name server has answered.
 
         Args:
-            fresh: What is known has failed: look it up again, unless that was just done.
+            fresh: A known address has failed: resolve the name again, unless that was just done.
         """
         if self._is_due(fresh):
             known = self._answered_at > float("-inf")
-            # One thread looks it up; the others go on with what is known, if it will do.
+            # One thread resolves the name; the others use the known addresses where they can.
             if self._turn.acquire(timeout=0.0 if known and not fresh else _TURN_S):
                 try:
                     if self._is_due(fresh):

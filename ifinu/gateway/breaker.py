@@ -1,13 +1,13 @@
 """
-The breaker: a gateway that is away costs time, not tries.
+The breaker: while the gateway is away messages wait, and no tries are counted.
 
     closed ── a few failures in a row ──▶ open ── after a wait ──▶ half open: one message goes as a probe
        ▲                                   ▲                            │
        ╰───────── it got an answer ────────┼────────────────────────────┤
                                            ╰──── it got none, wait longer ╯
 
-Only a gateway that cannot be reached, or a proxy that finds none behind it, counts as a failure. Any answer at all, a
-refusal too, shows that it is there.
+Only a gateway that cannot be reached, or a proxy that finds no gateway behind it, counts as a failure. Any answer, even
+a refusal, shows that the gateway is there.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ OUTAGE = frozenset({Reason.UNREACHABLE, Reason.UNAVAILABLE})
 
 _FAILURES_TO_OPEN = 3
 _FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 4.0  # so that sending resumes within five seconds of the gateway's return
+_LONGEST_WAIT_S = 4.0  # sending resumes within five seconds of the gateway's return
 
 
 def is_outage(exc: object) -> bool:
-    """Whether this is the gateway's absence, and says nothing about the message."""
+    """Whether an error means that the gateway is away, and so concerns no single message."""
     return isinstance(exc, NotSent) and exc.reason in OUTAGE
 
 
@@ -35,7 +35,7 @@ class Breaker:
 
     Args:
         clock: Seconds that only go forward.
-        failures_to_open: How many in a row open it.
+        failures_to_open: Failures in a row that open it.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic, failures_to_open: int = _FAILURES_TO_OPEN) -> None:
@@ -56,7 +56,7 @@ class Breaker:
         return 0.0 if self._probe_at is None else max(0.0, self._probe_at - self._clock())
 
     def started(self) -> None:
-        """A message starts. While open it is the probe, and the next has to wait for what becomes of it."""
+        """A message starts. While the breaker is open it is the probe, and the next message waits for its outcome."""
         if self._probe_at is not None:
             self._probing = True
             self._probe_at = self._clock() + self._wait_s

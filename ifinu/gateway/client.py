@@ -1,9 +1,9 @@
 """
 The Evolution API, as far as ifinu uses it.
 
-Sending raises SendError's classes, which say what a failure proves; every other route raises plain
-GatewayError. No route but `connect` is called with a query string: the gateway lets a query parameter override the
-instance in the path after it has checked the key.
+A send raises a subclass of SendError, which says what the failure proves; every other route raises GatewayError. Only
+`connect` is called with a query string: a query parameter would override the instance in the path after the gateway
+has checked the key.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Evolution:
 
     Args:
         url: Base URL, `http://host:port` or `https://host/prefix`.
-        api_key: Sent as `apikey`; it is in no repr, error or log.
+        api_key: Sent as `apikey`; no repr, error or log contains it.
         connect_timeout_s: Longest wait for a connection.
-        read_timeout_s: Longest wait for an answer; a send takes several queries of up to 60 s each at
-            WhatsApp, and what runs out of time here may still be sent.
-        worker: Name of this worker, sent as `X-Ifinu-Worker` so that logs on the way can tell workers apart.
-        address: IP address of the process, where the URL's host has several.
+        read_timeout_s: Longest wait for an answer. A send makes several queries of up to 60 s each at WhatsApp, and a
+            request that times out here may still be sent.
+        worker: Name of this worker, sent as `X-Ifinu-Worker`, so that logs of proxies and gateway name the worker.
+        address: IP address of the process, if the URL's host has several.
 
     Raises:
         ConfigurationError: The URL or the key cannot be used.
@@ -66,7 +66,7 @@ class Evolution:
         return f"{type(self).__name__}({self._at!r})"
 
     def close(self) -> None:
-        """Close the connections: those in use when their answer is there."""
+        """Close the connections; those in use close after their answer."""
         self._transport.close()
 
     def send_text(
@@ -78,23 +78,23 @@ class Evolution:
         before: Callable[[], None] | None = None,
     ) -> outcomes.Sent:
         """
-        Send one text, once: nothing on the way tries again.
+        Send one text, once: neither this client nor the gateway retries.
 
         Args:
             instance: Name of the WhatsApp instance to send from.
-            number_e164: To whom, as `+5577998616740`.
-            text: What; U+0000 is taken out, since the gateway sends it and then fails to store it.
-            before: Called just before the request is written; what it raises is raised, and nothing is sent.
+            number_e164: The recipient, as `+5577998616740`.
+            text: The text. U+0000 is removed, since the gateway sends it and then fails to store it.
+            before: Called just before the request is written; if it raises, nothing is sent.
 
         Returns:
-            The message's id; `confirmed` is False when it was sent but the id was lost.
+            The message's id; `confirmed` is False if it was sent but the id was lost.
 
         Raises:
             NotSent: Nothing reached WhatsApp.
-            Throttled: As NotSent; the number is too fast.
+            Throttled: Nothing reached WhatsApp, since the number sends too fast.
             MaybeSent: The outcome is unknown.
-            Refused: Not this message, not to this number.
-            Misconfigured: No message of this instance.
+            Refused: The gateway refuses this message or this number.
+            Misconfigured: The gateway refuses every message of this instance.
         """
         body = _json({"number": phone.digits(number_e164), "text": text.replace("\0", ""), "linkPreview": False})
         hide = (self._api_key, text)
@@ -115,17 +115,16 @@ class Evolution:
         page: int = 1,
     ) -> message_records.FoundMessages:
         """
-        Look among the messages this instance has sent and stored.
+        Search the messages that this instance has sent and stored.
 
-        Found means sent. Not found does not mean not sent: the row is written after the send, and may have
-        failed. The gateway cannot search by text.
+        A message that is found was sent. One that is not found may have been sent: the gateway writes the row after the
+        send, and that may fail. It cannot search by text.
 
         Args:
             instance: Name of the WhatsApp instance.
             since: Oldest time of sending, aware.
             until: Newest, aware.
-            remote_jid: Only to this address (`Sent.remote_jid`; or ask for each of
-                `phone.ninth_digit_forms`).
+            remote_jid: Only messages to this address (`Sent.remote_jid`, or each of `phone.ninth_digit_forms`).
             page: From 1.
         """
         where = {
@@ -136,7 +135,7 @@ class Evolution:
         return self._ask(message_records.read_messages, "POST", "chat/findMessages", instance, body)
 
     def connection_state(self, instance: str) -> message_records.ConnectionState:
-        """Tell the state of an instance; ABSENT when another gateway process holds it."""
+        """The state of an instance; ABSENT if another gateway process holds it."""
         return self._ask(message_records.read_connection, "GET", "instance/connectionState", instance).state
 
     def create_instance(
@@ -148,20 +147,18 @@ class Evolution:
         token: str | None = None,
     ) -> message_records.CreatedInstance:
         """
-        Create an instance. Never two of one name at a time: the loser's clean-up deletes the winner.
+        Create an instance. Never create two of one name at a time: the loser's clean-up deletes the winner.
 
         Args:
             instance: Its name, unique in the gateway's whole database.
-            channel: What it speaks to.
+            channel: The service it connects to.
             number: Digits of the phone, for a pairing code beside the QR code; Meta's phone-number id for
                 BUSINESS.
-            token: The instance's own key, or Meta's token for BUSINESS; the gateway makes one up when there
-                is none.
+            token: The instance's key, or Meta's token for BUSINESS; without one the gateway generates a key.
 
         Raises:
-            ConfigurationError: The name is blank, with which the gateway would create an instance nothing can
-                address.
-            GatewayError: 403 when the name is taken.
+            ConfigurationError: The name is blank. The gateway would create an instance that no route can address.
+            GatewayError: With status 403 if the name is taken.
         """
         if not instance.strip():
             raise errors.ConfigurationError("an instance needs a name")
@@ -171,38 +168,38 @@ class Evolution:
 
     def connect_instance(self, instance: str, *, number: str | None = None) -> message_records.Pairing:
         """
-        Start pairing: a QR code to show, no QR code yet (ask again), or OPEN when it is paired already.
+        Start pairing. Returns a QR code, no QR code yet (ask again), or OPEN if the instance is paired.
 
         Args:
             instance: Name of the WhatsApp instance.
-            number: Digits of the phone, for a pairing code beside the QR code. It travels in the query string, which
-                a proxy may take away.
+            number: Digits of the phone, for a pairing code beside the QR code. It is sent in the query string, which
+                a proxy may remove.
         """
         query = "" if number is None else f"?number={quote(number, safe='')}"
         return self._ask(message_records.read_connection, "GET", "instance/connect", instance, query=query)
 
     def restart_instance(self, instance: str) -> message_records.Pairing:
-        """Open the instance's connection to WhatsApp anew; GatewayError when it is not connected."""
+        """Reconnect the instance to WhatsApp; GatewayError if it is not connected."""
         return self._ask(message_records.read_connection, "POST", "instance/restart", instance)
 
     def logout_instance(self, instance: str) -> None:
-        """Unpair: a new QR code is needed afterwards."""
+        """Unpair the instance: it then needs a new QR code."""
         self._call("DELETE", "instance/logout", instance)
 
     def delete_instance(self, instance: str) -> None:
-        """Delete the instance with its messages and webhook; the gateway does it after it has answered."""
+        """Delete the instance with its messages and webhook; the gateway deletes them after its answer."""
         self._call("DELETE", "instance/delete", instance)
 
     def fetch_instances(self) -> tuple[message_records.Instance, ...]:
-        """List the instances of this gateway process."""
+        """The instances of this gateway process."""
         return self._ask(message_records.read_instances, "GET", "instance/fetchInstances")
 
     def instance_names(self) -> frozenset[str]:
         """
-        The names of all instances that a message can be sent from.
+        The names of all instances.
 
         Raises:
-            GatewayError: They could not be had; it may know others.
+            GatewayError: The list could not be read.
         """
         return frozenset(one.name for one in self.fetch_instances())
 
@@ -210,20 +207,20 @@ class Evolution:
         self, instance: str, url: str, events: Iterable[str], *, headers: dict[str, str] | None = None
     ) -> message_records.Webhook:
         """
-        Say where an instance's events go.
+        Register the webhook of an instance.
 
         Args:
             instance: Name of the WhatsApp instance.
-            url: Receives them as POST.
-            events: Names such as `MESSAGES_UPDATE`; none means all of them.
-            headers: Sent along as they are. `jwt_key` is turned into `Authorization: Bearer <a ten-minute
+            url: Receives events as POST.
+            events: Names such as `MESSAGES_UPDATE`; an empty list means all events.
+            headers: Sent unchanged, but `jwt_key` is turned into `Authorization: Bearer <a ten-minute
                 JWT>`.
         """
         webhook = {"enabled": True, "url": url, "events": list(events)} | ({"headers": headers} if headers else {})
         return self._ask(message_records.read_webhook, "POST", "webhook/set", instance, {"webhook": webhook})
 
     def find_webhook(self, instance: str) -> message_records.Webhook | None:
-        """Tell where an instance's events go; None when none was set."""
+        """The webhook of an instance; None if it has none."""
         return self._ask(message_records.read_found_webhook, "GET", "webhook/find", instance)
 
     def _ask(
@@ -289,7 +286,7 @@ def _path(route: str, instance: str | None) -> str:
 
 
 def _json(body: dict[str, Any]) -> bytes:
-    # Half of a surrogate pair is no character; the gateway's database would refuse it after the send.
+    # Half a surrogate pair is not a character; the gateway's database would refuse it after the send.
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 

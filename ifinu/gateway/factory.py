@@ -24,13 +24,13 @@ def gateway_of(
 
     Args:
         config: The settings.
-        worker: Who asks, for the gateway's logs.
-        connect_timeout_s: In place of the settings'.
-        read_timeout_s: In place of the settings'.
+        worker: Name of the client, for the gateway's logs.
+        connect_timeout_s: Overrides the setting.
+        read_timeout_s: Overrides the setting.
         memory: As for `Shards`.
 
     Raises:
-        ConfigurationError: There is no key for it, or it or the URL cannot be used.
+        ConfigurationError: The key is missing, or the key or the URL cannot be used.
     """
     if config.evolution_api_key is None:
         raise ConfigurationError(

@@ -1,9 +1,10 @@
 """
-Instances whose connection opens and closes without end.
+Flapping instances: the connection opens and closes without end.
 
-Two sockets of one instance in one gateway process kick each other: WhatsApp closes the older with 440, the gateway
-reconnects it at once, and so on until the process restarts. The gateway's database says `open` all the while, so the
-state has to be asked for a few times. Without a way to WhatsApp an instance flaps too, and is never open.
+Two sockets of one instance in one gateway process disconnect each other: WhatsApp closes the older one with 440, the
+gateway reconnects it at once, and so on until the process restarts. Meanwhile the gateway's database says `open`, so
+only repeated queries of the state show it. An instance also flaps, and is never open, if the gateway cannot reach
+WhatsApp.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ FIX = (
 
 _EVERY_S = 0.15
 _LOOKS = 14  # about two seconds
-_LOOKS_AT_AN_OPEN_ONE = 5  # one that flaps is open for moments
-_CHANGES = 3  # one more than a connection that was lost and came back
+_LOOKS_AT_AN_OPEN_ONE = 5  # a flapping instance is open for moments
+_CHANGES = 3  # one more than a connection that was lost once and came back
 
 
 def watch(gateway: Gateway, instances: Iterable[str]) -> tuple[dict[str, ConnectionState], set[str]]:
     """
-    Ask for the states of instances for up to two seconds, and for less than one where all are open.
+    Query the states of instances for up to two seconds, or less than one if all are open.
 
     Returns:
-        The last state of each that could be asked, and those that flap.
+        The last state of each instance that answered, and the names of those that flap.
     """
     seen: dict[str, list[ConnectionState]] = {name: [] for name in instances}
     changes = dict.fromkeys(seen, 0)

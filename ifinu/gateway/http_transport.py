@@ -1,12 +1,12 @@
 """
-One HTTP exchange, and what is known when it fails.
+The HTTP transport: one exchange, and what its failure proves.
 
-An exchange has two phases, kept apart by the code rather than guessed from the kind of exception:
+An exchange has two phases. The code separates them; it does not guess the phase from the exception:
 
     take or open a connection, write the request   fails → RequestNotDelivered: the gateway cannot act on it
     read the whole answer                          fails → AnswerLost: the gateway may have acted on it
 
-Nothing here tries again, follows a redirect, reads a proxy from the environment or keeps a cookie.
+The transport never retries, follows no redirect, uses no proxy from the environment and keeps no cookie.
 """
 
 from __future__ import annotations
@@ -27,39 +27,38 @@ from urllib3.exceptions import HTTPError
 
 from ifinu import errors
 
-# Node closes a kept-alive connection after 5 s without a request, and a request that meets that close gets no
-# answer; so a connection that has been idle this long is not used again.
-# Source: the gateway's `Keep-Alive: timeout=5`.
+# Node closes a kept-alive connection after 5 s without a request (`Keep-Alive: timeout=5`), and a request that crosses
+# the close gets no answer. So a connection that was idle this long is not used again.
 _LONGEST_IDLE_S = 4.0
 _MOST_IDLE = 32
-# More than any route answers; a larger answer is cut, so that it cannot fill a worker's memory.
+# Larger than any real answer; the rest is cut off, so that it cannot fill a worker's memory.
 _LARGEST_BODY_BYTES = 16 * 1024 * 1024
 _LARGEST_HEAD_BYTES = 64 * 1024
 _PORTS = {"http": 80, "https": 443}
 _FIRST_FINAL = 200
 
 
-class RequestNotDelivered(Exception):  # noqa: N818 - says what is known, as the tree in errors.py does
+class RequestNotDelivered(Exception):  # noqa: N818 - named by what it proves, as in errors.py
     """
-    The request was not written to its end, so the gateway cannot have acted on it.
+    The request was not written completely, so the gateway cannot have acted on it.
 
-    A server runs a route once it has the `Content-Length` bytes of the body, and they did not all leave.
+    A server runs a route once it has `Content-Length` bytes of body, and not all of them were written.
     """
 
 
 class AnswerLost(Exception):  # noqa: N818 - as above
-    """The request left and no whole answer came back."""
+    """The request was written and no complete answer came back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
     """
-    What the gateway answered.
+    An answer of the gateway.
 
     Attributes:
         status: HTTP status.
-        body: At most 16 MiB of it.
-        retry_after: The `Retry-After` header as it came.
+        body: At most 16 MiB.
+        retry_after: The raw `Retry-After` header.
     """
 
     status: int
@@ -72,18 +71,18 @@ class HttpTransport:
     Connections to one server, kept alive; threads may share it, and a forked process opens its own.
 
     Args:
-        url: `http://host:port` or `https://host`, with an optional path that goes before every route.
-        headers: Sent with every request; they are in no repr or error.
-        connect_timeout_s: Longest wait for a connection, per address of the host, and then for its TLS handshake.
+        url: `http://host:port` or `https://host`, with an optional path that prefixes every route.
+        headers: Sent with every request; no repr or error contains them.
+        connect_timeout_s: Longest wait for a connection, for each address of the host, and then for the TLS handshake.
         read_timeout_s: Longest wait for the whole answer.
-        address: IP address to connect to in place of the URL's host, by which the server still knows itself.
+        address: IP address to connect to; `Host` and TLS still use the URL's host.
 
     Raises:
         ConfigurationError: The URL or a header cannot be used.
     """
 
     # urllib3 connects (DNS, TLS, verification) and httptools reads: requests costs 8.4 times the CPU per POST and
-    # urllib3's pool 4.4 times (360, 186 and 43 µs; bench/http_client.py), and neither tells the phase.
+    # urllib3's pool 4.4 times (360, 186 and 43 µs; bench/http_client.py), and neither reveals the phase.
 
     def __init__(
         self,
@@ -102,7 +101,7 @@ class HttpTransport:
                 )
         kind: Callable[..., HTTPConnection] = HTTPConnection
         if parts.scheme == "https":
-            # One context for all connections, since reading the certificates of the system takes long.
+            # One context for all connections: reading the system's certificates is slow.
             kind = functools.partial(
                 HTTPSConnection, ssl_context=ssl.create_default_context(), server_hostname=parts.hostname
             )
@@ -113,7 +112,7 @@ class HttpTransport:
         lines = {"Host": parts.netloc.lower(), **headers}
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         self._read_timeout_s = read_timeout_s
-        # Idle connections and since when, the latest at the right. Its pops are atomic: it needs no lock.
+        # Idle connections and since when, the latest on the right. A deque's pops are atomic: no lock is needed.
         self._idle: collections.deque[tuple[HTTPConnection, float]] = collections.deque()
         self._pid = os.getpid()
         self._closed = False
@@ -131,12 +130,11 @@ class HttpTransport:
             method: HTTP method.
             path: Route with a leading slash, already quoted.
             body: JSON; empty for none.
-            before: Called when there is a connection, just before the request is written; what it raises is raised,
-                and nothing is written.
+            before: Called on a connection just before the request is written; if it raises, nothing is written.
 
         Raises:
-            RequestNotDelivered: The gateway cannot have acted on it.
-            AnswerLost: It may have. The cause is a TimeoutError when the time ran out.
+            RequestNotDelivered: The gateway cannot have acted on the request.
+            AnswerLost: The gateway may have acted on it. The cause is a TimeoutError if the time ran out.
         """
         content = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if method == "POST" else ""
         request = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}{content}\r\n".encode("ascii") + body
@@ -163,7 +161,7 @@ class HttpTransport:
         return reading.answer
 
     def close(self) -> None:
-        """Close the connections: those in use when their answer is there."""
+        """Close the connections; those in use close after their answer."""
         self._closed = True
         self._close_idle()
 
@@ -174,14 +172,14 @@ class HttpTransport:
 
     def _take(self) -> HTTPConnection:
         if self._pid != os.getpid():
-            # Copied by a fork: two processes writing to one connection would read each other's answers.
-            # Closing our copies leaves the parent's open.
+            # A fork copied them, and two processes on one connection would read each other's answers. Closing the
+            # copies leaves the parent's open.
             self._close_idle()
             self._pid = os.getpid()
         with contextlib.suppress(IndexError):  # there is none
             while True:
                 conn, since = self._idle.pop()
-                # Connected means nothing to read: it would be the end, or what nobody asked for.
+                # `is_connected` means nothing to read: data would be the end, or an unsolicited answer.
                 if time.monotonic() - since < _LONGEST_IDLE_S and conn.is_connected:
                     return conn
                 conn.close()
@@ -193,20 +191,20 @@ class HttpTransport:
         if self._closed:
             self._close_idle()
             return
-        # What the busy ones at the right leave unused at the left would stay open half-closed by the gateway.
+        # Unused connections on the left would otherwise stay half-closed by the gateway.
         with contextlib.suppress(IndexError):  # another thread took the last one
             while len(self._idle) > _MOST_IDLE or now - self._idle[0][1] >= _LONGEST_IDLE_S:
                 self._idle.popleft()[0].close()
 
 
 class _Reading:
-    """One answer, as it comes in; what is public without a docstring is called by the parser."""
+    """One answer as it arrives; the parser calls the methods named `on_…`."""
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._body = bytearray()
         self._retry_after: str | None = None
-        self._framed = False  # whether it says where it ends
+        self._framed = False  # whether its headers give its end
         self._headed = False
         self._ended = False
         self._keeps = False
@@ -230,15 +228,15 @@ class _Reading:
 
     def on_message_complete(self) -> None:
         self._ended = True
-        self._keeps = self._parser.should_keep_alive()  # the parser forgets with the next byte
+        self._keeps = self._parser.should_keep_alive()  # the next byte resets the parser
 
     def read(self, conn: HTTPConnection, *, deadline: float) -> None:
         """
-        Read it to its end. The deadline is for all of it: one that trickles in must not hold a thread for ever.
+        Read the whole answer. The deadline covers all of it, so that a trickle cannot hold a thread for ever.
 
         Raises:
             OSError: The connection broke, the time ran out, or the answer ended too early.
-            httptools.HttpParserError: It is no HTTP.
+            httptools.HttpParserError: The answer is not HTTP.
         """
         head_bytes = 0
         while not self._ended and len(self._body) < _LARGEST_BODY_BYTES:
@@ -248,7 +246,7 @@ class _Reading:
             conn.sock.settimeout(left_s)
             data = conn.sock.recv(65_536)
             if not data:
-                if self._headed and not self._framed:  # it ends with its connection
+                if self._headed and not self._framed:  # the end of the connection ends it
                     return
                 raise ConnectionError("the answer ended too early")
             head_bytes += len(data)
@@ -258,12 +256,11 @@ class _Reading:
 
     @property
     def answer(self) -> Response:
-        """What was read."""
         return Response(self._parser.get_status_code(), bytes(self._body[:_LARGEST_BODY_BYTES]), self._retry_after)
 
     @property
     def reusable(self) -> bool:
-        """Whether the connection may carry another request: after an interim answer (1xx) the real one is to come."""
+        """Whether the connection may carry another request; after an interim answer (1xx) the final one follows."""
         status: int = self._parser.get_status_code()
         cut = len(self._body) > _LARGEST_BODY_BYTES
         return self._keeps and not cut and not self._surplus and status >= _FIRST_FINAL
@@ -274,7 +271,7 @@ def _failing_as(kind: type[RequestNotDelivered | AnswerLost]) -> Iterator[None]:
     try:
         yield
     except (OSError, HTTPError, httptools.HttpParserError) as exc:
-        cause = exc.__cause__ or exc  # urllib3 wraps some, and not all, of what happens
+        cause = exc.__cause__ or exc  # urllib3 wraps some of these errors
         raise kind(f"{type(cause).__name__}: {cause}") from cause
 
 
@@ -293,7 +290,7 @@ def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         usable = parts.hostname and parts.hostname.encode("idna") and parts.port != 0 and parts.scheme in _PORTS
-    except ValueError:  # a port that is no number, a label too long for a host name
+    except ValueError:  # an invalid port, or a label too long for a host name
         usable = False
     if not usable or parts.username is not None or parts.query or parts.fragment or not _plain(url) or " " in url:
         raise errors.ConfigurationError(

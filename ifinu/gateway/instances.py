@@ -1,20 +1,19 @@
 """
-Which WhatsApp instances are held back: a number that is offline, too fast or unknown costs time, and only its own.
+Instances that are held back: a number that is offline, throttled or missing delays its own messages only.
 
-    going ── it is seen to fail ──▶ held ── after a wait ──▶ one message goes as a probe
-      ▲                             ▲                              │
-      ╰──────── it was sent ────────┼──────────────────────────────┤
-                                    ╰──── it failed, wait longer ──╯
+    going ──── sends fail ────▶ held ── after a wait ──▶ one message goes as a probe
+      ▲                          ▲                              │
+      ╰──── the probe was sent ──┼──────────────────────────────┤
+                                 ╰──── it failed: wait longer ──╯
 
-A message may fail for what is wrong with its instance, or with itself. It is the instance when the gateway says that it
-is not connected, or when several numbers fail in a row. It is the message when others were sent between two of its own
-failures; then its tries are counted, and end. A message that failed comes back after the others, so that the next probe
-is another one.
+The instance is at fault if the gateway says that it is not connected, or if several recipients fail in a row. The
+message is at fault if others were sent between two of its failures; then its tries are counted, and end. A failed
+message comes back after the others, so that the next probe is another one.
 
-What is held back goes to the delayed set, spread out, so that a hundred thousand messages of one number neither stand
-in the way of the others' nor come back all at once. Where many instances are held, each is probed less often, so that
-probes leave the pace to the others. Where the gateway does not have several of them, its list is asked for, and what is
-not on it is not probed at all.
+Held messages go to the delayed set, spread out, so that a hundred thousand messages of one number neither block those
+of others nor come back all at once. The more instances are held, the less often each is probed, so that probes leave
+the pace to the others. If several instances are missing at the gateway, its list of instances is read, and those not
+on it are not probed at all.
 """
 
 from __future__ import annotations
@@ -28,29 +27,29 @@ from typing import NamedTuple
 from ifinu.errors import GatewayError, Misconfigured, Reason, SendError, Throttled
 
 _DISCONNECTED = frozenset({Reason.CONNECTION_CLOSED, Reason.NEVER_CONNECTED, Reason.WRONG_SHARD})
-_NUMBERS_TO_HOLD = 5  # that fail in a row; one number, or a few, may fail by themselves
+_NUMBERS_TO_HOLD = 5  # recipients that fail in a row; a few may fail by themselves
 _WAITS_S = 5.0, 60.0  # between probes: the first, and the longest
-# While the gateway's own process is the trouble, it must be seen soon that it is back.
+# If the gateway's process is at fault, its return must be noticed soon.
 _SHORT_WAITS_S = {Reason.WRONG_SHARD: (2.0, 8.0), Reason.GATEWAY_DATABASE: (1.0, 4.0)}
-_PROBES_PER_S = 5.0  # of all instances that are held
+_PROBES_PER_S = 5.0  # over all held instances
 _SPREAD_PER_S = 20.0
 _LONGEST_SPREAD_S = 600.0
-_LONGEST_PATIENCE_S = 60.0  # of a message that failed, beside the others' wait
-_MISSING_TO_LIST = 3  # so many instances that are missing are worth asking for the list
-_LISTED_FOR_S = 600.0  # and it is asked for until so long after the last one was
+_LONGEST_PATIENCE_S = 60.0  # extra wait of a failed message
+_MISSING_TO_LIST = 3  # missing instances from which on the list is read
+_LISTED_FOR_S = 600.0  # and it is read until so long after the last miss
 
 
 class Trouble(NamedTuple):
     """
-    What a message met so far, as the message that takes its place carries it.
+    The failures of a message so far, carried in a header of its retries.
 
     Attributes:
-        reason: Of its last failure.
-        since_ms: When the first of that reason in a row was, by Redis' clock.
-        at_ms: When the last one was.
-        failures: How many there were, of any reason.
-        counted: How many of them count as its tries.
-        own: Whether it is the message's own: others were sent between two of its failures.
+        reason: Reason of its last failure.
+        since_ms: Time of the first consecutive failure with that reason, by Redis' clock.
+        at_ms: Time of its last failure.
+        failures: Number of failures, for any reason.
+        counted: Number of failures that count as its tries.
+        own: Whether the message is at fault: others were sent between two of its failures.
     """
 
     reason: str
@@ -62,7 +61,7 @@ class Trouble(NamedTuple):
 
     @classmethod
     def read(cls, value: object) -> Trouble | None:
-        """Read what a message carries; None where that is nothing of ours: anybody can push a message."""
+        """Parse the header of a message; None if it is invalid: anybody can push a message."""
         if not (isinstance(value, (list, tuple)) and len(value) == len(cls._fields)):
             return None
         reason, *numbers, own = value
@@ -74,19 +73,19 @@ class Trouble(NamedTuple):
         return cls(reason, since_ms, at_ms, failures, counted, own)
 
     def again(self, reason: str, at_ms: int) -> Trouble:
-        """The same after one more failure."""
+        """The failures so far and one more."""
         since_ms = self.since_ms if reason == self.reason else at_ms
         return self._replace(reason=reason, since_ms=since_ms, at_ms=at_ms, failures=self.failures + 1)
 
 
 class Judged(NamedTuple):
     """
-    What follows from a failure.
+    The consequence of a failure.
 
     Attributes:
-        trouble: What the message is to carry.
-        wait_s: For how long it waits, in seconds, where the failure does not count as its try.
-        counts: Whether it does.
+        trouble: The failures for the header of the retry.
+        wait_s: The wait in seconds, if the failure does not count as a try.
+        counts: Whether the failure counts as a try.
     """
 
     trouble: Trouble
@@ -96,11 +95,11 @@ class Judged(NamedTuple):
 
 class Hold(NamedTuple):
     """
-    A message has to wait.
+    A message must wait.
 
     Attributes:
-        wait_s: For how long, in seconds.
-        missing: Whether the gateway does not have its instance.
+        wait_s: The wait in seconds.
+        missing: Whether its instance is missing at the gateway.
     """
 
     wait_s: float
@@ -108,15 +107,15 @@ class Hold(NamedTuple):
 
 
 class _State:
-    """Of one instance, or of the whole gateway."""
+    """The state of one instance, or of the whole gateway."""
 
     def __init__(self) -> None:
-        self.numbers: set[str] = set()  # that failed since a message was sent, and are not at fault themselves
-        self.wait_s = 0.0  # between probes; 0 while it goes
-        self.until = 0.0  # no message goes before
-        self.probing = False  # whether a message is on its way to see if it goes again
+        self.numbers: set[str] = set()  # recipients that failed since the last success, and are not at fault themselves
+        self.wait_s = 0.0  # between probes; 0 while not held
+        self.until = 0.0  # no message goes before this time
+        self.probing = False  # whether a probe is under way
         self.held = 0  # messages held back since the last probe
-        self.missing = False  # the gateway does not have it
+        self.missing = False  # at the gateway
 
 
 class Instances:
@@ -124,11 +123,11 @@ class Instances:
     The instances that one process has sent from.
 
     Args:
-        misconfigured_wait_s: How long the first wait is when the key or the instance is wrong, in seconds.
+        misconfigured_wait_s: The first wait in seconds if the key or the instance is wrong.
         clock: Seconds that only go forward.
-        sharded: Whether there are several gateway processes. All of them were asked before one is said to be the wrong
-            one, and what is wrong with one process holds back its instances alone.
-        names: Lists the instances that the gateway has; it may raise GatewayError.
+        sharded: Whether there are several gateway processes. Then `wrong_shard` is certain, since all were asked, and a
+            fault of one process holds back its instances only.
+        names: Lists the gateway's instances; may raise GatewayError.
         jitter: Uniform in [0, 1).
     """
 
@@ -147,12 +146,12 @@ class Instances:
         self._jitter = jitter
         self._lock = threading.Lock()
         self._states: dict[str, _State] = {}
-        self._whole = _State()  # the gateway's
+        self._whole = _State()  # state of the gateway
         self._sent_ms: dict[str, int] = {}  # when the last message of an instance was sent, by Redis' clock
         self._list = _List(names, clock, misconfigured_wait_s)
 
     def hold(self, name: str) -> Hold | None:
-        """Whether a message of this instance has to wait; None when it may go."""
+        """How long a message of this instance must wait; None if it may go."""
         listed = None if name in self._sent_ms else self._list.has(name)
         if listed is False:
             self._list.miss()
@@ -167,7 +166,7 @@ class Instances:
             now = self._clock()
             if now >= state.until:
                 state.probing = state.wait_s > 0
-                state.until = now + state.wait_s  # whoever asks next waits for what becomes of this one
+                state.until = now + state.wait_s  # the next one waits for the outcome of this one
                 state.held = 0
                 return None
             state.held += 1
@@ -175,22 +174,25 @@ class Instances:
             return Hold(state.until - now + spread_s, state.missing)
 
     def is_held(self, name: str) -> bool:
-        """Whether messages of this instance wait; asking changes nothing."""
+        """Whether messages of this instance wait; unlike `hold`, this changes nothing."""
         state = self._states.get(name)
         return state is not None and self._clock() < state.until
 
     def may_be_blameless(self, name: str, trouble: Trouble) -> bool:
-        """Whether it turned out that the instance was at fault when tries were counted of a message."""
+        """Whether the instance, not the message, was at fault when the message's tries were counted."""
         state = self._states.get(name)
         return not trouble.own and state is not None and state.wait_s > 0 and trouble.at_ms > self._sent_ms.get(name, 0)
 
     def sent(self, name: str, at_ms: int) -> bool:
         """
-        A message of it went out; True when that ends a hold.
+        Note that a message was sent.
 
         Args:
-            name: The instance.
-            at_ms: When its send began, by Redis' clock.
+            name: Its instance.
+            at_ms: Start of the send, by Redis' clock.
+
+        Returns:
+            Whether this ends a hold.
         """
         with self._lock:
             self._sent_ms[name] = self._sent_ms[""] = at_ms
@@ -209,15 +211,15 @@ class Instances:
         is_open: Callable[[], bool] = lambda: True,
     ) -> Judged:
         """
-        A message of it did not go out.
+        Note that a message was not sent, and decide whether the message or its instance is at fault.
 
         Args:
-            name: The instance.
-            number: To whom, or what stands for it.
-            exc: Why.
-            before: What the message met before.
+            name: Its instance.
+            number: The recipient, or its pseudonym.
+            exc: The error.
+            before: The message's earlier failures.
             at_ms: The time by Redis' clock.
-            is_open: Asks the gateway whether the instance is connected; called where that matters.
+            is_open: Asks the gateway whether the instance is connected; called only if that matters.
         """
         trouble = (before or Trouble(exc.reason, at_ms, at_ms, 0)).again(exc.reason, at_ms)
         patience_s = min(_LONGEST_PATIENCE_S, 2.0 ** min(trouble.failures - 1, 10)) * (0.5 + self._jitter())
@@ -230,7 +232,7 @@ class Instances:
                 return Judged(trouble._replace(own=True, counted=trouble.counted + 1), 0.0, counts=True)
             if len(state.numbers) < _NUMBERS_TO_HOLD:
                 state.numbers.add(number)
-            if of_gateway:  # the breaker holds back all
+            if of_gateway:  # the breaker holds back all messages
                 return Judged(trouble, patience_s, counts=False)
             sure = isinstance(exc, Misconfigured) or exc.reason in self._sure
             holds = sure or state.wait_s > 0 or len(state.numbers) >= _NUMBERS_TO_HOLD
@@ -244,13 +246,13 @@ class Instances:
         return Judged(trouble, wait_s + patience_s, counts=False)
 
     def patience_s(self, trouble: Trouble, at_ms: int) -> float:
-        """How long a message of an instance that is missing waits: longer, the longer it has been waiting."""
+        """The wait of a message whose instance is missing; it grows with the time waited so far."""
         waited_s = (at_ms - trouble.since_ms) / 1000
         wait_s = max(self._misconfigured_wait_s, min(_LONGEST_SPREAD_S, waited_s / 2))
         return wait_s * (0.75 + self._jitter() / 2)
 
     def _is_own(self, scope: str, number: str, state: _State, exc: SendError, before: Trouble | None) -> bool:
-        """Whether a failure is the message's: it failed before, and others did not."""
+        """Whether the message is at fault: it failed before, and others did not."""
         if before is None or exc.reason is Reason.INSTANCE_NOT_FOUND:
             return False
         if before.at_ms < self._sent_ms.get(scope, 0):
@@ -265,9 +267,9 @@ class Instances:
             return state.until - now
 
     def _hold(self, name: str, exc: SendError) -> float:
-        """Hold it, or hold it for longer where a probe failed; seconds until the next probe."""
+        """Hold an instance, or hold it longer if a probe failed; returns the seconds until the next probe."""
         with self._lock:
-            state = self._states.setdefault(name, _State())  # it may have been sent meanwhile
+            state = self._states.setdefault(name, _State())  # another send may have succeeded meanwhile
             now = self._clock()
             state.missing = exc.reason is Reason.INSTANCE_NOT_FOUND
             if state.missing:
@@ -275,7 +277,7 @@ class Instances:
                 if sum(each.missing for each in self._states.values()) >= _MISSING_TO_LIST:
                     self._list.miss()
             if state.wait_s and not state.probing:
-                return max(0.0, state.until - now)  # others that were under way fail too: that is no news
+                return max(0.0, state.until - now)  # a message that was already under way failed too
             first_s, longest_s = _SHORT_WAITS_S.get(exc.reason, _WAITS_S)
             if isinstance(exc, Misconfigured):
                 first_s = self._misconfigured_wait_s
@@ -290,12 +292,12 @@ class Instances:
 
 class _List:
     """
-    The names of the instances that the gateway has, asked for while some are missing.
+    The gateway's list of instances, read while some are missing.
 
     Args:
-        names: Asks for them.
+        names: Reads the list.
         clock: Seconds that only go forward.
-        every_s: How long an answer is believed, in seconds.
+        every_s: How long an answer is used, in seconds.
     """
 
     def __init__(self, names: Callable[[], Collection[str]] | None, clock: Callable[[], float], every_s: float) -> None:
@@ -308,11 +310,11 @@ class _List:
         self._wanted_until: float | None = None
 
     def miss(self) -> None:
-        """Instances are missing: from now on the list is worth asking for."""
+        """Note that instances are missing: from now on the list is read."""
         self._wanted_until = self._clock() + _LISTED_FOR_S
 
     def has(self, name: str) -> bool | None:
-        """Whether the gateway has an instance; None where the list is not wanted, or cannot be had."""
+        """Whether the gateway has an instance; None if the list is not needed or cannot be read."""
         if self._ask is None or self._wanted_until is None:
             return None
         if self._clock() >= self._wanted_until:

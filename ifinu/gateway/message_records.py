@@ -1,8 +1,8 @@
 """
-What the gateway's routes answer, as values.
+Values of the gateway's answers.
 
-A `read_…` function takes parsed JSON and raises ValueError, TypeError or KeyError when it is not what the
-route answers. Tokens, addresses and texts are left out of every `repr`.
+A `read_…` function takes parsed JSON and raises ValueError, TypeError or KeyError if its shape is wrong. No `repr`
+contains tokens, addresses or texts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 class ConnectionState(enum.StrEnum):
     """
-    An instance's connection to WhatsApp, as the gateway last heard of it.
+    The last known state of an instance's connection to WhatsApp.
 
-    A dead socket can stay OPEN for long: it is the last event, not a probe.
+    A dead socket can stay OPEN for long: the gateway reports the last event and does not probe.
     """
 
     OPEN = "open"
@@ -27,22 +27,22 @@ class ConnectionState(enum.StrEnum):
 
 
 class Integration(enum.StrEnum):
-    """What an instance speaks to."""
+    """The service that an instance connects to."""
 
     BAILEYS = "WHATSAPP-BAILEYS"  # WhatsApp Web, paired with a QR code
     BUSINESS = "WHATSAPP-BUSINESS"  # Meta's Cloud API
-    EVOLUTION = "EVOLUTION"  # nothing at all: accepts every message; for trying out the plumbing
+    EVOLUTION = "EVOLUTION"  # none: it accepts every message; for tests
 
 
 @dataclass(frozen=True, slots=True)
 class QrCode:
     """
-    What pairs a phone.
+    The codes that pair a phone.
 
     Attributes:
-        code: The text inside the QR code.
+        code: The text in the QR code.
         image: The QR code as a `data:image/png;base64,…` URL.
-        pairing_code: Eight characters to type instead, when the instance was created with its number.
+        pairing_code: Eight characters to type instead, if the instance was created with its number.
     """
 
     code: str | None = field(repr=False)
@@ -52,7 +52,7 @@ class QrCode:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """State of an instance, and what pairs it while it waits for that."""
+    """State of an instance, and the codes that pair it while it waits for pairing."""
 
     state: ConnectionState
     qr: QrCode | None = None
@@ -64,7 +64,7 @@ class CreatedInstance:
     A new instance.
 
     Attributes:
-        token: Opens the routes of this instance alone. It is shown this once.
+        token: Key for the routes of this instance only. The gateway shows it once.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Instance:
 
     Attributes:
         owner_jid: The paired phone's address; None before pairing.
-        disconnection_code: WhatsApp's last reason to close; 401, 402, 403 and 406 need a new pairing.
+        disconnection_code: WhatsApp's last reason for closing; 401, 402, 403 and 406 need a new pairing.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where an instance's events go. `headers` often hold a secret."""
+    """The target of an instance's events. `headers` often hold a secret."""
 
     url: str
     events: tuple[str, ...]
@@ -103,11 +103,10 @@ class Webhook:
 @dataclass(frozen=True, slots=True)
 class FoundMessage:
     """
-    A message of ours that the gateway has stored.
+    A message that this instance sent and the gateway stored.
 
     Attributes:
-        acks: Receipts it has seen (`SERVER_ACK`, `DELIVERY_ACK`, `READ`, `ERROR`), in no order; may be empty
-            for good.
+        acks: Its receipts so far (`SERVER_ACK`, `DELIVERY_ACK`, `READ`, `ERROR`), unordered; it may stay empty.
     """
 
     key_id: str
@@ -128,7 +127,7 @@ class FoundMessages:
 
 
 def read_connection(answer: Any) -> Pairing:
-    """Read `instance/connectionState`, `connect` or `restart`: a state, or a QR code to pair with."""
+    """Read `instance/connectionState`, `connect` or `restart`: a state, or a QR code."""
     if "instance" in answer:
         return Pairing(ConnectionState(answer["instance"].get("state", ConnectionState.ABSENT)))
     if "count" not in answer:
@@ -164,7 +163,7 @@ def read_webhook(answer: Any) -> Webhook:
 
 
 def read_found_webhook(answer: Any) -> Webhook | None:
-    """Read `webhook/find`, which answers `null` when none was set."""
+    """Read `webhook/find`, which answers `null` if there is no webhook."""
     return None if answer is None else read_webhook(answer)
 
 

@@ -1,5 +1,5 @@
 """
-What the answer to `POST /message/sendText/{instance}` proves.
+The outcome of a send: what an answer to `POST /message/sendText/{instance}` proves.
 
 | answer | outcome |
 |---|---|
@@ -7,7 +7,7 @@ What the answer to `POST /message/sendText/{instance}` proves.
 | 201 with Meta's error in it | Refused; Misconfigured or Throttled by its code |
 | any other 2xx | MaybeSent |
 | 3xx | Misconfigured: redirects are not followed |
-| 400 the schema's complaints, `exists: false`, `[object Object]`, any other text | Refused |
+| 400 errors of the schema, `exists: false`, `[object Object]`, any other text | Refused |
 | 400 `Error: Connection Closed` | NotSent |
 | 400 `Error: Timed Out`, `TypeError …`, any other `…Error` | MaybeSent |
 | 400 a database's text (`Prisma…`, `DriverAdapterError…`) | `Sent`, not confirmed |
@@ -15,16 +15,16 @@ What the answer to `POST /message/sendText/{instance}` proves.
 | 408 | MaybeSent |
 | 413, any other 4xx | Refused |
 | 429 | Throttled |
-| 400, 429, 500 `rate-overlimit` | Throttled: WhatsApp says so of the look-up of the number, or of the send |
-| 500 | NotSent: all that can fail with 500 runs before the send |
+| 400, 429, 500 `rate-overlimit` | Throttled, by WhatsApp, at the look-up of the number or at the send |
+| 500 | NotSent: every step that can fail with 500 runs before the send |
 | 503 | NotSent, unless it is the licence (Misconfigured) or Envoy's report of a lost connection (MaybeSent) |
 | 502, 504, any other 5xx | MaybeSent |
-| no connection, or the request was not written to its end | NotSent |
-| no answer, or half of one | MaybeSent |
+| no connection, or the request was not written completely | NotSent |
+| no answer, or an incomplete one | MaybeSent |
 
-Source: Evolution API 2.3.6 and 2.3.7, each row seen on a running server or read in its source; a proxy's rows
-by what the proxy had to have done. The same fault is a 500 when the gateway must look the number up and a 400
-when it has it in its cache, hence the two tables of texts below.
+Source: Evolution API 2.3.6 and 2.3.7, each row observed on a running server or read in its source; the rows of proxies
+follow from what the proxy must have done. The same fault is a 500 if the gateway looks the number up and a 400 if the
+number is in its cache, hence two tables of texts below.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from ifinu.gateway import http_transport, responses
 
 _Verdict = tuple[type[errors.SendError], Reason]
 
-_DEFAULT_RETRY_AFTER_S = 60.0  # WhatsApp names no time: long enough to matter, short enough to try
-_RETRY_AFTER_S = (1.0, 3600.0)  # least and most that is believed
+_DEFAULT_RETRY_AFTER_S = 60.0  # WhatsApp names no time
+_RETRY_AFTER_S = (1.0, 3600.0)  # the least and the most accepted
 
 _BY_STATUS: dict[int, _Verdict] = {
     401: (Misconfigured, Reason.UNAUTHORIZED),
@@ -59,17 +59,17 @@ _BY_HUNDRED: dict[int, _Verdict] = {
     4: (Refused, Reason.INVALID_REQUEST),
     5: (MaybeSent, Reason.GATEWAY_5XX),
 }
-# The first that matches the beginning of a 400's text.
+# The first match at the start of a 400's text wins.
 _IN_400: tuple[tuple[re.Pattern[str], _Verdict], ...] = (
     (re.compile(r"Error: Connection Closed"), (NotSent, Reason.CONNECTION_CLOSED)),
     (re.compile(r"Error: Timed Out"), (MaybeSent, Reason.SEND_TIMEOUT)),
     (re.compile(r"\w*Error\b"), (MaybeSent, Reason.SEND_FAILED)),
     (re.compile(r"\[object Object\]"), (Refused, Reason.GROUP_NOT_FOUND)),
 )
-# The message was handed to WhatsApp, then the row about it could not be written.
+# WhatsApp has the message, but the gateway could not write its row.
 _SENT_THEN_FAILED = re.compile(r"Prisma|DriverAdapterError")
 _RATE_OVERLIMIT = re.compile(r"\W*(?:\w+: *)*rate-overlimit\b", re.IGNORECASE)
-# A 500 whose text comes from the gateway's database, its driver or its pool, whatever the engine.
+# Texts of a 500 from the gateway's database, its driver or its pool, of any engine.
 _DATABASE = re.compile(
     r"prisma|DriverAdapter|database|postgres|mysql|mariadb|SQLSTATE|\bpg_|\bP[12]\d{3}\b|connection pool"
     r"|too many (?:clients|connections)|connection slots|Connection terminated|server closed the connection"
@@ -77,7 +77,7 @@ _DATABASE = re.compile(
     r"|\bE[A-Z]{4,}\b[^\n]*:(?:5432|5433|6432|3306)\b",
     re.IGNORECASE,
 )
-# The first that is found in a 500's text.
+# The first words found in a 500's text win.
 _IN_500: tuple[tuple[str, Reason], ...] = (
     ("reading 'textMessage'", Reason.WRONG_SHARD),
     ("reading 'onWhatsApp'", Reason.NEVER_CONNECTED),
@@ -86,7 +86,7 @@ _IN_500: tuple[tuple[str, Reason], ...] = (
 )
 _MAY_BE_RATE_OVERLIMIT = frozenset({400, 429, 500})
 _NO_SUCH_INSTANCE = re.compile(r'The ".*" instance does not exist$|Instance ".*" not found$', re.DOTALL)
-# Envoy says 503 both when it had no connection and when it lost one; only these reasons are the former.
+# Envoy answers 503 both without a connection and after losing one; only these reasons mean the former.
 _ENVOY = re.compile(
     rb"disconnect/reset before headers"
     rb"(?!.*(?:connection failure|connection timeout|overflow|refused stream))"
@@ -111,15 +111,14 @@ _HINTS = {
 @dataclass(frozen=True, slots=True)
 class Sent:
     """
-    The gateway handed the message over; WhatsApp's own answer comes later, by webhook, or never.
+    The gateway passed the message to WhatsApp, whose receipts come later by webhook, or never.
 
     Attributes:
-        key_id: The gateway's id of the message, by which receipts name it; None when it was lost.
-        status: The gateway's word, usually `PENDING`.
-        remote_jid: The address WhatsApp knows the person by, whose ninth digit may differ from the number's;
-            by it `find_messages` finds the message.
-        confirmed: False when the message was sent but the gateway could not store it: no receipt will come
-            and no look-up will find it, and sending again would send twice.
+        key_id: The gateway's id of the message, which receipts use; None if it was lost.
+        status: The gateway's status, usually `PENDING`.
+        remote_jid: The person's address at WhatsApp, for `find_messages`; its ninth digit may differ from the number's.
+        confirmed: False if the message was sent but the gateway could not store it: no receipt will come, no look-up
+            will find it, and another send would be a duplicate.
     """
 
     key_id: str | None
@@ -132,14 +131,14 @@ def classify(
     status: int, body: bytes, *, instance: str, retry_after_s: float | None = None, hide: Iterable[str] = ()
 ) -> Sent:
     """
-    Judge one answer, by its body as much as by its status.
+    Classify one answer, by its status and its body.
 
     Args:
         status: HTTP status.
-        body: The answer as it came.
+        body: The raw answer.
         instance: Name of the WhatsApp instance, for the error.
-        retry_after_s: What the answer asks to wait, if it does.
-        hide: What the error must not repeat even if the gateway does: the key, the text of the message.
+        retry_after_s: The wait that the answer asks for, if any.
+        hide: Texts that the error must not repeat even if the gateway does: the key, the message's text.
 
     Raises:
         SendError: Always one of NotSent, Throttled, MaybeSent, Refused, Misconfigured, with its `reason`.
@@ -159,10 +158,10 @@ def unanswered(
     exc: http_transport.RequestNotDelivered | http_transport.AnswerLost, *, instance: str, hide: Iterable[str] = ()
 ) -> errors.SendError:
     """
-    Judge a request that got no answer.
+    Classify a request without an answer.
 
     Returns:
-        What to raise: NotSent when the request was not delivered, else MaybeSent.
+        The error to raise: NotSent if the request was not delivered, otherwise MaybeSent.
     """
     if isinstance(exc, http_transport.RequestNotDelivered):
         verdict: _Verdict = (NotSent, Reason.UNREACHABLE)
@@ -176,14 +175,14 @@ def unanswered(
 
 def retry_after_s(header: str | None, *, now: datetime) -> float | None:
     """
-    Read a `Retry-After` header.
+    Parse a `Retry-After` header.
 
     Args:
-        header: Seconds or an HTTP date; None when the answer has none.
-        now: The time the answer came, aware.
+        header: Seconds or an HTTP date; None without a header.
+        now: Time of the answer, aware.
 
     Returns:
-        Seconds, at least 1 and at most 3600; None when there is no header or it is neither.
+        Seconds, from 1 to 3600; None without a valid header.
     """
     if header is None:
         return None
@@ -202,14 +201,14 @@ def retry_after_s(header: str | None, *, now: datetime) -> float | None:
 
 def misconfigured(status: int | None, said: str) -> Reason | None:
     """
-    What is wrong with the key, the instance or the URL, by what any route but sending answered.
+    Find a wrong key, instance or URL in the answer of any route but sending.
 
     Args:
-        status: HTTP status; None when no answer came.
-        said: The gateway's own words.
+        status: HTTP status; None without an answer.
+        said: The words of the answer.
 
     Returns:
-        Why no message of the instance would go; None when the answer shows nothing of the kind.
+        The reason for which every message of the instance would fail; None if the answer shows none.
     """
     if status is None:
         return None
@@ -220,7 +219,7 @@ def misconfigured(status: int | None, said: str) -> Reason | None:
 
 
 def hint(reason: Reason) -> str:
-    """What to look at; empty when the reason says it all."""
+    """Advice on a reason; empty if the reason speaks for itself."""
     return _HINTS.get(reason, "")
 
 
@@ -230,7 +229,7 @@ def _success(answer: Any) -> Sent | _Verdict:
     key = answer.get("key")
     if isinstance(key, dict) and isinstance(key.get("id"), str) and key["id"]:
         return Sent(key["id"], status=_text(answer.get("status")), remote_jid=_text(key.get("remoteJid")))
-    # The WhatsApp Business channel answers 201 to Meta's refusal too.
+    # The WhatsApp Business channel also answers 201 if Meta refuses.
     code = answer.get("code")
     if isinstance(code, int) and isinstance(answer.get("message"), str) and "type" in answer:
         if code in _META_UNAUTHORIZED:

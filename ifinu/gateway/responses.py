@@ -1,16 +1,16 @@
 """
-Reading what the gateway says, whatever its shape.
+The gateway's answers: the words in them, in every shape of error.
 
 Almost every error is `{"status", "error", "response": {"message": M}}`, where M is one of
 
     "text"                            an unexpected exception; 401
-    ["text"]                          thrown on purpose
-    [["a", "b"]]                      the schema's complaints, all together
+    ["text"]                          a deliberate error
+    [["a", "b"]]                      errors of the schema
     [{"exists": false, …}]            the number is not on WhatsApp
 
 `chat/whatsappNumbers` leaves `response` out, or answers a Boom object (`output.payload.message`), or `{}`.
-The WhatsApp Business channel passes on Meta's `{"message", "type", "code"}`. A proxy in front answers HTML,
-plain text, or nothing.
+The WhatsApp Business channel passes on Meta's `{"message", "type", "code"}`. A proxy answers HTML, plain
+text, or nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any
 from ifinu import phone
 
 _LONGEST_WORDS = 200
-_LONGEST_READ = 4000  # characters looked at; words come from the start of an answer
-_SHORTEST_HIDDEN = 4  # a text of one letter would blot out every such letter
+_LONGEST_READ = 4000  # characters read, from the start of an answer
+_SHORTEST_HIDDEN = 4  # a text of one letter would hide every such letter
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
-# Prisma prints the values of the query, among them the text of the message, between these two.
+# Prisma prints the query's values, the message's text among them, between these two.
 _QUERY = re.compile(r"\binvocation\b.*\n", re.DOTALL)
 
 
@@ -45,13 +45,13 @@ def decode(body: bytes) -> Any:
 
 
 def plain(body: bytes) -> str | None:
-    """An answer that is a plain text; None where it is a page of a proxy."""
+    """An answer in plain text; None if it is a proxy's page."""
     text = body[:_LONGEST_READ].decode("utf-8", "replace").strip()
     return text if text and not text.startswith("<") else None
 
 
 def message(answer: Any) -> Any:
-    """Find M in a parsed error, which may be all of it; None when it has none."""
+    """M of a parsed error, which may be the whole answer; None if it has none."""
     if isinstance(answer, (str, list)):
         return answer
     if not isinstance(answer, dict):
@@ -63,7 +63,7 @@ def message(answer: Any) -> Any:
 
 
 def texts(said: Any) -> tuple[str, ...]:
-    """All texts in M, in order; objects in it are left out, for they hold phones and say nothing more."""
+    """All texts in M, in order. Objects are skipped: they hold phones and no further words."""
     if isinstance(said, str):
         return (said,)
     if isinstance(said, list):
@@ -74,14 +74,14 @@ def texts(said: Any) -> tuple[str, ...]:
 
 def words(body: bytes, *, hide: Iterable[str] = ()) -> str:
     """
-    Say in one line what an answer says.
+    Summarise an answer in one line.
 
     Args:
-        body: The answer as it came.
-        hide: What must not be repeated even if the gateway repeats it: the key, the text of the message.
+        body: The raw answer.
+        hide: Texts to remove even if the gateway repeats them: the key, the message's text.
 
     Returns:
-        At most 200 characters with phones masked; empty when the answer says nothing.
+        At most 200 characters, phones masked; empty if the answer has no words.
     """
     try:
         answer = decode(body)
@@ -93,7 +93,7 @@ def words(body: bytes, *, hide: Iterable[str] = ()) -> str:
 
 
 def one_line(said: str, *, hide: Iterable[str] = ()) -> str:
-    """As `words`, of a text."""
+    """As `words`, for a text."""
     said = _QUERY.sub("invocation: ", said)[:_LONGEST_READ]
     for secret in _as_repeated(hide):
         said = said.replace(secret, "[…]")

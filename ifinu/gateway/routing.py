@@ -1,17 +1,17 @@
 """
-Which gateway process holds an instance: it is known, or all are asked.
+Routing: the gateway process that holds an instance, remembered or found by asking all.
 
-    known here ─▶ known to the others (Redis) ─▶ each address is asked for the instance's state
-        ▲                                                         │ it has one: it holds it
+    this worker's memory ─▶ the workers' memory (Redis) ─▶ ask each address for the instance's state
+        ▲                                                         │ an address that has a state holds it
         ╰─────────────────────────────────────────────────────────╯ only this is remembered
 
-What the answers of all come to when no one holds it:
+If no process holds it, the answers together mean:
 
-    the key is refused by one                     Misconfigured(unauthorized)
-    one knows the instance and does not hold it   NotSent(wrong_shard): its process starts, is away, or it moves
-    those that answer say there is none           Misconfigured(instance_not_found)
-    those that answer are no gateway              Misconfigured(route_not_found, redirected)
-    none answers, or the name stands for nothing  NotSent(unreachable), or (unavailable) for errors: an outage
+    one refuses the key                           Misconfigured(unauthorized)
+    one knows the instance but does not hold it   NotSent(wrong_shard): its process starts or is away, or it moves
+    no such instance at those that answer         Misconfigured(instance_not_found)
+    those that answer are not a gateway           Misconfigured(route_not_found, redirected)
+    none answers, or the name has no address      NotSent(unreachable), or (unavailable) for errors: an outage
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from ifinu.gateway.addresses import Addresses
 from ifinu.gateway.message_records import ConnectionState
 from ifinu.gateway.shard import Shard, ask_all
 
-ASK_S = 6.0  # for an answer of all of them
+ASK_S = 6.0  # for the answers of all processes
 
-_FLIGHT_S = 15.0  # for another thread that asks, and has to look the name up before
-# What a process says of an instance that it holds, the best first.
+_FLIGHT_S = 15.0  # for another thread that asks, and may have to resolve the name first
+# The states of an instance at the process that holds it, best first.
 _RANK = {ConnectionState.OPEN: 0, ConnectionState.CONNECTING: 1, ConnectionState.CLOSE: 2}
 _WRONG = (Reason.INSTANCE_NOT_FOUND, Reason.ROUTE_NOT_FOUND, Reason.REDIRECTED)
 
@@ -39,41 +39,41 @@ Answer = ConnectionState | errors.GatewayError
 
 
 class LocationStore(Protocol):
-    """Where processes tell each other which address holds an instance; what it cannot do, it leaves."""
+    """Shares the address of each instance between processes. Its methods never raise: the store is optional."""
 
     def recall(self, instance: str) -> str | None:
-        """The address, if somebody told it."""
+        """The address of the process that holds the instance, if it is known."""
 
     def remember(self, instance: str, address: str) -> None:
-        """It was seen there."""
+        """Store that the process at the address holds the instance."""
 
     def forget(self, instance: str, address: str) -> None:
-        """It is there no more; another address that was told meanwhile stays."""
+        """Delete the address of an instance, unless another one was stored meanwhile."""
 
 
-class Holder(NamedTuple):
-    """Who says that it holds an instance, and the state that it says it is in."""
+class Route(NamedTuple):
+    """The process that says it holds an instance, and the state it reports."""
 
     shard: Shard
     state: ConnectionState
 
 
 class _Asked(NamedTuple):
-    """Who was asked, and what they said."""
+    """The processes asked, and their answers."""
 
     shards: Mapping[str, Shard]
     answers: Mapping[str, Answer]
 
 
-class Holders:
+class Routing:
     """
-    The processes behind one host name, and which of them holds what; threads may share it.
+    The processes behind one host name, and the instances each holds; threads may share it.
 
     Args:
-        where: What the name stands for.
+        where: The addresses of the name.
         connect: Makes the client of an address.
-        name: Of the host, for errors.
-        memory: Shared with other processes, or None.
+        name: The host's name, for errors.
+        memory: Store shared with other workers, or None.
     """
 
     def __init__(
@@ -90,29 +90,31 @@ class Holders:
 
     def of(self, instance: str) -> Shard:
         """
-        The one that holds an instance, as far as is known; when nothing is, all are asked.
+        The process that holds an instance: the remembered one, else by asking all.
 
         Raises:
-            SendError: As the module says.
+            SendError: See the module.
         """
         return self._remembered(instance) or self.asked(instance).shard
 
     def anew(self, instance: str, failed: Shard) -> Shard:
         """
-        The one that holds it, after another has shown that it does not, or cannot be reached.
+        The process that holds an instance, after another turned out not to hold it or to be unreachable.
 
         Raises:
-            SendError: As the module says.
+            SendError: See the module.
         """
         self.forget(instance, failed)
         return self._remembered(instance) or self.asked(instance).shard
 
-    def asked(self, instance: str) -> Holder:
+    def asked(self, instance: str) -> Route:
         """
-        The one that says, now, that it holds it. Of one instance one thread asks, and all that wait have its answer.
+        The process that confirms now that it holds an instance.
+
+        One thread asks for an instance at a time; threads that wait for it share its answer.
 
         Raises:
-            SendError: As the module says.
+            SendError: See the module.
         """
         with self._lock:
             asking = self._asking.get(instance)
@@ -132,19 +134,19 @@ class Holders:
             found = asking.result(_FLIGHT_S)
         except concurrent.futures.TimeoutError:
             raise NotSent(
-                f"{responses.one_line(instance)}: who holds it is still being asked",
+                f"{responses.one_line(instance)}: still asking which gateway process holds it",
                 reason=Reason.WRONG_SHARD,
                 instance=instance,
             ) from None
         address, state = judged(instance, found.answers, self._name)
-        return Holder(found.shards[address], state)
+        return Route(found.shards[address], state)
 
     def states(self, instance: str) -> dict[str, Answer]:
-        """What each says of an instance, by address; it waits for all of them, and remembers nothing."""
+        """The state of an instance at each process, by address; waits for all answers and remembers none."""
         return ask_all(self.shards(fresh=True), _state_of(instance), wait_s=ASK_S)
 
     def forget(self, instance: str, shard: Shard) -> None:
-        """It is not there, or that one cannot be reached."""
+        """Forget that a process holds an instance: it does not, or cannot be reached."""
         with self._lock:
             if self._known.get(instance) == shard.address:
                 del self._known[instance]
@@ -153,10 +155,10 @@ class Holders:
 
     def shards(self, *, fresh: bool = False) -> dict[str, Shard]:
         """
-        The processes that there are now, by address.
+        The current processes, by address.
 
         Args:
-            fresh: As for `Addresses`.
+            fresh: As for `Addresses.__call__`.
         """
         addresses = self._where(fresh=fresh)
         with self._lock:
@@ -168,12 +170,12 @@ class Holders:
             return self._shards
 
     def close(self) -> None:
-        """Close the connections: those in use when their answer is there."""
+        """Close the connections; those in use close after their answer."""
         for shard in tuple(self._shards.values()):
             shard.close()
 
     def _remembered(self, instance: str) -> Shard | None:
-        """Who was last seen to hold it, if it is still one of them, and was not found away."""
+        """The process last known to hold it, if it still exists and is not away."""
         shards = self.shards()
         shard = shards.get(self._known.get(instance, ""))
         if shard is None and self._memory is not None:
@@ -184,7 +186,7 @@ class Holders:
 
     def _ask(self, instance: str) -> _Asked:
         shards = self.shards(fresh=True)
-        # An open one is the one; of others there might be two, and the better has to be waited for.
+        # An OPEN answer decides. Two processes may report other states, so wait for the better one.
         found = ask_all(
             shards, _state_of(instance), wait_s=ASK_S, is_enough=lambda state: state is ConnectionState.OPEN
         )
@@ -197,15 +199,15 @@ class Holders:
 
 def judged(instance: str, found: Mapping[str, Answer], name: str) -> tuple[str, ConnectionState]:
     """
-    The address that holds an instance, and the state that it tells.
+    The address that holds an instance, and the state it reports.
 
     Args:
         instance: Its name, for the error.
-        found: What each address said.
-        name: Of their host, for the error.
+        found: The answer of each address.
+        name: The host's name, for the error.
 
     Raises:
-        SendError: None holds it; as the module says.
+        SendError: No process holds it; see the module.
     """
     if (best := _best(found)) is not None:
         return best
@@ -227,7 +229,7 @@ def judged(instance: str, found: Mapping[str, Answer], name: str) -> tuple[str, 
         if (exc := wrong.get(reason)) is not None:
             raise _misconfigured(reason, said, exc, instance)
     if not found:
-        cause, reason = "the name stands for no address", Reason.UNREACHABLE
+        cause, reason = "the name has no address", Reason.UNREACHABLE
     else:
         answered = next((exc for exc in failures if exc.status is not None), failures[0])
         cause = f"none of {len(found)} gateway processes answered: {answered}"

@@ -1,4 +1,4 @@
-"""One of several gateway processes, and asking all of them at once."""
+"""One of several gateway processes, and queries to all of them at once."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _TURN_S = 0.5
 
 class Shard:
     """
-    One gateway process, by its address.
+    One gateway process, at an address.
 
-    One that does not answer is asked by one thread at a time: else every slot of a worker would wait for it, and the
-    messages of the others with them.
+    While it does not answer, only one thread at a time asks it. Otherwise every slot of a worker would wait for it, and
+    so would the messages for other processes.
 
     Args:
         address: IP address.
         gateway: Its client.
-        asking: A client of it with short time limits, for questions that many may have to wait for.
+        asking: A second client with short timeouts, for queries that many threads may wait for.
 
     Attributes:
-        away: Whether it did not answer when it was last asked, or sent to.
+        away: Whether it did not answer the last request.
     """
 
     def __init__(self, address: str, gateway: Evolution, asking: Evolution) -> None:
@@ -42,10 +42,10 @@ class Shard:
 
     def ask(self, question: Callable[[Evolution], _T]) -> _T:
         """
-        Ask it something, in a short time.
+        Query it, with short timeouts.
 
         Raises:
-            GatewayError: As the question does; without a status when there was no answer.
+            GatewayError: As the question raises; without a status if there was no answer.
         """
         alone = self.away
         if alone and not self._turn.acquire(timeout=_TURN_S):
@@ -63,12 +63,12 @@ class Shard:
                 self._turn.release()
 
     def failed(self, exc: errors.GatewayError) -> None:
-        """A request to it failed: note it if it was because it cannot be reached."""
+        """Note a failed request: the process is away if it could not be reached."""
         if isinstance(exc.__cause__, RequestNotDelivered):
             self.away = True
 
     def close(self) -> None:
-        """Close the connections: those in use when their answer is there."""
+        """Close the connections; those in use close after their answer."""
         self.gateway.close()
         self._asking.close()
 
@@ -81,16 +81,16 @@ def ask_all(
     is_enough: Callable[[_T], bool] = lambda answer: False,
 ) -> dict[str, _T | errors.GatewayError]:
     """
-    Ask several at once.
+    Query several processes at once.
 
     Args:
-        shards: By address.
-        question: What is asked of each; it may raise GatewayError.
-        wait_s: Longest wait for all the answers together, in seconds; who has not answered by then gave none.
-        is_enough: Whether an answer makes the others needless.
+        shards: The processes, by address.
+        question: The query of one process; it may raise GatewayError.
+        wait_s: Longest wait for all answers together, in seconds; a later answer counts as none.
+        is_enough: Whether an answer makes the other answers unnecessary.
 
     Returns:
-        By address: the answer, or why there is none. After one that was enough, only those that came before it.
+        The answer or the error, by address. After an answer that is enough, only the earlier ones.
     """
     coming: queue.SimpleQueue[tuple[str, _T | errors.GatewayError]] = queue.SimpleQueue()
 
@@ -105,7 +105,7 @@ def ask_all(
     if len(shards) == 1:
         ask(*shards.values())
     else:
-        # Threads of their own, since a pool of them would not survive a fork; they are seldom needed.
+        # New threads each time: a pool would not survive a fork, and this is rare.
         for shard in shards.values():
             threading.Thread(target=ask, args=(shard,), name=f"ask {shard.address}", daemon=True).start()
     answers: dict[str, _T | errors.GatewayError] = {}

@@ -1,9 +1,9 @@
 """
 Several gateway processes behind one host name, used as one gateway.
 
-A gateway process keeps the WhatsApp connections of its instances in its own memory, and can do nothing with those of
-another; some routes say so, some answer SUCCESS and do nothing, and `delete` erases the rows of an instance that lives
-elsewhere. So each request goes to the process that holds its instance (`routing.py`), and to no other.
+A gateway process keeps the WhatsApp connections of its instances in memory and cannot use those of another process.
+Asked for one, some routes say so, some answer SUCCESS and do nothing, and `delete` erases the rows of an instance that
+runs elsewhere. So each request goes only to the process that holds its instance (`routing.py`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ifinu.gateway import http_transport, message_records, responses
 from ifinu.gateway.addresses import Addresses, Resolve, resolve
 from ifinu.gateway.client import Evolution
 from ifinu.gateway.outcomes import Sent
-from ifinu.gateway.routing import Answer, Holders, LocationStore
+from ifinu.gateway.routing import Answer, LocationStore, Routing
 from ifinu.gateway.shard import Shard, ask_all
 
-# Nothing was sent, and another process may be the one that holds the instance.
+# Nothing was sent, and another process may hold the instance.
 _ELSEWHERE = frozenset({Reason.WRONG_SHARD, Reason.UNREACHABLE, Reason.UNAVAILABLE})
-_LONGEST_CONNECT_S = 3.0  # of a question
+_LONGEST_CONNECT_S = 3.0  # of a query
 _LONGEST_ANSWER_S = 5.0
 
 Instances = tuple[message_records.Instance, ...]
@@ -34,13 +34,13 @@ class Shards:
     All gateway processes of one host name, with the methods of one; threads may share it.
 
     Args:
-        url: As for `Evolution`; its host is looked up every few seconds.
-        api_key: As for `Evolution`; theirs is the same.
+        url: As for `Evolution`; its host is resolved every few seconds.
+        api_key: As for `Evolution`; all processes have the same key.
         connect_timeout_s: As for `Evolution`.
         read_timeout_s: As for `Evolution`.
         worker: As for `Evolution`.
-        memory: Where processes tell each other who holds what, or None.
-        look_up: What resolves the host.
+        memory: Store in which workers share the address of each instance, or None.
+        look_up: Resolves the host.
 
     Raises:
         ConfigurationError: The URL or the key cannot be used.
@@ -61,7 +61,7 @@ class Shards:
         self.url = url
         self._answers_in_s = connect_timeout_s + read_timeout_s
         connect = functools.partial(Evolution, url, api_key, worker=worker)
-        connect()  # a key that cannot be used is told now
+        connect()  # raises now if the key cannot be used
 
         def open_shard(address: str) -> Shard:
             gateway = connect(address=address, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s)
@@ -72,14 +72,14 @@ class Shards:
             )
             return Shard(address, gateway, asking)
 
-        self._holders = Holders(Addresses(host, port, look_up), open_shard, name=f"{host}:{port}", memory=memory)
+        self._routing = Routing(Addresses(host, port, look_up), open_shard, name=f"{host}:{port}", memory=memory)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
     def close(self) -> None:
-        """Close the connections: those in use when their answer is there."""
-        self._holders.close()
+        """Close the connections; those in use close after their answer."""
+        self._routing.close()
 
     def send_text(
         self,
@@ -90,31 +90,33 @@ class Shards:
         before: Callable[[], None] | None = None,
     ) -> Sent:
         """
-        As `Evolution.send_text`. When who was thought to hold the instance shows that nothing was sent, since it does
-        not hold it or cannot be reached, the others are asked and it is sent through the one that does; once.
+        As `Evolution.send_text`, through the process that holds the instance.
+
+        If the remembered process answers that it does not hold it, or cannot be reached, nothing was sent: all
+        processes are asked, and the text is sent through the one that holds it, once.
 
         Raises:
-            NotSent: Also when none holds it (`wrong_shard`), or none can be reached (`unreachable`).
-            SendError: As `Evolution.send_text` says.
+            NotSent: Also if no process holds it (`wrong_shard`), or none can be reached (`unreachable`).
+            SendError: As for `Evolution.send_text`.
         """
-        shard = self._holders.of(instance)
+        shard = self._routing.of(instance)
         try:
             return shard.gateway.send_text(instance, number_e164, text, before=before)
         except NotSent as exc:
             if exc.reason not in _ELSEWHERE:
                 raise
             shard.failed(exc)
-        shard = self._holders.anew(instance, shard)
+        shard = self._routing.anew(instance, shard)
         try:
             return shard.gateway.send_text(instance, number_e164, text, before=before)
         except NotSent as exc:
             if exc.reason not in _ELSEWHERE:
                 raise
             shard.failed(exc)
-            self._holders.forget(instance, shard)
+            self._routing.forget(instance, shard)
             if exc.reason is Reason.WRONG_SHARD:
                 raise
-            # It was there a moment ago, and so may others be: no outage of the whole gateway.
+            # It answered a moment ago, and other processes may answer: this is not an outage of the whole gateway.
             raise NotSent(
                 f"{exc} (at {shard.address}, which had just said that it holds it)",
                 reason=Reason.WRONG_SHARD,
@@ -132,7 +134,7 @@ class Shards:
         remote_jid: str | None = None,
         page: int = 1,
     ) -> message_records.FoundMessages:
-        """As `Evolution.find_messages`, of whoever holds the instance; no other process' answer counts."""
+        """As `Evolution.find_messages`, at the process that holds the instance: only its answer counts."""
         find = functools.partial(
             Evolution.find_messages,
             instance=instance,
@@ -141,19 +143,19 @@ class Shards:
             remote_jid=remote_jid,
             page=page,
         )
-        shard = self._holders.of(instance)
+        shard = self._routing.of(instance)
         try:
             return find(shard.gateway)
         except errors.GatewayError as exc:
             shard.failed(exc)
             if isinstance(exc.__cause__, http_transport.AnswerLost):
-                raise  # whoever asks will ask again; here it could take as long once more
-        return find(self._holders.anew(instance, shard).gateway)
+                raise  # the caller asks again; a second query here could take as long
+        return find(self._routing.anew(instance, shard).gateway)
 
     def connection_state(self, instance: str) -> message_records.ConnectionState:
-        """As `Evolution.connection_state`; ABSENT when it is there and none that answers holds it."""
+        """As `Evolution.connection_state`; ABSENT if it exists and no process that answers holds it."""
         try:
-            return self._holders.asked(instance).state
+            return self._routing.asked(instance).state
         except NotSent as exc:
             if exc.reason is Reason.WRONG_SHARD:
                 return message_records.ConnectionState.ABSENT
@@ -168,13 +170,13 @@ class Shards:
         token: str | None = None,
     ) -> message_records.CreatedInstance:
         """
-        As `Evolution.create_instance`, in the process that has the fewest.
+        As `Evolution.create_instance`, in the process with the fewest instances.
 
         Raises:
-            GatewayError: Also (403) when any of them knows the name.
+            GatewayError: Also, with status 403, if any process knows the name.
         """
         try:
-            self._holders.asked(instance)
+            self._routing.asked(instance)
         except NotSent as exc:
             if exc.reason is not Reason.WRONG_SHARD:
                 raise
@@ -182,7 +184,7 @@ class Shards:
             if exc.reason is not Reason.INSTANCE_NOT_FOUND:
                 raise
             counted = [(len(found), address) for address, found in self.survey().items() if isinstance(found, tuple)]
-            shard = self._holders.shards().get(min(counted)[1]) if counted else None
+            shard = self._routing.shards().get(min(counted)[1]) if counted else None
             if shard is None:
                 raise self._nobody() from exc
             return shard.gateway.create_instance(instance, channel=channel, number=number, token=token)
@@ -191,11 +193,9 @@ class Shards:
         )
 
     def connect_instance(self, instance: str, *, number: str | None = None) -> message_records.Pairing:
-        """As `Evolution.connect_instance`."""
         return self._at(instance).connect_instance(instance, number=number)
 
     def restart_instance(self, instance: str) -> message_records.Pairing:
-        """As `Evolution.restart_instance`."""
         return self._at(instance).restart_instance(instance)
 
     def logout_instance(self, instance: str) -> None:
@@ -209,26 +209,24 @@ class Shards:
     def set_webhook(
         self, instance: str, url: str, events: Iterable[str], *, headers: dict[str, str] | None = None
     ) -> message_records.Webhook:
-        """As `Evolution.set_webhook`."""
         return self._at(instance).set_webhook(instance, url, events, headers=headers)
 
     def find_webhook(self, instance: str) -> message_records.Webhook | None:
-        """As `Evolution.find_webhook`."""
         return self._at(instance).find_webhook(instance)
 
     def fetch_instances(self) -> Instances:
         """
-        The instances of all that answer.
+        The instances of all processes that answer.
 
         Raises:
-            GatewayError: None answered.
+            GatewayError: No process answered.
         """
         found = self.survey()
         answers = [each for each in found.values() if isinstance(each, tuple)]
         if not answers:
             failures = [each for each in found.values() if isinstance(each, errors.GatewayError)]
             raise max(failures, key=lambda exc: exc.status or 0) if failures else self._nobody()
-        # A process with two addresses tells its own twice.
+        # A process with two addresses lists its instances twice.
         return tuple({one.name: one for instances in answers for one in instances}.values())
 
     def instance_names(self) -> frozenset[str]:
@@ -236,7 +234,7 @@ class Shards:
         As `Evolution.instance_names`, of all processes.
 
         Raises:
-            GatewayError: One of them did not answer, and may hold others.
+            GatewayError: A process did not answer, so that its instances are unknown.
         """
         found = self.survey()
         for each in found.values():
@@ -247,22 +245,22 @@ class Shards:
         return frozenset(one.name for each in found.values() if isinstance(each, tuple) for one in each)
 
     def survey(self) -> dict[str, Instances | errors.GatewayError]:
-        """The instances of each process, by address, or why it does not tell; empty when the name stands for none."""
-        shards = self._holders.shards(fresh=True)
+        """The instances of each process, or its error, by address; empty if the name has no address."""
+        shards = self._routing.shards(fresh=True)
         return ask_all(shards, lambda shard: shard.gateway.fetch_instances(), wait_s=self._answers_in_s)
 
     def states(self, instance: str) -> dict[str, Answer]:
-        """What each process says of an instance, by address, or why it says nothing."""
-        return self._holders.states(instance)
+        """The state of an instance at each process, or its error, by address."""
+        return self._routing.states(instance)
 
     def _at(self, instance: str) -> Evolution:
         """
-        Whoever says now that it holds an instance: what changes something must not go to another.
+        The process that confirms now that it holds an instance; a change must not go to another.
 
         Raises:
-            SendError: None does.
+            SendError: No process does.
         """
-        return self._holders.asked(instance).shard.gateway
+        return self._routing.asked(instance).shard.gateway
 
     def _nobody(self) -> errors.GatewayError:
-        return errors.GatewayError(f"{self.url}: the name stands for no address, or no gateway process answers")
+        return errors.GatewayError(f"{self.url}: the name has no address, or no gateway process answers")

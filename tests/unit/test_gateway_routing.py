@@ -14,7 +14,7 @@ from ifinu.gateway import ConnectionState
 from ifinu.gateway.addresses import Addresses, resolve
 from ifinu.gateway.breaker import is_outage
 from ifinu.gateway.instances import Instances
-from ifinu.gateway.routing import Answer, Holders, judged
+from ifinu.gateway.routing import Answer, Routing, judged
 from ifinu.gateway.shard import Shard, ask_all
 from ifinu.gateway.shards import Shards
 
@@ -177,7 +177,7 @@ def test_whoever_has_a_state_holds_it_and_the_best_state_wins(
 @pytest.mark.parametrize(
     ("found", "kind", "reason", "said"),
     [
-        ({}, NotSent, Reason.UNREACHABLE, "the name stands for no address"),
+        ({}, NotSent, Reason.UNREACHABLE, "the name has no address"),
         (
             {"1": AWAY, "2": AWAY},
             NotSent,
@@ -259,8 +259,8 @@ class Fleet:
         self.processes: dict[str, Process] = {}
         self.holders = self.another(clock)
 
-    def another(self, clock: Clock) -> Holders:
-        return Holders(Addresses("gateway", 80, self.names, clock), self.process, name="gateway:80", memory=self.memory)
+    def another(self, clock: Clock) -> Routing:
+        return Routing(Addresses("gateway", 80, self.names, clock), self.process, name="gateway:80", memory=self.memory)
 
     def process(self, address: str) -> Process:
         return self.processes.setdefault(address, Process(address))
