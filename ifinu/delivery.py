@@ -1,8 +1,8 @@
 """
-One message: claim its id, check that it may go now, render it, send it, and say what became of it.
+The delivery of one message: claim its id, check that it may go now, render it, send it, and return the outcome.
 
-Knows nothing of Celery: it is given a message and returns how it ended (`Settled`), that it has to wait (`Wait`), or
-raises why it cannot be sent.
+This module is independent of Celery. It returns how the message ended (`Settled`), that it must wait (`Wait`) or that a
+try failed (`Failed`), or raises the reason for which it cannot be sent.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ from ifinu.window import BRASILIA, Windows, expires_at, true_from
 log = structlog.get_logger(__name__)
 
 _BRAZIL = ZoneInfo(BRASILIA)
-# Redis' clock and the gateway's. A reference is of one message alone; an equal text may have been sent the day before.
+# How far Redis' and the gateway's clocks may differ. A reference belongs to one message; an equal text may have been
+# sent the day before.
 _CLOCKS_DIFFER = timedelta(days=1)
 _CLOCKS_DIFFER_LITTLE = timedelta(minutes=5)
-_YOUNG_S = 2.0  # for so long after its claim a message is sent without asking again
+_YOUNG_S = 2.0  # within this time after its claim a message is sent without a second claim
 _FIRST_LOOK_S = 5.0
-_LOOK_AGAIN_S = 10.0  # after the gateway could not be asked
+_LOOK_AGAIN_S = 10.0  # after the gateway could not be queried
 _MOST_PAGES = 20
 _BROKEN = (Reason.CONNECTION_LOST, Reason.GATEWAY_5XX)
 _ENDED = {
@@ -70,21 +71,21 @@ _masked = functools.lru_cache(maxsize=1024)(phone.mask_in)  # an instance may be
 
 class Wait(NamedTuple):
     """
-    The message has to wait, in the delayed set.
+    The message must wait, in the delayed set.
 
     Attributes:
-        wait_s: For how long, in seconds.
-        at: From when on, by Redis' clock.
-        claim: What its id's claim waits in: `waiting` or `unknown`.
-        token: What it has to carry.
-        event: Says so; None when it was said before.
-        instance: From which it is to be sent.
-        reason: In one word: `look_up`, `unknown`, or a reason of the event `deferred`.
+        wait_s: The wait in seconds.
+        at: Start of the wait, by Redis' clock.
+        claim: State of its id's claim while it waits: `waiting` or `unknown`.
+        token: The token for its next message.
+        event: The event to write; None if it was written before.
+        instance: The instance to send from.
+        reason: One word: `look_up`, `unknown`, or a reason of the event `deferred`.
         free: Whether nothing went to the gateway, so that the pace need not count it.
         lost: Whether the gateway took the request and its connection, or the proxy's, broke.
-        error: What the gateway answered; None when it was not asked to send.
-        trouble: What it has to carry of its failures.
-        refund: How many tries that were counted were its instance's fault.
+        error: The gateway's error; None if no send was requested.
+        trouble: Its failures so far, for the header of its next message.
+        refund: Number of counted tries that were its instance's fault.
     """
 
     wait_s: float
@@ -103,14 +104,14 @@ class Wait(NamedTuple):
 
 class Failed(NamedTuple):
     """
-    Nothing was sent, and it may be tried again: this try counts.
+    Nothing was sent and the message may be retried. This try counts.
 
     Attributes:
-        error: Why.
-        at: When, by Redis' clock.
-        token: What the next try has to carry.
-        event: Says so.
-        trouble: What it has to carry of its failures.
+        error: The error.
+        at: Time of the failure, by Redis' clock.
+        token: The token for the retry.
+        event: The event to write.
+        trouble: Its failures so far, for the header of the retry.
     """
 
     error: SendError
@@ -120,12 +121,12 @@ class Failed(NamedTuple):
     trouble: Trouble | None = None
 
 
-class _Overtaken(Exception):  # noqa: N818 - it ends a send before it began, and says how
+class _Overtaken(Exception):  # noqa: N818 - it ends a send before it begins
     """
-    Between its claim and its send a message was held up for so long that it is not to be sent any more.
+    Between claim and send so much time passed that the message must not be sent any more.
 
     Args:
-        outcome: What becomes of it.
+        outcome: The outcome of the message.
     """
 
     def __init__(self, outcome: Settled | Wait) -> None:
@@ -135,9 +136,9 @@ class _Overtaken(Exception):  # noqa: N818 - it ends a send before it began, and
 
 class _Now:
     """
-    Redis' time, from one answer on.
+    Redis' time, computed from one answer of Redis.
 
-    Its age goes by whichever of the machine's clocks says more: a frozen virtual machine may keep one of them still.
+    The age of the answer is the larger one by the machine's two clocks: one may stop in a frozen virtual machine.
     """
 
     def __init__(self, asked: tuple[float, float], at: datetime) -> None:
@@ -148,12 +149,12 @@ class _Now:
         return self._at + timedelta(seconds=monotonic() - self._monotonic_s)
 
     def age_s(self) -> float:
-        """Seconds since the question, or more."""
+        """Seconds since the query, or more."""
         return max(monotonic() - self._monotonic_s, time.time() - self._wall_s)
 
 
 class _Message(NamedTuple):
-    """What is being delivered, and on whose behalf."""
+    """A notification under delivery, with the message that brought it."""
 
     notification: Notification
     instance: str
@@ -163,11 +164,10 @@ class _Message(NamedTuple):
     trouble: Trouble | None
 
     def event(self, name: Name, **data: Any) -> Event:
-        """An event of this notification."""
         return Event(name, self.notification.id, {**self.event_fields, **data})
 
     def log_fields(self) -> dict[str, Any]:
-        """The fields of a log line about it; `attempt` is this try, from 1."""
+        """Fields of its log lines; `attempt` is this try, from 1."""
         return {
             "id": self.notification.id,
             "kind": self.event_fields["kind"],
@@ -176,28 +176,28 @@ class _Message(NamedTuple):
         }
 
     def untried(self, name: Name, **data: Any) -> Event:
-        """The same, where this try was none: nothing went to the gateway."""
+        """An event that does not count this try, since nothing went to the gateway."""
         return self.event(name, attempts=self.event_fields["attempts"] - 1, **data)
 
 
 @dataclass(frozen=True)
 class Delivery:
     """
-    What it takes to send a notification.
+    Sends notifications, with everything that a send needs.
 
     Attributes:
-        gateway: Where it is sent through.
-        renderer: What makes its text.
-        claims: Who may send which id.
-        instances: Which of them are held back.
-        missing_ttl_s: How long a message waits for an instance that the gateway does not have, in seconds.
-        windows: When messages may go.
-        pseudonyms: What stands for phones.
-        instance: WhatsApp instance for notifications that name none.
-        on_unknown: What follows when a message may have been sent and the gateway does not have it.
-        grace_s: How long the gateway is asked for one, in seconds.
-        compares: Whether an id that comes with other content is refused.
-        tracer: What traces the steps.
+        gateway: Client of the gateway.
+        renderer: Makes the texts.
+        claims: The claims of ids.
+        instances: The instances, some of them held back.
+        missing_ttl_s: How long a message waits for an instance that is missing at the gateway, in seconds.
+        windows: The sending windows.
+        pseudonyms: The pseudonyms of phones.
+        instance: WhatsApp instance for notifications without one.
+        on_unknown: What to do with a message that may have been sent and that the gateway does not have.
+        grace_s: How long to search the gateway for such a message, in seconds.
+        compares: Whether to refuse an id that was used for other content.
+        tracer: Traces the steps.
     """
 
     gateway: Gateway
@@ -220,18 +220,18 @@ class Delivery:
         Send one notification, if it may be sent.
 
         Args:
-            notification: What to say, and to whom.
+            notification: The notification.
             ref: The message that brought it.
-            attempt: Which try this is, from 1.
-            trouble: What the message carries of its failures.
+            attempt: Number of this try, from 1.
+            trouble: The message's failures so far.
 
         Raises:
-            InvalidNotification: It can never be sent as it is.
-            NotSent: The gateway is away (`breaker.is_outage`), which says nothing about this message.
-            Refused: No, and no again next time.
-            Misconfigured: The gateway did not have its instance for too long.
-            MaybeSent: It is still unknown whether it was sent, and a person has to decide.
-            redis.RedisError: Its claim could not be asked for; nothing was sent.
+            InvalidNotification: It can never be sent as it stands.
+            NotSent: The gateway is away (`breaker.is_outage`); the message is not at fault.
+            Refused: The gateway refused it, and would refuse it again.
+            Misconfigured: Its instance was missing at the gateway for too long.
+            MaybeSent: It may have been sent, and a person must decide.
+            redis.RedisError: Its id could not be claimed; nothing was sent.
         """
         message = self._message(notification, ref, attempt, trouble)
         hold = self.instances.hold(message.instance)
@@ -242,13 +242,13 @@ class Delivery:
             case Verdict.HELD if hold is not None:
                 return self._held(message, claim, hold)
             case Verdict.HELD:
-                raise AssertionError("only what is held back was asked for as such")
+                raise AssertionError("HELD is answered only to a claim with held=True")
             case Verdict.LOOK_UP:
                 return self._look_up(message, claim, now)
             case Verdict.DUPLICATE:
                 if claim.before:
                     log.info("ifinu.message.duplicate", id=notification.id, first=claim.before)
-                else:  # no other message was first: this one is not in flight where the claims are
+                else:  # there is no first message: this one is not in flight at the Redis of the claims
                     log.warning("ifinu.message.not_held", id=notification.id, queue=ref.queue)
                 return Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=claim.before))
             case Verdict.CANCELLED:
@@ -260,19 +260,19 @@ class Delivery:
 
     def text(self, notification: Notification, at: datetime) -> str:
         """
-        What a person reads.
+        Render the text that the person reads.
 
         Args:
-            notification: What to say.
-            at: When, aware: "today" in a text is the day in Brazil.
+            notification: The notification.
+            at: Time of sending, aware: "today" in a text is the day in Brazil.
 
         Raises:
-            InvalidNotification: It cannot be made.
+            InvalidNotification: The text cannot be rendered.
         """
         return self.renderer.render(notification, today=at.astimezone(_BRAZIL).date())
 
     def event_fields(self, notification: Notification) -> dict[str, Any]:
-        """What events tell of a notification; nothing of it is personal data."""
+        """Fields of a notification's events; none is personal data."""
         return {
             "kind": notification.kind.value,
             "tenant": notification.tenant,
@@ -302,11 +302,11 @@ class Delivery:
         return claim, _Now(asked, claim.at)
 
     def _digest(self, notification: Notification) -> str:
-        """A digest of everything that a notification says."""
+        """A digest of the whole content."""
         return self.pseudonyms.digest(json.dumps(wire.encode(notification), sort_keys=True))
 
     def _held(self, message: _Message, claim: Claim, hold: Hold) -> Wait:
-        """Its instance is held back: it waits without a try."""
+        """Wait without a try, since the instance is held back."""
         trouble, at_ms = message.trouble, _ms(claim.at)
         wait_s, refund = hold.wait_s, 0
         if hold.missing:
@@ -324,10 +324,10 @@ class Delivery:
 
     def _give_up_if_missing(self, message: _Message, trouble: Trouble, at: datetime) -> None:
         """
-        End a message that has waited for its instance for too long.
+        End a message that has waited too long for a missing instance.
 
         Raises:
-            Misconfigured: It has.
+            Misconfigured: It has waited too long.
         """
         waited_s = (_ms(at) - trouble.since_ms) / 1000
         if waited_s >= self.missing_ttl_s:
@@ -340,10 +340,10 @@ class Delivery:
 
     def _check(self, message: _Message, claim: Claim, now: datetime) -> Settled | Wait | None:
         """
-        Whether it may go at this time: it is expired, has to wait, or (None) may.
+        Check that a message may go now. Returns that it has expired or must wait; None if it may go.
 
         Raises:
-            InvalidNotification: It says what cannot be so.
+            InvalidNotification: Its text cannot be true, see `window.true_from`.
         """
         expires = expires_at(message.notification)
         if expires is not None and now >= expires:
@@ -382,7 +382,7 @@ class Delivery:
     def _post(self, message: _Message, text: str, before: Callable[[], None]) -> Sent:
         with self.tracer.step(SpanName.SEND) as span:
             if span.sampled:
-                span.set_attributes({INSTANCE: phone.mask_in(message.instance)})  # it may be named after its phone
+                span.set_attributes({INSTANCE: phone.mask_in(message.instance)})  # a name may hold a phone
             sent = self.gateway.send_text(message.instance, message.notification.phone, text, before=before)
             if span.sampled and sent.key_id:
                 span.set_attributes({KEY_ID: sent.key_id})
@@ -390,17 +390,17 @@ class Delivery:
 
     def _confirm(self, message: _Message, now: _Now) -> None:
         """
-        Just before the request is written: a worker that was frozen since its claim may have lost it to another.
+        Confirm the claim just before the request is written: a worker frozen since then may have lost it to another.
 
         Raises:
-            _Overtaken: It has, or the message has expired meanwhile, or has to wait by now.
-            redis.RedisError: It could not be asked; nothing was sent.
+            _Overtaken: The claim is lost, or the message has expired or must wait by now.
+            redis.RedisError: Redis could not be asked; nothing was sent.
         """
         if now.age_s() <= min(_YOUNG_S, self.grace_s / 4):
             return
         claim, now = self._claim(message)
         if claim.verdict is not Verdict.GO:
-            with contextlib.suppress(redis.RedisError):  # then whoever has the message by now looks it up
+            with contextlib.suppress(redis.RedisError):  # then the worker that has the message by now looks it up
                 self.claims.release(message.notification.id, message.ref.tag)
             log.warning("ifinu.message.overtaken", **message.log_fields())
             raise _Overtaken(Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=claim.before)))
@@ -409,10 +409,10 @@ class Delivery:
 
     def _not_sent(self, message: _Message, claim: Claim, exc: SendError, at: datetime) -> Wait | Failed:
         """
-        What follows a send that did not work.
+        Decide what follows a failed send.
 
         Raises:
-            SendError: It ends this message, or says nothing about it.
+            SendError: The error ends this message, or the gateway is away.
         """
         match exc:
             case MaybeSent():
@@ -440,7 +440,7 @@ class Delivery:
         raise exc
 
     def _is_open(self, instance: str) -> bool:
-        """Whether the gateway says that an instance is connected; where it cannot say so, it is in no state to send."""
+        """Whether an instance is connected; False if the gateway cannot say, since it could not send either."""
         try:
             return self.gateway.connection_state(instance) is ConnectionState.OPEN
         except GatewayError:
@@ -449,7 +449,7 @@ class Delivery:
     def _held_back(
         self, message: _Message, claim: Claim, exc: SendError, at: datetime, wait_s: float, trouble: Trouble
     ) -> Wait:
-        """The instance or the gateway is at fault, not the message: it waits, and no try is counted."""
+        """Wait without counting a try, since the instance or the gateway is at fault, not the message."""
         instance = _masked(message.instance)
         log.warning("ifinu.instance.held", instance=instance, reason=exc.reason, wait_s=round(wait_s, 1))
         if isinstance(exc, Misconfigured):
@@ -465,7 +465,7 @@ class Delivery:
         return wait._replace(trouble=trouble, refund=refund)
 
     def _look_up(self, message: _Message, claim: Claim, now: _Now) -> Settled | Wait | Failed:
-        """It may have been sent: adopt it if the gateway has it, else wait, send it again, or leave it to a person."""
+        """Look up a send in doubt: settle it if the gateway has it; else wait, resend it, or leave it to a person."""
         notification = message.notification
         started = claim.started or claim.at
 
@@ -486,7 +486,7 @@ class Delivery:
             return again(min(max(waited_s, _FIRST_LOOK_S), self.grace_s - waited_s))
         if self.on_unknown is OnUnknown.HOLD:
             raise self._undecided(message, "it is held, as IFINU_ON_UNKNOWN asks")
-        if abs(claim.off_s) > TOO_FAR_OFF_S:  # this clock is wrong, or Redis', and then the grace may not be over
+        if abs(claim.off_s) > TOO_FAR_OFF_S:  # one of the two clocks is wrong, so the grace may not be over
             log.error("ifinu.message.not_resent", id=notification.id, off_s=round(claim.off_s, 1))
             return again(_LOOK_AGAIN_S)
         if (not_now := self._check(message, claim, now())) is not None:
@@ -510,16 +510,16 @@ class Delivery:
 
     def _find(self, message: _Message, since: datetime, started: datetime, now: datetime) -> str:
         """
-        The gateway's id of this message, or empty.
+        Search the gateway for a message. Returns the gateway's id of it, or empty.
 
         Args:
-            message: It.
-            since: When its first send in doubt began.
-            started: When the last one did.
+            message: The message.
+            since: Start of its first send in doubt.
+            started: Start of its last one.
             now: The time.
 
         Raises:
-            GatewayError: It could not be asked.
+            GatewayError: The gateway could not be queried.
         """
         is_it = self._recognised(message.notification, since, started)
         margin = _CLOCKS_DIFFER if self.renderer.reference else _CLOCKS_DIFFER_LITTLE
@@ -538,11 +538,11 @@ class Delivery:
         return ""
 
     def _recognised(self, notification: Notification, *sent_at: datetime) -> Callable[[str], bool]:
-        """What tells a notification's text from others to the same person: its reference, or else all of it."""
+        """A test for a notification's text among others to the same person: by its reference, or by the whole text."""
         if self.renderer.refers(notification):
             reference = reference_of(notification.id)
             return lambda text: reference == reference_in(text)
-        mine = {self.text(notification, at) for at in sent_at}  # "today" was another day for each
+        mine = {self.text(notification, at) for at in sent_at}  # "today" may differ
         return lambda text: text in mine
 
     def _undecided(self, message: _Message, cause: str) -> MaybeSent:
@@ -563,7 +563,7 @@ class Delivery:
             by=by,
             took_s=_rounded(took_s),
         )
-        # An answer of this person is for them.
+        # A reply of this person concerns this tenant.
         key = senders_key(message.instance, f"{at:%Y-%m}")
         sender = key, message.pseudonym, notification.tenant or ""
         event = message.event(Name.SENT, key_id=sent.key_id, confirmed=sent.confirmed, by=by)

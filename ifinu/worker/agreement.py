@@ -1,9 +1,9 @@
 """
-One source decides: whether what Celery would use is what our settings say.
+The agreement between Celery's configuration and our settings.
 
 Celery takes its broker from many places: `CELERY_BROKER_URL` and two more variables, `celery -b`, `BROKER_URL`, and
-whoever changes `app.conf`. Leases and claims go by the settings alone. A worker or a producer that spoke to one Redis
-for its messages and to another for its claims would lose the messages, so that what Celery ends up with is compared.
+code that changes `app.conf`. Leases and claims use our settings only. A worker or producer with its messages at one
+Redis and its claims at another would lose messages, so Celery's effective configuration is compared with the settings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from celery.concurrency.thread import TaskPool as ThreadPool
 from ifinu import urls
 from ifinu.errors import ConfigurationError
 
-# What a queue that loses nothing rests on, beside the connection; the rest of Celery's settings may be changed.
+# A queue that loses nothing depends on these, beside the connection; other settings of Celery may be changed.
 _KEPT = (
     "broker_transport",
     "broker_transport_options",
@@ -35,18 +35,18 @@ _KEPT = (
 
 
 class Disagreement(ConfigurationError, click.ClickException):  # noqa: N818 - as the others of `errors.py`
-    """Celery's command line shows it in one line, and ends with 2."""
+    """Celery's command line shows it in one line and exits with 2."""
 
     exit_code = 2
 
 
 def check_connection(made: kombu.Connection, ours: kombu.Connection, url: str) -> None:
     """
-    Whether a connection leads where the settings say.
+    Check that a connection leads to the Redis of the settings.
 
     Args:
-        made: What Celery made, wherever it took it from.
-        ours: What it would have made of the settings alone.
+        made: Celery's connection.
+        ours: The connection by the settings alone.
         url: `IFINU_REDIS_URL`.
 
     Raises:
@@ -64,14 +64,14 @@ def check_connection(made: kombu.Connection, ours: kombu.Connection, url: str) -
 
 def check_configuration(conf: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """
-    Whether what the queue rests on is as we set it.
+    Check that the settings the queue depends on are unchanged.
 
     Args:
         conf: Celery's settings, `app.conf`.
-        ours: As we made them.
+        ours: The settings as ifinu made them.
 
     Raises:
-        Disagreement: Naming each that was changed.
+        Disagreement: Some were changed; it names them.
     """
     if changed := sorted(_changed(conf, ours)):
         raise Disagreement(
@@ -82,7 +82,7 @@ def check_configuration(conf: Mapping[str, Any], ours: Mapping[str, Any]) -> Non
 
 def check_result_backend(celerys: object, ours: str | None) -> None:
     """
-    Whether Celery would keep results where the settings say.
+    Check that Celery would keep results at the backend of the settings.
 
     Raises:
         Disagreement: It would keep them elsewhere.
@@ -97,13 +97,13 @@ def check_result_backend(celerys: object, ours: str | None) -> None:
 
 def check_worker(pool: type) -> None:
     """
-    Whether a worker was started as it can keep what is promised.
+    Check that a worker's pool and configuration can keep the guarantees.
 
     Args:
-        pool: The class of its pool, wherever Celery took it from.
+        pool: The class of its pool.
 
     Raises:
-        Disagreement: It was not, or was given settings that nobody reads.
+        Disagreement: The pool cannot, or `CELERY_CONFIG_MODULE` is set, which ifinu does not read.
     """
     if not issubclass(pool, (ThreadPool, ProcessPool)):
         raise Disagreement(

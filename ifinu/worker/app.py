@@ -60,10 +60,9 @@ _PREFETCH_MULTIPLIER = 4
 
 
 class _Connection(kombu.Connection):
-    """Flower and the logs know a broker by its URL, and this one's is that of any Redis."""
+    """A connection whose shown URL has Redis' scheme, for Flower and the logs."""
 
     def as_uri(self, *args: Any, **kwargs: Any) -> str:
-        """As stock, with the scheme that it was given."""
         return f"redis://{super().as_uri(*args, **kwargs).partition('://')[2]}"
 
 
@@ -76,17 +75,17 @@ class Application(Celery):
     Celery with typed settings, read from the environment when first needed.
 
     Attributes:
-        breaker: Of this process' gateway; its consumer asks it.
-        claiming: Likewise, of the claims.
-        bucket: That the task takes its tokens from, once there is a consumer.
-        progress: How far this process is with the ledger, where it writes it.
+        breaker: The breaker of the gateway, for the consumer.
+        claiming: The gate of the claims, for the consumer.
+        bucket: The task's token bucket, once there is a consumer.
+        progress: Progress of the recorder, if this process records.
     """
 
     amqp_cls = _Messages
     bucket: TokenBucket | None = None
     _settings: Settings | None = None
     _delivery: Delivery | None = None
-    _making = threading.Lock()  # tasks of several threads may be the first to ask
+    _making = threading.Lock()  # several threads may need it first
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -97,10 +96,10 @@ class Application(Celery):
     @property
     def settings(self) -> Settings:
         """
-        What the environment says.
+        The settings from the environment.
 
         Raises:
-            ConfigurationError: Something is wrong in it.
+            ConfigurationError: A setting is wrong.
         """
         if self._settings is None:
             try:
@@ -111,28 +110,28 @@ class Application(Celery):
 
     @functools.cached_property
     def series(self) -> CollectorRegistry:
-        """What this process tells Prometheus."""
+        """The Prometheus registry of this process."""
         made = endpoint.registry()
         recorder_series.RecorderSeries(made, self.progress)
         return made
 
     @functools.cached_property
     def sending(self) -> WorkerSeries:
-        """What it counts of that."""
+        """The worker's series in the registry."""
         return WorkerSeries(self.series)
 
     @functools.cached_property
     def trails(self) -> TraceLinks:
-        """Where receipts find the traces of what it sends."""
+        """The links from receipts to the traces of sends."""
         return TraceLinks(self.settings.redis_url.get_secret_value())
 
     @property
     def delivery(self) -> Delivery:
         """
-        What sends, made by the process that sends.
+        The delivery, made by the process that sends.
 
         Raises:
-            ConfigurationError: There is no key for the gateway.
+            ConfigurationError: The gateway's key is missing.
         """
         if self._delivery is None:
             with self._making:
@@ -142,10 +141,10 @@ class Application(Celery):
 
     def check(self) -> None:
         """
-        See that Celery would use what the settings say, whichever way it was told of something else.
+        Check that Celery's effective configuration agrees with the settings.
 
         Raises:
-            ConfigurationError: It would not; names both.
+            ConfigurationError: It does not; the message names both.
         """
         self.connection_for_read()
         self.connection_for_write()
@@ -153,10 +152,10 @@ class Application(Celery):
 
     def check_rights(self) -> None:
         """
-        See that Redis lets this worker do what it has to; while Redis is away there is nothing to see.
+        Check that Redis grants the rights that this worker needs; skipped while Redis is away.
 
         Raises:
-            ConfigurationError: It does not, and says what is missing.
+            ConfigurationError: A right is missing; the message names it.
         """
         with (
             contextlib.closing(connections.connect_optional(self.settings.redis_url.get_secret_value())) as client,
@@ -184,22 +183,22 @@ class Application(Celery):
         return super()._get_backend()
 
     def use(self, config: Settings) -> None:
-        """Take these settings instead of the environment's; before the application is first used."""
+        """Use these settings instead of the environment's; call it before the application is first used."""
         self._settings = config
 
 
 def delivery_of(config: Settings) -> Delivery:
     """
-    What sends, by these settings.
+    Make the delivery by these settings.
 
     Args:
         config: The settings.
 
     Raises:
-        ConfigurationError: There is no key for the gateway, or traces are wanted and cannot be had.
+        ConfigurationError: The gateway's key is missing, or tracing is on and OpenTelemetry cannot be used.
     """
     key = None if config.phone_key is None else config.phone_key.get_secret_value()
-    # Redis' client opens connections of its own in a forked process.
+    # Redis' client opens new connections in a forked process.
     url = config.redis_url.get_secret_value()
     client = connections.connect(url)
     gateway = gateway_of(config, worker=config.worker_name or socket.gethostname(), memory=Locations(url))
@@ -218,14 +217,14 @@ def delivery_of(config: Settings) -> Delivery:
         instance=config.evolution_instance,
         on_unknown=config.on_unknown,
         grace_s=config.unknown_grace_s,
-        # Sandbox data change from day to day, and load tests use their ids again.
+        # Sandbox data change from day to day, and load tests reuse their ids.
         compares=config.sandbox_number is None,
         tracer=tracing.tracer(config.tracing, tracing.WORKER, gateway_url=config.evolution_url),
     )
 
 
 def configuration(config: Settings) -> dict[str, Any]:
-    """Celery's settings, by ours."""
+    """Celery's settings, derived from ours."""
     url = config.redis_url.get_secret_value()
     return {
         "broker_url": url,
@@ -240,7 +239,7 @@ def configuration(config: Settings) -> dict[str, Any]:
             # Without them a half-open connection hangs the worker for ever.
             "socket_timeout": 10, "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 10,
         },
-        # Kombu speaks TLS only when it is told to; options in the URL (`?ssl_ca_certs=…`) win.
+        # Kombu uses TLS only with this option; options in the URL (`?ssl_ca_certs=…`) win.
         "broker_use_ssl": {"ssl_cert_reqs": "required"} if url.startswith("rediss://") else None,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -285,7 +284,7 @@ def _configure(sender: Application, **_: Any) -> None:
 
 @signals.worker_init.connect
 def _make_ready(sender: Any, **_: Any) -> None:
-    """Before the first message, so that none waits for it and a burst follows; children of a pool inherit it."""
+    """Prepare before the first message, so that none waits and no burst follows; a pool's children inherit it."""
     try:
         app.check()
         check_worker(sender.pool_cls)
@@ -298,34 +297,34 @@ def _make_ready(sender: Any, **_: Any) -> None:
 
 @signals.worker_process_init.connect
 def _connect(**_: Any) -> None:
-    """A child of a pool of processes, as `WarmUp` for threads."""
+    """Connect a child of a pool of processes, as `WarmUp` does for threads."""
     app.delivery.claims.connect()
 
 
 @signals.celeryd_after_setup.connect
-def _say_nothing_of_a_default(**_: Any) -> None:
-    """Celery warns at each reconnect that it will cancel, one day, what is being sent; here it does not, by choice."""
+def _silence_a_warning(**_: Any) -> None:
+    """Silence Celery's warning, at each reconnect, of a future default that ifinu overrides."""
     warnings.filterwarnings("ignore", r"\s*In Celery 5\.1 we introduced", CPendingDeprecationWarning)
 
 
-_told_before = itertools.count()
+_signals = itertools.count()
 
 
 @signals.worker_shutting_down.connect
 def _mind_the_second(sig: str, how: str, **_: Any) -> None:
     """
-    The first signal lets what is being sent finish; a second one ends the worker at once.
+    Let the first signal finish the sends under way, and a second one end the worker at once.
 
-    A second one can come while the first is still being handled, by Celery or here: then both are told of here.
+    The second signal may arrive while Celery still handles the first: then this function is called for both.
     """
-    if next(_told_before):
+    if next(_signals):
         _end_now()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end_now)
 
 
 def _end_now(*_: Any) -> None:
-    """What was not started went back already. What is being sent comes back when its lease ends, and is looked up."""
+    """End at once. Sends under way return when their lease ends, and are looked up; all else is back on the queue."""
     for child in billiard.active_children():  # which have no kill() of their own
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
@@ -334,7 +333,7 @@ def _end_now(*_: Any) -> None:
 
 @signals.worker_process_shutdown.connect
 def _report_floods(**_: Any) -> None:
-    """A child of a pool of processes ends without what Python does at the end."""
+    """Flush the counts of dropped lines: a child of a pool of processes ends without Python's exit handlers."""
     logs.flush()
 
 

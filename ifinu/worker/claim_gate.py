@@ -1,10 +1,10 @@
 """
-Whether Redis lets this worker claim what it sends.
+The claim gate: no message starts while Redis refuses claims.
 
-While Redis is away the consumer's own connection is lost as well, and nothing starts. But it may serve that one and
-refuse the claims: to a user without the right to a command, or with an error of its own. Then each message would go
-back and be taken again, as fast as Redis answers. So the first refusal is said, and what follows waits as it does for a
-gateway that is away.
+While Redis is away the consumer's connection is lost too, and nothing starts. But Redis may serve that connection and
+refuse the claims: its user lacks the right to a command, or Redis has an internal error. Then each message would go
+back and be fetched again as fast as Redis answers. So the first refusal is logged, and later messages wait as they do
+for a gateway that is away.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _LONGEST_WORDS = 300
 
 
 class ClaimGate:
-    """Of one worker; asked by its consumer, told by its requests."""
+    """The gate of one worker. Its consumer asks it, and its requests report to it."""
 
     def __init__(self) -> None:
         self._breaker = Breaker(failures_to_open=1)
 
     @property
     def is_refused(self) -> bool:
-        """Whether messages are held back for it."""
+        """Whether messages wait because Redis refuses claims."""
         return self._breaker.is_open
 
     def wait_s(self) -> float:
@@ -35,16 +35,16 @@ class ClaimGate:
         return self._breaker.wait_s()
 
     def started(self) -> None:
-        """A message starts; while claims are refused it is the one that finds out whether they still are."""
+        """A message starts; while claims are refused it is the probe."""
         self._breaker.started()
 
     def refused(self, exc: Exception) -> None:
-        """A claim could not be asked for, or what has to wait not put off."""
+        """Redis refused a claim, or refused to delay a message."""
         if self._breaker.failed():
             words = phone.mask_in(str(exc))[:_LONGEST_WORDS] or "no answer"
             log.error("ifinu.claims.refused", error=f"{type(exc).__name__}: {words}")
 
     def answered(self) -> None:
-        """One was asked for, and answered."""
+        """Redis answered a claim."""
         if self._breaker.answered():
             log.info("ifinu.claims.back")

@@ -1,6 +1,6 @@
 """
-Celery's consumer with three things done differently: the pace, what happens to messages that were fetched and not
-started, and when an acknowledgement is told to Redis.
+Celery's consumer with three differences: the pace, the return of messages that were fetched and not started, and
+acknowledgements outside the event loop.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ifinu.worker.token_bucket import TokenBucket
 
 log = structlog.get_logger(__name__)
 
-# When every slot is busy, the end of a task starts the next one. A loop of Kombu 5.6 cannot be woken from a thread:
-# there, look often.
+# When every slot is busy, the end of a task starts the next one. Threads cannot wake the event loop of Kombu 5.6, so
+# there it polls often.
 _SLOT_POLL_S = 0.25 if hasattr(Hub, "_create_waker") else 0.01
 _SHORTEST_WAIT_S = 0.0005
 _OVERDUE_S = 0.5
@@ -39,26 +39,26 @@ class PacedConsumer(Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._loop = threading.get_ident()
         self._timers: dict[TokenBucket, tuple[float, Any]] = {}  # when the one timer of a bucket is due, and the timer
-        self._no_slot: set[TokenBucket] = set()  # buckets that could start a message, but for a slot
-        self._releasing = threading.RLock()  # the loop releases, and so does the thread whose task ends
-        # Every worker would read the events of all others, for nothing that we use.
+        self._no_slot: set[TokenBucket] = set()  # buckets that only lack a free slot
+        self._releasing = threading.RLock()  # both the loop and threads whose task ends call `_release`
+        # Gossip and mingle make each worker read the events of all others, and nothing here uses them.
         super().__init__(*args, **{**kwargs, "without_gossip": True, "without_mingle": True})
 
     # -- pace
 
     def bucket_for_task(self, task: Any) -> TokenBucket | None:
-        """The bucket of a task, or None where it has no limit."""
+        """The bucket of a task; None if it has no limit."""
         limit = rate(getattr(task, "rate_limit", None))
         if not limit:
             return None
-        # Two fifths of the declared burst are left for jitter on the way from the token to the gateway.
+        # Two fifths of the burst are reserved for jitter between the token and the gateway.
         bucket = TokenBucket(limit, max(1, math.ceil(getattr(task, "rate_burst", 1) * 0.6)))
         if task.name == intake.TASK:
             self.app.bucket = bucket
         return bucket
 
     def reset_rate_limits(self) -> None:
-        """Make the buckets; `celery control rate_limit` calls this too, and what waits must go on waiting."""
+        """Make the buckets. `celery control rate_limit` calls this too, and waiting messages must go on waiting."""
         old = {name: bucket for name, bucket in self.task_buckets.items() if bucket}
         super().reset_rate_limits()
         for name, bucket in old.items():
@@ -81,7 +81,7 @@ class PacedConsumer(Consumer):
         self._limit_task(request, bucket, tokens)
 
     def _release(self, bucket: TokenBucket) -> None:
-        """Start what may start, and see to it that somebody looks again for the rest."""
+        """Start the messages that may start, and arm a timer for the rest."""
         with self._releasing:
             self._no_slot.discard(bucket)
             while bucket.contents:
@@ -94,10 +94,10 @@ class PacedConsumer(Consumer):
 
     def _hold_s(self, bucket: TokenBucket) -> float:
         """
-        Seconds until the next message may start; 0: it may now, and its token is taken.
+        Seconds until the next message may start; 0 if it may now, and its token is taken.
 
-        It needs a gateway that is there, a token, and a free slot. Without the slot, messages would pile up in the pool
-        while the gateway is slow, and leave it in a burst after.
+        It needs a reachable gateway, a token and a free slot. Without a wait for the slot, messages would pile up in
+        the pool while the gateway is slow, and leave it in a burst.
         """
         if len(state.reserved_requests) >= self.pool.num_processes:
             self._no_slot.add(bucket)
@@ -108,7 +108,7 @@ class PacedConsumer(Consumer):
         return 0.0 if bucket.take() else max(bucket.wait_s(), _SHORTEST_WAIT_S)
 
     def _start(self, request: Any) -> None:
-        """Hand a message to the pool. What goes wrong with it ends the message; the others wait for their turn."""
+        """Hand a message to the pool. If that fails, it ends this message only."""
         tag = request.message.delivery_tag
         if self.leases is not None and not self.leases.holds(tag):
             request.message.channel.qos.let_go(tag)  # its lease ran out: another worker may have it
@@ -124,7 +124,9 @@ class PacedConsumer(Consumer):
         now = monotonic()
         due = now + delay_s
         armed, entry = self._timers.get(bucket, (0.0, None))
-        if armed <= due + _SHORTEST_WAIT_S and now < armed + _OVERDUE_S:  # overdue: it went with its connection
+        if (
+            armed <= due + _SHORTEST_WAIT_S and now < armed + _OVERDUE_S
+        ):  # an overdue timer was lost with its connection
             return
         if threading.get_ident() != self._loop:  # only the loop may set timers
             self.hub.call_soon(self._release_all)
@@ -146,10 +148,10 @@ class PacedConsumer(Consumer):
 
     def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """
-        Run an acknowledgement now, in the thread that asks; anything else in the event loop, as stock does.
+        Run an acknowledgement now, in the calling thread; anything else in the event loop, as stock does.
 
-        Ours needs no loop, and one that waits in it is lost when the connection is (the loop is reset), and late in a
-        warm shutdown (the loop has ended).
+        Our acknowledgement needs no loop. In the loop it would be lost with the connection (which resets the loop) and
+        late in a warm shutdown (which ends the loop first).
         """
         if getattr(p, "__name__", "") not in ("ack_log_error", "reject_log_error"):
             return super().call_soon(p, *args, **kwargs)
@@ -159,7 +161,7 @@ class PacedConsumer(Consumer):
         return p
 
     def _use_slot(self) -> None:
-        """A task ended, maybe in a thread of the pool: start the next one here; wake the loop only if it must fetch."""
+        """Start the next message when a task ends, in that thread; wake the loop only if it must fetch."""
         for bucket in tuple(self._no_slot):
             self._release(bucket)
         channel = self.task_consumer and self.task_consumer.channel
@@ -167,7 +169,7 @@ class PacedConsumer(Consumer):
             self.hub.call_soon(self._release_all)
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
-        """Celery 5.7's name for the same."""
+        """`call_soon` by its name in Celery 5.7."""
         return self.call_soon(p, *args, **kwargs)
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
@@ -175,13 +177,13 @@ class PacedConsumer(Consumer):
         message.channel.bury(message.delivery_tag, reason="bad_envelope", error=type(exc).__name__)
 
     def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
-        """Likewise, of one whose headers it cannot use."""
+        """Dead-letter a message whose headers Celery cannot use."""
         self.on_decode_error(message, exc)
 
     # -- what was fetched and not started
 
     def _drain(self) -> list[str]:
-        """Forget what waits; its tags. Under the lock, since a task that ends meanwhile would start some of it."""
+        """Drop the waiting messages and return their tags; locked, since a task that ends would start some."""
         with self._releasing:
             buckets = [bucket for bucket in self.task_buckets.values() if bucket]
             waiting = [request.message.delivery_tag for bucket in buckets for request in bucket.contents]
@@ -191,8 +193,8 @@ class PacedConsumer(Consumer):
 
     def on_close(self) -> None:
         """
-        The connection is lost. What waits goes back to the queue; what is being sent stays ours, and its outcome is
-        told when Redis is there again.
+        The connection is lost: waiting messages go back to the queue. Sends under way stay with this process, which
+        reports their outcomes when Redis is back.
         """
         waiting = self._drain()
         queued = [r for r in tuple(state.reserved_requests) if r not in state.active_requests]
@@ -201,21 +203,21 @@ class PacedConsumer(Consumer):
         self._no_slot.clear()
         if self.leases is not None:
             self.leases.give_back(waiting)
-            if not isinstance(self.pool, ThreadPool):  # a pool of processes just threw these away
+            if not isinstance(self.pool, ThreadPool):  # a pool of processes has just dropped these
                 self.leases.give_back([r.message.delivery_tag for r in queued])
 
     def stop(self) -> None:
-        """A warm shutdown begins: take no more, give back at once what waits, and let what is being sent finish."""
+        """A warm shutdown begins: fetch no more, return waiting messages at once, and let sends under way finish."""
         super().stop()
         waiting = self._drain()
         if self.leases is not None:
             self.leases.give_back(waiting)
 
     def shutdown(self) -> None:
-        """It ends: the pool has stopped, and what is still held was never started."""
+        """The shutdown ends: the pool has stopped, and messages still held were never started."""
         super().shutdown()
         if self.leases is not None:
-            # After an unrecoverable error one of them may be why it ends: each is counted when it starts again.
+            # After an unrecoverable error one of them may be the cause: each is counted when it starts again.
             self.leases.give_back_all(suspect=self.controller.exitcode == EX_FAILURE)
             self.leases.close()
             _leases.release(self.leases)

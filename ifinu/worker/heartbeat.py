@@ -1,8 +1,8 @@
 """
-The file for probes: touched while the worker sends, or waits for a known reason.
+The heartbeat: a file for probes, touched while the worker sends or waits for a known reason.
 
-Fresh: it sends, has nothing to send, or waits for the gateway, its pace or a window. Absent: it starts, reconnects or
-drains. Stale: it is stuck. A loop that turns proves nothing, so what it got done decides.
+Fresh: the worker sends, has nothing to send, or waits for the gateway, its pace or a window. Absent: it starts,
+reconnects or drains. Stale: it is stuck. A running event loop proves nothing, so the work done decides.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _LONGEST_PAUSE_S = 60.0  # between two starts, beyond what the pace asks for
 
 class WorkState(NamedTuple):
     """
-    How a worker is getting on.
+    The state of a worker's work.
 
     Attributes:
-        waiting: Messages that it has and has not started.
-        sending_s: How long each send under way has been going on.
-        slots: Sends it can do at the same time.
-        paused_s: How long ago one started.
-        pace_s: The time between two starts that its pace asks for.
-        away: The gateway is, or an instance of it: nothing is to start.
-        refused: Redis refuses the claims.
-        silent_s: How long ago it asked for messages, while it had room for some; None while it has none.
+        waiting: Fetched messages that have not started.
+        sending_s: Age of each send under way.
+        slots: Sends that it can do in parallel.
+        paused_s: Time since the last start.
+        pace_s: Time between two starts by its pace.
+        away: Whether the gateway is away, so that nothing starts.
+        refused: Whether Redis refuses claims.
+        silent_s: Time since it last asked for messages; None while it has no room for any.
     """
 
     waiting: int
@@ -40,11 +40,11 @@ class WorkState(NamedTuple):
 
 def stuck_by(work: WorkState, patience_s: float) -> str:
     """
-    Why a worker gets nothing done, in one word; empty while it does, or has a reason not to.
+    Find out why a worker makes no progress: one word; empty while it works or has a reason to wait.
 
     Args:
-        work: How it is getting on.
-        patience_s: The longest that one send may take.
+        work: The state of its work.
+        patience_s: Longest time that one send may take.
     """
     if work.refused:
         return "claims_refused"

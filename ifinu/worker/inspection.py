@@ -1,7 +1,7 @@
 """
-What a worker answers when `ifinu top` or `ifinu status` asks it how it is, over Celery's remote control.
+A worker's answer to `ifinu top` and `ifinu status`, over Celery's remote control.
 
-    version, pid, up_s            who it is; `up_s` is its own clock, by which the difference of two answers is a rate
+    version, pid, up_s            its identity; `up_s` is its uptime, so that two answers give a rate
     limit_per_s                   messages that it may start in a second; null without a limit
     waiting, slots, busy          messages that wait for their turn, sends it can do at the same time, those it does
     breaker_open                  the gateway is away
@@ -27,6 +27,6 @@ from ifinu import __version__
 
 @inspect_command()
 def ifinu_snapshot(state: Any, **_: Any) -> dict[str, Any]:
-    """Pace, slots, breaker, and what became of messages since the worker started."""
+    """Pace, slots, breaker, and the outcomes of messages since the worker started."""
     app = state.app
     return {"version": __version__, "pid": os.getpid(), **app.sending.snapshot(), "records": app.progress.active}

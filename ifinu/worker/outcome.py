@@ -1,7 +1,7 @@
 """
-How a message ended, on its way from the task to the worker's main process, whatever the pool.
+The outcome of a message, as the task returns it to the worker's main process.
 
-Celery hands on what a task returned as its `saferepr` writes it, and shows it in Flower: `sent 3EB0… {…}`.
+Celery passes on the `saferepr` of a task's result in either pool, and Flower shows it: `sent 3EB0… {…}`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LONGEST = 16_384  # characters that Celery keeps of it
 
 
 def encode(settled: Settled) -> str:
-    """What the task returns: the state, the gateway's id, and the rest in JSON."""
+    """Encode an outcome: the state, the gateway's id, and the rest in JSON."""
     event = settled.event
     rest = {
         "id": event.id,
@@ -30,13 +30,13 @@ def encode(settled: Settled) -> str:
 
 def decode(returned: str) -> Settled:
     """
-    Read it back.
+    Decode an outcome.
 
     Args:
-        returned: What the task returned, in quotes, those within it behind a backslash (`celery.utils.saferepr`).
+        returned: The task's result in quotes, inner quotes escaped by a backslash (`celery.utils.saferepr`).
 
     Raises:
-        ValueError: It is nothing that `encode` wrote.
+        ValueError: `encode` did not write it.
     """
     try:
         state, key_id, rest = returned[1:-1].replace("\\'", "'").split(" ", 2)

@@ -1,4 +1,4 @@
-"""What Celery does with a task that will not run again: here it becomes a dead letter."""
+"""Celery's request, so that a message is settled, postponed or dead-lettered when its task ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ifinu.worker import outcome
 
 log = structlog.get_logger(__name__)
 
-# These do not end a message: it is retried, returned to the queue, or dealt with by Celery.
+# These do not end a message: it is retried, returned to the queue, or handled by Celery.
 _NOT_THE_END = (
     exceptions.Retry, exceptions.Ignore, exceptions.Reject, exceptions.WorkerLostError, exceptions.Terminated,
     SystemExit, KeyboardInterrupt, MemoryError,
@@ -40,12 +40,12 @@ _NOT_THE_END = (
 
 
 def first_try_at(headers: dict[str, Any] | None, now: datetime) -> datetime:
-    """When a message was first tried: now, unless a retry says otherwise."""
+    """Time of a message's first try: from its header if it is a retry, otherwise now."""
     return intake.aware((headers or {}).get(FIRST_TRY)) or now
 
 
 def reason_of(exc: BaseException) -> str:
-    """The dead-letter reason of an exception: a word from a bounded set."""
+    """The dead-letter reason of an exception: one of a fixed set of words."""
     if isinstance(exc, SendError):
         return exc.reason
     if isinstance(exc, IdReused):
@@ -57,9 +57,9 @@ def reason_of(exc: BaseException) -> str:
 
 def _ending(callback: Callable[..., Any]) -> Callable[..., Any]:
     """
-    Dead-letter a message over whose end `callback` fails, of a `Request`.
+    Decorate a callback of `Request` to dead-letter the message if the callback fails.
 
-    The pool swallows what it raises, and would leave the message in flight for ever.
+    The pool swallows exceptions of callbacks, and would leave the message in flight for ever.
     """
 
     @functools.wraps(callback)
@@ -76,23 +76,23 @@ def _ending(callback: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Request(CeleryRequest):
-    """Runs in the worker's main process, where the message is at hand."""
+    """One message in the worker's main process."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Celery derives a class for each task, with an `on_success` of its own: settle before it acknowledges."""
+        """Make the subclass that Celery derives for each task settle a message before it acknowledges it."""
         super().__init_subclass__(**kwargs)
         acknowledge = cls.on_success
 
         def on_success(self: Request, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> Any:
             failed, returned, _ = failed__retval__runtime
             if not failed:
-                self._settle(returned)  # the repr of what the task returned, whatever the pool
+                self._settle(returned)  # the repr of the task's result, in either pool
             return acknowledge(self, failed__retval__runtime, **kwargs)
 
         cls.on_success = _ending(on_success)
 
     def _settle(self, returned: str | None) -> None:
-        if returned is None:  # Celery itself failed around the task, e.g. over a link that is none
+        if returned is None:  # Celery itself failed around the task, e.g. over an invalid link
             self._bury("error", "failed outside of the task")
             return
         tag, leases = self.message.delivery_tag, self.message.channel.leases
@@ -101,7 +101,7 @@ class Request(CeleryRequest):
         if settled.state is ClaimState.SENT:
             self._report_to_breaker(None)
         elif self.app.bucket is not None:
-            self.app.bucket.put_back()  # nothing went to the gateway, so that its token is free again
+            self.app.bucket.put_back()  # nothing went to the gateway: its token is free again
         if settled.state == DUPLICATE:
             leases.ack(tag, settled.event)
         else:
@@ -111,7 +111,7 @@ class Request(CeleryRequest):
         self.app.sending.settled(settled, accepted_at=self._accepted_at(), started_at=self._first_start())
 
     def _codes(self) -> list[tuple[str, bytes]]:
-        """The messages that follow it with its payment codes: their ids and their JSON."""
+        """Ids and JSON of the messages that follow it with its payment codes."""
         notification = self._notification()
         more = {name: self.request_dict[name] for name in (TRACEPARENT,) if self.request_dict.get(name)}
         more["criado_em"] = self.message.channel.leases.clock.now().isoformat(timespec="milliseconds")
@@ -122,7 +122,7 @@ class Request(CeleryRequest):
 
     @_ending
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """A task raised; unless it will run again, its message moves to the dead letters before it is acknowledged."""
+        """A task raised: dead-letter its message before it is acknowledged, unless it will run again."""
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
@@ -138,18 +138,18 @@ class Request(CeleryRequest):
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _waits(self, wait: Any) -> None:
-        """The message is in the delayed set."""
-        if not isinstance(wait, Wait):  # another task's, or Celery's own
+        """Count a message that is in the delayed set now."""
+        if not isinstance(wait, Wait):  # from another task, or from Celery
             return
         self.app.sending.waits(wait)
         if wait.free and self.app.bucket is not None:
-            self.app.bucket.put_back()  # nothing went to the gateway, so that its token is free again
-        elif wait.lost and self.app.breaker.failed():  # one that does so again and again leaves all in doubt
+            self.app.bucket.put_back()  # nothing went to the gateway: its token is free again
+        elif wait.lost and self.app.breaker.failed():  # if this repeats, every send would end in doubt
             log.error("ifinu.gateway.away", error="it takes requests and does not answer")
         elif (
             wait.error is not None
             and wait.error.reason is Reason.GATEWAY_DATABASE
-            and not self.app.settings.evolution_sharded  # else its instances alone are held back
+            and not self.app.settings.evolution_sharded  # otherwise only its instances are held back
             and self.app.breaker.failed()
         ):
             log.error("ifinu.gateway.away", error=str(wait.error))
@@ -160,7 +160,7 @@ class Request(CeleryRequest):
         return difference
 
     def _count(self, exc: BaseException) -> None:
-        """For the metrics: what a gateway answered that did not take the message."""
+        """Count an error of the gateway in the metrics."""
         error: Any = exc
         match exc:
             case exceptions.Retry():
@@ -171,15 +171,15 @@ class Request(CeleryRequest):
             self.app.sending.failed(error, retried=isinstance(exc, exceptions.Retry))
 
     def _accepted_at(self) -> datetime | None:
-        """When a producer handed the message over, as far as it says so."""
+        """When a producer handed the message over; None if its header does not say."""
         return intake.aware(self.request_dict.get(ACCEPTED))
 
     def _first_start(self) -> float | None:
-        """When the task started, in epoch seconds; None for a message that was started before."""
+        """When the task started, in epoch seconds; None if this is not the message's first start."""
         return None if FIRST_TRY in self.request_dict else self.time_start
 
     def _report_to_breaker(self, exc: BaseException | None) -> None:
-        """Whether the gateway answered; None stands for a send that worked."""
+        """Report to the breaker whether the gateway answered; None means that a send succeeded."""
         if isinstance(exc, exceptions.Retry):
             exc = exc.exc
         if isinstance(exc, exceptions.Reject) and is_outage(exc.reason):
@@ -189,7 +189,7 @@ class Request(CeleryRequest):
             log.info("ifinu.gateway.back")
 
     def _report_to_claim_gate(self, exc: BaseException | None) -> None:
-        """Whether Redis let it claim, and put off what has to wait; None stands for a message that came to its end."""
+        """Report whether Redis let the message claim or wait; None means that it ended."""
         if isinstance(exc, exceptions.Reject) and isinstance(exc.reason, (redis.RedisError, OperationalError)):
             self.app.claiming.refused(exc.reason)
         else:
@@ -199,12 +199,12 @@ class Request(CeleryRequest):
         foreseen = isinstance(exc, (SendError, InvalidNotification))
         self._bury(
             reason_of(exc),
-            # Words of our own errors are masked; those of others may quote what they choked on.
+            # The texts of our errors are masked; other exceptions may quote personal data.
             str(exc) if foreseen else type(exc).__name__,
             tried=isinstance(exc, SendError),
-            # What nobody foresaw may have come from anywhere, the middle of the send too.
+            # An unforeseen error may come from anywhere, also from the middle of a send.
             maybe_sent=not foreseen or isinstance(exc, MaybeSent),
-            # Workers may have died of reading it; it is not to be read here.
+            # Workers may have died of reading it, so it is not read here.
             about={"id": self.id} if isinstance(exc, Poison) else None,
         )
 
@@ -217,7 +217,7 @@ class Request(CeleryRequest):
         maybe_sent: bool = True,
         about: dict[str, Any] | None = None,
     ) -> None:
-        """Dead-letter the message; unless told otherwise, as one that may have been sent."""
+        """Dead-letter the message, by default as one that may have been sent."""
         self.message.channel.bury(
             self.message.delivery_tag,
             reason=reason,
@@ -229,7 +229,7 @@ class Request(CeleryRequest):
         )
 
     def _event_fields(self) -> dict[str, Any]:
-        """What the event tells of the notification, where it can be read."""
+        """Fields of the event: those of the notification if it can be read, otherwise the task's id."""
         with contextlib.suppress(InvalidNotification, redis.RedisError, LookupError, TypeError, ConfigurationError):
             notification = self._notification()
             return {"id": notification.id, **self.app.delivery.event_fields(notification)}
@@ -237,31 +237,31 @@ class Request(CeleryRequest):
 
     def _notification(self) -> Notification:
         """
-        The notification that its arguments hold.
+        Parse the notification in its arguments.
 
         Raises:
-            InvalidNotification: They hold none.
-            LookupError: There are none.
+            InvalidNotification: They hold no valid notification.
+            LookupError: There are no arguments.
         """
         first = self._args[0]
         body = wire.parse(first) if isinstance(first, str) else first
         return wire.decode(body, sandbox_number=self.app.settings.sandbox_number)
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
-        """Tell who listens; of what was raised, by a library say, only what cannot repeat what it choked on."""
+        """Send a task event, without the texts of exceptions that may quote personal data."""
         if "exception" in fields:
             raised, where = str(fields["exception"]), str(fields.get("traceback") or "")
             fields |= {"exception": log_exceptions.retold(raised), "traceback": log_exceptions.frames_in(where)}
         super().send_event(type, **fields)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
-        """What `inspect` answers: never the arguments."""
+        """Answer `inspect` without the arguments."""
         fields: dict[str, Any] = super().info(safe=True)
         return fields
 
     @_ending
     def on_timeout(self, soft: bool, timeout: float) -> Any:
-        """The pool killed the task's process (`--time-limit`), in the middle of whatever it did: it is looked up."""
+        """Return a message whose process the pool killed (`--time-limit`): it may have been sent, and is looked up."""
         if not soft:
             self.message.channel.leases.give_back((self.message.delivery_tag,), suspect=True)
         return super().on_timeout(soft, timeout)
@@ -270,7 +270,7 @@ class Request(CeleryRequest):
         """
         Whether its `expires` has passed, by Redis' clock.
 
-        Stock revokes its id too, and with it any other message that has it.
+        Stock also revokes its id, and with it every other message with that id.
         """
         return self._expires is not None and self._clock.now() > self._expires
 

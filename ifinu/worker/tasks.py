@@ -1,4 +1,4 @@
-"""The one task, and what `.delay` takes."""
+"""The task `send_notification`, and how it is enqueued, retried and postponed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class NotificationTask(Task):
 
     @classmethod
     def on_bound(cls, application: Any) -> None:
-        """The application is configured: take the pace and the tries from its settings."""
+        """Take the pace and the number of tries from the application's settings."""
         config = application.settings
         cls.rate_limit = config.rate_limit
         cls.rate_burst = config.rate_burst
@@ -67,11 +67,11 @@ class NotificationTask(Task):
             fields: `id`, `kind`, `phone`, `name`, `amount`, `due_date`, … as `Notification` has them.
 
         Returns:
-            A handle whose `.id` is the notification's id. Results are off by default, so `.get()` cannot work unless
-            `IFINU_RESULT_BACKEND` is set; what happened to it is in the DLQ or at the gateway.
+            A handle whose `.id` is the notification's id. Results are off by default: `.get()` works only with
+            `IFINU_RESULT_BACKEND`. `ifinu show` reports what became of it.
 
         Raises:
-            InvalidNotification: At the caller, naming the field.
+            InvalidNotification: A field is wrong; the error names it.
             BrokerUnavailable: Redis did not take it within a few seconds; it is safe to try again with the same id.
         """
         return self.enqueue(*args, **fields)
@@ -85,10 +85,10 @@ class NotificationTask(Task):
         **fields: Any,
     ) -> AsyncResult:
         """
-        As `delay`, with a wait.
+        Enqueue one notification, as `delay`, optionally with a wait.
 
         Args:
-            source: A `Notification` or a wire object, in place of fields.
+            source: A `Notification` or a wire object, instead of fields.
             countdown: Seconds to wait before it is sent.
             eta: Aware time before which it is not sent.
             fields: As for `delay`.
@@ -121,13 +121,13 @@ class NotificationTask(Task):
                 ) from exc
 
     def apply_async(self, *args: Any, **options: Any) -> AsyncResult:
-        """As stock, but that a `countdown` counts from Redis' time: this machine's may be another."""
+        """As stock, but a `countdown` counts from Redis' time, since this machine's clock may differ."""
         if (countdown := options.pop("countdown", None)) is not None:
             options["headers"] = {**(options.get("headers") or {}), WAIT: max(0, math.ceil(countdown * 1000))}
         return super().apply_async(*args, **options)
 
     def try_again(self, failed: Failed) -> NoReturn:
-        """Celery's retry, with our wait; when Redis cannot take the retry, the message itself goes back instead."""
+        """Retry with our backoff; if Redis cannot take the retry, the message itself goes back."""
         countdown = backoff_s(
             self.request.retries,
             base_s=app.settings.retry_backoff_s,
@@ -143,7 +143,7 @@ class NotificationTask(Task):
             raise exceptions.Reject(reject.reason, requeue=True) from failed.error
 
     def wait(self, outcome: Wait) -> NoReturn:
-        """Wait in the delayed set without counting a try: what is wrong is not this message."""
+        """Wait in the delayed set without counting a try, since the message is not at fault."""
         again = self.signature_from_request(
             self.request,
             countdown=outcome.wait_s,
@@ -166,14 +166,14 @@ class NotificationTask(Task):
     @contextlib.contextmanager
     def refusing_poison(self) -> Iterator[None]:
         """
-        Run what a worker may have died of, and count that it was started; who survives it acquits it.
+        Run a message that a worker may have died of, and count its start. If this worker survives, it is acquitted.
 
-        What died twice runs alone among its kind: else what always happens to start beside the message that kills would
-        be counted with it.
+        A message that was started at a death before runs without another suspect beside it. A harmless message that
+        starts beside the killer would otherwise be counted with it.
 
         Raises:
-            Poison: Worker after worker died of this message.
-            redis.RedisError: It could not be asked.
+            Poison: Several workers in a row died of this message.
+            redis.RedisError: The count could not be read.
         """
         headers = self.request.headers or {}
         suspect, claims = headers[SUSPECT], app.delivery.claims
@@ -188,13 +188,13 @@ class NotificationTask(Task):
                     claims.acquit(queue, suspect)
 
     def give_back(self, notification: Notification, exc: BaseException) -> NoReturn:
-        """Return the message to its queue as it is; no try is counted."""
-        with contextlib.suppress(redis.RedisError):  # then the claim is orphaned, and is looked up
+        """Return the message to its queue unchanged; no try is counted."""
+        with contextlib.suppress(redis.RedisError):  # then the claim is orphaned, and the message is looked up
             app.delivery.claims.release(notification.id, (self.request.headers or {})[TAG])
         raise exceptions.Reject(exc, requeue=True) from exc
 
     def traced(self) -> contextlib.AbstractContextManager[Span]:
-        """What traces this try, if traces are wanted; what is raised within says how it ended."""
+        """A span for this try if tracing is on; an exception within sets its outcome."""
         tracer = app.delivery.tracer
         return self._traced(tracer) if tracer.on else NO_SPAN
 
@@ -203,13 +203,13 @@ class NotificationTask(Task):
         headers = self.request.headers or {}
         facts = {tracing.QUEUE: headers.get(QUEUE, ""), tracing.ATTEMPT: self.request.retries + 1}
         span = tracer.start(SpanName.DELIVER, facts, parent=headers.get(TRACEPARENT))
-        # A retry follows from what its message follows from, or else from the first try.
+        # A retry has the parent of its message, or else the first try as its parent.
         self.request.ifinu_traceparent = tracing.traceparent(headers.get(TRACEPARENT)) or span.traceparent
         try:
             with span.current():
                 yield span
         except (exceptions.Retry, exceptions.Ignore):
-            raise  # it waits, as was told
+            raise  # it waits, and the outcome is set
         except exceptions.Reject as exc:
             error = exc.reason if isinstance(exc.reason, Exception) else exc
             span.set_attributes({tracing.OUTCOME: "returned"})
@@ -224,7 +224,7 @@ class NotificationTask(Task):
             span.end()
 
     def trouble(self) -> Trouble | None:
-        """What the message carries of its failures."""
+        """The message's failures so far, from its header."""
         return Trouble.read((self.request.headers or {}).get(TROUBLE))
 
     def _headers(self, claim: ClaimState, outcome: Wait | Failed) -> dict[str, Any]:
@@ -249,13 +249,13 @@ class NotificationTask(Task):
 
 
 def _due(countdown: float | None, eta: datetime | None) -> datetime:
-    """When a message is to be sent at the earliest: its time in the queue counts from there."""
+    """The earliest time to send a message, from which its time in the queue counts."""
     if countdown:
         return datetime.now(UTC) + timedelta(seconds=countdown)
     return eta or datetime.now(UTC)
 
 
-# They become dead letters, with a line that says so; a traceback says nothing more.
+# They become dead letters with a log line; a traceback would add nothing.
 _EXPECTED = (InvalidNotification, SendError)
 _NOTHING = contextlib.nullcontext()
 
@@ -267,10 +267,10 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
 
     Args:
         self: The task.
-        message: A wire object, or its JSON text as a producer pushed it.
+        message: A wire object, or its JSON text.
 
     Returns:
-        How it ended, as `outcome.py` writes it: `sent 3EB0… {…}`.
+        The outcome, in the form of `outcome.py`: `sent 3EB0… {…}`.
     """
     with self.traced() as span:
         try:
@@ -302,7 +302,7 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
 
 
 def _record(span: Span, outcome: Settled | Wait | Failed) -> None:
-    """What became of a try; where it sent, a trail that the receipts follow."""
+    """Set the outcome of a try on its span; after a send, store the link from receipts to the trace."""
     match outcome:
         case Settled():
             span.set_attributes({tracing.OUTCOME: outcome.state})

@@ -1,9 +1,9 @@
 """
-The pace: how many messages may start, and when the next one may.
+The pace: a token bucket that decides when the next message may start.
 
-Celery's limiter arms one more timer for each message that finds no token, and its worker ends up looking once a second
-(celery #5927); its bucket holds a single token, so that every late wake-up loses a fraction of one (celery #2988). Here
-a bucket has one timer, and holds `burst` tokens.
+Celery's limiter arms another timer for each message without a token, until its worker looks only once a second
+(celery #5927). Its bucket holds a single token, so every late wake-up loses a fraction of one (celery #2988). This
+bucket has one timer, and holds `burst` tokens.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 
 class TokenBucket:
     """
-    Messages that wait for their turn, and the tokens that give it.
+    The messages that wait to start, and the tokens that let them.
 
-    In any one second at most `rate_per_s + burst` tokens are taken, and while messages wait exactly `rate_per_s` on
-    average, as long as nobody is later than `burst / rate_per_s` seconds to take them.
+    In any one second at most `rate_per_s + burst` tokens are taken. While messages wait, the average is exactly
+    `rate_per_s`, as long as tokens are taken within `burst / rate_per_s` seconds.
 
     Args:
-        rate_per_s: Tokens that come in per second.
-        burst: Tokens that it can hold.
+        rate_per_s: Tokens added per second.
+        burst: Most tokens that it holds.
         level: Tokens at the start; 1, so that a restart does not burst.
         clock: Seconds that only go forward.
     """
@@ -39,7 +39,7 @@ class TokenBucket:
         self._at = clock()
 
     def take(self) -> bool:
-        """Take a token, if there is one."""
+        """Take a token; False if there is none."""
         self._fill()
         if self._level < 1.0:
             return False
@@ -47,7 +47,7 @@ class TokenBucket:
         return True
 
     def put_back(self) -> None:
-        """A token was not used after all."""
+        """Return an unused token."""
         self._level = min(self.burst, self._level + 1.0)
 
     def wait_s(self) -> float:
@@ -56,7 +56,7 @@ class TokenBucket:
         return max(0.0, 1.0 - self._level) / self.rate_per_s
 
     def clear_pending(self) -> None:
-        """Forget who waits; Celery calls this when it loses its connection."""
+        """Drop the waiting messages; Celery calls this when it loses its connection."""
         self.contents.clear()
 
     def _fill(self) -> None:
