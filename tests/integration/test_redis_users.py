@@ -38,6 +38,7 @@ USERS = dict(LINE.findall(DOCUMENT.read_text(encoding="utf-8")))
 def url_of(valkey: Valkey, client: redis.Redis) -> Iterator[Callable[..., str]]:
     """Makes a user as the document has it, without some rights maybe; its URL."""
     made = []
+    client.execute_command("ACL", "LOG", "RESET")  # of the tests before, on the same server
 
     def make(name: str, *changes: str) -> str:
         user = f"ifinu-{name}"

@@ -289,7 +289,7 @@ def test_a_redis_that_dies_in_the_middle_leaves_nothing(ifinu: Shell, queue: Que
 def test_what_cannot_be_backed_up_is_said_and_leaves_nothing(
     ifinu: Shell, queue: Queue, store: Store, monkeypatch, environment: dict[str, str], arguments, code: int, told: str
 ):
-    monkeypatch.setattr(connection, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(connection, "PATIENCE_S", 2.0)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     ended = ifinu("backup", *arguments)
