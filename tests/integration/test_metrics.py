@@ -414,7 +414,7 @@ def every_metric(client) -> list[Metric]:
     WebhookSeries(registry, lambda: (0, 0))
     RedisCollector(registry, client)
     for make in (polls.ledger, polls.gateway):
-        make(registry, None, every_s=60)._asked.set()  # as if nobody had answered
+        make(registry, None, every_s=60)._polled.set()  # as if nobody had answered
     return list(registry.collect())
 
 
