@@ -231,7 +231,7 @@ def _batches(sources: Iterable[Source], done: Enqueued, sandbox_number: str | No
 
 
 def _traced(source: Source, notification: Notification, tracer: Tracer) -> Span:
-    """A separate trace for each notification without one: nobody can read one trace of a hundred thousand messages."""
+    """A separate trace for each notification without one: a hundred thousand in one would be unreadable."""
     brought = source.get(TRACEPARENT) if isinstance(source, Mapping) else None
     return tracer.start(SpanName.ENQUEUE, facts_of(notification), parent=brought, apart=True)
 

@@ -55,7 +55,7 @@ class Pool(enum.StrEnum):
 
 
 class OnUnknown(enum.StrEnum):
-    """What follows when a message may have been sent and the gateway does not have it."""
+    """The choices for a message that may have been sent and that the gateway does not have."""
 
     RESEND_ONCE = "resend_once"  # send it once more; a second time it is held
     HOLD = "hold"  # a person decides: `ifinu unknown`
@@ -80,7 +80,7 @@ def rate_per_s(limit: str) -> float:
         Messages per second.
 
     Raises:
-        ValueError: It is none of these, or zero.
+        ValueError: The text is not such a rate, or is zero.
     """
     match = _RATE.match(limit.strip())
     if match is None or float(match["count"]) <= 0:
@@ -513,7 +513,7 @@ def load(**overrides: Any) -> Settings:
     names = Settings.names()
     overrides = {field: value for field, value in overrides.items() if value is not None}
     problems = []
-    # What set each field, so that an error names what is there to mend.
+    # The variable that set each field, so that an error names the one to fix.
     origin = {field: next((name for name in every if os.environ.get(name)), every[0]) for field, every in names.items()}
     values: dict[str, Any] = {}
     for field in Settings.secrets():
@@ -551,7 +551,7 @@ def load(**overrides: Any) -> Settings:
 
 
 def _contradictions(settings: Settings, origin: Mapping[str, str]) -> Iterator[str]:
-    """What Celery would take from the environment instead of ours: it asks its own variables first, silently."""
+    """The variables that Celery would silently prefer to our settings."""
     own = origin["redis_url"] + ("" if os.environ.get(origin["redis_url"]) else " (not set)")
     url = settings.redis_url.get_secret_value()
     for name, also in _CELERY_BROKER.items():

@@ -59,7 +59,7 @@ class ClaimState(enum.StrEnum):
 
 
 class Verdict(enum.StrEnum):
-    """What a claim allows."""
+    """The outcomes of a claim: may the worker send?"""
 
     GO = "go"  # send it
     HELD = "held"  # it may be sent once its instance is not held back any more; nothing is claimed

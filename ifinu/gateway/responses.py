@@ -93,7 +93,7 @@ def words(body: bytes, *, hide: Iterable[str] = ()) -> str:
 
 
 def one_line(said: str, *, hide: Iterable[str] = ()) -> str:
-    """As `words`, for a text."""
+    """Same as `words`, for a text."""
     said = _QUERY.sub("invocation: ", said)[:_LONGEST_READ]
     for secret in _as_repeated(hide):
         said = said.replace(secret, "[…]")

@@ -134,7 +134,7 @@ class Shards:
         remote_jid: str | None = None,
         page: int = 1,
     ) -> message_records.FoundMessages:
-        """As `Evolution.find_messages`, at the process that holds the instance: only its answer counts."""
+        """Same as `Evolution.find_messages`, at the process that holds the instance: only its answer counts."""
         find = functools.partial(
             Evolution.find_messages,
             instance=instance,
@@ -153,7 +153,7 @@ class Shards:
         return find(self._routing.anew(instance, shard).gateway)
 
     def connection_state(self, instance: str) -> message_records.ConnectionState:
-        """As `Evolution.connection_state`; ABSENT if it exists and no process that answers holds it."""
+        """Same as `Evolution.connection_state`; ABSENT if it exists and no process that answers holds it."""
         try:
             return self._routing.asked(instance).state
         except NotSent as exc:
@@ -199,11 +199,11 @@ class Shards:
         return self._at(instance).restart_instance(instance)
 
     def logout_instance(self, instance: str) -> None:
-        """As `Evolution.logout_instance`; any other process would answer SUCCESS and do nothing."""
+        """Same as `Evolution.logout_instance`; any other process would answer SUCCESS and do nothing."""
         self._at(instance).logout_instance(instance)
 
     def delete_instance(self, instance: str) -> None:
-        """As `Evolution.delete_instance`; any other process would leave it running without its rows."""
+        """Same as `Evolution.delete_instance`; any other process would leave it running without its rows."""
         self._at(instance).delete_instance(instance)
 
     def set_webhook(

@@ -114,7 +114,7 @@ class Server:
             connection.reset()
 
     def close(self) -> None:
-        """As `drop`, and stop closing idle connections."""
+        """Same as `drop`, and stop closing idle connections."""
         self.drop()
         if self._sweeper:
             self._sweeper.cancel()

@@ -7,7 +7,7 @@ One trace a notification, from where it is enqueued to WhatsApp's last word on i
        ├─ ifinu.look_up   CLIENT    whether the gateway has it already
        ├─ ifinu.render    INTERNAL  its text is made
        ├─ ifinu.send      CLIENT    the POST to the gateway
-       └─ ifinu.receipt   CONSUMER  a webhook tells its state: server_ack, delivered, read or failed
+       └─ ifinu.receipt   CONSUMER  a webhook reports its state: server_ack, delivered, read or failed
 
 A message carries its trace as W3C `traceparent`: in a header of Celery's, or in a bare JSON object beside its `id`,
 where any language can put it. What began with neither begins its trace in the worker, and its retries carry it on.
@@ -31,7 +31,7 @@ from typing import Protocol
 
 from ifinu.errors import ConfigurationError
 
-# What spans are told, beside what OpenTelemetry's conventions have for their kind.
+# The attributes of spans, besides those of OpenTelemetry's conventions.
 ID, QUEUE = "messaging.message.id", "messaging.destination.name"
 KIND, INSTANCE, ATTEMPT, KEY_ID = "ifinu.kind", "ifinu.instance", "ifinu.attempt", "ifinu.key_id"
 VERDICT, OUTCOME, REASON, STATE = "ifinu.verdict", "ifinu.outcome", "ifinu.reason", "ifinu.state"
@@ -44,7 +44,7 @@ PRODUCER, WORKER, WEBHOOK = (
     "ifinu-webhook",
 )  # services, unless OTEL_SERVICE_NAME is set
 
-# https://www.w3.org/TR/trace-context-2/#traceparent-header; version ff is none, and later ones may say more at the end.
+# https://www.w3.org/TR/trace-context-2/#traceparent-header; version ff is invalid, and later ones may have more fields.
 _FORM = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})"
     r"-(?P<said>(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})"
@@ -73,23 +73,23 @@ class Span(Protocol):
 
     @property
     def sampled(self) -> bool:
-        """Whether it is recorded; who has to work for what is told need not bother where it is not."""
+        """Whether the span is recorded; if not, a caller may skip the work for its attributes."""
 
     @property
     def traceparent(self) -> str:
-        """What carries its trace on; empty where there is none."""
+        """The W3C header that continues its trace; empty without a trace."""
 
     def set_attributes(self, facts: Facts) -> None:
-        """Say more of it. Nothing of a person."""
+        """Add attributes. They must not hold personal data."""
 
     def fail(self, error: BaseException, reason: str = "") -> None:
-        """Mark it as failed: by the error's class, and one word, by default a `SendError`'s own."""
+        """Mark the span as failed, with the error's class and one word, by default the reason of a `SendError`."""
 
     def current(self) -> AbstractContextManager[object]:
-        """Make it the one that steps belong to, for a `with` block that neither marks nor ends it."""
+        """Make it the current span of a `with` block, which neither marks nor ends it."""
 
     def end(self) -> None:
-        """It is over."""
+        """End the span."""
 
     def __enter__(self) -> Span: ...
 
@@ -99,11 +99,11 @@ class Span(Protocol):
 
 
 class Tracer(Protocol):
-    """Makes spans. Threads may share it, and forked processes. None of this raises, or waits for a collector."""
+    """Makes spans. Threads and forked processes may share it. No method raises, or waits for a collector."""
 
     @property
     def on(self) -> bool:
-        """Whether it makes any."""
+        """Whether it makes spans at all."""
 
     def start(self, work: SpanName, facts: Facts, *, parent: object = None, apart: bool = False) -> Span:
         """
@@ -112,19 +112,19 @@ class Tracer(Protocol):
         Args:
             work: Its name.
             facts: What is known of it by now.
-            parent: The `traceparent` of what it follows from, whatever a message has in its place. It counts where no
-                span is current in this thread; what is none counts as absent.
+            parent: The `traceparent` of the span that it follows from, unchecked, as a message carries it. It counts if
+                no span is current in this thread; an invalid one counts as absent.
             apart: Whether it only points to the span that is current, and is not of its trace.
         """
 
     def step(self, work: SpanName) -> Span:
-        """Begin a part of the current span, if that is recorded."""
+        """Begin a child of the current span, if that is recorded."""
 
     def record(self, work: SpanName, facts: Facts, *, parent: str, started_ns: int, ended_ns: int) -> None:
-        """A span that is over, its times in ns since the epoch."""
+        """Record a span that has ended; times are in ns since the epoch."""
 
     def close(self) -> None:
-        """Export what is left, for some seconds at most. The tracer may be used again."""
+        """Export the remaining spans, within a few seconds. The tracer may be used again."""
 
 
 class _NoSpan:
@@ -201,7 +201,7 @@ def _with_opentelemetry(service: str, gateway_url: str) -> Tracer:
 
 def traceparent(value: object) -> str:
     """
-    What a message has as its `traceparent`, as version 00 of W3C's form; empty where it is none.
+    Normalise the `traceparent` of a message to version 00 of W3C's form; empty if it is invalid.
 
     Anybody can push a message that says anything.
     """

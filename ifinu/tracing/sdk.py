@@ -136,7 +136,7 @@ class OpenTelemetry:
         with self._lock:
             if self._tracer is None:
                 provider = trace.get_tracer_provider()
-                if isinstance(provider, ProxyTracerProvider):  # nobody has set one
+                if isinstance(provider, ProxyTracerProvider):  # none is set
                     self._own = _Export(self._service)
                     provider = self._own.provider
                     atexit.register(self.close)
@@ -187,7 +187,7 @@ class _Span:
 
 
 class _Export:
-    """What this process exports by itself."""
+    """The exporter of this process."""
 
     def __init__(self, service: str) -> None:
         said = OTELResourceDetector().detect().attributes  # by its variables, which win
@@ -218,7 +218,7 @@ class _Export:
 
 
 def _following(parent: object) -> context.Context:
-    """The context of what follows from a message's `traceparent`; none, where that is none."""
+    """The context that follows from a message's `traceparent`; None if that is invalid."""
     said = traceparent(parent)
     if not said:
         return _NOWHERE

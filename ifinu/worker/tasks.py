@@ -121,7 +121,7 @@ class NotificationTask(Task):
                 ) from exc
 
     def apply_async(self, *args: Any, **options: Any) -> AsyncResult:
-        """As stock, but a `countdown` counts from Redis' time, since this machine's clock may differ."""
+        """Same as Celery's, but a `countdown` counts from Redis' time, since this machine's clock may differ."""
         if (countdown := options.pop("countdown", None)) is not None:
             options["headers"] = {**(options.get("headers") or {}), WAIT: max(0, math.ceil(countdown * 1000))}
         return super().apply_async(*args, **options)

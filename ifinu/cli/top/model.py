@@ -16,7 +16,7 @@ _NOT_FINAL = ("retried", "deferred", "in_doubt")  # the message goes on
 
 
 class Order(enum.Enum):
-    """What the workers are sorted by."""
+    """The columns that workers can be sorted by."""
 
     NAME = "name"
     RATE = "rate"
