@@ -204,7 +204,7 @@ def test_doctor_finds_what_is_wrong_at_the_gateway(ifinu, simulator, monkeypatch
     (bad,) = [one for one in ended.json["checks"] if one["level"] == "fail"]
     assert ended.code == 1
     assert bad["check"] == check
-    assert bad["mend"].startswith(fix)
+    assert bad["fix"].startswith(fix)
 
 
 def test_doctor_refuses_a_server_that_would_lose_messages(ifinu, monkeypatch):

@@ -236,7 +236,7 @@ def test_two_connections_of_one_instance_are_noticed_and_no_third_is_opened(ifin
         assert ("flapping" in shown.out, "acme flaps" in shown.err) == (True, True)
         checks = {one["check"]: one for one in ifinu("doctor", "--json").json["checks"]}
         bad = checks["instance acme"]
-        assert (bad["level"], "do not connect it again" in bad["mend"]) == ("fail", True)
+        assert (bad["level"], "do not connect it again" in bad["fix"]) == ("fail", True)
 
 
 def test_a_terminal_shows_one_code_at_a_time(at):
@@ -361,14 +361,14 @@ def test_doctor_finds_what_is_wrong_at_all_of_them(ifinu, several, monkeypatch, 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     (bad,) = gateway_checks(ifinu).values()
-    assert (bad["level"], bad["mend"].startswith(fix)) == ("fail", True)
+    assert (bad["level"], bad["fix"].startswith(fix)) == ("fail", True)
 
 
 def test_doctor_finds_two_that_hold_one_instance(ifinu, several, monkeypatch):
     both = dict.fromkeys(("10.0.0.1", "10.0.0.2"), ConnectionState.OPEN)
     monkeypatch.setattr("ifinu.gateway.Shards.states", lambda *_: both)
     bad = gateway_checks(ifinu)["instance ifinu"]
-    assert (bad["level"], "DATABASE_CONNECTION_CLIENT_NAME" in bad["mend"]) == ("fail", True)
+    assert (bad["level"], "DATABASE_CONNECTION_CLIENT_NAME" in bad["fix"]) == ("fail", True)
     of_both_families = {
         "10.0.0.1": ConnectionState.OPEN,
         "fd00::1": ConnectionState.OPEN,
@@ -380,7 +380,7 @@ def test_doctor_finds_two_that_hold_one_instance(ifinu, several, monkeypatch):
 def test_doctor_finds_one_address_that_stands_for_several(ifinu, one):
     one.set_instance("ifinu", held=False)
     bad = gateway_checks(ifinu)["instance ifinu"]
-    assert (bad["level"], "IFINU_EVOLUTION_SHARDED=true" in bad["mend"]) == ("fail", True)
+    assert (bad["level"], "IFINU_EVOLUTION_SHARDED=true" in bad["fix"]) == ("fail", True)
 
 
 def test_status_says_the_state_of_several(ifinu, several, tmp_path):

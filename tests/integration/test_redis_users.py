@@ -197,7 +197,7 @@ def test_doctor_names_a_right_that_is_missing_and_advises_no_new_phone_key(url_o
         found[name] = {one["check"]: one for one in ifinu("doctor", "--json").json["checks"]}
     assert found["whole"]["rights"]["level"] == "ok"
     assert (found["lacking"]["rights"]["level"], found["lacking"]["rights"]["seen"]) == ("fail", "refused: HMGET")
-    assert "openssl" not in found["whole"]["phone key"]["mend"]
+    assert "openssl" not in found["whole"]["phone key"]["fix"]
 
 
 def test_a_right_that_a_producer_lacks_is_refused_and_nothing_is_pushed(queue: Queue, url_of, monkeypatch):

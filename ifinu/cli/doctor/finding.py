@@ -39,4 +39,4 @@ class Finding:
 
     def as_json(self) -> dict[str, str]:
         """The fields as `ifinu doctor --json` prints them."""
-        return {"check": self.check, "level": self.level, "seen": self.seen, "mend": self.fix}
+        return {"check": self.check, "level": self.level, "seen": self.seen, "fix": self.fix}

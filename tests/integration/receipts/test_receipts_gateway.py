@@ -166,7 +166,7 @@ def test_registering_shows_what_was_there_and_no_secret(ifinu, gateway, monkeypa
 @pytest.mark.parametrize(
     ("unset", "arguments", "code", "said"),
     [
-        ((), ("webhook", "ifinu"), 2, "--url or IFINU_WEBHOOK_URL"),
+        ((), ("webhook", "ifinu"), 2, "give --url or set IFINU_WEBHOOK_URL"),
         ((), ("webhook", "ifinu", "--url", "ftp://x"), 2, "must be http://host:port"),
         (("IFINU_WEBHOOK_SECRET",), ("webhook", "ifinu", "--url", "http://x"), 2, "IFINU_WEBHOOK_SECRET is not set"),
         (("IFINU_EVOLUTION_API_KEY",), ("list",), 2, "IFINU_EVOLUTION_API_KEY is not set"),
