@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ifinu.gateway import Gateway, QrCode
 
 _EVERY_S = 1.0
+# How often the code is asked for again; one lives for 20 s. A request that meets the drop after the scan would open a
+# second connection, so there are few of them.
+_RENEWED_S = 5.0
 _CLOSED_S = 15.0  # longer than the gateway takes to reconnect, also after the scan
 _DROPS = 3  # a normal pairing drops its connection once, after the scan
 _BORDER = 2  # light modules around the code, which scanners need to find its edge
@@ -54,6 +57,7 @@ def codes(gateway: Gateway, name: str, *, number: str | None, wait_s: float) -> 
     until = time.monotonic() + wait_s
     shown, drops, before = "", 0, None
     closed_at = time.monotonic() if _was_open(gateway, name) else float("-inf")
+    renewed_at = float("-inf")
     while True:
         state = gateway.connection_state(name)
         now = time.monotonic()
@@ -65,9 +69,10 @@ def codes(gateway: Gateway, name: str, *, number: str | None, wait_s: float) -> 
             closed_at, drops = now, drops + 1
             if drops >= _DROPS:
                 raise Flapping
-        if state is not ConnectionState.CLOSE or now - closed_at >= _CLOSED_S:
+        at, pause_s = (closed_at, _CLOSED_S) if state is ConnectionState.CLOSE else (renewed_at, _RENEWED_S)
+        if now - at >= pause_s or (not shown and state is not ConnectionState.CLOSE):
             found = gateway.connect_instance(name, number=number)
-            closed_at = now
+            closed_at = renewed_at = now
             if found.qr is not None and found.qr.code != shown:
                 shown = found.qr.code or ""
                 yield found.qr

@@ -182,7 +182,8 @@ def impatient(monkeypatch):
     monkeypatch.setattr(qr, "_EVERY_S", 0.02)
 
 
-def test_a_code_that_changes_is_drawn_again(ifinu, impatient):
+def test_a_code_that_changes_is_drawn_again(ifinu, impatient, monkeypatch):
+    monkeypatch.setattr(qr, "_RENEWED_S", 0.02)
     with Simulator(api_key=API_KEY, pairing_ms=600, reconnect_ms=50, qr_ms=250) as quick:
         ifinu._monkeypatch.setenv("IFINU_EVOLUTION_URL", quick.url)
         ifinu("instance", "create", "acme")
