@@ -57,9 +57,14 @@ def inline(page: Path) -> list[str]:
 
 def tables(page: Path) -> list[list[list[str]]]:
     """The cells of each row of each table."""
+    return tables_in(prose(page))
+
+
+def tables_in(text: str) -> list[list[list[str]]]:
+    """The same, of a part of a page."""
     return [
         [[cell.strip() for cell in row.strip("|").split("|")] for row in body.splitlines()]
-        for body in _TABLE.findall(prose(page))
+        for body in _TABLE.findall(text)
     ]
 
 

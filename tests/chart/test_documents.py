@@ -15,7 +15,6 @@ from pages import (
     COMMENT,
     FENCE,
     Call,
-    anchors,
     blocks,
     call_of,
     flat,
@@ -331,14 +330,6 @@ def test_both_languages_say_the_same(name: str):
     )
     for found, expected in (shown, depths, codes, targets):
         assert found == expected
-
-
-@document
-def test_every_link_leads_somewhere(page: Path):
-    for path, anchor in links(page):
-        target = (page.parent / path).resolve() if path else page
-        assert target.exists(), path
-        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
 @document

@@ -16,12 +16,11 @@ _METRIC = re.compile(r"\b(?:ifinu|process|kube)_[a-z0-9_]+")
 
 
 class Query(NamedTuple):
-    """One of a panel's: `legend` is how its series are called, with labels in double braces."""
+    """One query of a panel."""
 
     panel: str
     ref: str
     expr: str
-    legend: str
 
     def __str__(self) -> str:
         return f"{self.panel} / {self.ref}"
@@ -42,7 +41,7 @@ def queries(dashboard: Mapping[str, Any]) -> Iterator[Query]:
     """All that its panels ask, as it is written."""
     for panel in panels(dashboard):
         for target in panel["targets"]:
-            yield Query(panel["title"], target["refId"], target["expr"], target["legendFormat"])
+            yield Query(panel["title"], target["refId"], target["expr"])
 
 
 def variables(dashboard: Mapping[str, Any]) -> dict[str, str]:

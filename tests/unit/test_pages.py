@@ -13,7 +13,7 @@ import fakeredis
 import pytest
 import typer.main
 from integration.test_worker import BAD_INPUT
-from pages import CODE, anchors, blocks, inline, links, prose, script, tables, text_of
+from pages import CODE, blocks, inline, prose, script, tables, tables_in, text_of
 
 from ifinu import cli, errors, producer, settings, wire
 from ifinu.broker import QUEUES, Keys
@@ -45,10 +45,8 @@ showing_messages = pytest.mark.parametrize("page", [*READMES, MESSAGES], ids=lam
 def section(page: Path, title: str) -> list[list[str]]:
     """The rows of the only table below a heading."""
     parts = dict(re.findall(r"^## ([^\n]*)\n(.*?)(?=^## |\Z)", prose(page), re.DOTALL | re.MULTILINE))
-    return [
-        [cell.strip() for cell in row.strip("|").split("|")]
-        for row in re.findall(r"^\|.*\|$", parts[title], re.MULTILINE)[2:]
-    ]
+    (rows,) = tables_in(parts[title])
+    return rows
 
 
 def command_lines(page: Path) -> list[list[str]]:
@@ -70,14 +68,6 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], An
 
 
 COMMANDS = leaves(typer.main.get_command(cli.app))
-
-
-@document
-def test_every_link_leads_somewhere(page: Path):
-    for path, anchor in links(page):
-        target = (page.parent / path).resolve() if path else page
-        assert target.exists(), path
-        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
 @showing_commands

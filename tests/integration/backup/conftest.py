@@ -10,7 +10,7 @@ import redis
 from backups import ODD, Store, run
 from command_line import Shell
 from ledgers import database
-from processes import API_KEY, Fleet, Simulated, fleet_of, postgres_server, redis_server, stopping
+from processes import API_KEY, Fleet, Queue, Simulated, fleet_of, numbered, postgres_server, redis_server, stopping
 
 from ifinu.embedded import Postgres, Valkey
 
@@ -106,3 +106,23 @@ def ifinu(
     monkeypatch.setenv("IFINU_BACKUP_STORE", str(store.path))
     monkeypatch.setenv("IFINU_EVOLUTION_API_KEY", API_KEY)
     return Shell(capsys, monkeypatch)
+
+
+@pytest.fixture
+def backup(ifinu: Shell, queue: Queue) -> str:
+    """Of a Redis with three messages, a ledger and a gateway's database."""
+    queue.push(*numbered(3))
+    taken = ifinu("backup", "--json")
+    assert taken.code == 0, taken.err
+    return str(taken.json["name"])
+
+
+@pytest.fixture
+def elsewhere(
+    backup: str, target: Valkey, fresh_urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, str]:
+    """From here on the settings name empty servers; the URLs of their databases."""
+    monkeypatch.setenv("IFINU_REDIS_URL", target.url)
+    monkeypatch.setenv("IFINU_DATABASE_URL", fresh_urls[0])
+    monkeypatch.setenv("IFINU_EVOLUTION_DATABASE_URL", fresh_urls[1])
+    return fresh_urls

@@ -9,7 +9,7 @@ import redis
 from backups import run
 from command_line import Shell
 from ledgers import migrated
-from processes import Fleet, Queue, numbered, wait_until
+from processes import Fleet, wait_until
 from sqlalchemy import create_engine, text
 
 from ifinu.backup import emptiness
@@ -40,24 +40,11 @@ INSERT INTO evolution_api._prisma_migrations VALUES ('1', '20240609181238_init')
 
 
 @pytest.fixture
-def backup(ifinu: Shell, queue: Queue) -> str:
-    """Of a Redis with three messages, a ledger and a gateway's database."""
-    queue.push(*numbered(3))
-    taken = ifinu("backup", "--json")
-    assert taken.code == 0, taken.err
-    return str(taken.json["name"])
-
-
-@pytest.fixture
-def installed(
-    backup: str, target: Valkey, fresh_urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> tuple[str, str]:
+def installed(elsewhere: tuple[str, str]) -> tuple[str, str]:
     """From here on the settings name servers that were installed and never used; the URLs of their databases."""
-    monkeypatch.setenv("IFINU_REDIS_URL", target.url)
-    monkeypatch.setenv("IFINU_DATABASE_URL", migrated(fresh_urls[0]))
-    monkeypatch.setenv("IFINU_EVOLUTION_DATABASE_URL", fresh_urls[1])
-    run(fresh_urls[1], GATEWAY)
-    return fresh_urls
+    migrated(elsewhere[0])
+    run(elsewhere[1], GATEWAY)
+    return elsewhere
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import redis
 from backups import Store, digest, run
 from command_line import Shell
-from processes import Queue, numbered, wait_until
+from processes import wait_until
 
 from ifinu.broker import QUEUES, Keys
 from ifinu.cli import connection
@@ -23,26 +23,6 @@ TABLES = "SELECT count(*) FROM pg_class JOIN pg_namespace n ON n.oid = relnamesp
 def kept(client: redis.Redis) -> list[bytes]:
     """The keys that are not of whoever asks for the workers."""
     return [key for key in client.scan_iter() if not key.startswith(b"_kombu.")]
-
-
-@pytest.fixture
-def backup(ifinu: Shell, queue: Queue) -> str:
-    """Of a Redis with three messages, a ledger and a gateway's database."""
-    queue.push(*numbered(3))
-    taken = ifinu("backup", "--json")
-    assert taken.code == 0, taken.err
-    return str(taken.json["name"])
-
-
-@pytest.fixture
-def elsewhere(
-    backup: str, target: Valkey, fresh_urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> tuple[str, str]:
-    """From here on the settings name empty servers; the URLs of their databases."""
-    monkeypatch.setenv("IFINU_REDIS_URL", target.url)
-    monkeypatch.setenv("IFINU_DATABASE_URL", fresh_urls[0])
-    monkeypatch.setenv("IFINU_EVOLUTION_DATABASE_URL", fresh_urls[1])
-    return fresh_urls
 
 
 def test_what_holds_something_is_left_alone_unless_it_is_to_be_replaced(
