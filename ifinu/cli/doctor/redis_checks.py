@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from ifinu.broker import QUEUES, Keys, rights
-from ifinu.cli.doctor.finding import Finding, Level
+from ifinu.cli.doctor.findings import Finding, Level
 
 _OLDEST = (7, 0)
 _SKEW_WARN_S, _SKEW_FAIL_S = 1.0, 5.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ifinu import phone
-from ifinu.cli.doctor.finding import Finding, Level
+from ifinu.cli.doctor.findings import Finding, Level
 from ifinu.errors import ConfigurationError
 from ifinu.settings import Settings
 from ifinu.window import Windows

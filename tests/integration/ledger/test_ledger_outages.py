@@ -20,7 +20,7 @@ from sqlalchemy import Engine, make_url
 from ifinu import settings
 from ifinu.backup.postgres import Database
 from ifinu.broker.keys import EVENTS
-from ifinu.cli.doctor.finding import Level
+from ifinu.cli.doctor.findings import Level
 from ifinu.cli.doctor.ledger_checks import examine_ledger
 from ifinu.embedded import Postgres, Valkey
 from ifinu.ledger.engine import connect
