@@ -183,8 +183,7 @@ class Notification(BaseModel):
     def _blank_is_absent(cls, given: object) -> object:
         if not isinstance(given, Mapping):
             return given
-        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
-        return {name: value for name, value in given.items() if not (name in optional and _is_blank(value))}
+        return {name: value for name, value in given.items() if not (name in _OPTIONAL and _is_blank(value))}
 
     @field_validator("phone", mode="before")
     @classmethod
@@ -255,3 +254,6 @@ class Notification(BaseModel):
 
     def __repr_args__(self) -> ReprArgs:
         return [("id", self.id), ("kind", self.kind.value), ("phone", _phone.mask(self.phone))]
+
+
+_OPTIONAL = frozenset(name for name, field in Notification.model_fields.items() if not field.is_required())

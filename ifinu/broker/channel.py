@@ -339,16 +339,20 @@ class Channel(stock.Channel):
         """Hand a message to its consumer. An error ends the message, not the worker."""
         try:
             if one.suspect:
-                self._deliver_suspect(one)
-            elif (payload := self._admit(one)) is not None:
-                self.connection._deliver(payload, one.keys.ready)
+                self._hand_over_suspect(one)
+            else:
+                self._hand_over(one)
         except (redis.RedisError, OSError):
             raise
         except Exception as exc:
             log.exception("ifinu.message.undeliverable")
             self.bury(one.tag, reason="undeliverable", error=type(exc).__name__)
 
-    def _deliver_suspect(self, one: _Taken) -> None:
+    def _hand_over(self, one: _Taken) -> None:
+        if (payload := self._admit(one)) is not None:
+            self.connection._deliver(payload, one.keys.ready)
+
+    def _hand_over_suspect(self, one: _Taken) -> None:
         """
         Hand over a message that may have killed a worker. If one did die with it, the message waits while another
         suspect runs here, so that a death can be blamed on one of them.
@@ -361,8 +365,8 @@ class Channel(stock.Channel):
         try:
             if self.leases.hands_over(one.keys, one.suspect) >= leases.DEATHS:
                 self.bury(one.tag, reason="poison", error=f"{leases.DEATHS} workers died of it in a row")
-            elif (payload := self._admit(one)) is not None:
-                self.connection._deliver(payload, one.keys.ready)
+            else:
+                self._hand_over(one)
             self.leases.handed_over(one.keys, one.suspect)
         finally:
             if exclusive:

@@ -69,13 +69,15 @@ def codes(gateway: Gateway, name: str, *, number: str | None, wait_s: float) -> 
             closed_at, drops = now, drops + 1
             if drops >= _DROPS:
                 raise Flapping
-        at, pause_s = (closed_at, _CLOSED_S) if state is ConnectionState.CLOSE else (renewed_at, _RENEWED_S)
-        if now - at >= pause_s or (not shown and state is not ConnectionState.CLOSE):
+        due_at = closed_at + _CLOSED_S if state is ConnectionState.CLOSE else renewed_at + _RENEWED_S
+        if now >= due_at:
             found = gateway.connect_instance(name, number=number)
-            closed_at = renewed_at = now
+            closed_at = now
             if found.qr is not None and found.qr.code != shown:
                 shown = found.qr.code or ""
                 yield found.qr
+            if shown:
+                renewed_at = now
         before = state
         if time.monotonic() >= until:
             raise NotPaired

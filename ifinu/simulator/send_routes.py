@@ -198,7 +198,7 @@ def _handed_over(world: World, job: _Job) -> JsonResponse | str:
 
 def _really_send(world: World, job: _Job) -> str:
     if job.outcome not in REALLY_SENT:
-        raise NotImplementedError(f"{job.outcome} has no answer in send_routes, and does not send")
+        raise LookupError(f"{job.outcome} sends nothing, and no table of this module has its answer")
     key_id = world.new_key_id()
     world.ledger.sent(job.instance.name, numbers.digits(job.jid), job.text, key_id, job.outcome.value)
     return key_id
