@@ -162,7 +162,7 @@ def decode(
     strays = taken.strays()
     values, problems = taken.values, taken.problems
     for wire in strays.keys() & GUARDS:
-        problems[_short(strays[wire])] = f"is no field; did you mean {wire}?"
+        problems[_short(strays[wire])] = f"unknown field; did you mean {wire}?"
     if sandbox_number is not None:
         _fill_in(values, problems, sandbox_number, today)
     try:

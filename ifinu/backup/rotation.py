@@ -11,7 +11,7 @@ from ifinu.errors import BackupFailed
 _UNFINISHED_FOR = timedelta(days=1)  # a younger one may still be running
 
 
-def whole(store: Store) -> list[str]:
+def complete(store: Store) -> list[str]:
     """
     List the complete backups, oldest first.
 
@@ -37,7 +37,7 @@ def prune(store: Store, now: datetime, keep_days: int) -> list[str]:
         BackupFailed: The store fails; the next call deletes the rest.
     """
     there = store.names()
-    kept = set(whole(store))
+    kept = set(complete(store))
     newest = max(kept, default=None)
     gone = []
     for name in there:
@@ -61,14 +61,14 @@ def find(store: Store, name: str) -> manifest.Manifest:
         BackupFailed: The backup does not exist, is not complete, or has a damaged manifest.
     """
     if name == "latest":
-        found = whole(store)
+        found = complete(store)
         if not found:
-            raise BackupFailed(f"there is no whole backup in {store.place}")
+            raise BackupFailed(f"there is no complete backup in {store.place}")
         name = found[-1]
     elif not manifest.is_name(name) or name not in store.names():
         raise BackupFailed(f"there is no backup {name!r} in {store.place}; see `ifinu backup list`")
     elif manifest.FILE not in store.files(name):
-        raise BackupFailed(f"{name} is not whole: it was never finished, or is still being taken")
+        raise BackupFailed(f"{name} is incomplete: it was interrupted, or is still being created")
     with store.reading(name, manifest.FILE) as source:
         content = b""
         while chunk := source.read(1 << 20):

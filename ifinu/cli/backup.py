@@ -39,7 +39,7 @@ def backup(
     The backup goes to IFINU_BACKUP_STORE, a directory or s3://bucket/prefix. It
     includes the gateway's database if IFINU_EVOLUTION_DATABASE_URL is set. All
     services keep running. Afterwards, backups older than IFINU_BACKUP_KEEP_DAYS
-    are deleted; the newest whole one always stays. A backup holds phones, names
+    are deleted; the newest complete one always stays. A backup holds phones, names
     and WhatsApp sessions: keep the store encrypted. A server that cannot be reached
     is tried for 30 seconds.
 
@@ -67,7 +67,7 @@ def backup(
     try:
         deleted = rotation.prune(store, datetime.now(UTC), config.backup_keep_days)
     except BackupFailed as exc:
-        raise BackupFailed(f"{created.name} is whole, but old backups could not be deleted: {exc}") from exc
+        raise BackupFailed(f"{created.name} is complete, but old backups could not be deleted: {exc}") from exc
     if as_json:
         terminal.print_json({**_facts(created), "took_s": round(took_s, 3), "store": store.place, "deleted": deleted})
         return
@@ -88,8 +88,8 @@ def list_(as_json: terminal.Json = False) -> None:
     """
     List the backups, the oldest first.
 
-    A backup that is not whole was interrupted, or is still being created. The exit
-    code is 1 if no backup is whole.
+    An incomplete backup was interrupted, or is still being created. The exit code
+    is 1 if no backup is complete.
 
     [bold]Examples[/bold]
 
@@ -108,7 +108,7 @@ def list_(as_json: terminal.Json = False) -> None:
             {
                 "name": name,
                 "age_s": round((now - manifest.began(name)).total_seconds()),
-                "whole": manifest.FILE in files,
+                "complete": manifest.FILE in files,
                 "parts": sorted(part.value for part in manifest.Part if part.file in files),
                 "bytes": sum(files.values()),
             }
@@ -119,11 +119,11 @@ def list_(as_json: terminal.Json = False) -> None:
     else:
         table = terminal.columns("backup", "age", "size", "parts", "", right=("age", "size"), whole=("backup",))
         for row in rows:
-            state = "" if row["whole"] else "[yellow]not whole[/]"
+            state = "" if row["complete"] else "[yellow]incomplete[/]"
             size = decimal(row["bytes"])
             table.add_row(row["name"], span(row["age_s"]), size, ", ".join(row["parts"]) or "–", state)
         terminal.results().print(table if rows else f"There is no backup in {terminal.plain(store.place)}.")
-    if not rotation.whole(store):
+    if not rotation.complete(store):
         raise typer.Exit(1)
 
 

@@ -377,7 +377,7 @@ def _read(table: Table, record: Record) -> dict[str, object]:
     if record.cells is None and not fields.get("tenant") and not fields.get("usuario_id"):
         for key in fields:
             if key not in _NAMES and likely(key) == "usuario_id":
-                raise InvalidNotification(key, "is no field; did you mean usuario_id?")
+                raise InvalidNotification(key, "unknown field; did you mean usuario_id?")
     return fields
 
 

@@ -58,7 +58,7 @@ class Fields:
             if not equals or not column.strip():
                 raise ConfigurationError(f'--map {option!r}: write it as "Column=field"')
             if to is None:
-                raise ConfigurationError(f"--map {option!r}: no field is called so; there are {', '.join(names)}")
+                raise ConfigurationError(f"--map {option!r}: unknown field; the fields are {', '.join(names)}")
             if to in mapped.values():
                 raise ConfigurationError(f"--map {option!r}: another column is mapped to {to} already")
             mapped[column.strip()] = to

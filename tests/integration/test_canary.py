@@ -451,7 +451,7 @@ def test_nothing_personal_is_written_anywhere_but_in_the_payloads(
             **scene.settings,
         ).ready(60)
         scene.simulator.control.set_fault(receipts_ms={"server_ack": 10, "delivery_ack": 20, "read": 30})
-        # One who opted out, a charge that was called off, and a message that killed thrice.
+        # One who opted out, a charge that was cancelled, and a message that killed thrice.
         assert ifinu("optout", "add", canaries.spellings(206)[0], "--tenant", "t2").code == 0
         assert ifinu("cancel", "cancelled").code == 0
         scene.client.hset(scene.queue.keys.suspects, hashlib.sha1(good["poison"]).hexdigest(), 3)

@@ -192,7 +192,7 @@ def test_columns_are_mapped_and_keys_that_look_like_a_tenant_are_refused(ifinu, 
     assert (ended.code, ended.out) == (0, "1 added, 0 known already, 0 refused\n")
     assert everybody(optouts) == [("u1", MASKED, "import")]
     ended = ifinu("optout", "import", "-", stdin=b'[{"telefone":"77998616740","usuarioId":"u1"}]')
-    assert ended.out.endswith("line 1: usuarioId: is no field; did you mean usuario_id?\n")
+    assert ended.out.endswith("line 1: usuarioId: unknown field; did you mean usuario_id?\n")
 
 
 def test_an_interrupted_import_says_how_far_it_got(ifinu, optouts, monkeypatch):

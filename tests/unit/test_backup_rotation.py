@@ -23,51 +23,51 @@ def named(age: timedelta) -> str:
     return manifest.name_of(NOW - age)
 
 
-def add(store: Directory, *ages: timedelta, whole: bool = True) -> None:
+def add(store: Directory, *ages: timedelta, complete: bool = True) -> None:
     for age in ages:
         store.begin(named(age))
-        for file in ("redis.rdb", *(["manifest.json"] if whole else [])):
+        for file in ("redis.rdb", *(["manifest.json"] if complete else [])):
             with store.writing(named(age), file) as sink:
                 sink.write(b"{}")
 
 
 @pytest.mark.parametrize(
-    ("whole", "unfinished", "kept_whole", "kept_unfinished"),
+    ("complete", "unfinished", "kept_complete", "kept_unfinished"),
     [
         ([0, 1, 13, 14, 15, 40], [], [0, 1, 13, 14], []),
-        ([20, 30, 40], [], [20], []),  # the newest whole one stays, however old
+        ([20, 30, 40], [], [20], []),  # the newest complete one stays, however old
         ([20], [0.5, 1.5, 30], [20], [0.5]),  # an unfinished one neither stays nor counts as the newest
         ([], [0.1, 2], [], [0.1]),
         ([-0.1, 3], [], [-0.1, 3], []),  # a clock was put back
     ],
 )
-def test_what_stays(store: Directory, whole, unfinished, kept_whole, kept_unfinished):
-    add(store, *(timedelta(days=age) for age in whole))
-    add(store, *(timedelta(days=age) for age in unfinished), whole=False)
+def test_what_stays(store: Directory, complete, unfinished, kept_complete, kept_unfinished):
+    add(store, *(timedelta(days=age) for age in complete))
+    add(store, *(timedelta(days=age) for age in unfinished), complete=False)
     gone = rotation.prune(store, NOW, 14)
-    left = {named(timedelta(days=age)) for age in (*kept_whole, *kept_unfinished)}
+    left = {named(timedelta(days=age)) for age in (*kept_complete, *kept_unfinished)}
     assert set(store.names()) == left
-    assert set(gone) == {named(timedelta(days=age)) for age in (*whole, *unfinished)} - left
+    assert set(gone) == {named(timedelta(days=age)) for age in (*complete, *unfinished)} - left
     assert (Path(store.place) / ALIEN).is_dir()
     assert rotation.prune(store, NOW, 14) == []
 
 
-def test_the_latest_is_the_newest_whole_one(store: Directory):
+def test_the_latest_is_the_newest_complete_one(store: Directory):
     add(store, timedelta(days=2))
-    add(store, timedelta(days=1), whole=False)
-    assert rotation.whole(store) == [named(timedelta(days=2))]
+    add(store, timedelta(days=1), complete=False)
+    assert rotation.complete(store) == [named(timedelta(days=2))]
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("latest", "there is no whole backup in"),
+        ("latest", "there is no complete backup in"),
         ("20260101T000000Z", "there is no backup '20260101T000000Z' in"),
         ("../etc", "there is no backup '../etc' in"),
-        ("20261231T120000Z", "20261231T120000Z is not whole"),
+        ("20261231T120000Z", "20261231T120000Z is incomplete"),
     ],
 )
-def test_what_is_no_whole_backup_is_not_chosen(store: Directory, name: str, told: str):
-    add(store, timedelta(0), whole=False)
+def test_an_incomplete_backup_is_not_chosen(store: Directory, name: str, told: str):
+    add(store, timedelta(0), complete=False)
     with pytest.raises(BackupFailed, match=told):
         rotation.find(store, name)

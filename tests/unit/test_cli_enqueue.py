@@ -291,7 +291,7 @@ def test_a_key_of_json_that_looks_like_ours_is_said(ifinu):
     ended = ifinu("enqueue", "-", "--dry-run", "--json", stdin=content)
     assert ended.json["warnings"] == ["ignored a key that looks like a misspelt texto; lines: 1"]
     content = content.replace(b"mensagem", b"usuario")
-    assert "usuario: is no field; did you mean usuario_id?" in ifinu("enqueue", "-", "--dry-run", stdin=content).out
+    assert "usuario: unknown field; did you mean usuario_id?" in ifinu("enqueue", "-", "--dry-run", stdin=content).out
 
 
 def test_a_million_ids_are_told_apart_in_little_memory():

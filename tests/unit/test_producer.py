@@ -233,4 +233,4 @@ def test_an_ignored_key_that_looks_like_a_field_is_logged_once_a_call(
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("a key that looks like descricao is ignored")
     refused = enqueue_many([{**source, "usuario": "u1"}], client=server).refused
-    assert [(one.field, one.reason) for one in refused] == [("usuario", "is no field; did you mean usuario_id?")]
+    assert [(one.field, one.reason) for one in refused] == [("usuario", "unknown field; did you mean usuario_id?")]

@@ -156,7 +156,7 @@ def test_a_column_is_mapped():
     [
         (["Nome"], 'write it as "Column=field"'),
         (["=id"], 'write it as "Column=field"'),
-        (["Nome=nome"], "no field is called so; there are id, kind"),
+        (["Nome=nome"], "unknown field; the fields are id, kind"),
         (["A=id", "B=id"], "another column is mapped to id already"),
     ],
 )

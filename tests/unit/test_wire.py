@@ -491,7 +491,7 @@ def test_reading_anything_gives_a_notification_or_an_error_that_can_be_written(b
 def test_a_key_that_may_say_who_is_written_to_is_no_key_to_ignore(key, value, meant):
     with pytest.raises(InvalidNotification) as caught:
         wire.decode(FLAT | {key: value})
-    assert str(caught.value) == f"{key}: is no field; did you mean {meant}?"
+    assert str(caught.value) == f"{key}: unknown field; did you mean {meant}?"
     given_too = {"usuario_id": "u1", "valido_ate": "2026-12-01", "instancia": "loja"}
     assert wire.decode(FLAT | {key: value} | given_too) == wire.decode(FLAT | given_too)
 
@@ -506,7 +506,7 @@ def test_a_key_that_may_say_who_is_written_to_is_no_key_to_ignore(key, value, me
 )
 def test_the_same_holds_below_the_top(charge, named):
     body = {**NESTED, "usuario_id": None, "cobranca": {**NESTED["cobranca"], **charge}}
-    with pytest.raises(InvalidNotification, match=rf"^{named}: is no field; did you mean"):
+    with pytest.raises(InvalidNotification, match=rf"^{named}: unknown field; did you mean"):
         wire.decode(body)
 
 

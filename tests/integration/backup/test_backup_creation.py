@@ -1,4 +1,4 @@
-"""Backups that go wrong while they are taken, and how one that is whole is told from the rest."""
+"""Backups that go wrong while they are taken, and how a complete one is told from the rest."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def children(pid: int, name: str) -> list[int]:
     return found
 
 
-def whole(store: Store) -> list[str]:
+def complete(store: Store) -> list[str]:
     return [name for name, files in store.files().items() if "manifest.json" in files]
 
 
@@ -169,17 +169,17 @@ def test_a_backup_that_is_killed_at_any_moment_never_looks_whole(
         if killed == 12:
             break
     assert killed == 12
-    for name in whole(store):
+    for name in complete(store):
         ended = ifinu("backup", "verify", name)
         assert ended.code == 0, ended.out
-    left = set(store.names()) - set(whole(store))
+    left = set(store.names()) - set(complete(store))
     assert left, "some were killed after they had begun"
-    listed = {one["name"]: one["whole"] for one in _lines(ifinu("backup", "list", "--json").out)}
-    assert {name for name, is_whole in listed.items() if not is_whole} == left
+    listed = {one["name"]: one["complete"] for one in _lines(ifinu("backup", "list", "--json").out)}
+    assert {name for name, is_complete in listed.items() if not is_complete} == left
 
     gone = rotation.prune(Directory(store.path), datetime.now(UTC) + timedelta(days=1, minutes=5), 14)
     assert set(gone) == left
-    assert store.names() == whole(store)
+    assert store.names() == complete(store)
 
 
 def _lines(out: str) -> list[dict[str, object]]:
@@ -191,12 +191,12 @@ def test_two_at_a_time_are_two_backups(ifinu: Shell, queue: Queue, store: Store)
     for process in processes:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-    assert len(store.names()) == len(whole(store)) == 3
+    assert len(store.names()) == len(complete(store)) == 3
     for name in store.names():
         assert ifinu("backup", "verify", name).code == 0
 
 
-def test_what_is_too_old_goes_when_a_new_one_is_whole(
+def test_what_is_too_old_goes_when_a_new_one_is_complete(
     ifinu: Shell, queue: Queue, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     assert ifinu("backup").code == 0

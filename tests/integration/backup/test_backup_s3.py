@@ -205,5 +205,5 @@ def test_a_backup_that_is_killed_on_its_way_there_never_looks_whole(
         process.kill()
         process.wait(20)
     ended = ifinu("backup", "list")
-    assert (ended.code, "not whole" in ended.out) == (1, True)
+    assert (ended.code, "incomplete" in ended.out) == (1, True)
     assert ifinu("backup", "verify").code == 1

@@ -192,7 +192,7 @@ def test_what_people_said_since_the_backup_is_told_to_redis(
     fresh: redis.Redis, ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     """
-    Opt-outs and opt-ins, what was called off, a dead letter that was deleted; and an id that is given again.
+    Opt-outs and opt-ins, cancellations, a dead letter that was deleted; and an id that is given again.
     """
     client = queue.client
     optouts = OptOuts(client, Pseudonyms.load(client, None))

@@ -319,7 +319,7 @@ def test_what_is_done_with_the_letter_of_a_second_message_says_nothing_about_the
     assert bench.verdict(bench.take(), token=token)[0] is Verdict.LOOK_UP
 
 
-# -- called off, and not wanted
+# -- cancelled, and not wanted
 
 
 def in_no_state(bench: Bench) -> dict[str, Any]:

@@ -337,7 +337,7 @@ def test_two_people_decide_once(bench: Bench):
     assert bench.client.llen(NORMAL) == 1
 
 
-# -- calling off, and withdrawing that
+# -- cancelling, and withdrawing a cancellation
 
 
 def untried(bench: Bench) -> None:
@@ -345,7 +345,7 @@ def untried(bench: Bench) -> None:
 
 
 def consumed(bench: Bench) -> None:
-    """It was called off before it came, and then it came."""
+    """It was cancelled before it came."""
     bench.claims.cancel(ID)
     tag = bench.take()
     assert bench.verdict(tag) is Verdict.CANCELLED
@@ -359,7 +359,7 @@ def waiting(bench: Bench) -> None:
 
 
 def thrown_away(bench: Bench) -> None:
-    """A try had failed; its retry came after it was called off."""
+    """A try had failed; its retry came after it was cancelled."""
     waiting(bench)
     bench.claims.cancel(ID)
     tag = bench.come_due()
