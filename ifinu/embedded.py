@@ -29,7 +29,6 @@ _HOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A TCP port that is free right now."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
@@ -51,7 +50,6 @@ class _Server(abc.ABC):
 
     @property
     def log_file(self) -> Path:
-        """The server's log."""
         return self.directory / f"{self.name}.log"
 
     def start(self, deadline_s: float = 30.0) -> Self:
@@ -74,7 +72,6 @@ class _Server(abc.ABC):
 
     @property
     def pid(self) -> int:
-        """Process id of the running server."""
         if self._process is None:
             raise RuntimeError(f"{self.name} is not running")
         return self._process.pid
@@ -134,8 +131,7 @@ class _Server(abc.ABC):
         """Start the process with its output on the file descriptor `out`."""
 
     @abc.abstractmethod
-    def _answers(self) -> bool:
-        """Whether the server takes commands yet."""
+    def _answers(self) -> bool: ...
 
 
 class Valkey(_Server):

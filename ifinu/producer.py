@@ -102,7 +102,6 @@ def notification_of(
 
 
 def facts_of(notification: Notification) -> tracing.Facts:
-    """Span attributes of a notification that is enqueued."""
     return {
         tracing.ID: notification.id,
         tracing.KIND: notification.kind.value,

@@ -184,7 +184,6 @@ class Windows:
         return _instant(today + timedelta(days=_LONGEST_CLOSURE_DAYS), 0, zone)
 
     def _is_closed(self, day: date, state: str, window: _Window) -> bool:
-        """Whether nothing is sent on that day at all."""
         written = day.isoformat()
         for place in (_EVERYWHERE, state):
             if not {written, written[5:]}.isdisjoint(self._closed.get(place, ())):

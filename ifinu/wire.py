@@ -247,7 +247,6 @@ class _Taken:
         self._looked_at = 0
 
     def charge(self, charge: object) -> None:
-        """Take the fields below `cobranca`."""
         if not isinstance(charge, Mapping):
             self.problems["cobranca"] = f"must be an object, not {_json_type(charge)}"
             return
@@ -259,7 +258,6 @@ class _Taken:
             self.problems["cliente"] = f"must be an object, not {_json_type(customer)}"
 
     def fields(self, body: Mapping[str, object], names: Mapping[str, str], path: str = "") -> None:
-        """Take the fields of one object."""
         for wire, raw in body.items():
             if raw is None or raw == _GO_ZERO_TIME:
                 continue

@@ -29,7 +29,6 @@ class Part(enum.StrEnum):
 
     @property
     def file(self) -> str:
-        """File name in the store."""
         return f"{self.value}.{'rdb' if self is Part.REDIS else 'dump'}"
 
 
@@ -128,12 +127,10 @@ def read(name: str, content: bytes) -> Manifest:
 
 
 def name_of(at: datetime) -> str:
-    """Name of a backup that was begun at `at`."""
     return at.astimezone(UTC).strftime(_TIME)
 
 
 def is_name(name: str) -> bool:
-    """Whether a folder of this name may be a backup."""
     return _NAME.fullmatch(name) is not None and _time(name) is not None
 
 

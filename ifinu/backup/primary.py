@@ -176,8 +176,6 @@ def _permitted() -> Iterator[None]:
 
 
 class _Replica:
-    """The replication connection of the server."""
-
     def __init__(self, stream: socket.socket) -> None:
         stream.settimeout(_HANDSHAKE_S)
         self._stream = stream

@@ -145,8 +145,6 @@ def _last_ms(ledger: Engine, name: Name, ids: list[str]) -> dict[str, int]:
 
 
 class _ClaimWriter:
-    """Writes claims by `reconcile.lua`."""
-
     def __init__(self, client: redis.Redis, ttl_ms: int, since: datetime, resend: bool) -> None:
         self._client = client
         script("reconcile").load(client)

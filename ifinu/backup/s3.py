@@ -132,8 +132,6 @@ class Bucket:
 
 
 class _Upload:
-    """The upload of one object, in pieces."""
-
     def __init__(self, client: Any, at: dict[str, str]) -> None:
         self._client = client
         self._at = at

@@ -13,8 +13,7 @@ from ifinu.errors import ConfigurationError
 class Sink(Protocol):
     """A file that is being written."""
 
-    def write(self, data: bytes, /) -> object:
-        """Append bytes."""
+    def write(self, data: bytes, /) -> object: ...
 
 
 class Source(Protocol):

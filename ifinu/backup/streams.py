@@ -14,8 +14,7 @@ CHUNK_BYTES = 256 * 1024
 Progress = Callable[[str, int, int | None], None]  # a label, the bytes so far, and all bytes or None if unknown
 
 
-def no_progress(_label: str, _done: int, _total: int | None) -> None:
-    """Report no progress."""
+def no_progress(_label: str, _done: int, _total: int | None) -> None: ...
 
 
 class Counted:

@@ -116,12 +116,10 @@ def optout_key(tenant: str | None) -> str:
 
 
 def instance_key(name: str) -> str:
-    """Key of what workers share about a WhatsApp instance."""
     return f"ifinu:instancia:{name}"
 
 
 def creation_key(name: str) -> str:
-    """Key of the lock on creating an instance."""
     return f"{instance_key(name)}:criando"
 
 

@@ -188,7 +188,6 @@ def opt_out(
 
 
 def event_data(tenant: str | None, pseudonym: str, masked: str, source: str, *, on: bool) -> str:
-    """The data of an event `optout`, as JSON."""
     data = {"tenant": tenant, "phone": masked, "hash": pseudonym, "source": source, "on": on}
     return events.Event(events.Name.OPTOUT, data=data).arguments()[2]
 

@@ -64,7 +64,6 @@ class RedisState:
 
     @property
     def reasons(self) -> Counter[str]:
-        """Dead letters of all queues, by reason."""
         return sum(self.dead.values(), Counter())
 
 

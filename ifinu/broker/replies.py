@@ -75,7 +75,6 @@ class Reply:
         return WRONG_PERSON if self.wish == WRONG_PERSON else WHATSAPP
 
     def encode(self) -> str:
-        """Encode the record."""
         return json.dumps(asdict(self) | {"at": round(self.at.timestamp() * 1000), "text": self._kept()})
 
     def _kept(self) -> str | None:
@@ -83,7 +82,6 @@ class Reply:
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
-        """Read a record."""
         fields = json.loads(raw)
         at = datetime.fromtimestamp(fields["at"] / 1000, UTC)
         return cls(**fields | {"at": at, "tenants": tuple(fields["tenants"])})
@@ -163,7 +161,6 @@ class Replies:
         return [Reply.decode(raw) for raw in records if raw is not None]
 
     def find(self, reply_id: str) -> Reply | None:
-        """An open reply by its id, or None."""
         raw: Any = self._client.hget(REPLIES, reply_id)
         return None if raw is None else Reply.decode(raw)
 

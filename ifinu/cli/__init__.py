@@ -140,7 +140,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def exit_code(exc: IfinuError | redis.RedisError) -> int:
-    """The exit code for an error."""
     match exc:
         case ConfigurationError() | InvalidNotification():
             return WRONG_USAGE

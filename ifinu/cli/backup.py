@@ -279,7 +279,6 @@ def _report(
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
-    """A backup as JSON."""
     return {
         "name": manifest.name,
         "created_at": manifest.created_at.isoformat(),

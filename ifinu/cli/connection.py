@@ -36,7 +36,6 @@ class QueueName(enum.StrEnum):
 
     @property
     def lists(self) -> tuple[str, ...]:
-        """The Redis keys of the queues' lists."""
         match self:
             case QueueName.URGENT:
                 return (URGENT,)

@@ -124,7 +124,6 @@ class _Letters(NamedTuple):
     e164: str
 
     def takes(self, letter: DeadLetter, now: datetime) -> bool:
-        """Whether a letter is to this phone."""
         return _phone_of(letter) == self.e164
 
 

@@ -68,19 +68,16 @@ class Report:
             self.warn(f"read as {table.encoding}, since it is not UTF-8")
 
     def warn(self, text: str) -> None:
-        """Warn of something accepted that may be a mistake."""
         self._warnings.append(text)
         if not self._as_json:
             terminal.notes().print(terminal.plain(f"warning: {text}"), style="yellow", soft_wrap=True)
 
     def refuse(self, record: Record, error: InvalidNotification) -> None:
-        """Count a refused record, and keep it for the report."""
         self.refused += 1
         if self._as_json or self.refused <= _SHOWN:
             self._kept.append(RefusedRecord(record.line, error.field, error.reason))
 
     def print_json(self, counts: dict[str, Any]) -> None:
-        """Print counts, refusals and warnings as one document."""
         refused = [asdict(one) for one in self._kept]
         terminal.print_json({**counts, "refused": refused, "warnings": self._warnings})
 

@@ -25,8 +25,6 @@ _Found = TypeVar("_Found")
 
 @dataclasses.dataclass(frozen=True)
 class _All:
-    """Everything that the ledger and Redis hold of an id."""
-
     id: str
     timeline: Timeline | None
     claim: ClaimView | None

@@ -27,7 +27,6 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")
 
 
 def results() -> Console:
-    """The console on stdout, for results."""
     return Console(width=None if sys.stdout.isatty() else _WIDTH_OFF_TERMINAL, highlight=False, emoji=False)
 
 

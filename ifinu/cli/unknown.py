@@ -144,7 +144,6 @@ def _status(doubt: Doubt, now: datetime, paused: set[str]) -> str:
 
 
 def _is_overdue(doubt: Doubt, now: datetime) -> bool:
-    """Whether a worker should have fetched its message by now."""
     return doubt.place is Place.READY or (doubt.place is Place.DELAYED and (doubt.due is None or doubt.due <= now))
 
 

@@ -68,7 +68,6 @@ class RowBatch:
 
 
 def fold(entries: Iterable[Entry]) -> RowBatch:
-    """Fold entries into rows."""
     rows = RowBatch()
     for entry in sorted(entries, key=lambda entry: (entry.ms, entry.seq)):
         at = entry.ms, entry.seq

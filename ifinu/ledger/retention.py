@@ -213,7 +213,6 @@ def erase(engine: Engine, phone_hash: str, *, batch: int = _BATCH) -> RowCounts:
 
 
 def of_person(engine: Engine, phone_hash: str) -> int:
-    """Number of notifications that `erase` would anonymise."""
     with engine.connect() as connection:
         return connection.execute(select(func.count()).where(notifications.c.phone_hash == phone_hash)).scalar_one()
 

@@ -99,8 +99,6 @@ def _statements(dialect: str) -> _Statements:
 
 
 class _Dialect:
-    """SQL that differs between the two databases."""
-
     def __init__(self, name: str) -> None:
         self._sqlite = name == "sqlite"
 

@@ -20,7 +20,6 @@ class Bounded:
         self._labels: dict[str, str] = {}
 
     def __call__(self, name: str | None) -> str:
-        """The label of this name."""
         name = name or ""
         label = self._labels.get(name)
         if label is None:

@@ -25,7 +25,6 @@ class RecorderSeries(Collector):
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """Read the counts."""
         now = self._progress
         yield GaugeMetricFamily("ifinu_recorder_active", "Whether this process writes the ledger.", float(now.active))
         yield CounterMetricFamily("ifinu_recorder_events", "Events written to the ledger.", value=now.recorded)

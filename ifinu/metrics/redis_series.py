@@ -63,7 +63,6 @@ class RedisCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """The series of this moment."""
         try:
             found = list(self._read())
         except redis.RedisError as exc:

@@ -46,7 +46,6 @@ class WebhookSeries(Collector):
         registry.register(self)
 
     def answered(self, code: int, took_s: float) -> None:
-        """Count an answered webhook."""
         self._requests.labels(str(code)).inc()
         self._seconds.observe(took_s)
 
@@ -70,11 +69,9 @@ class WebhookSeries(Collector):
             self._lag.labels("written").observe(max(0.0, (datetime.now(UTC) - at).total_seconds()))
 
     def connection(self, state: str) -> None:
-        """Count a change of an instance's state."""
         self._changes.labels(self._state(state)).inc()
 
     def collect(self) -> Iterator[Metric]:
-        """Read the counts of opt-outs."""
         taken, unresolved = self._opt_outs()
         yield CounterMetricFamily("ifinu_opt_outs", "Persons who asked for no more messages.", value=taken)
         yield CounterMetricFamily(

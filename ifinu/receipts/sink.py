@@ -66,7 +66,6 @@ class Sink:
                 log.warning("ifinu.receipt.failed", key_id=event.key_id, instance=phones.mask_in(event.instance))
 
     async def is_redis_there(self) -> bool:
-        """Whether Redis answers in time."""
         try:
             async with asyncio.timeout(_ANSWER_S):
                 await self._client.ping()

@@ -185,7 +185,6 @@ def wish_of(text: str) -> Wish | None:
 
 
 def asks_to_stop(text: str) -> bool:
-    """Whether a person's text is an opt-out."""
     return wish_of(text) is Wish.STOP
 
 
@@ -247,7 +246,6 @@ class _Clause:
         return bool(self.words & (_MESSAGES | _LIST | _NUMBER | _BOTHER | _RECEIVE | _SEND))
 
     def _core(self) -> str | None:
-        """The core of a request to stop."""
         words = self.words
         says_not, stops = bool(words & _NOT), bool(words & _STOP) or self._stops_by_preposition()
         if any(_UNSUBSCRIBE.match(word) for word in words):

@@ -126,7 +126,6 @@ class TemplateSet:
         return self._included
 
     def _take(self, kind: Kind) -> None:
-        """Compile a template, and try it out."""
         try:
             template = self._environment.get_template(kind.value + SUFFIX)
             text = template.render(self._samples[kind]).strip()

@@ -47,7 +47,6 @@ class Cluster(Threaded):
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Addresses of the running processes, by name."""
         return self._call(lambda: {name: host.world.config.host for name, host in self._hosts.items()})
 
     @property
@@ -86,7 +85,6 @@ class Cluster(Threaded):
         self._call(move)
 
     def set_instance(self, instance: str, **changes: Any) -> None:
-        """Same as `Simulator.set_instance`."""
         some = next(iter(self._hosts.values()))
         self._call(lambda: control.set_instance(some.world, instance, changes))
 

@@ -78,7 +78,6 @@ class Couriers:
         return {**{name: self.counts[name] for name in names}, "waiting": waiting}
 
     def reset(self) -> None:
-        """Reset the counts."""
         self.counts.clear()
 
     def die(self) -> None:

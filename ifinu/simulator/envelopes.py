@@ -93,7 +93,6 @@ def invalid_argument(call: str, argument: str, expected: str, given: object) -> 
 
 
 def proxy_page(status: int) -> JsonResponse:
-    """The error page of a proxy in front of the gateway."""
     title = f"{status} {http.HTTPStatus(status).phrase}"
     page = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>"
     return JsonResponse(status, page.encode(), HTML)

@@ -148,7 +148,6 @@ class Latency:
         return {self.shape: self.a if self.shape == "fixed" else [self.a, self.b]}
 
     def draw_s(self, rng: random.Random) -> float:
-        """One latency, in seconds."""
         if self.shape == "fixed":
             return self.a / 1000
         if self.shape == "uniform":

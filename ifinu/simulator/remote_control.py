@@ -31,7 +31,6 @@ class Control:
 
     @property
     def sends(self) -> list[Send]:
-        """Every message that WhatsApp got, in order."""
         return self.sends_since(0)
 
     def sends_since(self, number: int) -> list[Send]:
@@ -42,11 +41,9 @@ class Control:
         return self._ask("GET", "summary")
 
     def set_fault(self, **script: Any) -> None:
-        """Change the fault script."""
         self._ask("POST", "faults", script)
 
     def set_instance(self, name: str, **changes: Any) -> None:
-        """Put an instance into a state."""
         self._ask("POST", f"instances/{quote(name, safe='')}", changes)
 
     def inbound(self, **message: Any) -> str:

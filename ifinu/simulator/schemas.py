@@ -97,7 +97,6 @@ def numbers_problems(body: dict[str, Any]) -> list[str]:
 
 
 def media_problems(body: dict[str, Any]) -> list[str]:
-    """The errors of sendMedia's JSON schema."""
     return _problems(body, _MEDIA, ("number", "mediatype"))
 
 

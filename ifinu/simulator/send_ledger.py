@@ -55,21 +55,17 @@ class Ledger:
             self._arrivals[worker] = array.array("d", [time.monotonic()])
 
     def ended(self, how: str) -> None:
-        """Record the outcome of a POST to a send route."""
         self._counts[how] += 1
 
     def begins(self, instance: str) -> None:
-        """Record the start of a send of this instance."""
         now = self._in_flight[instance] = self._in_flight[instance] + 1
         if now > self._peak.get(instance, 0):
             self._peak[instance] = now
 
     def finishes(self, instance: str) -> None:
-        """Record the end of a send that `begins` recorded."""
         self._in_flight[instance] -= 1
 
     def sent(self, instance: str, number: str, text: str, key_id: str, outcome: str) -> None:
-        """Record a message that WhatsApp got."""
         now = time.monotonic()
         row = (now, now + self._epoch, instance, number, text, key_id, outcome)
         self._rows.append(row)

@@ -60,7 +60,6 @@ class _Job(NamedTuple):
 
 
 def send_text(world: World, request: HttpRequest, name: str) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
-    """`POST /message/sendText/{instance}`."""
     body = request.json
     if problems := text_problems(body):
         return _ended(world, "invalid", error(400, [problems]))

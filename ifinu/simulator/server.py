@@ -75,7 +75,6 @@ class Server:
 
     @property
     def listening(self) -> bool:
-        """Whether connections are accepted."""
         return self._listener is not None
 
     async def listen(self, host: str, port: int) -> str:
@@ -222,7 +221,6 @@ class HttpConnection(asyncio.Protocol):
             self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """Queue the complete request."""
         parser = self._parser
         method, target = parser.get_method().decode(), self._target.decode("latin-1")
         body = b"".join(self._body)

@@ -184,11 +184,9 @@ class Messages:
         return (Message._make(self._by_key[key]) for key in keys if key in self._by_key)
 
     def count(self, instance: str) -> int:
-        """Number of rows of an instance."""
         return self._counts[instance]
 
     def forget_instance(self, name: str) -> None:
-        """Delete an instance's rows."""
         for key in [key for key, row in self._by_key.items() if row[1] == name]:
             del self._by_key[key]
         del self._counts[name]

@@ -56,12 +56,10 @@ class Threaded(abc.ABC):
             self._thread.join(_ANSWER_TIMEOUT_S)
 
     @abc.abstractmethod
-    async def _begin(self) -> None:
-        """Start listening."""
+    async def _begin(self) -> None: ...
 
     @abc.abstractmethod
-    async def _end(self) -> None:
-        """Stop listening."""
+    async def _end(self) -> None: ...
 
     async def _main(self, started: concurrent.futures.Future[None]) -> None:
         try:
@@ -104,12 +102,10 @@ class Simulator(Threaded):
 
     @property
     def url(self) -> str:
-        """Base URL."""
         return self._host.world.url
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
         return self._host.port
 
     @property

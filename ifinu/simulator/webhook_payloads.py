@@ -116,7 +116,6 @@ class Events:
         return message
 
     def connection(self, instance: SimulatedInstance, reason: int) -> None:
-        """Send the event of a changed state."""
         data: dict[str, Any] = {"instance": instance.name, "state": instance.state, "statusReason": reason}
         if instance.state == "open":
             data |= {"wuid": instance.owner_jid, "profileName": instance.name, "profilePictureUrl": None}

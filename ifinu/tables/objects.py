@@ -53,7 +53,6 @@ class _Scan:
         self._lost = False  # whether the rest of a refused object is still to come
 
     def records(self) -> Iterator[Record]:
-        """All objects, in order."""
         while True:
             match = _MARK.search(self._buffer, self._at)
             if len(self._buffer) - self._kept > LONGEST and (match is None or match.end() - self._kept > LONGEST):

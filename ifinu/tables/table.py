@@ -201,8 +201,6 @@ class Table:
 
 
 class _Search:
-    """The search for a header."""
-
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
         self._best: tuple[tuple[int, int], Record, str, Columns] | None = None
@@ -210,7 +208,6 @@ class _Search:
         self.found = False
 
     def look_at(self, row: Record, delimiter: str) -> None:
-        """Consider one row as the header."""
         if row.fault:
             self._fault = self._fault or f"{row.line} {row.fault}"
             return

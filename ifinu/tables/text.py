@@ -62,7 +62,6 @@ class Text:
         self._old_macintosh = _ends_by_carriage_returns(self.head)
 
     def chunks(self) -> Iterator[bytes]:
-        """All bytes, in chunks."""
         yield self.head
         while raw := self._source.read(_CHUNK):
             yield self._as_utf8(raw)

@@ -88,8 +88,7 @@ class Span(Protocol):
     def current(self) -> AbstractContextManager[object]:
         """Make it the current span of a `with` block, which neither marks nor ends it."""
 
-    def end(self) -> None:
-        """End the span."""
+    def end(self) -> None: ...
 
     def __enter__(self) -> Span: ...
 

@@ -101,7 +101,6 @@ class OpenTelemetry:
         processor.shutdown()  # its thread would stay behind when a pool forks
 
     def start(self, work: SpanName, facts: Facts, *, parent: object = None, apart: bool = False) -> Span:
-        """See `Tracer`."""
         where: context.Context | None = None  # the current one
         links: Sequence[Link] = ()
         current = trace.get_current_span().get_span_context()
@@ -111,19 +110,16 @@ class OpenTelemetry:
         return _Span(self._made().start_span(work.value, where, _KINDS[work], {**self._facts[work], **facts}, links))
 
     def step(self, work: SpanName) -> Span:
-        """See `Tracer`."""
         if not trace.get_current_span().is_recording():
             return NO_SPAN
         return _Span(self._made().start_span(work.value, None, _KINDS[work], self._facts[work]))
 
     def record(self, work: SpanName, facts: Facts, *, parent: str, started_ns: int, ended_ns: int) -> None:
-        """See `Tracer`."""
         attributes = {**self._facts[work], **facts}
         span = self._made().start_span(work.value, _following(parent), _KINDS[work], attributes, start_time=started_ns)
         span.end(ended_ns)
 
     def close(self) -> None:
-        """See `Tracer`."""
         with self._lock:
             own, self._own, self._tracer = self._own, None, None
         if own is not None:
@@ -187,8 +183,6 @@ class _Span:
 
 
 class _Export:
-    """The exporter of this process."""
-
     def __init__(self, service: str) -> None:
         said = OTELResourceDetector().detect().attributes  # by its variables, which win
         resource = Resource.create({SERVICE_NAME: service, SERVICE_VERSION: version("ifinu"), **said})
@@ -199,7 +193,6 @@ class _Export:
         self._closer = self._start_closer()
 
     def close(self) -> None:
-        """OpenTelemetry gives a collector that does not answer half a minute; this, less."""
         if not self._closer.is_alive():  # it stayed in the process that this one was forked from
             with contextlib.suppress(RuntimeError):  # too late, then, for what is left
                 self._closer = self._start_closer()

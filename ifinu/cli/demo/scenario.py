@@ -48,7 +48,6 @@ class Case:
 
     @property
     def count(self) -> int:
-        """Number of messages."""
         return len(self.messages) or self.size
 
 
@@ -154,7 +153,6 @@ def python_producer(today: date) -> str:
 
 
 def sum_of(parts: list[Mapping[Any, int]]) -> Counter[Any]:
-    """The sum of several counts."""
     total: Counter[Any] = Counter()
     for part in parts:
         total.update(part)

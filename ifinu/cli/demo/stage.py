@@ -77,7 +77,6 @@ class Stage:
 
     @property
     def database_url(self) -> str:
-        """URL of the ledger."""
         return f"sqlite:///{self.directory / 'ledger.db'}"
 
     def __enter__(self) -> Self:

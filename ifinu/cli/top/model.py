@@ -23,7 +23,6 @@ class Order(enum.Enum):
     BUSY = "busy"
 
     def after(self) -> Order:
-        """The next one."""
         every = list(Order)
         return every[(every.index(self) + 1) % len(every)]
 
@@ -108,7 +107,6 @@ class Model:
 
     @property
     def ready(self) -> int:
-        """Messages that are ready, of all queues."""
         return sum(one.ready for one in self.queues)
 
     @property
@@ -151,7 +149,6 @@ class Model:
 
     @property
     def reasons(self) -> Counter[str]:
-        """Dead letters of all queues, by reason."""
         return self.snapshot.reasons if self.snapshot else Counter()
 
     @property
@@ -169,7 +166,6 @@ class Model:
         return dict(sorted(found.items(), key=importance))
 
     def as_json(self) -> dict[str, Any]:
-        """All figures, for a program."""
         limit, snapshot = self.limit_per_s, self.snapshot
         return {
             "at": self.at.isoformat(timespec="milliseconds"),
