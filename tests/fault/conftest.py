@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @pytest.fixture
 def simulator(tmp_path: Path) -> Iterator[Simulated]:
-    """Every number succeeds: what is counted here is what is lost. A send's row follows it, as in the real one."""
+    """A simulator where every send succeeds. Its row is stored 5 ms after the answer, as by the gateway."""
     names = "--instance", "ifinu", "--instance", "other"
     with stopping(Simulated(tmp_path, "--plain", "--insert-ms", "5", *names)) as server:
         yield server
@@ -24,16 +24,16 @@ def simulator(tmp_path: Path) -> Iterator[Simulated]:
 
 @pytest.fixture(scope="session")
 def sized() -> Callable[[T, T], T]:
-    """The first in `make test`, the second in `make fault`."""
+    """Choose a case's size: the first value in `make test`, the second in `make fault`."""
     return lambda short, long: long if LONG else short
 
 
 @pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str, str, Figures], None]:
+def report(capsys: pytest.CaptureFixture[str]) -> Callable[[str, str, Figures], None]:
     """Print a case's line, whether it passes or not."""
 
-    def tell(case: str, faults: str, figures: Figures) -> None:
+    def report(case: str, faults: str, figures: Figures) -> None:
         with capsys.disabled():
             print(f"\n{figures.row(case, faults)}")
 
-    return tell
+    return report

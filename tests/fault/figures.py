@@ -1,4 +1,4 @@
-"""What a case came to: the simulator's own ledger against what Redis says."""
+"""The figures of a fault case: the simulator's record of sends, compared with Redis."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ifinu.broker.keys import EVENTS, UNKNOWN
 
 _PAGE = 5_000
 
-Told = tuple[str, str, dict[str, Any]]  # an event: its name, the id, its data
+Entry = tuple[str, str, dict[str, Any]]  # an event: its name, the id, its data
 
 
 @dataclass(frozen=True)
 class Figures:
     """
-    The ids of `processes.numbered`, by what became of them.
+    The ids of `processes.numbered`, grouped by their outcome.
 
     Attributes:
         messages: How many there were.
-        sent: What WhatsApp got, and how often.
-        dead: Reasons of the dead letters, by id.
-        letters: How many there are, those without an id too.
-        unknown: Those that may have been sent at some time, and the first reason why.
-        found: Those of them that the gateway had.
-        resent: Those of them that it did not have.
-        open: Those that still may have been sent.
-        told: Those that were said to be sent.
-        tries: The most that a message needed, as the events count them.
-        unrecorded: How many sends had no row when the gateway was killed, so that no look-up can find them.
+        sent: How often WhatsApp got each id.
+        dead: The reasons of the dead letters, by id.
+        letters: The number of dead letters, those without an id included.
+        unknown: The ids that may have been sent at some time, with the first reason.
+        found: Those of `unknown` that the gateway had stored.
+        resent: Those of `unknown` that the gateway had not stored.
+        open: The ids still in doubt.
+        reported: The ids with a `sent` event.
+        tries: The largest number of attempts of one message, from the events.
+        unrecorded: The sends without a row when the gateway was killed, so that no look-up can find them.
     """
 
     messages: int
@@ -44,39 +44,39 @@ class Figures:
     found: set[str]
     resent: set[str]
     open: set[str]
-    told: set[str]
+    reported: set[str]
     tries: int
     unrecorded: int
 
     @property
     def lost(self) -> set[str]:
-        """Neither sent nor in the dead letters."""
+        """The ids that were neither sent nor dead-lettered."""
         return {f"test_{number}" for number in range(self.messages)} - self.sent.keys() - self.dead.keys()
 
     @property
     def twice(self) -> set[str]:
-        """Sent more than once."""
+        """The ids that were sent more than once."""
         return {name for name, count in self.sent.items() if count > 1}
 
     @property
     def worker_died(self) -> int:
-        """How many ids are unknown because a worker died while it sent them."""
+        """The number of ids that are unknown because a worker died while it sent them."""
         return sum(reason == "worker_died" for reason in self.unknown.values())
 
     def harm(self) -> dict[str, Any]:
-        """Everything that should not be; empty when all is well. What no look-up can find may be sent once more."""
+        """All violations by name; empty if all is well. A send that no look-up can find may be repeated once."""
         found = {
             "lost": self.lost,
             "twice": self.twice if len(self.twice) > self.unrecorded else set(),
             "dead": self.dead,
-            "unresolved": self.open | (self.unknown.keys() - self.told - self.dead.keys()),
-            "untold": self.sent.keys() - self.told - self.dead.keys(),
-            "imagined": self.told - self.sent.keys(),
+            "unresolved": self.open | (self.unknown.keys() - self.reported - self.dead.keys()),
+            "unreported": self.sent.keys() - self.reported - self.dead.keys(),
+            "only_reported": self.reported - self.sent.keys(),
         }
         return {name: ids for name, ids in found.items() if ids}
 
     def row(self, case: str, faults: str) -> str:
-        """The line that docs/measured.md quotes."""
+        """The case's row in docs/measured.md."""
         cells = (
             case, f"{self.messages:,} messages", faults, f"lost {len(self.lost)}", f"sent twice {len(self.twice)}",
             f"unknown {len(self.unknown)}: {len(self.found)} found, {len(self.resent)} sent again, "
@@ -86,18 +86,18 @@ class Figures:
         return " | ".join(cells)
 
 
-def judge(queue: Queue, simulator: Simulated, messages: int, events: Iterable[Told] | None = None) -> Figures:
+def judge(queue: Queue, simulator: Simulated, messages: int, events: Iterable[Entry] | None = None) -> Figures:
     """
-    Count, after the queue is idle.
+    Count the outcomes once the queue is idle.
 
     Args:
-        queue: It.
-        simulator: Where they were sent.
-        messages: How many of `processes.numbered` it was given.
-        events: What is said to have happened; by default what the stream says.
+        queue: The queue that the messages went through.
+        simulator: The gateway that they were sent to.
+        messages: How many of `processes.numbered` were pushed.
+        events: The events to count; by default those in the stream.
     """
     unknown: dict[str, str] = {}
-    found, resent, told, tries = set(), set(), set(), 0
+    found, resent, reported, tries = set(), set(), set(), 0
     for event, name, data in _of_the_stream(queue) if events is None else events:
         tries = max(tries, data.get("attempts", 0))
         match event:
@@ -106,7 +106,7 @@ def judge(queue: Queue, simulator: Simulated, messages: int, events: Iterable[To
             case "resending":
                 resent.add(name)
             case "sent":
-                told.add(name)
+                reported.add(name)
                 if data["by"] != "gateway":
                     found.add(name)
     letters = queue.dead()
@@ -119,13 +119,13 @@ def judge(queue: Queue, simulator: Simulated, messages: int, events: Iterable[To
         found=found & unknown.keys(),
         resent=resent,
         open={name.decode() for name in queue.client.zrange(UNKNOWN, 0, -1)},
-        told=told,
+        reported=reported,
         tries=tries,
         unrecorded=simulator.unrecorded(),
     )
 
 
-def _of_the_stream(queue: Queue) -> Iterator[Told]:
+def _of_the_stream(queue: Queue) -> Iterator[Entry]:
     after = "-"
     while entries := queue.client.xrange(EVENTS, min=after, count=_PAGE):
         for _, fields in entries:

@@ -20,11 +20,11 @@ def _freezing(call: Callable[..., Any]) -> Callable[..., Any]:
         nonlocal frozen
         if not frozen:
             frozen = True
-            # At this thread: sent to the process, it may stop some moments later, in the middle of the send.
+            # Stop this thread at once: a signal to the process may take effect later, in the middle of the send.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         return call(*args, **kwargs)
 
     return call_after_a_freeze
 
 
-Renderer.render = _freezing(Renderer.render)  # type: ignore[method-assign]  # that is the point
+Renderer.render = _freezing(Renderer.render)  # the purpose of this module

@@ -1,4 +1,4 @@
-"""The application with messages that kill: by what they say, and when."""
+"""The application with messages that kill their worker: before the claim, after it, or at the look-up."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ifinu.worker.app import app
 
 __all__ = ["app"]
 
-BEFORE_THE_CLAIM = "kills whoever reads it"
-AFTER_THE_CLAIM = "kills whoever sends it"
+BEFORE_THE_CLAIM = "kills the worker that decodes it"
+AFTER_THE_CLAIM = "kills the worker that sends it"
 AT_THE_LOOK_UP = "81999999"  # a phone's last digits
 
 
 def _deadly(call: Callable[..., Any], word: str) -> Callable[..., Any]:
-    """As `call`, but for what has `word` in it."""
+    """Wrap `call`: the process dies if an argument contains `word`."""
 
     def call_or_die(*args: Any, **kwargs: Any) -> Any:
         if any(word in str(each) for each in (*args, *kwargs.values())):
@@ -29,5 +29,5 @@ def _deadly(call: Callable[..., Any], word: str) -> Callable[..., Any]:
 
 
 wire.decode = _deadly(wire.decode, BEFORE_THE_CLAIM)
-Evolution.send_text = _deadly(Evolution.send_text, AFTER_THE_CLAIM)  # type: ignore[method-assign]  # that is the point
-Evolution.find_messages = _deadly(Evolution.find_messages, AT_THE_LOOK_UP)  # type: ignore[method-assign]  # as above
+Evolution.send_text = _deadly(Evolution.send_text, AFTER_THE_CLAIM)  # the purpose of this module
+Evolution.find_messages = _deadly(Evolution.find_messages, AT_THE_LOOK_UP)  # likewise

@@ -9,6 +9,6 @@ import time_machine
 
 time_machine.travel(datetime.now(UTC) + timedelta(seconds=float(os.environ["SKEW_S"])), tick=True).start()
 
-from ifinu.worker.app import app  # noqa: E402 - it is to see no other clock
+from ifinu.worker.app import app  # noqa: E402 - imported after the clock is changed
 
 __all__ = ["app"]

@@ -1,4 +1,4 @@
-"""Redis' clock decides: a worker whose own clock is wrong, or stood still, sends nothing twice and loses nothing."""
+"""Redis' clock decides: a worker with a wrong clock, or one that stood still, loses nothing and repeats nothing."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from figures import judge
 from processes import FIRST_NUMBER, Fleet, Queue, Simulated, Worker, numbered, raw, wait_until
 
 AHEAD, BEHIND = "600", "-600"
-HERE = {"PYTHONPATH": str(Path(__file__).parent)}  # of the applications
+HERE = {"PYTHONPATH": str(Path(__file__).parent)}  # the applications' directory
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("skew_s", [AHEAD, BEHIND])
-def test_a_worker_whose_clock_is_wrong_sends_nothing_twice_beside_a_good_one(
+def test_a_worker_with_a_wrong_clock_sends_nothing_twice_beside_a_correct_one(
     fleet: Fleet, queue: Queue, simulator: Simulated, skew_s: str
 ):
     """
-    The gateway sends at once and stores 3 s later, after the answer was given up: until then a look-up finds nothing.
+    The gateway sends at once and stores the send 3 s later, after the worker gave up waiting: look-ups find nothing
+    until then.
     """
     simulator.control.set_fault(hang_ms=3_000, endings={str(digit): ["slow_insert"] for digit in range(10)})
     quick = {"IFINU_EVOLUTION_READ_TIMEOUT_S": "1", "IFINU_UNKNOWN_GRACE_S": "12", "IFINU_CONCURRENCY": "6"}
@@ -38,11 +39,11 @@ def test_a_worker_whose_clock_is_wrong_sends_nothing_twice_beside_a_good_one(
 
 @pytest.mark.fault
 @pytest.mark.parametrize("skew_s", ["86400", "-86400"])
-def test_a_worker_a_day_off_expires_nothing_that_is_valid_and_keeps_the_waits(
+def test_a_worker_with_a_clock_a_day_off_expires_no_valid_message_and_keeps_the_waits(
     fleet: Fleet, queue: Queue, simulator: Simulated, skew_s: str
 ):
     """
-    It alone is there. Of each number the first try fails, so that it waits for its retry.
+    One worker runs. The first try of each number fails, so that the message waits for its retry.
     """
     simulator.control.set_fault(endings={"0": ["lookup_timeout", "ok"]})
     now = datetime.now(UTC)
@@ -62,7 +63,8 @@ def test_a_worker_that_was_frozen_past_its_grace_does_not_send_when_it_wakes(
     fleet: Fleet, queue: Queue, simulator: Simulated
 ):
     """
-    It stops between its claim and its POST. Another finds nothing at the gateway, waits for the grace, and sends.
+    The worker stops between its claim and its POST. A second one finds nothing at the gateway, waits out the grace,
+    and sends.
     """
     frozen = fleet.start(application="freezing_app", IFINU_CONCURRENCY="1", IFINU_UNKNOWN_GRACE_S="2", **HERE)
     queue.push(*numbered(1))
@@ -79,6 +81,6 @@ def test_a_worker_that_was_frozen_past_its_grace_does_not_send_when_it_wakes(
 
 
 def _state(worker: Worker) -> str:
-    """As `ps` writes it: T is stopped."""
+    """The process' state as `ps` writes it; T means stopped."""
     ps = ["ps", "-o", "state=", "-p", str(worker.process.pid)]
     return subprocess.run(ps, capture_output=True, text=True, check=False).stdout.strip()

@@ -29,19 +29,19 @@ def fleet(tmp_path: Path, proxy: Proxy, simulator: Simulated) -> Iterator[Fleet]
 @pytest.mark.fault
 @pytest.mark.timeout(900)
 def test_connections_that_are_reset_again_and_again_lose_and_repeat_nothing(
-    fleet: Fleet, queue: Queue, simulator: Simulated, proxy: Proxy, sized, tell
+    fleet: Fleet, queue: Queue, simulator: Simulated, proxy: Proxy, sized, report
 ):
     messages, cuts = sized((600, 10), (5_000, 20))
     simulator.control.set_fault(latency_ms=50)
     queue.push(*numbered(messages))
     workers = [fleet.start().ready() for _ in range(2)]
     for step in range(1, cuts + 1):
-        enough = step * messages * 2 // (cuts * 3)  # the last one comes when a third is still to be sent
+        enough = step * messages * 2 // (cuts * 3)  # the last reset comes with a third of the messages unsent
         wait_until(lambda enough=enough: simulator.total() >= enough, 120, workers[0].text)
         proxy.cut()
     wait_until(queue.idle, 120, lambda: (queue.counts(), workers[0].text()[-2000:]))
     figures = judge(queue, simulator, messages)
-    tell("connections to Redis reset", f"{cuts} resets of all", figures)
+    report("connections to Redis reset", f"{cuts} resets of all", figures)
     assert figures.harm() == {}
     assert [worker.process.poll() for worker in workers] == [None, None]
 
@@ -49,10 +49,11 @@ def test_connections_that_are_reset_again_and_again_lose_and_repeat_nothing(
 @pytest.mark.fault
 @pytest.mark.timeout(900)
 def test_a_network_that_goes_silent_stops_a_worker_only_until_it_is_back(
-    fleet: Fleet, queue: Queue, simulator: Simulated, proxy: Proxy, sized, tell
+    fleet: Fleet, queue: Queue, simulator: Simulated, proxy: Proxy, sized, report
 ):
     """
-    No reset and no FIN: only silence. Its leases run out meanwhile, and it is alone, so nobody else may take them.
+    The network drops packets without a reset or FIN. The leases expire meanwhile; no other worker runs to take the
+    messages.
     """
     messages, silent_s = sized((300, 5), (2_000, 60))
     queue.push(*numbered(messages))
@@ -61,23 +62,25 @@ def test_a_network_that_goes_silent_stops_a_worker_only_until_it_is_back(
     proxy.silence(True)
     time.sleep(silent_s)  # the fault lasts this long
     proxy.silence(False)
-    proxy.cut()  # what was swallowed is gone: a route that returns answers with resets
+    proxy.cut()  # connections from before the silence are reset, as by a route that returns
     wait_until(queue.idle, 120, lambda: (queue.counts(), worker.text()[-2000:]))
     figures = judge(queue, simulator, messages)
-    tell("network to Redis silent", f"for {silent_s} s", figures)
+    report("network to Redis silent", f"for {silent_s} s", figures)
     assert figures.harm() == {}
     assert worker.process.poll() is None
 
 
 @pytest.mark.fault
 @pytest.mark.timeout(600)
-def test_a_worker_that_was_stopped_past_its_lease_sends_nothing_that_another_has_taken(
-    fleet: Fleet, queue: Queue, simulator: Simulated, sized, tell
+def test_a_worker_stopped_past_its_lease_sends_no_message_that_another_took_over(
+    fleet: Fleet, queue: Queue, simulator: Simulated, sized, report
 ):
     """
-    SIGSTOP, as a suspended machine; the other worker takes over what waited, and looks up what was being sent.
+    One worker is stopped by SIGSTOP, like a suspended machine; another takes its waiting messages over and looks up
+    the rest.
 
-    For less than IFINU_UNKNOWN_GRACE_S: what the sleeper was about to send goes when it wakes, and is found.
+    The stop is shorter than IFINU_UNKNOWN_GRACE_S: the stopped worker finishes its sends when it wakes, and they
+    are found.
     """
     messages = sized(300, 1_500)
     simulator.control.set_fault(latency_ms=20)
@@ -87,10 +90,10 @@ def test_a_worker_that_was_stopped_past_its_lease_sends_nothing_that_another_has
     fleet.start(**grace).ready()
     wait_until(lambda: simulator.total() >= 50)
     sleeper.process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: simulator.total() >= messages - 20, 60, queue.counts)  # not what the sleeper was sending
+    wait_until(lambda: simulator.total() >= messages - 20, 60, queue.counts)  # less its own sends
     sleeper.process.send_signal(signal.SIGCONT)
     wait_until(queue.idle, 90, queue.counts)
     assert sleeper.terminate() == 0
     figures = judge(queue, simulator, messages)
-    tell("a worker stopped for longer than its lease", "1 SIGSTOP", figures)
+    report("a worker stopped for longer than its lease", "1 SIGSTOP", figures)
     assert figures.harm() == {}

@@ -8,10 +8,10 @@ from processes import FIRST_NUMBER, Fleet, Queue, Simulated, numbered, raw, wait
 @pytest.mark.fault
 @pytest.mark.timeout(600)
 def test_an_instance_that_is_closed_holds_its_own_messages_and_no_others(
-    fleet: Fleet, queue: Queue, simulator: Simulated, sized, tell
+    fleet: Fleet, queue: Queue, simulator: Simulated, sized, report
 ):
     """
-    Those of the other go past it; its own wait in the delayed set, and go when it is open again.
+    Messages of the other instance pass; those of the closed one wait in the delayed set until it is open again.
     """
     messages = sized(300, 3_000)
     names = "ifinu", "other"
@@ -20,16 +20,16 @@ def test_an_instance_that_is_closed_holds_its_own_messages_and_no_others(
     workers = [fleet.start().ready() for _ in range(sized(1, 2))]
     wait_until(lambda: simulator.total() == messages // 2 and not queue.counts()["ready"], 90, queue.counts)
     assert {send.instance for send in simulator.sends()} == {"other"}
-    assert queue.counts()["delayed"] > messages // 2 - 20  # all but what is being tried
+    assert queue.counts()["delayed"] > messages // 2 - 20  # all but those being tried
     failed = simulator.control.summary()["posts"]["total"] - messages // 2
 
     simulator.control.set_instance("ifinu", state="open")
     wait_until(queue.idle, sized(60, 300), lambda: (queue.counts(), workers[0].text()[-2000:]))
     figures = judge(queue, simulator, messages)
-    tell("one of two instances closed", f"{failed} tries until it was held", figures)
+    report("one of two instances closed", f"{failed} tries until it was held", figures)
     assert figures.harm() == {}
     assert figures.tries <= 4
-    assert failed <= 20 * len(workers)  # some at once before it is held, and a probe now and then
+    assert failed <= 20 * len(workers)  # a few at once before the hold, and a probe now and then
 
 
 @pytest.mark.fault
@@ -37,7 +37,7 @@ def test_a_number_that_always_fails_holds_up_no_other_and_is_a_dead_letter_in_th
     fleet: Fleet, queue: Queue, simulator: Simulated
 ):
     """
-    "Connection Closed" is what an instance that lost WhatsApp says. Here two numbers alone say it.
+    "Connection Closed" is the answer of an instance that lost WhatsApp. Here only two numbers get it.
     """
     bad = [raw(f"bad{i}", telefone=f"77 9777700{i}0") for i in range(2)]
     simulator.control.set_fault(endings={"770000": ["lookup_closed"], "770010": ["lookup_closed"]})

@@ -15,10 +15,10 @@ from ifinu.broker import NORMAL, DeadLetters, Filter
 @pytest.mark.fault
 @pytest.mark.timeout(1800)
 def test_kill_9_of_random_workers_loses_nothing_and_sends_nothing_twice(
-    fleet: Fleet, queue: Queue, simulator: Simulated, sized, tell
+    fleet: Fleet, queue: Queue, simulator: Simulated, sized, report
 ):
     """
-    Whole process groups die each second, under load. What was between its POST and its settling is looked up.
+    Whole process groups die each second, under load. Sends cut off between POST and settling are looked up.
     """
     draw = random.Random(7)
     messages, workers, least = sized((1_200, 2, 4), (50_000, 4, 100))
@@ -30,7 +30,7 @@ def test_kill_9_of_random_workers_loses_nothing_and_sends_nothing_twice(
         worker.ready()
     kills = 0
     while queue.counts()["ready"] and kills < 2_000:
-        # At a moment when it surely holds messages, somewhere in the next second of its work.
+        # Kill within the next second of its work, when it surely holds messages.
         wait_until(lambda: queue.counts()["in_flight"] > 20 or queue.idle(), 60, queue.counts)
         time.sleep(draw.uniform(0.5, 1.0))
         alive.pop(draw.randrange(len(alive))).kill()
@@ -38,10 +38,10 @@ def test_kill_9_of_random_workers_loses_nothing_and_sends_nothing_twice(
         kills += 1
     wait_until(queue.idle, 120, queue.counts)
     figures = judge(queue, simulator, messages)
-    tell("kill -9 of a random worker", f"{kills} kills, {figures.worker_died} in the middle of a send", figures)
+    report("kill -9 of a random worker", f"{kills} kills, {figures.worker_died} in the middle of a send", figures)
     assert kills >= least
     assert figures.worker_died > 0
-    # Whose worker died twice right before the POST is held: nobody can know, and a third try is for a person.
+    # A message whose worker died twice right before the POST is held: no look-up can decide, so a person does.
     held = figures.dead.keys()
     assert set(figures.dead.values()) <= {"unknown"}
     assert held <= figures.resent
@@ -82,8 +82,9 @@ def test_a_dead_workers_messages_are_back_within_its_lease_and_a_living_ones_nev
     fleet: Fleet, queue: Queue, simulator: Simulated
 ):
     """
-    A lease of 3 s; sends that take longer than the test. The living worker keeps its messages past the lease, the dead
-    one's return.
+    The lease is 3 s and the sends outlast the test. The living worker keeps its messages past the lease; those of
+    the dead
+    worker return.
     """
     simulator.control.set_fault(latency_ms=60_000)
     queue.push(*numbered(40))
@@ -94,8 +95,8 @@ def test_a_dead_workers_messages_are_back_within_its_lease_and_a_living_ones_nev
     wait_until(lambda: queue.counts()["in_flight"] == 80)
     fleet.start(IFINU_CONCURRENCY="1", IFINU_RATE_LIMIT="1/h", IFINU_HEARTBEAT_FILE="").ready()
     victim.kill()
-    # The two that live hold 40 and 4; the rest of the dead one's is back on the list. The last worker starts one of its
-    # four, finds that it may have been sent, and may have postponed it by now.
+    # The two living workers hold 40 and 4; the dead one's messages are back on the list. The last worker starts one
+    # of its four messages, finds that it may have been sent, and may have postponed it by now.
     wait_until(lambda: queue.counts()["ready"] == 36, 20, queue.counts)
     counts = queue.counts()
     assert counts["in_flight"] + counts["delayed"] == 44

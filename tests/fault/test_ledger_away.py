@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from command_line import Shell
-from figures import Told, judge
+from figures import Entry, judge
 from ledgers import database, migrated
 from processes import API_KEY, Fleet, Queue, Simulated, numbered, postgres_server, wait_until
 from sqlalchemy import select
@@ -18,7 +18,7 @@ from ifinu.ledger.schema import events
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    """A server of these tests alone, since they stop it."""
+    """A server for these tests only, since they stop it."""
     with postgres_server() as server:
         yield server
 
@@ -38,11 +38,11 @@ def ifinu(capsys, monkeypatch, valkey: Valkey, simulator: Simulated, ledger_url:
 
 
 def levels(ifinu: Shell) -> dict[str, str]:
-    """What `ifinu doctor` says, by check."""
+    """The levels of `ifinu doctor`, by check."""
     return {check["check"]: check["level"] for check in ifinu("doctor", "--json").json["checks"]}
 
 
-def recorded(url: str) -> list[Told]:
+def recorded(url: str) -> list[Entry]:
     """All events in the ledger."""
     engine = connect(url)
     try:
@@ -55,11 +55,11 @@ def recorded(url: str) -> list[Told]:
 
 @pytest.mark.fault
 @pytest.mark.timeout(600)
-def test_sending_goes_on_while_postgresql_is_stopped_and_all_is_recorded_when_it_is_back(
-    fleet: Fleet, queue: Queue, simulator: Simulated, postgres: Postgres, ledger_url: str, ifinu: Shell, sized, tell
+def test_sending_continues_while_postgresql_is_stopped_and_every_event_is_recorded_afterwards(
+    fleet: Fleet, queue: Queue, simulator: Simulated, postgres: Postgres, ledger_url: str, ifinu: Shell, sized, report
 ):
     """
-    The events wait in the stream; the doctor says why.
+    Events wait in the stream; `ifinu doctor` reports the reason.
     """
     messages, away_s = sized((450, 0), (6_000, 60))
     queue.push(*numbered(messages))
@@ -75,16 +75,16 @@ def test_sending_goes_on_while_postgresql_is_stopped_and_all_is_recorded_when_it
     postgres.start()
     wait_until(lambda: queue.client.xlen(EVENTS) == 0, 60, lambda: workers[0].text()[-2000:])
     figures = judge(queue, simulator, messages, recorded(ledger_url))
-    tell("PostgreSQL stopped", f"while {messages - sent} were sent", figures)
-    assert figures.harm() == {}  # what is not in the ledger would be `untold`
+    report("PostgreSQL stopped", f"while {messages - sent} were sent", figures)
+    assert figures.harm() == {}  # an event missing from the ledger would be `unreported`
     assert levels(ifinu)["ledger"] == "ok"
     assert any('"ifinu.recorder.waiting"' in worker.text() for worker in workers)
     assert any('"ifinu.recorder.resumed"' in worker.text() for worker in workers)
 
 
 @pytest.mark.fault
-def test_a_stream_that_is_deleted_is_noticed_and_said_and_sending_goes_on(
-    fleet: Fleet, queue: Queue, simulator: Simulated, ledger_url: str, ifinu: Shell, tell
+def test_a_deleted_stream_is_detected_and_reported_while_sending_goes_on(
+    fleet: Fleet, queue: Queue, simulator: Simulated, ledger_url: str, ifinu: Shell, report
 ):
     queue.push(*numbered(300))
     worker = fleet.start(IFINU_RECORDER="true", IFINU_DATABASE_URL=ledger_url).ready()
@@ -97,7 +97,7 @@ def test_a_stream_that_is_deleted_is_noticed_and_said_and_sending_goes_on(
     assert levels(ifinu)["gaps"] == "warn"
     assert ifinu("status", "--json").json["ledger"]["gaps"][0]["cause"] == "group_gone"
     figures = judge(queue, simulator, 300, recorded(ledger_url))
-    untold = len(figures.harm().get("untold", ()))
-    tell("the stream of events deleted", f"{untold} not recorded, and it is said", figures)
-    assert figures.harm().keys() <= {"untold"}
-    assert len(figures.told) > 150  # those before it and those after
+    unreported = len(figures.harm().get("unreported", ()))
+    report("the stream of events deleted", f"{unreported} not recorded, and reported", figures)
+    assert figures.harm().keys() <= {"unreported"}
+    assert len(figures.reported) > 150  # those before the deletion and those after

@@ -4,17 +4,17 @@ import pytest
 from figures import judge
 from processes import Fleet, Queue, Simulated, numbered, wait_until
 
-# One in a thousand hangs and was not sent; then it works.
+# One send in a thousand hangs without being sent; its second try works.
 UNSENT = "019"
 
 
 @pytest.mark.fault
 @pytest.mark.timeout(1800)
-def test_an_answer_that_is_lost_is_looked_up_and_never_sent_again_on_suspicion(
-    fleet: Fleet, queue: Queue, simulator: Simulated, sized, tell
+def test_a_message_whose_answer_was_lost_is_looked_up_and_not_resent_on_suspicion(
+    fleet: Fleet, queue: Queue, simulator: Simulated, sized, report
 ):
     """
-    The gateway sends and drops the connection, or hangs past the timeout, or a proxy gives up: one in twenty.
+    In one of twenty sends, the gateway sends and drops the connection, hangs past the timeout, or a proxy gives up.
     """
     messages, workers = sized((1_500, 2), (50_000, 2))
     simulator.control.set_fault(
@@ -28,18 +28,18 @@ def test_an_answer_that_is_lost_is_looked_up_and_never_sent_again_on_suspicion(
         fleet.start(IFINU_RATE_LIMIT="200/s", IFINU_RATE_BURST="20", IFINU_EVOLUTION_READ_TIMEOUT_S="2")
     wait_until(queue.idle, sized(60, 900), queue.counts)
     figures = judge(queue, simulator, messages)
-    tell("answers lost after the send", f"{len(figures.unknown)} answers lost", figures)
+    report("answers lost after the send", f"{len(figures.unknown)} answers lost", figures)
     assert figures.harm() == {}
     assert len(figures.found) > messages // 40
     assert figures.resent == {f"test_{number}" for number in range(int(UNSENT), messages, 1000)}
 
 
 @pytest.mark.fault
-def test_what_the_gateway_does_not_have_is_held_for_a_person_where_that_is_asked_for(
+def test_with_hold_a_message_missing_at_the_gateway_is_left_to_a_person(
     fleet: Fleet, queue: Queue, simulator: Simulated
 ):
     """
-    And what it has is not.
+    Messages that the gateway has stored count as sent.
     """
     simulator.control.set_fault(hang_ms=6_000, endings={"0": ["hang_unsent"], "1": ["hang"]})
     queue.push(*numbered(20))

@@ -6,24 +6,24 @@ import pytest
 from figures import judge
 from processes import Fleet, Queue, Simulated, numbered, wait_until
 
-NO_RETRY = {"IFINU_MAX_RETRIES": "0"}  # an outage that counted as a try would fill the dead letters
+NO_RETRY = {"IFINU_MAX_RETRIES": "0"}  # if an outage counted as a try, it would fill the dead letters
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize(("gateway", "pool"), [("unavailable", "threads"), ("refuse", "prefork"), ("reset", "threads")])
-def test_a_gateway_that_is_away_costs_time_and_no_message_and_no_try(
+def test_a_gateway_outage_costs_time_but_no_message_and_no_try(
     fleet: Fleet, queue: Queue, simulator: Simulated, gateway: str, pool: str
 ):
     queue.push(*numbered(100))
     worker = fleet.start(IFINU_POOL=pool, **NO_RETRY).ready()
     wait_until(lambda: simulator.total() >= 30)
     simulator.control.set_fault(gateway=gateway, for_s=3)
-    time.sleep(4)  # the outage, in which not even the simulator's ledger can be asked
+    time.sleep(4)  # the outage; even the simulator's record cannot be read meanwhile
     wait_until(queue.idle, 60, lambda: (queue.counts(), worker.text()[-2000:]))
     figures = judge(queue, simulator, 100)
     assert figures.harm() == {}
     assert figures.tries == 1
-    # Each probe is a POST; a worker that went on would have made one for each of them, again and again.
+    # Each probe is a POST. Without the breaker, every message would be posted again and again.
     assert simulator.control.summary()["posts"]["total"] < 100 + 30
     assert '"ifinu.gateway.away"' in worker.text()
     assert '"ifinu.gateway.back"' in worker.text()
@@ -34,7 +34,7 @@ def test_a_gateway_that_is_away_costs_time_and_no_message_and_no_try(
     ("outcome", "said", "retries"),
     [
         ("database_down", "ifinu.gateway.away", "0"),  # all of its instances wait
-        ("never_connected", "ifinu.instance.held", "1"),  # for some seconds after it was started again
+        ("never_connected", "ifinu.instance.held", "1"),  # for some seconds after its restart
         ("lookup_closed", "ifinu.instance.held", "1"),
     ],
 )
@@ -42,7 +42,7 @@ def test_a_gateway_that_answers_without_its_database_or_instances_burns_no_try(
     fleet: Fleet, queue: Queue, simulator: Simulated, outcome: str, said: str, retries: str
 ):
     """
-    A first failure may be the number's own fault, and counts until the instance is known to be at fault.
+    The first failure may be the number's fault, and counts as a try until the instance is known to be at fault.
     """
     queue.push(*numbered(80))
     worker = fleet.start(IFINU_MAX_RETRIES=retries).ready()
@@ -61,11 +61,11 @@ def test_a_gateway_that_answers_without_its_database_or_instances_burns_no_try(
 
 @pytest.mark.fault
 @pytest.mark.parametrize("on_unknown", ["resend_once", "hold"])
-def test_what_a_gateway_sent_and_died_before_it_stored_costs_one_double_or_a_persons_look(
+def test_a_send_that_the_gateway_died_before_storing_is_doubled_once_or_left_to_a_person(
     fleet: Fleet, queue: Queue, simulator: Simulated, on_unknown: str
 ):
     """
-    No look-up can find it. `resend_once` sends it once more; `hold` sends nothing twice.
+    No look-up can find such a send. `resend_once` sends it once more; `hold` repeats nothing.
     """
     simulator.control.set_fault(insert_ms=400)
     queue.push(*numbered(30))
@@ -94,10 +94,11 @@ def test_what_a_gateway_sent_and_died_before_it_stored_costs_one_double_or_a_per
 @pytest.mark.fault
 @pytest.mark.timeout(900)
 def test_a_gateway_that_is_down_then_slow_then_flapping_burns_no_retry(
-    fleet: Fleet, queue: Queue, simulator: Simulated, sized, tell
+    fleet: Fleet, queue: Queue, simulator: Simulated, sized, report
 ):
     """
-    Sending resumes within five seconds of its return; long answers keep their leases; each flap is a short outage.
+    Sending resumes within five seconds of the gateway's return; long answers keep their leases; a flap is a short
+    outage.
     """
     messages, down_s, slow_s, flaps = sized((300, 7, 2, 2), (8_000, 120, 10, 15))
     queue.push(*numbered(messages))
@@ -107,7 +108,7 @@ def test_a_gateway_that_is_down_then_slow_then_flapping_burns_no_retry(
 
     simulator.control.set_fault(gateway="refuse", for_s=down_s)
     back_at = time.time() + down_s
-    time.sleep(down_s + 1)  # the outage, as above
+    time.sleep(down_s + 1)  # the outage
     resumed = wait_until(lambda: [send.at for send in simulator.sends() if send.at > back_at - 1], 40)
     assert min(resumed) - back_at < 5
 
@@ -119,21 +120,21 @@ def test_a_gateway_that_is_down_then_slow_then_flapping_burns_no_retry(
     for _ in range(flaps):
         simulator.control.set_fault(gateway="unavailable", for_s=1)
         time.sleep(2)  # down for one second, up for the next
-    assert not queue.idle()  # until here there was something to send
+    assert not queue.idle()  # messages were left until here
     wait_until(queue.idle, sized(60, 300), lambda: (queue.counts(), workers[0].text()[-2000:]))
     figures = judge(queue, simulator, messages)
-    tell("gateway down, then slow, then flapping", f"{down_s} s, answers of {slow_s} s, {flaps} flaps", figures)
+    report("gateway down, then slow, then flapping", f"{down_s} s, answers of {slow_s} s, {flaps} flaps", figures)
     assert figures.harm() == {}
     assert figures.tries == 1
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("gateway", ["reset", "hang"])
-def test_a_gateway_that_takes_requests_and_says_nothing_gets_each_message_once(
+def test_a_gateway_that_accepts_requests_without_answering_gets_each_message_once(
     fleet: Fleet, queue: Queue, simulator: Simulated, gateway: str
 ):
     """
-    Every answer is lost, those of the look-ups too: nothing is sent again before the gateway could be asked.
+    Every answer is lost, those to look-ups too: nothing is resent before the gateway could answer a look-up.
     """
     queue.push(*numbered(150))
     worker = fleet.start(IFINU_EVOLUTION_READ_TIMEOUT_S="1", **NO_RETRY).ready()

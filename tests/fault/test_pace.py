@@ -5,7 +5,7 @@ from processes import Fleet, Queue, Simulated, numbered, wait_until
 
 pytestmark = pytest.mark.alone
 
-# As wherever the chart installs it: else the first message asks Redis for one.
+# As the chart sets it; otherwise the first message asks Redis for a key.
 _INSTALLED = {"IFINU_PHONE_KEY": "k" * 32, "IFINU_RATE_BURST": "5"}
 
 
@@ -19,11 +19,11 @@ _INSTALLED = {"IFINU_PHONE_KEY": "k" * 32, "IFINU_RATE_BURST": "5"}
         ("prefork", "50/s", 50, 300),
     ],
 )
-def test_the_pace_is_met_and_never_passed(
+def test_the_pace_is_reached_and_never_exceeded(
     fleet: Fleet, queue: Queue, simulator: Simulated, pool: str, limit: str, per_s: int, count: int
 ):
     """
-    A backlog goes at the limit, not at Celery's 1/s; and no second has more than the limit and the declared burst.
+    A backlog goes at the limit, not at Celery's 1/s, and no second exceeds the limit plus the declared burst.
 
     The lower bound is loose, since a shared machine may stall; bench/pace.py measures.
     """
@@ -39,7 +39,7 @@ def test_the_pace_is_met_and_never_passed(
 @pytest.mark.fault
 def test_a_gateway_that_was_slow_is_not_flooded_when_it_recovers(fleet: Fleet, queue: Queue, simulator: Simulated):
     """
-    Ten slots at 1 s each make 10/s; what the pace allowed meanwhile is not caught up afterwards.
+    Ten slots of 1 s each send 10/s; the unused pace of that time is not caught up afterwards.
     """
     simulator.control.set_fault(latency_ms=1000)
     queue.push(*numbered(250))
@@ -53,7 +53,7 @@ def test_a_gateway_that_was_slow_is_not_flooded_when_it_recovers(fleet: Fleet, q
 @pytest.mark.fault
 def test_retries_count_against_the_pace(fleet: Fleet, queue: Queue, simulator: Simulated):
     """
-    A third of all sends fail and come back: the attempts, not the messages, keep the limit.
+    A third of all sends fail and are retried: attempts, not messages, keep the limit.
     """
     simulator.control.set_fault(latency_ms=10, rates={"lookup_closed": 0.33})
     queue.push(*numbered(200))

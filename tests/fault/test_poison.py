@@ -22,7 +22,7 @@ class Deployment:
         self.deaths = 0
 
     def tend(self) -> bool:
-        """Replace the dead; True, to be asked in a fact that is waited for."""
+        """Replace the dead workers. Returns True, so that a `wait_until` fact can call it."""
         for index, worker in enumerate(self._alive):
             if worker.process.poll() is not None:
                 self.deaths += 1
@@ -31,7 +31,7 @@ class Deployment:
 
 
 def among_others(count: int, deadly: bytes) -> list[bytes]:
-    """Messages, of which the one in the middle kills."""
+    """Numbered messages with the deadly one in the middle."""
     messages = numbered(count)
     messages[count // 2] = deadly
     return messages
@@ -40,10 +40,10 @@ def among_others(count: int, deadly: bytes) -> list[bytes]:
 @pytest.mark.fault
 @pytest.mark.parametrize(("pool", "deaths"), [("threads", 3), ("prefork", 0)])
 def test_a_message_that_kills_three_workers_is_quarantined_and_the_others_flow(
-    fleet: Fleet, queue: Queue, simulator: Simulated, tell, pool: str, deaths: int
+    fleet: Fleet, queue: Queue, simulator: Simulated, report, pool: str, deaths: int
 ):
     """
-    It dies of what it reads, before anything was claimed. Of a pool of processes only the child dies.
+    The worker dies while it decodes, before the claim. In a process pool only the child dies.
     """
     number = 75
     deadly = raw(number, telefone=f"77 9{FIRST_NUMBER + number}", descricao=BEFORE_THE_CLAIM)
@@ -51,7 +51,7 @@ def test_a_message_that_kills_three_workers_is_quarantined_and_the_others_flow(
     pods = Deployment(lambda: fleet.start(IFINU_POOL=pool, **LETHAL), 2)
     wait_until(lambda: pods.tend() and queue.dead() and queue.idle(), 60, queue.counts)
     figures = judge(queue, simulator, 150)
-    tell(f"poison ({pool})", f"{pods.deaths} workers died", figures)
+    report(f"poison ({pool})", f"{pods.deaths} workers died", figures)
     assert pods.deaths == deaths
     assert figures.harm() == {"dead": {f"test_{number}": "poison"}}
     (letter,) = queue.dead()
@@ -60,10 +60,10 @@ def test_a_message_that_kills_three_workers_is_quarantined_and_the_others_flow(
 
 @pytest.mark.fault
 def test_a_message_that_kills_its_sender_is_sent_again_once_and_then_held(
-    fleet: Fleet, queue: Queue, simulator: Simulated, tell
+    fleet: Fleet, queue: Queue, simulator: Simulated, report
 ):
     """
-    It dies right before the POST: whether it was sent is unknown each time, so that a third try is for a person.
+    The worker dies right before the POST. Each time the send is unknown, so a third try is left to a person.
     """
     number = 75
     deadly = raw(number, telefone=f"77 9{FIRST_NUMBER + number}", texto=AFTER_THE_CLAIM)
@@ -71,7 +71,7 @@ def test_a_message_that_kills_its_sender_is_sent_again_once_and_then_held(
     pods = Deployment(lambda: fleet.start(**LETHAL), 2)
     wait_until(lambda: pods.tend() and queue.dead() and queue.idle(), 90, queue.counts)
     figures = judge(queue, simulator, 150)
-    tell("a message that kills its sender", f"{pods.deaths} workers died", figures)
+    report("a message that kills its sender", f"{pods.deaths} workers died", figures)
     name = f"test_{number}"
     assert pods.deaths == 2
     assert figures.harm() == {"dead": {name: "unknown"}, "unresolved": {name}}
@@ -80,7 +80,7 @@ def test_a_message_that_kills_its_sender_is_sent_again_once_and_then_held(
 
 @pytest.mark.fault
 def test_bad_input_of_every_kind_and_one_of_20_mb_stop_nothing_under_load(
-    fleet: Fleet, queue: Queue, simulator: Simulated, tell
+    fleet: Fleet, queue: Queue, simulator: Simulated, report
 ):
     bad = [*BAD_INPUT, (b'{"texto":"' + b"x" * 20_000_000 + b'"}', "too_large")]
     messages = numbered(20 * len(bad))
@@ -89,7 +89,7 @@ def test_bad_input_of_every_kind_and_one_of_20_mb_stop_nothing_under_load(
     workers = [fleet.start(IFINU_RATE_LIMIT="100/s").ready() for _ in range(2)]
     wait_until(queue.idle, 60, queue.counts)
     figures = judge(queue, simulator, len(messages))
-    tell("bad input of every kind, and of 20 MB", f"{len(bad)} bad messages", figures)
+    report("bad input of every kind, and of 20 MB", f"{len(bad)} bad messages", figures)
     assert figures.harm().keys() == {"dead"}
     assert figures.unknown == {}
     reasons = collections.Counter(letter["reason"] for letter in queue.dead())
@@ -98,18 +98,19 @@ def test_bad_input_of_every_kind_and_one_of_20_mb_stop_nothing_under_load(
 
 
 @pytest.mark.fault
-def test_what_may_have_been_sent_stays_unknown_when_its_look_ups_kill(
-    fleet: Fleet, queue: Queue, simulator: Simulated, tell
+def test_a_message_in_doubt_stays_unknown_if_its_look_ups_kill_the_worker(
+    fleet: Fleet, queue: Queue, simulator: Simulated, report
 ):
     """
-    It killed once in the middle of a send, and then whoever looked it up: it is quarantined, and nobody takes it for
-    one that was not sent.
+    The worker dies in the middle of the send, and the next ones during the look-up. The message is quarantined, and
+    still
+    counts as possibly sent.
     """
     deadly = raw(30, telefone=f"77 9{AT_THE_LOOK_UP}", texto=AFTER_THE_CLAIM)
     queue.push(*among_others(60, deadly))
     pods = Deployment(lambda: fleet.start(**LETHAL), 2)
     wait_until(lambda: pods.tend() and queue.dead() and queue.idle(), 60, queue.counts)
     figures = judge(queue, simulator, 60)
-    tell("a message that kills who looks it up", f"{pods.deaths} workers died", figures)
+    report("a message that kills the worker that looks it up", f"{pods.deaths} workers died", figures)
     assert pods.deaths == 3
     assert figures.harm() == {"dead": {"test_30": "poison"}, "unresolved": {"test_30"}}

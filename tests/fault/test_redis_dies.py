@@ -11,10 +11,10 @@ from processes import Queue, Simulated, fleet_of, numbered, redis_server, stoppi
 @pytest.mark.fault
 @pytest.mark.timeout(900)
 def test_kill_9_of_redis_under_load_loses_nothing_and_sends_nothing_twice(
-    tmp_path: Path, simulator: Simulated, sized, tell
+    tmp_path: Path, simulator: Simulated, sized, report
 ):
     """
-    With `appendfsync everysec`: what Redis has written is with the kernel, which did not die.
+    With `appendfsync everysec`: the kernel has what Redis wrote, and the kernel did not die.
     """
     messages, kills = sized((1_000, 3), (20_000, 20))
     simulator.control.set_fault(latency_ms={"uniform": [5, 60]})
@@ -34,6 +34,6 @@ def test_kill_9_of_redis_under_load_loses_nothing_and_sends_nothing_twice(
             server.start()
         wait_until(queue.idle, sized(60, 300), lambda: (queue.counts(), workers[0].text()[-3000:]))
         figures = judge(queue, simulator, messages)
-        tell("kill -9 of Redis, and a restart", f"{kills} kills", figures)
+        report("kill -9 of Redis, and a restart", f"{kills} kills", figures)
         assert figures.harm() == {}
         assert [worker.process.poll() for worker in workers] == [None, None]

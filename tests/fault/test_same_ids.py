@@ -15,11 +15,11 @@ from ifinu.broker.keys import EVENTS
 
 @pytest.mark.fault
 @pytest.mark.timeout(1800)
-def test_producers_that_enqueue_the_same_ids_at_once_have_each_sent_once(
-    fleet: Fleet, queue: Queue, simulator: Simulated, sized, tell
+def test_an_id_enqueued_by_several_producers_at_once_is_sent_once(
+    fleet: Fleet, queue: Queue, simulator: Simulated, sized, report
 ):
     """
-    All start together, while workers consume; each id comes as often as there are producers.
+    All producers start together while workers consume; each pushes every id.
     """
     producers, ids = sized((20, 200), (100, 1_000))
     due = (datetime.now(UTC) + timedelta(days=10)).date().isoformat()
@@ -42,7 +42,7 @@ def test_producers_that_enqueue_the_same_ids_at_once_have_each_sent_once(
         assert list(pool.map(produce, range(producers))) == [ids] * producers
     wait_until(queue.idle, sized(60, 900), queue.counts)
     figures = judge(queue, simulator, ids)
-    tell("the same ids from many producers", f"{producers} producers at once", figures)
+    report("the same ids from many producers", f"{producers} producers at once", figures)
     assert figures.harm() == {}
     assert figures.unknown == {}
     duplicates = sum(fields[b"event"].decode() == Name.DUPLICATE for _, fields in queue.client.xrange(EVENTS))

@@ -16,19 +16,19 @@ from ifinu.simulator import Send
 
 HELD = {"pod-0": ["a", "b"], "pod-1": ["c"], "pod-2": ["d"]}
 NAMES = "abcd"
-NO_RETRY = {"IFINU_MAX_RETRIES": "0"}  # what counted as a try would fill the dead letters
+NO_RETRY = {"IFINU_MAX_RETRIES": "0"}  # an attempt that counted as a try would fill the dead letters
 
 
 class Cluster:
-    """The gateway processes, and the name that stands for those that run."""
+    """The gateway processes, and the DNS name of those that run."""
 
     def __init__(self, running: Pods, file: Path) -> None:
         self.running = running
         self.file = file
-        self.told()
+        self.update_name()
 
-    def told(self) -> None:
-        """The name server hears of it."""
+    def update_name(self) -> None:
+        """Write the running processes' addresses to the file that resolves the name."""
         new = self.file.with_suffix(".new")
         new.write_text("\n".join(self.running.addresses.values()))
         new.rename(self.file)
@@ -40,7 +40,7 @@ class Cluster:
         return int(self.running.summary()["posts"]["by_outcome"].get("dropped_before_its_row", 0))
 
     def of(self, *instances: str) -> int:
-        """How many were sent by these."""
+        """The number of messages that these instances sent."""
         return sum(send.instance in instances for send in self.sends())
 
 
@@ -71,10 +71,10 @@ def messages(count: int) -> list[bytes]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_each_message_arrives_once_while_instances_move_from_process_to_process(
-    fleet: Fleet, queue: Queue, cluster: Cluster, sized, tell, pool: str
+    fleet: Fleet, queue: Queue, cluster: Cluster, sized, report, pool: str
 ):
     """
-    The answer of the wrong process costs a question, and no try.
+    An answer from the wrong process costs one look-up of the instance, and no try.
     """
     count, moves = sized((200, 6), (3_000, 60))
     queue.push(*messages(count))
@@ -85,18 +85,18 @@ def test_each_message_arrives_once_while_instances_move_from_process_to_process(
         cluster.running.move(instance, to)
     wait_until(queue.idle, 120, lambda: (queue.counts(), workers[0].text()[-2000:]))
     figures = judge(queue, cluster, count)
-    tell("instances that move between gateway processes", f"{moves} moves, {pool}", figures)
+    report("instances that move between gateway processes", f"{moves} moves, {pool}", figures)
     assert figures.harm() == {}
     assert figures.tries == 1
     assert not figures.unknown
-    assert cluster.running.summary()["posts"]["by_outcome"]["wrong_shard"] >= moves // 2  # it was put to the test
+    assert cluster.running.summary()["posts"]["by_outcome"]["wrong_shard"] >= moves // 2  # the wrong process was tried
 
 
 @pytest.mark.fault
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("noticed", [True, False], ids=["its address is gone", "its address stays"])
 def test_a_process_that_dies_holds_back_its_own_instances_until_it_is_back_at_another_address(
-    fleet: Fleet, queue: Queue, cluster: Cluster, sized, tell, noticed: bool
+    fleet: Fleet, queue: Queue, cluster: Cluster, sized, report, noticed: bool
 ):
     count = sized(240, 2_000)
     queue.push(*messages(count))
@@ -104,41 +104,41 @@ def test_a_process_that_dies_holds_back_its_own_instances_until_it_is_back_at_an
     wait_until(lambda: cluster.of("c") >= 10, 60, queue.counts)
 
     for name in HELD:
-        cluster.running.set_fault(name, latency_ms=150)  # so that it dies while it sends
+        cluster.running.set_fault(name, latency_ms=150)  # so that it dies in the middle of sends
     wait_until(lambda: cluster.of("c") >= 15, 60, queue.counts)
     cluster.running.kill("pod-1")
     if noticed:
-        cluster.told()
+        cluster.update_name()
     went = cluster.of("c")
     wait_until(lambda: cluster.of("a", "b", "d") == count * 3 // 4, sized(60, 300), queue.counts)
     assert cluster.of("c") == went
     assert queue.counts()["dead"] == 0
 
     cluster.running.revive("pod-1", ELSEWHERE)
-    cluster.told()
+    cluster.update_name()
     wait_until(queue.idle, sized(90, 300), lambda: (queue.counts(), workers[0].text()[-2000:]))
     figures = judge(queue, cluster, count)
-    tell("one of three gateway processes away", f"back elsewhere, {'noticed' if noticed else 'unnoticed'}", figures)
+    report("one of three gateway processes away", f"back elsewhere, {'noticed' if noticed else 'unnoticed'}", figures)
     assert figures.harm() == {}
     assert figures.tries == 1
-    assert '"ifinu.gateway.away"' not in workers[0].text()  # it is no outage of the gateway
+    assert '"ifinu.gateway.away"' not in workers[0].text()  # only a part of the gateway is away
 
 
 @pytest.mark.fault
 def test_all_processes_away_is_an_outage_that_costs_no_try(fleet: Fleet, queue: Queue, cluster: Cluster):
     """
-    Even the name stands for nothing then.
+    The DNS name has no address during the outage.
     """
     queue.push(*messages(120))
     worker = sharded(fleet, cluster).ready()
     wait_until(lambda: len(cluster.sends()) >= 30, 60, queue.counts)
     for name in HELD:
         cluster.running.kill(name)
-    cluster.told()
+    cluster.update_name()
     wait_until(lambda: '"ifinu.gateway.away"' in worker.text(), 60, worker.text)
     for name in HELD:
         cluster.running.revive(name)
-    cluster.told()
+    cluster.update_name()
     wait_until(queue.idle, 90, lambda: (queue.counts(), worker.text()[-2000:]))
     figures = judge(queue, cluster, 120)
     assert figures.harm() == {}
@@ -147,7 +147,7 @@ def test_all_processes_away_is_an_outage_that_costs_no_try(fleet: Fleet, queue: 
 
 
 @pytest.mark.fault
-def test_what_a_worker_found_is_in_redis_for_the_others(fleet: Fleet, queue: Queue, cluster: Cluster):
+def test_a_route_found_by_one_worker_is_shared_in_redis(fleet: Fleet, queue: Queue, cluster: Cluster):
     queue.push(*messages(40))
     sharded(fleet, cluster).ready()
     wait_until(queue.idle, 60, queue.counts)

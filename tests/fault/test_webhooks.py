@@ -30,7 +30,7 @@ FORGED = {"iat": 1, "exp": 4_000_000_000, "app": "evolution"}
 
 
 class Webhook:
-    """`ifinu webhook` as a process, which can be killed and started again at the same port."""
+    """`ifinu webhook` as a process that can be killed and restarted on the same port."""
 
     def __init__(self, directory: Path, redis_url: str) -> None:
         self.port = free_port()
@@ -96,12 +96,12 @@ def states(url: str) -> collections.Counter[str]:
 
 @pytest.mark.fault
 @pytest.mark.timeout(900)
-def test_webhooks_repeated_shuffled_forged_and_before_the_answer_bring_each_message_to_what_became_of_it(
-    fleet: Fleet, queue: Queue, simulator: Simulated, webhook: Webhook, ifinu: Shell, tmp_path: Path, sized, tell
+def test_repeated_shuffled_forged_and_early_webhooks_leave_each_message_in_its_true_state(
+    fleet: Fleet, queue: Queue, simulator: Simulated, webhook: Webhook, ifinu: Shell, tmp_path: Path, sized, report
 ):
     """
-    Half of the hooks come twice, all in disorder, a tenth of the sends is answered after its receipts, and the webhook
-    is killed in the middle. Forgeries claim that everything failed.
+    Half of the hooks come twice, all in disorder; a tenth of the sends is answered after its receipts; the webhook
+    is killed in the middle. Forged hooks claim that every message failed.
     """
     messages, kills, forgeries = sized((150, 1, 100), (5_000, 5, 2_000))
     assert ifinu("instance", "webhook", "ifinu", "--url", webhook.url).code == 0
@@ -127,13 +127,13 @@ def test_webhooks_repeated_shuffled_forged_and_before_the_answer_bring_each_mess
         hook = {"event": "messages.update", "instance": "ifinu", "data": data}
         assert webhook.post(hook, draw.choice(wrong)) == 401
     wait_until(queue.idle, 300, queue.counts)
-    # What the dead webhook did not take comes again after five seconds, and after ten.
+    # The gateway repeats hooks that the dead webhook missed after five seconds, and after ten.
     wait_until(lambda: states(ledger) == {"read": messages}, 120, lambda: states(ledger))
     wait_until(lambda: queue.client.xlen(EVENTS) == 0, 60)
     hooks = simulator.control.summary()["webhooks"]
     seen = states(ledger)
     figures = judge(queue, simulator, messages, events=())
-    tell(
+    report(
         "webhooks repeated, shuffled, forged, early",
         f"{hooks['delivered']:,} hooks, {forgeries:,} forged, {kills} kills; {seen['read']:,} read in the ledger",
         figures,
