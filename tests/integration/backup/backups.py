@@ -1,4 +1,4 @@
-"""What is backed up in the tests, and what a store, a database and a Redis hold, to be compared."""
+"""The data that the tests back up, and readings of a store, a database and a Redis, to compare them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ifinu.broker import NORMAL, QUEUES, Keys
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 
-# Names that have to be quoted, values that depend on settings, and what is no plain table.
+# Names that need quoting, values that depend on settings, and objects other than plain tables.
 ODD = """
 CREATE TYPE "SessionState" AS ENUM ('open', 'close');
 CREATE SCHEMA "Other Schema";
@@ -47,11 +47,11 @@ ROWS = {'"Instance"': 502, '"Other Schema"."Message"': 3, "parts_2026": 10}
 
 
 OTHERS = 100
-_OTHERS = 500_000  # the first of their numbers
+_OTHERS = 500_000  # the number of the first of them
 
 
 def run(url: str, *statements: str) -> list[Any]:
-    """The rows of the last statement, where it has any."""
+    """The rows of the last statement, or an empty list if it returns none."""
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
@@ -64,7 +64,7 @@ def run(url: str, *statements: str) -> list[Any]:
 
 @dataclass
 class Store:
-    """A directory of backups, as an operator sees it."""
+    """A directory of backups, as seen by an operator."""
 
     path: Path
 
@@ -75,26 +75,26 @@ class Store:
         return {name: sorted(os.listdir(self.path / name)) for name in self.names()}
 
     def damage(self, name: str, file: str, at: float) -> None:
-        """Change one byte; `at` is its place, from 0 for the first to 1 for the last."""
+        """Change one byte at the relative position `at`: 0 is the file's first byte, 1 its last."""
         content = bytearray((self.path / name / file).read_bytes())
         content[round(at * (len(content) - 1))] ^= 0x20
         (self.path / name / file).write_bytes(content)
 
 
 def digest(client: redis.Redis) -> str:
-    """Of all that a server holds, in any order."""
+    """A hash of all keys and values of a server, in any order."""
     answer = client.execute_command("DEBUG", "DIGEST")
     return answer.decode() if isinstance(answer, bytes) else str(answer)
 
 
 def fill(queue: Queue, count: int, due_in_s: float = 1e8) -> None:
     """
-    Messages in every place but in flight, and people who opted out; as producers and workers bring them.
+    Put messages into every place except in flight, and opt people out, as producers and workers do.
 
     Args:
-        queue: Gets `numbered(count)`; beside these there are `OTHERS` messages, delayed and in the other queues.
-        count: That.
-        due_in_s: When the delayed are due.
+        queue: Gets `numbered(count)` and `OTHERS` more messages, delayed or in the other queues.
+        count: The number of `numbered` messages.
+        due_in_s: Seconds until the delayed messages are due.
     """
     client = queue.client
     queue.push(*numbered(count))
@@ -114,12 +114,12 @@ def _numbered(number: int) -> bytes:
 
 
 def dead_letters(queue: Queue, count: int) -> list[bytes]:
-    """Messages that a worker buries."""
+    """Messages that a worker dead-letters, since their kind is unknown."""
     return [b'{"id": "bad_%d", "tipo_notificacao": "nope"}' % n for n in range(count)]
 
 
 def harm(simulator: Simulated, count: int, others: int = 0) -> dict[str, set[str]]:
-    """Of `processes.numbered` and others like them what was never sent, and what was more than once."""
+    """The ids that were never sent and those sent more than once, of `processes.numbered` and `others` more."""
     times = collections.Counter(f"test_{int(send.number[-8:]) - FIRST_NUMBER}" for send in simulator.sends())
     there = {f"test_{n}" for n in (*range(count), *range(_OTHERS, _OTHERS + others))}
     return {"lost": there - times.keys(), "twice": {name for name, many in times.items() if many > 1}}

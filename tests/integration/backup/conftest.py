@@ -14,27 +14,27 @@ from processes import API_KEY, Fleet, Queue, Simulated, fleet_of, numbered, post
 
 from ifinu.embedded import Postgres, Valkey
 
-# So that a snapshot is not waited for, and that all that a server holds can be compared in one figure.
+# A snapshot starts at once, and all data of a server can be compared by one digest.
 _QUICK = {"repl-diskless-sync-delay": "0", "enable-debug-command": "yes"}
 
 
 @pytest.fixture(autouse=True)
 def _programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`pg_dump` and `pg_restore` of the server that the tests run on."""
+    """Use the `pg_dump` and `pg_restore` of the tests' own server."""
     folder = os.environ.get("POSTGRES_BIN") or str(Postgres.binaries())
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[Valkey]:
-    """A server of this test alone, which may kill it."""
+    """A server for this test only, so that the test may kill it."""
     with redis_server(tmp_path / "valkey", _QUICK) as server:
         yield server
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Valkey]:
-    """Another one, with nothing in it."""
+    """A second, empty server."""
     with redis_server(tmp_path / "target", _QUICK) as server:
         yield server
 
@@ -47,14 +47,14 @@ def fresh(target: Valkey) -> Iterator[redis.Redis]:
 
 @pytest.fixture(scope="module")
 def fresh_postgres() -> Iterator[Postgres]:
-    """A server that never saw what is restored into it."""
+    """A new server, into which a backup is restored."""
     with postgres_server() as server:
         yield server
 
 
 @pytest.fixture
 def fresh_urls(fresh_postgres: Postgres) -> tuple[str, str]:
-    """Two empty databases there, for the ledger and for the gateway."""
+    """The URLs of two empty databases on it: for the ledger and for the gateway."""
     names = (f"{name}_{uuid.uuid4().hex}" for name in ("ledger", "evolution"))
     ledger, evolution = (database(fresh_postgres.url, name) for name in names)
     return ledger, evolution
@@ -67,7 +67,7 @@ def ledger_url(postgres_ledger: str) -> str:
 
 @pytest.fixture
 def evolution_url(_postgres_of_the_session: Postgres) -> str:
-    """A database as the gateway's, and odder."""
+    """A database like the gateway's, plus unusual objects."""
     url = database(_postgres_of_the_session.url, f"evolution_{uuid.uuid4().hex}")
     run(url, ODD)
     return url
@@ -80,7 +80,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def simulator(tmp_path: Path) -> Iterator[Simulated]:
-    """Every number succeeds."""
+    """A simulator where every send succeeds."""
     with stopping(Simulated(tmp_path, "--plain", "--instance", "ifinu")) as server:
         yield server
 
@@ -110,7 +110,7 @@ def ifinu(
 
 @pytest.fixture
 def backup(ifinu: Shell, queue: Queue) -> str:
-    """Of a Redis with three messages, a ledger and a gateway's database."""
+    """The name of a backup of a Redis with three messages, a ledger and a gateway's database."""
     queue.push(*numbered(3))
     taken = ifinu("backup", "--json")
     assert taken.code == 0, taken.err
@@ -121,7 +121,7 @@ def backup(ifinu: Shell, queue: Queue) -> str:
 def elsewhere(
     backup: str, target: Valkey, fresh_urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[str, str]:
-    """From here on the settings name empty servers; the URLs of their databases."""
+    """The settings name empty servers from here on. Returns the URLs of their databases."""
     monkeypatch.setenv("IFINU_REDIS_URL", target.url)
     monkeypatch.setenv("IFINU_DATABASE_URL", fresh_urls[0])
     monkeypatch.setenv("IFINU_EVOLUTION_DATABASE_URL", fresh_urls[1])

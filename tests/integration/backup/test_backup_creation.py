@@ -1,4 +1,4 @@
-"""Backups that go wrong while they are taken, and how a complete one is told from the rest."""
+"""Backups that fail while they are created, and how a complete one is distinguished from the rest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COMMAND = [sys.executable, "-m", "ifinu", "backup"]
 
 @contextlib.contextmanager
 def locked(url: str, table: str) -> Iterator[None]:
-    """Nobody else can read a table."""
+    """Lock a table, so that no other connection can read it."""
     address = make_url(url)
     connection = psycopg2.connect(host=address.host, port=address.port, user=address.username, dbname=address.database)
     try:
@@ -45,7 +45,7 @@ def locked(url: str, table: str) -> Iterator[None]:
 
 
 def children(pid: int, name: str) -> list[int]:
-    """The processes of this name that a process has started."""
+    """The ids of the processes of this name that a process has started."""
     found = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         with contextlib.suppress(FileNotFoundError):
@@ -59,7 +59,7 @@ def complete(store: Store) -> list[str]:
 
 
 def begun(store: Store) -> tuple[subprocess.Popen[bytes], float]:
-    """A backup in a process group of its own that has its folder by now, and when it got it, or ended."""
+    """Start a backup in a new process group. Returns it and the time when its folder appeared or it ended."""
     before = store.names()
     out = subprocess.DEVNULL
     process = subprocess.Popen(COMMAND, stdout=out, stderr=out, start_new_session=True)
@@ -69,9 +69,7 @@ def begun(store: Store) -> tuple[subprocess.Popen[bytes], float]:
 
 @pytest.mark.parametrize("file", ["redis.rdb", "ledger.dump", "evolution.dump"])
 @pytest.mark.parametrize("at", [0.0, 0.5, 1.0])
-def test_one_byte_that_changed_is_found_and_its_part_named(
-    ifinu: Shell, queue: Queue, store: Store, file: str, at: float
-):
+def test_one_changed_byte_is_found_and_its_file_named(ifinu: Shell, queue: Queue, store: Store, file: str, at: float):
     queue.push(*numbered(100))
     assert ifinu("backup").code == 0
     (name,) = store.names()
@@ -84,7 +82,7 @@ def test_one_byte_that_changed_is_found_and_its_part_named(
     assert [one["part"] for one in ended.json["checked"] if one["problems"]] == [file.partition(".")[0]]
 
 
-def test_what_is_cut_off_or_missing_is_found(ifinu: Shell, queue: Queue, store: Store):
+def test_a_truncated_or_missing_file_is_found(ifinu: Shell, queue: Queue, store: Store):
     assert ifinu("backup").code == 0
     (name,) = store.names()
     os.truncate(store.path / name / "redis.rdb", 20)
@@ -95,9 +93,9 @@ def test_what_is_cut_off_or_missing_is_found(ifinu: Shell, queue: Queue, store: 
     assert (f"{name}: redis.rdb is damaged: it has 20 bytes, not " in cut, "No such file" in missing) == (True, True)
 
 
-def test_a_dump_whose_pg_dump_is_killed_is_no_backup(ifinu: Shell, queue: Queue, store: Store, ledger_url: str):
+def test_a_killed_pg_dump_leaves_no_backup(ifinu: Shell, queue: Queue, store: Store, ledger_url: str):
     """
-    It waits for a table, and so does the count of its rows, when it is killed.
+    `pg_dump` is killed while it and the count of the rows wait for a locked table.
     """
     with locked(ledger_url, "events"):
         process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -109,7 +107,7 @@ def test_a_dump_whose_pg_dump_is_killed_is_no_backup(ifinu: Shell, queue: Queue,
     assert store.names() == []
 
 
-def test_no_password_is_in_a_list_of_processes_or_in_what_is_printed(
+def test_no_password_is_in_the_process_list_or_in_the_output(
     ifinu: Shell, queue: Queue, store: Store, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ):
     secret = "s3cr3t-of-the-test"
@@ -131,7 +129,7 @@ def test_no_password_is_in_a_list_of_processes_or_in_what_is_printed(
 
 def test_a_full_disk_leaves_nothing(ifinu: Shell, queue: Queue, store: Store):
     """
-    No file may be larger than what the snapshot needs.
+    The limit on a file's size is below the size of the snapshot.
     """
     queue.client.set("large", os.urandom(200_000))
 
@@ -146,11 +144,11 @@ def test_a_full_disk_leaves_nothing(ifinu: Shell, queue: Queue, store: Store):
 
 @pytest.mark.fault
 @pytest.mark.timeout(300)
-def test_a_backup_that_is_killed_at_any_moment_never_looks_whole(
+def test_a_backup_killed_at_any_moment_never_looks_complete(
     ifinu: Shell, queue: Queue, store: Store, evolution_url: str
 ):
     """
-    kill -9 of all its processes; what it leaves goes a day later.
+    All its processes get kill -9; the files they leave are deleted a day later.
     """
     queue.push(*numbered(3_000))
     run(evolution_url, "INSERT INTO nothing_in_it SELECT n FROM generate_series(1, 200000) AS n")
@@ -162,7 +160,7 @@ def test_a_backup_that_is_killed_at_any_moment_never_looks_whole(
     for _ in range(100):
         process, _ = begun(store)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(draw.uniform(0, longest_s))  # the moment of the kill, not a deadline
+            process.wait(draw.uniform(0, longest_s))  # not a deadline: the backup is killed after this time
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         killed += process.wait(20) == -signal.SIGKILL
@@ -186,7 +184,7 @@ def _lines(out: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_two_at_a_time_are_two_backups(ifinu: Shell, queue: Queue, store: Store):
+def test_two_backups_at_once_are_both_complete(ifinu: Shell, queue: Queue, store: Store):
     processes = [subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
     for process in processes:
         _, err = process.communicate(timeout=60)
@@ -196,7 +194,7 @@ def test_two_at_a_time_are_two_backups(ifinu: Shell, queue: Queue, store: Store)
         assert ifinu("backup", "verify", name).code == 0
 
 
-def test_what_is_too_old_goes_when_a_new_one_is_complete(
+def test_an_expired_backup_is_deleted_once_a_new_one_is_complete(
     ifinu: Shell, queue: Queue, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     assert ifinu("backup").code == 0
@@ -212,7 +210,7 @@ def test_what_is_too_old_goes_when_a_new_one_is_complete(
     assert set(store.names()) == {old, first, ended.json["name"]}
 
 
-def test_a_snapshot_that_the_server_writes_to_its_disk_first_is_the_same(
+def test_a_snapshot_written_to_the_servers_disk_first_is_the_same(
     ifinu: Shell, queue: Queue, target: Valkey, store: Store
 ):
     queue.push(*numbered(2_000))
@@ -226,7 +224,7 @@ def test_a_snapshot_that_the_server_writes_to_its_disk_first_is_the_same(
 
 def test_passwords_of_redis_and_other_databases_of_it(ifinu: Shell, store: Store, tmp_path: Path, monkeypatch):
     """
-    All databases of a server are in it; the queues are those of the one that the URL names.
+    A backup holds all databases of a server; the queues are in the one that the URL names.
     """
     config = {"requirepass": "p@ss w/rd", "repl-diskless-sync-delay": "0", "enable-debug-command": "yes"}
     with redis_server(tmp_path / "a", config) as source, redis_server(tmp_path / "b", config) as into:
@@ -246,17 +244,17 @@ def test_passwords_of_redis_and_other_databases_of_it(ifinu: Shell, store: Store
 
 
 @pytest.mark.parametrize(
-    ("refuse", "told"),
+    ("refuse", "error"),
     [
         (lambda client: client.execute_command("ACL", "SETUSER", "default", "-sync", "-psync"), "NOPERM"),
         (lambda client: client.execute_command("ACL", "SETUSER", "default", "-replconf", "-sync"), "NOPERM"),
     ],
 )
-def test_a_redis_that_gives_no_snapshot_says_what_to_do(ifinu: Shell, queue: Queue, store: Store, refuse, told: str):
+def test_a_redis_that_gives_no_snapshot_says_what_to_do(ifinu: Shell, queue: Queue, store: Store, refuse, error: str):
     refuse(queue.client)
     ended = ifinu("backup")
     assert ended.code == 1
-    assert ended.err.startswith(f"error: Redis refuses SYNC ({told}")
+    assert ended.err.startswith(f"error: Redis refuses SYNC ({error}")
     assert "`ifinu backup --without redis`" in ended.err
     assert store.names() == []
     assert ifinu("backup", "--without", "redis").code == 0
@@ -276,7 +274,7 @@ def test_a_redis_that_dies_in_the_middle_leaves_nothing(ifinu: Shell, queue: Que
 
 
 @pytest.mark.parametrize(
-    ("environment", "arguments", "code", "told"),
+    ("environment", "arguments", "code", "error"),
     [
         ({"IFINU_BACKUP_STORE": ""}, (), 2, "IFINU_BACKUP_STORE is not set"),
         ({"IFINU_DATABASE_URL": "sqlite:///x.db"}, (), 2, "the ledger is a SQLite file: copy it by"),
@@ -286,20 +284,20 @@ def test_a_redis_that_dies_in_the_middle_leaves_nothing(ifinu: Shell, queue: Que
         ({"IFINU_EVOLUTION_DATABASE_URL": ""}, ("--without", "redis", "--without", "ledger"), 2, "nothing to back up"),
     ],
 )
-def test_what_cannot_be_backed_up_is_said_and_leaves_nothing(
-    ifinu: Shell, queue: Queue, store: Store, monkeypatch, environment: dict[str, str], arguments, code: int, told: str
+def test_a_backup_that_cannot_be_made_is_reported_and_leaves_nothing(
+    ifinu: Shell, queue: Queue, store: Store, monkeypatch, environment: dict[str, str], arguments, code: int, error: str
 ):
     monkeypatch.setattr(connection, "PATIENCE_S", 2.0)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     ended = ifinu("backup", *arguments)
     assert (ended.code, ended.out) == (code, "")
-    assert told in ended.err
-    assert ("No connection yet" in ended.err) == (code == 3)  # what is away is tried, and nothing else
+    assert error in ended.err
+    assert ("No connection yet" in ended.err) == (code == 3)  # only a server that is away is tried again
     assert store.names() == []
 
 
-def test_the_url_that_the_gateway_itself_has_may_be_given(
+def test_the_gateways_own_database_url_is_accepted(
     ifinu: Shell, queue: Queue, store: Store, evolution_url: str, monkeypatch: pytest.MonkeyPatch
 ):
     url = evolution_url.replace("+psycopg2", "")
@@ -308,7 +306,7 @@ def test_the_url_that_the_gateway_itself_has_may_be_given(
     assert (ended.code, ended.json["parts"]["evolution"]["rows"]) == (0, sum(ROWS.values())), ended.err
 
 
-def test_there_is_no_list_before_the_first(ifinu: Shell, queue: Queue, store: Store):
+def test_an_empty_store_lists_no_backup(ifinu: Shell, queue: Queue, store: Store):
     ended = ifinu("backup", "list")
     assert (ended.code, ended.out) == (1, f"There is no backup in {store.path}.\n")
     assert ifinu("backup").code == 0

@@ -1,4 +1,4 @@
-"""Backups in S3: the store against a real server of its protocol, which moto is."""
+"""Backups in S3, on moto, a real server of its protocol."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "20261201T030000Z"
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server with nothing in it."""
+    """The URL of an empty server."""
     pytest.importorskip("moto")
     port = free_port()
     log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
@@ -52,7 +52,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def client(s3: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """As an operator sees the bucket."""
+    """An S3 client, as an operator uses it."""
     import boto3
 
     for name, value in {
@@ -89,9 +89,9 @@ def read(bucket: Bucket, name: str, file: str) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 16 * 2**20, 16 * 2**20 + 17, 33 * 2**20])
-def test_a_file_of_any_size_is_there_when_it_is_whole(bucket: Bucket, client: Any, size: int):
+def test_a_file_of_any_size_appears_only_once_complete(bucket: Bucket, client: Any, size: int):
     """
-    The larger ones go in pieces.
+    The larger files are uploaded in parts.
     """
     content = os.urandom(size)
     assert bucket.begin(NAME)
@@ -104,7 +104,7 @@ def test_a_file_of_any_size_is_there_when_it_is_whole(bucket: Bucket, client: An
 
 
 @pytest.mark.parametrize("size", [1_000, 17 * 2**20])
-def test_of_what_fails_on_its_way_nothing_is_there(bucket: Bucket, client: Any, size: int):
+def test_a_failed_upload_leaves_nothing(bucket: Bucket, client: Any, size: int):
     bucket.begin(NAME)
 
     def half() -> None:
@@ -118,11 +118,11 @@ def test_of_what_fails_on_its_way_nothing_is_there(bucket: Bucket, client: Any, 
     assert "Uploads" not in client.list_multipart_uploads(Bucket="backups")
 
 
-def test_two_do_not_write_to_one_folder(bucket: Bucket):
+def test_two_backups_do_not_share_a_folder(bucket: Bucket):
     assert [bucket.begin(NAME), bucket.begin(NAME)] == [True, False]
 
 
-def test_only_what_looks_like_ours_is_named_and_deleted(bucket: Bucket, client: Any):
+def test_only_ifinus_own_files_are_listed_and_deleted(bucket: Bucket, client: Any):
     others = [
         f"ifinu/production/{NAME}/mine.txt", "ifinu/production/notes", "ifinu/staging/20261201T030000Z/manifest.json",
         "ifinu/production/notes/manifest.json",
@@ -139,7 +139,7 @@ def test_only_what_looks_like_ours_is_named_and_deleted(bucket: Bucket, client: 
     assert keys(client) == sorted(others)
 
 
-def test_uploads_that_nobody_finished_are_dropped(bucket: Bucket, client: Any):
+def test_unfinished_uploads_are_dropped(bucket: Bucket, client: Any):
     ours = f"ifinu/production/{NAME}/ledger.dump"
     for key in (ours, "ifinu/production/theirs", "elsewhere"):
         client.create_multipart_upload(Bucket="backups", Key=key)
@@ -151,18 +151,18 @@ def test_uploads_that_nobody_finished_are_dropped(bucket: Bucket, client: Any):
     assert left == {"ifinu/production/theirs", "elsewhere"}
 
 
-def test_what_the_store_says_is_passed_on(client: Any):
+def test_the_stores_error_is_passed_on(client: Any):
     with pytest.raises(BackupFailed, match=r"the store s3://nowhere/x: .*NoSuchBucket"):
         open_store("s3://nowhere/x").names()
 
 
 @pytest.mark.timeout(180)
-def test_a_backup_goes_there_and_comes_back(
+def test_a_backup_in_s3_is_created_verified_and_restored(
     client: Any, ifinu: Shell, valkey: Valkey, target: Valkey, fresh_urls: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     """
-    Taken, listed, checked, damaged, and restored from there.
+    The backup is created, listed, verified, damaged and restored there.
     """
     monkeypatch.setenv("IFINU_BACKUP_STORE", "s3://backups/production")
     with redis.Redis.from_url(valkey.url) as source, redis.Redis.from_url(target.url) as fresh:
@@ -193,7 +193,7 @@ def test_a_backup_goes_there_and_comes_back(
 
 
 @pytest.mark.timeout(180)
-def test_a_backup_that_is_killed_on_its_way_there_never_looks_whole(
+def test_a_backup_killed_during_its_upload_never_looks_complete(
     client: Any, ifinu: Shell, valkey: Valkey, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setenv("IFINU_BACKUP_STORE", "s3://backups/production")

@@ -1,5 +1,5 @@
 """
-The restore drill: a backup of real servers with something in every place, restored into servers that never saw it.
+The restore drill: a backup of real servers with data in every place, restored into new servers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ifinu.ledger.engine import connect
 @pytest.fixture
 def filled(queue: Queue, fleet: Fleet, simulator: Simulated, valkey: Valkey, ledger_url: str) -> Queue:
     """
-    Something everywhere: ready, delayed, dead, in flight under claims, sent ones' claims, opt-outs, events, the ledger.
+    Messages ready, delayed, dead and in flight, claims of sent messages, opt-outs, events, and rows in the ledger.
     """
     fill(queue, 2_000)
     simulator.control.set_fault(latency_ms=50)
@@ -34,18 +34,18 @@ def filled(queue: Queue, fleet: Fleet, simulator: Simulated, valkey: Valkey, led
     engine = connect(ledger_url)
     record(queue.client, valkey.url, engine)
     engine.dispose()
-    for n in range(100):  # what happened since, and is not recorded
+    for n in range(100):  # events since, which the ledger lacks
         queue.client.xadd(EVENTS, {"event": "retrying", "id": f"test_{n}", "data": "{}"})
     return queue
 
 
 @pytest.mark.timeout(240)
-def test_what_is_restored_is_what_was_backed_up(
+def test_the_restored_data_equals_the_backed_up_data(
     ifinu: Shell, filled: Queue, store: Store, target: Valkey, fresh: redis.Redis, fresh_urls: tuple[str, str],
     ledger_url: str, evolution_url: str,
 ):  # fmt: skip
     """
-    Rows, their hashes, and every key of Redis with its value and whether it ends; the drill says so in figures.
+    Rows, their hashes, and every Redis key with its value and expiry are equal; the drill reports the totals.
     """
     counts = filled.counts()
     assert all(counts.values()), counts
@@ -79,7 +79,7 @@ def test_what_is_restored_is_what_was_backed_up(
     assert run(fresh_urls[1], "SELECT doubled(4), (SELECT count(*) FROM open_ones)") == [(8, 500)]
 
 
-def test_the_manifest_says_what_is_in_it_and_nothing_personal(ifinu: Shell, filled: Queue, store: Store):
+def test_the_manifest_lists_the_contents_and_nothing_personal(ifinu: Shell, filled: Queue, store: Store):
     taken = ifinu("backup")
     assert taken.code == 0, taken.err
     (name,) = store.names()
@@ -96,7 +96,7 @@ def test_the_manifest_says_what_is_in_it_and_nothing_personal(ifinu: Shell, fill
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ("""UPDATE "Instance" SET "the whole row!" = 'x' WHERE id = 7""", "table public.Instance has as many rows"),
         (
@@ -109,11 +109,11 @@ def test_the_manifest_says_what_is_in_it_and_nothing_personal(ifinu: Shell, fill
         ("CREATE TABLE more (a int)", "table public.more was not in the backup"),
     ],
 )
-def test_what_differs_after_a_restore_is_noticed(
-    ifinu: Shell, fresh_urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch, change: str, told: str
+def test_a_difference_after_a_restore_is_detected(
+    ifinu: Shell, fresh_urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch, change: str, expected: str
 ):
     """
-    Whatever is restored is changed before it is compared.
+    The restored data is changed before the drill compares it.
     """
     from ifinu.backup.postgres import Database
 
@@ -128,14 +128,14 @@ def test_what_differs_after_a_restore_is_noticed(
     ended = ifinu("backup", "verify", "--into-evolution-database", fresh_urls[1], "--json")
     assert ended.code == 1
     (problem,) = ended.json["problems"]
-    assert problem.startswith(told)
+    assert problem.startswith(expected)
 
 
-def test_a_drill_takes_empty_servers_alone(
+def test_a_drill_accepts_only_empty_servers(
     ifinu: Shell, queue: Queue, target: Valkey, fresh: redis.Redis, fresh_urls: tuple[str, str]
 ):
     """
-    What is there stays there.
+    Existing data is kept.
     """
     assert ifinu("backup").code == 0
     fresh.set("mine", "1")
@@ -166,9 +166,9 @@ def test_the_same_rows_in_another_order_have_the_same_hash(ifinu: Shell, fresh_u
     assert Database(fresh_urls[1], "one").tables() == Database(evolution_url, "the other").tables()
 
 
-def test_dead_letters_are_among_what_is_filled(filled: Queue):
+def test_the_drills_data_includes_dead_letters(filled: Queue):
     """
-    Or the drill would prove less than it says.
+    Otherwise the drill would prove less than it reports.
     """
     assert set(dead_ids(filled)) == {f"bad_{n}" for n in range(10)}
     assert filled.keys.ready == NORMAL

@@ -1,5 +1,5 @@
 """
-Disasters: servers are gone for good, and come back from a backup that is older than that.
+Disasters: servers are lost, and restored from a backup older than the loss.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def workers_of(directory: Path, redis_url: str, simulator: Simulated) -> Iterato
 
 
 def record_all(redis_url: str, ledger_url: str) -> None:
-    """Write to the ledger all that has happened."""
+    """Write all events so far to the ledger."""
     engine = connect(ledger_url)
     with redis.Redis.from_url(redis_url) as client:
         record(client, redis_url, engine)
@@ -44,11 +44,11 @@ def record_all(redis_url: str, ledger_url: str) -> None:
 
 
 def send_the_rest(ifinu: Shell, client: redis.Redis, url: str, simulator: Simulated, directory: Path) -> None:
-    """Workers at a restored Redis: they send nothing before somebody says so, and then all of it."""
+    """Start workers at a restored Redis: they send nothing until a person resumes the queues, and then everything."""
     total = simulator.total()
     with workers_of(directory, url, simulator) as workers:
         workers.start(**PACE).ready()
-        # They return what dead workers held; paused, nothing more than that.
+        # While paused, they only requeue the messages of dead workers.
         wait_until(lambda: not any(n["in_flight"] for n in counts(client).values()), 30, lambda: counts(client))
         assert simulator.total() == total
         assert ifinu("queue", "resume", "--queue", "all").code == 0
@@ -60,12 +60,12 @@ NONE: dict[str, set[str]] = {"lost": set(), "twice": set()}
 
 @pytest.mark.fault
 @pytest.mark.timeout(400)
-def test_a_redis_that_is_lost_comes_back_and_nothing_is_sent_twice_and_nothing_lost(
+def test_a_lost_redis_is_restored_without_losing_or_repeating_a_message(
     ifinu: Shell, queue: Queue, valkey: Valkey, fleet: Fleet, simulator: Simulated, target: Valkey,
     fresh: redis.Redis, ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     """
-    The backup is taken in the middle of the sending, and hundreds are sent after it. The ledger was not lost.
+    The backup is taken while messages are sent, and hundreds are sent after it. The ledger was not lost.
     """
     fill(queue, 1_500, due_in_s=2)
     queue.client.rpush(queue.keys.ready, *dead_letters(queue, 5))
@@ -82,10 +82,10 @@ def test_a_redis_that_is_lost_comes_back_and_nothing_is_sent_twice_and_nothing_l
     monkeypatch.setenv("IFINU_REDIS_URL", target.url)
     ended = ifinu("restore", "--only", "redis", "--yes", "--json", "--gateway-kept")
     assert ended.code == 0, ended.err
-    told = ended.json["queue"]
-    assert told["waiting"] == sum(n["ready"] + n["delayed"] + n["in_flight"] for n in counts(fresh).values())
-    assert told["waiting"] > 1_000
-    assert told["settled"] >= 400
+    report = ended.json["queue"]
+    assert report["waiting"] == sum(n["ready"] + n["delayed"] + n["in_flight"] for n in counts(fresh).values())
+    assert report["waiting"] > 1_000
+    assert report["settled"] >= 400
     assert all(fresh.exists(Keys.of(name).paused) for name in QUEUES)
 
     simulator.control.set_fault()
@@ -100,13 +100,13 @@ def test_a_redis_that_is_lost_comes_back_and_nothing_is_sent_twice_and_nothing_l
 @pytest.mark.fault
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("gateway_kept", [True, False])
-def test_what_was_being_sent_when_the_backup_was_taken_is_looked_up(
+def test_messages_being_sent_at_the_time_of_the_backup_are_looked_up(
     ifinu: Shell, queue: Queue, valkey: Valkey, fleet: Fleet, simulator: Simulated, target: Valkey,
     fresh: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gateway_kept: bool,
 ):  # fmt: skip
     """
-    A worker dies in the middle of forty sends, half of which arrived; then Redis is lost. What arrived is found. What
-    did not is sent where the gateway is to be believed; else it is left to a person, and not lost.
+    A worker dies in the middle of forty sends, half of which arrived; then Redis is lost. Look-ups find those that
+    arrived. The others are resent if the gateway's data was kept; otherwise they are left to a person, and not lost.
     """
     simulator.control.set_fault(rates={"hang": 1.0}, hang_ms=600_000)
     worker = fleet.start(IFINU_CONCURRENCY="40", **PACE).ready()
@@ -116,7 +116,7 @@ def test_what_was_being_sent_when_the_backup_was_taken_is_looked_up(
     queue.push(*numbered(40)[20:])
     wait_until(lambda: len(in_state(queue.client, "sending")) == 40, 30, queue.counts)
     worker.kill()
-    queue.push(*numbered(60)[40:])  # these only wait
+    queue.push(*numbered(60)[40:])  # these were never started
     assert ifinu("backup", "--without", "evolution").code == 0
     valkey.kill()
 
@@ -124,8 +124,8 @@ def test_what_was_being_sent_when_the_backup_was_taken_is_looked_up(
     options = ["--gateway-kept"] if gateway_kept else []
     ended = ifinu("restore", "--only", "redis", "--yes", "--json", *options)
     assert ended.code == 0, ended.err
-    told = ended.json["queue"]
-    assert (told["waiting"], told["settled"], told["in_doubt"]) == (60, 0, 40)
+    report = ended.json["queue"]
+    assert (report["waiting"], report["settled"], report["in_doubt"]) == (60, 0, 40)
     assert len(in_state(fresh, "unknown")) == fresh.zcard(UNKNOWN) == 40
 
     simulator.control.set_fault(rates={})
@@ -141,7 +141,7 @@ def test_what_was_being_sent_when_the_backup_was_taken_is_looked_up(
 
 
 def in_state(client: redis.Redis, state: str) -> set[str]:
-    """The ids whose claim is in a state."""
+    """The ids whose claim is in this state."""
     keys = list(client.scan_iter(claim_key("*")))
     found = {key.decode().removeprefix(claim_key("")): client.hget(key, "state") for key in keys}
     return {name for name, value in found.items() if value == state.encode()}
@@ -149,12 +149,13 @@ def in_state(client: redis.Redis, state: str) -> set[str]:
 
 @pytest.mark.fault
 @pytest.mark.timeout(400)
-def test_all_of_a_cluster_comes_back(
+def test_a_whole_cluster_is_restored(
     ifinu: Shell, queue: Queue, valkey: Valkey, fleet: Fleet, simulator: Simulated, target: Valkey, fresh: redis.Redis,
     fresh_urls: tuple[str, str], ledger_url: str, evolution_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     """
-    Both databases and Redis, into servers that never saw them; the rest is sent, and recorded where the ledger ended.
+    Both databases and Redis are restored into new servers; the rest is sent, and recorded after the ledger's last
+    event.
     """
     fill(queue, 600, due_in_s=2)
     worker = fleet.start(**PACE).ready()
@@ -187,12 +188,12 @@ def test_all_of_a_cluster_comes_back(
 
 
 @pytest.mark.timeout(240)
-def test_what_people_said_since_the_backup_is_told_to_redis(
+def test_opt_outs_cancellations_and_purges_since_the_backup_are_applied_to_redis(
     ifinu: Shell, queue: Queue, valkey: Valkey, fleet: Fleet, simulator: Simulated, target: Valkey,
     fresh: redis.Redis, ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     """
-    Opt-outs and opt-ins, cancellations, a dead letter that was deleted; and an id that is given again.
+    Opt-outs and opt-ins, a cancelled id, a purged dead letter, and an id that is pushed again.
     """
     client = queue.client
     optouts = OptOuts(client, Pseudonyms.load(client, None))
@@ -208,7 +209,7 @@ def test_what_people_said_since_the_backup_is_told_to_redis(
     optouts.add("t1", out, source="whatsapp")
     optouts.remove("t1", back)
     assert ifinu("cancel", "test_called_off").code == 0
-    queue.push(*numbered(5))  # came after the backup
+    queue.push(*numbered(5))  # pushed after the backup
     assert ifinu("queue", "resume").code == 0
     until_idle(client)
     assert ifinu("dlq", "purge", "--id", "test_deleted", "--yes").code == 0
@@ -220,24 +221,24 @@ def test_what_people_said_since_the_backup_is_told_to_redis(
     monkeypatch.setenv("IFINU_REDIS_URL", target.url)
     ended = ifinu("restore", "--only", "redis", "--yes", "--json")
     assert ended.code == 0, ended.err
-    told = ended.json["queue"]
-    assert told["claims"] == {"sent": 5, "suppressed": 1, "cancelled": 2}
-    assert (told["waiting"], told["settled"], told["in_doubt"], told["opt_outs"]) == (4, 3, 0, 2)
+    report = ended.json["queue"]
+    assert report["claims"] == {"sent": 5, "suppressed": 1, "cancelled": 2}
+    assert (report["waiting"], report["settled"], report["in_doubt"], report["opt_outs"]) == (4, 3, 0, 2)
     there = {one.phone: one.source for one in OptOuts(fresh, Pseudonyms.load(fresh, None)).all(ALL)}
     assert there == {"+55 77 9****-6740": "whatsapp"}
 
-    Queue(fresh).push(*numbered(5))  # by a producer that gives again what was lost
+    Queue(fresh).push(*numbered(5))  # by a producer that repeats the lost messages
     send_the_rest(ifinu, fresh, target.url, simulator, tmp_path / "after")
     assert simulator.total() == 5
     assert dead_ids(Queue(fresh)) == {"test_dead": "number_not_on_whatsapp"}
 
 
-def test_what_ended_before_the_backup_is_left_to_its_claim(
+def test_an_outcome_older_than_the_backup_is_left_to_its_claim(
     ifinu: Shell, queue: Queue, valkey: Valkey, fleet: Fleet, simulator: Simulated, target: Valkey,
     fresh: redis.Redis, ledger_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ):  # fmt: skip
     """
-    An id that was forgotten may be used once more, as `IFINU_CLAIM_TTL` says: that the ledger remembers is no reason.
+    An expired id may be used again, as `IFINU_CLAIM_TTL` says, although the ledger still has it.
     """
     queue.push(*numbered(1))
     worker = fleet.start().ready()
@@ -257,11 +258,11 @@ def test_what_ended_before_the_backup_is_left_to_its_claim(
     assert simulator.total() == 2
 
 
-def test_an_id_that_was_purged_since_the_backup_is_not_blocked_by_the_restore(
+def test_an_id_purged_since_the_backup_is_not_blocked_by_the_restore(
     ifinu: Shell, queue: Queue, valkey: Valkey, ledger_url: str
 ):
     """
-    Its message is back, and is purged again by who wants it gone; `cancelled` would refuse it for months.
+    The message is back, and a person purges it again; `cancelled` would refuse its id for months.
     """
     client, since = queue.client, datetime.now(UTC)
     message = raw("purged", telefone="77 99861-6740")
@@ -269,7 +270,7 @@ def test_an_id_that_was_purged_since_the_backup_is_not_blocked_by_the_restore(
     queue.push(message)
     assert ifinu("queue", "purge", "--yes").code == 0
     record_all(valkey.url, ledger_url)
-    queue.push(message)  # as it was in the backup
+    queue.push(message)  # as in the backup
     ledger = connect(ledger_url)
     reconciled = reconcile(client, ledger, since, claim_ttl_s=60, resend=False)
     ledger.dispose()

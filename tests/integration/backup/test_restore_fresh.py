@@ -1,4 +1,4 @@
-"""What a fresh install puts into its servers by itself is restored over, and nothing else is without `--replace`."""
+"""A restore overwrites the data that a fresh install creates; anything else needs `--replace`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ifinu.broker.pseudonyms import KEY, Pseudonyms
 from ifinu.embedded import Valkey
 from ifinu.ledger.schema import metadata
 
-# As the gateway's own migrations leave it.
+# The state that the gateway's own migrations leave.
 GATEWAY = """
 CREATE SCHEMA evolution_api;
 CREATE TYPE evolution_api."InstanceConnectionStatus" AS ENUM ('open', 'close', 'connecting');
@@ -41,7 +41,7 @@ INSERT INTO evolution_api._prisma_migrations VALUES ('1', '20240609181238_init')
 
 @pytest.fixture
 def installed(elsewhere: tuple[str, str]) -> tuple[str, str]:
-    """From here on the settings name servers that were installed and never used; the URLs of their databases."""
+    """The settings name servers that were installed and never used. Returns the URLs of their databases."""
     migrated(elsewhere[0])
     run(elsewhere[1], GATEWAY)
     return elsewhere
@@ -60,11 +60,11 @@ def gateways(fresh_urls: tuple[str, str]) -> Database:
     return Database(fresh_urls[1], "the gateway's database")
 
 
-def test_what_a_fresh_install_wrote_is_restored_over_once_it_has_ended(
+def test_a_restore_overwrites_a_fresh_installs_data_once_its_workers_ended(
     ifinu: Shell, installed: tuple[str, str], fleet: Fleet, target: Valkey, fresh: redis.Redis, evolution_url: str
 ):
     """
-    Its worker records the ledger, and is killed, as a pod may be.
+    Its worker records to the ledger, and is killed, as can happen to a pod.
     """
     servers = {"IFINU_REDIS_URL": target.url, "IFINU_DATABASE_URL": installed[0], "IFINU_RECORDER": "true"}
     worker = fleet.start(**servers).ready()
@@ -77,7 +77,7 @@ def test_what_a_fresh_install_wrote_is_restored_over_once_it_has_ended(
     assert (ended.code, "a recorder is running" in ended.err) == (1, True)
     assert run(installed[0], "SELECT ms FROM recorder") == [(0,)]
     assert run(installed[1], "SELECT count(*) FROM evolution_api._prisma_migrations") == [(2,)]
-    fresh.pexpire(RECORDER, 1)  # which is else gone 15 s after whose turn it was
+    fresh.pexpire(RECORDER, 1)  # the leader's key otherwise expires after 15 s
     wait_until(lambda: not fresh.exists(RECORDER))
 
     ended = ifinu("restore", "--yes")
@@ -88,7 +88,7 @@ def test_what_a_fresh_install_wrote_is_restored_over_once_it_has_ended(
     assert run(installed[1], "SELECT nspname FROM pg_namespace WHERE nspname = 'evolution_api'") == []
 
 
-def test_all_that_is_held_is_named_before_any_server_is_touched(
+def test_all_existing_data_is_named_before_any_server_is_touched(
     ifinu: Shell, installed: tuple[str, str], fresh: redis.Redis
 ):
     OptOuts(fresh, Pseudonyms.load(fresh, None)).add("t1", "+5577998616740", source="whatsapp")
@@ -107,10 +107,10 @@ def test_all_that_is_held_is_named_before_any_server_is_touched(
     assert run(installed[1], 'SELECT count(*) FROM evolution_api."Instance"') == [(1,)]
 
 
-def test_what_a_fresh_install_keeps_in_redis_is_nothing(target: Valkey, fresh: redis.Redis):
+def test_a_fresh_installs_keys_count_as_an_empty_redis(target: Valkey, fresh: redis.Redis):
     for stream in (fresh.xgroup_create(EVENTS, "ledger", id="0", mkstream=True), fresh.xadd(EVENTS, {"event": "sent"})):
         assert stream
-    fresh.xtrim(EVENTS, 0, approximate=False)  # as when all of it was recorded
+    fresh.xtrim(EVENTS, 0, approximate=False)  # as if all events had been recorded
     fresh.set(RECORDER, "somebody")
     Pseudonyms.load(fresh, None).of("+5577998616740")
     for exchange in ("ifinu.pidbox", "reply.ifinu.pidbox", "ifinu.celeryev"):
@@ -122,7 +122,7 @@ def test_what_a_fresh_install_keeps_in_redis_is_nothing(target: Valkey, fresh: r
     assert emptiness.in_redis(fresh) == []
 
 
-def test_anything_else_in_redis_is_something(target: Valkey, fresh: redis.Redis):
+def test_any_other_key_counts_as_data_in_redis(target: Valkey, fresh: redis.Redis):
     keys = Keys.of(NORMAL)
     optouts = OptOuts(fresh, Pseudonyms(b"k"))
     event = Event(Name.CONNECTION, "", {"instance": "vendas", "state": "open"}).arguments()
@@ -170,7 +170,7 @@ ROWS = {
 }
 
 
-def test_one_row_of_any_table_makes_a_ledger_something(ledger: Database, fresh_urls: tuple[str, str]):
+def test_one_row_in_any_table_makes_a_ledger_non_empty(ledger: Database, fresh_urls: tuple[str, str]):
     assert ROWS.keys() == metadata.tables.keys()
     fresh = FRESH[Part.LEDGER]
     assert ledger.beyond(fresh) == []
@@ -180,13 +180,13 @@ def test_one_row_of_any_table_makes_a_ledger_something(ledger: Database, fresh_u
         own = "id = 1" if table == "recorder" else "false"
         assert run(fresh_urls[0], f"SELECT count(*) FROM {table} WHERE NOT ({own})") == [(1,)]
         run(fresh_urls[0], f"DELETE FROM {table} WHERE NOT ({own})")
-    run(fresh_urls[0], "UPDATE recorder SET ms = 1")  # something was recorded
+    run(fresh_urls[0], "UPDATE recorder SET ms = 1")  # an event was recorded
     assert ledger.beyond(fresh) == ["1 row of public.recorder"]
 
 
-def test_what_is_not_the_ledgers_makes_it_something(ledger: Database, fresh_urls: tuple[str, str]):
+def test_a_foreign_object_makes_the_ledgers_database_non_empty(ledger: Database, fresh_urls: tuple[str, str]):
     """
-    It may share its database, with tables that hold nothing yet.
+    The ledger may share its database with empty tables of another application.
     """
     url, fresh = fresh_urls[0], FRESH[Part.LEDGER]
     run(url, "CREATE TABLE mine (a int)", "CREATE VIEW ours AS SELECT 1 AS one", "CREATE SEQUENCE numbers")
@@ -196,7 +196,7 @@ def test_what_is_not_the_ledgers_makes_it_something(ledger: Database, fresh_urls
     assert "table public.notifications" in ledger.beyond(fresh)
 
 
-def test_rows_of_a_partition_and_behind_a_policy_are_rows(gateways: Database, fresh_urls: tuple[str, str]):
+def test_rows_in_a_partition_or_behind_a_policy_count(gateways: Database, fresh_urls: tuple[str, str]):
     url, fresh = fresh_urls[1], FRESH[Part.EVOLUTION]
     assert gateways.beyond(fresh) == []
     run(url, "CREATE TABLE parts (n int) PARTITION BY RANGE (n)")
@@ -210,16 +210,14 @@ def test_rows_of_a_partition_and_behind_a_policy_are_rows(gateways: Database, fr
     assert "table public.hidden" in gateways.beyond(fresh)
 
 
-def test_a_drill_goes_on_to_take_a_database_with_nothing_in_it_alone(ledger: Database, gateways: Database):
+def test_a_drill_refuses_a_freshly_migrated_database(ledger: Database, gateways: Database):
     assert not ledger.is_empty()
     assert not gateways.is_empty()
     assert gateways.empty(FRESH[Part.EVOLUTION]) == []
     assert gateways.is_empty()
 
 
-def test_a_row_that_is_written_while_the_tables_are_looked_at_is_not_dropped(
-    ledger: Database, fresh_urls: tuple[str, str]
-):
+def test_a_row_written_while_the_tables_are_checked_is_not_dropped(ledger: Database, fresh_urls: tuple[str, str]):
     found: list[str] = []
     emptying = threading.Thread(target=lambda: found.extend(ledger.empty(FRESH[Part.LEDGER])))
     waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
@@ -234,11 +232,11 @@ def test_a_row_that_is_written_while_the_tables_are_looked_at_is_not_dropped(
     assert run(fresh_urls[0], "SELECT count(*) FROM opt_outs") == [(1,)]
 
 
-def test_what_is_pushed_to_redis_in_the_last_moment_is_kept_or_refused(
+def test_a_message_pushed_to_redis_at_the_last_moment_is_kept_or_refused(
     ifinu: Shell, installed: tuple[str, str], fresh: redis.Redis, target: Valkey, monkeypatch: pytest.MonkeyPatch
 ):
     """
-    A producer pushes after the first look, and another one while Redis is looked at for the last time.
+    One producer pushes after the first check, and another during the last check.
     """
     look = emptiness.in_redis
     looks: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""What `ifinu restore` does not do, and what it does after it was interrupted."""
+"""The cases in which `ifinu restore` refuses, and how it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TABLES = "SELECT count(*) FROM pg_class JOIN pg_namespace n ON n.oid = relnamesp
 
 
 def kept(client: redis.Redis) -> list[bytes]:
-    """The keys that are not of whoever asks for the workers."""
+    """All keys except the temporary ones of Celery's remote control."""
     return [key for key in client.scan_iter() if not key.startswith(b"_kombu.")]
 
 
-def test_what_holds_something_is_left_alone_unless_it_is_to_be_replaced(
+def test_a_non_empty_server_is_left_alone_without_replace(
     ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, evolution_url: str
 ):
     fresh.set("mine", "1")
@@ -59,7 +59,7 @@ def test_what_holds_something_is_left_alone_unless_it_is_to_be_replaced(
         ("IFINU_EVOLUTION_DATABASE_URL", "postgresql://ifinu@127.0.0.1:1/x"),
     ],
 )
-def test_a_server_that_is_away_is_tried_before_anything_is_touched(
+def test_an_unavailable_server_is_detected_before_anything_is_touched(
     ifinu: Shell,
     elsewhere: tuple[str, str],
     fresh: redis.Redis,
@@ -89,7 +89,7 @@ def test_a_damaged_backup_touches_nothing(
     assert ifinu("restore", "--yes", "--replace", "--only", "redis", "--only", "ledger").code == 0
 
 
-def test_while_others_are_connected_nothing_is_restored(ifinu: Shell, elsewhere: tuple[str, str]):
+def test_nothing_is_restored_into_a_database_with_other_connections(ifinu: Shell, elsewhere: tuple[str, str]):
     from sqlalchemy import create_engine
 
     engine = create_engine(elsewhere[1], connect_args={"application_name": "the gateway"})
@@ -103,7 +103,7 @@ def test_while_others_are_connected_nothing_is_restored(ifinu: Shell, elsewhere:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "error"),
     [
         ((), 2, "stdin is not a terminal: add --yes"),
         (("--yes", "--gateway-kept"), 2, "--gateway-kept means that the gateway's database was not lost"),
@@ -113,28 +113,30 @@ def test_while_others_are_connected_nothing_is_restored(ifinu: Shell, elsewhere:
         (("--yes", "--only", "nothing"), 2, "Invalid value for '--only'"),
     ],
 )
-def test_what_is_refused_touches_nothing(
-    ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, arguments: tuple[str, ...], code: int, told: str
+def test_a_refused_restore_touches_nothing(
+    ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, arguments: tuple[str, ...], code: int, error: str
 ):
     ended = ifinu("restore", *arguments)
     assert ended.code == code
-    assert told in " ".join(ended.err.replace("│", " ").split())
+    assert error in " ".join(ended.err.replace("│", " ").split())
     assert run(elsewhere[0], TABLES) == [(0,)]
     assert kept(fresh) == []
 
 
-def test_a_replica_is_not_restored_into(ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, valkey: Valkey):
+def test_a_restore_into_a_replica_is_refused(
+    ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, valkey: Valkey
+):
     fresh.replicaof("127.0.0.1", valkey.port)
     wait_until(lambda: fresh.info("replication")["master_link_status"] == "up")
     ended = ifinu("restore", "--yes", "--replace")
     assert (ended.code, ended.err) == (1, "error: Redis is a replica of 127.0.0.1: restore into the primary\n")
 
 
-def test_a_redis_that_cannot_reach_us_keeps_what_it_has(
+def test_a_redis_that_cannot_reach_the_restore_keeps_its_data(
     ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ):
     """
-    Nobody is at the address that it is told.
+    No server listens at the address that Redis gets.
     """
     monkeypatch.setattr("ifinu.backup.primary._CONNECT_S", 2.0)
     fresh.set("mine", "1")
@@ -152,13 +154,13 @@ def test_a_redis_that_cannot_reach_us_keeps_what_it_has(
 
 
 @pytest.mark.timeout(180)
-def test_a_restore_that_is_killed_may_be_done_again(
+def test_a_killed_restore_can_be_repeated(
     ifinu: Shell, elsewhere: tuple[str, str], fresh: redis.Redis, client: redis.Redis
 ):
     """
-    It dies while Redis is told to follow it, and so is no server that takes writes.
+    The restore dies while Redis replicates from it and so refuses writes.
     """
-    unreachable = "192.0.2.1:0"  # an address of nobody
+    unreachable = "192.0.2.1:0"  # a reserved address, which no host has
     command = [sys.executable, "-m", "ifinu", "restore", "--yes", "--listen", unreachable]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ.copy())
     wait_until(lambda: fresh.info("replication")["role"] == "slave", 60)

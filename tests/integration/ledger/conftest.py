@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recorder that waits for events is asked to stop by every test."""
+    """Shorten a recorder's wait for events, since every test stops one."""
     monkeypatch.setattr("ifinu.ledger.recorder._WAIT_S", 0.05)
     monkeypatch.setattr("ifinu.ledger.recorder._MIGRATED_EVERY_S", 0.05)
     monkeypatch.setattr("ifinu.ledger.standby._ASK_EVERY_S", 0.05)

@@ -1,4 +1,4 @@
-"""A recorder in a thread, and what it has to record."""
+"""A recorder in a thread, and events for it to record."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ifinu.broker.keys import EVENTS
 from ifinu.ledger.recorder import Recorder
 
 
-def tell(client: redis.Redis, name: str, id_: str = "", **data: Any) -> None:
-    """Write an event to the stream."""
+def add_event(client: redis.Redis, name: str, id_: str = "", **data: Any) -> None:
+    """Add an event to the stream."""
     Event(Name(name), id_, data).write(client)
 
 
 @contextlib.contextmanager
 def running(redis_url: str, engine: Engine, **arguments: Any) -> Iterator[Recorder]:
-    """A recorder that runs until the end of the block."""
+    """Run a recorder until the end of the block."""
     stop = threading.Event()
     with redis.Redis.from_url(redis_url, socket_timeout=5) as client:
         recorder = Recorder(client, engine, **arguments)
@@ -38,7 +38,7 @@ def running(redis_url: str, engine: Engine, **arguments: Any) -> Iterator[Record
 
 
 def record(client: redis.Redis, redis_url: str, engine: Engine, **arguments: Any) -> Recorder:
-    """Record all that is in the stream."""
+    """Record all events in the stream."""
     with running(redis_url, engine, **arguments) as recorder:
         wait_until(lambda: client.xlen(EVENTS) == 0, seen=lambda: (client.xlen(EVENTS), recorder.progress))
     return recorder
@@ -51,6 +51,6 @@ def table(engine: Engine, which: Table, *columns: str) -> list[tuple[Any, ...]]:
 
 
 def count(engine: Engine, which: Table) -> int:
-    """How many rows it has."""
+    """The number of rows of a table."""
     with engine.connect() as connection:
         return connection.execute(select(func.count()).select_from(which)).scalar_one()

@@ -17,7 +17,7 @@ import pytest
 import redis
 from command_line import Shell
 from processes import wait_until
-from recording import table, tell
+from recording import add_event, table
 from sqlalchemy import Engine
 
 from ifinu.broker.keys import EVENTS
@@ -91,7 +91,7 @@ def test_recorder_records_alone_a_second_one_waits_and_sigterm_ends_both_in_orde
         wait_until(lambda: _events(first_log) == ["ifinu.recorder.started"], seen=first_log.read_text)
         with _recorder(second_log, **environment) as second:
             wait_until(lambda: _events(second_log) == ["ifinu.recorder.standing_by"], seen=second_log.read_text)
-            tell(client, "sent", "n1", key_id="K1")
+            add_event(client, "sent", "n1", key_id="K1")
             wait_until(lambda: client.xlen(EVENTS) == 0)
             for process in (second, first):
                 process.send_signal(signal.SIGTERM)

@@ -1,5 +1,5 @@
 """
-One process records, the others stand by.
+One process records, and the others stand by.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import redis
 import structlog
 from processes import wait_until
 from pydantic import SecretStr
-from recording import table, tell
+from recording import add_event, table
 from sqlalchemy import Engine
 
 from ifinu.broker.keys import EVENTS, RECORDER
@@ -67,7 +67,7 @@ def test_keeping_the_leadership_asks_redis_only_every_few_seconds(client: redis.
 
 def test_the_leadership_is_kept_while_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Nobody else can take it meanwhile.
+    No other process can become leader meanwhile.
     """
     with redis.Redis.from_url("redis://127.0.0.1:1", retry=None) as nowhere:
         assert Leadership(nowhere).keep()
@@ -91,7 +91,7 @@ def _standing_by(url: str, database_url: str) -> Iterator[threading.Event]:
             assert not thread.is_alive()
 
 
-def test_one_of_two_records_and_the_other_says_whom_it_waits_for_and_takes_over(
+def test_one_of_two_recorders_leads_and_the_other_names_it_and_takes_over(
     client: redis.Redis, valkey: Valkey, ledger: Engine, ledger_url: str
 ) -> None:
     with structlog.testing.capture_logs() as lines, _standing_by(valkey.url, ledger_url) as first:
@@ -100,18 +100,18 @@ def test_one_of_two_records_and_the_other_says_whom_it_waits_for_and_takes_over(
         with _standing_by(valkey.url, ledger_url):
             wait_until(lambda: any(line["event"] == "ifinu.recorder.standing_by" for line in lines))
             assert [line["holder"] for line in lines if "holder" in line] == [holder]
-            tell(client, "sent", "n1", key_id="K1")
+            add_event(client, "sent", "n1", key_id="K1")
             wait_until(lambda: client.xlen(EVENTS) == 0)
             first.set()
             wait_until(lambda: client.get(RECORDER) not in (None, holder.encode()), seen=lambda: lines)
-            tell(client, "sent", "n2", key_id="K2")
+            add_event(client, "sent", "n2", key_id="K2")
             wait_until(lambda: client.xlen(EVENTS) == 0)
     assert table(ledger, notifications, "id") == [("n1",), ("n2",)]
     assert not client.exists(RECORDER)
     assert [line["recorded"] for line in lines if line["event"] == "ifinu.recorder.ended"] == [1, 1]
 
 
-def test_it_stands_by_for_a_redis_that_is_not_there_yet(tmp_path: Path) -> None:
+def test_a_recorder_waits_for_a_redis_that_has_not_started(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as lines, _standing_by("redis://127.0.0.1:1", f"sqlite:///{tmp_path / 'x'}"):
         wait_until(lambda: lines)
     assert [line["event"] for line in lines] == ["ifinu.recorder.standing_by"]
@@ -120,7 +120,7 @@ def test_it_stands_by_for_a_redis_that_is_not_there_yet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "module", ["ifinu.ledger", "ifinu.ledger.leader", "ifinu.ledger.standby", "ifinu.worker.bootsteps"]
 )
-def test_who_stands_by_has_not_loaded_what_a_recorder_needs(module: str) -> None:
+def test_a_standby_has_not_loaded_the_recorders_modules(module: str) -> None:
     loaded = f"import sys, {module}; print(*({{'sqlalchemy', 'alembic', 'psycopg2', 'sqlite3'}} & sys.modules.keys()))"
     run = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.strip() == ""

@@ -1,5 +1,5 @@
 """
-The migrations make the tables of the schema, once, whoever runs them.
+The migrations create the schema's tables once, whichever process runs them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres"))
 
 
-def test_the_migrations_make_what_the_schema_says(ledger: Engine) -> None:
+def test_the_migrations_create_exactly_the_schema(ledger: Engine) -> None:
     with ledger.connect() as connection:
         options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
@@ -43,7 +43,7 @@ def test_the_head_is_the_last_of_the_migrations() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
 
 
-def test_four_that_migrate_at_once_all_succeed_and_one_does_it(empty_url: str) -> None:
+def test_of_four_concurrent_migrations_all_succeed_and_one_does_the_work(empty_url: str) -> None:
     engines = [connect(empty_url) for _ in range(4)]
     assert not is_current(engines[0])
     with ThreadPoolExecutor(len(engines)) as pool:
@@ -56,7 +56,7 @@ def test_four_that_migrate_at_once_all_succeed_and_one_does_it(empty_url: str) -
 
 def test_a_ledger_newer_than_this_version_is_current_and_left_alone(ledger: Engine) -> None:
     """
-    So that old workers go on while new ones are rolled out.
+    So old workers keep running during a rollout.
     """
     with ledger.begin() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
@@ -76,20 +76,20 @@ def test_a_migration_that_fails_changes_nothing(empty_url: str) -> None:
     engine.dispose()
 
 
-def test_an_error_says_what_to_do_and_no_value_and_keeps_its_cause(ledger: Engine) -> None:
+def test_an_error_names_the_remedy_and_keeps_its_cause_without_any_value(ledger: Engine) -> None:
     with ledger.connect() as connection, pytest.raises(LedgerUnavailable, match="run `ifinu migrate`") as caught:
         connection.execute(text("SELECT :secret FROM nowhere"), {"secret": "+5577998616740"})
     assert "5577" not in str(caught.value)
     assert caught.value.__cause__ is not None
 
 
-def test_what_is_the_fault_of_the_data_is_not_the_ledgers(ledger: Engine) -> None:
+def test_an_error_in_the_data_is_not_reported_as_an_unavailable_ledger(ledger: Engine) -> None:
     with ledger.connect() as connection, pytest.raises(IntegrityError):
         connection.execute(recorder.insert().values(id=1, ms=0, seq=0, updated_at=None))
 
 
 @pytest.mark.parametrize("url", ["postgresql+psycopg2://ifinu@127.0.0.1:1/x", "sqlite:////nowhere/at/all.db"])
-def test_a_database_that_is_not_there_is_unavailable(url: str) -> None:
+def test_an_absent_database_is_reported_as_unavailable(url: str) -> None:
     engine = connect(url)
     with pytest.raises(LedgerUnavailable, match="IFINU_DATABASE_URL"):
         is_current(engine)
@@ -97,14 +97,14 @@ def test_a_database_that_is_not_there_is_unavailable(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "no url at all"])
-def test_a_ledger_that_cannot_be_is_refused(url: str) -> None:
+def test_an_unusable_ledger_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="IFINU_DATABASE_URL"):
         connect(url)
 
 
 def test_there_is_one_writer_at_a_time(ledger: Engine) -> None:
     """
-    Each reads before it writes, and none of what they count is lost.
+    Each reads before it writes, and no increment is lost.
     """
 
     def add_one(_: int) -> None:

@@ -1,5 +1,5 @@
 """
-The recorder while the database or Redis is away, and when the stream is not what it was.
+The recorder while the database or Redis is away, and after the stream has changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import redis
 import structlog
 from ledgers import migrated
 from processes import postgres_server, redis_server, wait_until
-from recording import count, record, running, table, tell
+from recording import add_event, count, record, running, table
 from sqlalchemy import Engine, make_url
 
 from ifinu import settings
@@ -31,23 +31,23 @@ from ifinu.ledger.stream import GROUP, Stream
 
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
-    """One to kill."""
+    """A PostgreSQL server that the test may stop."""
     with postgres_server() as server:
         yield server
 
 
 @pytest.fixture
 def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
-    """One to kill; what it was told is on disk at once."""
+    """A Redis server that the test may kill; each write is on disk at once."""
     with redis_server(tmp_path / "valkey", {"appendfsync": "always"}) as server:
         yield server
 
 
 class _Producer:
-    """Tells of one send after the other, until the end of the block."""
+    """Adds one `sent` event after another, until the end of the block."""
 
     def __init__(self, url: str) -> None:
-        self.told = 0
+        self.sent = 0
         self._url = url
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -63,8 +63,8 @@ class _Producer:
     def _run(self) -> None:
         with redis.Redis.from_url(self._url) as client:
             while not self._stop.wait(0.002):
-                tell(client, "sent", f"n{self.told:06}", key_id=f"K{self.told:06}")
-                self.told += 1
+                add_event(client, "sent", f"n{self.sent:06}", key_id=f"K{self.sent:06}")
+                self.sent += 1
 
 
 @pytest.mark.parametrize("end", [Postgres.kill, Postgres.terminate], ids=["kill", "terminate"])
@@ -72,37 +72,37 @@ def test_events_wait_in_the_stream_while_the_database_is_away(
     client: redis.Redis, valkey: Valkey, own_postgres: Postgres, end: Callable[[Postgres], None]
 ) -> None:
     """
-    Stopped under load, and started again: all that was told is there, once, and the outage is said once.
+    PostgreSQL is stopped under load and restarted: every event is in the ledger once, and the outage is logged once.
     """
     engine = connect(migrated(own_postgres.url))
     with structlog.testing.capture_logs() as lines, running(valkey.url, engine) as recorder:
         with _Producer(valkey.url) as producer:
             wait_until(lambda: recorder.progress.recorded > 50, seen=lambda: recorder.progress)
             end(own_postgres)
-            told = producer.told
-            wait_until(lambda: producer.told > told + 200 and any(e["event"].endswith("waiting") for e in lines))
+            before = producer.sent
+            wait_until(lambda: producer.sent > before + 200 and any(e["event"].endswith("waiting") for e in lines))
             assert client.xlen(EVENTS) > 100
             own_postgres.start()
         wait_until(lambda: client.xlen(EVENTS) == 0, seen=lambda: (client.xlen(EVENTS), lines))
-    assert table(engine, notifications, "id", "state") == [(f"n{i:06}", "sent") for i in range(producer.told)]
-    assert count(engine, events) == producer.told
+    assert table(engine, notifications, "id", "state") == [(f"n{i:06}", "sent") for i in range(producer.sent)]
+    assert count(engine, events) == producer.sent
     assert [line["event"] for line in lines] == ["ifinu.recorder.waiting", "ifinu.recorder.resumed"]
     assert count(engine, gaps) == 0
     engine.dispose()
 
 
-def test_it_waits_for_redis_and_goes_on_where_it_was(own_valkey: Valkey, ledger: Engine) -> None:
+def test_the_recorder_waits_for_redis_and_resumes_at_its_position(own_valkey: Valkey, ledger: Engine) -> None:
     with (
         redis.Redis.from_url(own_valkey.url) as client,
         structlog.testing.capture_logs() as lines,
         running(own_valkey.url, ledger) as recorder,
     ):
-        tell(client, "sent", "before", key_id="K1")
-        wait_until(lambda: client.xlen(EVENTS) == 0)  # recorded and acknowledged; between the two it is recorded again
+        add_event(client, "sent", "before", key_id="K1")
+        wait_until(lambda: client.xlen(EVENTS) == 0)  # acknowledged; else it is recorded again
         own_valkey.kill()
         wait_until(lambda: lines)
         own_valkey.start()
-        tell(client, "sent", "after", key_id="K2")
+        add_event(client, "sent", "after", key_id="K2")
         wait_until(lambda: recorder.progress.recorded == 2, seen=lambda: (recorder.progress, lines))
     assert table(ledger, notifications, "id") == [("after",), ("before",)]
     assert [line["event"] for line in lines] == ["ifinu.recorder.waiting", "ifinu.recorder.resumed"]
@@ -111,11 +111,11 @@ def test_it_waits_for_redis_and_goes_on_where_it_was(own_valkey: Valkey, ledger:
 
 @pytest.mark.parametrize("recording", ["meanwhile", "later"])
 @pytest.mark.parametrize("loss", ["flushall", "delete", "group destroyed"])
-def test_a_stream_that_was_lost_is_noticed_and_said(
+def test_a_lost_stream_is_detected_and_reported(
     client: redis.Redis, valkey: Valkey, ledger: Engine, loss: str, recording: str
 ) -> None:
     """
-    Whether it is lost under a recorder or before one starts, and though new events came since.
+    The stream is lost under a recorder or before one starts, and new events have come since.
     """
 
     def lose() -> None:
@@ -126,13 +126,13 @@ def test_a_stream_that_was_lost_is_noticed_and_said(
                 client.delete(EVENTS)
             case "group destroyed":
                 client.xgroup_destroy(EVENTS, GROUP)
-        tell(client, "sent", "after", key_id="K2")
+        add_event(client, "sent", "after", key_id="K2")
 
-    tell(client, "sent", "before", key_id="K1")
+    add_event(client, "sent", "before", key_id="K1")
     with structlog.testing.capture_logs() as lines:
         if recording == "meanwhile":
             with running(valkey.url, ledger) as recorder:
-                wait_until(lambda: client.xlen(EVENTS) == 0)  # acknowledged too, or it is recorded again
+                wait_until(lambda: client.xlen(EVENTS) == 0)  # acknowledged too; otherwise it would be recorded again
                 lose()
                 wait_until(lambda: recorder.progress.recorded == 2)
         else:
@@ -147,10 +147,10 @@ def test_a_stream_that_was_lost_is_noticed_and_said(
     assert table(ledger, notifications, "id") == [("after",), ("before",)]
 
 
-def test_what_is_acknowledged_when_the_group_is_gone_is_no_outage_and_deletes_nothing(client: redis.Redis) -> None:
+def test_acknowledging_in_a_deleted_group_is_no_outage_and_deletes_nothing(client: redis.Redis) -> None:
     stream = Stream(client)
     stream.make_group()
-    tell(client, "sent", "n", key_id="K")
+    add_event(client, "sent", "n", key_id="K")
     taken = stream.take(10, again=False, recorded_to=(0, 0))
     assert taken is not None
     client.xgroup_destroy(EVENTS, GROUP)
@@ -158,18 +158,18 @@ def test_what_is_acknowledged_when_the_group_is_gone_is_no_outage_and_deletes_no
     assert client.xlen(EVENTS) == 1
 
 
-def test_a_redis_that_came_back_as_it_was_before_is_noticed(own_valkey: Valkey, ledger: Engine, tmp_path: Path) -> None:
+def test_a_redis_restored_to_an_older_state_is_detected(own_valkey: Valkey, ledger: Engine, tmp_path: Path) -> None:
     """
-    What was recorded since is kept, what comes after is recorded, and it is said once.
+    The rows since then are kept, later events are recorded, and the gap is reported once.
     """
     with redis.Redis.from_url(own_valkey.url) as client:
-        tell(client, "sent", "n1", key_id="K1")
+        add_event(client, "sent", "n1", key_id="K1")
         record(client, own_valkey.url, ledger)
     own_valkey.terminate()
     shutil.copytree(own_valkey.directory, tmp_path / "copy")
     own_valkey.start()
     with redis.Redis.from_url(own_valkey.url) as client:
-        tell(client, "sent", "n2", key_id="K2")
+        add_event(client, "sent", "n2", key_id="K2")
         record(client, own_valkey.url, ledger)
     own_valkey.kill()
 
@@ -178,7 +178,7 @@ def test_a_redis_that_came_back_as_it_was_before_is_noticed(own_valkey: Valkey, 
         redis.Redis.from_url(older.url) as client,
         structlog.testing.capture_logs() as lines,
     ):
-        tell(client, "sent", "n3", key_id="K3")
+        add_event(client, "sent", "n3", key_id="K3")
         record(client, older.url, ledger)
         record(client, older.url, ledger)
     assert [(line["event"], line["cause"]) for line in lines] == [("ifinu.recorder.stream_lost", "went_back")]
@@ -188,14 +188,14 @@ def test_a_redis_that_came_back_as_it_was_before_is_noticed(own_valkey: Valkey, 
 
 def test_a_new_ledger_on_an_old_stream_has_no_gap(client: redis.Redis, valkey: Valkey, ledger: Engine) -> None:
     client.xgroup_create(EVENTS, GROUP, id="0", mkstream=True)
-    tell(client, "sent", "n", key_id="K")
+    add_event(client, "sent", "n", key_id="K")
     assert record(client, valkey.url, ledger).progress.gaps == 0
     assert count(ledger, gaps) == 0
 
 
-def test_it_waits_for_postgresql_to_be_migrated(client: redis.Redis, valkey: Valkey, postgres: str) -> None:
+def test_the_recorder_waits_for_postgresql_to_be_migrated(client: redis.Redis, valkey: Valkey, postgres: str) -> None:
     engine = connect(postgres)
-    tell(client, "sent", "n", key_id="K")
+    add_event(client, "sent", "n", key_id="K")
     with structlog.testing.capture_logs() as lines, running(valkey.url, engine) as recorder:
         wait_until(lambda: lines)
         assert client.xlen(EVENTS) == 1
@@ -206,15 +206,15 @@ def test_it_waits_for_postgresql_to_be_migrated(client: redis.Redis, valkey: Val
     engine.dispose()
 
 
-def test_it_makes_a_ledger_of_sqlite_itself(client: redis.Redis, valkey: Valkey, tmp_path: Path) -> None:
+def test_the_recorder_creates_a_sqlite_ledger_itself(client: redis.Redis, valkey: Valkey, tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path / 'new.db'}")
-    tell(client, "sent", "n", key_id="K")
+    add_event(client, "sent", "n", key_id="K")
     record(client, valkey.url, engine)
     assert table(engine, notifications, "id") == [("n",)]
     engine.dispose()
 
 
-def test_of_several_hosts_the_ledger_uses_the_one_that_is_there(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ledger_uses_the_available_one_of_several_hosts(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     there = make_url(postgres)
     login = f"{there.username}:{there.password or ''}@"
     monkeypatch.setenv(
@@ -228,7 +228,7 @@ def test_of_several_hosts_the_ledger_uses_the_one_that_is_there(postgres: str, m
     assert Database(url, "the ledger").tables().keys() >= {"public.notifications"}
 
 
-def test_the_doctor_says_that_a_ledger_may_only_be_read(postgres: str) -> None:
+def test_the_doctor_reports_a_read_only_ledger(postgres: str) -> None:
     migrated(postgres)
     engine = connect(f"{postgres}?options=-c%20default_transaction_read_only%3Don")
     found = {finding.check: finding.level for finding in examine_ledger(engine)}

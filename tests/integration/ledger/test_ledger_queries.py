@@ -1,4 +1,4 @@
-"""What the ledger answers, in either kind of database."""
+"""The answers of the ledger, on SQLite and on PostgreSQL."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -39,14 +39,14 @@ def test_a_timeline_has_the_events_and_the_receipts_of_every_send(ledger):
         ("receipt", "K2", ago(minutes=3)),
     ]
     assert found.left_off == 0
-    assert queries.timeline(ledger, "nobody") is None
+    assert queries.timeline(ledger, "missing") is None
 
 
 @pytest.mark.parametrize(
     ("events", "limit", "shown", "left_off"),
     [(3, 4, [0, 1, 2], 0), (4, 4, [0, 1, 2, 3], 0), (9, 4, [0, 1, 7, 8], 5), (4, 3, [0, 2, 3], 1)],
 )
-def test_of_a_long_timeline_the_middle_is_left_off(ledger, events, limit, shown, left_off):
+def test_the_middle_of_a_long_timeline_is_left_out(ledger, events, limit, shown, left_off):
     rows.notification(ledger, "n1", State.DEFERRED, NOW)
     for number in range(events):
         rows.event(ledger, "n1", "deferred", ago(minutes=events - number), number=number)
@@ -57,7 +57,7 @@ def test_of_a_long_timeline_the_middle_is_left_off(ledger, events, limit, shown,
 
 @pytest.fixture
 def counted(ledger):
-    """Six that count for the last day, and two that are too old."""
+    """Six notifications that count for the last day, and two that are too old."""
     for number, (state, values) in enumerate(
         [
             (State.SENT, {"sent_at": ago(hours=1)}),
@@ -66,7 +66,7 @@ def counted(ledger):
             (State.DEAD, {"tenant": "t2", "instance": "other"}),
             (State.DEAD, {"tenant": None, "kind": None}),
             (State.UNKNOWN, {"tenant": "t2"}),
-            (State.READ, {"sent_at": ago(hours=25)}),  # it was read a moment ago
+            (State.READ, {"sent_at": ago(hours=25)}),  # read a moment ago
             (State.DEAD, {"last_at": ago(hours=25)}),
         ]
     ):
@@ -103,7 +103,7 @@ def test_counts(counted, by, found):
     assert counts.total == 6
 
 
-def test_counts_are_bounded_and_say_of_how_many_they_are(counted):
+def test_counts_are_bounded_and_report_their_total(counted):
     assert queries.counts(counted, By.TENANT, ago(hours=24), limit=1) == queries.Counts(
         (Count("t1", 3, {"sent": 1, "read": 2}),), 6
     )
@@ -157,7 +157,7 @@ def test_the_position_and_the_gaps(ledger):
     ],
 )
 @pytest.mark.parametrize("url", ["sqlite:///{}/new.db", "postgresql+psycopg2://ifinu@127.0.0.1:1/none"])
-def test_a_ledger_that_is_away_or_not_migrated_is_one_error(tmp_path, ask, url):
+def test_an_unavailable_or_unmigrated_ledger_raises_one_error(tmp_path, ask, url):
     engine = connect(url.format(tmp_path))
     with pytest.raises(LedgerUnavailable):
         ask(engine)

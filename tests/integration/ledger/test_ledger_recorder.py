@@ -1,5 +1,5 @@
 """
-The recorder: from the stream into the ledger, once and for all.
+The recorder: each event goes from the stream into the ledger once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 from processes import wait_until
-from recording import count, record, running, table, tell
+from recording import add_event, count, record, running, table
 from sqlalchemy import Engine, event
 
 from ifinu.broker.keys import EVENTS
@@ -24,26 +24,26 @@ from ifinu.ledger.stream import GROUP, Stream
 
 
 def _story(client: redis.Redis, number: int) -> None:
-    """What happens to most notifications, told out of order where it may be."""
+    """The usual history of a notification, out of order where that can happen."""
     id_, key_id = f"n{number:05}", f"K{number:05}"
-    tell(client, "retrying", id_, kind="lembrete", tenant="t", hash=f"h{number}", reason="unreachable", attempts=1)
-    tell(client, "receipt", key_id=key_id, status="delivered", instance="i")
-    tell(client, "sent", id_, kind="lembrete", tenant="t", key_id=key_id, confirmed=True, attempts=2, by="gateway")
-    tell(client, "receipt", key_id=key_id, status="server_ack", instance="i")
+    add_event(client, "retrying", id_, kind="lembrete", tenant="t", hash=f"h{number}", reason="unreachable", attempts=1)
+    add_event(client, "receipt", key_id=key_id, status="delivered", instance="i")
+    add_event(client, "sent", id_, kind="lembrete", tenant="t", key_id=key_id, confirmed=True, attempts=2, by="gateway")
+    add_event(client, "receipt", key_id=key_id, status="server_ack", instance="i")
 
 
 def _pending(client: redis.Redis) -> int:
     return int(client.xpending(EVENTS, GROUP)["pending"])
 
 
-def test_what_happened_is_in_the_ledger_and_no_longer_in_the_stream(
+def test_recorded_events_are_in_the_ledger_and_no_longer_in_the_stream(
     client: redis.Redis, valkey: Valkey, ledger: Engine
 ) -> None:
     for number in range(3):
         _story(client, number)
-    tell(client, "optout", tenant="t", phone="+55 11 9****-0001", hash="h", source="whatsapp", on=True)
-    tell(client, "connection", instance="i", state="open", code=200)
-    tell(client, "dead", "n00003", reason="number_not_on_whatsapp", error="exists: false")
+    add_event(client, "optout", tenant="t", phone="+55 11 9****-0001", hash="h", source="whatsapp", on=True)
+    add_event(client, "connection", instance="i", state="open", code=200)
+    add_event(client, "dead", "n00003", reason="number_not_on_whatsapp", error="exists: false")
 
     progress = record(client, valkey.url, ledger).progress
 
@@ -74,7 +74,7 @@ def test_batches_of_any_size_make_the_same_ledger(
 
 
 class _Killed(BaseException):
-    """What kill -9 is to a thread."""
+    """Stands for kill -9 in a thread."""
 
 
 @pytest.mark.parametrize("moment", ["write", "acknowledge"])
@@ -82,7 +82,7 @@ def test_a_recorder_killed_between_two_steps_is_followed_by_one_that_records_the
     client: redis.Redis, valkey: Valkey, ledger: Engine, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Before the commit nothing is written yet, after it everything is: both end in the same ledger, at once.
+    Before the commit nothing is written, after it everything is: both end in the same ledger, without a wait.
     """
     for number in range(5):
         _story(client, number)
@@ -103,9 +103,7 @@ def test_a_recorder_killed_between_two_steps_is_followed_by_one_that_records_the
     assert (count(ledger, notifications), count(ledger, events), _pending(client)) == (5, 20, 0)
 
 
-def test_what_another_consumer_took_and_died_with_is_taken_from_it(
-    client: redis.Redis, valkey: Valkey, ledger: Engine
-) -> None:
+def test_events_of_a_dead_consumer_are_taken_over(client: redis.Redis, valkey: Valkey, ledger: Engine) -> None:
     client.xgroup_create(EVENTS, GROUP, id="0", mkstream=True)
     for number in range(3):
         _story(client, number)
@@ -117,7 +115,7 @@ def test_what_another_consumer_took_and_died_with_is_taken_from_it(
 
 def test_two_recorders_at_once_do_no_harm(client: redis.Redis, valkey: Valkey, ledger: Engine) -> None:
     """
-    They share the work, in batches that cut through the story of every notification.
+    They share the work, in batches that split the history of every notification.
     """
     pipe = client.pipeline(transaction=False)
     for number in range(400):
@@ -131,18 +129,20 @@ def test_two_recorders_at_once_do_no_harm(client: redis.Redis, valkey: Valkey, l
     assert one.progress.recorded + other.progress.recorded >= 1600
 
 
-def test_what_is_no_event_is_passed_over(client: redis.Redis, valkey: Valkey, ledger: Engine) -> None:
+def test_an_entry_that_is_no_event_is_skipped(client: redis.Redis, valkey: Valkey, ledger: Engine) -> None:
     client.xadd(EVENTS, {"event": "sent", "id": "n1", "data": "no json"})
     client.xadd(EVENTS, {"what": "is this"})
-    tell(client, "sent", "n2", key_id="K")
+    add_event(client, "sent", "n2", key_id="K")
     progress = record(client, valkey.url, ledger).progress
     assert (progress.recorded, progress.refused) == (1, 2)
     assert table(ledger, notifications, "id") == [("n2",)]
 
 
-def test_one_that_the_database_refuses_holds_up_no_other(client: redis.Redis, valkey: Valkey, ledger: Engine) -> None:
+def test_an_event_that_the_database_refuses_holds_up_no_other(
+    client: redis.Redis, valkey: Valkey, ledger: Engine
+) -> None:
     """
-    PostgreSQL's JSON has no NaN; SQLite does not look.
+    PostgreSQL's JSON has no NaN; SQLite accepts it.
     """
     for number in range(8):
         client.xadd(EVENTS, {"event": "dead", "id": f"n{number}", "data": '{"x": NaN}' if number == 5 else "{}"})
@@ -155,7 +155,7 @@ def test_one_that_the_database_refuses_holds_up_no_other(client: redis.Redis, va
 def test_texts_that_no_database_can_hold_are_recorded_all_the_same(
     client: redis.Redis, valkey: Valkey, ledger: Engine
 ) -> None:
-    tell(client, "dead", "n\x00", reason="invalid_request", error="half a pair: \ud800, and nothing: \x00")
+    add_event(client, "dead", "n\x00", reason="invalid_request", error="half a pair: \ud800, and nothing: \x00")
     assert record(client, valkey.url, ledger).progress.refused == 0
     assert table(ledger, notifications, "id", "error") == [("n\ufffd", "half a pair: \ufffd, and nothing: \ufffd")]
 
@@ -174,26 +174,26 @@ def test_nothing_is_deleted_that_another_group_has_not_read(
     assert client.xpending(EVENTS, "audit")["min"] == entries[2][0] == client.xrange(EVENTS, count=1)[0][0]
 
 
-def test_events_that_come_while_it_waits_are_recorded_at_once(
+def test_events_that_arrive_during_the_wait_are_recorded_at_once(
     client: redis.Redis, valkey: Valkey, ledger: Engine
 ) -> None:
     with running(valkey.url, ledger) as recorder:
         for number in range(3):
             wait_until(lambda: client.exists(EVENTS))
-            tell(client, "sent", f"n{number}", key_id=f"K{number}")
+            add_event(client, "sent", f"n{number}", key_id=f"K{number}")
             wait_until(lambda want=number + 1: recorder.progress.recorded == want, seen=lambda: recorder.progress)
 
 
-def test_what_happened_before_the_stop_is_recorded_before_it_ends(
+def test_events_from_before_the_stop_are_recorded_before_the_recorder_ends(
     client: redis.Redis, ledger: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The last sends of a worker are told after it was asked to stop.
+    A worker writes the events of its last sends after it was asked to stop.
     """
     stop = threading.Event()
 
     def stopped_meanwhile(*_: object) -> None:
-        tell(client, "sent", "n", key_id="K")
+        add_event(client, "sent", "n", key_id="K")
         stop.set()
 
     monkeypatch.setattr(Stream, "wait", stopped_meanwhile)
@@ -201,7 +201,7 @@ def test_what_happened_before_the_stop_is_recorded_before_it_ends(
     assert table(ledger, notifications, "id", "state") == [("n", "sent")]
 
 
-def test_it_ends_when_the_turn_is_anothers(client: redis.Redis, ledger: Engine) -> None:
+def test_the_recorder_ends_when_another_is_the_leader(client: redis.Redis, ledger: Engine) -> None:
     asked = iter([True, True, False])
     Recorder(client, ledger).run(threading.Event(), lambda: next(asked))
     assert next(asked, None) is None
@@ -216,10 +216,10 @@ def _timed(what: str) -> Iterator[None]:
 
 def test_a_batch_of_500_is_a_handful_of_statements(client: redis.Redis, ledger: Engine) -> None:
     """
-    What it costs is printed. One row a statement is as good in SQLite alone, which is no trip away.
+    The duration is printed. One statement a row would be as fast in SQLite, which needs no network round trip.
     """
     statements: list[tuple[str, bool]] = []
-    event.listen(ledger, "before_cursor_execute", lambda *told: statements.append((told[2], told[5])))
+    event.listen(ledger, "before_cursor_execute", lambda *args: statements.append((args[2], args[5])))
     stream = Stream(client)
     stream.make_group()
     recorder = Recorder(client, ledger)
@@ -240,7 +240,7 @@ def test_a_batch_of_500_is_a_handful_of_statements(client: redis.Redis, ledger: 
         assert all("__124)s" in text for text in many) or ledger.dialect.name == "sqlite"
 
 
-def test_the_ledger_is_tended_between_batches_again_at_once_while_there_is_more(
+def test_upkeep_runs_between_batches_and_repeats_at_once_while_work_is_left(
     client: redis.Redis, valkey: Valkey, ledger: Engine
 ):
     more = iter([True, True, False])
@@ -252,6 +252,6 @@ def test_the_ledger_is_tended_between_batches_again_at_once_while_there_is_more(
 
     with running(valkey.url, ledger, upkeep=upkeep):
         wait_until(lambda: len(tended) == 3)
-        tell(client, "sent", "n1", key_id="3EB0")
+        add_event(client, "sent", "n1", key_id="3EB0")
         wait_until(lambda: not client.xlen(EVENTS))
     assert len(tended) == 3

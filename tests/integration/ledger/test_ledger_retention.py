@@ -1,4 +1,4 @@
-"""What the ledger forgets, in either kind of database."""
+"""The rows that the ledger deletes, on SQLite and on PostgreSQL."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -26,18 +26,18 @@ def left(engine):
 
 @pytest.fixture
 def aged(ledger):
-    """Ten of each of long ago, which take several batches, and three of each of now."""
+    """Ten old rows of each table, which take several batches, and three recent ones."""
     for number in range(13):
         at = ago(days=400, seconds=number // 2) if number < 10 else ago(days=number)
         rows.notification(ledger, f"n{number}", State.READ, at, key_id=f"K{number}")
         rows.event(ledger, f"n{number}", "sent", at, seq=2 * number, key_id=f"K{number}")
         rows.receipt(ledger, f"K{number}", State.READ, at, seq=2 * number + 1)
-    # It began long ago and was read lately.
+    # It was sent long ago and read lately.
     rows.notification(ledger, "late", State.READ, ago(days=1), first_at=ago(days=400))
     return ledger
 
 
-def test_a_purge_takes_what_is_old_in_batches(aged):
+def test_a_purge_deletes_old_rows_in_batches(aged):
     assert retention.purge(aged, ago(days=365), batch=3) == (RowCounts(10, 20, 10), False)
     assert left(aged) == (4, 6, 3)
     assert retention.purge(aged, ago(days=365), batch=3) == (RowCounts(), False)
@@ -54,7 +54,7 @@ def test_a_purge_of_few_batches_says_that_there_is_more(aged):
     assert (taken, more) == (RowCounts(10, 20, 10), False)
 
 
-def test_an_optout_that_stands_is_never_old(ledger):
+def test_an_active_opt_out_is_never_purged(ledger):
     for tenant, removed_at in (("stands", None), ("lately", ago(days=1)), ("back", ago(days=400))):
         rows.add(
             ledger, schema.opt_outs, tenant=tenant, phone_hash="h", at=ago(days=500), removed_at=removed_at, ms=1, seq=0
@@ -78,7 +78,7 @@ def test_an_optout_that_stands_is_never_old(ledger):
         (State.DEAD, {}, False, False),
     ],
 )
-def test_what_got_no_receipt_in_time_is_marked(ledger, state, values, with_receipt, marked):
+def test_a_message_without_a_receipt_in_time_is_marked(ledger, state, values, with_receipt, marked):
     given = {"key_id": "K", "sent_at": ago(seconds=60)} | values
     rows.notification(ledger, "n1", state, ago(seconds=30), **({"last_at": ago(seconds=30)} | given))
     if with_receipt:
@@ -106,7 +106,7 @@ def test_marking_goes_in_batches(ledger):
         (NOW, RowCounts()),
     ],
 )
-def test_tending_purges_at_night_and_marks_at_any_time(aged, now, purged):
+def test_upkeep_purges_at_night_and_marks_at_any_time(aged, now, purged):
     rows.notification(aged, "sent", State.SENT, now - timedelta(hours=2), key_id="K", sent_at=now - timedelta(hours=2))
     settings = Settings(retention_days=365, unconfirmed_after_s=3600)
     assert retention.tend(aged, settings, now) == Tended(unconfirmed=1, purged=purged, more=False)
@@ -125,7 +125,7 @@ def test_an_erased_person_is_nowhere_and_the_counts_stay(ledger):
         rows.event(ledger, f"maria-{number}", "sent", NOW, seq=3 * number + 1, key_id=f"K{number}", hash=hash_)
         rows.receipt(ledger, f"K{number}", State.READ, NOW, seq=3 * number + 2)
     rows.receipt(ledger, "first-K0", State.READ, NOW, seq=50)
-    # Another's notification came once with this person's phone.
+    # A notification of somebody else was once sent to this person's phone.
     rows.event(ledger, "maria-3", "dead", NOW, seq=51, reason="id_reused", hash="h")
     rows.event(ledger, None, "optout", NOW, seq=52, hash="h")
     rows.event(ledger, None, "optout", NOW, seq=53, hash="other")
@@ -154,7 +154,7 @@ def test_an_erased_person_is_nowhere_and_the_counts_stay(ledger):
 def test_events_of_a_person_are_found_range_by_range(ledger, monkeypatch):
     monkeypatch.setattr(retention, "_READ", 3)
     for number in range(8):
-        # Two of one millisecond, which a range must not part.
+        # Two events of one millisecond, which a range must not split.
         rows.event(ledger, None, "optout", ago(seconds=number // 2), seq=number, hash="h" if number % 3 else "other")
     assert retention.erase(ledger, "h") == RowCounts(events=5)
     assert {one["data"]["hash"] for one in rows.rows(ledger, schema.events)} == {"other"}

@@ -1,5 +1,5 @@
 """
-Rows that are written again, late, or in another order make the same ledger.
+Rows written again, late, or in another order give the same ledger.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ifinu.ledger.schema import metadata, notifications, opt_outs, recorder
 _START_MS = 1_796_000_000_000
 _NOW = datetime(2026, 12, 1, tzinfo=UTC)
 
-Told = tuple[str, dict[str, Any]]
+NamedEvent = tuple[str, dict[str, Any]]
 
 
 def _second(number: int) -> datetime:
     return datetime.fromtimestamp(_START_MS / 1000 + number, UTC)
 
 
-def _entries(told: Iterable[Told]) -> list[Entry]:
+def _entries(history: Iterable[NamedEvent]) -> list[Entry]:
     return [
         Entry(_START_MS + 1000 * i, i, Event(Name(name), "" if name in ("receipt", "optout") else "n", data))
-        for i, (name, data) in enumerate(told)
+        for i, (name, data) in enumerate(history)
     ]
 
 
@@ -57,16 +57,16 @@ def _empty(engine: Engine) -> None:
                 connection.execute(delete(table))
 
 
-def _sent(key_id: str | None = "K") -> Told:
+def _sent(key_id: str | None = "K") -> NamedEvent:
     return "sent", {"key_id": key_id, "confirmed": True, "attempts": 1}
 
 
-def _receipt(status: str, key_id: str = "K") -> Told:
+def _receipt(status: str, key_id: str = "K") -> NamedEvent:
     return "receipt", {"key_id": key_id, "status": status, "instance": "i"}
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("history", "expected"),
     [
         ([("deferred", {}), ("retrying", {"attempts": 1}), _sent()], {"state": "sent", "sent_at": _second(2)}),
         ([("dead", {"reason": "r"}), ("replayed", {})], {"state": "queued", "reason": None}),
@@ -95,12 +95,12 @@ def _receipt(status: str, key_id: str = "K") -> Told:
     ],
 )  # fmt: skip
 def test_the_ledger_does_not_depend_on_the_order_or_the_number_of_writes(
-    ledger: Engine, told: list[Told], expected: dict[str, Any]
+    ledger: Engine, history: list[NamedEvent], expected: dict[str, Any]
 ) -> None:
     """
-    In one batch, one by one in every order, and all of it twice.
+    The events come in one batch, one by one in every order, and all of them twice.
     """
-    entries = _entries(told)
+    entries = _entries(history)
     _write(ledger, entries)
     first = _everything(ledger)
     with ledger.connect() as connection:
@@ -116,16 +116,16 @@ def test_the_ledger_does_not_depend_on_the_order_or_the_number_of_writes(
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_an_opt_out_is_as_it_was_last_told_whatever_came_first(ledger: Engine, order: Sequence[int]) -> None:
-    told = [("optout", {"tenant": "t", "hash": "h", "on": on, "source": "whatsapp"}) for on in (True, False, True)]
-    entries = _entries(told)
+def test_the_latest_event_of_an_opt_out_counts_in_any_order_of_arrival(ledger: Engine, order: Sequence[int]) -> None:
+    history = [("optout", {"tenant": "t", "hash": "h", "on": on, "source": "whatsapp"}) for on in (True, False, True)]
+    entries = _entries(history)
     _write(ledger, *([entries[i]] for i in order))
     with ledger.connect() as connection:
         row = connection.execute(select(opt_outs)).one()
     assert (row.tenant, row.phone_hash, row.removed_at, row.at) == ("t", "h", None, _second(2))
 
 
-def test_one_that_is_taken_back_keeps_the_time_it_was_given(ledger: Engine) -> None:
+def test_a_withdrawn_opt_out_keeps_the_time_it_was_given(ledger: Engine) -> None:
     entries = _entries([("optout", {"hash": "h", "on": True}), ("optout", {"hash": "h", "on": False})])
     _write(ledger, *([entry] for entry in entries))
     with ledger.connect() as connection:
@@ -133,7 +133,7 @@ def test_one_that_is_taken_back_keeps_the_time_it_was_given(ledger: Engine) -> N
     assert (row.at, row.removed_at) == (_second(0), _second(1))
 
 
-def test_a_late_receipt_takes_the_mark_of_the_unconfirmed_away(ledger: Engine) -> None:
+def test_a_late_receipt_removes_the_unconfirmed_mark(ledger: Engine) -> None:
     sent, receipt = _entries([_sent(), _receipt("delivered")])
     _write(ledger, [sent])
     with ledger.begin() as connection:

@@ -1,4 +1,4 @@
-"""Answers that Redis could not settle, settled by what the ledger knows."""
+"""Replies that Redis could not attribute to a tenant, resolved by the ledger."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -30,7 +30,7 @@ def wrote(ledger, id_, tenant, instance="wa1", *, days=1, state=State.SENT, **va
 
 
 def open_one(answers, wish=STOP, **fields):
-    """As the webhook leaves one that it could not settle: of a person, or of a hidden phone."""
+    """Store an unresolved reply as the webhook does: from a known phone, or from a hidden one."""
     answer = Reply(**{"id": "1", "wish": wish, "instance": "wa1", "at": NOW, "hash": HASH, "phone": MASKED} | fields)
     if answer.hash and wish != MAYBE and not answer.tenants:
         answer = Reply(**{name: getattr(answer, name) for name in answer.__slots__} | {"tenants": ("*",)})
@@ -45,25 +45,25 @@ def opted_out(client):
 @pytest.mark.parametrize(
     ("written", "tenants"),
     [
-        ([("u1", "wa1", 300)], ["u1"]),  # longer ago than Redis remembers
-        ([("u1", "wa1", 90), ("u2", "wa1", 70)], ["u2"]),  # the last of this instance
-        ([("u1", "wa2", 2)], ["u1"]),  # they answer another instance
-        ([("u1", "wa2", 2), ("u3", "wa3", 90)], ["u1", "u3"]),  # which of them, they do not say
-        ([("u1", "wa2", 2), (None, "wa1", 90)], [""]),  # of this instance, in no tenant's name
+        ([("u1", "wa1", 300)], ["u1"]),  # longer ago than Redis keeps it
+        ([("u1", "wa1", 90), ("u2", "wa1", 70)], ["u2"]),  # the last sender on this instance
+        ([("u1", "wa2", 2)], ["u1"]),  # the number of the first of them
+        ([("u1", "wa2", 2), ("u3", "wa3", 90)], ["u1", "u3"]),  # the reply does not show which of the two
+        ([("u1", "wa2", 2), (None, "wa1", 90)], [""]),  # on this instance, without a tenant
         ([], ["*"]),
     ],
 )
-def test_a_request_to_stop_holds_for_who_wrote_to_that_phone(ledger, client, answers, written, tenants):
+def test_a_request_to_stop_applies_to_the_tenants_that_wrote_to_that_phone(ledger, client, answers, written, tenants):
     for number, (tenant, instance, days) in enumerate(written):
         wrote(ledger, f"n{number}", tenant, instance, days=days)
     open_one(answers)
-    assert opted_out(client) == ["*"]  # nobody writes to them meanwhile
+    assert opted_out(client) == ["*"]  # no tenant may write to them meanwhile
     ReplyResolver(client, ledger).settle()
     assert opted_out(client) == tenants
     assert (answers.all(), answers.new(9), client.llen(URGENT)) == ([], [], 1)
 
 
-def test_what_may_have_been_sent_counts_and_what_was_not_does_not(ledger, client, answers):
+def test_a_message_in_doubt_counts_and_an_unsent_one_does_not(ledger, client, answers):
     wrote(ledger, "n1", "u1", state=State.UNKNOWN)
     wrote(ledger, "n2", "u2", state=State.DEAD, days=0, sent_at=None)
     open_one(answers)
@@ -71,7 +71,7 @@ def test_what_may_have_been_sent_counts_and_what_was_not_does_not(ledger, client
     assert opted_out(client) == ["u1"]
 
 
-def test_where_nobody_is_known_to_have_written_it_is_every_tenant_of_the_instance(ledger, client, answers):
+def test_without_a_known_sender_a_stop_applies_to_every_tenant_of_the_instance(ledger, client, answers):
     for number, tenant in enumerate(["u1", "u2", None, "u2"]):
         wrote(ledger, f"n{number}", tenant, phone_hash="b" * 32)
     wrote(ledger, "n9", "u9", "wa2", phone_hash="b" * 32)
@@ -83,7 +83,7 @@ def test_where_nobody_is_known_to_have_written_it_is_every_tenant_of_the_instanc
 @pytest.mark.parametrize("hash_", [HASH, None])
 def test_an_answer_that_quotes_a_message_is_for_its_tenant(ledger, client, answers, hash_):
     """
-    Also of a person whose phone the gateway hides: the ledger knows whom that message went to.
+    Also for a person whose phone the gateway hides: the ledger knows the recipient of that message.
     """
     wrote(ledger, "n1", "u1", days=0, key_id="3EB0AA")
     wrote(ledger, "n2", "u2", days=9, key_id="3EB0BB")
@@ -92,7 +92,7 @@ def test_an_answer_that_quotes_a_message_is_for_its_tenant(ledger, client, answe
     assert (opted_out(client), answers.all()) == (["u2"], [])
 
 
-def test_who_quotes_another_tenant_than_the_last_is_opted_out_of_both(ledger, client, answers):
+def test_quoting_an_earlier_tenant_opts_out_of_that_one_and_the_last(ledger, client, answers):
     wrote(ledger, "n2", "u2", key_id="3EB0BB")
     open_one(answers, quoted="3EB0BB", tenants=("u1",), known=True)
     ReplyResolver(client, ledger).settle()
@@ -100,14 +100,14 @@ def test_who_quotes_another_tenant_than_the_last_is_opted_out_of_both(ledger, cl
 
 
 @pytest.mark.parametrize("quoted", [None, "3EB0FF"])
-def test_a_hidden_phone_that_the_ledger_cannot_tell_is_left_to_a_person(ledger, client, answers, quoted):
+def test_a_hidden_phone_unknown_to_the_ledger_is_left_to_a_person(ledger, client, answers, quoted):
     answer = open_one(answers, hash=None, phone=None, quoted=quoted)
     ReplyResolver(client, ledger).settle()
     assert (opted_out(client), answers.all(), answers.new(9)) == ([], [answer], [])
 
 
 @pytest.mark.parametrize(("written", "tenants"), [(["u1"], ["u1"]), ([], [])])
-def test_a_wrong_recipient_stays_open_with_who_wrote_to_them(ledger, client, answers, written, tenants):
+def test_a_wrong_recipient_stays_open_with_the_tenants_that_wrote_to_them(ledger, client, answers, written, tenants):
     for tenant in written:
         wrote(ledger, "n1", tenant)
     open_one(answers, WRONG_PERSON, text="não sou a Maria")
@@ -118,7 +118,7 @@ def test_a_wrong_recipient_stays_open_with_who_wrote_to_them(ledger, client, ans
     assert (opted_out(client), answers.all()) == ([], [])
 
 
-def test_what_is_only_maybe_a_request_changes_nothing_and_is_forgotten_in_time(ledger, client, answers):
+def test_an_ambiguous_reply_changes_nothing_and_expires(ledger, client, answers):
     wrote(ledger, "n1", "u1")
     open_one(answers, MAYBE, text="cancelar")
     ReplyResolver(client, ledger).settle()
@@ -126,7 +126,7 @@ def test_what_is_only_maybe_a_request_changes_nothing_and_is_forgotten_in_time(l
     assert (answers.forget_maybes(NOW), answers.forget_maybes(NOW + timedelta(seconds=1))) == (0, 1)
 
 
-def test_an_opt_out_from_all_that_was_there_before_stays(ledger, client, answers):
+def test_an_existing_opt_out_from_all_tenants_stays(ledger, client, answers):
     OptOuts(client, Pseudonyms(b"key"))
     earlier = open_one(answers)
     answers.settle(earlier, ["*"], source="cli")

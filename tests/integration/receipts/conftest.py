@@ -1,4 +1,4 @@
-"""The webhook application on a real port, and who posts to it."""
+"""The webhook application on a real port, and a client that posts to it."""
 
 import contextlib
 import http.client
@@ -22,14 +22,14 @@ PHONE_KEY = "a key of phones of the tests"
 
 
 def token(secret: str = SECRET, **changes: Any) -> str:
-    """As the gateway makes it."""
+    """A JWT as the gateway makes it."""
     now = int(time.time())
     claims = {"iat": now, "exp": now + 600, "app": "evolution", "action": "webhook"} | changes
     return jwt.encode(claims, secret, "HS256")
 
 
 class Receiver:
-    """Serves on a thread, and can be posted to."""
+    """Serves the webhook on a thread; a test can post to it."""
 
     def __init__(self, redis_url: str, phone_key: str | None = PHONE_KEY) -> None:
         listener = sockets.listen("127.0.0.1", 0)
@@ -46,7 +46,7 @@ class Receiver:
         assert not self._thread.is_alive()
 
     def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> int:
-        """One request on a connection of its own; its status, which has to come within ten seconds."""
+        """Send one request on a new connection. Returns its status, which must arrive within ten seconds."""
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as line:
             line.request(method, path, body, headers or {})
             return line.getresponse().status
@@ -64,11 +64,11 @@ def _receiver_of_the_session(_valkey_of_the_session):
 
 @pytest.fixture
 def receiver(valkey, _receiver_of_the_session):
-    """One that records in the shared server, which is empty."""
+    """A receiver that records in the shared server, which is empty."""
     return _receiver_of_the_session
 
 
-def told(client: Any, name: str) -> list[dict[str, Any]]:
-    """The data of the events of a name, in order."""
+def events_of(client: Any, name: str) -> list[dict[str, Any]]:
+    """The data of all events of one name, in order."""
     all_events = [events.decode(fields) for _, fields in client.xrange(EVENTS)]
     return [event.data for event in all_events if event.name == name]

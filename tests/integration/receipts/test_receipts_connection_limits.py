@@ -1,4 +1,4 @@
-"""What connections may cost before they show a secret."""
+"""The limits on connections that have not shown the secret."""
 
 import contextlib
 import http.client
@@ -41,7 +41,7 @@ def is_closed(line):
 
 
 def flooded(line, part, most):
-    """How many bytes it takes until the other side has enough."""
+    """The number of bytes sent until the server closes the connection."""
     sent = 0
     with contextlib.suppress(ConnectionError, TimeoutError):
         while sent < most:
@@ -55,26 +55,26 @@ def flooded(line, part, most):
     [b"POST / HTTP/1.1\r\nX-Long: ", b"POST /", b"POST / HTTP/1.1\r\nHost: x\r\n"],
     ids=["one_value", "path", "many_headers"],
 )
-def test_a_head_without_end_is_not_taken(receiver, beginning):
+def test_an_endless_request_head_is_refused(receiver, beginning):
     part = b"X-Name: value\r\n" * 4_000 if beginning.endswith(b"\r\n") else b"x" * 60_000
     with connected(receiver, beginning) as line:
-        assert flooded(line, part, 100_000_000) < 20_000_000  # what the kernels between us hold
+        assert flooded(line, part, 100_000_000) < 20_000_000  # the kernels' buffers
         assert receiver.ask("GET", "/healthz") == 200
 
 
-def test_a_trailer_without_end_is_not_taken(receiver):
+def test_an_endless_trailer_is_refused(receiver):
     head = f"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nAuthorization: Bearer {token()}\r\n\r\n"
     with connected(receiver, head.encode() + b"2\r\n{}\r\n0\r\nX-Long: ") as line:
         assert flooded(line, b"x" * 60_000, 100_000_000) < 20_000_000
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: x\r\n"])
-def test_a_head_that_does_not_come_is_not_waited_for(receiver, sent):
+def test_a_connection_without_a_request_head_is_closed(receiver, sent):
     with connected(receiver, sent) as line:
         wait_until(lambda: is_closed(line))
 
 
-def test_a_kept_connection_that_begins_and_stops_is_not_waited_for(receiver):
+def test_a_kept_alive_connection_that_stalls_is_closed(receiver):
     with connected(receiver, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") as line:
         assert line.recv(65_536).startswith(b"HTTP/1.1 200")
         line.sendall(b"GET /heal")
@@ -84,9 +84,9 @@ def test_a_kept_connection_that_begins_and_stops_is_not_waited_for(receiver):
 @pytest.mark.parametrize(
     "sent", [b"POST / HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["half", "idle"]
 )
-def test_connections_that_are_held_open_keep_nobody_out(receiver, sent):
+def test_idle_and_half_open_connections_block_no_other_client(receiver, sent):
     """
-    Sixty where there is room for twenty: the gateway and a probe get their answers all the same.
+    The server has room for twenty connections and sixty are open: the gateway and a probe still get their answers.
     """
     with contextlib.ExitStack() as held:
         for _ in range(60):
@@ -95,21 +95,21 @@ def test_connections_that_are_held_open_keep_nobody_out(receiver, sent):
         assert receiver.post(HOOK) == 200
 
 
-def test_what_is_being_served_is_not_what_makes_room(receiver):
+def test_a_request_being_served_is_not_closed_to_make_room(receiver):
     head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(HOOK)}\r\nX-Ifinu-Secret: {SECRET}\r\n\r\n"
     with contextlib.ExitStack() as held, connected(receiver, head.encode() + HOOK[:10]) as served:
-        assert receiver.ask("GET", "/healthz") == 200  # by now the head is read
+        assert receiver.ask("GET", "/healthz") == 200  # the head has been read by now
         for _ in range(40):
             held.enter_context(connected(receiver, b"POST"))
         served.sendall(HOOK[10:])
         assert served.recv(65_536).startswith(b"HTTP/1.1 200")
 
 
-def test_there_is_room_for_no_more_than_the_files_that_may_be_open():
+def test_the_connection_limit_stays_below_the_limit_of_open_files():
     assert 16 <= connection_limits.most_connections() <= 512
 
 
-def test_a_body_without_the_secret_is_not_read_to_its_end(receiver):
+def test_a_body_without_the_secret_is_not_read_in_full(receiver):
     with connected(receiver, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900000000\r\n\r\n") as line:
         assert line.recv(65_536).startswith(b"HTTP/1.1 401")
         wait_until(lambda: is_closed(line))

@@ -1,4 +1,4 @@
-"""A gateway that posts, repeats and shuffles its webhooks, from the registration on."""
+"""The simulated gateway posts, repeats and shuffles its webhooks, from their registration on."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 from command_line import Shell
-from integration.receipts.conftest import PHONE_KEY, SECRET, Receiver, token, told
+from integration.receipts.conftest import PHONE_KEY, SECRET, Receiver, events_of, token
 from processes import API_KEY, FIRST_NUMBER, raw, stopping, wait_until
 
 from ifinu.broker import URGENT
@@ -46,9 +46,9 @@ def send(gateway, number, text="Olá"):
     return gateway.send_text("ifinu", f"+55119{number}", text).key_id
 
 
-def test_every_receipt_arrives_whatever_happens_to_the_hooks(ifinu, simulator, gateway, receiver, client):
+def test_every_receipt_arrives_though_hooks_are_repeated_late_or_shuffled(ifinu, simulator, gateway, receiver, client):
     """
-    Repeated, late and out of order; refused later, read before it was delivered, or behind a LID.
+    Hooks are repeated, late and out of order; a receipt is refused, read before it is delivered, or behind a LID.
     """
     assert ifinu("instance", "webhook", "ifinu", "--url", receiver.url).code == 0
     simulator.control.set_fault(receipts_ms=FAST, webhooks={"duplicate": 0.5, "shuffle_ms": 100})
@@ -60,7 +60,7 @@ def test_every_receipt_arrives_whatever_happens_to_the_hooks(ifinu, simulator, g
     expected = {(key_id, status) for key_id, statuses in wanted.items() for status in statuses}
 
     def seen():
-        return {(one["key_id"], one["status"]) for one in told(client, "receipt")}
+        return {(one["key_id"], one["status"]) for one in events_of(client, "receipt")}
 
     wait_until(lambda: seen() == expected, seen=lambda: seen() ^ expected)
     pseudonyms = Pseudonyms(PHONE_KEY.encode())
@@ -76,24 +76,26 @@ def test_every_receipt_arrives_whatever_happens_to_the_hooks(ifinu, simulator, g
     assert (counts["refused"], counts["retried"]) == (0, 0)
 
 
-def test_who_answers_stop_is_opted_out_once_and_told_once(ifinu, simulator, gateway, receiver, client):
+def test_a_person_who_replies_stop_is_opted_out_once_and_gets_one_confirmation(
+    ifinu, simulator, gateway, receiver, client
+):
     ifinu("instance", "webhook", "ifinu", "--url", receiver.url)
     simulator.control.set_fault(receipts_ms=FAST, webhooks={"duplicate": 1.0})
     send(gateway, "87650024")
-    wait_until(lambda: told(client, "optout"))
+    wait_until(lambda: events_of(client, "optout"))
     for variant in ("plain", "lid", "lid_alone"):
         simulator.control.inbound(instance="ifinu", number="5511987650024", text="Parar, por favor", variant=variant)
     simulator.control.inbound(instance="ifinu", number="5511987654321", text="vou sair agora")
-    # send.message, three receipts and five texts of people; each twice
+    # send.message, three receipts and five texts from people; each twice
     wait_until(lambda: simulator.control.summary()["webhooks"]["delivered"] == 18, seen=simulator.control.summary)
-    assert client.hlen(optout_key("*")) == 1  # Redis knows of nobody who wrote to them
-    assert [one["phone"] for one in told(client, "optout")] == ["+55 11 9****-0024"]
+    assert client.hlen(optout_key("*")) == 1  # Redis has no record of a tenant that wrote to them
+    assert [one["phone"] for one in events_of(client, "optout")] == ["+55 11 9****-0024"]
     assert client.llen(URGENT) == 1
 
 
-def test_an_opt_out_holds_though_redis_has_forgotten_who_wrote(valkey, simulator, queue, fleet, client):
+def test_an_opt_out_takes_effect_though_redis_forgot_the_sender(valkey, simulator, queue, fleet, client):
     """
-    They answer another instance, two months later; and from a hidden phone, quoting what was sent to it.
+    The person replies to another instance two months later, and from a hidden phone, quoting a message they got.
     """
     with stopping(Receiver(valkey.url, phone_key=None)) as receiver:
         worker = fleet.start(IFINU_RECORDER="true")
@@ -124,8 +126,8 @@ def test_an_opt_out_holds_though_redis_has_forgotten_who_wrote(valkey, simulator
 def test_a_change_of_state_arrives(ifinu, simulator, receiver, client):
     ifinu("instance", "webhook", "ifinu", "--url", receiver.url)
     simulator.control.set_instance("ifinu", state="close")
-    wait_until(lambda: told(client, "connection"))
-    assert told(client, "connection") == [{"instance": "ifinu", "state": "close", "code": 200}]
+    wait_until(lambda: events_of(client, "connection"))
+    assert events_of(client, "connection") == [{"instance": "ifinu", "state": "close", "code": 200}]
 
 
 def test_a_gateway_with_another_secret_is_refused(ifinu, simulator, gateway, receiver, client, monkeypatch):
@@ -160,7 +162,7 @@ def test_registering_shows_what_was_there_and_no_secret(ifinu, gateway, monkeypa
         assert secret not in done.out + again.out
     found = gateway.find_webhook("ifinu")
     assert (set(found.events), found.headers) == (EVENTS, headers_of("ifinu", SECRET))
-    assert SECRET not in repr(found.headers)  # an instance's token reads them
+    assert SECRET not in repr(found.headers)  # an instance's token can read these headers
 
 
 @pytest.mark.parametrize(
@@ -170,11 +172,11 @@ def test_registering_shows_what_was_there_and_no_secret(ifinu, gateway, monkeypa
         ((), ("webhook", "ifinu", "--url", "ftp://x"), 2, "must be http://host:port"),
         (("IFINU_WEBHOOK_SECRET",), ("webhook", "ifinu", "--url", "http://x"), 2, "IFINU_WEBHOOK_SECRET is not set"),
         (("IFINU_EVOLUTION_API_KEY",), ("list",), 2, "IFINU_EVOLUTION_API_KEY is not set"),
-        ((), ("webhook", "nobody", "--url", "http://x"), 1, "does not exist"),
-        ((), ("state", "nobody"), 1, "does not exist"),
+        ((), ("webhook", "missing", "--url", "http://x"), 1, "does not exist"),
+        ((), ("state", "missing"), 1, "does not exist"),
     ],
 )
-def test_what_is_missing_is_named(ifinu, monkeypatch, unset, arguments, code, said):
+def test_a_missing_setting_option_or_instance_is_named(ifinu, monkeypatch, unset, arguments, code, said):
     for name in unset:
         monkeypatch.delenv(name)
     ended = ifinu("instance", *arguments)
@@ -183,7 +185,7 @@ def test_what_is_missing_is_named(ifinu, monkeypatch, unset, arguments, code, sa
 
 
 @pytest.mark.parametrize(("state", "code"), [("open", 0), ("connecting", 1), ("close", 1)])
-def test_the_state_of_an_instance_is_told(ifinu, simulator, state, code):
+def test_the_state_of_an_instance_is_shown(ifinu, simulator, state, code):
     simulator.control.set_instance("ifinu", state=state)
     ended = ifinu("instance", "state", "ifinu")
     assert (ended.out, ended.code) == (f"{state}\n", code)
@@ -234,13 +236,13 @@ def test_the_webhook_serves_as_a_command_takes_the_secret_before_too_and_ends_at
     finally:
         process.kill()
         process.wait()
-    assert [one["key_id"] for one in told(client, "receipt")] == ["A", "B"]
+    assert [one["key_id"] for one in events_of(client, "receipt")] == ["A", "B"]
     assert all(json.loads(line) for line in log.read_text().splitlines())
 
 
-def test_a_simulator_tells_the_webhook_of_its_environment(tmp_path, receiver, client):
+def test_a_simulator_posts_to_the_webhook_named_in_its_environment(tmp_path, receiver, client):
     """
-    As the chart starts both: nobody has to register anything, and the secret goes along.
+    As the chart starts both: no registration is needed, and the secret is sent along.
     """
     environment = os.environ | {
         "IFINU_EVOLUTION_API_KEY": API_KEY, "IFINU_WEBHOOK_URL": receiver.url, "IFINU_WEBHOOK_SECRET": SECRET,
@@ -254,7 +256,9 @@ def test_a_simulator_tells_the_webhook_of_its_environment(tmp_path, receiver, cl
             key_id = send(gateway, "87650123")
             hook = gateway.find_webhook("ifinu")
         assert (hook.url, hook.headers) == (receiver.url, {"jwt_key": SECRET})
-        wait_until(lambda: {one["status"] for one in told(client, "receipt") if one["key_id"] == key_id} >= {"read"})
+        wait_until(
+            lambda: {one["status"] for one in events_of(client, "receipt") if one["key_id"] == key_id} >= {"read"}
+        )
     finally:
         process.kill()
         process.wait(20)

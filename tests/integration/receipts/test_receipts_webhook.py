@@ -1,4 +1,4 @@
-"""The webhook application: what it answers, and what is in Redis by then."""
+"""The webhook application: its answers, and the data in Redis by the time it answers."""
 
 import contextlib
 import http.client
@@ -8,7 +8,7 @@ import time
 
 import pytest
 import structlog
-from integration.receipts.conftest import PHONE_KEY, SECRET, Receiver, token, told
+from integration.receipts.conftest import PHONE_KEY, SECRET, Receiver, events_of, token
 from processes import redis_server, stopping, wait_until
 from tcp_proxy import Proxy
 
@@ -40,7 +40,7 @@ def upsert(text, key_id="ACBB", **key):
 
 
 def months():
-    """This month and the one before, as the wall has it."""
+    """This month and the one before, by the wall clock."""
     now = time.gmtime()
     before = (now.tm_year, now.tm_mon - 1) if now.tm_mon > 1 else (now.tm_year - 1, 12)
     return f"{now.tm_year}-{now.tm_mon:02}", f"{before[0]}-{before[1]:02}"
@@ -49,31 +49,31 @@ def months():
 @pytest.mark.parametrize("path", ["/", "/messages-update", "/hooks/wa1/messages-update", "//", "/?x=1"])
 def test_a_receipt_is_on_the_stream_once_it_is_answered(receiver, client, path):
     assert receiver.post(update(), path) == 200
-    assert told(client, "receipt") == [{"key_id": "3EB0AA", "status": "read", "instance": "wa1"}]
+    assert events_of(client, "receipt") == [{"key_id": "3EB0AA", "status": "read", "instance": "wa1"}]
 
 
 def test_several_receipts_of_one_hook_are_several_events(receiver, client):
     several = update()
     several["data"] = [update("A")["data"], update("B", "ERROR")["data"]]
     assert receiver.post(several) == 200
-    assert [(one["key_id"], one["status"]) for one in told(client, "receipt")] == [("A", "read"), ("B", "failed")]
+    assert [(one["key_id"], one["status"]) for one in events_of(client, "receipt")] == [("A", "read"), ("B", "failed")]
 
 
 def test_a_state_of_an_instance_is_an_event(receiver, client):
     body = {"event": "connection.update", "instance": "wa1", "data": {"state": "close", "statusReason": 401}}
     assert receiver.post(body) == 200
-    assert told(client, "connection") == [{"instance": "wa1", "state": "close", "code": 401}]
+    assert events_of(client, "connection") == [{"instance": "wa1", "state": "close", "code": 401}]
 
 
-def test_what_went_out_is_evidence_for_its_reference(receiver, client):
+def test_a_sent_message_is_evidence_for_its_reference(receiver, client):
     echo = upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0AA", fromMe=True)
     assert receiver.post(echo | {"event": "send.message"}) == 200
-    # Forwarded from the phone: to the same person, to somebody else, and to one whose phone nobody knows.
+    # Forwarded from the phone: to the same person, to another, and to one whose phone is unknown.
     assert receiver.post(upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0BB", fromMe=True)) == 200
     for jid in ("5511987650001@s.whatsapp.net", "123456789012345@lid"):
         forwarded = upsert(with_reference("Olá", "inv-42:lembrete"), "3EB0CC", fromMe=True, remoteJid=jid)
         assert receiver.post(forwarded) == 200
-    # A text that quotes it is no evidence.
+    # A text that quotes the message is no evidence.
     assert receiver.post(upsert(f"{with_reference('', 'inv-43')}\nfoi paga", "3EB0DD", fromMe=True)) == 200
     key = seen_key(reference_of("inv-42:lembrete"), "wa1", PSEUDONYM)
     assert client.get(key) == b"3EB0AA"
@@ -93,13 +93,13 @@ def test_what_went_out_is_evidence_for_its_reference(receiver, client):
         upsert("a text without a reference", fromMe=True),
     ],
 )
-def test_what_says_nothing_is_taken_and_leaves_nothing(receiver, client, body):
+def test_an_event_without_content_is_accepted_and_leaves_nothing(receiver, client, body):
     assert receiver.post(body) == 200
     assert client.keys("*") == []
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"{}", b"[" * 50_000])
-def test_what_can_never_be_read_is_not_asked_for_again(receiver, client, body):
+def test_an_unreadable_event_is_not_requested_again(receiver, client, body):
     assert receiver.post(body) == 400
     assert client.keys("*") == []
 
@@ -112,9 +112,9 @@ def posted_in_chunks(line, chunks, headers):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_too_large_is_passed_over_and_the_connection_goes_on(receiver, client, chunked):
+def test_an_oversized_body_is_skipped_and_the_connection_stays_usable(receiver, client, chunked):
     """
-    A photo with its content inside: nothing to try again, and the next hook comes on the same connection.
+    An event with a photo inside: it is not repeated, and the next hook arrives on the same connection.
     """
     headers = {"Authorization": f"Bearer {token()}"}
     large = json.dumps(update() | {"photo": "x" * 3_000_000}).encode()
@@ -130,7 +130,7 @@ def test_a_body_that_is_too_large_is_passed_over_and_the_connection_goes_on(rece
         assert client.keys("*") == []
         line.request("POST", "/", json.dumps(update()), headers)
         assert line.getresponse().status == 200
-    assert len(told(client, "receipt")) == 1
+    assert len(events_of(client, "receipt")) == 1
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_body_that_is_too_large_is_passed_over_and_the_connection_goes_on(rece
     ],
     ids=["nothing", "forged", "expired", "alg_none", "wrong_header"],
 )
-def test_who_does_not_know_the_secret_is_refused(receiver, client, headers):
+def test_a_client_without_the_secret_is_refused(receiver, client, headers):
     assert receiver.post(update(), **headers) == 401
     assert client.keys("*") == []
 
@@ -153,20 +153,20 @@ def test_who_does_not_know_the_secret_is_refused(receiver, client, headers):
     ("shown", "speaks_for", "status"),
     [("wa1", "wa1", 200), ("wa2", "wa1", 401), ("wa1", "wa1 ", 401), ("Loja São José", "Loja São José", 200)],
 )
-def test_an_instance_speaks_for_itself_alone(receiver, client, shown, speaks_for, status):
+def test_an_instances_token_is_valid_for_its_own_events_only(receiver, client, shown, speaks_for, status):
     """
-    What is registered at the gateway for one instance can be read with that instance's token.
+    An instance's token can read the registration that the gateway stores for it.
     """
     registered = headers_of(shown, SECRET)
     headers = {INSTANCE_HEADER: registered[INSTANCE_HEADER], "Authorization": f"Bearer {token(registered['jwt_key'])}"}
     assert receiver.post(update() | {"instance": speaks_for}, **headers) == status
-    assert len(told(client, "receipt")) == (status == 200)
+    assert len(events_of(client, "receipt")) == (status == 200)
     renamed = headers | {INSTANCE_HEADER: "another"}
     without = {"Authorization": headers["Authorization"]}
     assert [receiver.post(update(), **tried) for tried in (renamed, without)] == [401, 401]
 
 
-def test_an_instance_without_a_secret_of_its_own_is_named_once(valkey, client):
+def test_an_instance_without_its_own_secret_is_logged_once(valkey, client):
     with stopping(Receiver(valkey.url)) as receiver, structlog.testing.capture_logs() as lines:
         assert [receiver.post(update(key_id)) for key_id in ("A", "B")] == [200, 200]
         registered = headers_of("wa2", SECRET)
@@ -178,7 +178,7 @@ def test_an_instance_without_a_secret_of_its_own_is_named_once(valkey, client):
 
 def test_the_secret_may_come_as_a_header(receiver, client):
     assert receiver.post(update(), **{"X-Ifinu-Secret": SECRET}) == 200
-    assert len(told(client, "receipt")) == 1
+    assert len(events_of(client, "receipt")) == 1
 
 
 @pytest.mark.parametrize(
@@ -188,12 +188,12 @@ def test_probes(receiver, method, path, status):
     assert receiver.ask(method, path) == status
 
 
-def test_a_client_that_leaves_in_the_middle_disturbs_nobody(receiver, client):
+def test_a_client_that_disconnects_midway_disturbs_no_other(receiver, client):
     head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\nContent-Length: 100\r\n\r\n{{"
     with socket.create_connection(("127.0.0.1", receiver.port)) as line:
         line.sendall(head.encode())
     assert receiver.post(update()) == 200
-    assert len(told(client, "receipt")) == 1
+    assert len(events_of(client, "receipt")) == 1
 
 
 # -- opt-outs
@@ -202,20 +202,20 @@ def test_a_client_that_leaves_in_the_middle_disturbs_nobody(receiver, client):
 @pytest.mark.parametrize(
     ("known", "tenant"),
     [
-        ([], "*"),  # nobody knows, so it is all of them until the ledger was asked
+        ([], "*"),  # the tenant is unknown, so it covers all of them until the ledger was asked
         ([(0, "u1")], "u1"),
         ([(1, "u2")], "u2"),
         ([(0, "u1"), (1, "u2")], "u1"),
-        ([(0, ""), (1, "u2")], None),  # the last message was of no tenant
+        ([(0, ""), (1, "u2")], None),  # the last message had no tenant
     ],
 )
-def test_who_opts_out_does_so_from_the_tenant_that_wrote_last(receiver, client, known, tenant):
+def test_an_opt_out_applies_to_the_tenant_that_wrote_last(receiver, client, known, tenant):
     for month, name in known:
         client.hset(senders_key("wa1", months()[month]), PSEUDONYM, name)
     client.hset(senders_key("wa2", months()[0]), PSEUDONYM, "somebody else")
     assert receiver.post(upsert("Sair!")) == 200
     assert [key.decode() for key in client.keys("ifinu:optout:*")] == [optout_key(tenant)]
-    (said,) = told(client, "optout")
+    (said,) = events_of(client, "optout")
     assert said == {
         "tenant": tenant, "phone": "+55 11 9****-4321", "hash": PSEUDONYM, "source": "whatsapp", "on": True,
     }  # fmt: skip
@@ -229,34 +229,34 @@ def test_who_opts_out_does_so_from_the_tenant_that_wrote_last(receiver, client, 
     assert [answer.wish for answer in Replies(client).all()] == (["stop"] if tenant == "*" else [])
 
 
-def test_who_quotes_a_message_is_opted_out_at_once_and_the_ledger_is_asked_whose_it_was(receiver, client):
+def test_an_opt_out_that_quotes_a_message_applies_at_once_and_the_ledger_resolves_its_tenant(receiver, client):
     client.hset(senders_key("wa1", months()[0]), PSEUDONYM, "u1")
     body = upsert("SAIR")
     body["data"]["message"] = {"extendedTextMessage": {"text": "SAIR", "contextInfo": {"stanzaId": "3EB0AA"}}}
     assert receiver.post(body) == 200
-    assert [one["tenant"] for one in told(client, "optout")] == ["u1"]
+    assert [one["tenant"] for one in events_of(client, "optout")] == ["u1"]
     (answer,) = Replies(client).new(10)
     assert (answer.quoted, answer.tenants, answer.known) == ("3EB0AA", ("u1",), True)
 
 
 @pytest.mark.parametrize(("known", "tenant"), [("u1", "u1"), (None, "*")])
-def test_who_is_a_wrong_recipient_is_not_written_to_until_somebody_has_looked(receiver, client, known, tenant):
+def test_a_wrong_recipient_gets_no_message_until_a_person_decides(receiver, client, known, tenant):
     if known:
         client.hset(senders_key("wa1", months()[0]), PSEUDONYM, known)
     for _ in range(2):
         assert receiver.post(upsert("Não sou a Maria")) == 200
-    (said,) = told(client, "optout")
+    (said,) = events_of(client, "optout")
     assert (said["tenant"], said["source"], said["on"]) == (tenant, "wrong_person", True)
-    assert client.llen(URGENT) == 0  # nothing is confirmed that is not decided
+    assert client.llen(URGENT) == 0  # no confirmation before the decision
     answers = Replies(client)
     (answer,) = answers.all()
     assert (answer.wish, answer.text, answer.phone) == ("wrong_person", "Não sou a Maria", "+55 11 9****-4321")
     answers.dismiss(answer)
     assert (answers.all(), client.keys("ifinu:optout:*")) == ([], [])
-    assert [one["on"] for one in told(client, "optout")] == [True, False]
+    assert [one["on"] for one in events_of(client, "optout")] == [True, False]
 
 
-def test_to_dismiss_an_answer_lifts_no_opt_out_of_another_kind(receiver, client):
+def test_dismissing_a_reply_lifts_no_opt_out_of_another_kind(receiver, client):
     client.hset(senders_key("wa1", months()[0]), PSEUDONYM, "u1")
     assert receiver.post(upsert("SAIR", "AC01")) == 200
     assert receiver.post(upsert("número errado", "AC02")) == 200
@@ -265,7 +265,7 @@ def test_to_dismiss_an_answer_lifts_no_opt_out_of_another_kind(receiver, client)
     assert client.hlen(optout_key("u1")) == 1
 
 
-def test_what_may_be_a_request_is_listed_and_changes_nothing(receiver, client):
+def test_an_ambiguous_reply_is_listed_and_changes_nothing(receiver, client):
     for _ in range(2):
         assert receiver.post(upsert("cancelar")) == 200
     assert client.keys("ifinu:optout:*") + client.lrange(URGENT, 0, -1) == []
@@ -273,15 +273,15 @@ def test_what_may_be_a_request_is_listed_and_changes_nothing(receiver, client):
     assert (answer.wish, answer.text, answer.hash) == ("maybe", "cancelar", PSEUDONYM)
 
 
-def test_who_opts_out_twice_is_told_once(receiver, client):
+def test_a_second_opt_out_gets_no_second_confirmation(receiver, client):
     for key_id in ("AC01", "AC01", "AC02"):
         assert receiver.post(upsert("SAIR", key_id)) == 200
     assert client.llen(URGENT) == 1
-    assert len(told(client, "optout")) == 1
+    assert len(events_of(client, "optout")) == 1
     assert len(list(OptOuts(client, Pseudonyms(PHONE_KEY.encode())).all("*"))) == 1
 
 
-def test_who_hides_behind_a_lid_is_left_to_the_ledger_and_to_a_person(receiver, client):
+def test_a_reply_behind_a_lid_is_left_to_the_ledger_and_to_a_person(receiver, client):
     body = upsert("SAIR", remoteJid="123456789012345@lid")
     body["data"]["contextInfo"] = {"stanzaId": "3EB0AA"}
     with structlog.testing.capture_logs() as lines:
@@ -290,7 +290,7 @@ def test_who_hides_behind_a_lid_is_left_to_the_ledger_and_to_a_person(receiver, 
     (answer,) = Replies(client).all()
     assert (answer.wish, answer.hash, answer.quoted, answer.instance) == ("stop", None, "3EB0AA", "wa1")
     assert (answer.key_id, answer.text, answer.at.timestamp()) == ("ACBB", None, SAID_AT)
-    (unresolved,) = [line for line in lines if line["event"] == "ifinu.optout.unresolved"]  # twice posted, once said
+    (unresolved,) = [line for line in lines if line["event"] == "ifinu.optout.unresolved"]  # posted twice, logged once
     assert unresolved["quoted"] == "3EB0AA"
     assert "123456789012345" not in repr(lines) + repr(client.hgetall("ifinu:respostas"))
 
@@ -299,19 +299,19 @@ def test_who_hides_behind_a_lid_is_left_to_the_ledger_and_to_a_person(receiver, 
     ("key", "stopped", "open_answers"),
     [
         ({"remoteJid": JID, "fromMe": False}, 1, 1),
-        ({"remoteJid": "5511900000000@s.whatsapp.net", "fromMe": True}, 0, 1),  # as the person's phone has it
+        ({"remoteJid": "5511900000000@s.whatsapp.net", "fromMe": True}, 0, 1),  # as the person's phone stores it
         ({"remoteJid": "123456789012345@lid", "fromMe": True}, 0, 1),
-        ({"remoteJid": JID, "fromMe": True}, 0, 0),  # we edited what we had written to them
+        ({"remoteJid": JID, "fromMe": True}, 0, 0),  # we edited our own message to them
     ],
 )
-def test_an_edited_message_counts_as_what_it_says_now(receiver, client, key, stopped, open_answers):
+def test_an_edited_message_counts_by_its_new_text(receiver, client, key, stopped, open_answers):
     data = {"key": key | {"id": "ACBB"}, "type": 14, "editedMessage": {"conversation": "SAIR"}}
     body = {"event": "messages.edited", "instance": "wa1", "sender": "5511900000000@s.whatsapp.net", "data": data}
     assert receiver.post(body) == 200
-    assert (len(told(client, "optout")), Replies(client).count()) == (stopped, open_answers)
+    assert (len(events_of(client, "optout")), Replies(client).count()) == (stopped, open_answers)
 
 
-def test_without_a_key_of_phones_the_one_in_redis_is_used(valkey, client):
+def test_without_a_configured_phone_key_the_one_in_redis_is_used(valkey, client):
     with stopping(Receiver(valkey.url, phone_key=None)) as receiver:
         assert receiver.post(upsert("SAIR")) == 200
     (out,) = OptOuts(client, Pseudonyms.load(client, None)).all("*")
@@ -334,9 +334,9 @@ def test_nothing_personal_is_logged(receiver):
 # -- Redis is away
 
 
-def test_while_redis_is_away_hooks_are_to_come_again_and_then_pass(tmp_path):
+def test_hooks_during_a_redis_outage_get_an_error_and_pass_when_repeated(tmp_path):
     """
-    It may be started before Redis; what the gateway tries again is recorded, connections of before included.
+    It may start before Redis. Hooks that the gateway repeats are recorded, also on connections from before.
     """
     server = redis_server(tmp_path)
     with stopping(Receiver(server.url)) as receiver:
@@ -353,7 +353,7 @@ def test_while_redis_is_away_hooks_are_to_come_again_and_then_pass(tmp_path):
             assert receiver.post(update("B")) == 200
 
 
-def test_a_redis_that_swallows_everything_is_given_up_within_seconds(valkey, client):
+def test_an_unresponsive_redis_is_given_up_within_seconds(valkey, client):
     with stopping(Proxy(valkey.port)) as proxy, stopping(Receiver(f"redis://127.0.0.1:{proxy.port}/0")) as receiver:
         assert receiver.post(update("A")) == 200
         proxy.silence(True)
@@ -361,10 +361,10 @@ def test_a_redis_that_swallows_everything_is_given_up_within_seconds(valkey, cli
         proxy.silence(False)
         proxy.cut()
         wait_until(lambda: receiver.post(update("B")) == 200)
-    assert {one["key_id"] for one in told(client, "receipt")} == {"A", "B"}
+    assert {one["key_id"] for one in events_of(client, "receipt")} == {"A", "B"}
 
 
-def test_a_redis_that_refuses_writes_is_told_by_503(receiver, client):
+def test_a_redis_that_refuses_writes_is_answered_with_503(receiver, client):
     client.set(EVENTS, "not a stream")
     assert receiver.post(update()) == 503
     client.delete(EVENTS)
