@@ -19,7 +19,7 @@ BROKERS = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_U
 
 
 def application(**fields: Any) -> Application:
-    """One of these settings, as the worker's own."""
+    """A Celery application of these settings, as the worker makes one."""
     made = Application("ifinu-test", set_as_current=False)
     made.on_configure.connect(module._configure, weak=False)
     made.use(settings.load(redis_url=OURS, **fields))
@@ -37,7 +37,7 @@ def application(**fields: Any) -> Application:
         ("hush", "something that is no URL"),
     ],
 )
-def test_a_broker_in_the_environment_that_is_not_ours_is_refused_naming_both(monkeypatch, name, other, shown):
+def test_a_different_broker_in_the_environment_is_refused_naming_both(monkeypatch, name, other, shown):
     monkeypatch.setenv("IFINU_REDIS_URL", OURS)
     monkeypatch.setenv(name, other)
     with pytest.raises(ConfigurationError) as caught:
@@ -65,7 +65,7 @@ def test_a_broker_beside_the_default_is_refused_too(monkeypatch):
 
 
 @pytest.mark.parametrize(("ours", "shown"), [(None, "is not set"), ("redis://fila/2", "redis://fila/2")])
-def test_a_result_backend_in_the_environment_that_is_not_ours_is_refused_naming_both(monkeypatch, ours, shown):
+def test_a_different_result_backend_in_the_environment_is_refused_naming_both(monkeypatch, ours, shown):
     monkeypatch.setenv("CELERY_RESULT_BACKEND", "redis://:hush@other/1")
     monkeypatch.setenv("IFINU_RESULT_BACKEND", ours or "")
     with pytest.raises(ConfigurationError) as caught:
@@ -76,7 +76,7 @@ def test_a_result_backend_in_the_environment_that_is_not_ours_is_refused_naming_
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("broker_url", OTHER, "redis://other:6380/3"),
         ("broker_url", f"{OURS};{OTHER}", "several servers"),
@@ -93,14 +93,14 @@ def test_a_result_backend_in_the_environment_that_is_not_ours_is_refused_naming_
         ("result_backend", "redis://:hush@other/1", "result backend redis://other/1"),
     ],
 )
-def test_what_a_caller_changes_in_the_application_is_refused_where_messages_would_be_lost(name, value, told, late):
+def test_a_change_to_the_application_that_would_lose_messages_is_refused(name, value, message, late):
     made = application()
     if late:
-        made.check()  # it is configured
+        made.check()  # so that it is configured
     made.conf[name] = value
     with pytest.raises(ConfigurationError) as caught:
         made.check()
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "hush" not in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -109,7 +109,7 @@ def test_what_a_caller_changes_in_the_application_is_refused_where_messages_woul
     ("name", "value"),
     [("broker_vhost", "7"), ("broker_port", 1), ("worker_concurrency", 3), ("broker_url", "redis://:secret@FILA/0")],
 )
-def test_what_a_caller_may_change_does_not_lead_elsewhere(name, value):
+def test_a_harmless_change_to_the_application_does_not_redirect_messages(name, value):
     made = application()
     made.conf[name] = value
     made.check()
@@ -147,7 +147,7 @@ def test_a_worker_runs_only_in_a_pool_that_keeps_leases_and_pace(name, taken):
             check_worker(get_implementation(name))
 
 
-def test_a_module_of_celerys_settings_that_nobody_reads_is_refused(monkeypatch):
+def test_a_celery_settings_module_is_refused_because_ifinu_does_not_read_it(monkeypatch):
     monkeypatch.setenv("CELERY_CONFIG_MODULE", "celeryconfig")
     with pytest.raises(ConfigurationError, match=r"CELERY_CONFIG_MODULE .* names celeryconfig"):
         check_worker(get_implementation("threads"))

@@ -32,7 +32,7 @@ def read(store: Directory, name: str, file: str) -> bytes:
         return source.read(1000)
 
 
-def test_a_file_is_there_when_it_is_whole_and_for_its_owner_alone(root: Path):
+def test_a_file_appears_when_it_is_complete_and_only_its_owner_can_read_it(root: Path):
     before = os.umask(0)
     try:
         store = Directory(root)
@@ -48,7 +48,7 @@ def test_a_file_is_there_when_it_is_whole_and_for_its_owner_alone(root: Path):
     assert [mode(root), mode(root / NAME), mode(root / NAME / "redis.rdb")] == [0o700, 0o700, 0o600]
 
 
-def test_of_what_fails_on_its_way_nothing_is_there(root: Path):
+def test_a_write_that_fails_leaves_no_file(root: Path):
     store = Directory(root)
     store.begin(NAME)
 
@@ -62,7 +62,7 @@ def test_of_what_fails_on_its_way_nothing_is_there(root: Path):
     assert os.listdir(root / NAME) == []
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_is_reported_and_leaves_no_file(root: Path, monkeypatch: pytest.MonkeyPatch):
     store = Directory(root)
     store.begin(NAME)
 
@@ -76,12 +76,12 @@ def test_a_full_disk_is_said_and_leaves_nothing(root: Path, monkeypatch: pytest.
     assert os.listdir(root / NAME) == []
 
 
-def test_two_do_not_write_to_one_folder(root: Path):
+def test_two_backups_do_not_share_a_folder(root: Path):
     store = Directory(root)
     assert [store.begin(NAME), Directory(root).begin(NAME)] == [True, False]
 
 
-def test_only_what_looks_like_ours_is_named_and_deleted(root: Path):
+def test_only_files_named_like_backups_are_listed_and_deleted(root: Path):
     store = Directory(root)
     assert store.names() == []
     for name in ("20261202T030000Z", NAME):
@@ -99,14 +99,14 @@ def test_only_what_looks_like_ours_is_named_and_deleted(root: Path):
     assert os.listdir(root / NAME) == ["mine.txt"]
 
 
-def test_a_folder_that_leads_elsewhere_is_none_of_ours(root: Path, tmp_path: Path):
+def test_a_symbolic_link_is_not_taken_for_a_backup(root: Path, tmp_path: Path):
     (tmp_path / "elsewhere").mkdir()
     root.mkdir()
     (root / NAME).symlink_to(tmp_path / "elsewhere")
     assert Directory(root).names() == []
 
 
-def test_a_store_that_cannot_be_written_is_said(tmp_path: Path):
+def test_a_store_that_cannot_be_written_is_reported(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BackupFailed, match=f"the store {tmp_path}/file/x: Not a directory"):
         Directory(tmp_path / "file" / "x").begin(NAME)

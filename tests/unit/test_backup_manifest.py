@@ -28,13 +28,13 @@ def whole(**changes: object) -> Manifest:
     return Manifest.model_validate(given | changes)
 
 
-def test_what_is_written_is_what_is_read():
+def test_a_manifest_survives_writing_and_reading():
     assert manifest.read(NAME, whole().write()) == whole()
     assert whole().size == 40
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "cannot be read"),
         (b"{", "cannot be read"),
@@ -46,8 +46,8 @@ def test_what_is_written_is_what_is_read():
         (whole().write().replace(b'"ifinu"', b'"ifinu_"'), "ifinu: Field required"),
     ],
 )
-def test_what_is_no_manifest_of_this_backup_is_refused(content: bytes, told: str):
-    with pytest.raises(BackupFailed, match=told):
+def test_anything_but_the_manifest_of_this_backup_is_refused(content: bytes, message: str):
+    with pytest.raises(BackupFailed, match=message):
         manifest.read(NAME, content)
 
 
@@ -58,10 +58,10 @@ def test_what_is_no_manifest_of_this_backup_is_refused(content: bytes, told: str
         ("20261201T030000Z.old", False), (".20261201T030000Z", False), ("２０２６1201T030000Z", False),
     ],
 )  # fmt: skip
-def test_only_a_time_is_a_name(name: str, is_one: bool):
+def test_only_a_timestamp_is_a_backup_name(name: str, is_one: bool):
     assert manifest.is_name(name) == is_one
 
 
-def test_a_name_is_the_time_at_which_it_began():
+def test_a_backup_is_named_after_its_start_time():
     assert manifest.name_of(AT) == NAME
     assert manifest.began(NAME) == AT

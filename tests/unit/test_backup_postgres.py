@@ -10,7 +10,7 @@ from ifinu.errors import BackupFailed, ConfigurationError
 
 
 @pytest.mark.parametrize(
-    ("url", "host", "told"),
+    ("url", "host", "options"),
     [
         ("postgresql://ifinu:p%40ss@db:5433/ledger", "db", ["host=db", "port=5433", "user=ifinu", "dbname=ledger"]),
         ("postgresql+psycopg2://ifinu@db/ledger?password=p%40ss&sslmode=require", "db", ["sslmode=require"]),
@@ -18,30 +18,30 @@ from ifinu.errors import BackupFailed, ConfigurationError
         ("postgresql://db/evolution?schema=public&connection_limit=5&connect_timeout=3", "db", ["connect_timeout=3"]),
     ],
 )
-def test_where_a_database_is_and_no_password_on_a_command_line(url: str, host: str, told: list[str]):
+def test_the_command_line_has_the_databases_address_and_no_password(url: str, host: str, options: list[str]):
     database = Database(url, "the ledger")
     assert database.host == host
     words = database._address.split()
-    assert set(told) <= set(words)
+    assert set(options) <= set(words)
     assert not [word for word in words if "p@ss" in word or word.startswith(("password", "schema", "connection_limit"))]
     assert "p@ss" not in repr(database)
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("sqlite:///ledger.db", "the ledger is in sqlite, not in PostgreSQL"),
         ("ledger", "the URL of the ledger is not a database URL"),
         ("postgresql://db/x?sslpassword=y", "has sslpassword"),
     ],
 )
-def test_what_is_no_postgresql_is_refused(url: str, told: str):
-    with pytest.raises(ConfigurationError, match=told):
+def test_a_database_other_than_postgresql_is_refused(url: str, message: str):
+    with pytest.raises(ConfigurationError, match=message):
         Database(url, "the ledger")
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "message"),
     [
         (
             'echo "pg_restore: while PROCESSING TOC:" >&2; '
@@ -57,8 +57,8 @@ def test_what_is_no_postgresql_is_refused(url: str, told: str):
         ("kill -9 $$", "x: pg_restore failed: killed by signal 9"),
     ],
 )
-def test_an_error_of_a_program_is_one_line_and_quotes_no_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str
+def test_a_failed_programs_error_is_one_line_and_quotes_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ):
     program = tmp_path / "pg_restore"
     program.write_text(f"#!/bin/sh\n{script}\n")
@@ -66,4 +66,4 @@ def test_an_error_of_a_program_is_one_line_and_quotes_no_row(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(BackupFailed) as raised:
         entries([b"x" * 100_000] * 5, "x")
-    assert str(raised.value) == told
+    assert str(raised.value) == message

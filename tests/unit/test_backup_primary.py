@@ -15,12 +15,12 @@ from ifinu.backup.primary import Address
         ("restore.example:0", "restore.example", 0),
     ],
 )
-def test_where_redis_finds_us(given: str | None, host: str, port: int):
+def test_the_address_at_which_redis_connects_to_the_restore(given: str | None, host: str, port: int):
     address = Address(given)
     assert (address.host, address.port) == (host, port)
 
 
 @pytest.mark.parametrize("given", ["6390", "host", "host:", "host:port", ":70000", ":-1"])
-def test_what_is_no_address_is_refused(given: str):
+def test_a_malformed_address_is_refused(given: str):
     with pytest.raises(ValueError, match="must be HOST:PORT or :PORT"):
         Address(given)

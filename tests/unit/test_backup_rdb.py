@@ -5,7 +5,7 @@ import pytest
 from ifinu.backup.rdb import Outline
 from ifinu.errors import BackupFailed
 
-# As servers wrote them, without their keys: what they are, two facts, a database and how many keys it has.
+# RDB files of real servers without the keys: magic number, two auxiliary fields, one database and its key count.
 REDIS_7_0 = (
     b"REDIS0010\xfa\tredis-ver\x067.0.15\xfa\nredis-bits\xc0@\xfa\x05ctime\xc2_\x90\x07k"
     b"\xfe\x00\xfb\x43\xe8\x00"
@@ -30,18 +30,18 @@ def outlined(content: bytes, size: int = 7) -> Outline:
         (VALKEY_9, {3: 100_000}),
         (VALKEY_80, {0: 5}),
         (EMPTY, {}),
-        (b"REDIS0011\xfa\x80\xff\xff\xff\xff", {}),  # a text that is longer than what is kept of the beginning
+        (b"REDIS0011\xfa\x80\xff\xff\xff\xff", {}),  # a string longer than the part of the file that is kept
     ],
 )
 @pytest.mark.parametrize("size", [1, 10_000])
-def test_it_says_how_many_keys_the_first_database_has(head: bytes, keys: dict[int, int], size: int):
+def test_the_key_count_of_the_first_database_is_read(head: bytes, keys: dict[int, int], size: int):
     outline = outlined(head + END, size)
     outline.check()
     assert outline.keys() == keys
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "not a Redis snapshot"),
         (b"PGDMP" + REDIS_7_0 + END, "not a Redis snapshot"),
@@ -50,6 +50,6 @@ def test_it_says_how_many_keys_the_first_database_has(head: bytes, keys: dict[in
         (REDIS_7_0 + END + b"\n", "has no end"),
     ],
 )
-def test_what_is_none_from_its_first_byte_to_its_last_is_refused(content: bytes, told: str):
-    with pytest.raises(BackupFailed, match=told):
+def test_a_file_that_is_not_a_complete_rdb_is_refused(content: bytes, message: str):
+    with pytest.raises(BackupFailed, match=message):
         outlined(content).check()

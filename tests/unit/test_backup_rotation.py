@@ -35,13 +35,13 @@ def add(store: Directory, *ages: timedelta, complete: bool = True) -> None:
     ("complete", "unfinished", "kept_complete", "kept_unfinished"),
     [
         ([0, 1, 13, 14, 15, 40], [], [0, 1, 13, 14], []),
-        ([20, 30, 40], [], [20], []),  # the newest complete one stays, however old
-        ([20], [0.5, 1.5, 30], [20], [0.5]),  # an unfinished one neither stays nor counts as the newest
+        ([20, 30, 40], [], [20], []),  # the newest complete one stays at any age
+        ([20], [0.5, 1.5, 30], [20], [0.5]),  # an unfinished backup is deleted and does not count as the newest
         ([], [0.1, 2], [], [0.1]),
-        ([-0.1, 3], [], [-0.1, 3], []),  # a clock was put back
+        ([-0.1, 3], [], [-0.1, 3], []),  # a clock was set back
     ],
 )
-def test_what_stays(store: Directory, complete, unfinished, kept_complete, kept_unfinished):
+def test_the_backups_that_rotation_keeps(store: Directory, complete, unfinished, kept_complete, kept_unfinished):
     add(store, *(timedelta(days=age) for age in complete))
     add(store, *(timedelta(days=age) for age in unfinished), complete=False)
     gone = rotation.prune(store, NOW, 14)
@@ -52,14 +52,14 @@ def test_what_stays(store: Directory, complete, unfinished, kept_complete, kept_
     assert rotation.prune(store, NOW, 14) == []
 
 
-def test_the_latest_is_the_newest_complete_one(store: Directory):
+def test_the_latest_backup_is_the_newest_complete_one(store: Directory):
     add(store, timedelta(days=2))
     add(store, timedelta(days=1), complete=False)
     assert rotation.complete(store) == [named(timedelta(days=2))]
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("latest", "there is no complete backup in"),
         ("20260101T000000Z", "there is no backup '20260101T000000Z' in"),
@@ -67,7 +67,7 @@ def test_the_latest_is_the_newest_complete_one(store: Directory):
         ("20261231T120000Z", "20261231T120000Z is incomplete"),
     ],
 )
-def test_an_incomplete_backup_is_not_chosen(store: Directory, name: str, told: str):
+def test_an_incomplete_backup_is_not_chosen(store: Directory, name: str, message: str):
     add(store, timedelta(0), complete=False)
-    with pytest.raises(BackupFailed, match=told):
+    with pytest.raises(BackupFailed, match=message):
         rotation.find(store, name)

@@ -1,4 +1,4 @@
-"""An optional field that is given as "" or as blanks counts as absent, by whichever door a notification comes in."""
+"""An optional field given as "" or as blanks counts as absent, at every entry point for notifications."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def called(monkeypatch) -> Callable[[], Notification]:
 
 @pytest.fixture(params=["constructor", "delay", "enqueue", "apply_async", "s", "many", "file", "csv", "send"])
 def given(request, capsys, monkeypatch, tmp_path) -> Callable[[Fields], Notification]:
-    """One door: what becomes of some fields that are given there."""
+    """One entry point: takes fields and returns what they become there."""
     ifinu = Shell(capsys, monkeypatch)
     file = tmp_path / "charges"
 

@@ -69,8 +69,8 @@ def test_a_day_is_a_holiday_for_its_state(day, states, elsewhere):
     assert every == dict.fromkeys(states.split(), True) | dict.fromkeys(elsewhere.split(), False)
 
 
-def test_no_other_country_is_loaded_and_nothing_before_it_is_asked_for():
-    """Each worker would carry them: 8 MiB."""
+def test_only_brazils_calendar_is_loaded_and_only_on_first_use():
+    """Loading every country would cost each worker 8 MiB."""
     code = (
         "import sys; from datetime import date; from ifinu import business_days, window\n"
         "assert 'holidays' not in sys.modules\n"

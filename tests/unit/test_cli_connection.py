@@ -1,4 +1,4 @@
-"""How long a command tries to reach a server, and at which errors it does not."""
+"""How long a command tries to reach a server, and which errors it does not retry."""
 
 import ssl
 
@@ -61,7 +61,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("error", AWAY, ids=str)
-def test_a_server_that_is_away_for_a_moment_is_asked_again_and_said_once(error, capsys):
+def test_a_server_that_is_briefly_away_is_retried_and_reported_once(error, capsys):
     ask = Refusing(error, error, error)
     connection.reach(ask)
     assert ask.asked == 4
@@ -76,19 +76,19 @@ def test_a_server_that_refuses_is_asked_once(error, capsys):
     assert (ask.asked, capsys.readouterr().err) == (1, "")
 
 
-def test_a_certificate_that_is_not_trusted_is_no_absence():
+def test_an_untrusted_certificate_is_not_retried_as_an_outage():
     failed = redis.ConnectionError("Error 1 connecting to redis:6379")
     failed.__context__ = ssl.SSLCertVerificationError("certificate verify failed")
     assert not connection.is_away(failed)
 
 
-def test_what_stays_away_ends_with_the_error_of_its_server(monkeypatch):
+def test_a_server_that_stays_away_ends_with_its_own_error(monkeypatch):
     monkeypatch.setattr(connection, "PATIENCE_S", 0)
     with pytest.raises(redis.ConnectionError, match="refused"):
         connection.reach(Refusing(redis.ConnectionError("refused")))
 
 
-def test_the_time_is_that_of_all_servers_together(monkeypatch):
+def test_the_deadline_covers_all_servers_together(monkeypatch):
     monkeypatch.setattr(connection, "PATIENCE_S", 0)
     second = Refusing(redis.ConnectionError("second"))
     with pytest.raises(redis.ConnectionError, match="second"):

@@ -65,7 +65,7 @@ def failed(evidence):
     return [check.what for check in checks if not check.holds]
 
 
-def test_when_it_adds_up_every_expectation_holds():
+def test_every_expectation_holds_for_a_correct_run():
     assert failed(as_it_must_be()) == []
 
 
@@ -102,7 +102,7 @@ def test_when_it_adds_up_every_expectation_holds():
         (lambda e: {"paces": [Pace("w", 0, 0, None, 0.0)]}, {"w, its busiest second"}),
         (lambda e: {"paces": [Pace("w", 400, 42, 41.0, 9.0)]}, {"w, pace under a backlog"}),
         (lambda e: {"paces": [Pace("w", 500, 55, 53.0, 9.0)]}, {"w, pace under a backlog"}),
-        (lambda e: {"paces": [Pace("w", 20, 20, 70.0, 0.3)]}, set()),  # too short to tell
+        (lambda e: {"paces": [Pace("w", 20, 20, 70.0, 0.3)]}, set()),  # too short to judge
     ],
 )
 def test_each_defect_is_found_where_it_is(changes, found):

@@ -10,7 +10,7 @@ from ifinu.cli.doctor.findings import Level
 
 
 class Server:
-    """A Redis that says what it is told to say, as a healthy one by default."""
+    """A stand-in for Redis with configurable replies; by default those of a healthy server."""
 
     def __init__(self, config=(), info=(), types=(), ahead_s=0.0, forbidden=()):
         self._config = {"appendonly": "yes", "maxmemory-policy": "noeviction", **dict(config)}
@@ -46,7 +46,7 @@ def found(server, check):
     return next(finding for finding in redis_checks.examine_redis(server) if finding.check == check)
 
 
-def test_a_healthy_server_is_well():
+def test_a_healthy_server_has_no_findings():
     findings = list(redis_checks.examine_redis(Server()))
     assert [(f.check, f.level, f.fix) for f in findings] == [
         (name, Level.OK, "")
@@ -93,7 +93,7 @@ def test_a_healthy_server_is_well():
         (Server(types={"ifinu:fila:urgente:dlq": "list"}), "keys", Level.OK, "of the right types"),
     ],
 )  # fmt: skip
-def test_each_trouble_is_found_and_how_to_fix_it_is_said(server, check, level, seen):
+def test_each_problem_is_found_with_its_fix(server, check, level, seen):
     finding = found(server, check)
     assert (finding.level, finding.seen) == (level, seen)
     assert bool(finding.fix) == (level is not Level.OK)
@@ -109,7 +109,7 @@ def test_each_trouble_is_found_and_how_to_fix_it_is_said(server, check, level, s
         (Server(forbidden=("info",)), "memory"),
     ],
 )
-def test_what_a_managed_server_forbids_is_a_warning_that_says_where_to_look(server, check):
+def test_a_check_that_a_managed_server_forbids_is_a_warning_that_says_where_to_look(server, check):
     finding = found(server, check)
     assert finding.level is Level.WARN
     assert "provider's console" in finding.fix
@@ -142,7 +142,7 @@ def test_everything_away_is_found_and_ends_with_1(ifinu, monkeypatch):
     ("age_s", "level"),
     [(0, "ok"), (29, "ok"), (60, "fail"), (None, "warn")],
 )
-def test_the_heartbeat_is_looked_at_where_there_is_one(ifinu, monkeypatch, tmp_path, age_s, level):
+def test_the_heartbeat_is_checked_if_it_exists(ifinu, monkeypatch, tmp_path, age_s, level):
     file = tmp_path / "heartbeat"
     monkeypatch.setenv("IFINU_HEARTBEAT_FILE", str(file))
     if age_s is not None:

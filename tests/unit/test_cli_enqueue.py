@@ -45,7 +45,7 @@ def file(tmp_path):
     return path
 
 
-def test_what_is_right_is_enqueued_and_what_is_wrong_told_with_its_line(ifinu, server, file):
+def test_valid_lines_are_enqueued_and_invalid_ones_reported_with_their_line(ifinu, server, file):
     ended = ifinu("enqueue", str(file))
     assert ended.code == 1
     first, *rest = ended.out.splitlines()
@@ -76,7 +76,7 @@ def test_a_dry_run_needs_no_redis(ifinu, monkeypatch, file):
 
 
 @pytest.mark.parametrize("name", ["charges.CSV", "charges.txt", "charges", "charges.xlsx"])
-def test_a_csv_is_known_by_what_is_in_it(ifinu, server, tmp_path, name):
+def test_a_csv_is_recognised_by_its_content(ifinu, server, tmp_path, name):
     content = b"id;tipo_notificacao;telefone;texto\na;lembrete;(77) 99861-6740;oi\n"
     path = tmp_path / name
     path.write_bytes(content)
@@ -109,7 +109,7 @@ class GoesAway(fakeredis.FakeRedis):
         return super().pipeline(transaction, shard_hint)
 
 
-def test_an_interruption_says_where_to_go_on(ifinu, monkeypatch, tmp_path):
+def test_an_interruption_reports_where_to_resume(ifinu, monkeypatch, tmp_path):
     server = fakeredis.FakeServer()
     path = tmp_path / "many.jsonl"
     path.write_text("\n\n" + "\n".join(json.dumps(GOOD | {"id": f"n{i}"}) for i in range(1200)))
@@ -145,7 +145,7 @@ class Interrupts(fakeredis.FakeRedis):
         return super().pipeline(transaction, shard_hint)
 
 
-def test_an_interruption_by_a_person_says_how_many_went_in_too(ifinu, monkeypatch, tmp_path):
+def test_ctrl_c_reports_how_many_were_enqueued_too(ifinu, monkeypatch, tmp_path):
     path, kept = tmp_path / "many.csv", tmp_path / "refused.csv"
     rows = "".join(f"n{i};lembrete;{'77998616740' if i else '12'};oi\n" for i in range(1200))
     path.write_text(f"id;kind;phone;text\n{rows}")
@@ -210,7 +210,7 @@ def test_a_file_as_people_have_it(ifinu, name, accepted, refused):
         ),
     ],
 )
-def test_what_may_not_be_meant_is_said(ifinu, name, warning):
+def test_input_that_is_probably_a_mistake_gets_a_warning(ifinu, name, warning):
     found = tried(ifinu, name, "--json").json["warnings"]
     assert [one[: len(warning)] for one in found].count(warning) == 1
     assert warning in tried(ifinu, name).err.replace("\n", "")
@@ -220,8 +220,8 @@ def test_columns_of_other_names_are_mapped(ifinu, server):
     name = "ddd-in-a-column-of-its-own.csv"
     ended = tried(ifinu, name)
     assert ended.code == 2
-    for told in ("missing: id, tipo_notificacao or kind, telefone or phone", '--map "Celular=telefone"', "--kind"):
-        assert told in ended.err
+    for message in ("missing: id, tipo_notificacao or kind, telefone or phone", '--map "Celular=telefone"', "--kind"):
+        assert message in ended.err
     columns = ("ID Cobrança=id", "Cliente=nome", "Celular=telefone", "Descrição=descricao", "Link=link_pagamento")
     options = ("--kind", "lembrete", *(part for column in columns for part in ("--map", column)))
     assert ifinu("enqueue", str(CASES / name), *options).out == "1 accepted, 0 refused\n"
@@ -265,8 +265,8 @@ def test_a_kind_is_given_to_the_lines_that_name_none(ifinu, server):
 def test_errors_are_in_the_words_of_the_file(ifinu):
     content = b"id;kind;phone;Valor (R$);name;due_date\na;lembrete;12;1.234;Ana;x\n"
     ended = ifinu("enqueue", "-", "--dry-run", "--map", "Valor (R$)=valor", stdin=content)
-    for told in ("line 2: phone: has 2 digits", "; Valor (R$): has two meanings", "; due_date: is not a date"):
-        assert told in ended.out
+    for message in ("line 2: phone: has 2 digits", "; Valor (R$): has two meanings", "; due_date: is not a date"):
+        assert message in ended.out
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_dates_and_amounts_of_one_meaning_are_read_and_others_refused(ifinu, tmp
     assert [line.split(";")[0] for line in lines] == refused
 
 
-def test_a_key_of_json_that_looks_like_ours_is_said(ifinu):
+def test_a_json_key_that_resembles_a_field_gets_a_warning(ifinu):
     body = {"id": "a", "tipo_notificacao": "pagamento", "telefone": "77998616740", "nome": "Ana", "valor": 1}
     content = json.dumps(body | {"mensagem": "oi"}).encode()
     ended = ifinu("enqueue", "-", "--dry-run", "--json", stdin=content)
@@ -294,7 +294,7 @@ def test_a_key_of_json_that_looks_like_ours_is_said(ifinu):
     assert "usuario: unknown field; did you mean usuario_id?" in ifinu("enqueue", "-", "--dry-run", stdin=content).out
 
 
-def test_a_million_ids_are_told_apart_in_little_memory():
+def test_a_million_distinct_ids_need_little_memory():
     ids = enqueue._Ids()
     assert all(ids.add(f"inv-{number}") for number in range(20_000))
     assert not any(ids.add(f"inv-{number}") for number in range(20_000))
@@ -328,18 +328,18 @@ def test_half_a_surrogate_pair_is_written_as_its_escape(ifinu):
     assert (ended.code, ended.json["refused"][0]["field"]) == (1, "\ufffd")
 
 
-def test_a_kind_that_does_not_fit_its_due_date_is_said_once_and_one_that_never_can_is_refused(ifinu):
+def test_a_kind_that_does_not_fit_its_due_date_is_warned_about_once_and_one_that_never_can_is_refused(ifinu):
     rows = [
         "a;lembrete;2020-01-06", "b;lembrete;2020-01-07", "c;vencimento;2099-01-06", "d;atraso;2020-01-06",
         "e;atraso;2099-01-06", "f;lembrete;2099-01-06",
     ]  # fmt: skip
     content = "id;kind;Data de venc;phone;name;amount\n" + "".join(f"{row};77998616740;Ana;10\n" for row in rows)
     options = ("--dry-run", "--map", "Data de venc=vencimento")
-    told = ifinu("enqueue", "-", "--json", *options, stdin=content.encode()).json
-    assert told["accepted"] == 5
-    assert [(one["line"], one["field"]) for one in told["refused"]] == [(6, "Data de venc")]
-    assert told["refused"][0]["reason"].startswith("2099-01-06 is yet to come, and atraso says")
-    first, second = (one for one in told["warnings"] if "due" in one)
+    printed = ifinu("enqueue", "-", "--json", *options, stdin=content.encode()).json
+    assert printed["accepted"] == 5
+    assert [(one["line"], one["field"]) for one in printed["refused"]] == [(6, "Data de venc")]
+    assert printed["refused"][0]["reason"].startswith("2099-01-06 is yet to come, and atraso says")
+    first, second = (one for one in printed["warnings"] if "due" in one)
     assert first.startswith("lembrete in line 2: 2020-01-06 is past")
     assert first.endswith("(and 1 more of this kind)")
     assert second.startswith("vencimento in line 4: vencimento is for the due date, and 2099-01-06 is not the day")

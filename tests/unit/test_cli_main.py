@@ -31,7 +31,7 @@ COMMANDS = [
     "optout export",
     "template check", "template preview",
 ]  # fmt: skip
-# They run until they are ended, or write a format of their own.
+# These run until stopped or have an output format other than JSON.
 WITHOUT_JSON = {"worker", "recorder", "metrics", "flower", "webhook", "simulator", "dlq export"}
 
 
@@ -59,9 +59,9 @@ def test_each_command_has_help_examples_and_json(ifinu, command):
     assert ("--json" in ended.out) == (command not in WITHOUT_JSON)
 
 
-def test_help_tells_the_exit_codes(ifinu):
-    told = ifinu("--help").out
-    assert [line.strip()[:2] for line in told.splitlines() if re.match(r" \d \w", line)] == ["0 ", "1 ", "2 ", "3 "]
+def test_help_lists_the_exit_codes(ifinu):
+    text = ifinu("--help").out
+    assert [line.strip()[:2] for line in text.splitlines() if re.match(r" \d \w", line)] == ["0 ", "1 ", "2 ", "3 "]
 
 
 def test_version(ifinu):
@@ -87,7 +87,7 @@ def test_wrong_arguments_end_with_2(ifinu, arguments):
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "told"),
+    ("raised", "code", "message"),
     [
         (ConfigurationError("IFINU_X: no"), 2, "error: IFINU_X: no\n"),
         (InvalidNotification("phone", "is empty"), 2, "error: phone: is empty\n"),
@@ -104,18 +104,18 @@ def test_wrong_arguments_end_with_2(ifinu, arguments):
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_an_error_is_one_line_and_an_exit_code(ifinu, monkeypatch, raised, code, told):
+def test_an_error_is_one_line_and_an_exit_code(ifinu, monkeypatch, raised, code, message):
     def fail(*_args, **_kwargs):
         raise raised
 
     monkeypatch.setattr("ifinu.settings.load", fail)
     ended = ifinu("status")
     assert (ended.code, ended.out) == (code, "")
-    assert told in ended.err
+    assert message in ended.err
     assert ended.err.count("\n") <= 1
 
 
-def test_what_is_no_error_of_ours_is_not_hidden(ifinu, monkeypatch):
+def test_an_unforeseen_exception_is_not_hidden(ifinu, monkeypatch):
     monkeypatch.setattr("ifinu.settings.load", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ifinu("status")
@@ -129,7 +129,7 @@ def test_a_misspelt_setting_ends_with_2(ifinu, monkeypatch):
 
 
 def test_a_worker_does_not_start_without_the_key(ifinu):
-    # In a process of its own, since it configures the application.
+    # In a separate process, since it configures the application.
     ended = subprocess.run(
         [sys.executable, "-m", "ifinu", "worker"], capture_output=True, text=True, timeout=30, check=False
     )

@@ -80,7 +80,7 @@ def test_peek_shows_what_is_next_and_no_personal_data(ifinu, client):
         (b'{"headers":1,"properties":2,"body":3}', "bad_envelope: "),
     ],
 )
-def test_peek_says_what_would_become_of_a_bad_message(ifinu, client, raw, problem):
+def test_peek_shows_the_dead_letter_reason_of_a_bad_message(ifinu, client, raw, problem):
     client.lpush(NORMAL, raw)
     (line,) = ifinu("queue", "peek", "--json").out.splitlines()
     assert json.loads(line)["problem"].startswith(problem)

@@ -41,7 +41,7 @@ def test_a_dry_run_shows_no_reference_where_there_is_none(ifinu, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (GIVEN, "name: is required for lembrete"),
         ((*FULL, "--phone", "123"), "phone: has 3 digits"),
@@ -50,14 +50,14 @@ def test_a_dry_run_shows_no_reference_where_there_is_none(ifinu, monkeypatch):
         ((*FULL, "--at", "2026-12-01T09:00:00"), "--at needs a UTC offset"),
     ],
 )
-def test_what_is_wrong_is_told_and_ends_with_2(ifinu, arguments, told):
+def test_a_mistake_is_reported_and_ends_with_2(ifinu, arguments, message):
     ended = ifinu("send", *arguments, "--dry-run")
     assert (ended.code, ended.out) == (2, "")
-    assert told in ended.err
+    assert message in ended.err
 
 
 @pytest.mark.parametrize("wait", [("--in", "2h"), ("--at", "2099-12-01T09:00:00-03:00")])
-def test_when_it_is_due_is_told(ifinu, wait):
+def test_the_due_time_of_a_delayed_send_is_shown(ifinu, wait):
     ended = ifinu("send", *FULL, *wait, "--dry-run", "--json")
     assert ended.json["due"].startswith("20")
 
@@ -70,17 +70,17 @@ def test_when_it_is_due_is_told(ifinu, wait):
         ("vencimento", "2099-01-06", "2099-01-06 is not the day on which it is sent"),
     ],
 )
-def test_a_kind_that_does_not_fit_its_due_date_is_told(ifinu, kind, due, warning):
+def test_a_kind_that_does_not_fit_its_due_date_gets_a_warning(ifinu, kind, due, warning):
     given = (*FULL, "--kind", kind, "--due-date", due, "--dry-run")
     ended = ifinu("send", *given)
     assert ended.code == 0
     assert "warning: " in ended.err
     assert warning in ended.err
-    (told,) = ifinu("send", *given, "--json").json["warnings"]
-    assert warning in told
+    (found,) = ifinu("send", *given, "--json").json["warnings"]
+    assert warning in found
 
 
-def test_an_overdue_notice_is_held_against_the_day_on_which_it_is_sent(ifinu):
+def test_an_overdue_notice_is_compared_with_the_day_on_which_it_is_sent(ifinu):
     overdue = (*FULL, "--kind", "atraso", "--due-date", "2099-01-05")  # a Monday
     ended = ifinu("send", *overdue)
     assert (ended.code, ended.out) == (2, "")

@@ -36,14 +36,14 @@ def known(state, **values):
         ("deferred", "", None, "cancelled"),
     ],
 )
-def test_the_state_is_that_of_who_knows_more(of_ledger, of_claim, letter, state):
+def test_the_shown_state_combines_ledger_claim_and_dead_letter(of_ledger, of_claim, letter, state):
     ledger = of_ledger and known(State(of_ledger))
     claim = None if of_claim is None else ClaimView(of_claim, cancelled=not of_claim)
     assert state_of(ledger, claim, letter) == state
 
 
 @pytest.mark.parametrize(
-    ("state", "values", "letter", "told"),
+    ("state", "values", "letter", "text"),
     [
         ("queued", {}, None, "It is on its queue and will be sent in its turn."),
         ("sending", None, None,
@@ -96,18 +96,18 @@ def test_the_state_is_that_of_who_knows_more(of_ledger, of_claim, letter, state)
         ("read", {"read_at": AT}, None, "It was read at 24/11/2026 09:00:05."),
     ],
 )  # fmt: skip
-def test_each_state_is_told_with_what_follows(state, values, letter, told):
+def test_each_state_has_a_sentence_with_the_next_step(state, values, letter, text):
     ledger = None if values is None else known(State(state), **values)
-    assert sentence("n1", state, ledger, None, letter) == told
+    assert sentence("n1", state, ledger, None, letter) == text
 
 
-def test_every_state_has_a_sentence_of_its_own():
-    told = {sentence("n1", state, known(state), None, None) for state in State}
-    assert len(told) == len(State)
-    assert not any("Its state is" in one for one in told)
+def test_no_two_states_share_a_sentence():
+    texts = {sentence("n1", state, known(state), None, None) for state in State}
+    assert len(texts) == len(State)
+    assert not any("Its state is" in text for text in texts)
 
 
-def test_what_the_ledger_says_of_an_older_state_is_not_told_of_the_present_one():
+def test_a_reason_of_an_older_state_in_the_ledger_is_not_shown_for_the_present_one():
     older = known(State.RETRYING, reason="gateway_error", due_at=AT)
     assert sentence("n1", "unknown", older, ClaimView("unknown"), None) == (
         "It may have been sent: no answer came. Its look-up at the gateway is scheduled."

@@ -19,7 +19,7 @@ from ifinu.cli import terminal
         ("João ✓ 😀", "João ✓ 😀"),
     ],
 )
-def test_a_text_from_elsewhere_neither_is_markup_nor_steers_the_terminal(given, shown):
+def test_text_from_outside_is_not_markup_and_cannot_control_the_terminal(given, shown):
     for console in (terminal.results(), terminal.notes()):
         with console.capture() as captured:
             console.print(terminal.plain(given))
@@ -31,7 +31,7 @@ def test_a_text_of_several_lines_keeps_them():
 
 
 @pytest.mark.parametrize("text", ["\x9b31m", "\u202e", "\ud800", "\x1b]0;x\x07", "João", "\u2066", "\x7f"])
-def test_json_says_the_same_and_steers_no_terminal(capsys, text):
+def test_json_has_the_same_text_and_cannot_control_the_terminal(capsys, text):
     terminal.print_json({"id": text})
     printed = capsys.readouterr().out
     assert json.loads(printed) == {"id": text}

@@ -130,7 +130,7 @@ def test_a_worker_without_a_limit_has_none():
         ((500, 0), -250.0, 0.0, "backlog 0"),
     ],
 )
-def test_a_backlog_tells_when_it_is_empty(ready, trend, drains_in_s, says):
+def test_a_backlog_shows_when_it_will_be_empty(ready, trend, drains_in_s, says):
     now = model_of(*((2 * number, found(count), {}) for number, count in enumerate(ready)))
     assert (now.trend_per_s, now.drains_in_s) == (trend, drains_in_s)
     assert frame(now, OPTIONS, 120, 24)[1].plain.endswith(("workers", says))
@@ -325,7 +325,7 @@ def test_a_terminal_without_unicode_gets_ascii():
         assert len(drawn) == len(line.plain)
 
 
-def test_what_comes_from_elsewhere_cannot_steer_the_terminal():
+def test_text_from_outside_cannot_control_the_terminal():
     evil = {"x\x1b[2J\n[red]y": answer(1, instances={"i\x07": {"sent": 1}}), "z": {"pid": 3, "error": "\x1b"}}
     now = model_of((0, found(1, dead=["r\x1b]0;x\x07"]), evil))
     for width, height in itertools.product((40, 80, 200), (10, 60)):

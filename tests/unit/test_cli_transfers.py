@@ -5,7 +5,7 @@ import pytest
 from ifinu.cli import transfers
 
 
-def test_where_there_is_no_terminal_it_says_now_and_then_how_far_it_is(
+def test_without_a_terminal_progress_is_printed_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     now = 100.0

@@ -10,7 +10,7 @@ from ifinu.worker.consumer import PacedConsumer
 
 
 class Leases:
-    """Remembers how all was given back."""
+    """Remembers how the messages were returned."""
 
     suspect: bool | None = None
 
@@ -22,7 +22,7 @@ class Leases:
 
 
 @pytest.mark.parametrize(("code", "suspect"), [(EX_FAILURE, True), (EX_OK, False), (None, False)])
-def test_what_a_worker_gives_back_after_an_unrecoverable_error_is_suspect(code: int | None, suspect: bool):
+def test_messages_returned_after_an_unrecoverable_error_are_suspect(code: int | None, suspect: bool):
     ending, held = cast("Any", object.__new__(PacedConsumer)), Leases()
     ending.leases = held
     ending.controller = SimpleNamespace(exitcode=code)

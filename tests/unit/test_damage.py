@@ -1,6 +1,8 @@
 """
-damaged_corpus.tsv: texts as a program may leave them, and what the error has to name. plain_corpus.txt: texts that
-people write, one a line. Both with Python's escapes.
+Damaged text is refused and ordinary text is not.
+
+damaged_corpus.tsv holds texts as a faulty program leaves them, each with the word that the error must name.
+plain_corpus.txt holds texts that people write, one a line. Both use Python's escapes.
 """
 
 import contextlib
@@ -35,7 +37,7 @@ PLAIN = lines("plain_corpus.txt")
 
 @pytest.mark.parametrize("field", ["name", "description", "text"])
 @pytest.mark.parametrize(("given", "named"), DAMAGED)
-def test_damage_is_refused_in_every_field_that_a_person_reads_by_the_word_that_gives_it_away(field, given, named):
+def test_damaged_text_is_refused_in_every_visible_field_naming_the_damage(field, given, named):
     with pytest.raises(ValidationError) as caught:
         Notification(**BARE | {field: given})
     (error,) = caught.value.errors()
@@ -44,7 +46,7 @@ def test_damage_is_refused_in_every_field_that_a_person_reads_by_the_word_that_g
 
 
 @pytest.mark.parametrize("given", PLAIN)
-def test_what_people_write_is_not_refused(given):
+def test_text_that_people_write_is_not_refused(given):
     notification = Notification(**BARE | {"name": given, "description": given, "text": f"Olá! {given} ({given})"})
     assert notification.name == notification.description == given
 
@@ -88,7 +90,7 @@ def test_what_people_write_is_not_refused(given):
         ("instance", "NaN", "NaN"),
     ],
 )
-def test_what_is_damage_in_one_field_alone(field, given, named):
+def test_damage_that_only_one_field_can_have_is_refused_there(field, given, named):
     with pytest.raises(ValidationError) as caught:
         Notification(**BARE | {field: given})
     (error,) = caught.value.errors()
@@ -112,14 +114,14 @@ def test_what_is_damage_in_one_field_alone(field, given, named):
         ("id", "<b>&amp;%s"),
     ],
 )
-def test_what_is_no_damage_in_one_field(field, given):
+def test_text_that_one_field_may_have_is_accepted_there(field, given):
     assert getattr(Notification(**BARE | {field: given}), field) == given
 
 
 @pytest.mark.parametrize(
     "given", ["{{Zulmira Canário}}", "<a Zulmira>", "{{Zulmira}}", "${77998616740}", "<b Zulmira>"]
 )
-def test_an_error_repeats_nothing_that_may_be_a_persons(given):
+def test_an_error_repeats_no_personal_data(given):
     with pytest.raises(ValidationError) as caught:
         Notification(**BARE | {"text": f"Olá Zulmira {given}"})
     assert "Zulmira" not in str(caught.value)
@@ -127,21 +129,21 @@ def test_an_error_repeats_nothing_that_may_be_a_persons(given):
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_judged(text):
+def test_any_text_is_accepted_or_refused(text):
     for refuse in (damage.refuse_in_name, damage.refuse_in_text, damage.refuse_in_link, damage.refuse_in_code):
         with contextlib.suppress(ValueError):
             refuse(text)
 
 
 @given(st.text("{}<>%$#[]*|&;\\nome /!?Ã€ab_@(R:"))
-def test_what_is_found_in_a_text_is_looked_for_at_all(text):
-    """A quick look spares most texts the long one: it may pass none that the long one refuses."""
+def test_the_quick_check_passes_no_text_that_the_full_one_refuses(text):
+    """The quick check spares most texts the full one."""
     if not damage._SUSPICIOUS.search(text):
         assert not any(mark.pattern.search(text) for mark in damage._ANYWHERE)
 
 
 def test_a_file_of_texts_that_programs_left_damaged():
-    """The producers' own lines: all are refused but the two that are whole."""
+    """Lines of real producers: all are refused but the two undamaged ones."""
     accepted, refused = [], {}
     for line in (HERE.parent / "cases" / "damaged-or-unfilled.jsonl").read_text("utf-8").splitlines():
         body = json.loads(line)
@@ -151,7 +153,7 @@ def test_a_file_of_texts_that_programs_left_damaged():
             refused[body["id"]] = str(exc)
         else:
             accepted.append(body["id"])
-    assert set(accepted) - {"t12"} == {"t11"}  # t12 is whole, and has misspelt keys
+    assert set(accepted) - {"t12"} == {"t11"}  # t12 is undamaged but has misspelt keys
     named = {
         "t1": "nome: has U+FFFD", "t2": "'Ã£'", "t3": "'&eacute;'", "t4": "link_pagamento: has '&amp;'",
         "t5": "'{{nome}}'", "t6": r"has '\n'", "t7": "'null'", "t8": "'undefined'", "t9": "'NaN'", "t10": "'#N/D'",

@@ -25,7 +25,7 @@ DOCKER = ROOT / "docker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 VERSION = PROJECT["project"]["version"]
 IMAGE = f"ghcr.io/ifinu/ifinu:{VERSION}"
-EXTRAS = ("flower", "otel", "s3", "xlsx")  # that the image has
+EXTRAS = ("flower", "otel", "s3", "xlsx")  # that the image installs
 
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -33,13 +33,13 @@ OURS = {name: service for name, service in SERVICES.items() if service["image"] 
 GATEWAYS = {"evolution-api": "whatsapp", "simulator": "simulator"}  # and the profile of each
 ONE_SHOT = {"migrate"}
 
-# What Compose puts in: ${NAME}, ${NAME:-default} or ${NAME:?what to do}; not $$, which is a dollar sign.
+# Variables that Compose substitutes: ${NAME}, ${NAME:-default} or ${NAME:?what to do}; but not $$, a dollar sign.
 PUT_IN = re.compile(r"(?<!\$)\$\{(\w+)(?:(:[-?])([^}]*))?\}")
 PINNED = re.compile(r"^([\w.-]+)==(\S+)(?: ; .*?)? \\$", re.MULTILINE)
 
 
 def stages() -> list[list[tuple[str, str]]]:
-    """The Dockerfile's instructions and their arguments: first those before any stage, then those of each."""
+    """The Dockerfile's instructions with their arguments: first those before any stage, then those of each stage."""
     text = re.sub(r"^#.*\n", "", (DOCKER / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     found: list[list[tuple[str, str]]] = [[]]
     for line in text.replace("\\\n", " ").splitlines():
@@ -52,7 +52,7 @@ def stages() -> list[list[tuple[str, str]]]:
 
 
 def last(name: str) -> str:
-    """The arguments of an instruction of the image's own stage, which has it once."""
+    """The arguments of an instruction that the final stage has once."""
     (found,) = (arguments for instruction, arguments in stages()[-1] if instruction == name)
     return found
 
@@ -70,14 +70,14 @@ def texts(node: Any) -> Iterator[str]:
 
 
 def example() -> tuple[set[str], set[str]]:
-    """The secrets of .env.example, and what else may be set there."""
+    """The secrets of .env.example, and its other variables."""
     text = (DOCKER / ".env.example").read_text(encoding="utf-8")
     secrets = set(re.findall(r"^(\w+)=$", text, re.MULTILINE))
     return secrets, set(re.findall(r"^#?(\w+)=", text, re.MULTILINE)) - secrets
 
 
 def pins(name: str) -> dict[str, str]:
-    """What a file of requirements pins."""
+    """The name and version of each pin in a requirements file."""
     return {canonicalize_name(key): value for key, value in PINNED.findall((DOCKER / name).read_text())}
 
 
@@ -118,13 +118,13 @@ def test_a_signal_reaches_celery_through_tini_alone():
     assert json.loads(last("CMD")) == ["--help"]
 
 
-def test_the_image_runs_as_nobody_in_particular_and_writes_no_bytecode():
+def test_the_image_runs_as_an_unprivileged_user_and_writes_no_bytecode():
     assert last("USER") == "10001:10001"
     environment = last("ENV").split()
     assert {"PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"} <= set(environment)
 
 
-def test_the_probes_are_left_to_who_runs_it():
+def test_the_image_has_no_healthcheck_because_each_deployment_brings_its_own():
     assert last("HEALTHCHECK") == "NONE"
 
 
@@ -140,14 +140,14 @@ def test_the_image_has_the_extras_that_its_commands_need():
     assert any(f"ifinu[{','.join(EXTRAS)}] @" in arguments for _, arguments in stages()[1])
 
 
-def test_the_builder_is_sent_what_it_copies_and_nothing_else():
+def test_the_build_context_has_only_the_files_that_the_image_copies():
     """
-    A whitelist: neither .env nor a test can get into a layer.
+    .dockerignore is an allowlist, so neither .env nor a test can get into a layer.
     """
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
-    assert rules[-1] == "**/__pycache__"  # of what is let through
+    assert rules[-1] == "**/__pycache__"  # of the allowed files
     copied = {
         source
         for stage in stages()[1:]
@@ -172,9 +172,9 @@ def test_the_builder_is_sent_what_it_copies_and_nothing_else():
         ("build-requirements.txt", PROJECT["build-system"]["requires"]),
     ],
 )
-def test_what_the_image_pins_is_what_the_package_allows(file: str, wanted: list[str]):
+def test_every_pin_of_the_image_is_a_version_that_the_package_allows(file: str, wanted: list[str]):
     """
-    Else: docker/lock.
+    If it fails, run docker/lock.
     """
     pinned = pins(file)
     outside = {
@@ -213,12 +213,14 @@ def test_every_command_of_the_compose_file_is_one_of_ifinu():
 def test_no_secret_has_a_default_and_each_says_how_it_is_made():
     secrets, others = example()
     found = {name: (kind, text) for value in texts(COMPOSE) for name, kind, text in PUT_IN.findall(value)}
-    assert {name: told for name, told in found.items() if told == (":?", "run docker/make-env")}.keys() == secrets
+    assert {
+        name: default for name, default in found.items() if default == (":?", "run docker/make-env")
+    }.keys() == secrets
     assert found.keys() - secrets <= others
     assert all(kind == ":-" and text.isdecimal() for name, (kind, text) in found.items() if name not in secrets)
 
 
-def test_what_is_passed_on_is_no_secret_and_is_in_the_example():
+def test_variables_passed_through_are_not_secret_and_are_in_the_example():
     passed = {name for service in OURS.values() for name, value in service["environment"].items() if value is None}
     _, others = example()
     assert passed
@@ -258,13 +260,13 @@ def test_the_images_are_those_of_the_chart():
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_has_as_little_as_it_can_do_with(name: str):
+def test_every_service_has_the_fewest_privileges(name: str):
     service = SERVICES[name]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
     assert service["pids_limit"] > 0
-    assert service.get("read_only", False) is (name != "evolution-api")  # which writes into its own folders
+    assert service.get("read_only", False) is (name != "evolution-api")  # which writes into folders of the image
     assert "privileged" not in service
 
 
@@ -273,9 +275,9 @@ def test_every_service_that_stays_has_a_probe(name: str):
     assert len(SERVICES[name]["healthcheck"]["test"]) > 1
 
 
-def test_what_runs_once_is_waited_for():
+def test_a_service_that_runs_once_is_waited_for():
     """
-    `up --wait` takes its end for a failure otherwise.
+    Otherwise `up --wait` takes its end for a failure.
     """
     assert {
         name: [
@@ -306,7 +308,7 @@ def test_one_gateway_runs_and_each_has_the_same_name():
     }
 
 
-def test_what_has_to_last_is_on_a_volume():
+def test_data_that_must_last_is_on_a_volume():
     mounted = {name: service["volumes"][0].partition(":") for name, service in SERVICES.items() if "volumes" in service}
     assert {name: path for name, (_, _, path) in mounted.items()} == {
         "evolution-api": "/evolution/instances",
@@ -316,14 +318,14 @@ def test_what_has_to_last_is_on_a_volume():
     assert {volume for volume, _, _ in mounted.values()} == COMPOSE["volumes"].keys()
 
 
-def test_what_is_mounted_from_the_repository_is_there_and_read_only():
+def test_files_mounted_from_the_repository_exist_and_are_read_only():
     mounts = [m.split(":") for s in SERVICES.values() for m in s.get("volumes", []) if m.startswith(".")]
     assert mounts
     assert {mode for _, _, mode in mounts} == {"ro"}
     assert [source for source, _, _ in mounts if not (DOCKER / source).is_file()] == []
 
 
-# The environment that it wants.
+# The .env that Compose needs.
 
 
 def made(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -345,7 +347,7 @@ def test_make_env_makes_secrets_that_ifinu_takes(tmp_path: Path, monkeypatch: py
     assert environment.keys() == example()[0]
     assert len(set(environment.values())) == len(environment)
     assert all(len(value) >= 32 for value in environment.values())
-    # They stand in URLs as they are.
+    # They stand in URLs unescaped.
     assert [n for n, v in environment.items() if n != "IFINU_FLOWER_AUTH" and not re.fullmatch(r"[0-9a-f]+", v)] == []
     for name, value in environment.items():
         if name.startswith("IFINU_"):
@@ -361,17 +363,17 @@ def test_make_env_makes_others_each_time(tmp_path: Path):
     assert [name for name in example()[0] if one[name] == two[name]] == []
 
 
-def test_make_env_does_not_touch_what_is_there(tmp_path: Path):
+def test_make_env_does_not_overwrite_a_file(tmp_path: Path):
     (tmp_path / "env").write_text("the passwords of volumes")
     done = made("simulator", tmp_path / "env")
     assert (done.returncode, (tmp_path / "env").read_text()) == (1, "the passwords of volumes")
     assert str(tmp_path / "env") in done.stderr
 
 
-def test_make_env_refuses_a_gateway_that_is_none(tmp_path: Path):
+def test_make_env_refuses_an_unknown_gateway(tmp_path: Path):
     done = made("telegram", tmp_path / "env")
     assert (done.returncode, (tmp_path / "env").exists()) == (2, False)
 
 
-def test_what_make_env_makes_stays_out_of_the_repository():
+def test_git_ignores_the_files_that_make_env_writes():
     assert ".env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()

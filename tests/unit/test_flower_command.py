@@ -39,7 +39,7 @@ def test_it_does_not_start_without_a_login_and_says_what_to_do(ifinu):
 @pytest.mark.parametrize(
     "login", ["hush", "hush:", "ops:hush", ":hush-hush-hush", "ops:hush hush hush", "ops:hush-ao-coração"]
 )
-def test_a_login_that_is_none_or_too_short_is_refused_and_not_shown(ifinu, monkeypatch, login):
+def test_a_malformed_or_short_login_is_refused_and_not_shown(ifinu, monkeypatch, login):
     monkeypatch.setenv("IFINU_FLOWER_AUTH", login)
     ended = ifinu("flower")
     assert ended.code == 2
@@ -70,7 +70,7 @@ def test_without_the_extra_it_says_what_to_install():
 
 def test_the_login_may_come_from_a_file(ifinu, monkeypatch, tmp_path):
     """
-    What is wrong in it is told of the file.
+    The error names the file.
     """
     (tmp_path / "login").write_text("ops:short\n")
     monkeypatch.setenv("IFINU_FLOWER_AUTH_FILE", str(tmp_path / "login"))
@@ -85,7 +85,7 @@ def test_a_kind_stands_for_the_arguments(kind):
 @pytest.mark.parametrize(
     "args", ["", "()", TEXT, f"<{TEXT}>", f"<lembrete> {TEXT}", "<lembrete>\n", "lembrete", "<Lembrete>"]
 )
-def test_anything_else_that_describes_arguments_is_not_shown(args):
+def test_any_other_description_of_arguments_is_not_shown(args):
     assert intake.shown(args) == "<?>"
 
 
@@ -119,11 +119,11 @@ def test_a_result_is_the_state_and_the_gateways_id(returned, result):
         ("", "Exception(…)"),
     ],
 )  # fmt: skip
-def test_an_exception_of_a_send_says_what_it_says_and_any_other_its_name(written, exception):
+def test_a_send_error_keeps_its_message_and_any_other_exception_only_its_name(written, exception):
     assert shown.exception(written) == exception
 
 
-def test_a_traceback_says_where():
+def test_a_traceback_keeps_only_its_frames():
     def fail() -> None:
         raise ValueError(f"{TEXT}\n  {TEXT}")
 
@@ -133,17 +133,17 @@ def test_a_traceback_says_where():
         written = traceback.format_exc()
     assert "Zulmira" in written
     lines = (shown.traceback(written) or "").splitlines()
-    assert [line.rpartition(" in ")[2] for line in lines] == ["test_a_traceback_says_where", "fail"]
+    assert [line.rpartition(" in ")[2] for line in lines] == ["test_a_traceback_keeps_only_its_frames", "fail"]
     assert "Zulmira" not in "".join(lines)
     assert shown.traceback(TEXT) is None
 
 
-def test_an_event_is_made_anew_from_what_is_harmless():
-    told = event(
+def test_an_event_is_rebuilt_from_its_harmless_fields():
+    received = event(
         "task-received", name="ifinu.send_notification", args=TEXT, kwargs=TEXT, retries=2, root_id="inv-42",
         shadow=TEXT, headers={"x": TEXT}, client=TEXT,
     )  # fmt: skip
-    assert shown.event(told) == {
+    assert shown.event(received) == {
         "type": "task-received", "hostname": "w@x", "timestamp": 1.0, "clock": 7, "uuid": "inv-42",
         "name": "ifinu.send_notification", "args": "<?>", "kwargs": "{}", "retries": 2, "root_id": "inv-42",
     }  # fmt: skip
@@ -152,11 +152,11 @@ def test_an_event_is_made_anew_from_what_is_harmless():
 @pytest.mark.parametrize(
     "how", ["sent", "received", "started", "succeeded", "failed", "retried", "revoked", "rejected", "cancelled"]
 )
-def test_no_event_of_a_task_tells_anything_else(how):
-    told = event(
+def test_a_task_event_has_no_other_field(how):
+    received = event(
         f"task-{how}", args=TEXT, kwargs=TEXT, result=TEXT, exception=f"Odd({TEXT!r})", traceback=TEXT, more=TEXT
     )
-    kept = shown.event(told)
+    kept = shown.event(received)
     assert kept is not None
     assert kept["uuid"] == "inv-42"
     assert "Zulmira" not in str(kept)
@@ -164,12 +164,18 @@ def test_no_event_of_a_task_tells_anything_else(how):
 
 
 def test_an_event_of_a_worker_is_kept_as_it_is():
-    told = {"type": "worker-heartbeat", "hostname": "w@x", "timestamp": 1.0, "active": 3, "loadavg": [0.1, 0.2, 0.3]}
-    assert shown.event(told) == told
+    received = {
+        "type": "worker-heartbeat",
+        "hostname": "w@x",
+        "timestamp": 1.0,
+        "active": 3,
+        "loadavg": [0.1, 0.2, 0.3],
+    }
+    assert shown.event(received) == received
 
 
 @pytest.mark.parametrize(
-    "told",
+    "received",
     [
         {},
         event("task-custom"),
@@ -179,11 +185,11 @@ def test_an_event_of_a_worker_is_kept_as_it_is():
         {"type": "task-sent"},
     ],
 )
-def test_what_is_no_event_that_flower_knows_is_dropped(told):
-    assert shown.event(told) is None
+def test_an_event_that_flower_does_not_know_is_dropped(received):
+    assert shown.event(received) is None
 
 
-def test_what_a_worker_holds_is_told_by_its_kind():
+def test_the_messages_that_a_worker_holds_are_shown_by_kind():
     held = {"id": "inv-42", "name": "x", "args": [{"telefone": TEXT}], "kwargs": {"nome": TEXT}, "time_start": 1.0}
     assert shown.request(held) == {**held, "args": "<?>", "kwargs": "{}"}
     assert shown.request({"eta": "…", "request": held}) == {

@@ -62,6 +62,6 @@ def test_an_answer_closes_it_and_all_may_go():
 
 
 @pytest.mark.parametrize("reason", list(Reason))
-def test_only_a_gateway_that_is_not_there_is_an_outage(reason: Reason):
+def test_only_an_unreachable_gateway_is_an_outage(reason: Reason):
     assert is_outage(errors.NotSent("x", reason=reason)) == (reason in {"unreachable", "unavailable"})
     assert not is_outage(errors.MaybeSent("x", reason=reason))

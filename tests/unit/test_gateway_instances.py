@@ -36,7 +36,7 @@ def instances(clock: Clock) -> Instances:
 
 
 class Message:
-    """One message, which carries what it met from try to try."""
+    """One message, which carries its trouble from try to try."""
 
     numbers = itertools.count()
 
@@ -59,7 +59,7 @@ class Message:
 
 
 def fail(instances: Instances, clock: Clock, times: int, exc: SendError = CLOSED) -> list[bool]:
-    """As many messages to as many numbers, which all fail; whether each counts as a try."""
+    """Fail this many messages to distinct numbers; returns for each whether it counts as a try."""
     return [Message(instances, clock).fail(exc).counts for _ in range(times)]
 
 
@@ -68,7 +68,7 @@ def wait_s(instances: Instances, name: str = "a") -> float:
     return 0.0 if hold is None else hold.wait_s
 
 
-# -- the instance, or the message?
+# -- is it the instance or the message?
 
 
 def test_an_instance_that_the_gateway_says_is_offline_is_held_at_once_and_burns_no_try(
@@ -110,22 +110,20 @@ def test_one_number_alone_holds_nothing_however_often_it_fails(instances: Instan
 
 
 @pytest.mark.parametrize("exc", [CLOSED, DENIED, NO_DATABASE], ids=["closed", "denied", "no database"])
-def test_what_fails_again_after_others_were_sent_fails_by_its_own_fault_until_its_end(
+def test_a_message_that_fails_again_after_others_were_sent_is_itself_at_fault(
     instances: Instances, clock: Clock, exc: SendError
 ):
     bad = [Message(instances, clock) for _ in range(2 * NUMBERS_TO_HOLD)]
     for message in bad:
         message.fail(exc)
-    assert not bad[-1].fail(exc).counts  # nobody knows yet
+    assert not bad[-1].fail(exc).counts  # not enough evidence yet
     Message(instances, clock).send()
     for _ in range(4):
         assert all(message.fail(exc).counts for message in bad)
     assert instances.hold("a") is None
 
 
-def test_tries_are_not_counted_of_what_failed_by_its_own_fault_once_the_others_fail_too(
-    instances: Instances, clock: Clock
-):
+def test_a_failing_message_uses_no_more_tries_once_the_others_fail_too(instances: Instances, clock: Clock):
     bad = Message(instances, clock)
     bad.fail()
     Message(instances, clock).send()
@@ -134,10 +132,10 @@ def test_tries_are_not_counted_of_what_failed_by_its_own_fault_once_the_others_f
     assert not bad.fail().counts
 
 
-def test_a_gateway_without_its_database_burns_no_try_whoever_fails_first(instances: Instances, clock: Clock):
+def test_a_gateway_without_its_database_uses_no_try_of_any_message(instances: Instances, clock: Clock):
     message = Message(instances, clock)
     assert [message.fail(NO_DATABASE).counts for _ in range(50)] == [False] * 50
-    assert instances.hold("a") is None  # the breaker holds back all
+    assert instances.hold("a") is None  # the breaker holds everything back
 
 
 def test_of_several_gateway_processes_one_without_its_database_holds_its_own_instances(clock: Clock):
@@ -185,7 +183,7 @@ def test_the_message_that_failed_as_the_probe_comes_back_after_the_others(instan
         assert max(others) < mine
 
 
-def test_failures_of_what_was_under_way_do_not_lengthen_the_wait(instances: Instances, clock: Clock):
+def test_failures_of_sends_under_way_do_not_lengthen_the_wait(instances: Instances, clock: Clock):
     fail(instances, clock, 2 * NUMBERS_TO_HOLD)
     assert wait_s(instances) < 6
 
@@ -198,7 +196,7 @@ def test_a_probe_that_was_sent_ends_it(instances: Instances, clock: Clock):
     assert instances.hold("a") is instances.hold("a") is None
 
 
-def test_what_is_held_back_comes_back_spread_out(instances: Instances, clock: Clock):
+def test_held_messages_come_back_spread_out(instances: Instances, clock: Clock):
     fail(instances, clock, NUMBERS_TO_HOLD)
     clock.now = 1_000.0
     waits = [wait_s(instances) for _ in range(100_000)]
@@ -224,7 +222,7 @@ def test_a_wrong_key_or_instance_holds_at_once(instances: Instances, clock: Cloc
     assert 29.9 < wait_s(instances) < 31
 
 
-def test_a_number_that_is_too_fast_waits_as_long_as_it_is_told_and_then_goes(instances: Instances, clock: Clock):
+def test_a_throttled_number_waits_for_its_retry_after_and_then_sends(instances: Instances, clock: Clock):
     judged = Message(instances, clock).fail(Throttled("x", retry_after_s=7.0))
     assert not judged.counts
     assert judged.wait_s > 7
@@ -233,11 +231,11 @@ def test_a_number_that_is_too_fast_waits_as_long_as_it_is_told_and_then_goes(ins
     assert instances.hold("a") is instances.hold("a") is None
 
 
-# -- what the gateway does not have
+# -- instances that the gateway does not have
 
 
 class Listed:
-    """What the gateway lists, and how often it was asked."""
+    """A gateway's list of instances that counts how often it was fetched."""
 
     def __init__(self, *names: str) -> None:
         self.names: set[str] | None = set(names)
@@ -281,13 +279,13 @@ def test_a_list_that_cannot_be_had_holds_nothing(clock: Clock):
     assert hold.missing
 
 
-def test_what_waits_for_a_missing_instance_waits_longer_each_time(instances: Instances):
+def test_a_message_for_a_missing_instance_waits_longer_each_time(instances: Instances):
     trouble = Trouble(Reason.INSTANCE_NOT_FOUND, 0, 0, 1)
     waits = [instances.patience_s(trouble, age_s * 1000) for age_s in (0, 60, 200, 600, 1_200, 50_000)]
     assert waits == [30.0, 30.0, 100.0, 300.0, 600.0, 600.0]
 
 
-# -- what a message carries
+# -- the header that a message carries
 
 
 @pytest.mark.parametrize(
@@ -297,10 +295,10 @@ def test_what_waits_for_a_missing_instance_waits_longer_each_time(instances: Ins
         ["a", True, 1, 1, 1, True], ["a" * 200, 1, 1, 1, 1, True], ["a", 1, 1, 10**400, 1, True],
     ],
 )  # fmt: skip
-def test_what_others_wrote_there_is_no_trouble(value: object):
+def test_a_foreign_value_in_the_header_is_ignored(value: object):
     assert Trouble.read(value) is None
 
 
-def test_a_message_carries_what_it_met():
+def test_a_message_carries_its_history_of_failures():
     trouble = Trouble("connection_closed", 1, 2, 3, 4, own=True)
     assert Trouble.read(list(trouble)) == trouble

@@ -1,4 +1,4 @@
-"""One row for each thing that the gateway, or what stands before it, can answer to a send."""
+"""Every answer that the gateway, or a proxy in front of it, can give to a send: one row each."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def failure(status: int, body: str, **more: Any) -> errors.SendError:
         (200, SENT, Sent("3EB0215708B0C9E11F64B0", "PENDING", "557798616740@s.whatsapp.net")),
         (201, SENT_NOWHERE, Sent("0b1e6f1c-2f6a-4a3f-9d39-6f2a4c1f5a10", None, "5577998616740")),
         (201, '{"key":{"id":"wamid.HBgNNTU3"}}', Sent("wamid.HBgNNTU3")),
-        # Handed to WhatsApp, then the row could not be written: no error, for errors are tried again.
+        # WhatsApp has it, but its row was not written. Not an error, since errors are retried.
         (400, bad_request([DB_TEXT]), Sent(None, confirmed=False)),
         (400, bad_request(["PrismaClientKnownRequestError: …"]), Sent(None, confirmed=False)),
         (400, bad_request(["DriverAdapterError: InvalidInput"]), Sent(None, confirmed=False)),
     ],
 )
-def test_what_was_sent(status: int, body: str, sent: Sent) -> None:
+def test_answers_that_mean_sent(status: int, body: str, sent: Sent) -> None:
     assert classify(status, body.encode(), instance="wa1") == sent
 
 
@@ -171,7 +171,7 @@ NOT_SENT: list[tuple[int, str, type[errors.SendError], Reason]] = [
     (413, HTML.format("413 Request Entity Too Large"), Refused, Reason.TOO_LARGE),
     (422, "{}", Refused, Reason.INVALID_REQUEST),
     (429, "", Throttled, Reason.TOO_MANY_REQUESTS),
-    # 500: all that can fail with it runs before the send
+    # 500: everything that can fail with it runs before the send
     (500, server_error("Connection Closed"), NotSent, Reason.CONNECTION_CLOSED),
     (500, server_error("Timed Out"), NotSent, Reason.LOOKUP_TIMEOUT),
     (
@@ -200,7 +200,7 @@ NOT_SENT: list[tuple[int, str, type[errors.SendError], Reason]] = [
         )
     ),
     (500, server_error(["PrismaClientInitializationError: …"]), NotSent, Reason.GATEWAY_DATABASE),
-    # wherever a rate limit can stand
+    # every place where a rate limit can appear
     *(
         (status, body, Throttled, Reason.RATE_OVERLIMIT)
         for status in (400, 429, 500)
@@ -235,14 +235,16 @@ NOT_SENT: list[tuple[int, str, type[errors.SendError], Reason]] = [
     (502, HTML.format("502 Bad Gateway"), MaybeSent, Reason.GATEWAY_5XX),
     (504, HTML.format("504 Gateway Time-out"), MaybeSent, Reason.GATEWAY_5XX),
     (520, "", MaybeSent, Reason.GATEWAY_5XX),
-    # not of this world
+    # statuses that HTTP does not use
     (102, "", MaybeSent, Reason.UNEXPECTED_ANSWER),
     (999, "", MaybeSent, Reason.UNEXPECTED_ANSWER),
 ]
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "reason"), NOT_SENT)
-def test_what_was_not(status: int, body: str, kind: type[errors.SendError], reason: Reason) -> None:
+def test_answers_that_mean_not_sent_or_unknown(
+    status: int, body: str, kind: type[errors.SendError], reason: Reason
+) -> None:
     error = failure(status, body)
     assert (type(error), error.reason, error.status, error.instance) == (kind, reason, status, "wa1")
 
@@ -268,7 +270,7 @@ _json = st.recursive(
     status=st.integers(100, 999) | st.sampled_from([200, 201, 400, 404, 429, 500, 503]),
     body=st.binary() | st.text().map(str.encode) | _json.map(lambda value: json.dumps(value).encode()),
 )
-def test_any_answer_is_judged(status: int, body: bytes) -> None:
+def test_any_answer_has_an_outcome(status: int, body: bytes) -> None:
     result: Sent | errors.SendError
     try:
         result = classify(status, body, instance="wa1")

@@ -1,4 +1,4 @@
-"""Which process holds an instance: what its name stands for, who is asked, and what the answers come to."""
+"""Finding the process that holds an instance: the look-up of the name, the questions and the answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Clock:
 
 
 class Names:
-    """Answers look-ups as it is told, and counts them."""
+    """A name server with configurable answers that counts the look-ups."""
 
     def __init__(self, *found: str) -> None:
         self.found: Iterable[str] | OSError = found
@@ -58,7 +58,7 @@ def clock() -> Clock:
     return Clock()
 
 
-# -- what the name stands for
+# -- the addresses of the name
 
 
 def test_a_name_is_looked_up_every_few_seconds_and_not_more(clock: Clock):
@@ -74,7 +74,7 @@ def test_a_name_is_looked_up_every_few_seconds_and_not_more(clock: Clock):
     assert names.asked == 2
 
 
-def test_what_has_just_failed_is_looked_up_at_once(clock: Clock):
+def test_an_address_that_has_just_failed_is_looked_up_at_once(clock: Clock):
     names = Names("10.0.0.1")
     addresses = Addresses("gateway", 8080, names, clock)
     addresses()
@@ -84,7 +84,7 @@ def test_what_has_just_failed_is_looked_up_at_once(clock: Clock):
     assert addresses(fresh=True) == ("10.0.0.2",)
 
 
-def test_a_name_server_that_is_away_leaves_what_is_known_for_a_minute(clock: Clock):
+def test_without_a_name_server_the_known_addresses_are_kept_for_a_minute(clock: Clock):
     names = Names("10.0.0.1")
     addresses = Addresses("gateway", 8080, names, clock)
     addresses()
@@ -96,7 +96,7 @@ def test_a_name_server_that_is_away_leaves_what_is_known_for_a_minute(clock: Clo
     assert names.asked == 3
 
 
-def test_a_name_that_stands_for_nothing_does_so_at_once(clock: Clock):
+def test_a_name_without_addresses_has_none_at_once(clock: Clock):
     names = Names("10.0.0.1")
     addresses = Addresses("gateway", 8080, names, clock)
     addresses()
@@ -105,7 +105,7 @@ def test_a_name_that_stands_for_nothing_does_so_at_once(clock: Clock):
     assert addresses() == ()
 
 
-def test_while_one_thread_looks_up_the_others_go_on_with_what_is_known(clock: Clock):
+def test_while_one_thread_looks_up_the_others_use_the_known_addresses(clock: Clock):
     slow, looking = threading.Event(), threading.Event()
     answers = [("10.0.0.1",), ("10.0.0.2",)]
 
@@ -154,7 +154,7 @@ def test_the_addresses_of_both_families_are_found(monkeypatch: pytest.MonkeyPatc
     assert set(resolve("gateway", 8080)) == {"10.0.0.1", "fd00::1"}
 
 
-# -- what the answers come to
+# -- from answers to holder
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_the_addresses_of_both_families_are_found(monkeypatch: pytest.MonkeyPatc
         ({"1": MISSING, "2": CLOSE}, ("2", CLOSE)),
     ],
 )
-def test_whoever_has_a_state_holds_it_and_the_best_state_wins(
+def test_the_process_that_reports_the_best_state_holds_the_instance(
     found: dict[str, Answer], held: tuple[str, ConnectionState]
 ):
     assert judged("a", found, "gateway:8080") == held
@@ -197,7 +197,9 @@ def test_whoever_has_a_state_holds_it_and_the_best_state_wins(
         ({"1": MOVED}, Misconfigured, Reason.REDIRECTED, "301"),
     ],
 )
-def test_an_instance_that_none_holds(found: dict[str, Answer], kind: type[SendError], reason: Reason, said: str):
+def test_an_instance_that_no_process_holds_has_no_address(
+    found: dict[str, Answer], kind: type[SendError], reason: Reason, said: str
+):
     with pytest.raises(SendError) as caught:
         judged("a", found, "gateway:8080")
     exc = caught.value
@@ -207,11 +209,11 @@ def test_an_instance_that_none_holds(found: dict[str, Answer], kind: type[SendEr
     assert (exc.status is None) is is_outage(exc)
 
 
-# -- who is asked
+# -- asking the processes
 
 
 class Process(Shard):
-    """Says of instances what it is told."""
+    """A gateway process that reports configured states of instances."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -237,7 +239,7 @@ class Process(Shard):
 
 
 class Remembered(dict[str, str]):
-    """What processes tell each other."""
+    """The holders that workers share through Redis, as a dict."""
 
     def recall(self, instance: str) -> str | None:
         return self.get(instance)
@@ -277,7 +279,7 @@ def fleet(clock: Clock) -> Fleet:
     return fleet
 
 
-def test_the_holder_is_asked_for_once_and_told_to_the_others(fleet: Fleet, clock: Clock):
+def test_the_holder_is_looked_up_once_and_shared_with_the_other_workers(fleet: Fleet, clock: Clock):
     assert {fleet.holders.of("a").address for _ in range(5)} == {"2"}
     asked = fleet.asked
     assert 1 <= asked <= 3
@@ -286,7 +288,7 @@ def test_the_holder_is_asked_for_once_and_told_to_the_others(fleet: Fleet, clock
     assert fleet.asked == asked
 
 
-def test_what_another_told_is_used_only_while_it_is_an_address_of_the_name(fleet: Fleet):
+def test_a_shared_address_is_used_only_while_the_name_has_it(fleet: Fleet):
     fleet.memory["a"] = "9"
     assert fleet.holders.of("a").address == "2"
     assert fleet.memory == {"a": "2"}
@@ -310,18 +312,18 @@ def test_one_that_did_not_answer_is_asked_before_it_is_used_again(fleet: Fleet):
     assert caught.value.reason is Reason.WRONG_SHARD
 
 
-def test_after_it_was_wrong_all_are_asked_anew_and_what_was_known_is_forgotten(fleet: Fleet):
+def test_a_wrong_holder_is_forgotten_and_every_process_is_asked_again(fleet: Fleet):
     wrong = fleet.holders.of("a")
     fleet.process("2").states.clear()
     fleet.process("3").states["a"] = OPEN
     assert fleet.holders.anew("a", wrong).address == "3"
     assert fleet.memory == {"a": "3"}
     asked = fleet.asked
-    assert fleet.holders.anew("a", wrong).address == "3"  # a thread that comes late with the same news
+    assert fleet.holders.anew("a", wrong).address == "3"  # a second thread reports the same failure later
     assert fleet.asked == asked
 
 
-def test_what_none_holds_is_remembered_nowhere(fleet: Fleet):
+def test_an_instance_without_a_holder_is_remembered_nowhere(fleet: Fleet):
     wrong = fleet.holders.of("a")
     fleet.process("2").states.clear()
     for _ in range(2):
@@ -349,7 +351,7 @@ def test_many_threads_ask_once(fleet: Fleet):
     assert all(process.asked in ([], ["a"]) for process in fleet.processes.values())
 
 
-def test_many_threads_share_a_failure_and_each_has_an_error_of_its_own(fleet: Fleet):
+def test_threads_share_a_failed_look_up_and_each_gets_a_separate_exception(fleet: Fleet):
     fleet.process("2").states.clear()
     going, started = threading.Event(), threading.Event()
 
@@ -370,12 +372,12 @@ def test_many_threads_share_a_failure_and_each_has_an_error_of_its_own(fleet: Fl
         failures = [pool.submit(failure, number) for number in range(4)]
         assert started.wait(20)
         going.set()
-        told = [one.result(20) for one in failures]
-    assert all(isinstance(exc, NotSent) for exc in told)
-    assert len({id(exc) for exc in told}) == 4
+        raised = [one.result(20) for one in failures]
+    assert all(isinstance(exc, NotSent) for exc in raised)
+    assert len({id(exc) for exc in raised}) == 4
 
 
-def test_an_open_one_is_not_kept_waiting_by_one_that_hangs(fleet: Fleet):
+def test_a_process_that_hangs_does_not_delay_an_open_instance(fleet: Fleet):
     released = threading.Event()
     fleet.process("3").hold = lambda: released.wait(20)
     assert fleet.holders.of("a").address == "2"
@@ -383,13 +385,13 @@ def test_an_open_one_is_not_kept_waiting_by_one_that_hangs(fleet: Fleet):
     released.set()
 
 
-def test_all_answers_are_told_to_who_wants_them_and_nothing_is_remembered(fleet: Fleet):
+def test_a_caller_can_have_every_answer_and_nothing_is_remembered(fleet: Fleet):
     fleet.process("3").states["a"] = AWAY
     assert fleet.holders.states("a") == {"1": ABSENT, "2": OPEN, "3": AWAY}
     assert fleet.memory == {}
 
 
-def test_who_has_not_answered_in_time_gave_no_answer(fleet: Fleet):
+def test_a_process_that_answers_too_late_counts_as_silent(fleet: Fleet):
     released = threading.Event()
     fleet.process("3").hold = lambda: released.wait(20)
     said = ask_all(fleet.holders.shards(), lambda shard: shard.ask(lambda one: one.connection_state("a")), wait_s=0.2)
@@ -399,7 +401,7 @@ def test_who_has_not_answered_in_time_gave_no_answer(fleet: Fleet):
     assert "no answer in 0.2 s" in str(said["3"])
 
 
-def test_one_that_is_away_is_asked_by_one_thread_at_a_time():
+def test_an_unreachable_process_is_asked_by_one_thread_at_a_time():
     shard = Shard("1", None, None)  # type: ignore[arg-type]  # it is asked nothing
     released, asking = threading.Event(), threading.Event()
 
@@ -411,7 +413,7 @@ def test_one_that_is_away_is_asked_by_one_thread_at_a_time():
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(shard.ask, hang)
         assert asking.wait(20)
-        assert shard.ask(lambda _: "not away yet: nobody waits") == "not away yet: nobody waits"
+        assert shard.ask(lambda _: "not away yet: no thread waits") == "not away yet: no thread waits"
         released.set()
         with pytest.raises(GatewayError):
             first.result(20)
@@ -429,7 +431,7 @@ def test_one_that_is_away_is_asked_by_one_thread_at_a_time():
     assert not shard.away
 
 
-# -- what follows
+# -- the effect on sends
 
 
 def test_an_instance_that_no_process_holds_is_held_back_at_once_where_all_were_asked(clock: Clock):
@@ -444,7 +446,7 @@ def test_an_instance_that_no_process_holds_is_held_back_at_once_where_all_were_a
 @pytest.mark.parametrize(
     ("url", "key"), [("gateway:8080", "key"), ("http://gateway:8080?x=1", "key"), ("http://gateway:8080", "")]
 )
-def test_a_url_or_a_key_that_cannot_be_used_is_told_at_once(url: str, key: str):
+def test_an_unusable_url_or_key_is_refused_at_once(url: str, key: str):
     with pytest.raises(ConfigurationError):
         Shards(url, key)
 

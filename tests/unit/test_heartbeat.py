@@ -29,14 +29,14 @@ WELL = WorkState(
         ({"waiting": 5, "paused_s": 3_600.0, "pace_s": 3_600.0}, ""),
         ({"refused": True}, "claims_refused"),
         ({"silent_s": 31.0}, "nothing_fetched"),
-        ({"silent_s": None}, ""),  # it has all it may hold
+        ({"silent_s": None}, ""),  # it holds as many messages as it may
     ],
 )
-def test_a_worker_is_well_while_it_sends_or_waits_for_a_known_reason(how: dict[str, Any], reason: str):
+def test_a_worker_is_healthy_while_it_sends_or_waits_for_a_known_reason(how: dict[str, Any], reason: str):
     assert stuck_by(WELL._replace(**how), patience_s=240.0) == reason
 
 
-def test_a_file_that_cannot_be_written_is_said_once_and_raises_nothing(tmp_path: Path):
+def test_a_heartbeat_file_that_cannot_be_written_is_logged_once_and_raises_nothing(tmp_path: Path):
     folder = tmp_path / "run"
     folder.mkdir()
     consumer = SimpleNamespace(app=SimpleNamespace(settings=load(heartbeat_file=folder / "beat")))

@@ -1,4 +1,4 @@
-"""Hints: a command of ours in a message is pasted into a shell, so each value in it is quoted for one."""
+"""Commands in messages are pasted into a shell, so each value in them is quoted for it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SOURCES = sorted(Path(ifinu.__file__).parent.rglob("*.py"))
 QUOTED = frozenset({"shlex.quote", "shlex.join"})
 VALUE = "\0"
 _NAMES = "|".join(typer.main.get_command(app).commands)
-# To the end of its backticks; without them, to the end of the sentence or the line.
+# A command ends with its backticks; without them, with the sentence or the line.
 COMMAND = re.compile(rf"`ifinu [^`]*|(?<!`)\bifinu (?:{_NAMES})\b[^.;:,\n]*")
 
 
 def unquoted(source: str) -> Iterator[tuple[int, str]]:
-    """The line and the expression of each value that stands unquoted in a command."""
+    """Line and expression of each unquoted value in a command."""
     tree = ast.parse(source)
     quoted = {
         target.id

@@ -28,7 +28,7 @@ EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 def envelope(**changes: Any) -> dict[str, Any]:
-    """A message that is admitted, but for `changes`; `headers__x` changes the header x, None removes."""
+    """A valid message with `changes`: `headers__x` sets the header x, None removes it."""
     message: dict[str, Any] = {
         "body": "[[], {}, {}]",
         "content-type": "application/json",
@@ -47,7 +47,7 @@ def envelope(**changes: Any) -> dict[str, Any]:
 
 
 def published_by_celery(**options: Any) -> dict[str, Any]:
-    """What Celery's own publisher makes of a call, as it would stand on the list."""
+    """A call as Celery's publisher would put it on the list."""
     app.use(load())
     with Connection("memory://") as connection:
         with app.amqp.Producer(connection) as producer:
@@ -110,7 +110,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("message", "reason", "detail"), REFUSED)
-def test_what_cannot_be_a_task_is_unreadable_and_says_why(message: Any, reason: str, detail: str):
+def test_a_message_that_cannot_be_a_task_is_unreadable_with_a_reason(message: Any, reason: str, detail: str):
     raw = message if isinstance(message, bytes) else json.dumps(message).encode()
     with pytest.raises(Unreadable) as caught:
         admit(raw, **PLACE)
@@ -126,7 +126,7 @@ def test_the_detail_of_a_refusal_quotes_nothing_of_the_message():
 
 
 def plain(**headers: Any) -> dict[str, Any]:
-    """What is made of an envelope that calls the task with `{"id": "id-1"}` and asks for nothing, but for `headers`."""
+    """The message admitted for an envelope that calls the task with `{"id": "id-1"}` and has these `headers`."""
     return {
         "body": json.dumps([[{"id": "id-1"}], {}, EMBED]),
         "content-encoding": "utf-8",
@@ -155,11 +155,11 @@ def plain(**headers: Any) -> dict[str, Any]:
         ({"stamped_headers": ["tenant"], "tenant": "u1", "replaced_task_nesting": 3}, {}),
     ],
 )
-def test_an_envelope_of_celerys_own_making_calls_the_task_and_steers_nothing_else(
+def test_an_envelope_from_celery_calls_the_task_and_controls_nothing_else(
     options: dict[str, Any], headers: dict[str, Any]
 ):
     admitted = admit(json.dumps(published_by_celery(**options)).encode(), **PLACE)
-    admitted["properties"]["reply_to"] = None  # made up by each producer; below
+    admitted["properties"]["reply_to"] = None  # differs for each producer; see below
     admitted["headers"].pop("ignore_result", None)
     assert admitted == plain(**headers)
 
@@ -181,7 +181,7 @@ STEERING = {
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in STEERING.items() for value in values])
-def test_a_header_that_is_not_asked_for_steers_nothing(name: str, value: object):
+def test_an_unexpected_header_has_no_effect(name: str, value: object):
     given = published_by_celery()
     given["headers"].pop("ignore_result", None)
     given["headers"][name] = value
@@ -199,7 +199,7 @@ def test_a_header_that_is_not_asked_for_steers_nothing(name: str, value: object)
         ({"reply_to": "7b0fd0a8-8e3a-3d3b-9d0f-0c1b6c1f2a3d"}, "7b0fd0a8-8e3a-3d3b-9d0f-0c1b6c1f2a3d"),
     ],
 )
-def test_where_a_retry_and_a_result_go_is_not_for_an_envelope_to_say(properties: dict[str, Any], reply_to: str | None):
+def test_an_envelope_cannot_choose_where_its_retry_and_result_go(properties: dict[str, Any], reply_to: str | None):
     given = published_by_celery()
     given["headers"].pop("ignore_result", None)
     given["properties"] = {"body_encoding": "base64", **properties}
@@ -208,7 +208,7 @@ def test_where_a_retry_and_a_result_go_is_not_for_an_envelope_to_say(properties:
     assert admit(json.dumps(given).encode(), **PLACE) == expected
 
 
-# As version 0.1.0 published it before headers were checked one by one: a retry that waits during a rolling update.
+# A retry as version 0.1.0 published it, before headers were checked one by one. It can wait during a rolling update.
 OLD_RETRY = {
     "lang": "py", "task": TASK, "id": "id-1", "shadow": None, "eta": None, "expires": None, "group": None,
     "group_index": None, "retries": 2, "timelimit": [None, None], "root_id": "id-1", "parent_id": None,
@@ -219,7 +219,7 @@ OLD_RETRY = {
 }  # fmt: skip
 
 
-def test_a_retry_keeps_its_tries_its_token_and_since_when_it_is_tried():
+def test_a_retry_keeps_its_tries_its_token_and_its_first_attempt_time():
     given = published_by_celery()
     given["headers"] = OLD_RETRY
     headers = admit(json.dumps(given).encode(), **PLACE)["headers"]
@@ -235,7 +235,7 @@ def test_a_retry_keeps_its_tries_its_token_and_since_when_it_is_tried():
         ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59+00:00"),
     ],
 )
-def test_the_time_of_an_envelope_is_told_in_utc(given: str, eta: str):
+def test_the_time_of_an_envelope_is_converted_to_utc(given: str, eta: str):
     assert admit(json.dumps(envelope(headers__eta=given)).encode(), **PLACE)["headers"]["eta"] == eta
 
 
@@ -256,7 +256,7 @@ def test_the_token_of_a_retry_is_read_without_trusting_the_message(message: Any,
     assert token_of(b"\xff ifinu_token") == ""
 
 
-def test_two_copies_of_one_envelope_get_tags_of_their_own():
+def test_two_copies_of_one_envelope_get_different_delivery_tags():
     raw = json.dumps(envelope()).encode()
     tags = [admit(raw, queue="q", tag=tag, max_bytes=10_000)["properties"]["delivery_tag"] for tag in ("a", "b")]
     assert tags == ["a", "b"]
@@ -280,7 +280,7 @@ def test_a_bare_object_is_wrapped_with_the_producers_exact_text(text: str):
     assert payload["headers"]["retries"] == 0
     assert payload["properties"]["delivery_tag"] == "a-tag"
     assert payload["properties"]["delivery_info"]["routing_key"] == "a:queue"
-    # A retry publishes it again: it has to pass as an envelope too.
+    # A retry publishes it again, so it must also pass as an envelope.
     assert call_of(admit(json.dumps(payload).encode(), **PLACE)) == ([text], {})
 
 
@@ -296,7 +296,7 @@ def test_a_bare_object_is_wrapped_with_the_producers_exact_text(text: str):
         ({"id": " "}, None),
         ({"id": True}, None),
         ({"id": 1.5}, None),
-        ({"id": "\ud800"}, None),  # half a surrogate pair: no text that Redis could take
+        ({"id": "\ud800"}, None),  # half a surrogate pair, which Redis cannot store
         ({"id": None}, None),
         ({}, None),
     ],
@@ -311,18 +311,18 @@ def test_a_wrapped_message_is_the_task_of_its_notification_id_or_of_a_new_one(
 @pytest.mark.parametrize(
     ("given", "shown"), [('"atraso"', "<atraso>"), ('"para Maria, 77998616740"', "<?>"), ('["atraso"]', "<?>")]
 )
-def test_what_flower_and_the_logs_see_of_a_wrapped_message_is_its_kind_and_nothing_else(given, shown):
+def test_flower_and_the_logs_see_only_the_kind_of_a_wrapped_message(given, shown):
     raw = f'{{"tipo_notificacao":{given},"telefone":"77998616740"}}'.encode()
     headers = admit(raw, **PLACE)["headers"]
     assert (headers["argsrepr"], headers["kwargsrepr"]) == (shown, "{}")
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [('"2026-11-24T10:00:00Z"', "2026-11-24T10:00:00Z"), ("7", None), ('"\\ud800"', None)]
+    ("given", "accepted_at"), [('"2026-11-24T10:00:00Z"', "2026-11-24T10:00:00Z"), ("7", None), ('"\\ud800"', None)]
 )
-def test_when_a_bare_message_was_accepted_is_what_it_says(given, told):
+def test_a_bare_message_may_say_when_it_was_accepted(given, accepted_at):
     headers = admit(f'{{"tipo_notificacao":"atraso","criado_em":{given}}}'.encode(), **PLACE)["headers"]
-    assert headers.get(ACCEPTED) == told
+    assert headers.get(ACCEPTED) == accepted_at
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ ENVELOPES = st.fixed_dictionaries(
 
 
 def is_sane(payload: dict[str, Any]) -> bool:
-    """Whether nothing in it but the call is anybody's but ours."""
+    """Whether every value but the call was set by ifinu."""
     headers, properties = payload["headers"], payload["properties"]
     args, kwargs = call_of(payload)
     return (
@@ -417,7 +417,7 @@ def is_sane(payload: dict[str, Any]) -> bool:
 @example(json.dumps(envelope(properties__body_encoding={})).encode())
 @example(json.dumps(envelope(body="é", properties__body_encoding="base64")).encode())
 @example(json.dumps(envelope(body="[[1e999, NaN], {}, {}]")).encode())
-def test_any_bytes_give_a_message_of_ours_or_unreadable_and_never_anything_else(raw: bytes):
+def test_any_bytes_give_a_valid_message_or_unreadable(raw: bytes):
     try:
         payload = admit(raw, **PLACE)
     except Unreadable:
@@ -426,9 +426,9 @@ def test_any_bytes_give_a_message_of_ours_or_unreadable_and_never_anything_else(
 
 
 @pytest.mark.parametrize("described", ["<atraso>", "77998616740", ["<atraso>"], {"a": 1}, 7])
-def test_what_an_envelope_says_of_its_arguments_is_shown_only_where_it_is_a_kind(described):
+def test_an_envelopes_description_of_its_arguments_is_shown_only_if_it_is_a_kind(described):
     """
-    Of whatever type: it stops nobody.
+    A description of any type is accepted.
     """
     headers = admit(json.dumps(envelope(headers__argsrepr=described)).encode(), **PLACE)["headers"]
     assert headers["argsrepr"] == ("<atraso>" if described == "<atraso>" else "<?>")

@@ -19,9 +19,9 @@ from ifinu.ledger.states import State, rank
 _START_MS = 1_796_000_000_000
 
 
-def _entries(*told: tuple[str, dict[str, Any]]) -> list[Entry]:
-    """One a second, all of notification `n`."""
-    return [Entry(_START_MS + 1000 * i, i, Event(Name(name), "n", data)) for i, (name, data) in enumerate(told)]
+def _entries(*events: tuple[str, dict[str, Any]]) -> list[Entry]:
+    """One entry a second, all of notification `n`."""
+    return [Entry(_START_MS + 1000 * i, i, Event(Name(name), "n", data)) for i, (name, data) in enumerate(events)]
 
 
 def _at(second: int) -> datetime:
@@ -29,7 +29,7 @@ def _at(second: int) -> datetime:
 
 
 @pytest.mark.parametrize(
-    ("told", "state", "reason", "set_by"),
+    ("events", "state", "reason", "set_by"),
     [
         (["deferred"], "deferred", "deferred", 0),
         (["deferred", "retrying"], "retrying", "retrying", 1),
@@ -56,18 +56,18 @@ def _at(second: int) -> datetime:
         (["retrying", "duplicate"], "retrying", "retrying", 0),
     ],
 )
-def test_the_state_is_that_of_the_event_that_counts_in_whatever_order_they_come(
-    told: list[str], state: str, reason: str, set_by: int
+def test_the_deciding_event_sets_the_state_in_any_order_of_arrival(
+    events: list[str], state: str, reason: str, set_by: int
 ) -> None:
-    entries = _entries(*((name, {"reason": name}) for name in told))
+    entries = _entries(*((name, {"reason": name}) for name in events))
     for order in itertools.permutations(entries):
         row = fold(order).notifications["n"]
         assert (row["state"], row["reason"], row["state_seq"]) == (state, reason, set_by)
 
 
 def test_an_id_that_was_dead_before_its_message_was_purged_is_dead():
-    told = (("dead", {}), ("deferred", {}), ("unqueued", {"first": "dead", "reason": "purged"}))
-    assert fold(_entries(*told)).notifications["n"]["state"] == "dead"
+    events = (("dead", {}), ("deferred", {}), ("unqueued", {"first": "dead", "reason": "purged"}))
+    assert fold(_entries(*events)).notifications["n"]["state"] == "dead"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_an_id_that_was_dead_before_its_message_was_purged_is_dead():
         (7, "unknown"),
     ],
 )
-def test_a_duplicate_of_what_the_ledger_never_saw_says_what_the_first_became(first: object, state: str) -> None:
+def test_a_duplicate_of_an_id_unknown_to_the_ledger_records_the_state_of_the_first(first: object, state: str) -> None:
     row = fold(_entries(("duplicate", {"first": first}))).notifications["n"]
     assert (row["state"], row["state_rank"]) == (state, 0)
 
@@ -91,15 +91,15 @@ def test_every_event_of_a_notification_brings_a_state_that_the_schema_knows() ->
         assert State(fold(_entries((name, {}))).notifications["n"]["state"])
 
 
-def test_ranks_are_those_of_the_table() -> None:
+def test_each_state_has_its_rank() -> None:
     after = ["sent", "failed", "server_ack", "delivered", "read"]
     assert [rank(State(state)) for state in after] == [50, 55, 60, 70, 80]
     assert {rank(state) for state in State if state not in after} == {10}
 
 
-def test_a_row_has_what_its_events_told() -> None:
+def test_a_row_has_the_facts_of_its_events() -> None:
     """
-    Facts as they were first told, counts at their greatest, times at their first and last.
+    The first value of each fact, the greatest of each count, the first and last of each time.
     """
     facts = {"tenant": "t", "kind": "atraso", "instance": "i", "queue": "q", "phone": "+55 11 9****-0001", "hash": "h"}
     rows = fold(
@@ -145,8 +145,8 @@ def test_a_wait_ends_with_the_state_that_it_belongs_to() -> None:
 def test_a_receipt_keeps_the_highest_status_and_the_first_time_of_each(
     statuses: list[str], status: str, times: dict[str, int]
 ) -> None:
-    told = [("receipt", {"key_id": "K", "status": each, "instance": "i"}) for each in statuses]
-    rows = fold(_entries(*told))
+    events = [("receipt", {"key_id": "K", "status": each, "instance": "i"}) for each in statuses]
+    rows = fold(_entries(*events))
     assert rows.notifications == {}
     row = rows.receipts["K"]
     assert (row["status"], row["instance"], row["last_at"]) == (status, "i", _at(len(statuses) - 1))
@@ -159,15 +159,15 @@ def test_a_receipt_keeps_the_highest_status_and_the_first_time_of_each(
     ("on", "at", "removed_at"),
     [([True], 0, None), ([True, False], 0, 1), ([False], None, 0), ([False, True], 1, None), ([True, True], 1, None)],
 )
-def test_an_opt_out_is_as_it_was_last_told(on: list[bool], at: int | None, removed_at: int | None) -> None:
-    told = [("optout", {"tenant": None, "phone": "+55 11 9****-0001", "hash": "h", "on": each}) for each in on]
-    row = fold(_entries(*told)).opt_outs["", "h"]
+def test_an_opt_out_follows_its_latest_event(on: list[bool], at: int | None, removed_at: int | None) -> None:
+    events = [("optout", {"tenant": None, "phone": "+55 11 9****-0001", "hash": "h", "on": each}) for each in on]
+    row = fold(_entries(*events)).opt_outs["", "h"]
     assert (row["at"], row["removed_at"]) == tuple(
         None if second is None else _at(second) for second in (at, removed_at)
     )
 
 
-def test_an_instance_is_as_it_was_last_told() -> None:
+def test_an_instance_follows_its_latest_event() -> None:
     rows = fold(
         _entries(
             ("connection", {"instance": "i", "state": "open", "code": 200}),
@@ -199,17 +199,17 @@ def test_an_entry_is_read_with_its_place_and_time() -> None:
         ("connection", '{"instance": 7}'),
     ],
 )
-def test_what_is_no_event_is_refused(name: str, data: str) -> None:
+def test_an_entry_that_is_not_an_event_is_refused(name: str, data: str) -> None:
     with pytest.raises(ValueError, match="not an event"):
         _read(name, data=data)
 
 
-def test_what_was_deleted_from_the_stream_is_no_event() -> None:
+def test_an_entry_deleted_from_the_stream_is_not_an_event() -> None:
     with pytest.raises(ValueError, match="not an event"):
         Entry.read(b"5-1", {})
 
 
-def test_what_no_database_can_hold_is_replaced() -> None:
+def test_characters_that_no_database_can_store_are_replaced() -> None:
     entry = _read(data=json.dumps({"error": "a\x00b\ud800c", "deep": [{"\x00": "\udfff"}]}))
     assert entry.event.data == {"error": "a\ufffdb\ufffdc", "deep": [{"\ufffd": "\ufffd"}]}
 
@@ -225,12 +225,12 @@ def test_what_no_database_can_hold_is_replaced() -> None:
         ({}, 0),
     ],
 )
-def test_a_fact_of_the_wrong_type_is_none(data: dict[str, Any], expected: int) -> None:
+def test_a_fact_of_the_wrong_type_is_dropped(data: dict[str, Any], expected: int) -> None:
     assert fold(_entries(("retrying", data))).notifications["n"]["attempts"] == expected
 
 
 @pytest.mark.parametrize("due", [None, "soon", 1e300, {}])
-def test_a_time_that_is_none_is_not_known(due: object) -> None:
+def test_a_malformed_time_is_unknown(due: object) -> None:
     assert fold(_entries(("retrying", {"due_ms": due}))).notifications["n"]["due_at"] is None
 
 

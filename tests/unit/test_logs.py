@@ -19,7 +19,7 @@ def fail():
     secret = "in a local variable"
     raise ValueError("one\\ntwo")
 """
-# `configure` itself still meets a process in which nothing is configured.
+# Logging is not configured in the parent, so `configure` is tested from scratch.
 FORKS = Forks("import ifinu.logs, ifinu.settings, structlog, celery.app.trace, celery.worker.consumer.consumer")
 NAME, PHONE, TEXT = "Zulmira Canário", "(77) 99861-5555", "a fatura do Zé"
 
@@ -31,7 +31,7 @@ def _forks() -> Iterator[None]:
 
 
 def lines_of(script: str, level: str = "info", style: str = "JSON", limit: int = 0, code: int = 0) -> list[str]:
-    """What a process that configures its logs so and runs `script` writes to stderr."""
+    """The lines on stderr of a process that configures logging and runs `script`."""
     source = PRELUDE.format(level=level, style=style, limit=limit) + script
     with tempfile.TemporaryDirectory() as folder:
         ended = FORKS.run(source, Path(folder))
@@ -59,21 +59,21 @@ def written(script: str, level: str = "info", **options: Any) -> list[dict[str, 
         ('celery.error("no")', {"event": "no", "level": "error", "logger": "celery.worker"}),
     ],
 )
-def test_every_event_is_one_line_of_json_that_of_libraries_too(script: str, fields: dict[str, Any]):
+def test_every_event_is_one_line_of_json_from_libraries_too(script: str, fields: dict[str, Any]):
     (line,) = written(script)
     timestamp = line.pop("timestamp")
     assert timestamp.endswith("Z")
     assert line == fields | {"host": "pod-1"}
 
 
-def test_a_line_names_its_host_where_nobody_gives_it_another_name():
+def test_a_line_names_its_host_unless_another_name_is_set():
     (line,) = written(
         'import socket\nlogs.configure("info", LogFormat.JSON)\nours.info("x", real=socket.gethostname())'
     )
     assert line["host"] == line["real"]
 
 
-def test_a_value_that_json_does_not_know_is_written_and_an_exception_without_what_it_may_quote():
+def test_a_value_that_json_does_not_know_is_written_and_an_exception_without_quoted_input():
     script = 'import decimal\nours.info("x", amount=decimal.Decimal("9.90"), error=KeyError("Maria"))'
     (line,) = written(script)
     assert (line["amount"], line["error"]) == ("9.90", "KeyError")
@@ -98,9 +98,9 @@ def test_a_traceback_stays_on_the_line_of_its_event(logger: str):
     assert [frame.split(", in ")[1] for frame in frames if "File" in frame] == ["<module>", "fail"]
 
 
-def test_what_celery_says_of_a_task_that_failed_does_not_repeat_what_it_raised():
+def test_celerys_line_about_a_failed_task_does_not_repeat_the_exceptions_words():
     """
-    As `celery.app.trace` writes it: the exception's repr, and the arguments' where nobody gave a better one.
+    The line is that of `celery.app.trace`: the repr of the exception, and of the arguments unless `argsrepr` is set.
     """
     script = f"""
 from celery.app import trace
@@ -127,9 +127,7 @@ trace.logger.error(trace.LOG_REJECTED.strip(), {{**context, "exc": repr(KeyError
         ("UNKNOWN_TASK_ERROR", 4, "Received unregistered task of type"),
     ],
 )
-def test_what_celery_says_of_a_message_that_it_cannot_read_leaves_the_message_out(
-    template: str, arguments: int, event: str
-):
+def test_celerys_line_about_an_unreadable_message_leaves_out_the_message(template: str, arguments: int, event: str):
     script = f"""
 from celery.worker.consumer import consumer
 consumer.logger.error(consumer.{template}, *[{TEXT!r}] * {arguments})
@@ -155,7 +153,7 @@ def test_an_exception_among_the_arguments_of_a_librarys_line_is_described(call: 
 @pytest.mark.parametrize(
     ("level", "ours", "theirs"),
     [
-        # What libraries say to debug them has the arguments of tasks in it.
+        # Debug lines of libraries contain the arguments of tasks.
         ("debug", ["debug", "info", "warning", "error"], ["info", "warning", "error"]),
         ("info", ["info", "warning", "error"], ["info", "warning", "error"]),
         ("WARNING", ["warning", "error"], ["warning", "error"]),
@@ -173,18 +171,18 @@ def test_the_level_holds_for_ours_and_for_libraries(level: str, ours: list[str],
     ("name", "seen"),
     [
         ("celery.worker.strategy", ["warning", "error"]),  # a line for each message received
-        ("celery.app.trace", ["error"]),  # and for each that was done, or goes back
+        ("celery.app.trace", ["error"]),  # and for each one done or returned
         ("kombu.transport", ["warning", "error"]),
-        ("urllib3.connectionpool", ["error"]),  # its warnings name the path, and so a phone
+        ("urllib3.connectionpool", ["error"]),  # its warnings name the path, which may contain a phone
         ("celery.worker.consumer", ["info", "warning", "error"]),
     ],
 )
-def test_what_others_say_too_often_or_too_openly_is_kept_out(name: str, seen: list[str]):
+def test_library_lines_that_are_too_frequent_or_personal_are_left_out(name: str, seen: list[str]):
     script = f'for w in ("info", "warning", "error"): getattr(logging.getLogger({name!r}), w)("x")'
     assert [line["level"] for line in written(script)] == seen
 
 
-def test_quiet_loggers_become_no_louder_when_less_is_asked_for():
+def test_a_higher_log_level_makes_no_quiet_logger_louder():
     assert written('logging.getLogger("kombu").warning("x")', "error") == []
 
 
@@ -203,7 +201,7 @@ def test_configuring_twice_writes_each_line_once():
     assert len(written('logs.configure("info", LogFormat.JSON)\nours.info("x")')) == 1
 
 
-# -- what Python itself would print
+# -- exceptions and warnings that Python would print
 
 
 @pytest.mark.parametrize(
@@ -217,7 +215,7 @@ def test_configuring_twice_writes_each_line_once():
         (f"class A:\n def __del__(self): raise ValueError({NAME!r})\nA()", "ifinu.python.unraisable", "error", 0),
     ],
 )  # fmt: skip
-def test_what_nobody_caught_is_one_line_without_its_words(script: str, event: str, level: str, code: int):
+def test_an_uncaught_exception_is_one_line_without_its_words(script: str, event: str, level: str, code: int):
     (line,) = written(script, code=code)
     assert (line["event"], line["level"]) == (event, level)
     assert line["exception"].endswith("ValueError")
@@ -239,14 +237,14 @@ def test_an_interrupt_from_the_keyboard_is_no_death():
 
 
 @pytest.mark.parametrize("logger", ["ours", "celery"])
-def test_a_flood_is_cut_and_its_size_told_at_the_end_of_the_process(logger: str):
+def test_a_flood_is_cut_and_its_size_logged_at_the_end_of_the_process(logger: str):
     *lines, last = written(f"for _ in range(75):\n {logger}.info('x')", limit=5)
     assert [line["event"] for line in lines] == ["x"] * 50
     assert (last["event"], last["level"], last["count"]) == ("ifinu.logs.dropped", "warning", 25)
     assert last["of"] == ("x" if logger == "ours" else f"celery.worker:{PRELUDE.count(chr(10)) + 2}")
 
 
-def test_errors_are_told_as_errors_when_they_are_dropped():
+def test_dropped_errors_are_reported_as_errors():
     *lines, last = written("for _ in range(75):\n ours.error('x', reason='a')", level="error", limit=5)
     assert [line["event"] for line in lines] == ["x"] * 5
     assert [last[name] for name in ("event", "level", "of_level", "reason", "count")] == [
@@ -254,7 +252,7 @@ def test_errors_are_told_as_errors_when_they_are_dropped():
     ]  # fmt: skip
 
 
-def test_a_forked_child_tells_of_its_own_lines_only():
+def test_a_forked_child_reports_only_the_lines_that_it_dropped():
     script = """
 import os
 for _ in range(60): ours.info("x")

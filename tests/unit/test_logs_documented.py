@@ -64,9 +64,9 @@ def test_every_event_is_documented_and_no_other():
 
 
 def test_levels_and_fields_are_the_documented_ones():
-    told = documented()
+    events = documented()
     for line in written():
-        levels, fields = told[line.event]
+        levels, fields = events[line.event]
         assert line.level in levels, line
         assert line.fields <= fields, line
 

@@ -21,7 +21,7 @@ def raised(call) -> BaseException:
     raise AssertionError("nothing was raised")
 
 
-def test_what_a_library_repeats_of_its_input_is_not_shown():
+def test_input_that_a_library_repeats_is_not_shown():
     calls = {
         "KeyError": lambda: {}[NAME],
         "ValueError": lambda: int(NAME),
@@ -59,15 +59,15 @@ def f() -> None:
         (RuntimeError(NAME), "RuntimeError"),
     ],
 )  # fmt: skip
-def test_words_are_shown_where_they_are_known_to_be_harmless(exc: BaseException, described: str):
+def test_an_exceptions_words_are_shown_if_known_to_be_harmless(exc: BaseException, described: str):
     assert exceptions.describe(exc) == described
 
 
-def test_words_have_an_end():
+def test_an_exceptions_words_are_cut():
     assert len(exceptions.describe(NotSent("x" * 10_000))) < 400
 
 
-def test_a_chain_is_told_from_its_cause_on():
+def test_a_chain_of_exceptions_starts_with_its_cause():
     def first() -> None:
         try:
             {}[NAME]
@@ -94,7 +94,7 @@ def test_a_chain_is_told_from_its_cause_on():
     assert "    {}[NAME]" in lines  # the program's own line
 
 
-def test_a_chain_that_bites_its_tail_and_one_without_end_are_cut():
+def test_a_circular_chain_and_an_endless_one_are_cut():
     one, two = KeyError("a"), ValueError("b")
     one.__cause__, two.__cause__ = two, one
     assert exceptions.render(one).count("KeyError") == 1
@@ -116,7 +116,7 @@ def test_a_deep_recursion_is_cut_in_the_middle():
     assert any(line.startswith("  ... ") and line.endswith(" frames") for line in lines)
 
 
-def test_a_group_is_told_one_by_one():
+def test_an_exception_group_is_shown_one_by_one():
     group = ExceptionGroup(NAME, [raised(lambda: int(NAME)), NotSent("away"), *[KeyError(NAME)] * 20])
     text = exceptions.render(group)
     assert "  | ValueError" in text
@@ -125,9 +125,9 @@ def test_a_group_is_told_one_by_one():
     assert NAME not in text
 
 
-def test_of_a_childs_traceback_the_frames_are_kept():
+def test_the_frames_of_a_childs_traceback_are_kept():
     """
-    As billiard hands it over from a pool of processes: a text, with the words of what was raised.
+    Billiard passes it from a pool's process as text that contains the exception's words.
     """
     from billiard.einfo import RemoteTraceback
 
@@ -151,11 +151,11 @@ def test_of_a_childs_traceback_the_frames_are_kept():
         ("💥", "Exception(…)"),
     ],
 )
-def test_of_a_repr_the_name_is_kept_and_the_words_only_of_ours(written: str, retold: str):
+def test_a_repr_keeps_the_class_name_and_only_our_classes_keep_their_words(written: str, retold: str):
     assert exceptions.retold(written) == retold
 
 
-def test_of_a_traceback_as_text_the_frames_are_kept():
+def test_the_frames_of_a_traceback_in_text_are_kept():
     text = (
         f'Traceback (most recent call last):\n  File "/a.py", line 3, in <lambda>\n    x("{NAME}")\nKeyError: "{NAME}"'
     )

@@ -7,11 +7,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def planned(target: str, folder: Path) -> str:
-    """The commands of a target where no environment was made yet."""
-    told = subprocess.run(
+    """The commands that make would run for a target before the virtual environment exists."""
+    ended = subprocess.run(
         ["make", "--dry-run", f"VENV={folder / 'venv'}", target], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return told.stdout
+    return ended.stdout
 
 
 def test_a_wheel_is_built_without_what_development_needs(tmp_path: Path):

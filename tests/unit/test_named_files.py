@@ -1,4 +1,4 @@
-"""The pages, the chart, the image and the code name no module, script or page that is not there."""
+"""The pages, the chart, the image and the code name only modules, scripts and pages that exist."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def missing(text: str) -> set[str]:
     """
     The modules and scripts that a text names and the tree does not have.
 
-    A name with a folder is a path from the root or from `ifinu/`; one without a folder may be a file of any of ours.
+    A name with a folder is a path from the root or from `ifinu/`; one without may be in any of our folders.
     """
     folders = [ROOT / folder for folder in ("ifinu", "tests", "docs", "bench")]
     return {
@@ -44,7 +44,7 @@ def missing(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("file", NAMING, ids=lambda file: str(file.relative_to(ROOT)))
-def test_every_module_and_script_named_is_there(file: Path):
+def test_every_module_and_script_named_exists(file: Path):
     assert missing(text_of(file)) == set()
 
 

@@ -52,7 +52,7 @@ def test_a_notification_is_normalised():
         ("text", "Olá!\r\n\r\nTudo\tbem?\x00\x1b[0m\n", "Olá!\n\nTudo\tbem?[0m"),
     ],
 )
-def test_what_is_kept(field, given, kept):
+def test_the_fields_that_are_kept(field, given, kept):
     assert getattr(Notification(**COMPLETE | {field: given}), field) == kept
 
 
@@ -100,7 +100,7 @@ def test_what_is_kept(field, given, kept):
         ("unknown", 1),
     ],
 )
-def test_what_is_refused_is_named_and_not_repeated(field, refused):
+def test_a_refused_field_is_named_and_its_value_not_repeated(field, refused):
     with pytest.raises(ValidationError) as caught:
         Notification(**COMPLETE | {field: refused})
     assert [error["loc"] for error in caught.value.errors()] == [(field,)]
@@ -132,7 +132,7 @@ def test_it_cannot_be_changed():
 
 
 @pytest.mark.parametrize("shown", [repr, str])
-def test_logs_see_neither_phone_nor_name_nor_text(shown):
+def test_the_repr_has_neither_phone_nor_name_nor_text(shown):
     notification = Notification(**COMPLETE, text="segredo")
     assert "+55 77 9****-6740" in shown(notification)
     for private in ("998616740", "Maria", "segredo", "1234"):

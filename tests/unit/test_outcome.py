@@ -24,9 +24,9 @@ TOLD = {"kind": "lembrete", "tenant": 'd\'Ávila "& filhos"\n', "error": "\\ud80
         Settled(ClaimState.EXPIRED, Event(Name.EXPIRED, "i" * 200, {"reason": "x" * 5_000})),
     ],
 )
-def test_an_outcome_survives_the_way_that_celery_takes_it(settled: Settled):
+def test_an_outcome_survives_celerys_repr(settled: Settled):
     """
-    A task's result reaches the worker's main process as Celery's repr of it, cut off at the task's limit.
+    The worker's main process gets a task's result as Celery's repr, cut at the task's limit.
     """
     returned = outcome.encode(settled)
     assert outcome.decode(saferepr(returned, outcome.LONGEST)) == settled
@@ -34,6 +34,6 @@ def test_an_outcome_survives_the_way_that_celery_takes_it(settled: Settled):
 
 
 @pytest.mark.parametrize("returned", ["None", "'sent'", "'sent 3EB0'", "'sent 3EB0 {'", "'sent 3EB0 {}'", "sent", "7"])
-def test_what_is_no_outcome_is_refused(returned: str):
+def test_a_text_that_is_not_an_outcome_is_refused(returned: str):
     with pytest.raises(ValueError, match=r"not|expected|Expecting|valid"):
         outcome.decode(returned)

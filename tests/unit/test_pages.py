@@ -31,8 +31,8 @@ MESSAGES, SENDING, CLI, SETTINGS, MEASURED, GLOSSARY = (
 READMES = [ROOT / "README.md", ROOT / "README.pt-BR.md"]
 MOST_WORDS = 60  # lines of the glossary
 
-# The messages of these rows are not written out in their test: rounds of several workers, short runs added up, and a
-# number of copies of each bad input.
+# The tests of these rows do not state their number of messages: they run rounds of several workers, add up short runs
+# or push several copies of each bad input.
 COMPUTED = {"33,000", "480", "620"}
 
 document = pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def section(page: Path, title: str) -> list[list[str]]:
 
 
 def command_lines(page: Path) -> list[list[str]]:
-    """Every line of shell, as words, without what it sets in front of its command."""
+    """Every line of shell, as words, without the variables set in front of its command."""
     lines = [
         shlex.split(line, comments=True)
         for block in blocks(page, "sh")
@@ -63,7 +63,7 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], An
     """The commands of the command line, by the words that name them."""
     if not hasattr(command, "commands"):
         return {path: command}
-    own = {path: command} if command.invoke_without_command else {}  # a group that does something by itself
+    own = {path: command} if command.invoke_without_command else {}  # a group that is also a command
     return own | {k: v for name, inner in command.commands.items() for k, v in leaves(inner, (*path, name)).items()}
 
 
@@ -101,7 +101,7 @@ def test_every_setting_named_is_one(page: Path):
     assert named <= known
 
 
-def test_the_settings_page_is_what_the_code_makes_of_it():
+def test_the_settings_page_is_generated_from_the_code():
     """
     Each variable, its default and its description.
     """
@@ -133,7 +133,7 @@ def test_the_fields_are_those_of_the_wire():
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_what_is_required_of_a_kind_is_required_and_nothing_else(kind: Kind):
+def test_a_kind_requires_the_documented_fields_and_no_others(kind: Kind):
     sample = {
         "id": "x", "tipo_notificacao": kind.value, "telefone": "77998616740", "nome": "Maria", "valor": "1.00",
         "vencimento": "2026-12-01",
@@ -225,7 +225,7 @@ def test_the_pace_measured_is_within_its_limits():
         assert number(fullest) <= number(limit) == number(rate) + burst
 
 
-def test_the_cost_of_stock_celery_is_what_the_others_are_compared_with():
+def test_costs_are_compared_with_that_of_stock_celery():
     rows = section(MEASURED, "Cost")
     (stock,) = [number(cpu) for _, cpu, ratio, _ in rows if ratio == "1.00"]
     for name, cpu, ratio, _ in rows:
@@ -244,7 +244,7 @@ def test_the_times_of_receipts_grow_from_half_to_all():
 
 def test_every_fault_measured_lost_nothing_and_has_its_test():
     """
-    Its messages are as many as the test pushes; what was in doubt was found or sent again.
+    The row's message count is the test's; each send in doubt was found or repeated.
     """
     rows = section(MEASURED, "Faults")
     assert len(rows) > 15

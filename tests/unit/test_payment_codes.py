@@ -50,7 +50,7 @@ def test_a_pix_code_whose_lengths_count_bytes_is_taken_too():
         (with_checksum("00020153039865902BR99"), "the lengths of its fields do not fit"),
     ],
 )
-def test_what_is_wrong_with_a_pix_code_is_said(code, reason):
+def test_the_error_of_a_pix_code_says_what_is_wrong(code, reason):
     with pytest.raises(ValueError) as refused:  # noqa: PT011 - the message is the case
         pix_code(code)
     assert reason in str(refused.value)
@@ -103,7 +103,7 @@ def test_no_line_with_one_wrong_digit_is_taken(digits):
         (BILLS[1][:23] + "1" + BILLS[1][24:], "the check digit of block 2 does not match"),
     ],
 )
-def test_what_is_wrong_with_a_line_is_said(line, reason):
+def test_the_error_of_a_boleto_line_says_what_is_wrong(line, reason):
     with pytest.raises(ValueError) as refused:  # noqa: PT011 - the message is the case
         boleto_line(line)
     assert reason in str(refused.value)

@@ -90,7 +90,7 @@ def test_each_area_code_is_in_its_state():
 
 
 @given(area_codes, any_lines)
-def test_what_is_accepted_is_valid_to_libphonenumber(ddd, line):
+def test_an_accepted_number_is_valid_to_libphonenumber(ddd, line):
     assert phonenumbers.is_valid_number(phonenumbers.parse(phone.normalize(ddd + line), None))
 
 
@@ -172,7 +172,7 @@ def test_mask(e164, masked):
 
 
 @given(st.text())
-def test_a_mask_shows_at_most_two_characters_of_what_it_cannot_read(text):
+def test_the_mask_of_an_unreadable_number_shows_at_most_two_characters(text):
     masked = phone.mask(text)
     assert re.fullmatch(r"\*{4}.{0,2}|\+55 \d\d \d\*{3,4}-\d{4}", masked, re.DOTALL)
 

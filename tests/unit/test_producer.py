@@ -44,7 +44,7 @@ def source(number: int, **changes: object) -> dict[str, object]:
 
 
 def ids(client: redis.Redis, queue: str = NORMAL) -> list[str]:
-    """In the order in which they will be served."""
+    """The ids in the queue, in the order in which they will be served."""
     return [json.loads(message)["id"] for message in reversed(client.lrange(queue, 0, -1))]
 
 
@@ -53,7 +53,7 @@ def test_every_form_is_read_as_the_same_notification(given: producer.Source):
     assert notification_of(given) == READ
 
 
-def test_a_sandbox_number_stands_in_for_what_a_wire_object_lacks_and_for_no_python_field():
+def test_a_sandbox_number_fills_in_a_wire_objects_phone_and_no_python_field():
     bare = {"id": "a", "tipo_notificacao": "lembrete"}
     assert notification_of(bare, sandbox_number="+5577998616740").phone == "+5577998616740"
     with pytest.raises(InvalidNotification, match="phone: is required"):
@@ -79,7 +79,7 @@ def test_a_refusal_names_the_field_as_the_caller_spelled_it(given: Any, field: s
     assert caught.value.field == field
 
 
-def test_what_is_pushed_is_what_another_language_would_push(server: redis.Redis):
+def test_the_producer_pushes_the_same_json_as_another_language(server: redis.Redis):
     assert enqueue_many([FIELDS], client=server) == Enqueued(accepted=1)
     pushed = json.loads(server.lindex(NORMAL, 0) or b"")
     assert datetime.fromisoformat(pushed.pop("criado_em")).tzinfo is UTC
@@ -129,7 +129,7 @@ def test_nothing_to_publish_is_no_error(server: redis.Redis):
 
 
 class Counting(redis.Redis):
-    """Takes everything and keeps the size of each batch; from batch `fails_at` on it is away."""
+    """A Redis that accepts every batch and keeps its size; from batch `fails_at` on it is unreachable."""
 
     def __init__(self, fails_at: int = 10**9) -> None:
         self.batches: list[int] = []
@@ -158,7 +158,7 @@ class Pipeline:
 
 def test_a_generator_is_read_a_batch_at_a_time_and_nothing_of_it_is_kept():
     """
-    Four thousand, at no time more than one batch of them read ahead, in memory for less than two.
+    Of 4,000 notifications at most one batch is read ahead, and the memory used stays below that of two batches.
     """
     client = Counting()
     ahead: list[int] = []
@@ -168,7 +168,7 @@ def test_a_generator_is_read_a_batch_at_a_time_and_nothing_of_it_is_kept():
             ahead.append(number - sum(client.batches))
             yield source(number, text="x" * 1_000)
 
-    enqueue_many([source(0)], client=Counting())  # what is made once, such as the phone's tables
+    enqueue_many([source(0)], client=Counting())  # warms the caches, such as the tables of phone numbers
     tracemalloc.start()
     done = enqueue_many(rows(), client=client)
     _, peak_bytes = tracemalloc.get_traced_memory()
@@ -176,7 +176,7 @@ def test_a_generator_is_read_a_batch_at_a_time_and_nothing_of_it_is_kept():
     assert done.accepted == sum(client.batches) == 4_000
     assert client.batches == [500] * 8
     assert max(ahead) == 499
-    assert peak_bytes < 2_500_000  # all would be 5 MB
+    assert peak_bytes < 2_500_000  # all messages would be 5 MB
 
 
 def test_large_messages_make_smaller_batches():
@@ -187,7 +187,7 @@ def test_large_messages_make_smaller_batches():
     assert len(client.batches) == 5
 
 
-def test_when_redis_goes_away_in_the_middle_it_says_how_far_it_got():
+def test_a_lost_redis_connection_reports_how_many_were_pushed():
     client = Counting(fails_at=2)
     sources = [source(number) for number in range(1_200)]
     sources[3] = source(3, phone="123")
@@ -200,7 +200,7 @@ def test_when_redis_goes_away_in_the_middle_it_says_how_far_it_got():
     assert [refusal.index for refusal in caught.value.done.refused] == [3, 700]
 
 
-def test_a_redis_that_is_not_there_is_one_clear_error_within_seconds(monkeypatch: pytest.MonkeyPatch):
+def test_an_unreachable_redis_is_one_clear_error_within_seconds(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("IFINU_REDIS_URL", "redis://127.0.0.1:1/0")
     with pytest.raises(PartlyEnqueued, match=r"\(ConnectionError\) after 0 were accepted"):
         enqueue_many([FIELDS])

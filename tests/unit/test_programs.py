@@ -35,7 +35,7 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_what_is_skipped_without_a_program_is_one_line_with_the_command_that_installs_it(tmp_path: Path):
+def test_tests_skipped_for_a_missing_program_are_one_line_with_the_command_that_installs_it(tmp_path: Path):
     ended = run(tmp_path)
     lines = [line for line in ended.stdout.splitlines() if " skipped" in line or "SKIPPED" in line]
     assert ended.returncode == 0, ended.stdout

@@ -9,7 +9,7 @@ import ifinu
 
 
 @pytest.mark.parametrize("name", ifinu.__all__)
-def test_every_public_name_is_found_where_it_lives(name: str):
+def test_every_public_name_can_be_imported_from_the_package(name: str):
     assert getattr(ifinu, name) is not None
 
 
@@ -20,19 +20,19 @@ def test_the_public_names_are_those_of_the_documentation():
     ]  # fmt: skip
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'ifinu' has no attribute 'send'"):
         _ = ifinu.send  # type: ignore[attr-defined]  # that is the point
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The top-level modules and those of ours that a fresh interpreter has loaded after `statement`."""
+    """The top-level modules and those of ifinu that a fresh interpreter has loaded after `statement`."""
     script = f"{statement}\nimport sys\nprint(*sys.modules)"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return {name for name in answer.stdout.split() if "." not in name or name.startswith("ifinu.")}
 
 
-def test_importing_the_package_loads_neither_celery_nor_anything_of_its_own():
+def test_importing_the_package_loads_neither_celery_nor_a_module_of_ifinu():
     loaded = loaded_by("import ifinu")
     assert not loaded & {"celery", "kombu", "redis", "pydantic", "requests", "phonenumbers"}
     assert not [name for name in loaded if name.startswith("ifinu.")]

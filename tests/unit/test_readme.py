@@ -58,7 +58,7 @@ def test_both_readmes_say_the_same():
     )
     for english, portuguese in (headings, shown, cells):
         assert english == portuguese
-    assert headings[0] == 9  # ten sections with what stands below the name
+    assert headings[0] == 9  # ten sections and the text below the name
 
 
 def figures(page: Path) -> list[list[list[float]]]:
@@ -77,7 +77,7 @@ def test_the_figures_of_both_readmes_are_the_same():
 
 def test_every_figure_of_the_readme_was_measured():
     """
-    It stands in docs/measured.md, or is the quotient of two that do.
+    Each figure stands in docs/measured.md or is the quotient of two that do.
     """
     measured = {float(each.replace(",", "")) for each in NUMBER.findall(text_of(ROOT / "docs/measured.md"))}
     rows = figures(ENGLISH)

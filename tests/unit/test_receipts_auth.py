@@ -12,7 +12,7 @@ SECRET = "a-secret-of-the-tests-that-is-long-enough"
 
 
 def now():
-    return int(time.time())  # of the test, which may run long after it was collected
+    return int(time.time())  # when the test runs, which may be long after its collection
 
 
 def claimed():
@@ -41,7 +41,7 @@ def unsigned(algorithm):
         lambda: {"x-ifinu-secret": SECRET},
     ],
 )
-def test_the_secret_opens(headers):
+def test_the_secret_grants_access(headers):
     assert WebhookAuth(SECRET).check(headers()).refusal is None
     assert WebhookAuth("the-secret-that-came-after-it-just-as-long", SECRET).check(headers()).refusal is None
 
@@ -71,6 +71,6 @@ def test_the_secret_opens(headers):
         (lambda: bearer() | {"x-ifinu-secret": "wrong"}, "wrong_secret"),
     ],
 )
-def test_nothing_else_does(headers, refusal):
+def test_nothing_but_the_secret_grants_access(headers, refusal):
     assert WebhookAuth(SECRET).check(headers()).refusal == refusal
     assert WebhookAuth("the-secret-that-came-after-it-just-as-long", SECRET).check(headers()).refusal == refusal

@@ -1,4 +1,4 @@
-"""Nothing that is posted makes the reader of webhooks raise anything but what it promises."""
+"""The webhook reader raises only its documented errors, with any body."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ifinu.receipts.stop_words import wish_of
 from ifinu.receipts.webhook_events import InvalidWebhook, read
 
-# Names that the reader looks at, so that what is drawn gets past the first look.
+# Names that the reader looks for, so that drawn events pass its first checks.
 NAMES = st.sampled_from(
     ["key", "keyId", "id", "remoteJid", "remoteJidAlt", "fromMe", "status", "message", "conversation", "text",
      "caption", "extendedTextMessage", "imageMessage", "ephemeralMessage", "editedMessage", "protocolMessage",

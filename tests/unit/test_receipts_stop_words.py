@@ -1,5 +1,7 @@
 """
-answers.csv: `text` with Python's escapes for a line break and for what has no width; `wish` is a `Wish`, or none.
+Stop words, by the corpus answers.csv.
+
+`text` has Python's escapes for line breaks and zero-width characters; `wish` is a `Wish` or empty.
 """
 
 import csv
@@ -22,7 +24,7 @@ def typed(text):
 
 
 @pytest.mark.parametrize(("text", "wish"), [(typed(row["text"]), row["wish"]) for row in CORPUS])
-def test_what_people_type_is_understood_for_what_it_is(text, wish):
+def test_each_answer_of_the_corpus_is_understood(text, wish):
     found = wish_of(text)
     assert (found.value if found else "none") == wish
     assert asks_to_stop(text) == (wish == "stop")

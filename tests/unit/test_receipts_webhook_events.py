@@ -13,7 +13,7 @@ PHONE = "5511987654321@s.whatsapp.net"
 
 
 def hook(event, data, **envelope):
-    """The envelope as the gateway sends it."""
+    """A webhook's body as the gateway sends it."""
     body = {
         "event": event,
         "instance": "wa1",
@@ -78,7 +78,7 @@ def sent(text="Olá", **changes):
         ("PLAYED", "read"),
         ("PENDING", None),
         ("DELETED", None),
-        ("SENT", None),  # Meta's word, on a message that is not Meta's
+        ("SENT", None),  # a status of Meta's on a message of Baileys
         ("server_ack", None),
         (3, None),
         (None, None),
@@ -100,7 +100,7 @@ def test_a_receipt_of_baileys(status, state):
         ("DELIVERY_ACK", None),
     ],
 )
-def test_a_receipt_of_meta_says_that_it_is_not_ours_and_is(status, state):
+def test_a_receipt_of_meta_is_ours_although_from_me_is_false(status, state):
     expected = () if state is None else (Receipt("wa1", WAMID, State(state)),)
     assert read(hook("messages.update", update(keyId=WAMID, fromMe=False, status=status))) == expected
 
@@ -108,7 +108,7 @@ def test_a_receipt_of_meta_says_that_it_is_not_ours_and_is(status, state):
 @pytest.mark.parametrize(
     ("changes", "count"),
     [
-        ({"fromMe": False}, 0),  # we have read what a person wrote
+        ({"fromMe": False}, 0),  # the receipt that we read a person's message
         ({"fromMe": None}, 0),
         ({"remoteJid": LID}, 1),
         ({"remoteJid": None}, 1),
@@ -119,7 +119,7 @@ def test_a_receipt_of_meta_says_that_it_is_not_ours_and_is(status, state):
         ({"keyId": "x" * 201}, 0),
     ],
 )
-def test_only_what_is_ours_and_has_an_id_is_a_receipt(changes, count):
+def test_only_an_outgoing_message_with_an_id_has_a_receipt(changes, count):
     assert len(read(hook("messages.update", update(**changes)))) == count
 
 
@@ -141,7 +141,7 @@ def test_several_receipts_come_in_one_hook():
     ("event", "data", "text"),
     [
         ("send.message", sent("Fatura"), "Fatura"),
-        # The EVOLUTION channel: a UUID, the number as it was asked for.
+        # The EVOLUTION channel: a UUID, and the number as it was requested.
         (
             "send.message",
             {"key": {"id": KEY, "remoteJid": "5511987654321", "fromMe": True}, "message": {"conversation": "Fatura"}},
@@ -152,11 +152,11 @@ def test_several_receipts_come_in_one_hook():
         ("send.message", sent(message={"extendedTextMessage": {"text": "Fatura"}}), "Fatura"),
         ("send.message", sent(message={"documentMessage": {}}), None),
         ("send.message", sent(key={"fromMe": True}), None),
-        # Meta's refusal, which the gateway passes on as if it were an answer.
+        # Meta's refusal, which the gateway passes on as a success.
         ("send.message", {"message": "(#131030) not allowed", "type": "OAuthException", "code": 131030}, None),
     ],
 )
-def test_what_went_out_is_echoed(event, data, text):
+def test_an_outgoing_message_is_an_echo(event, data, text):
     phone = None if data.get("key", {}).get("remoteJid") == LID else "+5511987654321"
     assert read(hook(event, data)) == (() if text is None else (SentEcho("wa1", KEY, text, phone),))
 
@@ -165,7 +165,7 @@ def test_what_went_out_is_echoed(event, data, text):
     ("key", "phone"),
     [
         ({}, "+5511987654321"),
-        ({"remoteJid": "551187654321@s.whatsapp.net"}, "+5511987654321"),  # an account of before the ninth digit
+        ({"remoteJid": "551187654321@s.whatsapp.net"}, "+5511987654321"),  # an account from before the ninth digit
         ({"remoteJid": "5511987654321:12@s.whatsapp.net"}, "+5511987654321"),
         # 2.3.6: the LID, and the phone beside it; 2.3.7 puts the phone in its place.
         ({"remoteJid": LID, "remoteJidAlt": PHONE, "addressingMode": "lid"}, "+5511987654321"),
@@ -236,7 +236,7 @@ def test_a_text_is_read_where_it_may_stand(content, text):
         {"fromMe": "false"},
     ],
 )
-def test_groups_and_channels_are_nobody(key):
+def test_groups_and_channels_are_not_persons(key):
     assert read(hook("messages.upsert", upsert(key=key))) == ()
 
 
@@ -253,7 +253,7 @@ def test_groups_and_channels_are_nobody(key):
         (None, None),
     ],
 )
-def test_an_answer_knows_what_it_answers_and_when(stamp, year):
+def test_an_answer_has_the_quoted_message_and_its_time(stamp, year):
     context = {"stanzaId": KEY, "participant": PHONE, "quotedMessage": {"conversation": "Fatura"}}
     (said,) = read(hook("messages.upsert", upsert(messageTimestamp=stamp, contextInfo=context)))
     assert said.quoted == KEY
@@ -287,7 +287,7 @@ def test_the_state_of_an_instance(event, data, state, code):
 @pytest.mark.parametrize(
     "event", ["qrcode.updated", "presence.update", "contacts.upsert", "chats.update", "messages.delete", "MESSAGES"]
 )
-def test_other_events_say_nothing(event):
+def test_other_events_are_ignored(event):
     assert read(hook(event, update())) == ()
 
 
@@ -295,12 +295,12 @@ def test_other_events_say_nothing(event):
 @pytest.mark.parametrize(
     "data", [None, [], [None], "text", 1, {}, {"key": None}, {"key": {"id": []}}, {"key": {"fromMe": False}}]
 )
-def test_malformed_data_says_nothing(event, data):
+def test_malformed_data_is_ignored(event, data):
     assert read(hook(event, data)) == ()
 
 
 @pytest.mark.parametrize("instance", [None, "", 1, "x" * 201, "a\nb", "\ud800"])
-def test_an_event_of_no_instance_says_nothing(instance):
+def test_an_event_without_an_instance_is_ignored(instance):
     assert read(hook("messages.update", update(), instance=instance)) == ()
 
 
@@ -309,13 +309,13 @@ def test_an_event_of_no_instance_says_nothing(instance):
     [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b"[]", b"null", b"{}", b'{"event": 1}', b"1" * 5000],
     ids=["empty", "cut_off", "not_utf8", "deep", "list", "null", "no_event", "event_is_a_number", "long_number"],
 )
-def test_what_is_no_event_is_refused(raw):
+def test_an_entry_that_is_not_an_event_is_refused(raw):
     with pytest.raises(InvalidWebhook) as caught:
         read(raw)
     assert isinstance(caught.value, ValueError)
 
 
-def test_texts_and_phones_are_in_no_repr():
+def test_no_repr_has_a_text_or_a_phone():
     (inbound,) = read(hook("messages.upsert", upsert("quero sair")))
     (echo,) = read(hook("send.message", sent("Fatura da Maria")))
     for secret in ("87654321", "quero", "Maria"):

@@ -1,5 +1,5 @@
 """
-The step of the worker that records: whatever happens in it, the worker goes on.
+The worker's recorder thread: no failure in it stops the worker.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ifinu.worker.bootsteps import RecorderThread
 
 
 class _Recorder:
-    """Stands in for `stand_by`: remembers its calls, and runs until it is stopped."""
+    """A stand-in for `stand_by` that remembers its calls and runs until stopped."""
 
     def __init__(self, *failures: Exception) -> None:
         self.calls: list[tuple[redis.Redis, str]] = []
@@ -54,7 +54,7 @@ def test_it_records_from_the_first_connection_to_the_end_of_the_last_send(
     monkeypatch: pytest.MonkeyPatch, database_url: str
 ) -> None:
     """
-    Once: not again after a reconnection, and not stopped by one or by the beginning of a warm shutdown.
+    It starts once. Neither a reconnection nor the start of a warm shutdown stops or restarts it.
     """
     recorder = _Recorder()
     monkeypatch.setattr(bootsteps, "stand_by", recorder)
@@ -73,7 +73,7 @@ def test_it_records_from_the_first_connection_to_the_end_of_the_last_send(
     assert [url for _, url in recorder.calls] == [database_url]
 
 
-def test_what_nobody_has_foreseen_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
+def test_an_unforeseen_error_is_logged_and_retried(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
     recorder = _Recorder(RuntimeError("unforeseen"), ImportError("no driver"))
     monkeypatch.setattr(bootsteps, "stand_by", recorder)
     monkeypatch.setattr(bootsteps, "_RECORD_AGAIN_S", 0.01)
@@ -89,7 +89,7 @@ def test_what_nobody_has_foreseen_is_said_and_tried_again(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("chosen", "steps"), [(True, 1), (False, 0)])
-def test_it_is_left_out_where_the_settings_say_so(chosen: bool, steps: int) -> None:
+def test_the_recorder_does_not_run_if_the_settings_disable_it(chosen: bool, steps: int) -> None:
     consumer = _consumer(recorder=chosen)
     RecorderThread(consumer).include(consumer)
     assert len(consumer.steps) == steps

@@ -7,7 +7,7 @@ from ifinu.reference import reference_in, reference_of, with_reference, without_
 
 def test_a_reference_follows_from_the_id_alone():
     """
-    Messages that were sent before an update are looked up after it: the value must not change.
+    Messages sent before an update are looked up after it, so the value must not change.
     """
     assert reference_of("test_1") == "HCUB-B265"
     assert reference_of("test_2") != reference_of("test_1")
@@ -20,7 +20,7 @@ def test_a_reference_follows_from_the_id_alone():
         ("Olá!\n\n_Ref. HCUB-B265_", "HCUB-B265"),
         ("Olá!\n\n_Ref. HCUB-B265_\n ", "HCUB-B265"),
         (with_reference("_Ref. K7Q2-M7XT_", "test_1"), "HCUB-B265"),
-        ("_Ref. HCUB-B265_\nObrigado", None),  # somewhere else it is a quotation
+        ("_Ref. HCUB-B265_\nObrigado", None),  # anywhere else it is a quotation
         ("> _Ref. HCUB-B265_", None),
         ("Ref. HCUB-B265", None),
         ("Segue a _Ref. HCUB-B265_", None),

@@ -134,7 +134,7 @@ def test_the_whole_text(renderer, given, text):
 
 
 @pytest.mark.parametrize("reference", [True, False])
-def test_a_text_of_ones_own_cannot_claim_another_reference(reference):
+def test_a_custom_text_cannot_claim_another_reference(reference):
     given = Notification(id="test_1", kind=Kind.REMINDER, phone="77998616740", text="Olá\n\n_Ref. K6LH-IB23_")
     shown = Renderer(reference=reference).render(given, today=TODAY)
     assert shown == ("Olá\n\n_Ref. HCUB-B265_" if reference else "Olá")
@@ -161,7 +161,7 @@ def test_a_text_of_ones_own_cannot_claim_another_reference(reference):
         (Kind.OVERDUE, 1, "de *R$ 1.234,50*, com vencimento em 02/12/2026."),
     ],
 )
-def test_the_days_are_told_in_portuguese(renderer, kind, due_in, words):
+def test_the_days_are_counted_in_portuguese(renderer, kind, due_in, words):
     assert words in renderer.render(notification(kind, due_in), today=TODAY)
 
 
@@ -175,7 +175,7 @@ def test_no_text_has_a_blank_edge_or_two_blank_lines(renderer, kind, lacking):
     assert [line for line in text.splitlines() if line != line.rstrip()] == []
 
 
-def test_a_text_of_ones_own_goes_out_as_it_is(renderer):
+def test_a_custom_text_is_sent_unchanged(renderer):
     text = "{{ 7 * 7 }} {% if %} *negrito*\n\n\n\nfim"
     given = Notification(id="a", kind=Kind.REMINDER, phone="+5577998616740", text="…").model_copy(update={"text": text})
     assert renderer.render(given, today=TODAY) == text
@@ -196,20 +196,20 @@ def test_a_text_of_ones_own_goes_out_as_it_is(renderer):
     ],
 )
 def test_a_value_is_neither_a_template_nor_formatting(renderer, given, shown):
-    # What looks like a template is refused before it comes here; here it would do nothing.
+    # Values that look like templates are refused earlier; even here they would have no effect.
     due = notification(Kind.DUE, 0).model_copy(update={"name": given, "description": given})
     text = renderer.render(due, today=TODAY)
     assert text.startswith(f"Olá, {shown}! Tudo bem?\n")
     assert f"\nReferente a: {shown}\n" in text
 
 
-def test_a_name_of_which_nothing_is_left_is_missing(renderer):
+def test_a_name_that_is_empty_once_cleaned_is_missing(renderer):
     with pytest.raises(InvalidNotification, match="is missing") as caught:
         renderer.render(notification(Kind.DUE, 0, name="***"), today=TODAY)
     assert caught.value.field == "nome"
 
 
-def test_a_description_of_which_nothing_is_left_is_left_out(renderer):
+def test_a_description_that_is_empty_once_cleaned_is_left_out(renderer):
     assert "Referente" not in renderer.render(notification(Kind.DUE, 0, description="***"), today=TODAY)
 
 
@@ -245,7 +245,7 @@ def test_br_date(day, written):
     assert br_date(day) == written
 
 
-def test_a_template_of_ones_own_replaces_its_namesake_alone(tmp_path):
+def test_a_custom_template_replaces_only_the_one_of_its_name(tmp_path):
     (tmp_path / "vencimento.txt.j2").write_text(
         "{{ nome }} {{ id }} {{ dias_para_vencer }}\n\n\n\n  {% include 'como_pagar.txt.j2' %}\n\n", "utf-8"
     )
@@ -309,6 +309,6 @@ def test_a_notification_that_a_template_cannot_show_is_invalid(tmp_path, source,
     assert (caught.value.field, caught.value.reason) == (field, reason)
 
 
-def test_a_text_ends_in_its_reference_where_that_is_asked_for():
+def test_a_text_ends_in_its_reference_if_references_are_on():
     notification = Notification(id="test_1", kind=Kind.REMINDER, phone="77998616740", text="x" * 4096)
     assert Renderer(reference=True).render(notification, today=date(2026, 12, 1)) == f"{'x' * 4096}\n\n_Ref. HCUB-B265_"

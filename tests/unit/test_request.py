@@ -39,7 +39,7 @@ THEN = "2026-11-01T10:00:00+00:00"
         (ValueError("77998616740"), "error"),
     ],
 )
-def test_the_reason_of_an_exception_is_one_word_of_a_bounded_set(exc: Exception, reason: str):
+def test_the_reason_of_an_exception_is_one_word_of_a_closed_set(exc: Exception, reason: str):
     assert reason_of(exc) == reason
 
 
@@ -50,7 +50,7 @@ def test_the_reason_of_an_exception_is_one_word_of_a_bounded_set(exc: Exception,
         ({FIRST_TRY: "2026-11-01T07:00:00-03:00"}, datetime(2026, 11, 1, 10, tzinfo=UTC)),
     ],
 )
-def test_the_first_try_is_when_a_retry_says_it_was(headers: dict[str, Any], at: datetime):
+def test_the_first_attempt_time_comes_from_the_retry(headers: dict[str, Any], at: datetime):
     assert first_try_at(headers, datetime.now(UTC)) == at
 
 
@@ -58,13 +58,13 @@ def test_the_first_try_is_when_a_retry_says_it_was(headers: dict[str, Any], at: 
     "headers",
     [None, {}, {FIRST_TRY: None}, {FIRST_TRY: 7}, {FIRST_TRY: "yesterday"}, {FIRST_TRY: "2026-11-01T10:00:00"}],
 )
-def test_without_a_time_that_can_be_read_the_first_try_is_now(headers: dict[str, Any] | None):
+def test_without_a_readable_time_the_first_attempt_is_now(headers: dict[str, Any] | None):
     now = datetime.now(UTC)
     assert first_try_at(headers, now) == now
 
 
 class Channel:
-    """Remembers what became of the one message it has, in order."""
+    """A channel with one message that remembers the calls for it, in order."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -95,7 +95,7 @@ def channel() -> Channel:
 
 @pytest.fixture
 def request_of(channel: Channel) -> Callable[..., Request]:
-    """A request as a worker makes it of a message."""
+    """A request as the worker makes it from a message."""
     app.use(load())
     app.finalize()
 
@@ -142,7 +142,7 @@ def failed_with(exc: BaseException) -> ExceptionInfo:
             errors.InvalidNotification("telefone", "is required"), 0,
             {"reason": "invalid", "error": "telefone: is required", "attempts": 0, "maybe_sent": False},
         ),
-        # The words of others may quote what they choked on, and what nobody foresaw may come from the middle of a send.
+        # A foreign exception may quote its input, and an unforeseen one may come from the middle of a send.
         (KeyError("77998616740"), 2, {"reason": "error", "error": "KeyError", "attempts": 2, "maybe_sent": True}),
     ],
 )  # fmt: skip
@@ -182,7 +182,7 @@ def test_a_task_around_which_celery_failed_is_dead_lettered_as_one_that_may_have
     request_of: Callable[..., Request], channel: Channel
 ):
     """
-    Then it reports success, without a result.
+    In that case Celery reports success without a result.
     """
     request_of(retries=1).on_success((0, None, 0.1))
     (letter,) = channel.buried
@@ -195,7 +195,7 @@ def test_a_message_expires_by_the_clock_of_redis_and_its_id_stays_free(
     request_of: Callable[..., Request], channel: Channel, off_s: float, reasons: list[str]
 ):
     """
-    This machine's is right, or two hours ahead.
+    The worker's clock is right or two hours ahead.
     """
     channel.clock.off_s = off_s
     request = request_of(id=f"off by {off_s}", expires=(datetime.now(UTC) - timedelta(hours=1)).isoformat())
@@ -208,7 +208,7 @@ def test_a_callback_that_breaks_leaves_no_message_in_flight(
     request_of: Callable[..., Request], channel: Channel, monkeypatch: pytest.MonkeyPatch
 ):
     """
-    It runs in a thread of the pool, where an exception is seen by nobody.
+    The callback runs in a thread of the pool, where an exception would be lost.
     """
     request = request_of()
     monkeypatch.setattr(request, "_settle", lambda outcome: 1 / 0)

@@ -8,7 +8,7 @@ from ifinu import settings
 from ifinu.errors import ConfigurationError
 from ifinu.settings import LogFormat, OnUnknown, Pool, Settings
 
-# Each field, the variables that set it, a value that is not its default, and what is read.
+# Each field, the variables that set it, a value other than its default, and the value read.
 VARIABLES = [
     ("redis_url", ("IFINU_REDIS_URL", "REDIS_ADDR"), "redis://fila:6379/3", "redis://fila:6379/3"),
     ("evolution_url", ("IFINU_EVOLUTION_URL", "EVOLUTION_API_URL"), "https://evo/", "https://evo"),
@@ -72,7 +72,7 @@ VARIABLES = [
     ("tracing", ("IFINU_TRACING",), "true", True),
     ("log_limit", ("IFINU_LOG_LIMIT",), "0", 0),
 ]
-# What cannot be set alone.
+# Settings that a field needs beside it.
 BESIDE = {"database_password": ("IFINU_DATABASE_URL", "postgresql://ifinu@db/ifinu")}
 SECRETS = (
     "redis_password",
@@ -187,7 +187,7 @@ def test_a_secret_may_come_from_a_file_which_beats_its_variable(monkeypatch, tmp
     ("content", "reason"),
     [(None, "No such file or directory"), (b"\xff\xfe", "not text"), (b"\n", "is empty")],
 )
-def test_a_secret_file_that_holds_none_is_named(monkeypatch, tmp_path, content, reason):
+def test_a_secret_file_without_a_secret_is_named(monkeypatch, tmp_path, content, reason):
     path = tmp_path / "secret"
     if content is not None:
         path.write_bytes(content)
@@ -232,7 +232,7 @@ def test_an_unknown_name_of_ours_is_refused(monkeypatch, name):
         ("IFINU_LOG_LEVEL", "hush", "pattern"),
     ],
 )
-def test_what_is_wrong_is_named_and_its_value_is_not_shown(monkeypatch, name, value, reason):
+def test_a_wrong_variable_is_named_and_its_value_not_shown(monkeypatch, name, value, reason):
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError) as caught:
         settings.load()
@@ -262,7 +262,7 @@ def test_everything_wrong_is_named_at_once(monkeypatch):
     ]
 
 
-def test_an_override_beats_the_environment_and_files_unless_it_is_none(monkeypatch, tmp_path):
+def test_an_override_other_than_none_beats_the_environment_and_files(monkeypatch, tmp_path):
     (tmp_path / "secret").write_text("from the file", "utf-8")
     monkeypatch.setenv("IFINU_CONCURRENCY", "7")
     monkeypatch.setenv("IFINU_EVOLUTION_API_KEY_FILE", str(tmp_path / "secret"))
@@ -315,7 +315,7 @@ def test_a_rate(limit, per_s):
 
 
 @pytest.mark.parametrize("limit", ["", "0", "0/s", "-1/s", "50/d", "50 / s", "s", "1e3/s", "inf", "nan", "٥٠/s"])
-def test_what_is_no_rate(limit):
+def test_a_malformed_rate_is_refused(limit):
     with pytest.raises(ValueError, match="is not a rate; write it as 50/s"):
         settings.rate_per_s(limit)
 
@@ -369,7 +369,7 @@ def test_the_default_queue_takes_a_password_too(monkeypatch):
         ({"IFINU_BACKUP_STORE": "ftp://host/x"}, "IFINU_BACKUP_STORE: must be a directory or s3://bucket/prefix"),
     ],
 )
-def test_what_contradicts_itself_is_refused_and_no_secret_told(monkeypatch, environment, said):
+def test_contradictory_settings_are_refused_without_showing_a_secret(monkeypatch, environment, said):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError) as caught:

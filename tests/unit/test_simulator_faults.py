@@ -47,7 +47,7 @@ def test_rates_are_probabilities(faults):
     assert 1350 < drawn.count(Outcome.LOOKUP_CLOSED) < 1650
 
 
-def test_a_look_up_takes_the_turn_of_a_false_negative_only(faults):
+def test_a_look_up_consumes_only_the_false_negative_of_a_script(faults):
     false_negative, flaky = "5511987650014", "5511987650002"
     assert [faults.is_on_whatsapp(false_negative) for _ in range(2)] == [False, True]
     assert faults.is_on_whatsapp(flaky)

@@ -11,7 +11,7 @@ from ifinu.simulator.send_ledger import Ledger, duplicates, mean_rate, worst_win
         ([], 0),
         ([5.0], 1),
         ([0.0, 0.5, 0.999], 3),
-        ([0.0, 0.5, 1.0], 2),  # open on the right: a second later is another window
+        ([0.0, 0.5, 1.0], 2),  # open on the right: exactly a second later is another window
         ([0.0, 0.9, 1.0, 1.1, 1.2, 3.0], 4),
         ([0.0, 0.0, 0.0], 3),
     ],
@@ -36,7 +36,7 @@ def test_the_same_text_to_the_same_number_is_a_duplicate():
     assert (sends["total"], sends["distinct"], sends["duplicates"]) == (4, 3, 1)
 
 
-def test_arrivals_are_told_apart_by_worker():
+def test_arrivals_are_grouped_by_worker():
     ledger = Ledger()
     for worker in ("a", "b", "a"):
         ledger.arrived(worker)

@@ -1,4 +1,4 @@
-"""Files of records, whatever they are written by."""
+"""Files of records: CSV, JSON and spreadsheets of any program."""
 
 import builtins
 import io
@@ -26,7 +26,7 @@ def table(content, form=None, *, fields=FIELDS, name="a.csv", sheet=None):
 
 
 def outcomes(content, form=None, **options):
-    """Line -> what was read there, or why it was refused."""
+    """By line: the record read there, or the reason for its refusal."""
     found = {}
     opened = table(content, form, **options)
     for record in opened:
@@ -103,7 +103,7 @@ def test_one_wrong_line_is_one_refused_line(line, reason):
     assert found == {2: b(name="João"), 4: b(name="J;L"), 5: b()}
 
 
-def test_quotes_of_two_rows_do_not_swallow_what_is_between():
+def test_quotes_in_two_rows_do_not_swallow_the_rows_between():
     found = outcomes(b'id;kind;name\na;x;"Ana\nb;y;Bia"\nb;y\n')
     assert found[2].startswith('has a " that no other one closes')
     assert (found[3], found[4]) == (b(name='Bia"'), b())
@@ -134,7 +134,7 @@ def test_a_row_that_ends_too_early_is_refused_where_that_matters():
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "looks like a spreadsheet but cannot be read"),
     ],
 )
-def test_a_file_of_which_nothing_can_be_read_says_why(content, reason):
+def test_an_unreadable_file_is_refused_with_a_reason(content, reason):
     with pytest.raises(ConfigurationError, match=reason):
         table(content)
 
@@ -160,12 +160,12 @@ def test_a_column_is_mapped():
         (["A=id", "B=id"], "another column is mapped to id already"),
     ],
 )
-def test_a_mapping_that_is_none_is_refused(options, reason):
+def test_a_malformed_mapping_is_refused(options, reason):
     with pytest.raises(ConfigurationError, match=reason):
         Fields.mapping(options, NAMES)
 
 
-def test_columns_that_are_not_used_are_named_with_what_they_may_be():
+def test_unused_columns_are_named_with_the_fields_they_resemble():
     opened = table("id;kind;Usuário;obs\n".encode())
     assert opened.guesses == {"Usuário": "usuario_id"}
     assert opened.notes[0].startswith("columns not used: 'Usuário' (did you mean usuario_id?), 'obs';")
@@ -189,13 +189,13 @@ ROWS = "id;kind;name\na;x;João\nb;y;Conceição\n"
         (ROWS.encode("utf-32"), "UTF-32"),
     ],
 )
-def test_an_encoding_is_found_out(content, encoding):
+def test_an_encoding_is_detected(content, encoding):
     opened = table(content)
     assert [opened.read(record) for record in opened] == [a(name="João"), b(name="Conceição")]
     assert opened.encoding == encoding
 
 
-def test_an_encoding_is_found_out_far_into_a_file():
+def test_an_encoding_is_detected_far_into_a_file():
     plain = b"b;y;Ana Lima\n" * 20_000
     found = outcomes(b"id;kind;name\n" + plain + "a;x;João\n".encode("cp1252"))
     assert found[20_002] == a(name="João")
@@ -333,7 +333,7 @@ def cell(place, value):
     return f'<c r="{place}" {attributes}><v>{number}</v></c>'
 
 
-def test_a_sheet_is_read_by_what_its_cells_show():
+def test_a_cell_is_read_as_its_number_format_shows_it():
     header = ["id", "kind", "name"]
     content = workbook(
         {
@@ -402,8 +402,8 @@ LINES = st.text(
 
 @settings(max_examples=400)
 @given(LINES.map(lambda line: line.encode("utf-8", "surrogatepass")), st.sampled_from(["csv", "jsonl", "array"]))
-def test_whatever_one_line_holds_the_others_are_read(line, form):
-    """A header or a bracket above, good lines around it, one of them with quotes and a letter that is not ASCII."""
+def test_no_content_of_one_line_hides_the_others(line, form):
+    """The line has a header or bracket above and valid lines around it, one with quotes and a non-ASCII letter."""
     if form == "csv":
         good, around = b'a;x;"J\xc3\xa3;o"', (b"id;kind;name\n", b"")
         expected = a(name="Jã;o")
@@ -417,11 +417,11 @@ def test_whatever_one_line_holds_the_others_are_read(line, form):
     assert [found.get(number) for number in (2, 3, 5, 6)] == [expected] * 4
 
 
-# -- what is written
+# -- written files
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+55 77 9****-1234", "-2", "@SUM(A1)", "João", "O'Neil", "'quoted'"])
-def test_a_cell_that_is_written_is_no_formula_and_is_read_as_it_was(cell):
+def test_a_written_cell_is_not_a_formula_and_reads_back_unchanged(cell):
     written = shielded(cell)
     assert written[0] not in "=+-@"
     assert outcomes(f"id,kind\n{written},x\n".encode()) == {2: {"id": cell, "kind": "x"}}

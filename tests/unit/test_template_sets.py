@@ -15,7 +15,7 @@ def ifinu(capsys, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of texts, as `folder(files)` writes it."""
+    """`folder(files)` writes a folder of templates and returns its path."""
 
     def write(files):
         for name, source in files.items():
@@ -31,7 +31,7 @@ def text(renderer, kind=Kind.DUE, tenant=None):
     return renderer.render(sample(kind, TODAY, tenant=tenant, bare=True), today=TODAY)
 
 
-def test_a_tenants_texts_come_before_those_of_all_and_ours(folder):
+def test_a_tenants_texts_come_before_the_shared_and_the_built_in_ones(folder):
     renderer = Renderer(
         folder(
             {
@@ -46,7 +46,7 @@ def test_a_tenants_texts_come_before_those_of_all_and_ours(folder):
     )
     assert text(renderer) == text(renderer, tenant="u9") == "De todos. Loja"
     assert text(renderer, tenant="u1") == "De u1. Loja u1"
-    assert text(renderer, tenant="u2") == "De todos. Loja u2"  # a part of its own in a text of all
+    assert text(renderer, tenant="u2") == "De todos. Loja u2"  # the tenant's part in the shared text
     assert text(renderer, tenant="u3") == "De todos. Loja"
     assert text(renderer, Kind.REMINDER, "u3") == "Lembrete de u3."
     assert text(renderer, Kind.REMINDER, "u1") == text(Renderer(), Kind.REMINDER)
@@ -81,7 +81,7 @@ def test_two_folders_of_one_tenant_are_refused(folder):
         Renderer(path)
 
 
-def test_what_kubernetes_and_people_keep_beside_templates_is_left_alone(folder):
+def test_other_files_beside_the_templates_are_ignored(folder):
     path = folder(
         {"..data/lembrete.txt.j2": "{{", "README.md": "{{", "velho/notas.md": "x", ".lembrete.txt.j2.swp": "{{"}
     )
@@ -110,7 +110,7 @@ def test_what_kubernetes_and_people_keep_beside_templates_is_left_alone(folder):
          "u1/parte.txt.j2:1: ", "by zero"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_in_a_folder_is_named_with_its_line(folder, files, place, words):
+def test_each_mistake_in_a_folder_is_named_with_its_line(folder, files, place, words):
     path = folder(files)
     with pytest.raises(BrokenTemplates) as caught:
         Renderer(path)
@@ -119,7 +119,7 @@ def test_what_is_wrong_in_a_folder_is_named_with_its_line(folder, files, place, 
     assert words in problem
 
 
-def test_all_that_is_wrong_is_told_at_once(folder):
+def test_all_mistakes_in_a_folder_are_reported_at_once(folder):
     path = folder({"lembrete.txt.j2": "{{ nme }}\n{valor}", "u1/atraso.txt.j2": "{% if %}", "u2/atraso.txt.j2": "Bom."})
     with pytest.raises(BrokenTemplates) as caught:
         Renderer(path)
@@ -146,7 +146,7 @@ def test_a_template_reads_no_file_outside_of_the_folder(folder, source):
         Renderer(path)
 
 
-def test_values_are_data_in_ones_own_templates_too(folder):
+def test_values_are_data_in_custom_templates_too(folder):
     renderer = Renderer(folder({"vencimento.txt.j2": "{{ nome }}"}))
     given = sample(Kind.DUE, TODAY).model_copy(update={"name": "{{ 7 * 7 }}{% raise %}"})
     assert renderer.render(given, today=TODAY) == "{{ 7 7 }}{% raise %}"
@@ -155,7 +155,7 @@ def test_values_are_data_in_ones_own_templates_too(folder):
 # -- the command line
 
 
-def test_check_says_where_each_text_comes_from(ifinu, folder, monkeypatch):
+def test_check_reports_the_source_of_each_text(ifinu, folder, monkeypatch):
     path = folder({"lembrete.txt.j2": "Olá, {{ nome }}!", "u1/atraso.txt.j2": "Olá!"})
     monkeypatch.setenv("IFINU_TEMPLATES", str(path))
     found = ifinu("template", "check", "--json").json
@@ -188,7 +188,7 @@ def test_check_of_broken_templates_ends_with_1_and_of_no_folder_with_2(ifinu, fo
     assert "no such directory of templates" in ended.err
 
 
-def test_preview_shows_the_text_of_a_tenant(ifinu, folder, monkeypatch):
+def test_preview_shows_the_tenants_text(ifinu, folder, monkeypatch):
     path = folder({"u1/lembrete.txt.j2": "De u1 para {{ nome }}. {{ link_pagamento }}"})
     monkeypatch.setenv("IFINU_TEMPLATES", str(path))
     monkeypatch.setenv("IFINU_REFERENCE", "false")
@@ -206,7 +206,7 @@ def test_preview_shows_the_text_of_a_tenant(ifinu, folder, monkeypatch):
     assert "link_pagamento: is missing, and lembrete.txt.j2 needs it" in ended.err
 
 
-def test_a_dry_run_shows_the_text_that_is_set(ifinu, folder, monkeypatch):
+def test_a_dry_run_shows_the_custom_text(ifinu, folder, monkeypatch):
     monkeypatch.setenv("IFINU_TEMPLATES", str(folder({"u1/pagamento.txt.j2": "Recebido, {{ nome }}!"})))
     given = (
         "--id",
@@ -232,7 +232,7 @@ def test_a_sample_is_a_notification_that_can_be_sent(kind, bare):
     assert Notification.model_validate(made.model_dump()) == made
 
 
-def test_a_template_that_needs_what_a_message_lacks_is_named(folder):
+def test_a_template_that_needs_a_field_the_message_lacks_is_named(folder):
     renderer = Renderer(folder({"lembrete.txt.j2": "{{ descricao }}"}))
     with pytest.raises(InvalidNotification, match=r"descricao: is missing, and lembrete\.txt\.j2 needs it"):
         text(renderer, Kind.REMINDER)

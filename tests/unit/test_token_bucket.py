@@ -24,7 +24,7 @@ def drain(bucket: TokenBucket) -> int:
 
 @pytest.mark.parametrize(
     ("level", "burst", "at_once"),
-    [(1.0, 5, 1), (0.0, 5, 0), (5.0, 5, 5), (9.0, 5, 5), (0.99, 5, 0)],  # never more than it can hold
+    [(1.0, 5, 1), (0.0, 5, 0), (5.0, 5, 5), (9.0, 5, 5), (0.99, 5, 0)],  # never above its capacity
 )
 def test_a_bucket_starts_with_its_level(level: float, burst: int, at_once: int):
     assert drain(TokenBucket(50, burst, level=level, clock=Clock())) == at_once
@@ -32,7 +32,7 @@ def test_a_bucket_starts_with_its_level(level: float, burst: int, at_once: int):
 
 @pytest.mark.parametrize(
     ("idle_s", "at_once"),
-    [(0.01, 1), (0.02, 2), (0.04, 3), (0.06, 4), (0.1, 5), (3600.0, 5)],  # of 50/s, one token being there
+    [(0.01, 1), (0.02, 2), (0.04, 3), (0.06, 4), (0.1, 5), (3600.0, 5)],  # at 50/s, with one token in the bucket
 )
 def test_a_pause_earns_tokens_up_to_the_burst_and_no_credit_beyond(idle_s: float, at_once: int):
     clock = Clock()
@@ -66,7 +66,7 @@ def test_a_timer_set_by_the_wait_gives_the_exact_average(rate: float):
 )
 def test_late_wake_ups_cost_nothing_until_the_bucket_overflows(late_s: float, rate_per_s: float):
     """
-    Each wake-up comes `late_s` after its token. Up to (burst - 1) / rate the average stays exact; later it does not.
+    Each wake-up comes `late_s` after its token. The average stays exact up to a delay of (burst - 1) / rate.
     """
     clock = Clock()
     bucket = TokenBucket(50, 3, clock=clock)
@@ -99,7 +99,7 @@ def test_no_window_of_any_width_has_more_than_its_rate_and_the_burst(
             assert last - first + 1 <= rate * width_s + burst + 1e-6
 
 
-def test_forgetting_who_waits_keeps_the_level():
+def test_forgetting_waiting_tasks_keeps_the_level():
     clock = Clock()
     bucket = TokenBucket(50, 3, clock=clock)
     bucket.contents.extend(["a", "b"])

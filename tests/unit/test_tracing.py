@@ -40,7 +40,7 @@ def test_a_traceparent_of_any_version_is_read_as_the_first_one(given: str, read:
         GOOD.replace("0", "٠"), "\ud800", f"00-{TRACE}-{SPAN}-01-\ud800",
     ],
 )  # fmt: skip
-def test_what_is_no_traceparent_counts_as_none(given: object):
+def test_a_malformed_traceparent_is_ignored(given: object):
     assert traceparent(given) == ""
 
 
@@ -56,23 +56,23 @@ def test_a_bare_messages_traceparent_becomes_a_header():
     assert TRACEPARENT not in admitted(bare)
 
 
-def test_nothing_is_made_where_traces_are_off():
+def test_no_trace_is_made_if_tracing_is_off():
     assert tracing.tracer(False, tracing.WORKER) is OFF
     assert not OFF.on
     span = OFF.start(SpanName.DELIVER, {}, parent=GOOD)
     assert span is OFF.step(SpanName.SEND) is NO_SPAN
     with span as same, same.current():
         same.set_attributes({"ifinu.kind": "lembrete"})
-        same.fail(ValueError("of which nothing is told"))
+        same.fail(ValueError("which is not exported"))
     assert (span.sampled, span.traceparent) == (False, "")
     with pytest.raises(KeyError), NO_SPAN:
         raise KeyError
 
 
 @pytest.mark.parametrize("before", ["", "sys.modules['opentelemetry'] = None; "])
-def test_importing_everything_imports_nothing_that_traces(before: str):
+def test_importing_all_modules_does_not_import_the_tracing_extra(before: str):
     """
-    Whether it is installed or not; redis-py imports OpenTelemetry's metrics by itself, where it finds them.
+    With and without the extra installed. redis-py imports OpenTelemetry's metrics by itself if they are there.
     """
     code = (
         f"import sys; {before}import ifinu, ifinu.cli, ifinu.worker.tasks, ifinu.receipts.webhook_app, ifinu.producer;"
@@ -102,7 +102,7 @@ def test_every_span_is_drawn():
     assert set(_KINDS) == set(SpanName)
 
 
-def test_an_error_is_known_by_its_class_and_its_reason_and_never_by_its_words(in_memory):
+def test_a_span_has_an_errors_class_and_reason_but_not_its_words(in_memory):
     from ifinu.errors import MaybeSent, Reason
 
     tracer, exported = in_memory
@@ -125,7 +125,7 @@ def test_an_error_is_known_by_its_class_and_its_reason_and_never_by_its_words(in
     assert "Maria" not in "".join(s.to_json() for s in spans)
 
 
-def test_a_step_is_only_made_where_its_span_is_recorded(in_memory):
+def test_a_step_is_only_made_if_its_span_is_recorded(in_memory):
     tracer, exported = in_memory
     assert tracer.step(SpanName.SEND) is NO_SPAN
     not_sampled = tracer.start(SpanName.DELIVER, {}, parent=f"00-{TRACE}-{SPAN}-00")
@@ -149,7 +149,7 @@ def test_a_tracer_that_was_closed_may_be_used_again(in_memory):
 
 @pytest.fixture
 def in_memory(monkeypatch: pytest.MonkeyPatch):
-    """A tracer, and what it has exported so far."""
+    """A tracer and a function that returns the spans it has exported so far."""
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     from ifinu.tracing import sdk
@@ -159,7 +159,7 @@ def in_memory(monkeypatch: pytest.MonkeyPatch):
     kept = InMemorySpanExporter()
     monkeypatch.setattr(sdk, "OTLPSpanExporter", lambda: kept)
     tracer = sdk.OpenTelemetry("test", "http://gateway:8080")
-    kept._stopped = False  # its check of the variables has ended it
+    kept._stopped = False  # the check of the variables has shut it down
 
     def exported():
         tracer._own.provider.force_flush()

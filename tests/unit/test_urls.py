@@ -31,7 +31,7 @@ def test_every_client_reads_the_options_of_tls_alike(checks: str, hostname: str)
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         *[
             (f"rediss://fila?{option}=3", f"has the option {option}: ")
@@ -64,10 +64,10 @@ def test_every_client_reads_the_options_of_tls_alike(checks: str, hostname: str)
         ("redis://fila/0#hush", "must be redis://"),
     ],
 )  # fmt: skip
-def test_what_the_clients_do_not_share_is_refused_by_name(url: str, told: str):
+def test_an_option_that_not_all_clients_share_is_refused_by_name(url: str, message: str):
     with pytest.raises(ValueError, match=r"^(has|names|must)") as caught:
         urls.redis_url(url)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "hush" not in str(caught.value)
 
 
@@ -106,7 +106,7 @@ def test_whether_two_urls_say_the_same(one: str, other: str, same: bool):
         ("redis://fila:hush", "something that is no URL"),
     ],
 )
-def test_a_url_is_shown_without_what_is_secret(url: str, shown: str):
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str):
     assert urls.shown(url) == shown
 
 
@@ -120,12 +120,12 @@ def test_a_url_is_shown_without_what_is_secret(url: str, shown: str):
 )
 def test_several_hosts_of_postgresql_reach_libpq(url: str, host: str, port: str, others: dict[str, str]):
     made = sqlalchemy.make_url(urls.postgresql(url))
-    _, told = sqlalchemy.create_engine(made).dialect.create_connect_args(made)
-    assert (told["host"], told["port"], told["dbname"]) == (host, port, "d")
-    assert others.items() <= told.items()
+    _, arguments = sqlalchemy.create_engine(made).dialect.create_connect_args(made)
+    assert (arguments["host"], arguments["port"], arguments["dbname"]) == (host, port, "d")
+    assert others.items() <= arguments.items()
 
 
 @pytest.mark.parametrize("url", ["postgresql://a:x/d", "postgresql://a:1,b:x/d", "postgresql://[::1/d"])
-def test_a_host_of_postgresql_that_is_none_is_refused(url: str):
+def test_a_malformed_postgresql_host_is_refused(url: str):
     with pytest.raises(ValueError, match="has a host that is not host or host:port"):
         urls.postgresql(url)

@@ -39,7 +39,7 @@ def written(tmp_path, document):
         (OFFICE, SP, "2026-11-02 23:00", "2026-11-03 11:00"),
         (OFFICE, SP, "2026-11-06 23:00", "2026-11-07 12:00"),  # Saturday opens later
         (OFFICE, SP, "2026-11-07 16:00", "2026-11-09 11:00"),  # Sunday is closed
-        # The same instant, where the phone is.
+        # The same instant in the phone's time zone.
         ("daily 08:00-20:00", SP, "2026-11-02 11:30", None),
         ("daily 08:00-20:00", AM, "2026-11-02 11:30", "2026-11-02 12:00"),
         ("daily 08:00-20:00", MT, "2026-11-02 11:30", "2026-11-02 12:00"),
@@ -123,7 +123,7 @@ def test_a_file_without_a_default_leaves_the_one_that_is_set(tmp_path):
         ("fri 20:00-02:00", "past midnight it is two: 'fri 20:00-24:00, sat 00:00-02:00'"),
     ],
 )
-def test_a_window_that_is_none_is_refused_where_it_stands(tmp_path, spec, reason):
+def test_a_malformed_window_is_refused_with_its_place(tmp_path, spec, reason):
     with pytest.raises(ConfigurationError) as caught:
         Windows.load(spec, None)
     assert str(caught.value).startswith("IFINU_SENDING_WINDOW: ")
@@ -212,7 +212,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, make, reason):
         (" Lei-SP ", True, SP, "2026-11-02 12:00", "2026-11-03 11:00"),  # Finados
     ],
 )
-def test_nothing_is_sent_on_a_holiday_where_that_is_asked_for(spec, rest, phone, now, opens):
+def test_nothing_is_sent_on_a_holiday_if_so_configured(spec, rest, phone, now, opens):
     found = Windows.load(spec, None, rest=rest).opens_at(utc(now), phone=phone, tenant=None)
     assert found == (opens and utc(opens))
 
@@ -242,14 +242,14 @@ def test_a_state_under_its_law_rests_on_holidays_and_another_does_not(tmp_path):
     assert windows.opens_at(utc("2026-12-25 12:00"), phone=RJ, tenant=None) is None
 
 
-def test_what_would_be_closed_for_more_than_a_year_is_looked_at_again_then(tmp_path):
+def test_a_window_closed_for_more_than_a_year_is_checked_again_after_a_year(tmp_path):
     days = [f"{month:02}-{day:02}" for month in range(1, 13) for day in range(1, 32)]
     possible = [day for day in days if day not in ("02-30", "02-31", "04-31", "06-31", "09-31", "11-31")]
     windows = Windows.load(None, written(tmp_path, {"holidays": {"BR": possible}}))
     assert windows.opens_at(utc("2026-11-02 12:00"), phone=SP, tenant=None) == utc("2027-12-07 03:00")
 
 
-# -- held against the slow way
+# -- compared with a slow and obvious implementation
 
 _RANGE = st.tuples(st.integers(0, 1439), st.integers(1, 1440)).filter(lambda hours: hours[0] < hours[1])
 _RANGES = st.lists(st.tuples(st.integers(0, 6), _RANGE), min_size=1, max_size=6)
@@ -267,7 +267,7 @@ def spec_of(ranges):
 
 
 def is_open(ranges, instant, phone):
-    """What a person reads off the clock on the wall there."""
+    """Whether the window is open by the local clock."""
     wall = instant.astimezone(ZoneInfo(_ZONES[phone]))
     minute = wall.hour * 60 + wall.minute
     return any(day == wall.weekday() and start <= minute < end for day, (start, end) in ranges)
@@ -308,7 +308,7 @@ def test_an_hour_that_the_clock_leaps_over_does_not_open():
 
 # -- zones
 
-# The judge takes 81 for Fernando de Noronha, and 91, 93 and 94 for Pará as it was before Lei 11.662/2008.
+# libphonenumber puts 81 in Fernando de Noronha, and 91, 93 and 94 in Pará as it was before Lei 11.662/2008.
 _BRASILIA_TIME = {"81", "91", "93", "94"}
 
 
@@ -365,18 +365,18 @@ def test_for_ever_can_be_written():
     [
         ("2026-11-10 12:00", True),  # open now
         ("2026-11-10 22:59", True),
-        ("2026-11-10 23:30", False),  # open again tomorrow, when it is too late
-        ("2026-11-11 02:30", False),  # the last half hour of the day, and nothing is open
+        ("2026-11-10 23:30", False),  # opens again tomorrow, after the expiry
+        ("2026-11-11 02:30", False),  # the last half hour of the day, with no window open
         ("2026-11-11 03:30", False),
     ],
 )
-def test_what_would_wait_past_its_end_can_be_told(now, may_still_go):
+def test_a_wait_beyond_the_expiry_is_known_in_advance(now, may_still_go):
     assert notification().due_date == date(2026, 11, 10)
     opens = Windows.load("daily 08:00-20:00", None).opens_at(utc(now), phone=SP, tenant=None)
     assert ((opens or utc(now)) < expires_at(notification())) is may_still_go
 
 
-# -- what is not so yet, or any more
+# -- texts that are not true yet, or no longer
 
 
 @pytest.mark.parametrize(
@@ -408,12 +408,12 @@ def test_an_overdue_notice_about_a_day_to_come_is_refused(due):
 
 
 @pytest.mark.parametrize("kind", [Kind.REMINDER, Kind.DUE, Kind.PAID])
-def test_other_kinds_may_go_whatever_their_due_date(kind):
+def test_other_kinds_may_go_with_any_due_date(kind):
     for due in ("2026-11-01", "2026-11-15", "9999-12-31"):
         assert true_from(notification(kind, due), utc("2026-11-12 12:00")) is None
 
 
-def test_a_text_without_a_due_date_is_not_held_against_one():
+def test_a_text_without_a_due_date_is_never_too_early():
     bare = Notification(id="inv-42", kind=Kind.OVERDUE, phone=SP, text="Está vencida.")
     assert true_from(bare, utc("2026-11-12 12:00")) is None
     assert doubt(bare, utc("2026-11-12 12:00")) is None
@@ -438,7 +438,7 @@ def test_a_text_without_a_due_date_is_not_held_against_one():
         (Kind.PAID, "2026-12-11", None),
     ],
 )
-def test_a_kind_that_does_not_fit_its_due_date_is_doubted(kind, due, says):
+def test_a_kind_that_does_not_fit_its_due_date_gives_a_warning(kind, due, says):
     found = doubt(notification(kind, due), utc("2026-11-12 12:00"))
     assert found is None if says is None else found is not None and found.startswith(says)
 

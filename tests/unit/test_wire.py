@@ -76,7 +76,7 @@ def test_an_object_is_parsed(raw):
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_what_is_no_object_is_refused(raw, reason):
+def test_anything_but_a_json_object_is_refused(raw, reason):
     with pytest.raises(InvalidNotification, match=reason) as caught:
         wire.parse(raw)
     assert caught.value.field == ""
@@ -185,7 +185,7 @@ def test_the_id_of_a_charge_is_not_that_of_the_notification():
         ("chave_do_produtor", {"a": [1]}, "name", "Maria Silva"),
     ],
 )
-def test_what_a_value_is_read_as(wire_name, value, field, read):
+def test_how_each_value_is_read(wire_name, value, field, read):
     assert getattr(wire.decode(FLAT | {wire_name: value}), field) == read
 
 
@@ -261,7 +261,7 @@ def test_what_a_value_is_read_as(wire_name, value, field, read):
         ("cobranca", [], "must be an object, not a list"),
     ],
 )
-def test_what_is_wrong_is_named_as_on_the_wire(wire_name, value, reason):
+def test_a_wrong_field_is_named_as_on_the_wire(wire_name, value, reason):
     with pytest.raises(InvalidNotification) as caught:
         wire.decode(FLAT | {wire_name: value})
     assert (caught.value.field, caught.value.reason) == (wire_name, reason)
@@ -301,7 +301,7 @@ def test_the_load_tests_message_is_refused_in_production():
         ("pagamento", date(2026, 12, 1)),
     ],
 )
-def test_the_sandbox_fills_in_what_the_load_tests_message_lacks(kind, due_date):
+def test_the_sandbox_fills_in_the_fields_that_the_load_tests_message_lacks(kind, due_date):
     body = LOAD_TEST | {"tipo_notificacao": kind}
     assert wire.decode(body, sandbox_number="+5577998616740", today=date(2026, 12, 1)) == Notification(
         id="test_1",
@@ -332,7 +332,7 @@ def test_the_sandbox_needs_no_today():
         ({"valor": []}, "^valor: must be a number or a string, not a list$"),
     ],
 )
-def test_the_sandbox_mends_nothing_that_is_wrong(wrong, reason):
+def test_the_sandbox_corrects_no_wrong_field(wrong, reason):
     with pytest.raises(InvalidNotification, match=reason):
         wire.decode(LOAD_TEST | wrong, sandbox_number="+5577998616740", today=date(2026, 12, 1))
 
@@ -368,20 +368,20 @@ def test_python_fields():
         ({"x" * 99: "1"}, f"{'x' * 40}: unknown field"),
     ],
 )
-def test_what_is_wrong_is_named_as_in_python(change, error):
+def test_a_wrong_field_is_named_as_in_python(change, error):
     with pytest.raises(InvalidNotification) as caught:
         wire.from_fields(FIELDS | change)
     assert str(caught.value) == error
     assert isinstance(caught.value.__cause__, ValidationError | None)
 
 
-def test_a_misspelt_field_comes_before_what_is_missing_for_it():
+def test_a_misspelt_field_is_named_before_the_missing_one():
     with pytest.raises(InvalidNotification) as caught:
         wire.from_fields({"id": "a", "kind": "pagamento", "phnoe": "77998616740"})
     assert str(caught.value) == "phnoe: unknown field; did you mean phone?; phone: is required"
 
 
-def test_encoding_leaves_out_what_is_absent_or_normal():
+def test_encoding_leaves_out_absent_and_default_fields():
     assert wire.encode(wire.decode(FLAT)) == FLAT | {"telefone": "+5577998616740"}
 
 
@@ -425,7 +425,7 @@ fields = st.fixed_dictionaries(
         "boleto_line": st.just("00190500954014481606906809350314337370000000100"),
         "without_reference": st.booleans(),
         "attachment": urls,
-        # A time that a clock shows twice, or never, equals none in another zone.
+        # A local time that occurs twice or never equals no time in another zone.
         "valid_until": st.datetimes(timezones=st.timezones() | st.just(UTC)).filter(
             lambda at: at.replace(fold=0).utcoffset() == at.replace(fold=1).utcoffset()
         ),
@@ -435,7 +435,7 @@ fields = st.fixed_dictionaries(
 
 
 @given(fields)
-def test_what_is_encoded_decodes_to_the_same(fields):
+def test_encoding_and_decoding_change_nothing(fields):
     try:
         notification = Notification(**fields)
     except ValidationError:
@@ -488,7 +488,7 @@ def test_reading_anything_gives_a_notification_or_an_error_that_can_be_written(b
         ("instance", "loja", "instancia"),
     ],
 )
-def test_a_key_that_may_say_who_is_written_to_is_no_key_to_ignore(key, value, meant):
+def test_an_unknown_key_that_may_name_the_recipient_is_refused(key, value, meant):
     with pytest.raises(InvalidNotification) as caught:
         wire.decode(FLAT | {key: value})
     assert str(caught.value) == f"{key}: unknown field; did you mean {meant}?"
@@ -513,7 +513,7 @@ def test_the_same_holds_below_the_top(charge, named):
 @pytest.mark.parametrize(
     ("extra", "ignored"),
     [
-        ({"descrição": "Plano"}, []),  # the field itself is there
+        ({"descrição": "Plano"}, []),  # with the field itself present
         ({"descrição": "Plano", "descricao": None}, ["descricao"]),
         ({"linkPagamento": "https://x"}, ["link_pagamento"]),
         ({"mensagem": "Oi"}, ["texto"]),
@@ -523,13 +523,13 @@ def test_the_same_holds_below_the_top(charge, named):
         ({"cobrança": {"valor": 1}}, ["cobranca"]),
     ],
 )
-def test_any_other_key_that_looks_like_ours_is_told_and_ignored(extra, ignored):
+def test_any_other_key_that_resembles_a_field_is_reported_and_ignored(extra, ignored):
     heard = []
     assert wire.decode(FLAT | extra, ignored=heard.append).phone == "+5577998616740"
     assert heard == ignored
 
 
-def test_what_is_missing_is_told_with_the_key_that_looks_like_it():
+def test_a_missing_field_is_named_with_the_key_that_resembles_it():
     with pytest.raises(InvalidNotification) as caught:
         wire.decode({"id": "a", "kind": "pagamento", "phone": "77998616740", "nome": "Ana", "valor": 1})
     assert str(caught.value) == (

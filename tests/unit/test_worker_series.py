@@ -1,5 +1,5 @@
 """
-What a worker counts, and how.
+The Prometheus series of a worker.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def test_names_from_elsewhere_make_few_labels():
     assert [label(name) for name in ("a", "b", "c", "a", "c", None)] == ["a", "b", OTHER, "a", OTHER, OTHER]
 
 
-def test_what_was_sent_counts_once_in_each_series(registry: CollectorRegistry, sending: WorkerSeries):
+def test_a_sent_message_counts_once_in_each_series(registry: CollectorRegistry, sending: WorkerSeries):
     settled = Settled(ClaimState.SENT, Event(Name.SENT, "a", TOLD), "3EB0", None, 0.2)
     sending.settled(settled, accepted_at=datetime.fromtimestamp(1_000, UTC), started_at=1_007.0)
     assert registry.get_sample_value("ifinu_messages_total", {"kind": "atraso", "outcome": "sent"}) == 1
@@ -86,14 +86,14 @@ def test_a_failed_try_counts_by_its_reason(registry: CollectorRegistry, sending:
     assert registry.get_sample_value("ifinu_send_seconds_sum", {"result": "failed"}) == 1
 
 
-def test_what_waits_counts_by_why(registry: CollectorRegistry, sending: WorkerSeries):
+def test_waits_count_by_their_reason(registry: CollectorRegistry, sending: WorkerSeries):
     throttled = Throttled("slow", retry_after_s=1, instance="ifinu")
     doubt = MaybeSent("?", reason=Reason.TIMEOUT, instance="ifinu")
     throttled.took_s = doubt.took_s = 0.1
     for one in (
         wait("window"),
         wait("throttled", error=throttled),
-        wait("instance", event=None),  # waits again: it was counted
+        wait("instance", event=None),  # waits again and was counted already
         wait("unknown", error=doubt),
         wait("look_up", event=None),
     ):
@@ -102,14 +102,14 @@ def test_what_waits_counts_by_why(registry: CollectorRegistry, sending: WorkerSe
     assert registry.get_sample_value("ifinu_deferrals_total", {"reason": "throttled"}) == 1
     assert registry.get_sample_value("ifinu_deferrals_total", {"reason": "instance"}) is None
     assert registry.get_sample_value("ifinu_doubts_total", {"reason": "timeout"}) == 1
-    assert registry.get_sample_value("ifinu_instance_held", {"whatsapp": "ifinu"}) == 0  # their time has passed
+    assert registry.get_sample_value("ifinu_instance_held", {"whatsapp": "ifinu"}) == 0  # they have expired
     later = wait("throttled", error=throttled, wait_s=3600.0)
     sending.waits(later)
     assert registry.get_sample_value("ifinu_instance_held", {"whatsapp": "ifinu"}) == 1
     assert registry.get_sample_value("ifinu_instance_sends_total", {"whatsapp": "ifinu", "result": "failed"}) == 3
 
 
-def test_what_is_counted_elsewhere_is_read_when_it_is_asked_for(registry: CollectorRegistry, sending: WorkerSeries):
+def test_counters_kept_elsewhere_are_read_at_each_scrape(registry: CollectorRegistry, sending: WorkerSeries):
     tally = Tally(reaped=3, lost=2)
     tally.buried.update({("atraso", "dead", "timeout"): 2, ("", "dead", "not_json"): 1, ("atraso", "unknown", "x"): 1})
     sending.look = lambda: Now(50.0, 7, 10, 4, True, 1, tally)

@@ -1,4 +1,4 @@
-"""What only GitHub runs: its workflows, and what they name."""
+"""The GitHub workflows, and the files, targets and versions that they name."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_actionlint_finds_an_unquoted_variable_and_a_job_that_is_not_there(tmp_p
     assert '"other"' in ended.stdout
 
 
-def test_zizmor_finds_no_hole():
+def test_zizmor_finds_no_vulnerability():
     ended = run("zizmor", "--offline", "--no-progress", "--color=never", GITHUB)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
@@ -91,16 +91,16 @@ def test_zizmor_finds_no_hole():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_schema_is_kept(schema: str, files: list[Path]):
+def test_each_workflow_fits_its_schema(schema: str, files: list[Path]):
     ended = run("check-jsonschema", "--builtin-schema", schema, *files)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-# -- What they may do
+# -- Permissions
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
-def test_a_workflow_may_nothing_and_each_job_says_what_it_may(workflow: str):
+def test_a_workflow_has_no_permissions_and_each_job_lists_its_own(workflow: str):
     assert WORKFLOWS[workflow]["permissions"] == {}
     assert "pull_request_target" not in WORKFLOWS[workflow][True]  # YAML 1.1 reads `on` as a boolean
     for name, job in WORKFLOWS[workflow]["jobs"].items():
@@ -135,7 +135,7 @@ def test_passed_waits_for_every_other_job():
     assert set(WORKFLOWS["ci.yml"]["jobs"]["passed"]["needs"]) == every - {"passed"}
 
 
-# -- What they name
+# -- Names
 
 
 @pytest.mark.parametrize("action", sorted(set(used())))
@@ -162,7 +162,7 @@ def test_a_target_is_in_the_makefile(target: str):
 @pytest.mark.parametrize(
     "path", sorted(set(re.findall(r"(?<![\w./$-])(?:\.ci|\.github|docker|deploy)/[\w./-]+", commands())))
 )
-def test_a_path_is_there(path: str):
+def test_every_path_named_exists(path: str):
     assert (ROOT / path).exists()
 
 
@@ -192,12 +192,12 @@ def test_the_oldest_cell_has_the_oldest_celery_and_kombu_that_the_package_allows
     assert set(pinned) == {"celery", "kombu"}
 
 
-# -- What a tag releases
+# -- Releases
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """The script in a tree of its own, which is ready to be released as v1.2.0."""
+    """The release script in a temporary tree that is ready for v1.2.0."""
     for path, text in {
         "pyproject.toml": '[project]\nname = "ifinu"\nversion = "1.2.0"\n',
         "deploy/helm/Chart.yaml": 'name: ifinu\nversion: 1.2.0\nappVersion: "1.2.0"\nkubeVersion: ">=1.29.0-0"\n',
@@ -246,7 +246,7 @@ def test_a_tag_that_does_not_fit_releases_nothing(tree: Path, file: str, there: 
 
 def test_package_and_chart_have_the_same_version():
     """
-    That they have the tag's is seen when there is a tag.
+    The release workflow compares them with the tag.
     """
     ended = release(ROOT, f"v{PROJECT['version']}")
     assert "Chart.yaml" not in ended.stderr
@@ -261,7 +261,7 @@ def test_the_tree_holds_no_secret():
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_a_secret_would_be_found_even_beside_what_only_looks_like_one(tmp_path: Path):
+def test_a_secret_is_found_even_beside_a_lookalike(tmp_path: Path):
     shutil.copy(ROOT / ".gitleaks.toml", tmp_path)
     (tmp_path / "tests/unit").mkdir(parents=True)
     file = Path(shutil.copy(ROOT / "tests/unit/test_receipts_webhook_events.py", tmp_path / "tests/unit"))
