@@ -36,7 +36,6 @@ def is_holiday(day: date, state: str) -> bool:
     Whether a day is a bank holiday or a public holiday of the state. Weekends do not count.
 
     Args:
-        day: The day in that state.
         state: UF, such as `SP`.
     """
     return day in _bank_holidays(day.year) or day in _state_holidays(day.year, state)

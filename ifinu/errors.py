@@ -141,9 +141,6 @@ class SendError(GatewayError):
     Args:
         message: As in GatewayError.
         reason: Why, in one word.
-        instance: As in GatewayError.
-        status: As in GatewayError.
-        answer: As in GatewayError.
 
     Attributes:
         took_s: How long the gateway took to answer, in seconds; None when no request was made.

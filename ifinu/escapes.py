@@ -26,7 +26,6 @@ def visible(text: str, *, lines: bool = False) -> str:
     The text with each such character as its Python escape.
 
     Args:
-        text: Any text.
         lines: Whether line breaks stay; otherwise they are escaped too.
     """
     unseen = _UNSEEN_BUT_LINES if lines else _UNSEEN

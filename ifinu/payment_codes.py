@@ -24,9 +24,6 @@ def pix_code(text: str) -> str:
     """
     Check a Pix "copia e cola".
 
-    Args:
-        text: The code.
-
     Returns:
         The code without surrounding space.
 

@@ -154,7 +154,6 @@ def pseudonym(e164: str, key: bytes) -> str:
 
     Args:
         e164: A number as `normalize` returns it, so with its ninth digit.
-        key: Secret bytes.
     """
     return hmac.digest(key, e164.encode(), "sha256").hex()[:32]
 
@@ -210,7 +209,6 @@ def _is_one_number(spelling: str, line: int) -> bool:
     Whether the digits are grouped as an area code and a line may be.
 
     Args:
-        spelling: The number with its separators.
         line: Digits of the line, 8 or 9.
     """
     if _LOCAL_AND_LOCAL.fullmatch(spelling.strip()):

@@ -77,7 +77,6 @@ def postgresql(text: str, also: str = "") -> str:
     Normalise a PostgreSQL URL for SQLAlchemy and psycopg2. Of several hosts (`a:5432,b:5432`) libpq uses the primary.
 
     Args:
-        text: The URL.
         also: Other accepted forms, for the error.
 
     Raises:

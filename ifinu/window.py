@@ -161,9 +161,7 @@ class Windows:
         Compute when a message may go.
 
         Args:
-            now: The time, aware.
             phone: The recipient, E.164.
-            tenant: The tenant that sends it.
 
         Returns:
             None if it may go now; otherwise the next instant, in UTC, at which it may.
@@ -213,10 +211,6 @@ def true_from(notification: Notification, now: datetime) -> datetime | None:
 
     Only a `Kind.OVERDUE` can be too early: it waits until its charge is late (`business_days.late_from`).
 
-    Args:
-        notification: The notification.
-        now: The time, aware.
-
     Returns:
         None if it is true now; otherwise the instant, in UTC: the first minute of that day in Brasília.
 
@@ -241,10 +235,6 @@ def true_from(notification: Notification, now: datetime) -> datetime | None:
 def doubt(notification: Notification, now: datetime) -> str | None:
     """
     Find a mismatch between a notification's kind and its due date.
-
-    Args:
-        notification: The notification.
-        now: The time of sending, aware.
 
     Returns:
         The mismatch and its consequence, in one line; None if there is none.

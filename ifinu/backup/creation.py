@@ -51,9 +51,6 @@ def create(
     If it raises, the store holds no manifest of it, and usually no folder.
 
     Args:
-        store: Receives the backup.
-        sources: The servers to back up.
-        progress: Called with the bytes of each part.
         clock: Returns the current time, aware.
 
     Returns:

@@ -100,11 +100,6 @@ def in_database(cursor: Cursor, objects: Sequence[DatabaseObject], fresh: FreshI
     """
     Find the data of a database that a fresh install would not have.
 
-    Args:
-        cursor: A cursor of the database.
-        objects: All objects in the database.
-        fresh: The content of a fresh install.
-
     Returns:
         Phrases such as `3 rows of public.events`; empty if the database may be overwritten.
 
@@ -134,9 +129,6 @@ def in_database(cursor: Cursor, objects: Sequence[DatabaseObject], fresh: FreshI
 def in_redis(client: redis.Redis) -> list[str]:
     """
     Find the data in all databases of a Redis server that a fresh install would not have.
-
-    Args:
-        client: A Redis client that returns bytes.
 
     Returns:
         Phrases such as `2 entries of ifinu:fila:whatsapp:dlq` and `3 keys ifinu:claim:…`; empty if the data may be

@@ -19,11 +19,7 @@ def database(store: Store, manifest: Manifest, part: Part, into: Database, progr
     Load a dump into an empty database.
 
     Args:
-        store: The store that holds the backup.
-        manifest: Manifest of the backup.
-        part: The part to load.
         into: The empty database.
-        progress: Called for each chunk.
 
     Returns:
         Differences between the database and the manifest, one sentence each; empty if they agree.
@@ -51,10 +47,6 @@ def snapshot(
     Load a Redis snapshot into a server, in place of everything it holds.
 
     Args:
-        store: The store that holds the backup.
-        manifest: Manifest of the backup.
-        client: A client of the server.
-        progress: Called for each chunk.
         address: The address at which the server can reach this process.
         commands: Commands that the server runs after loading, before it accepts other writes.
         last_check: Called while writes are paused, before the server drops its data; an exception cancels the load.

@@ -108,7 +108,6 @@ def read(name: str, content: bytes) -> Manifest:
 
     Args:
         name: Name of the folder it was read from.
-        content: Bytes of the file.
 
     Raises:
         BackupFailed: The content is not a manifest, is that of another backup, or has a format of another version.

@@ -185,10 +185,6 @@ class Database:
         """
         Dump the whole database, in the custom format of pg_dump.
 
-        Args:
-            snapshot: The state to dump.
-            sink: Receives the dump.
-
         Raises:
             BackupFailed: pg_dump is not installed, is older than the server, or failed.
         """
@@ -201,9 +197,6 @@ class Database:
     def restore(self, chunks: Iterable[bytes]) -> None:
         """
         Restore a whole dump in one transaction: all or nothing.
-
-        Args:
-            chunks: Bytes of the dump.
 
         Raises:
             BackupFailed: pg_restore is not installed, or failed.

@@ -69,9 +69,6 @@ def replace_data(
     Replace all data of a Redis server with a snapshot. The server accepts no writes until the end.
 
     Args:
-        client: A client of the server.
-        chunks: The bytes of the RDB file.
-        size: Their number.
         address: The address at which the server can reach this process.
         commands: Commands that the server runs after loading, before it accepts other writes.
         last_check: Called while writes are paused, before the server drops its data; an exception cancels the load.

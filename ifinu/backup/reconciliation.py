@@ -75,7 +75,6 @@ def reconcile(client: redis.Redis, ledger: Engine, since: datetime, *, claim_ttl
 
     Args:
         client: A client that returns bytes, of a Redis whose queues are paused.
-        ledger: The ledger.
         since: The time of the snapshot, by Redis' clock.
         claim_ttl_s: Lifetime of a claim, in seconds.
         resend: Allow a message in doubt to be sent again if the gateway does not have it, since the gateway's database

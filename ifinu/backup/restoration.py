@@ -57,7 +57,6 @@ def refuse_filled(databases: Mapping[Part, Database], client: redis.Redis | None
     Refuse servers that hold more than a fresh install.
 
     Args:
-        databases: The databases to restore into.
         client: A Redis client that returns bytes; None if Redis is not restored.
 
     Raises:
@@ -79,13 +78,7 @@ def database(
     Restore one database, and compare it with the backup.
 
     Args:
-        store: The store that holds the backup.
-        manifest: Manifest of the backup.
-        part: The part to restore.
-        into: The database to restore into.
         replace: Drop its data, even if it holds more than a fresh install.
-        progress: Called for each chunk.
-        report: Called with each step.
 
     Raises:
         BackupFailed: The database holds more than a fresh install, the dump could not be loaded, or the restored
@@ -149,16 +142,11 @@ def queue(
     Restore Redis with all queues paused, and reconcile its claims and opt-outs with the ledger.
 
     Args:
-        store: The store that holds the backup.
-        manifest: Manifest of the backup.
-        client: A Redis client that returns bytes.
         ledger: The current ledger.
         replace: Replace the data of every Redis database, even if there is more than in a fresh install.
         resend: Allow a message in doubt to be sent again if the gateway does not have it.
         claim_ttl_s: Lifetime of a claim, in seconds.
         address: The address at which Redis can reach this process.
-        progress: Called for each chunk.
-        report: Called with each step.
 
     Returns:
         The changes in Redis, and counts of the messages that wait.

@@ -26,8 +26,6 @@ def prune(store: Store, now: datetime, keep_days: int) -> list[str]:
     Delete old backups, and the remains of unfinished ones.
 
     Args:
-        store: The store to prune.
-        now: The current time, aware.
         keep_days: Age in days up to which a backup is kept.
 
     Returns:
@@ -54,7 +52,6 @@ def find(store: Store, name: str) -> manifest.Manifest:
     Read the manifest of a backup.
 
     Args:
-        store: The store to look in.
         name: Name of the backup, or `latest`.
 
     Raises:

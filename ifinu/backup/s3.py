@@ -25,7 +25,6 @@ class Bucket:
     A store in a bucket; `Store` documents the methods.
 
     Args:
-        bucket: Name of the bucket.
         prefix: Prefix of all keys, without slashes at its ends; may be empty.
 
     Raises:

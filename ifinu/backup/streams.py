@@ -22,9 +22,7 @@ class Counted:
     A sink that counts and hashes the bytes it passes on.
 
     Args:
-        sink: Receives the bytes.
         label: Names the transfer in its progress.
-        progress: Called after each write.
     """
 
     def __init__(self, sink: Sink, label: str, progress: Progress) -> None:
@@ -49,14 +47,6 @@ class Counted:
 def chunks(store: Store, name: str, part: Part, stored: StoredPart, label: str, progress: Progress) -> Iterator[bytes]:
     """
     Read one part of a backup, and check its size and checksum at the end.
-
-    Args:
-        store: The store that holds the backup.
-        name: Name of the backup.
-        part: The part to read.
-        stored: The part's entry in the manifest.
-        label: Names the transfer in its progress.
-        progress: Called for each chunk.
 
     Raises:
         BackupFailed: The store fails, or, after the last chunk, the size or checksum differs from the manifest.

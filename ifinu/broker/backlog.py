@@ -48,7 +48,6 @@ def survey(client: redis.Redis, queues: Sequence[str] = QUEUES) -> list[Backlog]
     Count the messages of several queues at one instant.
 
     Args:
-        client: A connection that returns bytes.
         queues: Keys of their lists.
 
     Raises:

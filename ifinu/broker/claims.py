@@ -171,11 +171,8 @@ class Claims:
         Ask to send. A message that holds the claim may ask again; its send then counts as begun at that time.
 
         Args:
-            ref: The message.
             event: The event `unknown` with the id, written if the worker that held the claim has died.
             digest: Digest of its content; empty if the content is not compared.
-            tenant: The tenant in whose name it is sent, or None.
-            pseudonym: The phone's pseudonym.
             seen: Key under which a webhook would have recorded it as sent (`keys.seen_key`).
             held: Whether its instance is held back: then a message that might be sent does not claim the id.
 
@@ -207,8 +204,6 @@ class Claims:
         Args:
             ref: The message, whose claim was answered with LOOK_UP.
             event: The event `resending` with the id.
-            tenant: As for `claim`.
-            pseudonym: As for `claim`.
 
         Raises:
             redis.RedisError: The answer is unknown; nothing may be sent.
@@ -223,7 +218,6 @@ class Claims:
         Undo a claim whose message was not sent and goes back to its queue unchanged.
 
         Args:
-            notification_id: The id.
             tag: Delivery tag of the message that claimed it.
 
         Raises:
@@ -248,10 +242,6 @@ class Claims:
         """
         Forget that workers died with a message, since this worker survived it.
 
-        Args:
-            queue: As for `started`.
-            digest: As for `started`.
-
         Raises:
             redis.RedisError: It stays suspect.
         """
@@ -260,10 +250,6 @@ class Claims:
     def starts(self, queue: str, digest: str) -> int:
         """
         Count a start of a message with which a worker died, and return the count, this start included.
-
-        Args:
-            queue: As for `started`.
-            digest: As for `started`.
 
         Raises:
             redis.RedisError: The server answered with an error, or not at all.

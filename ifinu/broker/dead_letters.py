@@ -90,8 +90,6 @@ def encode(
         reason: One of the module's reasons.
         error: One line, phones masked.
         attempts: Number of sends tried.
-        first_at: Time of the first try, or None.
-        now: Time at which it is given up.
     """
     notification_id, kind = identity(raw)
     record = json.dumps(
@@ -112,13 +110,7 @@ def encode(
 
 
 def decode(queue: str, record: bytes) -> DeadLetter:
-    """
-    Read a record. An element that is not a record of ours gets the reason `foreign`.
-
-    Args:
-        queue: The queue of the dead letter.
-        record: An element of the list of dead letters.
-    """
+    """Read a record. An element that is not a record of ours gets the reason `foreign`."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         body = json.loads(record)
         raw = body["raw"].encode() if "raw" in body else base64.b64decode(body["raw_b64"])
@@ -168,13 +160,7 @@ class Taking(Protocol):
 
 
 class DeadLetters:
-    """
-    The dead letters of one queue.
-
-    Args:
-        client: A connection that returns bytes.
-        queue: The queue's list.
-    """
+    """The dead letters of one queue."""
 
     def __init__(self, client: redis.Redis, queue: str) -> None:
         self._client = client
@@ -218,7 +204,6 @@ class DeadLetters:
         a whole rotation; one that stops early is moved back. A crash in between costs the order and no letter.
 
         Args:
-            wanted: Selects the letters.
             now: The time to which their age counts.
             act: `self.replay` or `self.purge`.
             pause: Called before each, to pace them.
@@ -292,8 +277,6 @@ class Reasons:
     Counts the newest dead letters of a queue by reason, and reads them again only when the list has changed.
 
     Args:
-        client: A connection that returns bytes.
-        queue: The queue's list.
         most: Number of letters to read.
     """
 

@@ -151,7 +151,6 @@ class Script:
         Run the script.
 
         Args:
-            client: A client of the server that holds the keys.
             keys: As KEYS in the head of the script.
             args: As ARGV there.
 

@@ -85,7 +85,6 @@ class OptOuts:
 
     Args:
         client: A connection that returns bytes; may be shared by threads.
-        pseudonyms: Hashes the phones.
     """
 
     def __init__(self, client: redis.Redis, pseudonyms: Pseudonyms) -> None:
@@ -97,7 +96,6 @@ class OptOuts:
         Opt a phone out of a tenant's messages.
 
         Args:
-            tenant: The tenant, or None.
             phone: The phone, in E.164.
             source: How the person opted out, in a word.
             confirmation: The message to send if the opt-out is new.
@@ -169,8 +167,6 @@ def opt_out(
     Run `optout.lua`.
 
     Args:
-        client: A connection that returns bytes.
-        tenants: The tenants to opt out of.
         person: Pseudonym, masked phone, and source of the opt-outs.
         at: Time of the opt-outs; None for now.
         confirmation: The message to send if an opt-out is new.

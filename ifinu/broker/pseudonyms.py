@@ -33,7 +33,6 @@ class Pseudonyms:
         Use the key that was set, or else a random one in Redis that all processes share.
 
         Args:
-            client: A connection that returns bytes.
             key: `IFINU_PHONE_KEY`, or None.
         """
         return cls(functools.partial(_shared, client) if key is None else key.encode())

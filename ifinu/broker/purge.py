@@ -39,8 +39,6 @@ def purge(client: redis.Redis, keys: Keys, *, delayed: bool) -> Purged:
     A purge that crashes leaves the messages it had set aside; the next one deletes them.
 
     Args:
-        client: A connection that returns bytes.
-        keys: Keys of the queue.
         delayed: Whether to delete delayed messages too.
 
     Raises:

@@ -111,9 +111,6 @@ def recorder_lag(client: redis.Redis) -> RecorderLag:
     """
     Count the events that are not in the ledger yet.
 
-    Args:
-        client: A client that returns bytes.
-
     Raises:
         redis.RedisError: Redis is away, or refused.
     """

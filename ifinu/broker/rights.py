@@ -105,9 +105,6 @@ def check(client: redis.Redis) -> None:
     """
     Check that the user has the rights of a worker, before it takes its first message.
 
-    Args:
-        client: A client of the Redis server.
-
     Raises:
         ConfigurationError: Redis refuses the login, the certificate or a command, and will go on doing so.
         redis.RedisError: Redis is away, or fails for the moment; retry.

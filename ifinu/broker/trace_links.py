@@ -48,7 +48,6 @@ async def follow(client: redis.asyncio.Redis, key_ids: Sequence[str]) -> list[st
     The `traceparent` for each gateway id, in one round trip; empty for an id without a link.
 
     Args:
-        client: A connection that returns bytes.
         key_ids: The ids, at least one.
 
     Raises:

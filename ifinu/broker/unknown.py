@@ -111,7 +111,6 @@ class Unknowns:
     The unresolved ids of all queues at one Redis server. All methods raise redis.RedisError when Redis is away.
 
     Args:
-        client: A connection that returns bytes.
         ttl_s: Seconds for which an id is remembered after it was resolved.
     """
 
@@ -143,7 +142,6 @@ class Unknowns:
 
         Args:
             doubt: As `find` returned it.
-            decision: The decision.
             key_id: The gateway's id of the message, if it was sent and the person knows the id.
         """
         if decision is Decision.RESEND and doubt.letter is not None:

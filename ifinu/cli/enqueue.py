@@ -131,11 +131,8 @@ class _Reading:
     Turns records into notifications, and keeps count.
 
     Args:
-        table: The file that the records come from.
         kind: The kind of records that have none.
         sandbox_number: As for `wire.decode`.
-        report: Gets refusals and warnings.
-        copy: Gets refused records.
     """
 
     def __init__(

@@ -31,11 +31,6 @@ def catch_up(client: redis.Redis, engine: Engine, deadline_s: float) -> bool:
     """
     Wait until the events written before the call are in the ledger; at once False if no recorder runs.
 
-    Args:
-        client: A client that returns bytes.
-        engine: The ledger.
-        deadline_s: The longest wait in seconds.
-
     Returns:
         Whether they are.
     """
@@ -56,14 +51,7 @@ def catch_up(client: redis.Redis, engine: Engine, deadline_s: float) -> bool:
 
 
 def read(engine: Engine, by: By, length: timedelta) -> dict[str, Any]:
-    """
-    Count the notifications of the last `length`, as JSON values; only `error` when the ledger does not answer.
-
-    Args:
-        engine: The ledger.
-        by: The key to group by.
-        length: How far back to count.
-    """
+    """Count the notifications of the last `length`, as JSON values; only `error` when the ledger does not answer."""
     from ifinu.ledger import queries
 
     now = datetime.now(UTC)

@@ -42,10 +42,7 @@ def codes(gateway: Gateway, name: str, *, number: str | None, wait_s: float) -> 
     first code, while the instance is connecting, and when it has been closed for longer than a reconnection takes.
 
     Args:
-        gateway: The gateway.
-        name: The instance.
         number: Digits of the phone, for a pairing code beside the QR code.
-        wait_s: Longest wait, in seconds.
 
     Raises:
         NotPaired: The instance is not connected in that time.
@@ -123,7 +120,6 @@ def drawn(code: str, *, coloured: bool) -> Text:
     A QR code as text, two rows of modules a line.
 
     Args:
-        code: The text to encode.
         coloured: Draw black on white. Otherwise draw the light modules, as for a dark terminal.
     """
     import segno  # needed by this command alone

@@ -86,7 +86,6 @@ class Report:
         Print the counts and the first refused records.
 
         Args:
-            counts: The counts in words.
             more: Where to find the other refused records.
         """
         out = terminal.results()

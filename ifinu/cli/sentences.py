@@ -73,11 +73,7 @@ def sentence(
     Describe a state, and what happens next.
 
     Args:
-        notification_id: The id.
         state: As `state_of` returns it.
-        known: Its row in the ledger.
-        claim: Its claim in Redis.
-        letter: Its latest dead letter.
     """
     # If the claim is ahead, the ledger's reason and times belong to an older state.
     now = known if known and known.state == state else None

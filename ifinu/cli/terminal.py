@@ -42,7 +42,6 @@ def columns(*names: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = (
     A table without lines.
 
     Args:
-        names: Titles of the columns.
         right: Columns of numbers, aligned right.
         whole: Columns whose cells are never wrapped.
     """
@@ -58,7 +57,6 @@ def plain(text: str, *, lines: bool = False) -> str:
     Escape a text from outside: its brackets are not read as markup, and it cannot control the terminal.
 
     Args:
-        text: The text.
         lines: Keep its line ends; otherwise they are shown as escapes.
     """
     return escape(visible(text, lines=lines))
@@ -89,8 +87,6 @@ def confirm(warning: str, word: str, *, yes: bool) -> None:
 
     Args:
         warning: A sentence that says what is going to happen.
-        word: The word to type.
-        yes: Do not ask, since `--yes` was given.
 
     Raises:
         ConfigurationError: stdin is not a terminal.

@@ -32,13 +32,7 @@ def progress() -> Iterator[Progress]:
 
 
 class _Meter:
-    """
-    Shows the progress of transfers at intervals.
-
-    Args:
-        show: Shows a line.
-        every_s: Shortest time between two lines, in seconds.
-    """
+    """Shows the progress of transfers at intervals."""
 
     def __init__(self, show: Callable[[str], object], every_s: float) -> None:
         self._show = show

@@ -44,10 +44,7 @@ class Addresses:
     The addresses of one host; threads may share it.
 
     Args:
-        host: Name of the host, or an address.
-        port: Port of the gateway.
         look_up: Resolves the host; its timeout is the system resolver's.
-        clock: Seconds that only go forward.
     """
 
     def __init__(

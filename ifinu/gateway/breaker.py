@@ -34,7 +34,6 @@ class Breaker:
     Whether messages may start.
 
     Args:
-        clock: Seconds that only go forward.
         failures_to_open: Failures in a row that open it.
     """
 

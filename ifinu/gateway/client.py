@@ -81,7 +81,6 @@ class Evolution:
         Send one text, once: neither this client nor the gateway retries.
 
         Args:
-            instance: Name of the WhatsApp instance to send from.
             number_e164: The recipient, as `+5577998616740`.
             text: The text. U+0000 is removed, since the gateway sends it and then fails to store it.
             before: Called just before the request is written; if it raises, nothing is sent.
@@ -121,7 +120,6 @@ class Evolution:
         send, and that may fail. It cannot search by text.
 
         Args:
-            instance: Name of the WhatsApp instance.
             since: Oldest time of sending, aware.
             until: Newest, aware.
             remote_jid: Only messages to this address (`Sent.remote_jid`, or each of `phone.ninth_digit_forms`).
@@ -171,7 +169,6 @@ class Evolution:
         Start pairing. Returns a QR code, no QR code yet (ask again), or OPEN if the instance is paired.
 
         Args:
-            instance: Name of the WhatsApp instance.
             number: Digits of the phone, for a pairing code beside the QR code. It is sent in the query string, which
                 a proxy may remove.
         """
@@ -210,7 +207,6 @@ class Evolution:
         Register the webhook of an instance.
 
         Args:
-            instance: Name of the WhatsApp instance.
             url: Receives events as POST.
             events: Names such as `MESSAGES_UPDATE`; an empty list means all events.
             headers: Sent unchanged, but `jwt_key` is turned into `Authorization: Bearer <a ten-minute

@@ -23,10 +23,7 @@ def gateway_of(
     The gateway of these settings; nothing is connected yet.
 
     Args:
-        config: The settings.
         worker: Name of the client, for the gateway's logs.
-        connect_timeout_s: Overrides the setting.
-        read_timeout_s: Overrides the setting.
         memory: As for `Shards`.
 
     Raises:

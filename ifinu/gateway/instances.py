@@ -124,7 +124,6 @@ class Instances:
 
     Args:
         misconfigured_wait_s: The first wait in seconds if the key or the instance is wrong.
-        clock: Seconds that only go forward.
         sharded: Whether there are several gateway processes. Then `wrong_shard` is certain, since all were asked, and a
             fault of one process holds back its instances only.
         names: Lists the gateway's instances; may raise GatewayError.
@@ -188,7 +187,6 @@ class Instances:
         Note that a message was sent.
 
         Args:
-            name: Its instance.
             at_ms: Start of the send, by Redis' clock.
 
         Returns:
@@ -214,9 +212,7 @@ class Instances:
         Note that a message was not sent, and decide whether the message or its instance is at fault.
 
         Args:
-            name: Its instance.
             number: The recipient, or its pseudonym.
-            exc: The error.
             before: The message's earlier failures.
             at_ms: The time by Redis' clock.
             is_open: Asks the gateway whether the instance is connected; called only if that matters.
@@ -291,14 +287,7 @@ class Instances:
 
 
 class _List:
-    """
-    The gateway's list of instances, read while some are missing.
-
-    Args:
-        names: Reads the list.
-        clock: Seconds that only go forward.
-        every_s: How long an answer is used, in seconds.
-    """
+    """The gateway's list of instances, read while some are missing."""
 
     def __init__(self, names: Callable[[], Collection[str]] | None, clock: Callable[[], float], every_s: float) -> None:
         self._ask = names

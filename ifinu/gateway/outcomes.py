@@ -134,9 +134,7 @@ def classify(
     Classify one answer, by its status and its body.
 
     Args:
-        status: HTTP status.
         body: The raw answer.
-        instance: Name of the WhatsApp instance, for the error.
         retry_after_s: The wait that the answer asks for, if any.
         hide: Texts that the error must not repeat even if the gateway does: the key, the message's text.
 

@@ -77,7 +77,6 @@ def words(body: bytes, *, hide: Iterable[str] = ()) -> str:
     Summarise an answer in one line.
 
     Args:
-        body: The raw answer.
         hide: Texts to remove even if the gateway repeats them: the key, the message's text.
 
     Returns:

@@ -70,9 +70,7 @@ class Routing:
     The processes behind one host name, and the instances each holds; threads may share it.
 
     Args:
-        where: The addresses of the name.
         connect: Makes the client of an address.
-        name: The host's name, for errors.
         memory: Store shared with other workers, or None.
     """
 
@@ -200,11 +198,6 @@ class Routing:
 def judged(instance: str, found: Mapping[str, Answer], name: str) -> tuple[str, ConnectionState]:
     """
     The address that holds an instance, and the state it reports.
-
-    Args:
-        instance: Its name, for the error.
-        found: The answer of each address.
-        name: The host's name, for the error.
 
     Raises:
         SendError: No process holds it; see the module.

@@ -25,8 +25,6 @@ class Shard:
     so would the messages for other processes.
 
     Args:
-        address: IP address.
-        gateway: Its client.
         asking: A second client with short timeouts, for queries that many threads may wait for.
 
     Attributes:
@@ -84,7 +82,6 @@ def ask_all(
     Query several processes at once.
 
     Args:
-        shards: The processes, by address.
         question: The query of one process; it may raise GatewayError.
         wait_s: Longest wait for all answers together, in seconds; a later answer counts as none.
         is_enough: Whether an answer makes the other answers unnecessary.

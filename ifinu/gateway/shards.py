@@ -36,11 +36,7 @@ class Shards:
     Args:
         url: As for `Evolution`; its host is resolved every few seconds.
         api_key: As for `Evolution`; all processes have the same key.
-        connect_timeout_s: As for `Evolution`.
-        read_timeout_s: As for `Evolution`.
-        worker: As for `Evolution`.
         memory: Store in which workers share the address of each instance, or None.
-        look_up: Resolves the host.
 
     Raises:
         ConfigurationError: The URL or the key cannot be used.

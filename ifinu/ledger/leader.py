@@ -26,7 +26,6 @@ class Leadership:
     The leadership, as one process sees it.
 
     Args:
-        client: Connection to Redis.
         name: A unique name; by default host, process id and a random part.
 
     Attributes:

@@ -152,11 +152,6 @@ def timeline(engine: Engine, notification_id: str, limit: int = _LONGEST_TIMELIN
     The present row and the events of one notification; None if the ledger does not have it.
 
     Receipts name only WhatsApp's id of a message. Those of every send of this notification are included.
-
-    Args:
-        engine: The ledger.
-        notification_id: The id.
-        limit: The most events to read.
     """
     with engine.connect() as connection:
         columns = [notifications.c[field.name] for field in fields(Known)]
@@ -228,15 +223,7 @@ def _events(connection: Connection, which: ColumnElement[bool], limit: int, *, n
 
 
 def counts(engine: Engine, by: By, since: datetime, limit: int = _MOST_ROWS) -> Counts:
-    """
-    Count notifications by a column. The time of a notification is that of its send, or else of its last event.
-
-    Args:
-        engine: The ledger.
-        by: The column.
-        since: The earliest time to count; aware.
-        limit: The most rows.
-    """
+    """Count notifications by a column. The time of a notification is that of its send, or else of its last event."""
     at = func.coalesce(notifications.c.sent_at, notifications.c.last_at)
     key = _hour(engine, at) if by is By.HOUR else notifications.c[by.value]
     grouped = (

@@ -29,13 +29,7 @@ _INSTANCES = 64
 
 
 class ReplyResolver:
-    """
-    Settles new replies, once the ledger has recorded the events before them.
-
-    Args:
-        client: A connection to Redis that returns bytes.
-        engine: The ledger.
-    """
+    """Settles new replies, once the ledger has recorded the events before them."""
 
     def __init__(self, client: redis.Redis, engine: Engine) -> None:
         self._replies = Replies(client)

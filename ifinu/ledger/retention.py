@@ -79,9 +79,7 @@ def tend(engine: Engine, settings: Settings, now: datetime) -> Tended:
     Call it about once an hour, and again at once if it returns `more`. Additional calls do no harm.
 
     Args:
-        engine: The ledger.
         settings: `retention_days` and `unconfirmed_after_s`.
-        now: The present time, aware.
 
     Raises:
         errors.LedgerUnavailable: The database is away; try again later.
@@ -103,7 +101,6 @@ def mark_unconfirmed(
     Messages without a gateway id are left out, since no receipt can be joined to them.
 
     Args:
-        engine: The ledger.
         older_than_s: Seconds that a receipt may take.
         now: The time of the mark, aware.
         batches: The most transactions; None for no limit.
@@ -147,8 +144,6 @@ def purge(
     events by their own time, lifted opt-outs, and gaps. Valid opt-outs are kept for ever.
 
     Args:
-        engine: The ledger.
-        before: The time, aware.
         batches: The most transactions per table; None for no limit.
         batch: The most rows per transaction, roughly.
 
@@ -194,8 +189,6 @@ def erase(engine: Engine, phone_hash: str, *, batch: int = _BATCH) -> RowCounts:
     erase again then.
 
     Args:
-        engine: The ledger.
-        phone_hash: Pseudonym of the phone.
         batch: The most notifications per transaction.
 
     Returns:

@@ -33,7 +33,6 @@ def stand_by(client: redis.Redis, settings: Settings, stop: threading.Event, pro
         client: A Redis client that nothing else uses, and that returns bytes.
         settings: The ledger's URL and retention.
         stop: Ends it, within seconds.
-        progress: Updated as it records.
 
     Raises:
         ConfigurationError: The ledger's URL is not a database URL.

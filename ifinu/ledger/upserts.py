@@ -54,8 +54,6 @@ def write(connection: Connection, rows: RowBatch, now: datetime) -> None:
 
     Args:
         connection: In a transaction of `engine.writing`.
-        rows: The batch.
-        now: Aware.
     """
     statements = _statements(connection.dialect.name)
     _insert(connection, statements.events, rows.events)

@@ -44,7 +44,6 @@ def render(exc: BaseException, traceback: Any = None) -> str:
     Write an exception and its causes frame by frame, as Python does, with `describe` in place of its words.
 
     Args:
-        exc: The exception.
         traceback: The traceback of an exception that came from another process without one.
     """
     return "\n".join(_lines(exc, traceback, 0))

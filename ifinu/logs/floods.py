@@ -37,7 +37,6 @@ class Floods:
         limit_per_s: Lines a second, averaged over the window; a tenth of it for warnings and errors. 0: no limit.
         report: Called with each count of dropped lines: with the first line after the window, or at `flush`. It may
             log.
-        clock: Seconds that only go forward.
     """
 
     def __init__(
@@ -60,7 +59,6 @@ class Floods:
         Whether a line is to be written.
 
         Args:
-            event: Its name.
             level: In lower case.
             reason: Lines of one event for different reasons are counted apart, where it is a word.
         """

@@ -51,9 +51,7 @@ def serving(series: CollectorRegistry, port: int | None, host: str = sockets.EVE
     Serve series over HTTP until the end of the block.
 
     Args:
-        series: The registry to serve.
         port: TCP port; 0 takes a free one, None serves nothing.
-        host: Address to listen on.
 
     Yields:
         The port.

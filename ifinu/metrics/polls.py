@@ -37,9 +37,7 @@ class Polled(Collector):
     The series of one server that is polled.
 
     Args:
-        registry: The registry to join.
         poll: Returns figures by instance; raises `LedgerUnavailable` or `GatewayError`.
-        every_s: Seconds between two polls.
         up: Name and help of the series that says whether the server answered.
         figures: Name and help of the series of the figures.
     """

@@ -12,13 +12,7 @@ from ifinu.ledger.progress import Progress
 
 
 class RecorderSeries(Collector):
-    """
-    The series of a recorder.
-
-    Args:
-        registry: The registry that serves them.
-        progress: The recorder's counts so far.
-    """
+    """The series of a recorder."""
 
     def __init__(self, registry: CollectorRegistry, progress: Progress) -> None:
         self._progress = progress

@@ -45,7 +45,6 @@ class RedisCollector(Collector):
     The queues' series.
 
     Args:
-        registry: The registry to join.
         client: A client that returns bytes, with timeouts.
     """
 

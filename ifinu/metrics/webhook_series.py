@@ -22,7 +22,6 @@ class WebhookSeries(Collector):
     The webhook application's series.
 
     Args:
-        registry: The registry that serves them.
         opt_outs: Returns how many opt-outs were recorded, and how many could not be.
         unclear: Returns how many replies were unclear, by wish.
     """

@@ -59,9 +59,6 @@ class WorkerSeries(Collector):
     """
     A worker's series.
 
-    Args:
-        registry: Where they are registered.
-
     Attributes:
         look: Tells how the worker is; set once there is one.
     """
@@ -105,7 +102,6 @@ class WorkerSeries(Collector):
         A message came to its end, and is no dead letter.
 
         Args:
-            settled: How it ended.
             accepted_at: When a producer handed it over, if it says so.
             started_at: When its first try started, in epoch seconds; None when that was counted before.
         """

@@ -45,7 +45,6 @@ class Follower:
 
     Args:
         client: A Redis client with timeouts.
-        tracer: Records the spans.
     """
 
     def __init__(self, client: redis.asyncio.Redis, tracer: Tracer) -> None:
@@ -58,7 +57,6 @@ class Follower:
         Queue a receipt.
 
         Args:
-            receipt: The receipt.
             started_ns: When its webhook came, in ns since the epoch.
             ended_ns: When it was durable in Redis, in ns since the epoch.
         """

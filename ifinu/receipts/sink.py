@@ -30,7 +30,6 @@ class Sink:
 
     Args:
         client: A Redis client with timeouts.
-        replies: Handles the replies.
     """
 
     def __init__(self, client: redis.asyncio.Redis, replies: ReplyHandler) -> None:

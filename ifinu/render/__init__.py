@@ -79,7 +79,6 @@ class Renderer:
         A line of that text which claims to be a reference is left out: by it another notification would be recognised.
 
         Args:
-            notification: What to say, and to whom.
             today: The day in Brazil, which "amanhã" and "há 2 dias" count from.
 
         Raises:
@@ -114,9 +113,6 @@ def sample(kind: Kind, today: date, *, tenant: str | None = None, bare: bool = F
     Make up a notification, to show or to try a template with.
 
     Args:
-        kind: Its kind.
-        today: The day on which it is sent.
-        tenant: On whose behalf.
         bare: Whether it has only what its kind cannot do without.
     """
     due = today + timedelta(days=SAMPLE_DUE_IN_DAYS[kind])

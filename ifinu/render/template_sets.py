@@ -185,8 +185,6 @@ def wordings(
 
     Args:
         folder: `IFINU_TEMPLATES`; None for ours alone.
-        samples: As for `TemplateSet`.
-        names: As for `TemplateSet`.
 
     Raises:
         ConfigurationError: The folder cannot be read.

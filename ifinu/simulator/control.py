@@ -69,7 +69,6 @@ def set_faults(world: World, script: Mapping[str, Any], *, reachable: bool) -> N
     Change the script.
 
     Args:
-        world: Whose script.
         script: As `Faults.apply` reads it, and `for_s`: seconds after which the gateway is up again.
         reachable: Whether the caller does not need the port, and so may refuse connections without `for_s`.
 
@@ -97,8 +96,6 @@ def set_instance(world: World, name: str, changes: Mapping[str, Any]) -> dict[st
     Put an instance into a state.
 
     Args:
-        world: Where it is.
-        name: Name of the instance.
         changes: `state`; `socket`: `dead` leaves the state as it is and fails every send; `held`: false
             makes it an instance of another process, true of this one; `phone`: `scans` the code that is shown.
 
@@ -137,7 +134,6 @@ def inbound(world: World, body: Mapping[str, Any]) -> str:
     Simulate a message from a person to an instance.
 
     Args:
-        world: The world of the instance.
         body: See `POST inbound` above.
 
     Returns:

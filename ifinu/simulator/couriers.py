@@ -44,7 +44,6 @@ class Couriers:
 
     Args:
         faults: Gives the rates of lost, repeated and shuffled deliveries.
-        rng: Source of random numbers.
         retry_s: First wait after a failure, in seconds.
     """
 

@@ -43,7 +43,6 @@ def error(status: int, message: Any, phrase: str | None = None) -> JsonResponse:
     Envelope 1.
 
     Args:
-        status: HTTP status.
         message: One of the four forms in the module's docstring.
         phrase: Value of `error`, unless it is the reason phrase of `status`.
     """

@@ -19,11 +19,6 @@ class Host:
     """
     One simulated gateway process.
 
-    Args:
-        config: How it is started.
-        database: As for `World`.
-        ledger: As for `World`.
-
     Raises:
         ConfigurationError: `config.script` is wrong.
         OSError: `config.ledger_file` cannot be written.

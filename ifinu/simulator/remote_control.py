@@ -20,7 +20,6 @@ class Control:
 
     Args:
         url: Base URL, as the simulator printed it.
-        api_key: Its global key.
 
     Every call raises OSError when the simulator cannot be reached and ConfigurationError when it refuses.
     """

@@ -134,7 +134,6 @@ def worst_window(times: Sequence[float], width_s: float = 1.0) -> int:
 
     Args:
         times: Seconds, ascending.
-        width_s: Width of the window.
     """
     worst = start = 0
     for end, at in enumerate(times):

@@ -55,7 +55,6 @@ class Server:
     A listening socket and its connections.
 
     Args:
-        handler: Answers a request.
         keep_alive_s: Idle connections are closed after this time.
         body_limit_bytes: Larger bodies are answered with 413.
     """

@@ -31,9 +31,6 @@ class Events:
 
     Args:
         messages: The stored messages, to which messages of people are added.
-        faults: Determines receipts and their times.
-        couriers: Delivers the webhooks.
-        rng: Source of random numbers.
         everybody: URL of the global webhook, or None.
 
     Attributes:
@@ -81,11 +78,7 @@ class Events:
         Simulate a message from a person.
 
         Args:
-            instance: The instance that receives it.
-            jid: JID of the person.
-            text: Its text.
             quoted: `key.id` of the message that it quotes, or None.
-            name: Name of the person.
             variant: `plain`, `lid` (a LID and the phone beside it) or `lid_alone`.
         """
         message = self._messages.insert(new_key_id(self._rng), instance.name, jid, text, from_me=False, push_name=name)

@@ -24,14 +24,7 @@ _KICK_MS = 50.0
 
 
 class Sockets:
-    """
-    Opens and closes the sockets of one process.
-
-    Args:
-        config: Gives the times.
-        instances: All instances, by name.
-        events: Sends the event of each change.
-    """
+    """Opens and closes the sockets of one process."""
 
     def __init__(self, config: SimulatorConfig, instances: Mapping[str, SimulatedInstance], events: Events) -> None:
         self._config = config

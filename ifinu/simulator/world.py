@@ -22,7 +22,6 @@ class World:
     The state behind the routes. Only the simulator's event loop may use it.
 
     Args:
-        config: The configuration.
         database: A database shared with other processes; None makes one.
         ledger: A ledger shared with other processes; None makes one.
 

@@ -69,10 +69,6 @@ class Columns:
     """
     The columns of a table.
 
-    Args:
-        cells: The cells of the header.
-        fields: The fields that the table is read for.
-
     Attributes:
         fields: The field of each column, or None.
         spelling: Field -> its column, as the file spells it.

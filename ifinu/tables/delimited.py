@@ -52,9 +52,7 @@ class RowReader:
     The rows of a file.
 
     Args:
-        text: The file's text, which decodes lines.
         lines: The lines; empty ones are skipped.
-        delimiter: The delimiter of cells.
         width: Number of cells in the header; 0 if it is not known yet.
     """
 

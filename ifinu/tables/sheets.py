@@ -32,8 +32,6 @@ def sheets(content: bytes, name: str, only: str | None) -> Iterator[tuple[str, I
     The visible sheets of a workbook.
 
     Args:
-        content: The whole file.
-        name: Its name in error messages.
         only: Name of the only sheet to read, even if it is hidden; None for all visible ones.
 
     Raises:

@@ -46,7 +46,6 @@ class Table:
 
     Args:
         source: The file, at its beginning.
-        fields: The fields that it is read for.
         name: The file's name, for errors; its extension decides the format if the first bytes do not.
         form: The format; None to detect it. A spreadsheet is detected by its bytes in any case.
         sheet: Name of the sheet to read; None for the first one that has the columns.

@@ -36,7 +36,6 @@ class Text:
     The text of a file.
 
     Args:
-        source: The file.
         beginning: Bytes that were read from the file already.
 
     Attributes:

@@ -109,7 +109,6 @@ class Tracer(Protocol):
         Begin a span.
 
         Args:
-            work: Its name.
             facts: What is known of it by now.
             parent: The `traceparent` of the span that it follows from, unchecked, as a message carries it. It counts if
                 no span is current in this thread; an invalid one counts as absent.

@@ -34,10 +34,7 @@ def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
     Run the demo.
 
     Args:
-        messages: Messages of the load test.
-        workers: Number of worker processes.
         keep: Keep everything running at the end, until Ctrl-C.
-        as_json: Print one JSON document.
 
     Returns:
         Whether every expectation holds.

@@ -52,13 +52,7 @@ class Case:
 
 
 def cases(load: int, today: date) -> list[Case]:
-    """
-    All cases of the demo.
-
-    Args:
-        load: Number of messages of the load test.
-        today: The present day in Brazil.
-    """
+    """All cases of the demo."""
     due = today + timedelta(days=3)
     return [
         _load_test(load),

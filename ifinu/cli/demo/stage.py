@@ -42,7 +42,6 @@ class Stage:
     A context manager that starts the processes and stops them; after an error it keeps their logs.
 
     Args:
-        workers: Number of workers.
         settings: `IFINU_*` variables of the workers.
 
     Attributes:

@@ -90,8 +90,6 @@ def judge(cases: Sequence[Case], evidence: Evidence, *, rate_per_s: float, burst
     Check every expectation.
 
     Args:
-        cases: The cases that were pushed.
-        evidence: The state at the end.
         rate_per_s: Pace of one worker, in messages a second.
         burst: Messages by which a one-second window may exceed the pace.
     """

@@ -23,13 +23,7 @@ _RATE_OVER_S = 2.0
 
 
 class DemoView:
-    """
-    Shows the run: a live picture on a terminal, otherwise a line every few seconds.
-
-    Args:
-        console: A console on stderr.
-        expected: Total number of expected sends.
-    """
+    """Shows the run: a live picture on a terminal, otherwise a line every few seconds."""
 
     def __init__(self, console: Console, expected: int) -> None:
         self._console = console
@@ -54,9 +48,6 @@ class DemoView:
         Update the view.
 
         Args:
-            backlogs: The backlog of each queue.
-            summary: The simulator's summary.
-            paces: The pace of each worker so far.
             at_rest: Whether every message has ended, and this is the last update.
         """
         now = time.monotonic()

@@ -29,12 +29,7 @@ _REPEATING = frozenset({"InvalidNotification", "IdReused", "Poison"})  # their t
 
 
 def event(published: Mapping[str, Any]) -> dict[str, Any] | None:
-    """
-    Rebuild a worker's event from its harmless fields; None if Flower does not know such an event.
-
-    Args:
-        published: The event as a worker published it.
-    """
+    """Rebuild a worker's event from its harmless fields; None if Flower does not know such an event."""
     if published.get("type") not in _EVENTS or not isinstance(published.get("hostname"), str):
         return None
     if published["type"].startswith("worker-"):

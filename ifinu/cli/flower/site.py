@@ -162,7 +162,6 @@ class Site(Flower):  # type: ignore[misc]  # as above
     The web application.
 
     Args:
-        app: The Celery application.
         login: `user:password` that each request needs.
         controls: Whether requests may change anything.
     """
@@ -253,9 +252,6 @@ def serve(
     Serve until SIGTERM or SIGINT; then disable the workers' task events.
 
     Args:
-        app: The Celery application.
-        login: `user:password` that each request needs.
-        host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         url_prefix: Path under which it is served, or empty.
         max_tasks: Messages to keep in memory.

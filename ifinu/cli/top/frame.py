@@ -79,7 +79,6 @@ def frame(model: Model | None, options: DisplayOptions, width: int, height: int)
 
     Args:
         model: The figures; None before the first observation.
-        options: The state of the display.
         width: Cells of a line.
         height: Most lines.
     """

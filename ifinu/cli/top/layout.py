@@ -78,7 +78,6 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]], width
     Lay out a table without borders, its least important columns left out.
 
     Args:
-        columns: All columns.
         rows: A cell for each column; further cells are ignored.
         width: Cells of a line.
 

@@ -92,12 +92,7 @@ class _LastAnswers:
 
 
 class RateHistory:
-    """
-    The observations so far, as far as rates and trends need them.
-
-    Args:
-        every_s: Seconds between two observations.
-    """
+    """The observations so far, as far as rates and trends need them."""
 
     def __init__(self, every_s: float) -> None:
         self._silent_s = max(_SILENT_S, _SILENT_OBSERVATIONS * every_s)

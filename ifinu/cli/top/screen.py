@@ -86,9 +86,6 @@ class Screen:
         """
         Wait for a key, a signal or `wake`.
 
-        Args:
-            seconds: The longest wait.
-
         Returns:
             The keys pressed meanwhile.
 
