@@ -36,7 +36,7 @@ def holder(holder_of: Callable[..., Holder]) -> Holder:
 
 @pytest.fixture
 def connection(valkey: Valkey) -> Iterator[kombu.Connection]:
-    """As the application makes it."""
+    """A connection with the application's transport options."""
     options = {
         "lease_s": LONG_S, "wait_on": NORMAL, "priority_steps": [0], "queue_order_strategy": "priority",
         "body_encoding": "utf-8",

@@ -1,4 +1,4 @@
-"""Workers without Celery, and what they hold, for the tests of the broker."""
+"""Workers without Celery, and the messages that they hold, for the tests of the broker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ifinu.broker.keys import script
 from ifinu.broker.leases import Leases
 
 KEYS = Keys.of(NORMAL)
-LONG_S = 60.0  # a lease that does not end during a test
+LONG_S = 60.0  # a lease that does not expire during a test
 SHORT_S = 0.5
 
 
@@ -27,7 +27,7 @@ def named(count: int, start: int = 0) -> list[bytes]:
 
 
 class Account:
-    """What was pushed to one queue and what was acknowledged: the rest must be in it."""
+    """The messages pushed to one queue less those acknowledged; the others must be in it."""
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
@@ -38,11 +38,11 @@ class Account:
         self.pushed += len(messages)
 
     def ready(self) -> list[bytes]:
-        """In the order in which they will be served."""
+        """The messages on the list, in the order in which they will be served."""
         return list(reversed(self.queue.client.lrange(self.queue.keys.ready, 0, -1)))
 
     def balance(self, **expected: int) -> None:
-        """Each message is in exactly one place; `expected` says which, what is not named being empty."""
+        """Check that each message is in exactly one place; `expected` counts them by place, by default 0."""
         counts = self.queue.counts()
         assert counts.pop("deadlines") == counts["in_flight"]
         assert sum(counts.values()) == self.pushed - self.acked
@@ -50,14 +50,14 @@ class Account:
 
 
 class Holder:
-    """A worker's leases, with what it takes to fill them; `timeout_s` is how long it waits for an answer of Redis."""
+    """The leases of one worker, and fetches to fill them; `timeout_s` is the socket timeout for Redis."""
 
     def __init__(self, url: str, lease_s: float, timeout_s: float = 5) -> None:
         self.client = redis.Redis.from_url(url, socket_timeout=timeout_s)
         self.leases = Leases(lambda: redis.Redis.from_url(url, socket_timeout=timeout_s), lease_s)
 
     def fetch(self, want: int, *queues: Keys) -> list[tuple[str, bytes]]:
-        """Take up to `want` messages as the channel does; tags and bytes in the order of their service."""
+        """Fetch up to `want` messages as the channel does. Returns (tag, bytes), in the order of their service."""
         places = queues or (KEYS,)
         answer = self.answer(want, *places)
         taken = list(zip(answer[2::4], answer[3::4], answer[4::4], strict=True))
@@ -66,20 +66,20 @@ class Holder:
         return [(tag.decode(), raw) for _, tag, raw in taken]
 
     def answer(self, want: int, *queues: Keys) -> list[Any]:
-        """What the script says."""
+        """The reply of the fetch script."""
         keys = [key for place in queues or (KEYS,) for key in place]
         return script("fetch")(self.client, keys, (want, self.leases.lease_ms, self.leases.next_prefix()))
 
     def sweep(self) -> None:
-        """Once, as its thread does it."""
+        """Sweep once, as its thread does."""
         script("sweep")(self.client, (*KEYS[:4], KEYS.suspects), (500,))
 
     def bury(self, tag: str, record: str = "record") -> None:
-        """As what cannot be read: nobody's."""
+        """Dead-letter a message without a claim, as the channel does with an unreadable one."""
         self.leases.bury(tag, record, Event(Name.DEAD), state=ClaimState.DEAD)
 
     def die(self) -> None:
-        """Stop without a word to Redis."""
+        """Stop without releasing anything in Redis."""
         self.leases._held.clear()
         self.leases.close()
         self.client.close()
@@ -99,7 +99,7 @@ def wires(count: int, start: int = 0) -> list[bytes]:
 
 
 class Consumer:
-    """Consumes and keeps what it got."""
+    """Consumes messages and keeps them."""
 
     def __init__(self, connection: kombu.Connection, *names: str, prefetch: int = 0) -> None:
         self.connection = connection
@@ -111,7 +111,7 @@ class Consumer:
         self.consumer.consume()
 
     def drain(self, until: Callable[[], object]) -> None:
-        """Serve the connection until a fact is there."""
+        """Serve the connection until `until` is true."""
 
         def step() -> object:
             with contextlib.suppress(TimeoutError):

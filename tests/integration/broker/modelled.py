@@ -1,4 +1,4 @@
-"""Redis and the model of it side by side: whatever is done is done to both, and both must agree."""
+"""Redis and its model side by side: each step is done to both, and both must agree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 from holders import KEYS, Holder
-from promises import JUNK, NOBODYS, Life, Sends, Task
+from promises import FREE, JUNK, Life, Sends, Task
 
 from ifinu.broker import NORMAL
 from ifinu.broker.claims import Claims, ClaimState, MessageRef, Resend, Verdict
@@ -21,27 +21,27 @@ from ifinu.broker.leases import Settled
 
 IDS = ("a", "b", "c")
 TENANT = "t1"
-TTL_S = 3_600.0  # no claim and no lease ends by itself during a test
-TIMEOUT_S = 60.0  # a machine may stall, and what Redis was not told in time would be told out of the model's order
-PASSED = 1  # a deadline, or a due time
+TTL_S = 3_600.0  # no claim and no lease expires during a test
+TIMEOUT_S = 60.0  # a machine may stall, and a repeated command would arrive out of the model's order
+PASSED = 1  # the score of a deadline or due time in the past
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 
 def agree(seen: object, expected: object) -> None:
-    """What Redis has and what the model has; pytest shows the values of asserts in test files alone."""
+    """Assert that Redis equals the model, with both values: pytest shows the values of asserts only in test files."""
     assert seen == expected, f"\n  seen:     {seen}\n  expected: {expected}"
 
 
 class Modelled:
     """
-    One queue, two workers, three ids.
+    A model of one queue, two workers and three ids.
 
     Attributes:
-        ready, delayed, flight, dead: Where each message is to be; `delayed` tells whether it is due.
-        expired: Tags whose lease has run out, and which no sweep has found yet.
-        tasks: What the workers believe to have.
-        told: Outcomes that were told.
-        events: That this step is to write.
+        ready, delayed, flight, dead: The expected messages of each place; `delayed` maps each to whether it is due.
+        expired: The tags with an expired lease that no sweep has found yet.
+        tasks: The messages that the workers believe they hold.
+        settled: The outcomes that workers have settled.
+        events: The events that this step must write.
     """
 
     def __init__(self, url: str) -> None:
@@ -49,7 +49,7 @@ class Modelled:
         self.client.flushall()
         self.workers = [Holder(url, TTL_S, TIMEOUT_S) for _ in range(2)]
         for number, worker in enumerate(self.workers):
-            worker.leases._id = f"w{number}."  # messages are swept in the order of their tags, the same in each run
+            worker.leases._id = f"w{number}."  # sweeps go by the order of tags, which must be the same in each run
         self.claims = Claims(self.client, TTL_S)
         self.letters = DeadLetters(self.client, NORMAL)
         self.numbers = count()
@@ -59,7 +59,7 @@ class Modelled:
         self.expired: set[str] = set()
         self.dead: dict[bytes, bytes] = {}  # record -> message
         self.tasks: dict[str, Task] = {}
-        self.told: list[tuple[Task, str]] = []
+        self.settled: list[tuple[Task, str]] = []
         self.lives = {name: Life() for name in IDS}
         self.opted_out: set[str] = set()
         self.events: list[tuple[str, str]] = []
@@ -95,7 +95,7 @@ class Modelled:
         assert leases._held.keys() <= self.flight.keys()
 
     def lose(self, worker: int, *, dies: bool) -> None:
-        """Its leases run out. One that only stalled will speak of its messages as if they still were its own."""
+        """Expire the worker's leases. If it only stalled, it later acts on its messages as if it held them."""
         mine = [tag for tag, task in self.tasks.items() if task.worker == worker]
         lost = [tag for tag in mine if tag in self.flight]
         if lost:
@@ -134,7 +134,7 @@ class Modelled:
             life.sends.begin(task.tag)
             resent = life.resent and before == "waiting"
             token = life.token if before == "waiting" else task.tag
-            self.lives[task.id] = Life("sending", task.tag, token, task.about, resent=resent, sends=life.sends)
+            self.lives[task.id] = Life("sending", task.tag, token, task.content, resent=resent, sends=life.sends)
         elif expected is Verdict.LOOK_UP:
             if before == "sending":
                 self._expect(Name.UNKNOWN, task)
@@ -144,7 +144,7 @@ class Modelled:
         return self.claims.claim(
             MessageRef(NORMAL, task.tag, task.token),
             Event(Name.UNKNOWN, task.id),
-            digest=task.about,
+            digest=task.content,
             tenant=TENANT,
             pseudonym=task.id,
             seen=task.id,
@@ -160,9 +160,9 @@ class Modelled:
             expected = Resend.AGAIN
         else:
             expected = Resend.OPTED_OUT if task.id in self.opted_out else Resend.GO
-        ref, about = MessageRef(NORMAL, task.tag), Event(Name.RESENDING, task.id)
+        ref, event = MessageRef(NORMAL, task.tag), Event(Name.RESENDING, task.id)
         for _ in range(1 + (expected is Resend.GO)):  # the first answer may be lost
-            agree(self.claims.resend(ref, about, tenant=TENANT, pseudonym=task.id), expected)
+            agree(self.claims.resend(ref, event, tenant=TENANT, pseudonym=task.id), expected)
         match expected:
             case Resend.GO:
                 life.sends.begin_again(task.tag, self.flight)
@@ -180,10 +180,10 @@ class Modelled:
     # -- how a message ends
 
     def settle(self, task: Task, state: str) -> None:
-        """What was sent was sent, whoever says so; that it was not counts only from who has the message."""
+        """A `sent` counts from any worker; any other outcome counts only from the one that holds the message."""
         outcome = Settled(ClaimState(state), Event(Name(state), task.id), "3EB0")
         self.workers[task.worker].leases.settle(task.tag, outcome, queue=NORMAL, ttl_s=TTL_S)
-        self.told.append((task, state))
+        self.settled.append((task, state))
         life, held = self.lives[task.id], self._leaves(task)
         anothers = life.state in ("sending", "unknown") and life.tag != task.tag
         if state != "sent" and (not held or anothers or life.state == "sent"):
@@ -198,8 +198,8 @@ class Modelled:
             self._expect(Name.DUPLICATE, task)
 
     def postpone(self, task: Task, state: str, name: Name | None, *, token: str) -> None:
-        """The event is told by who has the claim, or where nobody has."""
-        body = {"n": next(self.numbers), "id": task.id, "about": task.about, "token": token}
+        """The event is written if the worker's message owns the claim, or no message does."""
+        body = {"n": next(self.numbers), "id": task.id, "content": task.content, "token": token}
         raw, due_ms = json.dumps(body).encode(), 3_600_000
         keys = (KEYS.in_flight, KEYS.deadlines, KEYS.delayed, claim_key(task.id), UNKNOWN, *([EVENTS] if name else []))
         arguments = (task.tag, raw, due_ms, state, task.id, *([name.value, "{}"] if name else []))
@@ -210,7 +210,7 @@ class Modelled:
         self.delayed[raw] = False
         life = self.lives[task.id]
         mine = life.tag == task.tag
-        if name and (mine or life.state in NOBODYS):
+        if name and (mine or life.state in FREE):
             self._expect(name, task)
         if mine:
             life.state, life.tag = state, ""
@@ -220,7 +220,7 @@ class Modelled:
                 life.purged = False
 
     def bury(self, task: Task, state: str) -> None:
-        """What was sent again may have been sent the first time, whatever is known of the second."""
+        """A message that was resent may have been sent the first time, so its doubt outlasts a second failure."""
         record = encode(task.raw, reason="test", error=f"{next(self.numbers)}", now=NOW).encode()
         name = Name.HELD if state == "unknown" else Name.DEAD
         self.workers[task.worker].leases.bury(task.tag, record, Event(name, task.id), state=ClaimState(state))
@@ -229,7 +229,7 @@ class Modelled:
         self.dead[record] = task.raw
         life = self.lives.get(task.id, Life())
         if life.tag != task.tag:
-            self._expect(Name.DEAD if life.state in NOBODYS else Name.DUPLICATE, task)
+            self._expect(Name.DEAD if life.state in FREE else Name.DUPLICATE, task)
         elif state == "unknown" or life.resent:
             life.state, life.tag, life.letter, life.purged = "unknown", "", record, False
             self._expect(Name.HELD, task)
@@ -243,7 +243,7 @@ class Modelled:
             self.ready[task.raw] += 1
 
     def release(self, task: Task) -> None:
-        """It is known that its send did not take place."""
+        """Undo the claim: its send certainly did not take place."""
         self.claims.release(task.id, task.tag)
         life = self.lives[task.id]
         if life.tag != task.tag:
@@ -255,7 +255,7 @@ class Modelled:
             self.lives[task.id] = Life(sends=life.sends)
 
     def _leaves(self, task: Task) -> bool:
-        """Whether the message was in flight still; its worker is done with it in any case."""
+        """Remove the message from the worker. Returns whether it was still in flight."""
         self.tasks.pop(task.tag, None)
         self.expired.discard(task.tag)
         return self.flight.pop(task.tag, None) is not None
@@ -279,7 +279,7 @@ class Modelled:
         self.opted_out ^= {name}
 
     def decide(self, letter: DeadLetter, *, replays: bool) -> None:
-        """Replay or purge it. That is about the letter's own claim alone; what is told twice is done once."""
+        """Replay or purge a letter. This affects only the letter's own claim; a second call does nothing."""
         assert letter.raw == self.dead.pop(letter.record)
         act = self.letters.replay if replays else self.letters.purge
         assert [act(letter), act(letter)] == [True, False]
@@ -292,8 +292,8 @@ class Modelled:
         if not replays:
             life.purged |= its_own
             self.events.append((Name.PURGED, letter.id))
-        elif its_own or life.state in NOBODYS:
-            if life.cancelled:  # which a replay does not undo
+        elif its_own or life.state in FREE:
+            if life.cancelled:  # a replay does not undo a cancellation
                 life.state = "dead"
             else:
                 self.lives[letter.id] = Life()
@@ -310,10 +310,10 @@ class Modelled:
                 pipe.hgetall(claim_key(name))
             *messages, unknown, events = (seen := pipe.execute())[: -len(IDS)]
         self.every_message_is_in_one_place_with_its_bytes(*messages)
-        self.every_claim_says_what_became_of_its_id(dict(zip(IDS, seen[-len(IDS) :], strict=True)))
-        self.what_is_in_doubt_is_listed(unknown)
-        self.what_happened_was_told_once_and_nothing_else(events)
-        self.whoever_waits_is_carried_by_a_message()
+        self.every_claim_has_the_state_of_its_id(dict(zip(IDS, seen[-len(IDS) :], strict=True)))
+        self.every_id_in_doubt_is_listed(unknown)
+        self.each_event_was_written_once_and_no_other(events)
+        self.every_waiting_id_has_a_message()
 
     def every_message_is_in_one_place_with_its_bytes(
         self, ready: Any, delayed: Any, flight: Any, deadlines: Any, dead: Any
@@ -324,7 +324,7 @@ class Modelled:
         agree({tag.decode(): score == PASSED for tag, score in deadlines}, {t: t in self.expired for t in self.flight})
         agree(sorted(dead), sorted(self.dead))
 
-    def every_claim_says_what_became_of_its_id(self, claims: dict[str, Any]) -> None:
+    def every_claim_has_the_state_of_its_id(self, claims: dict[str, Any]) -> None:
         for name, life in self.lives.items():
             kept = claims[name]
             said = {field: kept.get(field.encode(), b"").decode() for field in ("state", "tag", "token")}
@@ -333,17 +333,17 @@ class Modelled:
                 flags["resent"] = life.resent
             agree({**said, **flags}, life.fields())
 
-    def what_is_in_doubt_is_listed(self, unknown: Any) -> None:
+    def every_id_in_doubt_is_listed(self, unknown: Any) -> None:
         listed = {name.decode() for name in unknown}
         agree(listed, {name for name, life in self.lives.items() if life.in_doubt()})
 
-    def what_happened_was_told_once_and_nothing_else(self, entries: Any) -> None:
+    def each_event_was_written_once_and_no_other(self, entries: Any) -> None:
         if entries:
             self.read = f"({entries[-1][0].decode()}"
         agree([(e[b"event"].decode(), e[b"id"].decode()) for _, e in entries], self.events)
         self.events.clear()
 
-    def whoever_waits_is_carried_by_a_message(self) -> None:
+    def every_waiting_id_has_a_message(self) -> None:
         alive = [*self.ready.elements(), *self.delayed, *self.flight.values()]
         bodies = [json.loads(raw) for raw in alive if raw != JUNK]
         for name, life in self.lives.items():

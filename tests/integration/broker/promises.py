@@ -1,4 +1,4 @@
-"""What the broker promises of one notification id, as a model to hold it against."""
+"""A model of the broker's promises about one notification id."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ifinu.broker.claims import Verdict
 
 JUNK = b"no json"
 INVALID = "invalid"  # content that is refused before the id is claimed
-NOBODYS = ("", "dead")  # states in which an id is free
+FREE = ("", "dead")  # states in which an id is free
 
 
 @dataclass
 class Sends:
     """
-    What really went to the gateway for one id: the promise is that at most one message reaches the person, unless
-    somebody decided to take the risk, and that an id is looked up before it is sent again.
+    The sends of one id that really reached the gateway. The promise: at most one message reaches the person, unless a
+    person decided to take the risk, and an id is looked up before it is resent.
 
     Attributes:
-        open: Tags whose send has begun and whose outcome nobody has told: in doubt once their holder is gone.
-        forgiven: Such that it was decided to send again in spite of them.
-        again: Tags of sends that took such a risk.
-        over: The id has come to its end.
+        open: The tags whose send began and has no outcome yet: in doubt once their holder is gone.
+        forgiven: Those of `open` in spite of which a resend was decided.
+        again: The tags of such resends.
+        over: The id has a final outcome.
     """
 
     open: set[str] = field(default_factory=set)
@@ -32,7 +32,7 @@ class Sends:
     over: bool = False
 
     def begin(self, tag: str) -> None:
-        """A worker was told to send."""
+        """A worker was allowed to send."""
         assert not self.over, "sent after its end"
         assert self.open <= self.forgiven, "sent blindly while a send is open"
         self.open.add(tag)
@@ -40,7 +40,7 @@ class Sends:
             self.again.add(tag)
 
     def begin_again(self, tag: str, in_flight: dict[str, bytes]) -> None:
-        """A worker was told to send once more."""
+        """A worker was allowed to resend."""
         doubts = self.open - self.forgiven
         assert doubts, "sent again without a doubt"
         assert not doubts & self.again, "sent again twice"
@@ -51,7 +51,7 @@ class Sends:
         self.forgiven.discard(tag)
 
     def did_not_happen(self, tag: str, *, undone: bool = False) -> None:
-        """It is known that nothing was sent; `undone` where the decision to send again is open as before."""
+        """The send certainly did not take place; `undone` makes the decision to resend open again."""
         self.open.discard(tag)
         self.again.discard(tag)
         if undone:
@@ -61,21 +61,21 @@ class Sends:
 @dataclass
 class Life:
     """
-    What an id's claim is to say.
+    The expected state of an id's claim.
 
     Attributes:
-        state: As `claims.py` has it; empty for none.
-        tag: Of the message that claimed it.
-        token: What its retry shows.
-        about: The content it was claimed for.
-        letter: The record of the dead letter in which it is held.
-        purged: A person deleted that.
+        state: As in `claims.py`; empty without a claim.
+        tag: The tag of the message that owns the claim.
+        token: The token that its retry carries.
+        content: The content that it was claimed for.
+        letter: The record of the dead letter that holds it.
+        purged: A person purged that letter.
     """
 
     state: str = ""
     tag: str = ""
     token: str = ""
-    about: str = ""
+    content: str = ""
     cancelled: bool = False
     resent: bool = False
     letter: bytes = b""
@@ -83,15 +83,15 @@ class Life:
     sends: Sends = field(default_factory=Sends)
 
     def in_doubt(self) -> bool:
-        """It may have been sent and a person can ask which these are; who was sent again is in doubt until it ends."""
+        """The id may have been sent and is listed as such; a resent one is in doubt until its final outcome."""
         between = self.resent and self.state in ("sending", "waiting")
         return (self.state == "unknown" or between) and not self.purged
 
     def verdict(self, task: Task, in_flight: dict[str, bytes], opted_out: bool) -> Verdict:
-        """What a message that asks to send is to be told."""
-        if task.tag not in in_flight:  # its lease ran out: the message is on the queue, or another worker's
+        """The verdict that a message asking to send must get."""
+        if task.tag not in in_flight:  # its lease expired: the message is on the queue, or held by another worker
             return Verdict.DUPLICATE
-        if self.state not in NOBODYS and self.about not in ("", task.about):
+        if self.state not in FREE and self.content not in ("", task.content):
             return Verdict.REUSED
         orphaned = self.tag != "" and (self.tag == task.tag or self.tag not in in_flight)
         awaited = self.token != "" and self.token == task.token
@@ -106,7 +106,7 @@ class Life:
                 return Verdict.LOOK_UP if orphaned else Verdict.DUPLICATE
             case "waiting" if awaited:
                 pass
-            case state if state not in NOBODYS:
+            case state if state not in FREE:
                 return Verdict.DUPLICATE
         if self.cancelled:
             return Verdict.CANCELLED
@@ -118,14 +118,14 @@ class Life:
 
 @dataclass
 class Task:
-    """A message in the hands of a worker, which may have lost it without knowing; `phase` is what it was told last."""
+    """A message that a worker holds, or wrongly believes it holds; `phase` is the last verdict it got."""
 
     tag: str
     raw: bytes
     worker: int
     phase: str = "new"
-    shown: str = ""  # what its retry has to carry
+    shown: str = ""  # the token that its retry must carry
 
     def __post_init__(self) -> None:
         body = {} if self.raw == JUNK else json.loads(self.raw)
-        self.id, self.about, self.token = body.get("id", ""), body.get("about", ""), body.get("token", "")
+        self.id, self.content, self.token = body.get("id", ""), body.get("content", ""), body.get("token", "")

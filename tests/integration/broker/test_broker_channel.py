@@ -31,7 +31,7 @@ def test_a_consumer_gets_raw_json_as_calls_in_order_and_holds_it_until_it_acknow
     account.balance()
 
 
-def test_the_prefetch_count_bounds_what_is_taken(account: Account, connection: kombu.Connection):
+def test_the_prefetch_count_bounds_the_messages_taken(account: Account, connection: kombu.Connection):
     account.push(*wires(30))
     consumer = Consumer(connection, prefetch=8)
     consumer.drain(lambda: len(consumer.messages) == 8)
@@ -58,7 +58,7 @@ def test_a_rejected_message_is_dead_lettered_and_a_requeued_one_is_served_next(
     account.balance(in_flight=2, dead=1)
 
 
-def test_half_a_surrogate_pair_that_json_can_escape_and_redis_cannot_take_does_not_come_back_for_ever(
+def test_a_message_with_half_a_surrogate_pair_is_not_redelivered_for_ever(
     account: Account, connection: kombu.Connection
 ):
     poison = b'{"id":"\\ud800","tipo_notificacao":"\\udfff"}'
@@ -72,7 +72,7 @@ def test_half_a_surrogate_pair_that_json_can_escape_and_redis_cannot_take_does_n
     account.balance(dead=1)
 
 
-def test_what_cannot_be_a_task_is_dead_lettered_and_the_rest_of_its_batch_is_delivered(
+def test_a_message_that_is_no_task_is_dead_lettered_and_the_rest_of_its_batch_delivered(
     account: Account, connection: kombu.Connection
 ):
     account.push(wire(0), b"{not json", b"\xff", wire(1))
@@ -82,7 +82,7 @@ def test_what_cannot_be_a_task_is_dead_lettered_and_the_rest_of_its_batch_is_del
     account.balance(in_flight=2, dead=2)
 
 
-def test_a_message_that_its_consumer_chokes_on_is_dead_lettered_and_the_next_one_served(
+def test_a_message_that_makes_its_consumer_fail_is_dead_lettered_and_the_next_one_served(
     account: Account, connection: kombu.Connection
 ):
     account.push(*wires(2))
@@ -106,7 +106,7 @@ def test_a_message_that_ends_its_consumer_three_times_is_poison_and_the_others_a
     account: Account, connection: kombu.Connection, error: type[BaseException]
 ):
     """
-    Whether it is why the connection was lost or the worker ended, or just was at hand, shows when it comes again.
+    A message under way when the connection was lost or the worker ended is only a suspect; its next delivery decides.
     """
     account.push(*wires(3))
     consumer = Consumer(connection)
@@ -128,7 +128,7 @@ def test_a_message_that_ends_its_consumer_three_times_is_poison_and_the_others_a
     account.balance(in_flight=2, dead=1)
 
 
-def test_a_message_at_hand_when_a_connection_is_lost_is_no_poison_once_it_was_handed_on(
+def test_a_message_present_at_a_lost_connection_is_not_poison_once_it_was_delivered(
     account: Account, connection: kombu.Connection
 ):
     account.push(wire(0))
@@ -149,11 +149,11 @@ def test_a_message_at_hand_when_a_connection_is_lost_is_no_poison_once_it_was_ha
     account.balance(in_flight=1)
 
 
-def test_a_message_that_was_at_hand_at_every_death_waits_while_another_suspect_may_kill(
+def test_a_message_present_at_every_death_waits_while_another_suspect_is_tried(
     account: Account, connection: kombu.Connection
 ):
     """
-    The message that kills runs in the pool, and so fast that the loop hands the same other one over each time.
+    The deadly message runs in the pool, so fast that the loop hands over the same innocent message each time.
     """
     account.push(*wires(3))
     digests = [hashlib.sha1(message).hexdigest() for message in wires(3)]
@@ -172,7 +172,7 @@ def test_a_message_that_was_at_hand_at_every_death_waits_while_another_suspect_m
     account.balance(in_flight=3)
 
 
-def test_what_a_consumer_had_not_acknowledged_goes_back_in_order_when_it_closes(
+def test_unacknowledged_messages_of_a_closing_consumer_are_requeued_in_order(
     account: Account, connection: kombu.Connection
 ):
     account.push(*wires(12))
@@ -185,12 +185,12 @@ def test_what_a_consumer_had_not_acknowledged_goes_back_in_order_when_it_closes(
     account.balance(ready=11)
 
 
-def test_what_a_fetch_under_way_brings_goes_back_when_its_channel_closes(
+def test_messages_of_an_unfinished_fetch_are_requeued_when_its_channel_closes(
     account: Account, connection: kombu.Connection
 ):
     consumer = Consumer(connection)
     account.push(*wires(5))
-    connection.transport.cycle._register_BRPOP(consumer.channel)  # sends it; nobody reads the answer
+    connection.transport.cycle._register_BRPOP(consumer.channel)  # sends the command; its answer is not read
     wait_until(lambda: account.queue.counts()["in_flight"] == 5, seen=account.queue.counts)
     consumer.channel.close()
     assert account.ready() == wires(5)
@@ -198,7 +198,7 @@ def test_what_a_fetch_under_way_brings_goes_back_when_its_channel_closes(
     account.balance(ready=5)
 
 
-def test_a_consumer_goes_on_when_the_server_forgets_the_scripts(
+def test_a_consumer_goes_on_after_the_server_lost_its_scripts(
     account: Account, connection: kombu.Connection, client: redis.Redis
 ):
     consumer = Consumer(connection)
@@ -210,7 +210,7 @@ def test_a_consumer_goes_on_when_the_server_forgets_the_scripts(
     account.balance(in_flight=2)
 
 
-def test_a_cancelled_queue_is_served_no_more_and_keeps_its_messages(
+def test_a_cancelled_queue_is_no_longer_served_and_keeps_its_messages(
     account: Account, connection: kombu.Connection, client: redis.Redis
 ):
     consumer = Consumer(connection, URGENT, NORMAL)
@@ -226,7 +226,7 @@ def test_a_cancelled_queue_is_served_no_more_and_keeps_its_messages(
 
 def test_queues_are_served_by_urgency_in_any_order_of_subscription(connection: kombu.Connection, client: redis.Redis):
     consumer = Consumer(connection, LOW, NORMAL, URGENT, prefetch=3)
-    consumer.consumer.cancel_by_queue(URGENT)  # as `control cancel_consumer` and `add_consumer` do
+    consumer.consumer.cancel_by_queue(URGENT)  # as Celery's `cancel_consumer` and `add_consumer` do
     consumer.consumer.add_queue(kombu.Queue(URGENT, kombu.Exchange(""), routing_key=URGENT))
     consumer.consumer.consume()
     for number, name in enumerate((LOW, NORMAL, URGENT)):
@@ -239,7 +239,7 @@ def test_a_paused_queue_that_is_not_empty_does_not_make_its_consumer_spin(
     account: Account, connection: kombu.Connection, client: redis.Redis
 ):
     """
-    It is the queue that is waited on: a wait for it would end at once, again and again.
+    The consumer waits on the paused queue's key: such a wait would end at once, again and again.
     """
     account.push(*wires(3))
     client.set(KEYS.paused, "1")
@@ -304,14 +304,14 @@ def test_a_message_published_with_a_future_time_waits_in_redis(
         ((message, due_ms),) = account.queue.client.zrange(KEYS.delayed, 0, -1, withscores=True)
         assert eta is not None
         assert due_ms == pytest.approx(datetime.fromisoformat(eta).timestamp() * 1000, abs=1)
-        assert json.loads(message)["headers"]["eta"] is None  # no worker waits for it again
+        assert json.loads(message)["headers"]["eta"] is None  # no worker delays it again
 
 
-def test_an_envelope_that_is_not_due_waits_in_redis_as_it_is_and_not_in_a_worker(
+def test_an_envelope_not_yet_due_waits_unchanged_in_redis_and_not_in_a_worker(
     account: Account, connection: kombu.Connection
 ):
     """
-    As a producer with stock Celery pushes one.
+    Stock Celery pushes such an envelope.
     """
     due = datetime.now(UTC) + timedelta(seconds=1.5)
     soon, later, past = (
@@ -333,15 +333,13 @@ def test_an_envelope_that_is_not_due_waits_in_redis_as_it_is_and_not_in_a_worker
     consumer.drain(lambda: len(consumer.messages) == 2)
     assert consumer.ids() == ["past", "soon"]
     assert datetime.now(UTC) >= due - timedelta(milliseconds=1)
-    assert [message.headers["eta"] for message in consumer.messages] == [None, None]  # Celery waits no second time
+    assert [message.headers["eta"] for message in consumer.messages] == [None, None]  # Celery does not delay it again
     account.balance(in_flight=2, delayed=1)
 
 
-def test_messages_due_at_the_same_moment_are_served_in_the_order_in_which_they_came(
-    account: Account, connection: kombu.Connection
-):
+def test_messages_due_at_the_same_moment_are_served_in_order_of_arrival(account: Account, connection: kombu.Connection):
     """
-    Published by us, or pushed as stock Celery does; in Redis, equal due times go by the bytes of the message.
+    Some are published by us and some pushed as stock Celery does. Redis sorts equal due times by the message's bytes.
     """
     eta = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     names = [f"{number % 7}-{number}" for number in range(60)]

@@ -29,7 +29,7 @@ def test_the_messages_of_a_dead_worker_come_back_in_their_order(account: Account
 
 def test_the_messages_of_a_worker_that_lives_stay_with_it(account: Account, holder_of: Callable[..., Holder]):
     """
-    Held for several leases while another worker sweeps all the time.
+    The worker holds them for several leases while another worker sweeps all the time.
     """
     account.push(*named(1_100))
     keeper, sweeper = holder_of(SHORT_S), holder_of(SHORT_S)
@@ -43,7 +43,9 @@ def test_the_messages_of_a_worker_that_lives_stay_with_it(account: Account, hold
     account.balance(in_flight=1_100)
 
 
-def test_nobody_sweeps_before_it_was_in_touch_for_a_whole_lease(account: Account, holder_of: Callable[..., Holder]):
+def test_a_worker_sweeps_only_after_a_whole_lease_in_contact_with_redis(
+    account: Account, holder_of: Callable[..., Holder]
+):
     account.push(*named(5))
     dead = holder_of(0.001)
     dead.fetch(5)
@@ -55,7 +57,7 @@ def test_nobody_sweeps_before_it_was_in_touch_for_a_whole_lease(account: Account
     account.balance(ready=5)
 
 
-def test_a_worker_that_finds_its_lease_gone_lets_go(account: Account, holder_of: Callable[..., Holder]):
+def test_a_worker_drops_a_message_whose_lease_it_lost(account: Account, holder_of: Callable[..., Holder]):
     account.push(b"m")
     holder = holder_of(SHORT_S)
     ((tag, _),) = holder.fetch(1)
@@ -66,7 +68,7 @@ def test_a_worker_that_finds_its_lease_gone_lets_go(account: Account, holder_of:
     account.balance(ready=1)
 
 
-def test_a_redis_that_was_away_for_longer_than_a_lease_takes_nothing_from_who_lives(
+def test_a_redis_outage_longer_than_a_lease_takes_no_message_from_a_living_worker(
     tmp_path: Path, holder_of: Callable[..., Holder]
 ):
     with redis_server(tmp_path / "own", {"appendfsync": "always"}) as server:
@@ -82,7 +84,7 @@ def test_a_redis_that_was_away_for_longer_than_a_lease_takes_nothing_from_who_li
         server.start()
         reached = wait_until(lambda: min(keeper.client.zmscore(KEYS.deadlines, tags)) / 1000 > time.time())
         assert reached
-        # Long enough for the other one to have swept, were it to sweep at all too soon.
+        # Long enough for a sweep by the other worker, if it were to sweep too soon.
         until = time.time() + 2
         wait_until(lambda: min(keeper.client.zmscore(KEYS.deadlines, tags)) / 1000 > until)
         assert keeper.leases.count() == 5
@@ -93,7 +95,9 @@ def test_a_redis_that_was_away_for_longer_than_a_lease_takes_nothing_from_who_li
 # -- Redis is away, full, or forgetful
 
 
-def test_commands_that_redis_cannot_take_are_repeated_when_it_is_back(tmp_path: Path, holder_of: Callable[..., Holder]):
+def test_commands_that_failed_during_a_redis_outage_are_repeated_afterwards(
+    tmp_path: Path, holder_of: Callable[..., Holder]
+):
     with redis_server(tmp_path / "own", {"appendfsync": "always"}) as server:
         holder = holder_of(5.0, server.url)
         account = Account(Queue(holder.client))
@@ -114,11 +118,11 @@ def test_commands_that_redis_cannot_take_are_repeated_when_it_is_back(tmp_path: 
         holder.leases._stopping = True
 
 
-def test_a_debt_that_redis_refuses_holds_up_neither_the_others_nor_the_leases(
+def test_an_owed_command_that_redis_refuses_holds_up_neither_the_others_nor_the_leases(
     account: Account, holder_of: Callable[..., Holder]
 ):
     """
-    Somebody put a string where the dead letters go. The message stays in flight; all else goes on.
+    The key of the dead letters has the wrong type. The message stays in flight; everything else goes on.
     """
     account.push(*named(3))
     holder = holder_of(SHORT_S)
@@ -132,12 +136,12 @@ def test_a_debt_that_redis_refuses_holds_up_neither_the_others_nor_the_leases(
     wait_until(lambda: holder.client.zscore(KEYS.deadlines, tags[2]) > until)
     holder.client.delete(KEYS.dead)
     account.acked = 1
-    # Its lease was not renewed, being owed: it was swept, and is another worker's by now.
+    # Its lease was not renewed while the command was owed: it was swept, and another worker holds it by now.
     wait_until(lambda: account.queue.counts()["in_flight"] == 1, seen=account.queue.counts)
     account.balance(in_flight=1, ready=1)
 
 
-def test_every_move_works_on_a_server_that_has_forgotten_the_scripts(account: Account, holder: Holder):
+def test_every_move_works_after_the_server_lost_its_scripts(account: Account, holder: Holder):
     account.push(*named(6))
     tags = []
     moves: list[Callable[[], Any]] = [
@@ -158,7 +162,7 @@ def test_every_move_works_on_a_server_that_has_forgotten_the_scripts(account: Ac
 
 def test_a_full_redis_can_be_drained(account: Account, holder: Holder):
     """
-    It refuses to take more; every move within it goes on.
+    Redis refuses new data; every move within it goes on.
     """
     account.push(*named(20))
     tags = [tag for tag, _ in holder.fetch(5)]

@@ -1,8 +1,8 @@
 """
-The broker's scripts against a model of what they promise, in any order of events that Hypothesis thinks of.
+The broker's scripts against a model of their promises, in random orders of events from Hypothesis.
 
-Two workers take messages of a few ids, stall, die, and say what became of them, also when it is no longer theirs to
-say; meanwhile people cancel, replay, purge and opt out. After each step Redis must hold what the model holds, no more.
+Two workers take messages of a few ids, stall, die, and settle them, even after losing them to another worker;
+meanwhile people cancel, replay, purge and opt out. After each step Redis must hold exactly what the model holds.
 """
 
 from __future__ import annotations
@@ -31,9 +31,17 @@ from ifinu.embedded import Valkey
 T = TypeVar("T")
 LONG = os.environ.get("FAULT") == "long"  # `make fault`
 
-FEW = 6  # messages that are ready, or that one worker has: a backlog that nobody gets to is no test
-IN_TURN = st.integers(0, 839)  # chooses by its remainder; 840 is a multiple of every length in question
-STEPS = ("work",) * 12 + ("push", "time_passes", "worker_is_away", "worker_is_away", "told_again", "person", "person")
+FEW = 6  # the most messages that are ready, or held by one worker: a long backlog would test nothing more
+IN_TURN = st.integers(0, 839)  # the remainder chooses; 840 is a multiple of every length in question
+STEPS = ("work",) * 12 + (
+    "push",
+    "time_passes",
+    "worker_is_away",
+    "worker_is_away",
+    "settled_again",
+    "person",
+    "person",
+)
 CONTENTS = ("x", "x", "x", "x", "y", "junk", INVALID)
 PEOPLE = ("replay", "replay", "purge", "purge", "cancel", "opt_out_or_in")
 NOT_STARTED = ("claim",) * 6 + ("give_back", "hold")
@@ -43,7 +51,7 @@ AWAY = ("dies", "dies and is swept", "stalls", "stalls and is swept", "stalls an
 
 
 class Broker(RuleBasedStateMachine):
-    """One rule, since Hypothesis leaves some out at random, and chooses evenly among the others: workers must work."""
+    """One rule: Hypothesis disables rules at random and weighs the others equally, but workers must act most."""
 
     url: str
 
@@ -64,16 +72,16 @@ class Broker(RuleBasedStateMachine):
                 self.broker.make_due(_turn(list(self.broker.delayed), pick))
             case "worker_is_away" if self.broker.tasks:
                 self.worker_is_away(_turn(list(self.broker.tasks.values()), pick).worker, _turn(AWAY, how))
-            case "told_again" if self.broker.told:  # it was owed to Redis after it was heard in fact
-                self.broker.settle(*self.broker.told[-1 - pick % len(self.broker.told)])
+            case "settled_again" if self.broker.settled:  # an owed command, repeated though Redis had it
+                self.broker.settle(*self.broker.settled[-1 - pick % len(self.broker.settled)])
             case "person":
                 self.person(name, _turn(PEOPLE, how), letters and _turn(letters, pick))
             case _:
                 self.work(name, worker, pick, how)
 
-    def push(self, name: str, about: str) -> None:
+    def push(self, name: str, content: str) -> None:
         if self.broker.ready.total() < FEW:
-            self.broker.push(JUNK if about == "junk" else json.dumps({"id": name, "about": about}).encode())
+            self.broker.push(JUNK if content == "junk" else json.dumps({"id": name, "content": content}).encode())
 
     def worker_is_away(self, worker: int, how: str) -> None:
         self.broker.lose(worker, dies="dies" in how)
@@ -92,7 +100,7 @@ class Broker(RuleBasedStateMachine):
                 self.broker.decide(letter, replays=how == "replay")
 
     def work(self, name: str, worker: int, pick: int, how: int) -> None:
-        """It goes on with a message in one of the ways there are, or sees to it that it gets one."""
+        """Let a worker continue one of its messages, or fetch another."""
         mine = [task for task in self.broker.tasks.values() if task.worker == worker]
         if not mine or (pick % 4 == 0 and len(mine) < FEW):
             if not self.broker.ready.total() and self.broker.delayed:
@@ -103,7 +111,7 @@ class Broker(RuleBasedStateMachine):
             return
         task = _turn(mine, pick)
         match task.phase:
-            case "new" if task.raw == JUNK or task.about == INVALID:
+            case "new" if task.raw == JUNK or task.content == INVALID:
                 self.broker.bury(task, "dead")
             case "new":
                 self.begin(task, _turn(NOT_STARTED, how))
@@ -124,7 +132,7 @@ class Broker(RuleBasedStateMachine):
         match how:
             case "claim":
                 self.broker.claim(task)
-            case "hold":  # its instance is held back
+            case "hold":  # its instance is on hold
                 self.broker.postpone(task, "waiting", Name.DEFERRED, token=task.token)
             case "give_back":  # its worker ends
                 self.broker.give_back(task)
@@ -139,12 +147,12 @@ class Broker(RuleBasedStateMachine):
                 self.broker.postpone(task, "unknown", Name.UNKNOWN, token=task.shown)
             case "refused":
                 self.broker.bury(task, "dead")
-            case "bug":  # an error that nobody foresaw, maybe after it was sent
+            case "bug":  # an unforeseen error, maybe after the send
                 self.broker.bury(task, "unknown")
             case "outage":
                 self.broker.release(task)
                 self.broker.give_back(task)
-            case "give_back":  # Redis did not take what was to be said
+            case "give_back":  # Redis did not take the outcome
                 self.broker.give_back(task)
 
     def look_up(self, task: Task, how: str) -> None:
@@ -167,7 +175,7 @@ class Broker(RuleBasedStateMachine):
 
 def _turn(among: Sequence[T], number: int) -> T:
     choice = among[number % len(among)]
-    note(f"#   {choice}")  # what the numbers of a step mean
+    note(f"#   {choice}")  # the meaning of the step's numbers
     return choice
 
 
@@ -185,7 +193,7 @@ def test_the_scripts_keep_their_promises_in_any_order_of_events(valkey: Valkey):
             deadline=None,
             derandomize=not LONG,
             database=None,
-            # Fifty steps at a real server take longer than what Hypothesis expects of pure code.
+            # Fifty steps at a real server exceed Hypothesis' deadline for pure code.
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )

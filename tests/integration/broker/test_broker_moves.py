@@ -22,7 +22,7 @@ def test_a_batch_is_taken_and_in_flight_with_its_bytes_and_a_lease_in_one_step(a
     account.balance(ready=2, in_flight=3)
 
 
-def test_messages_are_served_in_the_order_in_which_they_came(account: Account, holder: Holder):
+def test_messages_are_served_in_order_of_arrival(account: Account, holder: Holder):
     account.push(*named(25))
     taken = [raw for want in (1, 7, 500) for _, raw in holder.fetch(want)]
     assert taken == named(25)
@@ -55,7 +55,7 @@ def test_two_messages_with_the_same_bytes_are_two_messages(account: Account, hol
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x00\xff\xfe", b"\r\n$-1\r\n", b"x" * 1_000_000])
-def test_any_bytes_are_held_and_given_back_unchanged(account: Account, holder: Holder, raw: bytes):
+def test_any_bytes_are_held_and_requeued_unchanged(account: Account, holder: Holder, raw: bytes):
     account.push(raw)
     ((tag, taken),) = holder.fetch(1)
     assert (taken, holder.leases.raw(tag)) == (raw, raw)
@@ -64,7 +64,7 @@ def test_any_bytes_are_held_and_given_back_unchanged(account: Account, holder: H
     account.balance(ready=1)
 
 
-def test_an_empty_queue_gives_nothing_and_says_that_nothing_is_due(account: Account, holder: Holder):
+def test_an_empty_queue_returns_nothing_and_no_due_time(account: Account, holder: Holder):
     assert holder.answer(10) == [-1, 0]
     account.balance()
 
@@ -83,7 +83,7 @@ def test_an_acknowledged_message_is_gone_and_a_second_acknowledgement_does_nothi
     account.balance(in_flight=2)
 
 
-def test_what_is_given_back_is_served_next_and_in_its_old_order(account: Account, holder: Holder):
+def test_requeued_messages_are_served_next_in_their_old_order(account: Account, holder: Holder):
     account.push(*named(1_500))
     taken = holder.fetch(500) + holder.fetch(500) + holder.fetch(300)
     holder.leases.give_back([tag for tag, _ in taken[100:110]])
@@ -91,7 +91,7 @@ def test_what_is_given_back_is_served_next_and_in_its_old_order(account: Account
     account.balance(ready=210, in_flight=1_290)
 
 
-def test_all_given_back_is_as_if_it_had_not_been_taken(account: Account, holder: Holder):
+def test_requeueing_a_whole_batch_restores_the_queue(account: Account, holder: Holder):
     account.push(*named(1_500))
     for want in (500, 500, 300):
         holder.fetch(want)
@@ -111,7 +111,7 @@ def test_a_message_is_buried_once(account: Account, holder: Holder):
 
 
 @pytest.mark.parametrize("end", ["ack", "bury", "give_back"])
-def test_who_lost_a_message_to_another_worker_can_no_longer_end_it(
+def test_a_worker_that_lost_a_message_to_another_can_no_longer_end_it(
     account: Account, holder_of: Callable[..., Holder], end: str
 ):
     account.push(b"m")
@@ -152,7 +152,7 @@ def test_two_messages_due_at_the_same_time_are_both_served(account: Account, hol
     account.balance(in_flight=2)
 
 
-def test_a_fetch_that_brings_nothing_says_how_long_to_wait_over_all_queues(client: redis.Redis, holder: Holder):
+def test_an_empty_fetch_returns_the_time_until_the_next_message_of_all_queues(client: redis.Redis, holder: Holder):
     now = now_ms(client)
     for name, after_ms in ((URGENT, 50_000), (NORMAL, 20_000), (LOW, 40_000)):
         client.zadd(Keys.of(name).delayed, {"x": now + after_ms})
@@ -164,7 +164,7 @@ def test_a_fetch_that_brings_nothing_says_how_long_to_wait_over_all_queues(clien
 @pytest.mark.parametrize("want", [7, 40, 500])
 def test_any_number_due_at_once_is_served_in_order_among_new_messages(account: Account, holder: Holder, want: int):
     """
-    Of those that come meanwhile, some are due later and some were just pushed; neither kind starves the other.
+    Some of those that come meanwhile are due later and some were just pushed; neither kind starves the other.
     """
     start = now_ms(holder.client) - 10_000
     holder.client.zadd(KEYS.delayed, {f"d{number:04}": start + number for number in range(2_000)})
@@ -183,9 +183,9 @@ def test_any_number_due_at_once_is_served_in_order_among_new_messages(account: A
     account.balance(in_flight=2_080)
 
 
-def test_what_comes_back_from_waiting_again_and_again_does_not_hold_up_new_messages(account: Account, holder: Holder):
+def test_messages_that_are_delayed_again_and_again_do_not_hold_up_new_ones(account: Account, holder: Holder):
     """
-    As messages of an instance that is held back: each is due again as soon as it was taken.
+    Like messages of an instance on hold: each is due again as soon as it was fetched.
     """
     account.push(*named(300))
     again = {f"again{number:03}": 1 for number in range(500)}
@@ -201,9 +201,9 @@ def test_what_comes_back_from_waiting_again_and_again_does_not_hold_up_new_messa
     assert fresh == named(300)
 
 
-def test_the_length_of_the_list_counts_what_is_due_after_some_fetches_and_sweeps(account: Account, holder: Holder):
+def test_the_length_of_the_list_includes_due_messages_after_fetches_and_sweeps(account: Account, holder: Holder):
     """
-    An autoscaler may look at LLEN alone.
+    An autoscaler reads LLEN alone.
     """
     holder.client.zadd(KEYS.delayed, {f"d{number:04}": 1 for number in range(1_000)})
     account.pushed = 1_000
@@ -214,7 +214,7 @@ def test_the_length_of_the_list_counts_what_is_due_after_some_fetches_and_sweeps
     account.balance(ready=999, in_flight=1)
 
 
-def test_a_sweep_moves_what_is_due_even_when_nobody_fetches(account: Account, holder: Holder):
+def test_a_sweep_moves_due_messages_even_without_a_fetch(account: Account, holder: Holder):
     holder.client.zadd(KEYS.delayed, {"b": 2_000, "a": 1_000, "later": now_ms(holder.client) + 60_000})
     account.pushed = 3
     holder.sweep()
@@ -222,7 +222,7 @@ def test_a_sweep_moves_what_is_due_even_when_nobody_fetches(account: Account, ho
     account.balance(ready=2, delayed=1)
 
 
-def test_a_paused_queue_gives_nothing_and_the_others_do(account: Account, holder: Holder):
+def test_a_paused_queue_serves_nothing_and_the_others_do(account: Account, holder: Holder):
     account.push(*named(2))
     holder.client.lpush(LOW, b"low")
     holder.client.set(KEYS.paused, "1")

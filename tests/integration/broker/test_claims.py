@@ -28,13 +28,13 @@ def claims(client: redis.Redis) -> Claims:
 
 
 class Bench:
-    """One id, the messages that carry it, and what the stream tells of it."""
+    """One id, the messages that carry it, and its events in the stream."""
 
     def __init__(self, claims: Claims, queue: Queue, holder: Holder) -> None:
         self.claims, self.queue, self.holder = claims, queue, holder
 
     def take(self, raw: bytes = b"m") -> str:
-        """A living worker takes a message; its tag."""
+        """Fetch a message as a living worker. Returns its tag."""
         self.queue.push(raw)
         ((tag, _),) = self.holder.fetch(1)
         return tag
@@ -53,7 +53,7 @@ class Bench:
         return answer.verdict, answer.before
 
     def die(self, tag: str) -> None:
-        """Its worker dies, and a sweep finds it."""
+        """The message's worker dies, and a sweep finds the message."""
         self.queue.client.zadd(self.queue.keys.deadlines, {tag: 1})
         self.holder.sweep()
 
@@ -64,7 +64,7 @@ class Bench:
         self.holder.leases.settle(tag, outcome, queue=NORMAL, ttl_s=60, then=then)
 
     def waiting(self) -> list[bytes]:
-        """What is on the list, the next to be served first."""
+        """The messages on the list, the next one first."""
         return list(reversed(self.queue.client.lrange(NORMAL, 0, -1)))  # type: ignore[arg-type]
 
     def postpone(self, tag: str, state: str, message: str = "later") -> None:
@@ -95,11 +95,11 @@ def test_the_first_message_goes_and_a_second_one_does_not(bench: Bench):
     a, b = bench.take(), bench.take()
     assert bench.verdict(a) == (Verdict.GO, "")
     assert bench.verdict(b) == (Verdict.DUPLICATE, "sending")
-    assert bench.verdict(a) == (Verdict.GO, "sending")  # the same message asks again: its answer was lost
+    assert bench.verdict(a) == (Verdict.GO, "sending")  # the same message asks again, since its answer was lost
     assert bench.events() == []
 
 
-def test_a_message_whose_holder_died_of_the_send_is_looked_up_and_said_to_be_unknown_once(bench: Bench):
+def test_a_message_whose_worker_died_during_the_send_is_looked_up_and_reported_unknown_once(bench: Bench):
     a = bench.take()
     bench.claim(a)
     bench.die(a)
@@ -107,15 +107,15 @@ def test_a_message_whose_holder_died_of_the_send_is_looked_up_and_said_to_be_unk
     answer = bench.claim(b)
     assert (answer.verdict, answer.before, answer.token) == (Verdict.LOOK_UP, "sending", a)
     assert answer.since == answer.started
-    assert bench.verdict(b) == (Verdict.LOOK_UP, "unknown")  # asked again, its answer was lost
+    assert bench.verdict(b) == (Verdict.LOOK_UP, "unknown")  # asked again, since its answer was lost
     assert bench.events() == ["unknown"]
     assert bench.in_doubt() == [ID.encode()]
     assert bench.verdict(bench.take()) == (Verdict.DUPLICATE, "unknown")
 
 
-def test_who_looks_it_up_may_die_too(bench: Bench):
+def test_a_worker_may_die_during_the_look_up_too(bench: Bench):
     """
-    The message has no token, being the first one; it is known by who had it.
+    The first message has no token; it is recognised by its tag.
     """
     a = bench.take()
     bench.claim(a)
@@ -127,7 +127,7 @@ def test_who_looks_it_up_may_die_too(bench: Bench):
 
 
 @pytest.mark.parametrize(("state", "verdict"), [("waiting", Verdict.GO), ("unknown", Verdict.LOOK_UP)])
-def test_only_the_message_that_an_id_waits_for_is_let_through(bench: Bench, state: str, verdict: Verdict):
+def test_only_the_awaited_message_of_an_id_may_be_sent(bench: Bench, state: str, verdict: Verdict):
     a = bench.take()
     token = bench.claim(a).token
     bench.postpone(a, state)
@@ -138,9 +138,9 @@ def test_only_the_message_that_an_id_waits_for_is_let_through(bench: Bench, stat
 
 
 @pytest.mark.parametrize("doubt", ["its holder died", "postponed", "buried"])
-def test_what_is_in_doubt_is_not_forgotten_until_it_is_settled(bench: Bench, doubt: str):
+def test_an_id_in_doubt_does_not_expire_until_it_is_settled(bench: Bench, doubt: str):
     """
-    After a week nobody would know that it may have been sent.
+    After a week no record would be left that the message may have been sent.
     """
     a = bench.take()
     bench.claim(a)
@@ -157,7 +157,7 @@ def test_what_is_in_doubt_is_not_forgotten_until_it_is_settled(bench: Bench, dou
     assert 0 < bench.queue.client.ttl("ifinu:claim:n1") <= 60
 
 
-def test_what_the_gateway_said_of_its_reference_is_told_with_the_look_up(bench: Bench):
+def test_the_webhooks_evidence_for_a_reference_comes_with_the_look_up(bench: Bench):
     a = bench.take()
     token = bench.claim(a).token
     bench.postpone(a, "unknown")
@@ -173,7 +173,7 @@ def test_a_message_in_doubt_is_sent_again_once(bench: Bench):
     b = bench.take()
     first = bench.claim(b, token=token)
     assert bench.claims.resend(MessageRef(NORMAL, a), resending, **WHOM) is Resend.LOST
-    for _ in range(2):  # told twice, since the answer may be lost
+    for _ in range(2):  # asked twice, since the answer may be lost
         assert bench.claims.resend(MessageRef(NORMAL, b), resending, **WHOM) is Resend.GO
     assert bench.events() == ["resending"]
     bench.die(b)
@@ -186,9 +186,9 @@ def test_a_message_in_doubt_is_sent_again_once(bench: Bench):
     assert bench.claims.resend(MessageRef(NORMAL, c), resending, **WHOM) is Resend.AGAIN
 
 
-def test_a_second_send_that_did_not_take_place_may_be_tried_again(bench: Bench):
+def test_a_resend_that_did_not_take_place_may_be_tried_again(bench: Bench):
     """
-    The gateway went away: the message goes back, and is in doubt as before.
+    The gateway went away: the message is requeued, and is in doubt as before.
     """
     a = bench.take()
     token = bench.claim(a).token
@@ -206,14 +206,14 @@ def test_a_second_send_that_did_not_take_place_may_be_tried_again(bench: Bench):
 @pytest.mark.parametrize(
     ("digest", "verdict"), [("d", Verdict.DUPLICATE), ("", Verdict.DUPLICATE), ("e", Verdict.REUSED)]
 )
-def test_other_content_is_told_from_a_duplicate(bench: Bench, digest: str, verdict: Verdict):
+def test_other_content_under_a_used_id_is_distinguished_from_a_duplicate(bench: Bench, digest: str, verdict: Verdict):
     bench.claim(bench.take())
     assert bench.verdict(bench.take(), digest=digest)[0] == verdict
 
 
-def test_an_outcome_is_recorded_even_after_the_lease_was_lost_and_told_once(bench: Bench, client: redis.Redis):
+def test_an_outcome_is_recorded_once_even_after_the_lease_was_lost(bench: Bench, client: redis.Redis):
     """
-    Else whoever has the message by then would send it again.
+    Otherwise the worker that holds the message by then would send it again.
     """
     a = bench.take()
     bench.claim(a)
@@ -229,7 +229,7 @@ def test_an_outcome_is_recorded_even_after_the_lease_was_lost_and_told_once(benc
     assert bench.in_doubt() == []
 
 
-def test_a_released_claim_was_never_made_and_only_its_own_message_can_release_it(bench: Bench, claims: Claims):
+def test_a_released_claim_is_undone_and_only_its_own_message_can_release_it(bench: Bench, claims: Claims):
     a = bench.take()
     bench.claim(a)
     claims.release(ID, "b")
@@ -251,7 +251,7 @@ def test_a_dead_letter_ends_its_claim(bench: Bench, state: str, event: str, in_d
     assert bench.verdict(bench.take())[0] is then
 
 
-def test_a_second_message_that_is_buried_says_nothing_about_the_first(bench: Bench):
+def test_dead_lettering_a_second_message_does_not_affect_the_first(bench: Bench):
     bench.claim(bench.take())
     b = bench.take()
     bench.claim(b, digest="e")
@@ -264,11 +264,11 @@ def test_a_second_message_that_is_buried_says_nothing_about_the_first(bench: Ben
     ("state", "event", "in_doubt", "then"),
     [("waiting", "dead", [], Verdict.GO), ("unknown", "held", [b"n1"], Verdict.DUPLICATE)],
 )
-def test_a_message_that_ends_before_it_has_claimed_ends_what_its_id_waits_for(
+def test_a_message_that_ends_before_its_claim_ends_the_wait_of_its_id(
     bench: Bench, state: str, event: str, in_doubt: list[bytes], then: Verdict
 ):
     """
-    As poison, or revoked. Else its id would wait for it for ever.
+    As poison, or as a revoked task. Otherwise its id would wait for it for ever.
     """
     a = bench.take()
     token = bench.claim(a).token
@@ -282,9 +282,9 @@ def test_a_message_that_ends_before_it_has_claimed_ends_what_its_id_waits_for(
     assert bench.verdict(bench.take())[0] is then
 
 
-def test_a_second_send_that_surely_was_none_leaves_the_first_in_doubt(bench: Bench):
+def test_a_resend_that_certainly_failed_leaves_the_first_send_in_doubt(bench: Bench):
     """
-    Its retries ran out. The id must not be free, since the first send may have reached the person.
+    Its retries ran out. The id must not become free, since the first send may have reached the person.
     """
     a = bench.take()
     token = bench.claim(a).token
@@ -303,7 +303,7 @@ def test_a_second_send_that_surely_was_none_leaves_the_first_in_doubt(bench: Ben
 
 
 @pytest.mark.parametrize("act", ["replay", "purge"])
-def test_what_is_done_with_the_letter_of_a_second_message_says_nothing_about_the_first(bench: Bench, act: str):
+def test_replaying_or_purging_a_second_messages_letter_does_not_affect_the_first(bench: Bench, act: str):
     a = bench.take()
     token = bench.claim(a).token
     bench.postpone(a, "unknown")
@@ -362,18 +362,18 @@ def sent(bench: Bench) -> dict[str, Any]:
         (sent, "sent", Verdict.DUPLICATE),
     ],
 )
-def test_an_id_is_called_off_unless_it_is_too_late(
+def test_an_id_is_cancelled_unless_it_is_too_late(
     bench: Bench, reach: Callable[[Bench], dict[str, Any]], before: str, then: Verdict
 ):
     how = reach(bench)
-    told = bench.events().count("cancelled")
+    earlier = bench.events().count("cancelled")
     assert bench.claims.cancel(ID) == before
     assert bench.claims.cancel(ID) in (before, "cancelled")
-    assert bench.events().count("cancelled") - told == (then is Verdict.CANCELLED)
+    assert bench.events().count("cancelled") - earlier == (then is Verdict.CANCELLED)
     assert bench.claim(bench.take(), **how).verdict is then
 
 
-def test_what_is_called_off_while_it_is_in_doubt_is_not_sent_again(bench: Bench):
+def test_an_id_cancelled_while_in_doubt_is_not_resent(bench: Bench):
     a = bench.take()
     token = bench.claim(a).token
     bench.postpone(a, "unknown")
@@ -384,16 +384,14 @@ def test_what_is_called_off_while_it_is_in_doubt_is_not_sent_again(bench: Bench)
 
 
 @pytest.mark.parametrize(("confirmation", "verdict"), [("", Verdict.OPTED_OUT), (ID, Verdict.GO)])
-def test_who_opted_out_gets_the_confirmation_and_no_more(bench: Bench, confirmation: str, verdict: Verdict):
+def test_an_opted_out_person_gets_the_confirmation_and_nothing_more(bench: Bench, confirmation: str, verdict: Verdict):
     entry = json.dumps({"at": 1, "source": "cli", "phone": "x", "confirmation": confirmation})
     bench.queue.client.hset(optout_key("t1"), "p1", entry)
     assert bench.verdict(bench.take()) == (verdict, "")
 
 
 @pytest.mark.parametrize(("confirmation", "answer"), [("", Resend.OPTED_OUT), (ID, Resend.GO)])
-def test_who_opts_out_while_a_message_is_in_doubt_does_not_get_it_again(
-    bench: Bench, confirmation: str, answer: Resend
-):
+def test_a_message_in_doubt_is_not_resent_after_an_opt_out(bench: Bench, confirmation: str, answer: Resend):
     a = bench.take()
     token = bench.claim(a).token
     bench.postpone(a, "unknown")
@@ -409,25 +407,25 @@ def test_who_opts_out_while_a_message_is_in_doubt_does_not_get_it_again(
 CODES = [("n1#pix", b"pix"), ("n1#boleto", b"boleto")]
 
 
-def test_codes_are_served_next_once_it_was_sent_and_follow_once(bench: Bench):
+def test_payment_codes_follow_a_sent_message_once_and_are_served_next(bench: Bench):
     a = bench.take()
     bench.claim(a)
     bench.queue.push(b"another")
     bench.settle(a, then=CODES)
     assert bench.waiting() == [b"pix", b"boleto", b"another"]
-    bench.settle(a, then=CODES)  # said again, because the answer was lost
+    bench.settle(a, then=CODES)  # settled again, because the answer was lost
     assert bench.waiting() == [b"pix", b"boleto", b"another"]
 
 
 @pytest.mark.parametrize("state", ["expired", "suppressed", "cancelled"])
-def test_no_code_follows_what_was_not_sent(bench: Bench, state: str):
+def test_no_payment_code_follows_an_unsent_message(bench: Bench, state: str):
     a = bench.take()
     bench.claim(a)
     bench.settle(a, state, then=CODES)
     assert bench.waiting() == []
 
 
-def test_no_code_follows_what_was_called_off_while_it_was_being_sent(bench: Bench):
+def test_no_payment_code_follows_a_message_cancelled_during_its_send(bench: Bench):
     a = bench.take()
     bench.claim(a)
     assert bench.claims.cancel(ID) == "sending"
@@ -436,7 +434,7 @@ def test_no_code_follows_what_was_called_off_while_it_was_being_sent(bench: Benc
     assert bench.claims.state(ID) == "sent"
 
 
-def test_codes_that_still_wait_are_called_off_with_what_they_follow(bench: Bench):
+def test_waiting_payment_codes_are_cancelled_with_their_message(bench: Bench):
     a = bench.take()
     bench.claim(a)
     bench.settle(a, then=CODES)

@@ -38,7 +38,7 @@ def message(number: int, kind: str = "lembrete") -> bytes:
 
 
 def bury(client: redis.Redis, *records: bytes) -> None:
-    """As workers do, the oldest first."""
+    """Add the records as workers do, the oldest first."""
     client.lpush(KEYS.dead, *records)
 
 
@@ -47,7 +47,7 @@ def found(letters: DeadLetters, wanted: Filter = EVERY) -> list[str | None]:
 
 
 def ready(client: redis.Redis) -> list[bytes]:
-    """In the order in which they will be served."""
+    """The messages on the list, in the order in which they will be served."""
     return list(reversed(client.lrange(KEYS.ready, 0, -1)))
 
 
@@ -93,7 +93,7 @@ def test_a_record_says_what_happened_and_keeps_the_message_as_it_was(client: red
         (b"", (None, None)),
     ],
 )
-def test_id_and_kind_are_told_where_they_can_be_read(raw: bytes, identity: tuple[str | None, str | None]):
+def test_id_and_kind_are_read_from_a_letter_if_possible(raw: bytes, identity: tuple[str | None, str | None]):
     letter = dead_letters.decode(NORMAL, record(raw))
     assert (letter.id, letter.kind) == identity
     assert letter.raw == raw
@@ -120,7 +120,7 @@ FIELD = dict.fromkeys(("reason", "error", "attempts", "first_at", "last_at", "id
 @example(record().replace(b'"raw": "', b'"raw": "\\ud800'))
 @example(b'{"raw": 1}')
 @example(b"null")
-def test_what_others_put_there_is_shown_and_can_be_replayed(raw: bytes):
+def test_a_foreign_record_is_shown_and_can_be_replayed(raw: bytes):
     letter = dead_letters.decode(NORMAL, raw)
     assert letter.record == raw
     assert letter.as_json()["queue"] == NORMAL
@@ -137,7 +137,7 @@ def test_pages_are_read_to_the_end_oldest_first(client: redis.Redis, letters: De
     assert letters.count() == 1_200
 
 
-def test_letters_that_come_in_while_one_reads_disturb_nothing(client: redis.Redis, letters: DeadLetters):
+def test_letters_added_during_a_listing_change_no_page(client: redis.Redis, letters: DeadLetters):
     bury(client, *(record(message(number)) for number in range(700)))
     reader = letters.find(EVERY, NOW)
     seen = [next(reader).id for _ in range(400)]
@@ -189,9 +189,7 @@ def test_filters_narrow_and_both_ends_of_an_age_belong_to_it(
     ],
     ids=range(8),
 )
-def test_what_is_replayed_is_what_the_producer_pushed(
-    client: redis.Redis, letters: DeadLetters, raw: bytes, replayed: bytes
-):
+def test_a_replay_pushes_the_producers_message(client: redis.Redis, letters: DeadLetters, raw: bytes, replayed: bytes):
     bury(client, record(raw))
     assert letters.clear(EVERY, NOW, letters.replay) == 1
     assert ready(client) == [replayed]
@@ -207,7 +205,7 @@ def test_an_exhausted_envelope_starts_afresh_with_its_arguments(client: redis.Re
     assert call_of(payload) == ([{"id": "inv-1"}], {})
 
 
-def test_bytes_that_are_no_text_come_back_as_they_were(client: redis.Redis, letters: DeadLetters):
+def test_non_text_bytes_are_replayed_unchanged(client: redis.Redis, letters: DeadLetters):
     raw = bytes(range(256))
     bury(client, record(raw))
     (letter,) = letters.find(EVERY, NOW)
@@ -252,7 +250,7 @@ def test_two_people_who_replay_at_the_same_time_replay_each_letter_once(client: 
 
 def test_a_replay_ends_although_every_letter_fails_again_at_once(client: redis.Redis, letters: DeadLetters):
     """
-    A worker dead-letters each one again while the replay is under way.
+    A worker dead-letters each one again while the replay runs.
     """
     bury(client, *(record(message(number)) for number in range(600)))
 
@@ -292,7 +290,7 @@ def test_a_queue_of_the_wrong_type_costs_no_letter(client: redis.Redis, letters:
 
 
 @pytest.mark.parametrize("act", ["replay", "purge"])
-def test_only_those_that_match_are_cleared_and_the_others_keep_their_order(
+def test_only_matching_letters_are_cleared_and_the_others_keep_their_order(
     client: redis.Redis, letters: DeadLetters, act: str
 ):
     reasons = ["timeout", "invalid", "invalid"]
@@ -331,7 +329,7 @@ def test_a_crash_in_the_middle_of_a_replay_loses_and_doubles_no_letter(
 
     def pause() -> None:
         if next(turns) == 300:
-            monkeypatch.setattr(letters, "_rotate", lambda *_, **__: None)  # a dead process puts no order right
+            monkeypatch.setattr(letters, "_rotate", lambda *_, **__: None)  # a dead process does not restore the order
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -344,11 +342,9 @@ def test_a_crash_in_the_middle_of_a_replay_loses_and_doubles_no_letter(
 
 
 @pytest.mark.parametrize("act", ["replay", "purge"])
-def test_each_letter_is_taken_at_the_end_of_the_list_however_many_stay(
-    client: redis.Redis, letters: DeadLetters, act: str
-):
+def test_each_letter_is_removed_at_the_end_of_a_list_of_any_length(client: redis.Redis, letters: DeadLetters, act: str):
     """
-    `LREM` would read all that stay, for each.
+    `LREM` would read all the letters that stay, for each one removed.
     """
     bury(client, *(record(message(number), ["invalid", "timeout"][number % 2]) for number in range(1_000)))
     client.config_resetstat()

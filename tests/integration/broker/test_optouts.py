@@ -1,4 +1,4 @@
-"""Opt-outs at a real server."""
+"""Opt-outs on a real Redis."""
 
 import json
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ def optouts(client):
     return OptOuts(client, PSEUDONYMS)
 
 
-def told(client):
+def opt_out_events(client):
     return [events.decode(fields) for _, fields in client.xrange(EVENTS)]
 
 
@@ -40,14 +40,14 @@ def test_an_opt_out_is_kept_with_when_and_where_and_without_the_phone(client, op
 
 
 @pytest.mark.parametrize(("tenant", "asked"), [("u1", "u2"), ("u1", None), (None, "u1")])
-def test_it_holds_for_its_tenant_and_phone_alone(optouts, tenant, asked):
+def test_an_opt_out_applies_to_its_tenant_and_phone_only(optouts, tenant, asked):
     optouts.add(tenant, PHONE, source="cli")
     assert optouts.find(tenant, PHONE)
     assert optouts.find(asked, PHONE) is None
     assert optouts.find(tenant, OTHER) is None
 
 
-def test_a_confirmation_goes_once_and_its_id_is_kept(client, optouts):
+def test_a_confirmation_is_sent_once_and_its_id_kept(client, optouts):
     assert optouts.add("u1", PHONE, source="whatsapp", confirmation=GOODBYE)
     again = Confirmation("optout:u1:43", URGENT, b"{}")
     assert not optouts.add("u1", PHONE, source="whatsapp", confirmation=again)
@@ -63,19 +63,19 @@ def test_without_a_confirmation_nothing_is_sent(client, optouts):
     assert set(client.keys()) == {optout_key("u1").encode(), EVENTS.encode()}
 
 
-def test_each_change_is_told_once(client, optouts):
+def test_each_change_writes_one_event(client, optouts):
     for _ in range(2):
         optouts.add("u1", PHONE, source="whatsapp")
     for _ in range(2):
         optouts.remove("u1", PHONE)
     about = {"tenant": "u1", "phone": MASKED, "hash": PSEUDONYMS.of(PHONE)}
-    assert told(client) == [
+    assert opt_out_events(client) == [
         events.Event(events.Name.OPTOUT, data={**about, "source": "whatsapp", "on": True}),
         events.Event(events.Name.OPTOUT, data={**about, "source": "person", "on": False}),
     ]
 
 
-def test_who_was_removed_may_be_written_to_and_may_opt_out_again(optouts):
+def test_a_removed_person_gets_messages_again_and_may_opt_out_again(optouts):
     optouts.add(None, PHONE, source="cli")
     assert optouts.remove(None, PHONE)
     assert optouts.find(None, PHONE) is None
@@ -83,7 +83,7 @@ def test_who_was_removed_may_be_written_to_and_may_opt_out_again(optouts):
     assert optouts.add(None, PHONE, source="cli")
 
 
-def test_all_of_a_tenant_and_of_all_tenants(optouts):
+def test_opt_outs_are_listed_for_one_tenant_and_for_all(optouts):
     assert list(optouts.all(ALL)) == []
     for tenant, phone in (("u1", PHONE), ("u1", OTHER), ("a:b", PHONE), (None, PHONE)):
         optouts.add(tenant, phone, source="cli")
@@ -93,22 +93,22 @@ def test_all_of_a_tenant_and_of_all_tenants(optouts):
     assert [optout.tenant for optout in optouts.all(ALL)] == [None, "a:b", "u1", "u1"]
 
 
-def test_more_than_a_page_is_listed_whole(client, optouts):
+def test_a_list_longer_than_a_page_is_complete(client, optouts):
     many = {f"{number:032x}": json.dumps({"at": number, "source": "cli", "phone": "****"}) for number in range(2500)}
     client.hset(optout_key("u1"), mapping=many)
     assert {optout.hash for optout in optouts.all(ALL)} == set(many)
 
 
-def test_what_was_exported_is_restored_as_it_was(client, optouts):
+def test_exported_opt_outs_are_restored_unchanged(client, optouts):
     once = OptOut("u1", PSEUDONYMS.of(PHONE), MASKED, "whatsapp", datetime(2026, 3, 1, 12, 30, 5, 123_000, UTC))
     assert optouts.restore(once)
     assert optouts.find("u1", PHONE) == once
     assert not optouts.restore(once)
-    assert [event.data["on"] for event in told(client)] == [True]
+    assert [event.data["on"] for event in opt_out_events(client)] == [True]
 
 
 @pytest.mark.parametrize("key", [EVENTS, URGENT, optout_key("u1")])
-def test_a_key_of_a_wrong_type_stops_it_before_anything_is_written(client, optouts, key):
+def test_a_key_of_a_wrong_type_stops_an_opt_out_before_anything_is_written(client, optouts, key):
     client.set(key, "wrong")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         optouts.add("u1", PHONE, source="cli", confirmation=GOODBYE)
@@ -123,7 +123,7 @@ def test_a_key_of_a_wrong_type_stops_a_removal_before_anything_is_written(client
     assert optouts.find("u1", PHONE)
 
 
-def test_a_full_redis_hears_them_all_the_same(client, optouts):
+def test_a_full_redis_accepts_opt_outs(client, optouts):
     client.config_set("maxmemory", 1)
     try:
         with pytest.raises(redis.exceptions.OutOfMemoryError):
@@ -134,6 +134,6 @@ def test_a_full_redis_hears_them_all_the_same(client, optouts):
         client.config_set("maxmemory", 0)
 
 
-def test_marks_tell_keys_apart(client, optouts):
+def test_keys_have_distinct_marks(client, optouts):
     assert optouts.key_mark == OptOuts(client, Pseudonyms(b"a key of the tests")).key_mark
     assert optouts.key_mark != OptOuts(client, Pseudonyms(b"another key")).key_mark

@@ -63,7 +63,7 @@ def test_the_lag_counts_events_that_were_read_and_not_recorded(client: redis.Red
 
 def test_the_lag_leaves_out_recorded_events_that_another_group_keeps(client: redis.Redis):
     """
-    Status and exporter agree: three events, of an hour, a minute and a second ago.
+    Status and exporter agree on three events: an hour, a minute and a second old.
     """
     stream = Stream(client)
     stream.make_group()

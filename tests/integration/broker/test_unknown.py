@@ -1,4 +1,4 @@
-"""What may have been sent: where it is found, and what a person's word does to it."""
+"""Messages in doubt: where each is found, and the effects of a person's decision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAIT_MS = 60_000
 
 
 class Bench:
-    """One id, and what it takes to bring it into doubt."""
+    """One id, and the steps that bring it into doubt."""
 
     def __init__(self, client: redis.Redis, queue: Queue, holder: Holder) -> None:
         self.client, self.queue, self.holder = client, queue, holder
@@ -36,7 +36,7 @@ class Bench:
         self.token = ""
 
     def take(self, raw: bytes = RAW) -> str:
-        """A living worker takes a message that is pushed; its tag."""
+        """Push a message and fetch it as a living worker. Returns its tag."""
         self.queue.push(raw)
         return self.fetch()
 
@@ -52,7 +52,7 @@ class Bench:
         return answer.verdict
 
     def look_up(self) -> bytes:
-        """The message that looks it up, as Celery publishes it."""
+        """The look-up message, as Celery publishes it."""
         payload = intake.admit(RAW, queue=NORMAL, tag="t", max_bytes=10_000)
         payload["headers"][TOKEN] = self.token
         return json.dumps(payload).encode()
@@ -65,7 +65,7 @@ class Bench:
         )  # fmt: skip
 
     def come_due(self) -> str:
-        """The delayed message is taken; its tag."""
+        """Fetch the delayed message. Returns its tag."""
         self.client.zadd(Keys.of(NORMAL).delayed, {self.look_up(): 1})
         return self.fetch()
 
@@ -108,7 +108,7 @@ def delayed(bench: Bench) -> None:
 
 
 def ready(bench: Bench) -> None:
-    """Who sent it died, and who looked it up too."""
+    """The worker that sent it died, and so did the one that looked it up."""
     tag = bench.take()
     bench.verdict(tag)
     bench.die(tag)
@@ -139,10 +139,10 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", Place)
-def test_each_is_found_where_its_message_is(bench: Bench, place: Place):
+def test_an_id_in_doubt_is_found_where_its_message_is(bench: Bench, place: Place):
     PLACES[place](bench)
     bench.client.lpush(LOW, *(b'{"id": "other"}' for _ in range(1200)))  # more than a page
-    bench.client.lpush(NORMAL, RAW)  # a duplicate says nothing, but where any would be looked up
+    bench.client.lpush(NORMAL, RAW)  # a duplicate says nothing, though it is where a look-up could be
     doubt = bench.doubt()
     where = (doubt.place, doubt.queue, doubt.kind, doubt.instance)
     known = (NORMAL, "lembrete", "loja-1")
@@ -154,7 +154,7 @@ def test_each_is_found_where_its_message_is(bench: Bench, place: Place):
     assert (doubt.letter is not None) == (place is Place.HELD)
 
 
-def test_what_is_sent_once_more_and_what_is_called_off_is_told(bench: Bench):
+def test_a_resent_and_a_cancelled_id_are_marked_as_such(bench: Bench):
     in_flight(bench)
     assert bench.claims.cancel(ID) == "unknown"
     assert bench.doubt().cancelled
@@ -170,30 +170,30 @@ def test_what_is_sent_once_more_and_what_is_called_off_is_told(bench: Bench):
 
 
 @pytest.mark.parametrize(("reason", "place"), [("error", Place.HELD), ("id_reused", Place.DELAYED)])
-def test_a_letter_of_another_message_with_the_id_is_not_taken_for_its_own(bench: Bench, reason: str, place: Place):
+def test_the_letter_of_another_message_with_the_same_id_is_not_its_own(bench: Bench, reason: str, place: Place):
     delayed(bench)
     bench.bury(bench.take(), RAW, reason, "dead")
     assert bench.doubt().place is place
 
 
-def test_a_message_that_killed_its_workers_is_held_though_its_claim_was_not_its_own(bench: Bench):
+def test_a_message_that_killed_its_workers_is_held_though_another_owned_its_claim(bench: Bench):
     ready(bench)
     bench.bury(bench.fetch(), RAW, "poison", "dead")
     assert bench.doubt().place is Place.HELD
 
 
-def test_nothing_is_in_doubt_where_nothing_is(bench: Bench):
+def test_without_claims_no_id_is_in_doubt(bench: Bench):
     bench.verdict(bench.take())
     assert bench.unknowns.all() == []
     assert bench.unknowns.find(ID) is None
-    assert bench.unknowns.find("nobody") is None
+    assert bench.unknowns.find("missing") is None
 
 
 # -- resolving
 
 
 def follow(bench: Bench) -> Verdict | None:
-    """What its message is told when it comes; None where there is none."""
+    """The verdict for its message when it comes; None if no message is left."""
     if bench.client.zcard(Keys.of(NORMAL).delayed):
         return bench.verdict(bench.come_due(), bench.token)
     if bench.client.llen(NORMAL):
@@ -220,7 +220,7 @@ def follow(bench: Bench) -> Verdict | None:
         (Place.GONE, Decision.RESEND, None, "replayed", None),
     ],
 )
-def test_a_persons_word_ends_the_doubt_once(
+def test_a_persons_decision_ends_the_doubt_once(
     bench: Bench, place: Place, decision: Decision, state: str | None, event: str, then: Verdict | None
 ):
     PLACES[place](bench)
@@ -228,14 +228,14 @@ def test_a_persons_word_ends_the_doubt_once(
     assert bench.unknowns.resolve(doubt, decision) == (True, "")
     assert (bench.state(), bench.events()[-1]) == (state, event)
     assert (bench.unknowns.all(), bench.letters()) == ([], 0)
-    told = len(bench.events())
+    before = len(bench.events())
     assert bench.unknowns.resolve(doubt, decision) == (False, state or "none")
-    assert len(bench.events()) == told
+    assert len(bench.events()) == before
     assert follow(bench) is then
     assert bench.client.ttl(claim_key(ID)) <= 60
 
 
-def test_the_gateways_id_is_kept_and_told(bench: Bench):
+def test_the_gateways_message_id_is_kept_and_reported(bench: Bench):
     held(bench)
     bench.unknowns.resolve(bench.doubt(), Decision.SENT, key_id="3EB0AA")
     assert bench.client.hget(claim_key(ID), "key_id") == b"3EB0AA"
@@ -246,7 +246,7 @@ def test_the_gateways_id_is_kept_and_told(bench: Bench):
 
 
 @pytest.mark.parametrize("decision", [Decision.SENT, Decision.DISCARD])
-def test_who_looks_it_up_meanwhile_cannot_bring_the_doubt_back(bench: Bench, decision: Decision):
+def test_a_look_up_under_way_cannot_restore_the_doubt(bench: Bench, decision: Decision):
     in_flight(bench)
     (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
     bench.unknowns.resolve(bench.doubt(), decision)
@@ -259,7 +259,7 @@ def test_who_looks_it_up_meanwhile_cannot_bring_the_doubt_back(bench: Bench, dec
     assert bench.verdict(bench.come_due(), bench.token) is not Verdict.LOOK_UP
 
 
-def test_what_a_worker_looks_up_at_this_moment_is_not_sent_beside_it(bench: Bench):
+def test_a_message_being_looked_up_is_not_resent_at_the_same_time(bench: Bench):
     delayed(bench)
     before = bench.doubt()
     tag = bench.come_due()
@@ -269,7 +269,7 @@ def test_what_a_worker_looks_up_at_this_moment_is_not_sent_beside_it(bench: Benc
     assert bench.state() == "unknown"
 
 
-def test_a_look_up_whose_worker_died_is_sent_in_its_place(bench: Bench):
+def test_a_message_is_resent_though_the_worker_of_its_look_up_died(bench: Bench):
     in_flight(bench)
     (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
     bench.die(tag.decode())
@@ -280,7 +280,7 @@ def test_a_look_up_whose_worker_died_is_sent_in_its_place(bench: Bench):
     assert bench.verdict(bench.fetch(), bench.token) is Verdict.GO
 
 
-def test_what_a_person_had_sent_again_is_not_sent_a_third_time_by_itself(bench: Bench):
+def test_a_message_resent_by_a_person_is_not_resent_automatically(bench: Bench):
     delayed(bench)
     bench.unknowns.resolve(bench.doubt(), Decision.RESEND)
     tag = bench.come_due()
@@ -295,7 +295,7 @@ def test_what_a_person_had_sent_again_is_not_sent_a_third_time_by_itself(bench: 
 
 
 @pytest.mark.parametrize("place", [Place.HELD, Place.DELAYED, Place.GONE])
-def test_what_was_called_off_is_not_sent_again_until_that_is_withdrawn(bench: Bench, place: Place):
+def test_a_cancelled_message_is_not_resent_until_the_cancellation_is_withdrawn(bench: Bench, place: Place):
     PLACES[place](bench)
     bench.claims.cancel(ID)
     assert bench.unknowns.resolve(bench.doubt(), Decision.RESEND) == (False, "cancelled")
@@ -329,7 +329,7 @@ def test_a_dead_letter_that_was_purged_leaves_an_id_that_can_be_resolved(bench: 
     assert bench.state() == "sent"
 
 
-def test_two_people_decide_once(bench: Bench):
+def test_of_two_peoples_decisions_one_takes_effect(bench: Bench):
     held(bench)
     doubt = bench.doubt()
     assert bench.unknowns.resolve(doubt, Decision.RESEND).done
@@ -345,7 +345,7 @@ def untried(bench: Bench) -> None:
 
 
 def consumed(bench: Bench) -> None:
-    """It was cancelled before it came."""
+    """The id was cancelled before its message came."""
     bench.claims.cancel(ID)
     tag = bench.take()
     assert bench.verdict(tag) is Verdict.CANCELLED
@@ -359,7 +359,7 @@ def waiting(bench: Bench) -> None:
 
 
 def thrown_away(bench: Bench) -> None:
-    """A try had failed; its retry came after it was cancelled."""
+    """A try had failed; its retry came after the cancellation."""
     waiting(bench)
     bench.claims.cancel(ID)
     tag = bench.come_due()
@@ -403,7 +403,7 @@ def settle(bench: Bench, tag: str, state: str) -> None:
         (sent, (False, "sent"), Verdict.DUPLICATE),
     ],
 )
-def test_a_cancellation_is_withdrawn_unless_it_came_to_something(
+def test_a_cancellation_is_withdrawn_unless_it_took_effect(
     bench: Bench, reach: Callable[[Bench], None], withdrawn: tuple[bool, str], then: Verdict
 ):
     reach(bench)
@@ -416,7 +416,7 @@ def test_a_cancellation_is_withdrawn_unless_it_came_to_something(
 
 
 @pytest.mark.parametrize("reach", [untried, waiting, dead])
-def test_nothing_is_withdrawn_where_nothing_was_called_off(bench: Bench, reach: Callable[[Bench], None]):
+def test_without_a_cancellation_nothing_is_withdrawn(bench: Bench, reach: Callable[[Bench], None]):
     reach(bench)
     assert bench.claims.uncancel(ID) == (False, bench.state() or "")
     assert "uncancelled" not in bench.events()
@@ -433,7 +433,7 @@ def retried_twice(bench: Bench) -> None:
 
 
 def sent_again_and_waiting(bench: Bench) -> None:
-    """Its second send failed for sure; of its first nothing is known."""
+    """The resend certainly failed; the outcome of the first send is unknown."""
     in_flight(bench)
     (tag,) = bench.client.hkeys(Keys.of(NORMAL).in_flight)
     ref = MessageRef(NORMAL, tag.decode(), bench.token)
@@ -442,7 +442,7 @@ def sent_again_and_waiting(bench: Bench) -> None:
 
 
 def orphaned(bench: Bench) -> None:
-    """Its worker died while it sent it."""
+    """Its worker died during the send."""
     tag = bench.take()
     bench.verdict(tag)
     bench.die(tag)
@@ -470,7 +470,7 @@ def second_of_dead(bench: Bench) -> None:
 
 
 def put_off_after_death(bench: Bench) -> None:
-    """Another message with the id of a dead letter waits for its window, and has claimed nothing."""
+    """Another message with the id of a dead letter waits for its window, and has no claim."""
     dead(bench)
     payload = json.loads(bench.look_up())
     payload["headers"][TOKEN] = "another"
@@ -509,7 +509,7 @@ def replayed_though_called_off(bench: Bench) -> None:
         (replayed_though_called_off, ["cancelled"], "dead", 0),
     ],
 )
-def test_a_purge_ends_what_waited_and_leaves_in_doubt_what_may_have_been_sent(
+def test_a_purge_ends_waiting_ids_and_leaves_those_in_doubt(
     bench: Bench, reach: Callable[[Bench], None], events: list[str], state: str | None, in_doubt: int
 ):
     reach(bench)
@@ -519,7 +519,7 @@ def test_a_purge_ends_what_waited_and_leaves_in_doubt_what_may_have_been_sent(
     assert bench.events()[len(before) :] == events
     assert bench.state() == state
     assert bench.client.zrange(UNKNOWN, 0, -1) == [ID.encode()] * in_doubt
-    assert (bench.client.pttl(claim_key(ID)) == -1) is (state == "unknown")  # until a person has decided
+    assert (bench.client.pttl(claim_key(ID)) == -1) is (state == "unknown")  # no expiry until a person has decided
     assert bench.client.keys("*purga*") == []
 
 
@@ -527,18 +527,18 @@ def test_a_message_of_a_dead_id_that_is_purged_leaves_it_dead_in_the_ledger(benc
     put_off_after_death(bench)
     purge(bench.client, Keys.of(NORMAL), delayed=True)
     ((_, entry),) = bench.client.xrevrange(EVENTS, count=1)
-    told = json.loads(entry[b"data"])
-    assert told == {"kind": "lembrete", "queue": NORMAL, "reason": "purged", "first": "dead"}
+    data = json.loads(entry[b"data"])
+    assert data == {"kind": "lembrete", "queue": NORMAL, "reason": "purged", "first": "dead"}
 
 
-def test_what_cannot_be_read_is_purged_without_an_event(bench: Bench):
+def test_an_unreadable_message_is_purged_without_an_event(bench: Bench):
     bench.queue.push(b"\xff\xfe", b"{", b"[]", b"", RAW, b'{"id": "\\ud800"}', b'{"id": 1.5}')
     bench.client.zadd(Keys.of(NORMAL).delayed, {b"\x00": 1})
     assert purge(bench.client, Keys.of(NORMAL), delayed=True) == (8, 0)
     assert [entry[b"id"] for _, entry in bench.client.xrange(EVENTS)] == [ID.encode()]
 
 
-def test_a_purge_deletes_what_one_that_died_had_set_aside(bench: Bench):
+def test_a_purge_deletes_the_messages_that_a_dead_purge_had_set_aside(bench: Bench):
     waiting(bench)
     bench.queue.push(*[json.dumps({"id": f"m{n}"}).encode() for n in range(250)])
     keys = Keys.of(NORMAL)
@@ -551,7 +551,7 @@ def test_a_purge_deletes_what_one_that_died_had_set_aside(bench: Bench):
 
 def test_a_purge_and_workers_share_the_messages_and_each_has_one_end(bench: Bench):
     """
-    A second purge beside it as well.
+    A second purge runs at the same time too.
     """
     bench.queue.push(*[json.dumps({"id": f"m{n}"}).encode() for n in range(2_000)])
     keys = Keys.of(NORMAL)
@@ -566,7 +566,7 @@ def test_a_purge_and_workers_share_the_messages_and_each_has_one_end(bench: Benc
     assert not set(gone) & {json.loads(raw)["id"] for raw in taken}
 
 
-def test_a_purge_does_not_forget_what_was_called_off(bench: Bench):
+def test_a_purge_keeps_cancellations(bench: Bench):
     called_off(bench)
     purge(bench.client, Keys.of(NORMAL), delayed=True)
     assert bench.verdict(bench.take()) is Verdict.CANCELLED

@@ -1,4 +1,4 @@
-"""A running simulator, and a client that keeps nothing open."""
+"""A running simulator, and a client that keeps no connection open."""
 
 import contextlib
 import http.client
@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 class Api:
-    """Calls one simulator; each call has a connection of its own."""
+    """Calls one simulator, on a new connection each time."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -59,7 +59,7 @@ class Api:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Api]]:
-    """Start simulators with options of one's own; all are stopped at the end."""
+    """Start simulators with the given options; all are stopped at the end."""
     with contextlib.ExitStack() as stack:
         yield lambda **options: Api(stack.enter_context(Simulator(api_key=KEY, **options)))
 
@@ -71,7 +71,7 @@ def api(start: Callable[..., Api]) -> Api:
 
 @pytest.fixture
 def eventually() -> Callable[..., None]:
-    """Wait for a fact; on time-out say what was seen instead."""
+    """Wait for a fact; on time-out show the last value."""
 
     def wait(fact: Callable[[], object], expected: object = True, deadline_s: float = 10.0) -> None:
         give_up_at = time.monotonic() + deadline_s
@@ -83,7 +83,7 @@ def eventually() -> Callable[..., None]:
 
 
 class Sink:
-    """Receives webhooks; answers what it is told to, `RECEIVED` when it is told nothing."""
+    """Receives webhooks. Answers with the statuses that a test gives it, then with `RECEIVED`."""
 
     def __init__(self) -> None:
         self.got: list[tuple[str, dict[str, str], Any]] = []

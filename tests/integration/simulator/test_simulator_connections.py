@@ -19,7 +19,7 @@ def request(body=BODY, extra="", version="1.1", path="/message/sendText/ifinu"):
 
 @contextlib.contextmanager
 def line_to(api):
-    """A socket, and a reader of answers on it."""
+    """A socket to the simulator, and a reader of its answers."""
     with (
         socket.create_connection(("127.0.0.1", api.simulator.port), timeout=10) as line,
         line.makefile("rb") as file,
@@ -87,7 +87,7 @@ def test_a_chunked_body_is_put_together(api):
 
 
 @pytest.mark.parametrize(("extra", "version"), [("Connection: close\r\n", "1.1"), ("", "1.0")])
-def test_a_client_that_wants_to_close_is_obeyed(api, extra, version):
+def test_a_connection_is_closed_if_the_client_asks_for_it(api, extra, version):
     with line_to(api) as (line, answer):
         line.sendall(request(extra=extra, version=version))
         status, headers, _ = answer()
@@ -95,7 +95,7 @@ def test_a_client_that_wants_to_close_is_obeyed(api, extra, version):
         assert answer() is None
 
 
-def test_a_client_that_asks_first_may_go_on(api):
+def test_a_client_that_expects_100_continue_gets_it(api):
     head, _, body = request(extra="Expect: 100-continue\r\n").partition(b"\r\n\r\n")
     with line_to(api) as (line, answer):
         line.sendall(head + b"\r\n\r\n")
@@ -104,7 +104,7 @@ def test_a_client_that_asks_first_may_go_on(api):
         assert answer()[0] == 201
 
 
-def test_a_body_beyond_the_limit_is_refused_before_it_comes(api):
+def test_a_body_beyond_the_limit_is_refused_before_it_is_read(api):
     head = b"POST /message/sendText/ifinu HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
     with line_to(api) as (line, answer):
         line.sendall(head % (BODY_LIMIT_BYTES + 1))
@@ -113,7 +113,7 @@ def test_a_body_beyond_the_limit_is_refused_before_it_comes(api):
         assert answer() is None
 
 
-def test_what_is_not_http_is_answered_400(api):
+def test_a_request_that_is_not_http_is_answered_400(api):
     with line_to(api) as (line, answer):
         line.sendall(b"EHLO gateway\r\n\r\n")
         assert answer()[0] == 400

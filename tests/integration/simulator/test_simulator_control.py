@@ -1,4 +1,4 @@
-"""The control surface over HTTP, by hand and by its client, and the simulator as a process of its own."""
+"""The control surface over HTTP, by hand and by its client, and the simulator as a process."""
 
 import contextlib
 import json
@@ -24,12 +24,12 @@ def control(api):
 
 
 @pytest.mark.parametrize("path", ["ledger", "summary", "faults", "nothing"])
-def test_the_surface_wants_the_global_key(api, path):
+def test_the_control_surface_requires_the_global_key(api, path):
     assert api("GET", f"/_simulator/{path}", key=None).status == 401
     assert api("GET", f"/_simulator/{path}", key=api.simulator.token("ifinu")).status == 401
 
 
-def test_the_ledger_can_be_read_on_from_where_one_stopped(api, control):
+def test_the_ledger_can_be_read_in_pages(api, control):
     for n in range(5):
         api.send(NUMBER, f"text {n}")
     page = api("GET", "/_simulator/ledger?since=1&limit=2").body
@@ -78,7 +78,7 @@ def test_a_gateway_set_down_for_a_while_comes_back(api, control, eventually):
 
 def test_a_gateway_comes_back_though_its_port_was_taken_meanwhile(api, control, eventually):
     """
-    As by a client that asked so often that it got connected to itself.
+    A client that retried so often that its connection reached itself can hold the port.
     """
     control.set_fault(gateway="refuse", for_s=0.3)
 
@@ -93,7 +93,7 @@ def test_a_gateway_comes_back_though_its_port_was_taken_meanwhile(api, control, 
                 return True
 
         eventually(taken)
-        until = time.monotonic() + 0.6  # past its return
+        until = time.monotonic() + 0.6  # past the end of its outage
         eventually(lambda: time.monotonic() > until)
 
     def status():
@@ -136,7 +136,7 @@ def test_the_surface_answers_while_the_gateway_is_down(api, control, gateway):
         (lambda c: c.set_fault(for_s=3), "for_s must be"),
         (lambda c: c.set_fault(gateway="up", for_s=-1), "for_s must be"),
         (lambda c: c.set_fault(speed=3), "speed: no such fault"),
-        (lambda c: c.set_instance("nobody", state="open"), "nobody: no such instance"),
+        (lambda c: c.set_instance("missing", state="open"), "missing: no such instance"),
         (lambda c: c.set_instance("ifinu", state="broken"), "state is open"),
         (lambda c: c.set_instance("ifinu", mood="bad"), "mood: unknown"),
         (lambda c: c.inbound(instance="ifinu", number=NUMBER), "inbound needs"),
@@ -145,7 +145,7 @@ def test_the_surface_answers_while_the_gateway_is_down(api, control, gateway):
         (lambda c: c._ask("GET", "nothing"), "Cannot GET /_simulator/nothing"),
     ],
 )
-def test_what_is_wrong_is_said(control, ask, says):
+def test_a_wrong_call_gets_an_explanation(control, ask, says):
     with pytest.raises(ConfigurationError, match=says):
         ask(control)
 
@@ -168,7 +168,7 @@ def process(*arguments):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_serves_until_it_is_told_to_stop(key_file, tmp_path, number):
+def test_a_process_serves_until_sigterm(key_file, tmp_path, number):
     script = tmp_path / "script.json"
     script.write_text(json.dumps({"latency_ms": 1, "next": ["send_closed"]}))
     ledger = tmp_path / "ledger.jsonl"

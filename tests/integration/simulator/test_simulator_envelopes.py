@@ -23,22 +23,22 @@ def envelope(status, error, message):
             "POST",
             "/instance/create",
             {"instanceName": "ifinu", "integration": "WHATSAPP-BAILEYS"},
-            "wrong",  # the name is looked at before the key
+            "wrong",  # the name is checked before the key
             envelope(403, "Forbidden", ['This name "ifinu" is already in use.']),
         ),
         (
             "POST",
-            "/message/sendText/nobody",
+            "/message/sendText/missing",
             GOOD,
-            None,  # and the instance too
-            envelope(404, "Not Found", ['The "nobody" instance does not exist']),
+            None,  # the instance is checked before the key as well
+            envelope(404, "Not Found", ['The "missing" instance does not exist']),
         ),
         (
             "GET",
-            "/instance/fetchInstances?instanceName=nobody",
+            "/instance/fetchInstances?instanceName=missing",
             None,
             "global-key",
-            envelope(404, "Not Found", ['Instance "nobody" not found']),
+            envelope(404, "Not Found", ['Instance "missing" not found']),
         ),
         ("POST", "/zz", {}, None, envelope(404, "Not Found", ["Cannot POST /zz"])),
         ("GET", SEND, None, "global-key", envelope(404, "Not Found", [f"Cannot GET {SEND}"])),
@@ -58,7 +58,7 @@ def envelope(status, error, message):
         ),
     ],
 )
-def test_what_is_refused_is_refused_as_upstream_does(api, start, method, path, body, key, expected):
+def test_a_refusal_equals_upstreams(api, start, method, path, body, key, expected):
     api = start(instances=("ifinu", "closed"))
     api.simulator.set_instance("closed", state="close")
     answer = api(method, path, body, key=key)
@@ -88,7 +88,7 @@ def test_what_is_refused_is_refused_as_upstream_does(api, start, method, path, b
     ],
 )
 def test_malformed_json_comes_before_every_guard_in_the_words_of_node(api, raw, says):
-    for path in (SEND, "/message/sendText/nobody", "/zz"):
+    for path in (SEND, "/message/sendText/missing", "/zz"):
         answer = api("POST", path, raw=raw, key=None)
         assert (answer.status, answer.body) == envelope(400, "Internal Server Error", says)
 
@@ -120,7 +120,7 @@ def test_the_schema_reports_everything_at_once_in_a_nested_array(api, body, prob
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])
-def test_a_blank_text_has_an_envelope_of_its_own(api, text):
+def test_a_blank_text_has_a_separate_envelope(api, text):
     answer = api.send(NUMBER, text)
     assert (answer.status, answer.body) == envelope(400, "Bad Request", ["Text is required"])
 
@@ -160,7 +160,7 @@ def test_a_form_is_taken_like_json(api):
     assert answer.body["message"] == {"conversation": "oi a todos"}
 
 
-def test_a_body_of_no_known_type_is_an_empty_one(api):
+def test_a_body_of_unknown_type_counts_as_empty(api):
     answer = api("POST", SEND, raw=b'{"number":"1","text":"x"}', headers={"Content-Type": "text/plain"})
     assert answer.status == 400
     assert answer.body["response"]["message"][0][0] == 'instance requires property "number"'
@@ -177,7 +177,7 @@ def test_an_instance_token_opens_its_own_routes_and_no_others(start):
 
 
 def test_the_query_string_replaces_the_instance_after_the_key_check(start):
-    """Upstream's hole: the token of A sends from B."""
+    """Upstream's hole: with the token of A, a request can send from B."""
     api = start(instances=("a", "b"))
     path = "/message/sendText/a?instanceName=b"
     assert api("POST", path, {"number": NUMBER, "text": "oi"}, key=api.simulator.token("a")).status == 201

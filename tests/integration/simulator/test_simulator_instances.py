@@ -1,4 +1,4 @@
-"""The life of an instance, and what is stored of its messages."""
+"""The life cycle of an instance, and the messages stored for it."""
 
 import datetime
 import threading
@@ -111,7 +111,7 @@ def test_a_restart_brings_a_dead_socket_back(start, eventually):
 
 
 def flaps(api, name):
-    """How many states follow one another in half a second."""
+    """The number of state changes within half a second."""
     until, seen = time.monotonic() + 0.5, []
     while time.monotonic() < until:
         if (now := state_of(api, name)) not in seen[-1:]:
@@ -122,7 +122,7 @@ def flaps(api, name):
 @pytest.mark.parametrize("twice", [False, True])
 def test_a_second_socket_during_a_pairing_and_the_first_kick_each_other(start, eventually, twice):
     """
-    `connect` opens one whenever the state is `close`, which it is for a moment after the scan.
+    `connect` opens a socket whenever the state is `close`, which it is for a moment after the scan.
     """
     api = start(reconnect_ms=100)
     create(api)
@@ -133,7 +133,7 @@ def test_a_second_socket_during_a_pairing_and_the_first_kick_each_other(start, e
     eventually(lambda: state_of(api, "new"), "open")
     assert (flaps(api, "new") > 1) is twice
     stored = {row["name"]: row["connectionStatus"] for row in api("GET", "/instance/fetchInstances").body}
-    assert stored["new"] == "open"  # the database does not hear of it
+    assert stored["new"] == "open"  # the database keeps the old state
     api.simulator.set_fault(gateway="refuse")
     api.simulator.set_fault(gateway="up")  # a restart ends it
     assert (state_of(api, "new"), flaps(api, "new")) == ("open", 1)
@@ -194,7 +194,7 @@ def test_one_instance_is_found_by_its_id_or_number_or_is_not_found(api):
         assert (missing.status, missing.body["response"]["message"]) == (404, ['Instance "none" not found'])
 
 
-def test_a_row_keeps_whose_it_was_and_why_it_ended(api):
+def test_a_row_keeps_its_owner_and_the_reason_of_its_logout(api):
     paired, *_ = api("GET", "/instance/fetchInstances").body
     assert (paired["disconnectionReasonCode"], paired["disconnectionAt"]) == (None, None)
     api("DELETE", "/instance/logout/ifinu")
@@ -209,9 +209,9 @@ def test_a_row_keeps_whose_it_was_and_why_it_ended(api):
 def test_the_evolution_channel_stores_and_sends_nothing(api):
     created = create(api, "plumbing", integration="EVOLUTION")
     assert created.body["instance"]["status"] == "open"
-    sent = api.send("whatever", "", instance="plumbing")
+    sent = api.send("anything", "", instance="plumbing")
     assert sent.status == 201
-    assert sent.body["key"]["remoteJid"] == "whatever"
+    assert sent.body["key"]["remoteJid"] == "anything"
     assert sent.body["source"] == "unknown"
     assert not {"status", "pushName", "contextInfo"} & set(sent.body)
     assert api.simulator.sends == []
@@ -233,7 +233,7 @@ def test_numbers_are_looked_up_groups_first(api):
     ]
 
 
-def test_a_look_up_fails_in_an_envelope_of_its_own(api):
+def test_a_failed_look_up_has_a_separate_envelope(api):
     assert (numbers(api).status, set(numbers(api).body)) == (400, {"status", "error", "message"})
     missing = api("POST", "/chat/whatsappNumbers/ifinu", {})
     assert (missing.status, missing.body) == (400, {})
@@ -319,7 +319,7 @@ def test_a_receipt_takes_its_time(api):
     assert statuses(api, api.send("5511987654321").body["key"]["id"]) == ["SERVER_ACK"]
 
 
-def test_what_was_recorded_outlives_the_simulator():
+def test_recorded_sends_outlive_the_simulator():
     with Simulator(api_key="k") as simulator:
         url = simulator.url
     assert url.startswith("http://127.0.0.1:")

@@ -1,4 +1,4 @@
-"""What each outcome answers, and what WhatsApp really got."""
+"""The answer of each outcome, and whether WhatsApp got the message."""
 
 import http.client
 import json
@@ -14,7 +14,7 @@ OK = (201, "PENDING")
 
 
 def as_seen(call):
-    """A call's outcome as a client sees it: (status, message), or `reset`."""
+    """The outcome of a call as a client sees it: (status, message), or `reset`."""
     try:
         answer = call()
     except (ConnectionResetError, http.client.RemoteDisconnected):
@@ -26,19 +26,19 @@ def as_seen(call):
     return answer.status, answer.body["response"]["message"]
 
 
-def nobody(ending):
+def not_on_whatsapp(ending):
     number = f"551198765{ending}"
     return 400, [{"jid": f"{number}@s.whatsapp.net", "exists": False, "number": number}]
 
 
 CLOSED_500 = (500, "Connection Closed")
-# Of these answers the table below names what they must contain.
+# For these answers the table below lists the words that they must contain.
 LONG_TEXTS = ("prisma.message.create", "prisma.isOnWhatsapp", "TypeError")
 
 
 ENDS = [
     ("9999", [OK, OK], 2, 2),
-    ("0001", [nobody("0001"), nobody("0001")], 0, 0),
+    ("0001", [not_on_whatsapp("0001"), not_on_whatsapp("0001")], 0, 0),
     ("0002", [CLOSED_500, CLOSED_500, OK, OK], 2, 2),
     ("0003", [CLOSED_500, CLOSED_500, CLOSED_500], 0, 0),
     ("0004", ["reset"], 1, 1),
@@ -51,7 +51,7 @@ ENDS = [
     ("0011", [(400, ["Error: Timed Out"])], 0, 0),
     ("0012", ["reset"], 0, 0),
     ("0013", [(400, "TypeError")], 1, 0),
-    ("0014", [nobody("0014"), OK], 1, 1),
+    ("0014", [not_on_whatsapp("0014"), OK], 1, 1),
     ("0015", [(500, "Timed Out")], 0, 0),
     ("0016", [(500, "prisma.isOnWhatsapp")], 0, 0),
     ("0017", [(400, "TypeError")], 0, 0),
@@ -130,7 +130,7 @@ def test_the_wrong_shard_fails_in_the_way_of_each_route(api):
 
 
 @pytest.mark.parametrize(("number", "status"), [("120363025246125486", "[object Object]"), ("abc", None)])
-def test_what_is_no_account_is_not_sent_to(api, number, status):
+def test_nothing_is_sent_to_a_number_without_an_account(api, number, status):
     answer = api.send(number)
     assert answer.status == 400
     message = answer.body["response"]["message"][0]
@@ -140,7 +140,7 @@ def test_what_is_no_account_is_not_sent_to(api, number, status):
 def test_a_quotation_of_nothing_fails_once_the_number_is_known_to_exist(api):
     reading = (400, ["TypeError: Cannot read properties of undefined (reading 'fromMe')"])
     assert as_seen(lambda: api.send("5511987654321", quoted={})) == reading
-    assert as_seen(lambda: api.send("5511987650001", quoted={})) == nobody("0001")
+    assert as_seen(lambda: api.send("5511987650001", quoted={})) == not_on_whatsapp("0001")
     assert as_seen(lambda: api.send("5511987654321", quoted={"key": {"id": "3EB0"}})) == OK
     assert len(api.simulator.sends) == 1
 
@@ -190,7 +190,7 @@ def test_a_gateway_that_is_killed_drops_the_requests_under_way(api, eventually):
     assert summary["sends"]["total"] == 0
 
 
-def test_what_was_sent_when_the_gateway_is_killed_may_have_no_row(api, eventually):
+def test_a_message_sent_right_before_a_kill_may_have_no_row(api, eventually):
     api.simulator.set_fault(insert_ms=60_000)
     thread = threading.Thread(target=lambda: as_seen(lambda: api.send("5511987654321")))
     thread.start()

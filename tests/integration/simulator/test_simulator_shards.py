@@ -1,4 +1,4 @@
-"""Gateway processes that share a database, as a client of one address sees them."""
+"""Gateway processes that share a database, as seen by a client of one address."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names(running: Cluster, pod: str) -> list[str]:
     return [row["name"] for row in ask(running, pod, "GET", "/instance/fetchInstances")[1]]
 
 
-def test_each_holds_its_own_and_sees_that_there_are_others(running: Cluster):
+def test_each_process_holds_its_own_instances_and_knows_of_the_others(running: Cluster):
     assert send(running, "pod-0", "a")[0] == send(running, "pod-1", "b")[0] == 201
     assert send(running, "pod-0", "b")[0] == 500
     assert [state(running, pod, "b") for pod in HOSTS] == [None, "open", None]
@@ -52,12 +52,12 @@ def test_each_holds_its_own_and_sees_that_there_are_others(running: Cluster):
     assert running.summary()["sends"]["total"] == 2
 
 
-def test_deleting_at_the_wrong_one_erases_what_another_holds(running: Cluster):
+def test_deleting_at_the_wrong_process_erases_another_ones_instance(running: Cluster):
     assert ask(running, "pod-0", "DELETE", "/instance/delete/b")[0] == 200
     assert send(running, "pod-1", "b")[0] == 404
 
 
-def test_what_one_stored_another_finds_after_it_took_over(running: Cluster):
+def test_a_process_finds_the_rows_of_the_one_it_took_over_from(running: Cluster):
     key_id = send(running, "pod-0", "a")[1]["key"]["id"]
     running.kill("pod-0")
     running.move("a", "pod-1")
@@ -67,7 +67,7 @@ def test_what_one_stored_another_finds_after_it_took_over(running: Cluster):
     assert send(running, "pod-1", "a")[0] == 201
 
 
-def test_one_that_comes_back_elsewhere_connects_its_instances(running: Cluster):
+def test_a_process_back_at_another_address_connects_its_instances(running: Cluster):
     running.kill("pod-1")
     assert "pod-1" not in running.addresses
     with pytest.raises(ConnectionRefusedError):
@@ -79,7 +79,7 @@ def test_one_that_comes_back_elsewhere_connects_its_instances(running: Cluster):
     assert state(running, "pod-1", "b") == "open"
 
 
-def test_an_instance_moves_only_to_a_process_that_there_is(running: Cluster):
+def test_an_instance_moves_only_to_an_existing_process(running: Cluster):
     with pytest.raises(ConfigurationError, match="no such process"):
         running.move("a", "pod-9")
 

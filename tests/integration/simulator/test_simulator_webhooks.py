@@ -1,4 +1,4 @@
-"""What a receiver of webhooks gets."""
+"""The webhooks that a receiver gets."""
 
 import base64
 import datetime
@@ -49,12 +49,12 @@ def test_a_wrong_webhook_is_refused(api, body, status):
     assert api("GET", "/webhook/find/ifinu").body is None
 
 
-def test_a_webhook_without_its_url_is_complained_of_once(api):
+def test_a_webhook_without_its_url_is_reported_once(api):
     refused = api("POST", "/webhook/set/ifinu", {"webhook": {"enabled": True, "events": []}})
     assert refused.body["response"]["message"] == [['webhook requires property "url"']]
 
 
-def test_no_events_are_all_events_and_a_webhook_that_is_off_has_none(api, sink):
+def test_an_empty_list_means_all_events_and_a_disabled_webhook_gets_none(api, sink):
     everything = subscribe(api, sink, events=[]).body["events"]
     assert len(everything) == 31
     assert {"MESSAGES_UPDATE", "SEND_MESSAGE", "CONNECTION_UPDATE", "APPLICATION_STARTUP"} <= set(everything)
@@ -62,7 +62,7 @@ def test_no_events_are_all_events_and_a_webhook_that_is_off_has_none(api, sink):
     assert (off.status, off.body["events"]) == (201, [])
 
 
-def test_what_a_later_webhook_leaves_out_stays_as_it_was(api, sink):
+def test_a_field_missing_in_a_later_webhook_keeps_its_value(api, sink):
     first = subscribe(api, sink, headers={"jwt_key": "s3cret"}, byEvents=True).body
     later = subscribe(api, sink, events=["SEND_MESSAGE"]).body
     assert (later["headers"], later["webhookByEvents"]) == ({"jwt_key": "s3cret"}, True)
@@ -81,7 +81,7 @@ def test_a_send_is_announced_and_its_receipts_follow(api, sink, eventually):
     assert (update["fromMe"], update["remoteJid"]) == (True, "5511987654321@s.whatsapp.net")
 
 
-def test_the_envelope_has_the_token_and_a_time_that_lies(api, sink, eventually):
+def test_the_envelope_has_the_token_and_a_mislabelled_local_time(api, sink, eventually):
     subscribe(api, sink)
     api.send(NUMBER)
     eventually(lambda: len(sink.events("send.message")), 1)
@@ -94,7 +94,7 @@ def test_the_envelope_has_the_token_and_a_time_that_lies(api, sink, eventually):
     assert datetime.timedelta(hours=3) <= behind < datetime.timedelta(hours=3, minutes=1)
 
 
-def test_events_can_be_chosen_and_have_paths_of_their_own(api, sink, eventually):
+def test_events_can_be_chosen_and_can_have_separate_paths(api, sink, eventually):
     subscribe(api, sink, events=["MESSAGES_UPDATE"], byEvents=True)
     api.send(NUMBER)
     eventually(sink.statuses, ["SERVER_ACK", "DELIVERY_ACK", "READ"])
@@ -134,7 +134,7 @@ def test_only_some_failures_are_tried_again(api, sink, eventually, answers, deli
     assert len(sink.got) == deliveries
 
 
-def test_a_receiver_that_is_away_gets_it_later(start, sink, eventually):
+def test_an_absent_receiver_gets_its_webhook_later(start, sink, eventually):
     api = start(webhook_retry_s=0.02, webhook_url="http://127.0.0.1:9/hook")
     api.send(NUMBER)
     eventually(lambda: api.simulator.summary()["webhooks"]["retried"] > 0)
@@ -142,9 +142,9 @@ def test_a_receiver_that_is_away_gets_it_later(start, sink, eventually):
 
 
 @pytest.mark.parametrize("waits", ["event_ms", "receipts_ms"])
-def test_what_waits_in_memory_dies_with_the_gateway(api, sink, eventually, waits):
+def test_webhooks_waiting_in_memory_are_lost_with_the_gateway(api, sink, eventually, waits):
     """
-    Each instance's events are worked off one after the other; a kill drops those that wait.
+    The events of each instance are posted one after the other; a kill drops those that wait.
     """
     subscribe(api, sink, events=["MESSAGES_UPDATE"])
     late = {"receipts_ms": {"read": 600_000}} if waits == "receipts_ms" else {"webhooks": {"event_ms": 300.0}}
@@ -168,7 +168,7 @@ def test_what_waits_in_memory_dies_with_the_gateway(api, sink, eventually, waits
 def test_receipts_follow_the_script(api, sink, eventually, ending, expected):
     subscribe(api, sink)
     api.send(f"551198765{ending}")
-    # Two that fall due together go out on two connections, and may change places.
+    # Two receipts due together are posted on two connections, and may change places.
     eventually(lambda: sorted(sink.statuses()), sorted(expected))
 
 
@@ -190,7 +190,7 @@ def test_receipts_may_name_a_lid(api, sink, eventually):
         assert event["data"]["keyId"] == key_id
 
 
-def test_a_person_can_answer_stop_by_herself(api, sink, eventually):
+def test_a_person_can_reply_stop_by_script(api, sink, eventually):
     subscribe(api, sink)
     sent = api.send("5511987650024").body
     eventually(lambda: len(sink.events("messages.upsert")), 1)
@@ -215,7 +215,7 @@ def test_a_person_writes(api, sink, eventually, variant, shows_phone_in):
     assert key["remoteJid"].endswith("@s.whatsapp.net" if variant == "plain" else "@lid")
 
 
-def test_a_change_of_state_is_told(api, sink, eventually):
+def test_a_change_of_state_is_posted(api, sink, eventually):
     subscribe(api, sink)
     for state in ("connecting", "open", "open"):
         api.simulator.set_instance("ifinu", state=state)
@@ -223,18 +223,18 @@ def test_a_change_of_state_is_told(api, sink, eventually):
 
 
 def states(sink):
-    """Sorted: two that follow each other closely go out on two connections, and may change places."""
+    """The states, sorted: two in close succession are posted on two connections, and may change places."""
     return sorted(event["data"]["state"] for event in sink.events("connection.update"))
 
 
-def test_a_restart_of_an_open_instance_is_told(start, sink, eventually):
+def test_a_restart_of_an_open_instance_is_posted(start, sink, eventually):
     api = start(reconnect_ms=20)
     subscribe(api, sink)
     assert api("POST", "/instance/restart/ifinu").body == {"instance": {"instanceName": "ifinu", "state": "open"}}
     eventually(lambda: states(sink), ["connecting", "open"])
 
 
-def test_a_pairing_tells_of_connecting_twice_and_of_no_close(start, sink, eventually):
+def test_a_pairing_posts_connecting_twice_and_no_close(start, sink, eventually):
     api = start(reconnect_ms=20)
     subscribe(api, sink)
     api("DELETE", "/instance/logout/ifinu")
