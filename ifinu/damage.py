@@ -7,8 +7,8 @@ Damage: signs in a value that a program went wrong, so that such a value never r
     <b>                             HTML, which WhatsApp shows as it is
     U+202E in a link                a control that reorders the characters shown
 
-Only certain damage counts: "50% de desconto", "João & Filhos <3", "AMANHÃ…" and "R$ {promo}" pass. An error names the
-mark, never the text beside it.
+Only certain damage counts: "50% de desconto", "João & Filhos <3", "AMANHÃ…" and "R$ {promo}" pass. Every check raises
+a ValueError that names the mark, never the text beside it.
 """
 
 from __future__ import annotations
@@ -125,12 +125,7 @@ _SUSPICIOUS = re.compile(
 
 
 def refuse_in_text(text: str) -> None:
-    """
-    Check a free text.
-
-    Raises:
-        ValueError: Naming the mark of damage.
-    """
+    """Check a free text."""
     _refuse_no_value(text)
     if not _SUSPICIOUS.search(text):
         return
@@ -145,45 +140,25 @@ def refuse_in_text(text: str) -> None:
 
 
 def refuse_in_template(line: str) -> None:
-    """
-    Check the literal text of a template, a part of one line.
-
-    Raises:
-        ValueError: Naming the mark of damage.
-    """
+    """Check the literal text of a template, a part of one line."""
     _refuse_entities(line)
     _refuse(line, (*_ANYWHERE, _OVERRIDE))
 
 
 def refuse_in_line(text: str) -> None:
-    """
-    Check a description.
-
-    Raises:
-        ValueError: Naming the mark of damage.
-    """
+    """Check a description."""
     refuse_in_text(text)
     _refuse(text, (_BIDI_CONTROLS,))
 
 
 def refuse_in_name(text: str) -> None:
-    """
-    Check a person's name.
-
-    Raises:
-        ValueError: Naming the mark of damage.
-    """
+    """Check a person's name."""
     refuse_in_line(text)
     _refuse(text, _IN_NAMES)
 
 
 def refuse_in_link(url: str) -> None:
-    """
-    Check a link.
-
-    Raises:
-        ValueError: Naming the mark of damage.
-    """
+    """Check a link."""
     _refuse_no_value(url)
     _refuse_entities(url)
     _refuse(url, (*_ANYWHERE, *_IN_LINKS, _BIDI_CONTROLS))
@@ -196,12 +171,7 @@ def refuse_in_link(url: str) -> None:
 
 
 def refuse_in_code(text: str) -> None:
-    """
-    Check an id, or a payment code.
-
-    Raises:
-        ValueError: Naming the mark of damage.
-    """
+    """Check an id, or a payment code."""
     _refuse_no_value(text)
     _refuse(text, (_ANYWHERE[0], _BIDI_CONTROLS))
 

@@ -308,9 +308,6 @@ def copy_programs(binaries: Path, to: Path, *, user: int, group: int) -> Path:
         to: Target folder; it is created.
         user: Owner of the copy, an account that may be unable to read the original.
         group: Group of the copy.
-
-    Returns:
-        The folder with the programs in the copy.
     """
     prefix = binaries.parent
     # A wheel keeps the libraries here; the programs find them relative to themselves.

@@ -24,14 +24,7 @@ _CANCEL_AGAIN_S = 0.2
 
 @dataclass(frozen=True)
 class Sources:
-    """
-    The servers to back up; None for a part that is left out.
-
-    Attributes:
-        redis_url: As `IFINU_REDIS_URL`.
-        ledger: The ledger's database.
-        evolution: The gateway's database.
-    """
+    """The servers to back up; None for a part that is left out."""
 
     redis_url: str | None
     ledger: Database | None
@@ -52,9 +45,6 @@ def create(
 
     Args:
         clock: Returns the current time, aware.
-
-    Returns:
-        The manifest.
 
     Raises:
         BackupFailed: The store, `pg_dump` or a snapshot failed.

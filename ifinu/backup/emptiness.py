@@ -133,9 +133,6 @@ def in_redis(client: redis.Redis) -> list[str]:
     Returns:
         Phrases such as `2 entries of ifinu:fila:whatsapp:dlq` and `3 keys ifinu:claim:…`; empty if the data may be
         replaced.
-
-    Raises:
-        redis.RedisError: Redis is away.
     """
     database = client.connection_pool.connection_kwargs.get("db") or 0
     keyspace: Any = client.info("keyspace")

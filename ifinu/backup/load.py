@@ -77,11 +77,6 @@ def snapshot(
 
 
 def keys(client: redis.Redis) -> dict[int, int]:
-    """
-    Count the keys of a Redis server, by database number; empty databases are left out.
-
-    Raises:
-        redis.RedisError: The server is away.
-    """
+    """Count the keys of a Redis server, by database number; empty databases are left out."""
     keyspace: Any = client.info("keyspace")
     return {int(name.removeprefix("db")): database["keys"] for name, database in keyspace.items()}

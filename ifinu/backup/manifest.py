@@ -44,7 +44,6 @@ class TableSummary(_Entry):
     The content of a table, in two figures.
 
     Attributes:
-        rows: Number of rows.
         hash: Equal for the same rows in any order, on any server; see `fingerprints.py`.
     """
 
@@ -57,7 +56,6 @@ class StoredPart(_Entry):
     One part of a backup, as stored.
 
     Attributes:
-        bytes: Size of its file.
         sha256: Digest of its file, in hex.
         server: The server it was copied from: `PostgreSQL 17.6`, `Valkey 9.1.2`.
         at: The copy holds every change up to this time, by the server's clock.
@@ -79,11 +77,9 @@ class Manifest(_Entry):
 
     Attributes:
         format: Version of the manifest's format.
-        name: Name of the backup's folder.
         created_at: Start of the backup.
         finished_at: Time at which its last part was stored.
         ifinu: Version of ifinu that created it.
-        parts: Its parts.
     """
 
     format: int

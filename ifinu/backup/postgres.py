@@ -101,7 +101,7 @@ class ExportedSnapshot(NamedTuple):
 
 class Database:
     """
-    One PostgreSQL database.
+    One PostgreSQL database. Its methods raise LedgerUnavailable if the server is away, or refuses.
 
     Args:
         url: `postgresql://…` or `postgresql+psycopg2://…`.
@@ -211,22 +211,12 @@ class Database:
                 cursor.execute("ANALYZE")  # or queries are slow until autovacuum does it
 
     def tables(self) -> dict[str, TableSummary]:
-        """
-        Compute the fingerprint of each table, by `schema.name`.
-
-        Raises:
-            LedgerUnavailable: The server is away.
-        """
+        """Compute the fingerprint of each table, by `schema.name`."""
         with self.snapshot() as snapshot:
             return fingerprints.tables(snapshot.connection)
 
     def is_empty(self) -> bool:
-        """
-        Whether a dump of the database would hold no object.
-
-        Raises:
-            LedgerUnavailable: The server is away.
-        """
+        """Whether a dump of the database would hold no object."""
         with self.connected() as connection, connection.cursor() as cursor:
             cursor.execute(_OBJECTS)
             return cursor.fetchone() is None
@@ -275,12 +265,7 @@ class Database:
         return []
 
     def others(self) -> dict[str, int]:
-        """
-        Count the other connections to the database, by application name.
-
-        Raises:
-            LedgerUnavailable: The server is away.
-        """
+        """Count the other connections to the database, by application name."""
         with self.connected() as connection, connection.cursor() as cursor:
             cursor.execute(_OTHERS)
             return dict(cursor.fetchall())

@@ -148,9 +148,6 @@ def queue(
         claim_ttl_s: Lifetime of a claim, in seconds.
         address: The address at which Redis can reach this process.
 
-    Returns:
-        The changes in Redis, and counts of the messages that wait.
-
     Raises:
         BackupFailed: Redis holds more than a fresh install, or could not be restored.
         LedgerUnavailable: The ledger is away. Repeat the restore; if Redis was restored already, its queues are paused.

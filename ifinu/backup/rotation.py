@@ -28,9 +28,6 @@ def prune(store: Store, now: datetime, keep_days: int) -> list[str]:
     Args:
         keep_days: Age in days up to which a backup is kept.
 
-    Returns:
-        Names of the deleted folders.
-
     Raises:
         BackupFailed: The store fails; the next call deletes the rest.
     """

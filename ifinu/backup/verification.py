@@ -26,7 +26,6 @@ class Checked:
     The result of checking one part.
 
     Attributes:
-        part: The part.
         took_s: Duration of the check, in seconds.
         problems: What is wrong with the part, one sentence each; empty if it is sound.
     """
@@ -42,9 +41,6 @@ class Targets:
     Empty servers for a drill; None for a part that it does not restore.
 
     Attributes:
-        ledger: Database for the ledger.
-        evolution: Database for the gateway's tables.
-        redis_url: URL of the Redis server.
         address: The address at which that server can reach this process.
     """
 

@@ -22,7 +22,6 @@ class Backlog:
         delayed: Messages that wait for their time: retries, deferrals, scheduled messages.
         next_due_in_s: Seconds until the first of those is due, zero or less when it is due; None without any.
         in_flight: Messages that workers hold.
-        dead: Dead letters.
         paused_since: ISO time since which the queue is paused, or None.
     """
 

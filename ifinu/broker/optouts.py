@@ -62,7 +62,6 @@ class OptOut:
         hash: Pseudonym of the phone.
         phone: The phone, masked.
         source: How the person opted out, such as `whatsapp` or `cli`.
-        at: When the person opted out.
     """
 
     tenant: str | None
@@ -99,9 +98,6 @@ class OptOuts:
             phone: The phone, in E.164.
             source: How the person opted out, in a word.
             confirmation: The message to send if the opt-out is new.
-
-        Returns:
-            Whether the opt-out is new.
         """
         return self._add(tenant, self._pseudonyms.of(phone), phones.mask(phone), source, None, confirmation)
 

@@ -122,9 +122,6 @@ class Replies:
             tenants: The tenants; if there are none, the reply's opt-outs until now are lifted.
             source: Source of the opt-outs; by default that of the reply.
             stays: Whether the reply stays open.
-
-        Returns:
-            Whether an opt-out is new.
         """
         settled = replace(reply, tenants=tuple(tenants), known=True)
         new, _ = self._run(settled, settled.tenants, stays=stays, source=source, settles=True)

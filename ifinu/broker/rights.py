@@ -56,7 +56,6 @@ class MissingRight(NamedTuple):
 
     Attributes:
         what: The command, or the key.
-        words: Redis' error message.
     """
 
     what: str

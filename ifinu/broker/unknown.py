@@ -54,7 +54,6 @@ class Doubt:
     One id that may have been sent.
 
     Attributes:
-        id: Id of the notification.
         since: When the send in doubt began; None if the claim has expired.
         state: State of its claim: `unknown`, `sending` while it is sent again, empty if the claim has expired.
         resent: Whether it was sent again already.

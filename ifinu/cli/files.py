@@ -1,4 +1,4 @@
-"""Files that commands read and write; `-` is stdin or stdout."""
+"""Files that commands read and write; `-` is stdin or stdout. One that cannot be opened is a ConfigurationError."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ from ifinu.errors import ConfigurationError
 
 
 def opened(file: Path, flags: int, mode: str) -> IO[bytes]:
-    """
-    Open a file. A new one is readable by its owner only, since it may hold phones, names or hashes.
-
-    Raises:
-        ConfigurationError: The file cannot be opened.
-    """
+    """Open a file. A new one is readable by its owner only, since it may hold phones, names or hashes."""
     try:
         return os.fdopen(os.open(file, flags, 0o600), mode)
     except OSError as exc:
@@ -27,12 +22,7 @@ def opened(file: Path, flags: int, mode: str) -> IO[bytes]:
 
 @contextlib.contextmanager
 def source(file: str) -> Iterator[IO[bytes]]:
-    """
-    Open a file to read; the end of the block closes it, unless it is stdin.
-
-    Raises:
-        ConfigurationError: The file cannot be opened.
-    """
+    """Open a file to read; the end of the block closes it, unless it is stdin."""
     if file == "-":
         yield sys.stdin.buffer
         return

@@ -28,12 +28,7 @@ _POLL_S = 0.1
 
 
 def catch_up(client: redis.Redis, engine: Engine, deadline_s: float) -> bool:
-    """
-    Wait until the events written before the call are in the ledger; at once False if no recorder runs.
-
-    Returns:
-        Whether they are.
-    """
+    """Wait until the events written before the call are in the ledger; at once False if no recorder runs."""
     from ifinu.ledger import queries
 
     if not client.exists(EVENTS):

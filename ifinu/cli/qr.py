@@ -87,13 +87,7 @@ def _was_open(gateway: Gateway, name: str) -> bool:
 
 
 def show(coming: Iterator[QrCode], out: Console) -> None:
-    """
-    Draw each code in place of the last; without a terminal, print them one below the other.
-
-    Raises:
-        NotPaired, Flapping: As `codes`.
-        GatewayError: As `codes`.
-    """
+    """Draw each code in place of the last; without a terminal, print them one below the other."""
     if not out.is_terminal:
         for qr in coming:
             out.print(_page(qr, out))
@@ -104,13 +98,7 @@ def show(coming: Iterator[QrCode], out: Console) -> None:
 
 
 def print_json(coming: Iterator[QrCode], name: str) -> None:
-    """
-    Print each code as a JSON object on a line.
-
-    Raises:
-        NotPaired, Flapping: As `codes`.
-        GatewayError: As `codes`.
-    """
+    """Print each code as a JSON object on a line."""
     for qr in coming:
         terminal.print_json({"name": name, "state": "connecting", "code": qr.code, "pairing_code": qr.pairing_code})
 

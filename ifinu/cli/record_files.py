@@ -45,7 +45,6 @@ class Report:
 
     Attributes:
         line: First line of the record that is being read; 0 before the first record.
-        refused: Number of refused records.
     """
 
     def __init__(self, *, as_json: bool) -> None:

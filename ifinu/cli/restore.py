@@ -112,14 +112,7 @@ def restore(
 
 
 class _Targets:
-    """
-    The servers to restore into.
-
-    Attributes:
-        parts: The parts to restore.
-        databases: The databases among them.
-        hosts: The host of each part.
-    """
+    """The servers to restore into."""
 
     def __init__(self, config: Settings, parts: set[Part]) -> None:
         from ifinu.backup.postgres import Database

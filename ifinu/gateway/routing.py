@@ -69,6 +69,8 @@ class Routing:
     """
     The processes behind one host name, and the instances each holds; threads may share it.
 
+    `of`, `anew` and `asked` raise SendError if no process holds the instance; see the module.
+
     Args:
         connect: Makes the client of an address.
         memory: Store shared with other workers, or None.
@@ -87,21 +89,11 @@ class Routing:
         self._asking: dict[str, concurrent.futures.Future[_Asked]] = {}
 
     def of(self, instance: str) -> Shard:
-        """
-        The process that holds an instance: the remembered one, else by asking all.
-
-        Raises:
-            SendError: See the module.
-        """
+        """The process that holds an instance: the remembered one, else by asking all."""
         return self._remembered(instance) or self.asked(instance).shard
 
     def anew(self, instance: str, failed: Shard) -> Shard:
-        """
-        The process that holds an instance, after another turned out not to hold it or to be unreachable.
-
-        Raises:
-            SendError: See the module.
-        """
+        """The process that holds an instance, after another turned out not to hold it or to be unreachable."""
         self.forget(instance, failed)
         return self._remembered(instance) or self.asked(instance).shard
 
@@ -110,9 +102,6 @@ class Routing:
         The process that confirms now that it holds an instance.
 
         One thread asks for an instance at a time; threads that wait for it share its answer.
-
-        Raises:
-            SendError: See the module.
         """
         with self._lock:
             asking = self._asking.get(instance)

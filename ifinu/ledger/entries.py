@@ -32,7 +32,6 @@ class Entry:
     Attributes:
         ms: First part of the id: Redis' time in ms.
         seq: Second part of the id.
-        event: The event.
     """
 
     ms: int

@@ -105,7 +105,6 @@ class Count:
 
     Attributes:
         key: The state, kind, tenant or instance, or None; the start of an hour, as `2026-11-24T09:00:00-03:00`.
-        total: Number of notifications.
         states: Number in each state.
     """
 

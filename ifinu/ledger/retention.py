@@ -63,7 +63,6 @@ class Tended:
 
     Attributes:
         unconfirmed: Notifications marked as unconfirmed.
-        purged: Rows deleted.
         more: Whether there is more to do at once.
     """
 

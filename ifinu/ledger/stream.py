@@ -37,7 +37,7 @@ class Taken(NamedTuple):
 
 class Stream:
     """
-    The stream and its consumer group.
+    The stream and its consumer group. Every method raises redis.RedisError if Redis is away.
 
     Args:
         client: A connection that returns bytes, with a read timeout well above a second.
@@ -47,12 +47,7 @@ class Stream:
         self._client = client
 
     def make_group(self) -> bool:
-        """
-        Create the group, reading from the beginning; False if it exists.
-
-        Raises:
-            redis.RedisError: Redis is away.
-        """
+        """Create the group, reading from the beginning; False if it exists."""
         try:
             self._client.xgroup_create(EVENTS, GROUP, id="0", mkstream=True)
         except redis.ResponseError as exc:
@@ -82,12 +77,7 @@ class Stream:
         return Taken(position(before), pending, length, {id_: _flat_to_fields(flat) for id_, flat in entries})
 
     def take_over(self, count: int, idle_ms: int) -> dict[bytes, Fields]:
-        """
-        Take over entries that any consumer read `idle_ms` ago or earlier and did not acknowledge.
-
-        Raises:
-            redis.RedisError: Redis is away.
-        """
+        """Take over entries that any consumer read `idle_ms` ago or earlier and did not acknowledge."""
         _, entries, *_ = self._client.xautoclaim(EVENTS, GROUP, _CONSUMER, idle_ms, count=count)
         return {id_: fields or {} for id_, fields in entries if id_ is not None}
 
@@ -101,12 +91,7 @@ class Stream:
         script("forget_events")(self._client, (EVENTS,), (GROUP, *ids))
 
     def wait(self, after: tuple[int, int], seconds: float) -> None:
-        """
-        Wait for an entry later than `after`, for `seconds` at most.
-
-        Raises:
-            redis.RedisError: Redis is away.
-        """
+        """Wait for an entry later than `after`, for `seconds` at most."""
         ms, seq = after
         with contextlib.suppress(redis.ResponseError):  # the stream was deleted or replaced meanwhile: read it again
             self._client.xread({EVENTS: f"{ms}-{seq}"}, count=1, block=int(seconds * 1000))

@@ -38,10 +38,8 @@ class Now:
         limit_per_s: Messages that the worker may start in a second; infinite without a limit.
         waiting: Fetched messages that wait for their turn.
         slots: Sends that the worker can make at the same time.
-        busy: Sends in progress.
         breaker_open: Whether the gateway is away.
         owed: Ends of messages that are still to be written to Redis.
-        tally: The counts of its leases.
         clock_off_s: Seconds that this machine's clock is ahead of Redis'.
     """
 

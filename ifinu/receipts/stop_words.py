@@ -207,7 +207,6 @@ class _Clause:
     The words between two punctuation marks.
 
     Attributes:
-        words: Its words.
         unknown: The words that the grammar does not know.
         asks: `plain` with verb and object; `bare` by one word; `wrong` for a wrong recipient; `maybe`; or None.
     """

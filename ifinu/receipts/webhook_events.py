@@ -68,7 +68,6 @@ class Inbound:
     A message that a person wrote to an instance.
 
     Attributes:
-        instance: The instance.
         phone: The person's phone, in E.164; None if WhatsApp hides it behind a LID, or it is not Brazilian.
         text: The text written, or chosen.
         quoted: `key.id` of the message that it quotes, or None.

@@ -99,9 +99,6 @@ def set_instance(world: World, name: str, changes: Mapping[str, Any]) -> dict[st
         changes: `state`; `socket`: `dead` leaves the state as it is and fails every send; `held`: false
             makes it an instance of another process, true of this one; `phone`: `scans` the code that is shown.
 
-    Returns:
-        Its new state.
-
     Raises:
         ConfigurationError: No such instance, no such state, or no code to scan.
     """

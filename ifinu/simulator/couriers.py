@@ -157,9 +157,6 @@ class _Line:
         """
         Deliver an event.
 
-        Returns:
-            The HTTP status.
-
         Raises:
             OSError, EOFError, ValueError: There was no answer, or not one of HTTP.
         """

@@ -202,8 +202,6 @@ class Storage:
     The database, which several gateway processes may share; they run on one event loop then.
 
     Attributes:
-        instances: The instances, by name.
-        messages: The stored messages.
         known_jids: Table IsOnWhatsapp: canonical JIDs that were looked up before.
     """
 

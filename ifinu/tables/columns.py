@@ -72,7 +72,6 @@ class Columns:
     Attributes:
         fields: The field of each column, or None.
         spelling: Field -> its column, as the file spells it.
-        unused: Columns without a field.
     """
 
     def __init__(self, cells: Iterable[str], fields: Fields) -> None:

@@ -41,14 +41,13 @@ class Stage:
     """
     A context manager that starts the processes and stops them; after an error it keeps their logs.
 
+    Its methods raise StageError if a process fails.
+
     Args:
         settings: `IFINU_*` variables of the workers.
 
     Attributes:
-        directory: Directory of the logs.
         keep_logs: Whether to keep the directory at the end; an error sets it.
-        control: Client of the simulator's control API.
-        client: Client of the Valkey.
     """
 
     control: Control
@@ -98,12 +97,7 @@ class Stage:
         self._end()
 
     def start_workers(self) -> None:
-        """
-        Start the workers and wait until each consumes.
-
-        Raises:
-            StageError: A worker did not start.
-        """
+        """Start the workers and wait until each consumes."""
         for name in self.names:
             own = {"IFINU_WORKER_NAME": name, "IFINU_HEARTBEAT_FILE": str(self._heartbeat(name))}
             command = ("-m", "celery", "-A", "ifinu", "worker", "--hostname", f"{name}@%h")
@@ -112,12 +106,7 @@ class Stage:
             self._wait_for(name, self._heartbeat(name).exists)
 
     def run_python(self, code: str) -> str:
-        """
-        Run code in a separate Python process; return its output.
-
-        Raises:
-            StageError: The process failed.
-        """
+        """Run code in a separate Python process; return its output."""
         return self._run("producer", "-c", code)
 
     def _run(self, name: str, *arguments: str) -> str:
@@ -135,12 +124,7 @@ class Stage:
         return done.stdout.decode()
 
     def check(self) -> None:
-        """
-        Check that all processes are running.
-
-        Raises:
-            StageError: A process has ended.
-        """
+        """Check that all processes are running."""
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise StageError(f"{name} ended unexpectedly (exit code {process.returncode}); see {self._log(name)}")

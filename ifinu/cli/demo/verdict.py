@@ -24,8 +24,6 @@ class Pace:
     The POSTs of one worker.
 
     Attributes:
-        worker: Name of the worker.
-        total: Number of POSTs.
         worst_window: Largest number in any one-second window.
         mean_per_s: POSTs a second from the first to the last while there was a backlog.
         length_s: Seconds between those two.
@@ -59,9 +57,6 @@ class Evidence:
     Attributes:
         sends: Messages that WhatsApp got, by the simulator's ledger.
         posts: POSTs by outcome, by the simulator's ledger.
-        letters: All dead letters.
-        backlogs: The backlog of each queue.
-        paces: The pace of each worker.
         later_from: Epoch seconds at which the countdown began.
         ledger: Notifications by state, by ifinu's ledger.
     """

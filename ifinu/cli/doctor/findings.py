@@ -20,9 +20,6 @@ class Finding:
     The result of one check.
 
     Attributes:
-        check: Name of the check.
-        level: Severity.
-        seen: The state that was found.
         fix: What to do about it; empty when there is nothing to do.
     """
 

@@ -80,9 +80,6 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]], width
     Args:
         rows: A cell for each column; further cells are ignored.
         width: Cells of a line.
-
-    Returns:
-        The title and the rows.
     """
     cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     natural = [max([len(c.name), *(row[i].cell_len for row in cells)]) for i, c in enumerate(columns)]

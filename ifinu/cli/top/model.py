@@ -47,8 +47,6 @@ class WorkerRow:
     One worker; None stands for a figure that is not known.
 
     Attributes:
-        name: Its Celery node name.
-        pid: Its process id.
         rate_per_s: Sends, successful or not.
         limit_per_s: Sends it may do at most; infinite without a limit.
         per_s: Messages by outcome.
@@ -88,11 +86,8 @@ class Model:
     All figures at one moment.
 
     Attributes:
-        at: That moment.
         error: Why Redis or the workers could not be asked; empty if they could.
-        error_s: Seconds since the first such error in a row.
         queues: The queues, as of Redis' last answer.
-        workers: The workers that answer, or did until recently.
         trend_per_s: Growth of all queues together.
         snapshot: The state of Redis as of its last answer; None before the first.
     """

@@ -30,7 +30,6 @@ class Observation:
     What Redis and the workers answered at one moment.
 
     Attributes:
-        at: That moment.
         at_s: The same on a monotonic clock, in seconds.
         snapshot: The state of Redis; None if it could not be asked.
         answers: By worker name and process id; None if the workers could not be asked.
