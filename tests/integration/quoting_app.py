@@ -1,4 +1,4 @@
-"""The application with a send that fails as a library might: quoting what it was given."""
+"""The application with a send that fails and quotes its arguments, as a library's error might."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def _quoting(*args: Any, **kwargs: Any) -> Any:
     return _send_text(*args, **kwargs)
 
 
-Evolution.send_text = _quoting  # type: ignore[method-assign]  # that is the point
+Evolution.send_text = _quoting  # the purpose of this module

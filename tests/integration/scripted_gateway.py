@@ -1,4 +1,4 @@
-"""A server on a real socket that answers, stalls, resets or hangs up as told, and remembers the requests."""
+"""A server on a real socket that answers, stalls, resets or hangs up as scripted, and keeps the requests."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Request:
         return json.loads(self.body)
 
 
-# What the server does with a request: whether the connection stays open afterwards.
+# One reaction to a request. Returns whether the connection stays open.
 Act = Callable[[socket.socket, Request], bool]
 
 
 @dataclass
 class Gateway:
-    """Does the acts in turn, the last one for ever, and remembers the requests."""
+    """Performs the acts in turn and repeats the last one; keeps the requests."""
 
     listener: socket.socket
     tls: ssl.SSLContext | None = None
@@ -99,7 +99,7 @@ class Gateway:
 
 def reply(status: int, body: Any = None, *headers: str, keep: bool = True) -> Act:
     raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    head = "\r\n".join([f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(raw)}", *headers, "", ""])
+    head = "\r\n".join([f"HTTP/1.1 {status} Reason", f"Content-Length: {len(raw)}", *headers, "", ""])
 
     def act(sock: socket.socket, _request: Request) -> bool:
         sock.sendall(head.encode() + raw)
@@ -109,7 +109,7 @@ def reply(status: int, body: Any = None, *headers: str, keep: bool = True) -> Ac
 
 
 def raw(answer: bytes) -> Act:
-    """Answer these bytes and hang up."""
+    """Answer with these bytes and close the connection."""
 
     def act(sock: socket.socket, _request: Request) -> bool:
         sock.sendall(answer)
@@ -129,7 +129,7 @@ def sent(key_id: str = "3EB0") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def serving() -> Iterator[Callable[..., Gateway]]:
-    """Yield what starts gateways; all of them end with the block."""
+    """A function that starts gateways; all are stopped at the end of the block."""
     with contextlib.ExitStack() as stack:
 
         def start(*acts: Act, tls: ssl.SSLContext | None = None) -> Gateway:
@@ -145,7 +145,7 @@ def serving() -> Iterator[Callable[..., Gateway]]:
 
 @contextlib.contextmanager
 def connecting() -> Iterator[Callable[..., Evolution]]:
-    """Yield what makes clients; all of them are closed with the block."""
+    """A function that makes clients; all are closed at the end of the block."""
     with contextlib.ExitStack() as stack:
 
         def client(url: str, **more: Any) -> Evolution:

@@ -1,4 +1,4 @@
-"""The application with a pool that fails over one message, as a bug might."""
+"""The application with a pool that fails on one message, as a bug might make it."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ def _stumbling(self: BasePool, *args: Any, **options: Any) -> Any:
     return _apply_async(self, *args, **options)
 
 
-BasePool.apply_async = _stumbling  # that is the point
+BasePool.apply_async = _stumbling  # the purpose of this module

@@ -26,7 +26,7 @@ def ifinu(capsys, monkeypatch, valkey, tmp_path, _sqlite_template):
 
 
 def run(*arguments, timeout=60, **environment):
-    """A command in a process of its own, where it would configure the application of this one."""
+    """Run a command in a new process; here it would configure this process's application."""
     return subprocess.run(
         [sys.executable, "-m", "ifinu", *arguments],
         env=os.environ | environment, capture_output=True, text=True, timeout=timeout, check=False,
@@ -48,7 +48,7 @@ def bury(client, number, reason="invalid", *, hours=0, queue=NORMAL, raw=None):
 
 @pytest.fixture
 def letters(client):
-    """Dead letters, the oldest first: n1 to n3 of yesterday, n4 and n5 of now, one that is no text."""
+    """Dead letters, oldest first: n1 to n3 from yesterday, n4 and n5 new, and one that is not text."""
     for number in (1, 2, 3):
         bury(client, number, "connection_closed", hours=24)
     bury(client, 4)
@@ -91,7 +91,7 @@ def test_dlq_filters(ifinu, letters, filters, ids):
     assert {one["id"] for one in ifinu("dlq", "list", *filters, "--json").json["letters"]} == ids
 
 
-def test_dlq_show_hides_what_is_personal_unless_asked(ifinu, letters):
+def test_dlq_show_hides_personal_data_unless_reveal_is_given(ifinu, letters):
     masked = ifinu("dlq", "show", "n4", "--json").json
     assert masked["error"] == "why 4"
     assert json.loads(masked["raw"])["telefone"] == "+55 77 9****-6740"
@@ -100,12 +100,12 @@ def test_dlq_show_hides_what_is_personal_unless_asked(ifinu, letters):
     assert "99861" not in ifinu("dlq", "show", "n4").out
 
 
-def test_dlq_show_by_place_and_of_bytes_that_are_no_text(ifinu, letters):
+def test_dlq_show_by_place_and_for_bytes_that_are_not_text(ifinu, letters):
     place = [one["id"] for one in ifinu("dlq", "list", "--json").json["letters"]].index(None) + 1
     hidden = "(2 bytes without readable fields; --reveal shows them)"
     assert ifinu("dlq", "show", str(place), "--json").json["raw"] == hidden
     assert ifinu("dlq", "show", str(place), "--json", "--reveal").json["raw_b64"] == "/3s="
-    for missing in ("0", "7", "nobody"):
+    for missing in ("0", "7", "missing"):
         ended = ifinu("dlq", "show", missing)
         assert (ended.code, ended.out) == (1, "")
 
@@ -123,17 +123,17 @@ def test_dlq_show_by_place_and_of_bytes_that_are_no_text(ifinu, letters):
 )
 def test_dlq_replay_and_purge(ifinu, letters, act, which, done):
     yes = ("--yes",) if act == "purge" else ()
-    told = {"replay": "replayed", "purge": "deleted"}[act]
+    outcome = {"replay": "replayed", "purge": "deleted"}[act]
     dry = ifinu("dlq", act, *which, "--dry-run", "--json")
-    assert (dry.code, dry.json) == (0, {f"would_be_{told}": done})
+    assert (dry.code, dry.json) == (0, {f"would_be_{outcome}": done})
     assert sum(counts(letters).values()) == 6
-    assert ifinu("dlq", act, *which, *yes, "--json").json == {told: done}
+    assert ifinu("dlq", act, *which, *yes, "--json").json == {outcome: done}
     assert sum(counts(letters).values()) == 6 - done
     on_queues = sum(letters.llen(queue) for queue in QUEUES)
     assert on_queues == (done if act == "replay" else 0)
 
 
-def test_dlq_replays_what_was_pushed_where_it_was_pushed(ifinu, letters):
+def test_dlq_replays_a_message_to_its_original_queue(ifinu, letters):
     assert ifinu("dlq", "replay", "--id", "n5", "--rate", "100/s").out == "1 replayed\n"
     (raw,) = letters.lrange(LOW, 0, -1)
     assert json.loads(raw)["telefone"] == "77998616740"
@@ -149,7 +149,7 @@ def test_dlq_replays_what_was_pushed_where_it_was_pushed(ifinu, letters):
         ("replay", "--all", "--rate", "fast"),
     ],
 )
-def test_dlq_does_nothing_that_was_not_said_clearly(ifinu, letters, arguments):
+def test_dlq_refuses_unclear_arguments(ifinu, letters, arguments):
     ended = ifinu("dlq", *arguments)
     assert (ended.code, ended.out) == (2, "")
     assert sum(counts(letters).values()) == 6
@@ -164,14 +164,14 @@ def test_dlq_export(ifinu, letters, tmp_path):
     exported = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(exported) == 6
     assert json.loads(exported[0]["raw"])["telefone"] == "77998616740"
-    assert ifinu("dlq", "export", str(file)).code == 2  # it is there already
+    assert ifinu("dlq", "export", str(file)).code == 2  # the file exists
     assert ifinu("dlq", "export", "-", "--reason", "not_utf8").json["raw_b64"] == "/3s="
 
 
 # -- doctor, status
 
 
-def test_doctor_finds_a_good_server_and_gateway_well(ifinu, simulator, monkeypatch):
+def test_doctor_reports_a_good_server_and_gateway_as_ok(ifinu, simulator, monkeypatch):
     monkeypatch.setenv("IFINU_EVOLUTION_URL", simulator.url)
     monkeypatch.setenv("IFINU_EVOLUTION_API_KEY", API_KEY)
     monkeypatch.setenv("IFINU_PHONE_KEY", "a-key-of-the-tests-of-32-letters")
@@ -188,11 +188,11 @@ def test_doctor_finds_a_good_server_and_gateway_well(ifinu, simulator, monkeypat
     ("environment", "check", "fix"),
     [
         ({"IFINU_EVOLUTION_API_KEY": "wrong"}, "gateway", "correct IFINU_EVOLUTION_API_KEY"),
-        ({"IFINU_EVOLUTION_INSTANCE": "nobody"}, "gateway", "create the instance"),
+        ({"IFINU_EVOLUTION_INSTANCE": "missing"}, "gateway", "create the instance"),
         ({"state": "close"}, "instance ifinu", "connect its phone again"),
     ],
 )
-def test_doctor_finds_what_is_wrong_at_the_gateway(ifinu, simulator, monkeypatch, environment, check, fix):
+def test_doctor_finds_errors_at_the_gateway(ifinu, simulator, monkeypatch, environment, check, fix):
     state = environment.pop("state", None)
     if state:
         simulator.control.set_instance("ifinu", state=state)
@@ -227,7 +227,7 @@ def test_doctor_refuses_a_server_that_would_lose_messages(ifinu, monkeypatch):
         (("-q", "all", "--delayed"), {"ready": 0, "delayed": 0, "low": 0}),
     ],
 )
-def test_purge_deletes_what_it_says(ifinu, client, arguments, left):
+def test_purge_deletes_the_messages_that_it_reports(ifinu, client, arguments, left):
     client.lpush(NORMAL, "a", "b")
     client.zadd(Keys.of(NORMAL).delayed, {"c": 1})
     client.lpush(LOW, "d")
@@ -288,8 +288,8 @@ def test_a_worker_of_the_command_line_drains_a_load_and_ends_on_sigterm(valkey, 
     try:
         loaded = run("load", "100", "--json", **environment)
         assert loaded.returncode == 0, loaded.stderr
-        told = json.loads(loaded.stdout)
-        assert (told["pushed"], told["dead"]) == (100, 0)
+        report = json.loads(loaded.stdout)
+        assert (report["pushed"], report["dead"]) == (100, 0)
         assert len(simulator.control.sends) == 100
         assert list(simulator.control.summary()["clients"]) == ["w1"]
 
@@ -326,7 +326,7 @@ def test_without_redis_a_send_ends_with_3():
 
 
 def test_the_demo_adds_up_and_leaves_nothing_behind(tmp_path):
-    # What is set outside has no say in it.
+    # The environment's settings have no effect on the demo.
     ended = run("demo", "--messages", "60", TMPDIR=str(tmp_path), IFINU_REDIS_URL="redis://localhost:1", timeout=110)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     verdicts = [line[0] for line in ended.stdout.splitlines() if line[:1] in ("✓", "✗")]

@@ -1,4 +1,4 @@
-"""`ifinu instance`, and what doctor, status and the exporter say, of one gateway process and of several."""
+"""`ifinu instance`, doctor, status and the exporter, with one gateway process and with several."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def ifinu(capsys, monkeypatch, valkey: Valkey, tmp_path) -> Shell:
 
 @pytest.fixture
 def one(monkeypatch) -> Iterator[Simulator]:
-    """One gateway process; a phone takes a while to scan."""
+    """One gateway process, with a simulated phone that takes a while to scan."""
     with Simulator(api_key=API_KEY, pairing_ms=100, reconnect_ms=50, script={"endings": {}}) as running:
         monkeypatch.setenv("IFINU_EVOLUTION_URL", running.url)
         yield running
@@ -57,7 +57,7 @@ def one(monkeypatch) -> Iterator[Simulator]:
 
 @pytest.fixture
 def several(monkeypatch) -> Iterator[Pods]:
-    """Three behind one name."""
+    """Three gateway processes behind one name."""
     with pods(HELD, pairing_ms=100, reconnect_ms=50) as running:
         resolved(monkeypatch, running)
         monkeypatch.setenv("IFINU_EVOLUTION_URL", f"http://{NAME}:{running.port}")
@@ -75,7 +75,7 @@ def at(one: Simulator) -> Iterator[Evolution]:
 # -- create
 
 
-def test_an_instance_is_made_and_its_webhook_registered(ifinu, at, monkeypatch):
+def test_an_instance_is_created_and_its_webhook_registered(ifinu, at, monkeypatch):
     for name, value in HOOK.items():
         monkeypatch.setenv(name, value)
     ended = ifinu("instance", "create", "acme")
@@ -88,7 +88,7 @@ def test_an_instance_is_made_and_its_webhook_registered(ifinu, at, monkeypatch):
     assert at.connection_state("acme") is ConnectionState.CLOSE
 
 
-def test_a_name_is_taken_as_messages_name_it_and_shown_as_a_shell_wants_it(ifinu, at):
+def test_a_name_is_read_as_in_messages_and_shown_quoted_for_the_shell(ifinu, at):
     ended = ifinu("instance", "create", " Loja do João ")
     assert "`ifinu instance connect 'Loja do João'`" in ended.out
     assert at.connection_state("Loja do João") is ConnectionState.CLOSE
@@ -96,7 +96,7 @@ def test_a_name_is_taken_as_messages_name_it_and_shown_as_a_shell_wants_it(ifinu
 
 
 @pytest.mark.parametrize("missing", [*HOOK, None])
-def test_without_all_of_it_no_webhook_is_registered_and_that_is_said(ifinu, at, monkeypatch, missing):
+def test_without_all_settings_no_webhook_is_registered_and_a_warning_says_so(ifinu, at, monkeypatch, missing):
     for name, value in HOOK.items():
         if missing is not None and name != missing:
             monkeypatch.setenv(name, value)
@@ -106,7 +106,7 @@ def test_without_all_of_it_no_webhook_is_registered_and_that_is_said(ifinu, at, 
     assert "IFINU_WEBHOOK_SECRET" in ifinu("instance", "create", "other").err
 
 
-def test_what_is_taken_or_being_made_is_not_made(ifinu, at, client: redis.Redis):
+def test_a_name_in_use_or_being_created_is_refused(ifinu, at, client: redis.Redis):
     taken = ifinu("instance", "create", "ifinu")
     assert (taken.code, taken.out) == (1, "")
     assert "already in use" in taken.err
@@ -119,7 +119,7 @@ def test_what_is_taken_or_being_made_is_not_made(ifinu, at, client: redis.Redis)
     assert ifinu("instance", "create", " ").code == 2
 
 
-def test_of_several_the_one_with_the_fewest_makes_it_and_no_name_is_made_twice(ifinu, several):
+def test_the_process_with_the_fewest_instances_creates_a_new_one_and_no_name_twice(ifinu, several):
     assert ifinu("instance", "create", "acme").code == 0
     assert several.holder("acme") == "pod-1"
     again = ifinu("instance", "create", "acme")
@@ -133,7 +133,7 @@ def test_of_several_the_one_with_the_fewest_makes_it_and_no_name_is_made_twice(i
 
 
 def modules(page: str) -> list[list[bool]]:
-    """The modules of the code drawn in a page, dark ones true, as light ones are drawn off a terminal."""
+    """The modules of the code drawn on a page; dark modules are true. Off a terminal, light modules are drawn."""
     lines = [line for line in page.splitlines() if line and set(line) <= set("█▀▄ ")]
     rows: list[list[bool]] = []
     for line in lines:
@@ -155,7 +155,7 @@ def test_the_code_is_drawn_until_it_was_scanned(ifinu, request, shards):
         assert running.holder("acme") == "pod-1"
 
 
-def test_what_is_drawn_is_the_code(ifinu, one):
+def test_the_drawn_code_is_the_gateways(ifinu, one):
     ifinu("instance", "create", "acme")
     lines = [json.loads(line) for line in ifinu("instance", "connect", "acme", "--json").out.splitlines()]
     (first, last) = lines
@@ -169,7 +169,7 @@ def test_what_is_drawn_is_the_code(ifinu, one):
     assert drawn[: len(expected)] == expected
 
 
-def test_on_a_terminal_it_is_black_on_white():
+def test_on_a_terminal_the_code_is_black_on_white():
     plain, ours = qr.drawn("2@x", coloured=False), qr.drawn("2@x", coloured=True)
     assert str(ours.style) == "black on white"
     swapped = str.maketrans("█▀▄ ", " ▄▀█")
@@ -178,7 +178,7 @@ def test_on_a_terminal_it_is_black_on_white():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Asks more often, so that each moment of a pairing is seen."""
+    """Poll more often, so that each step of a pairing is seen."""
     monkeypatch.setattr(qr, "_EVERY_S", 0.02)
 
 
@@ -196,7 +196,7 @@ def test_a_code_that_changes_is_drawn_again(ifinu, impatient, monkeypatch):
 @pytest.mark.parametrize("paired", [False, True], ids=["new", "already paired, and reconnecting"])
 def test_a_pairing_opens_one_connection(ifinu, impatient, paired):
     """
-    After the scan, and after a restart of the gateway, the state is `close` for a moment: it is left alone.
+    After the scan, and after a restart of the gateway, the state is `close` for a moment; no new connection is opened.
     """
     with Simulator(api_key=API_KEY, pairing_ms=100, reconnect_ms=300, boot_ms=300) as slow:
         ifinu._monkeypatch.setenv("IFINU_EVOLUTION_URL", slow.url)
@@ -211,14 +211,14 @@ def test_a_pairing_opens_one_connection(ifinu, impatient, paired):
     assert (rows[name]["state"], rows[name]["flapping"]) == ("open", False)
 
 
-def test_a_closed_instance_that_does_not_come_back_is_connected(ifinu, one, impatient, monkeypatch):
+def test_a_closed_instance_that_stays_closed_is_connected(ifinu, one, impatient, monkeypatch):
     monkeypatch.setattr(qr, "_CLOSED_S", 0.1)
     monkeypatch.setattr(qr, "_was_open", lambda *_: True)
     one.set_instance("ifinu", state="close")
     assert ifinu("instance", "connect", "ifinu").code == 0
 
 
-def test_two_connections_of_one_instance_are_noticed_and_no_third_is_opened(ifinu, impatient, monkeypatch):
+def test_two_connections_of_one_instance_are_detected_and_no_third_is_opened(ifinu, impatient, monkeypatch):
     monkeypatch.setattr(flaps, "_EVERY_S", 0.05)
     with Simulator(api_key=API_KEY, instances=("acme",), reconnect_ms=50) as running:
         ifinu._monkeypatch.setenv("IFINU_EVOLUTION_URL", running.url)
@@ -250,14 +250,14 @@ def test_a_terminal_shows_one_code_at_a_time(at):
     assert at.connection_state("acme") is ConnectionState.OPEN
 
 
-def test_with_its_number_there_is_a_code_to_type(ifinu, one):
+def test_with_its_number_an_instance_gets_a_code_to_type(ifinu, one):
     ifinu("instance", "create", "acme")
     ended = ifinu("instance", "connect", "acme", "--number", PHONE)
     assert "Or choose to link with the phone number, and type " in ended.out
     assert ifinu("instance", "connect", "acme", "--number", "12").code == 2
 
 
-def test_what_nobody_scans_ends_with_1(ifinu, capsys):
+def test_an_unscanned_code_ends_with_1(ifinu, capsys):
     with Simulator(api_key=API_KEY, pairing_ms=60_000) as slow:
         ifinu._monkeypatch.setenv("IFINU_EVOLUTION_URL", slow.url)
         ifinu("instance", "create", "acme")
@@ -267,15 +267,15 @@ def test_what_nobody_scans_ends_with_1(ifinu, capsys):
     assert ended.json["state"] == "connecting"
 
 
-def test_one_that_is_connected_is_said_to_be(ifinu, one):
+def test_an_instance_already_connected_is_reported_as_connected(ifinu, one):
     assert ifinu("instance", "connect", "ifinu").out == "ifinu is connected\n"
-    assert ifinu("instance", "connect", "nobody").code == 1
+    assert ifinu("instance", "connect", "missing").code == 1
 
 
 # -- restart
 
 
-def test_a_dead_connection_is_opened_anew(ifinu, one, at):
+def test_a_restart_reopens_a_dead_connection(ifinu, one, at):
     one.set_instance("ifinu", socket="dead")
     assert ifinu("instance", "restart", "ifinu").out == "open\n"
     wait_until(lambda: at.connection_state("ifinu") is ConnectionState.OPEN)
@@ -283,14 +283,14 @@ def test_a_dead_connection_is_opened_anew(ifinu, one, at):
     assert ifinu("instance", "restart", "ifinu", "--json").json == {"name": "ifinu", "before": "open", "state": "open"}
 
 
-def test_what_is_not_paired_cannot_be_restarted(ifinu, one):
+def test_an_unpaired_instance_cannot_be_restarted(ifinu, one):
     one.set_instance("ifinu", state="close")
     ended = ifinu("instance", "restart", "ifinu")
     assert (ended.code, ended.out) == (1, "")
     assert "ifinu instance connect ifinu" in ended.err
 
 
-def test_of_several_the_holder_restarts_it_or_nobody_does(ifinu, several):
+def test_only_the_process_that_holds_an_instance_restarts_it(ifinu, several):
     assert ifinu("instance", "restart", "b").out == "open\n"
     several.kill("pod-1")
     ended = ifinu("instance", "restart", "b")
@@ -300,7 +300,7 @@ def test_of_several_the_holder_restarts_it_or_nobody_does(ifinu, several):
 # -- list, state, doctor, status
 
 
-def test_a_list_of_several_says_where_each_is_and_who_does_not_answer(ifinu, several, monkeypatch):
+def test_a_list_of_several_shows_each_instances_process_and_unanswering_processes(ifinu, several, monkeypatch):
     rows = ifinu("instance", "list", "--json").json
     assert {row["name"]: row["shard"] for row in rows["instances"]} == {
         "a": "127.0.0.1", "b": "127.0.0.2", "c": "127.0.0.3", "d": "127.0.0.3", "ifinu": "127.0.0.1",
@@ -310,7 +310,9 @@ def test_a_list_of_several_says_where_each_is_and_who_does_not_answer(ifinu, sev
     assert "shard" in table
     assert "127.0.0.2" in table
     resolved_to = dict(several.addresses)
-    monkeypatch.setattr(type(several), "addresses", property(lambda _: resolved_to))  # the name is slow to forget
+    monkeypatch.setattr(
+        type(several), "addresses", property(lambda _: resolved_to)
+    )  # the name still resolves to the stopped process
     several.kill("pod-1")
     ended = ifinu("instance", "list", "--json")
     assert ended.json["away"] == ["127.0.0.2"]
@@ -329,7 +331,7 @@ def gateway_checks(ifinu: Shell) -> dict[str, dict[str, Any]]:
     return {one["check"]: one for one in checks if one["check"] in ("gateway", "instance ifinu")}
 
 
-def test_doctor_says_how_many_answer_and_which_holds_the_instance(ifinu, several):
+def test_doctor_reports_how_many_processes_answer_and_which_holds_the_instance(ifinu, several):
     found = gateway_checks(ifinu)
     assert {one["level"] for one in found.values()} == {"ok"}
     assert found["gateway"]["seen"].startswith("3 of 3 processes")
@@ -355,17 +357,17 @@ def test_doctor_warns_of_a_process_that_does_not_answer(ifinu, several, monkeypa
     ("environment", "fix"),
     [
         ({"IFINU_EVOLUTION_API_KEY": "wrong"}, "correct IFINU_EVOLUTION_API_KEY"),
-        ({"IFINU_EVOLUTION_INSTANCE": "nobody"}, "create the instance"),
+        ({"IFINU_EVOLUTION_INSTANCE": "missing"}, "create the instance"),
     ],
 )
-def test_doctor_finds_what_is_wrong_at_all_of_them(ifinu, several, monkeypatch, environment, fix):
+def test_doctor_finds_an_error_common_to_all_processes(ifinu, several, monkeypatch, environment, fix):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     (bad,) = gateway_checks(ifinu).values()
     assert (bad["level"], bad["fix"].startswith(fix)) == ("fail", True)
 
 
-def test_doctor_finds_two_that_hold_one_instance(ifinu, several, monkeypatch):
+def test_doctor_finds_two_processes_that_hold_one_instance(ifinu, several, monkeypatch):
     both = dict.fromkeys(("10.0.0.1", "10.0.0.2"), ConnectionState.OPEN)
     monkeypatch.setattr("ifinu.gateway.Shards.states", lambda *_: both)
     bad = gateway_checks(ifinu)["instance ifinu"]
@@ -378,13 +380,13 @@ def test_doctor_finds_two_that_hold_one_instance(ifinu, several, monkeypatch):
     assert gateway_checks(ifinu)["instance ifinu"]["level"] == "ok"
 
 
-def test_doctor_finds_one_address_that_stands_for_several(ifinu, one):
+def test_doctor_finds_one_address_that_several_processes_share(ifinu, one):
     one.set_instance("ifinu", held=False)
     bad = gateway_checks(ifinu)["instance ifinu"]
     assert (bad["level"], "IFINU_EVOLUTION_SHARDED=true" in bad["fix"]) == ("fail", True)
 
 
-def test_status_says_the_state_of_several(ifinu, several, tmp_path):
+def test_status_shows_the_state_of_several_processes(ifinu, several, tmp_path):
     migrated(f"sqlite:///{tmp_path / 'ledger.db'}")
     assert ifinu("status", "--json", "--no-workers").json["gateway"]["state"] == "open"
     several.kill("pod-0")
@@ -397,23 +399,23 @@ def test_status_says_the_state_of_several(ifinu, several, tmp_path):
 # -- the exporter
 
 
-def test_the_exporter_asks_all_and_tells_that_those_of_a_dead_one_are_not_connected():
+def test_the_exporter_asks_all_processes_and_exports_a_dead_ones_instances_as_not_connected():
     with pods(HELD) as running:
         gateway, series = gateway_of(running), CollectorRegistry()
 
-        def told(name: str) -> float | None:
+        def exported(name: str) -> float | None:
             return series.get_sample_value("ifinu_instance_connected", {"whatsapp": name})
 
         with polls.gateway(series, gateway, every_s=0.05):
-            wait_until(lambda: told("b") == 1.0)
-            assert {told(name) for names in HELD.values() for name in names} == {1.0}
+            wait_until(lambda: exported("b") == 1.0)
+            assert {exported(name) for names in HELD.values() for name in names} == {1.0}
             running.kill("pod-1")
-            wait_until(lambda: told("b") == 0.0)
-            assert (told("c"), series.get_sample_value("ifinu_gateway_up")) == (1.0, 1.0)
+            wait_until(lambda: exported("b") == 0.0)
+            assert (exported("c"), series.get_sample_value("ifinu_gateway_up")) == (1.0, 1.0)
             running.revive("pod-1", "127.0.0.9")
-            wait_until(lambda: told("b") == 1.0)
+            wait_until(lambda: exported("b") == 1.0)
             gateway.delete_instance("b")
-            wait_until(lambda: told("b") is None)
+            wait_until(lambda: exported("b") is None)
             for name in HOSTS:
                 running.kill(name)
             wait_until(lambda: series.get_sample_value("ifinu_gateway_up") == 0.0)
@@ -425,7 +427,7 @@ def test_the_exporter_asks_all_and_tells_that_those_of_a_dead_one_are_not_connec
 
 def test_the_simulator_stands_in_for_a_gateway(tmp_path):
     """
-    Listens for everybody, answers a probe without a key, and ends in order when it is told to.
+    It listens on all addresses, answers a probe without a key, and ends cleanly at SIGTERM.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

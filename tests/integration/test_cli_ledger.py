@@ -34,7 +34,7 @@ def ifinu(capsys, monkeypatch, valkey):
 
 @pytest.fixture
 def there(ifinu, monkeypatch, ledger_url, ledger):
-    """The ledger is set and answers."""
+    """The ledger is configured and available."""
     monkeypatch.setenv("IFINU_DATABASE_URL", ledger_url)
     return ledger
 
@@ -72,8 +72,8 @@ def test_show_prints_the_timeline(ifinu, there):
     first, second, *rest = ended.out.splitlines()
     assert first == "n1  delivered"
     assert second.startswith("It reached the phone at ")
-    for told in (MASKED, "K1", "t1", "lembrete"):
-        assert any(told in line for line in rest)
+    for expected in (MASKED, "K1", "t1", "lembrete"):
+        assert any(expected in line for line in rest)
     what = [line.split()[2:] for line in rest[-3:]]
     assert what[0] == ["retrying", "gateway_error;", "[/]HTTP", "500", "1", "24/11/2025", "13:00:00"]
     assert what[1] == ["sent", "by", "gateway;", "id", "K1", "2"]
@@ -82,7 +82,7 @@ def test_show_prints_the_timeline(ifinu, there):
 
 
 @pytest.mark.parametrize("key_id", ["K1", "K0"])
-def test_show_finds_a_notification_by_its_id_at_whatsapp_also_of_an_earlier_send(ifinu, there, key_id):
+def test_show_finds_a_notification_by_any_of_its_whatsapp_ids(ifinu, there, key_id):
     sent(there, 1)
     rows.event(there, "n1", "unknown", NOW - timedelta(hours=2), key_id="K0")
     assert ifinu("show", key_id).out.splitlines()[0] == "n1  delivered"
@@ -111,7 +111,7 @@ def test_show_as_json(ifinu, there):
         ({"state": "unknown"}, True, "unknown"),
     ],
 )
-def test_show_knows_what_only_redis_knows(
+def test_show_reads_a_state_that_only_redis_has(
     ifinu, client, monkeypatch, tmp_path, request, ledger_away, claim, buried, state
 ):
     if not ledger_away:
@@ -127,19 +127,19 @@ def test_show_knows_what_only_redis_knows(
     assert "is not in the ledger" in ifinu("show", "n1").out
 
 
-def test_show_says_when_nobody_knows(ifinu, there):
+def test_show_reports_an_unknown_id(ifinu, there):
     ended = ifinu("show", "n1")
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.startswith("n1 was not found.")
 
 
-def test_show_does_not_say_that_nobody_knows_while_the_ledger_is_away(ifinu):
+def test_show_does_not_report_an_unknown_id_while_the_ledger_is_away(ifinu):
     ended = ifinu("show", "n1")
     assert (ended.code, ended.out) == (3, "")
     assert ended.err.startswith("error: the ledger failed")
 
 
-def test_show_needs_no_redis_for_what_is_in_the_ledger(ifinu, there, monkeypatch):
+def test_show_needs_no_redis_for_a_recorded_notification(ifinu, there, monkeypatch):
     sent(there, 1)
     monkeypatch.setenv("IFINU_REDIS_URL", "redis://localhost:1")
     ended = ifinu("show", "n1", "--json")
@@ -166,7 +166,7 @@ def test_show_says_that_a_message_was_purged_until_its_id_is_used_again(ifinu, t
     assert ifinu("show", "n1", "--json").json["state"] == again
 
 
-def test_show_says_that_what_may_have_been_sent_is_not_looked_up_after_a_purge(ifinu, there, client, valkey):
+def test_show_says_that_a_message_in_doubt_is_not_looked_up_after_a_purge(ifinu, there, client, valkey):
     due_ms = round(NOW.timestamp() * 1000) + 10**7
     client.hset(claim_key("n1"), mapping={"state": "unknown", "tag": "t", "in_flight": "f", "since": "1"})
     Event(Name.UNKNOWN, "n1", {"reason": "timeout", "due_ms": due_ms}).write(client)
@@ -190,7 +190,7 @@ def test_show_says_that_a_dead_letter_was_purged(ifinu, there, client, valkey, r
     ]  # fmt: skip
 
 
-def test_show_says_that_the_dead_letter_of_what_may_have_been_sent_was_purged(ifinu, there, client, valkey):
+def test_show_says_that_the_dead_letter_of_a_message_in_doubt_was_purged(ifinu, there, client, valkey):
     Event(Name.HELD, "n1", {"reason": "unknown"}).write(client)
     bury(client, "n1", {"id": "n1"}, "unknown")
     letter = hashlib.sha1(client.lindex(Keys.of(NORMAL).dead, 0), usedforsecurity=False).hexdigest()
@@ -234,17 +234,17 @@ def test_status_counts(ifinu, there, client):
         {"key": None, "total": 1, "states": {"sent": 1}},
     ]
     assert found["unconfirmed"] == [{"instance": "ifinu", "total": 1}]
-    told = ifinu("status", "--since", "7d", "--by", "tenant").out
-    assert "ledger: 4 notifications in the last 7 d 0 h" in told
-    assert [line.split() for line in told.splitlines() if line.startswith(("t1", "tenant", "(none)"))] == [
+    shown = ifinu("status", "--since", "7d", "--by", "tenant").out
+    assert "ledger: 4 notifications in the last 7 d 0 h" in shown
+    assert [line.split() for line in shown.splitlines() if line.startswith(("t1", "tenant", "(none)"))] == [
         ["tenant", "total", "dead", "sent", "read"],
         ["t1", "3", "1", "0", "2"],
         ["(none)", "1", "0", "1", "0"],
     ]
-    assert "unconfirmed: 1 sent from instance ifinu without a receipt in time" in told
+    assert "unconfirmed: 1 sent from instance ifinu without a receipt in time" in shown
 
 
-def test_status_counts_what_was_dropped_as_a_duplicate(ifinu, there):
+def test_status_counts_dropped_duplicates(ifinu, there):
     assert ifinu("status", "--json").json["ledger"]["duplicates"] == {"messages": 0, "ids": 0}
     assert "duplicates" not in ifinu("status").out
     for number in range(9):
@@ -252,9 +252,9 @@ def test_status_counts_what_was_dropped_as_a_duplicate(ifinu, there):
     rows.event(there, "n0", "duplicate", NOW, seq=9, reason="id_reused", error="says something else")  # a dead letter
     rows.event(there, "n0", "duplicate", NOW - timedelta(days=2), first="sent")
     assert ifinu("status", "--json").json["ledger"]["duplicates"] == {"messages": 9, "ids": 2}
-    told = "duplicates: {} messages were dropped in the last {}, because their id had been used before (2 ids)"
-    assert told.format(9, "1 d 0 h") in ifinu("status").out
-    assert told.format(10, "3 d 0 h") in ifinu("status", "--since", "3d").out
+    message = "duplicates: {} messages were dropped in the last {}, because their id had been used before (2 ids)"
+    assert message.format(9, "1 d 0 h") in ifinu("status").out
+    assert message.format(10, "3 d 0 h") in ifinu("status", "--since", "3d").out
 
 
 @pytest.mark.parametrize("by", ["state", "kind", "tenant", "instance", "hour"])
@@ -265,17 +265,17 @@ def test_status_prints_each_grouping(ifinu, there, by):
     assert f"\n{by} " in ended.out
 
 
-def test_status_tells_what_is_unknown_and_how_far_the_ledger_is_behind(ifinu, there, client):
+def test_status_shows_unknown_messages_and_the_ledgers_lag(ifinu, there, client):
     quiet = ifinu("status").out
     assert "unknown" not in quiet
     assert "behind" not in quiet
     client.zadd(UNKNOWN, {"n1": 1, "n2": 2})
     Event(Name.CANCELLED, "n1").write(client)
     rows.add(there, schema.gaps, found_at=NOW, ms=1, seq=0, cause="went_back")
-    told = ifinu("status").out
-    assert "unknown: 2 may have been sent; see `ifinu unknown list`" in told
-    assert "ledger is 1 events behind; no recorder runs" in told
-    assert "events were lost" in told
+    shown = ifinu("status").out
+    assert "unknown: 2 may have been sent; see `ifinu unknown list`" in shown
+    assert "ledger is 1 events behind; no recorder runs" in shown
+    assert "events were lost" in shown
     found = ifinu("status", "--json").json
     assert (found["unknown"], found["ledger"]["waiting"], len(found["ledger"]["gaps"])) == (2, 1, 1)
 
@@ -292,7 +292,7 @@ def test_a_ledger_that_is_away_does_not_break_status(ifinu, client):
 # -- erase
 
 
-def test_erase_forgets_a_person(ifinu, there, client):
+def test_erase_anonymises_a_person(ifinu, there, client):
     sent(there, 1)
     sent(there, 2)
     sent(there, 3, JOAO)
@@ -306,10 +306,10 @@ def test_erase_forgets_a_person(ifinu, there, client):
     bury(client, "n5", envelope)
     bury(client, "n6", {"id": "n6", "telefone": JOAO, "texto": f"ligue para {MARIA}"})
     bury(client, "n7", {"id": "n7", "telefone": 77998616740, "cobranca": "none"})
-    bury(client, "n9", {"id": "n9", "telefone": None, "cobranca": {"cliente": ["nobody"]}})
+    bury(client, "n9", {"id": "n9", "telefone": None, "cobranca": {"cliente": ["Maria"]}})
     bury(client, "n8", b"\xff{")
     asked = ifinu("erase", "--phone", "77 99861-6740")
-    assert (asked.code, asked.out) == (2, "")  # nobody is there to confirm it
+    assert (asked.code, asked.out) == (2, "")  # no terminal to confirm it on
     assert rows.count(there, schema.events) == 9
 
     client.hset(senders_key("wa1", "2026-11"), mapping={hash_of(MARIA): "t1", hash_of(JOAO): "t1"})
@@ -325,7 +325,7 @@ def test_erase_forgets_a_person(ifinu, there, client):
     assert "99861" not in asked.err + ended.err + ended.out
 
 
-def test_erase_says_when_more_may_come(ifinu, there, client):
+def test_erase_says_that_unrecorded_events_remain(ifinu, there, client):
     Event(Name.CANCELLED, "n1").write(client)
     ended = ifinu("erase", "--phone", MARIA, "--yes")
     assert ended.code == 0
@@ -333,9 +333,9 @@ def test_erase_says_when_more_may_come(ifinu, there, client):
     assert "1 events are not recorded yet" in ended.err
 
 
-def test_erase_waits_until_what_happened_is_recorded(there, client):
+def test_erase_waits_until_all_events_are_recorded(there, client):
     Event(Name.CANCELLED, "n1").write(client)
-    assert ledger_status.catch_up(client, there, 0.05) is False  # nobody records
+    assert ledger_status.catch_up(client, there, 0.05) is False  # no recorder runs
     client.set(RECORDER, "somebody")
     assert ledger_status.catch_up(client, there, 0.05) is False  # and is slow
     (last, _), *_ = client.xrange(EVENTS)
@@ -346,7 +346,7 @@ def test_erase_waits_until_what_happened_is_recorded(there, client):
     assert ledger_status.catch_up(client, there, 0.05) is True
 
 
-def test_erase_forgets_what_is_old(ifinu, there):
+def test_erase_deletes_old_data(ifinu, there):
     sent(there, 1)
     rows.notification(there, "old", State.READ, NOW - timedelta(days=401))
     rows.event(there, "old", "sent", NOW - timedelta(days=401))
@@ -357,7 +357,7 @@ def test_erase_forgets_what_is_old(ifinu, there):
 
 
 @pytest.mark.parametrize("arguments", [(), ("--phone", MARIA, "--older-than", "1d"), ("--phone", "123")])
-def test_erase_does_nothing_that_was_not_said_clearly(ifinu, arguments):
+def test_erase_refuses_unclear_arguments(ifinu, arguments):
     ended = ifinu("erase", *arguments, "--yes")
     assert (ended.code, ended.out) == (2, "")
     assert "6740" not in ended.err
@@ -371,7 +371,7 @@ def checks(ifinu, *names):
     return [(found[name]["level"], found[name]["seen"]) if name in found else None for name in names]
 
 
-def test_doctor_finds_a_ledger_that_is_as_it_should_be_well(ifinu, there):
+def test_doctor_reports_a_good_ledger_as_ok(ifinu, there):
     name = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}[there.dialect.name]
     assert checks(ifinu, "ledger", "ledger schema", "recorder", "gaps", "phone key", "sending window") == [
         ("ok", f"{name} answers"), ("ok", "that of this version"), ("ok", "no events wait"), None, ("ok", "set"), None,
@@ -384,9 +384,9 @@ def test_doctor_says_that_the_ledger_is_away(ifinu):
     assert seen.startswith("the ledger failed")
 
 
-def test_doctor_does_not_mind_that_there_is_no_file_before_the_first_worker(ifinu, monkeypatch, tmp_path):
+def test_doctor_accepts_a_missing_ledger_file_before_the_first_worker(ifinu, monkeypatch, tmp_path):
     """
-    And it leaves none.
+    It creates no file either.
     """
     file = tmp_path / "none.db"
     monkeypatch.setenv("IFINU_DATABASE_URL", f"sqlite:///{file}")
@@ -422,7 +422,7 @@ def test_doctor_says_how_many_events_wait(ifinu, client, events, recorder, found
     assert checks(ifinu, "recorder") == [found]
 
 
-def test_doctor_tells_of_gaps(ifinu, there):
+def test_doctor_reports_gaps(ifinu, there):
     rows.add(there, schema.gaps, found_at=NOW, ms=1, seq=0, cause="went_back")
     rows.add(there, schema.gaps, found_at=NOW - timedelta(days=8), ms=1, seq=0, cause="went_back")
     assert checks(ifinu, "gaps") == [("warn", "events were lost 1 times in a week")]
@@ -431,7 +431,7 @@ def test_doctor_tells_of_gaps(ifinu, there):
 @pytest.mark.parametrize(
     ("window", "level"), [("mon-fri 08:00-20:00", "ok"), ("mon-fri 20:00-08:00", "fail"), ("sometimes", "fail")]
 )
-def test_doctor_reads_the_sending_window(ifinu, monkeypatch, window, level):
+def test_doctor_checks_the_sending_window(ifinu, monkeypatch, window, level):
     monkeypatch.setenv("IFINU_SENDING_WINDOW", window)
     monkeypatch.delenv("IFINU_PHONE_KEY")
     (found, key) = checks(ifinu, "sending window", "phone key")
@@ -440,7 +440,7 @@ def test_doctor_reads_the_sending_window(ifinu, monkeypatch, window, level):
 
 
 @pytest.mark.parametrize(("source", "level"), [("Olá, {{ nome }}!", "ok"), ("Olá, {{ nme }}!", "fail")])
-def test_doctor_reads_the_texts_that_are_set(ifinu, monkeypatch, tmp_path, source, level):
+def test_doctor_checks_the_configured_texts(ifinu, monkeypatch, tmp_path, source, level):
     (tmp_path / "lembrete.txt.j2").write_text(source, encoding="utf-8")
     monkeypatch.setenv("IFINU_TEMPLATES", str(tmp_path))
     ((found, said),) = checks(ifinu, "texts")

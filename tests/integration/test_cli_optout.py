@@ -48,8 +48,8 @@ def test_add(ifinu, client, optouts):
     assert (again.code, again.out) == (0, f"{MASKED} was already opted out of messages of tenant u1.\n")
     ended = ifinu("optout", "add", SPELLING, "--json")
     assert ended.json == {"tenant": None, "phone": MASKED, "added": True}
-    told = [events.decode(fields).data for _, fields in client.xrange(EVENTS)]
-    assert [(one["tenant"], one["hash"], one["on"]) for one in told] == [("u1", HASH, True), (None, HASH, True)]
+    changes = [events.decode(fields).data for _, fields in client.xrange(EVENTS)]
+    assert [(one["tenant"], one["hash"], one["on"]) for one in changes] == [("u1", HASH, True), (None, HASH, True)]
 
 
 def test_remove(ifinu, optouts):
@@ -81,7 +81,7 @@ def test_a_removal_is_confirmed(ifinu, optouts):
         (SPELLING, "u\x001", "--tenant has control characters"),
     ],
 )
-def test_what_is_wrong_ends_with_2(ifinu, optouts, command, number, tenant, reason):
+def test_a_wrong_argument_ends_with_2(ifinu, optouts, command, number, tenant, reason):
     ended = ifinu("optout", *command, number, "--tenant", tenant)
     assert (ended.code, ended.out) == (2, "")
     assert reason in ended.err
@@ -108,7 +108,7 @@ def test_list(ifinu, client, optouts):
     assert MASKED in ifinu("optout", "list", "--tenant", "").out
 
 
-def test_the_latest_are_listed_first(ifinu):
+def test_the_latest_opt_outs_are_listed_first(ifinu):
     rows = [{"hash": f"{n:032x}", "source": "old", "at": f"2026-01-0{n}T00:00:00Z"} for n in (2, 3, 1)]
     exported(ifinu, rows)
     listed = ifinu("optout", "list", "--json").json["optouts"]
@@ -119,7 +119,7 @@ def test_the_latest_are_listed_first(ifinu):
 
 
 def exported(ifinu, rows, **fields):
-    """What `export --json` would write, given to `import`."""
+    """The content of a file written by `export --json`."""
     mark = Pseudonyms(KEY.encode()).of("")[:8]
     lines = [json.dumps({"key": mark, **row, **fields}) for row in rows]
     return ifinu("optout", "import", "-", "--json", stdin="\n".join(lines).encode()).json
@@ -134,7 +134,7 @@ def exported(ifinu, rows, **fields):
         ("a.jsonl", f'{{"telefone":"{SPELLING}","usuario_id":"u2"}}\n\n{{"phone":77988887777}}'),
     ],
 )
-def test_phones_are_imported_with_a_tenant_where_the_file_names_none(ifinu, optouts, tmp_path, name, content):
+def test_imported_phones_get_the_given_tenant_if_the_file_has_none(ifinu, optouts, tmp_path, name, content):
     file = tmp_path / name
     file.write_text(content)
     ended = ifinu("optout", "import", str(file), "--tenant", "u1")
@@ -144,13 +144,13 @@ def test_phones_are_imported_with_a_tenant_where_the_file_names_none(ifinu, opto
     assert (again.json["added"], again.json["known"], again.json["refused"]) == (0, 2, [])
 
 
-def test_an_import_without_a_tenant_is_for_messages_of_none(ifinu, optouts):
+def test_an_import_without_a_tenant_is_for_messages_without_one(ifinu, optouts):
     ended = ifinu("optout", "import", "-", "--format", "csv", stdin=f"telefone\n{SPELLING}\n".encode())
     assert ended.code == 0
     assert everybody(optouts) == [("", MASKED, "import")]
 
 
-def test_what_is_wrong_is_told_with_its_line_and_does_not_stop_the_rest(ifinu, optouts):
+def test_a_wrong_line_is_reported_with_its_number_and_does_not_stop_the_rest(ifinu, optouts):
     lines = [
         b'{"telefone":"123"}',
         b"{bad",
@@ -171,9 +171,9 @@ def test_what_is_wrong_is_told_with_its_line_and_does_not_stop_the_rest(ifinu, o
         (6, "phone"),
     ]
     assert everybody(optouts) == [("", MASKED, "import")]
-    told = ifinu("optout", "import", "-", stdin=b"\n".join([*lines, *[b"{}"] * 6]))
-    first, *rest = told.out.splitlines()
-    assert (told.code, first, len(rest)) == (1, "0 added, 1 known already, 12 refused", 11)
+    ended = ifinu("optout", "import", "-", stdin=b"\n".join([*lines, *[b"{}"] * 6]))
+    first, *rest = ended.out.splitlines()
+    assert (ended.code, first, len(rest)) == (1, "0 added, 1 known already, 12 refused", 11)
     assert rest[0].startswith("  line 1: telefone: has 3 digits")
     assert rest[-1] == "  … and 2 more; --json lists them"
 
@@ -240,14 +240,14 @@ def three(optouts):
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_what_is_exported_can_be_imported_after_a_loss(ifinu, client, optouts, three, tmp_path, form):
+def test_an_export_can_be_imported_after_a_loss(ifinu, client, optouts, three, tmp_path, form):
     file = tmp_path / ("optouts.jsonl" if form else "optouts.csv")
     ended = ifinu("optout", "export", str(file), *form)
     assert (ended.code, ended.out, ended.err) == (0, "", "3 opt-outs written\n")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert "8616740" not in file.read_text()
     client.flushall()
-    # A tenant here is only for phones: the file says of each hash whose it is.
+    # --tenant applies to phones only: for each hash, the file names the tenant.
     assert ifinu("optout", "import", str(file), "--tenant", "u9").out == "3 added, 0 known already, 0 refused\n"
     assert set(optouts.all(ALL)) == three
 
@@ -295,7 +295,7 @@ def test_a_phone_beside_a_hash_is_masked(ifinu, optouts):
     assert everybody(optouts) == [("", MASKED, "")]
 
 
-def test_without_a_key_of_its_own_one_is_kept_in_redis(ifinu, client, monkeypatch):
+def test_without_a_configured_key_one_is_kept_in_redis(ifinu, client, monkeypatch):
     monkeypatch.delenv("IFINU_PHONE_KEY")
     assert ifinu("optout", "add", SPELLING, "--json").json["added"]
     assert not ifinu("optout", "add", SPELLING, "--json").json["added"]
@@ -306,14 +306,14 @@ def test_without_a_key_of_its_own_one_is_kept_in_redis(ifinu, client, monkeypatc
 
 
 def asked(client, **fields):
-    """One open answer, as the webhook leaves it."""
+    """An unresolved reply, as the webhook stores it."""
     given = {"id": "a1", "wish": "stop", "instance": "wa1", "at": datetime(2026, 11, 24, 15, tzinfo=UTC)} | fields
     answer = Reply(**given)
     Replies(client).take(answer, stays=True)
     return answer
 
 
-def test_open_answers_are_listed_with_what_it_takes_to_settle_them(ifinu, client):
+def test_unresolved_replies_are_listed_with_the_data_to_settle_them(ifinu, client):
     assert ifinu("optout", "unresolved").out == "No answer needs a decision.\n"
     asked(client, quoted="3EB0AA")
     asked(client, id="a2", wish="maybe", hash=HASH, phone=MASKED, text="cancelar")
@@ -342,7 +342,7 @@ def test_a_hidden_phone_is_settled_by_its_number(ifinu, client, optouts, tenant,
     assert ifinu("optout", "resolve", "a1", "--stop").code == 2
 
 
-def test_a_wrong_recipient_is_kept_out_or_written_to_again(ifinu, client, optouts):
+def test_a_wrong_recipient_stays_opted_out_or_gets_messages_again(ifinu, client, optouts):
     wrong = {"wish": "wrong_person", "hash": HASH, "phone": MASKED, "tenants": ("u1",), "known": True}
     asked(client, **wrong)
     assert everybody(optouts) == [("u1", MASKED, "wrong_person")]
@@ -354,12 +354,12 @@ def test_a_wrong_recipient_is_kept_out_or_written_to_again(ifinu, client, optout
 
 
 @pytest.mark.parametrize("options", [(), ("--stop", "--dismiss")])
-def test_what_follows_has_to_be_said(ifinu, options):
+def test_the_decision_must_be_given(ifinu, options):
     ended = ifinu("optout", "resolve", "a1", *options)
     assert (ended.code, "either --stop or --dismiss" in ended.err) == (2, True)
 
 
-def test_who_opted_out_of_all_tenants_is_said_to_be_so(ifinu, optouts):
+def test_an_opt_out_from_all_tenants_is_shown_as_such(ifinu, optouts):
     ifinu("optout", "add", SPELLING, "--tenant", "*")
     optouts.add("u1", PHONE, source="cli")
     assert "(all)" in ifinu("optout", "list").out

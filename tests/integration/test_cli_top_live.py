@@ -18,12 +18,12 @@ from ifinu.broker.keys import EVENTS, LOW, NORMAL, UNKNOWN, Keys
 from ifinu.cli.top.workers import AWAY, Workers
 
 CLEAR = b"\x1b[2J"
-RATE = 20  # a second and worker: what a machine with other things to do still keeps
+RATE = 20  # messages a second of one worker; a busy machine still keeps it
 
 
 @pytest.fixture
 def terminal(valkey):
-    """Opens terminals; each is closed."""
+    """A function that opens terminals; each is closed at the end."""
     made = []
 
     def open_one(*arguments, **options):
@@ -43,7 +43,7 @@ def run(*arguments, **environment):
 
 
 def rows(text):
-    """The first cell of each line, and its others."""
+    """The cells of each line, by its first cell."""
     return {cells[0]: cells[1:] for line in text.splitlines() if (cells := line.split())}
 
 
@@ -85,21 +85,21 @@ def test_a_backlog_falls_while_each_worker_keeps_its_pace(terminal, fleet, queue
     top.shows("no answer for", "1 silent", f"of {RATE}/s")
     assert rate_of(top.text(), "w1@test") is not None
     assert "no answer for" in next(line for line in top.lines() if line.startswith("w0@test"))
-    wait_until(lambda: "w0@test" not in top.text(), 90, top.text)  # after a while it is dropped
+    wait_until(lambda: "w0@test" not in top.text(), 90, top.text)  # a worker without answers is dropped after a while
 
     top.press("q")
     assert top.ended() == 0
-    assert top.raw.count(CLEAR) <= 2  # on entering and at the first frame: else only what changed is drawn
+    assert top.raw.count(CLEAR) <= 2  # on entering and at the first frame; otherwise only changes are drawn
 
 
-def test_keys_do_what_they_say(terminal):
+def test_each_key_does_what_its_help_says(terminal):
     top = terminal("top", "--every", "1")
     top.shows("sorted by name", "no worker answers")
     top.press("s")
     top.shows("sorted by rate")
     top.press("ss")
     top.shows("sorted by name")
-    top.press("\x1b[A")  # an arrow is no key of ours
+    top.press("\x1b[A")  # an arrow is not one of our keys
     top.press("?")
     top.shows("sort workers: name, rate, busy", "ifinu unknown list")
     top.press("?p")
@@ -111,7 +111,7 @@ def test_keys_do_what_they_say(terminal):
     assert top.ended() == 0
 
 
-def test_a_paused_picture_stands_still_and_goes_on(terminal, client):
+def test_a_paused_screen_stands_still_and_resumes(terminal, client):
     top = terminal("top", "--every", "1")
     top.shows("backlog 0")
     top.press("p")
@@ -119,14 +119,14 @@ def test_a_paused_picture_stands_still_and_goes_on(terminal, client):
     at = re.search(r"\d\d:\d\d:\d\d", top.text())[0]
     client.lpush(NORMAL, *numbered(7))
     looks = client.info("commandstats")["cmdstat_publish"]["calls"]
-    wait_until(lambda: client.info("commandstats")["cmdstat_publish"]["calls"] >= looks + 3)  # it goes on asking
+    wait_until(lambda: client.info("commandstats")["cmdstat_publish"]["calls"] >= looks + 3)  # it still polls
     assert at in top.text()
     assert "backlog 0" in top.text()
     top.press("p")
     top.shows("backlog 7")
 
 
-def test_another_size_is_drawn_anew(terminal):
+def test_a_resize_redraws_the_screen(terminal):
     top = terminal("top", size=(130, 30))
     top.shows("no worker answers", "last 5 min", "outcome", "in flight")
     top.resize(40, 10)
@@ -144,14 +144,14 @@ def test_another_size_is_drawn_anew(terminal):
         (lambda top: top.press("\x03"), 130),
         (lambda top: top.process.send_signal(signal.SIGTERM), 143),
         (lambda top: top.process.send_signal(signal.SIGHUP), 129),
-        (lambda top: top.press("\x04"), None),  # no key
+        (lambda top: top.press("\x04"), None),  # Ctrl-D is not one of our keys
     ],
     ids=["ctrl-c", "sigterm", "sighup", "ctrl-d"],
 )
-def test_however_it_ends_the_terminal_is_as_before(terminal, end, code):
+def test_every_end_restores_the_terminal(terminal, end, code):
     top = terminal("top")
     top.shows("no worker answers")
-    assert not top.is_as_before()  # keys come at once and unseen
+    assert not top.is_as_before()  # keys arrive at once and are not echoed
     end(top)
     if code is None:
         top.shows("no worker answers")
@@ -159,14 +159,14 @@ def test_however_it_ends_the_terminal_is_as_before(terminal, end, code):
     assert top.ended() == (code or 0)
 
 
-def test_an_error_leaves_the_terminal_as_before_and_is_seen(terminal):
+def test_an_error_restores_the_terminal_and_is_shown(terminal):
     broken = "import ifinu.cli.top.frame as d; d._state = lambda *_: 1 / 0; from ifinu.cli import main; main(['top'])"
     top = terminal(program=("-c", broken))
     assert top.ended() == 1
     assert top.raw.rindex(b"ZeroDivisionError") > top.raw.rindex(LEAVE)
 
 
-def test_an_error_while_it_looks_is_no_silence(terminal):
+def test_an_error_while_reading_redis_is_shown(terminal):
     broken = (
         "import ifinu.broker.redis_state as s; s._accepted_s = lambda *_: 1 / 0; from ifinu.cli import main; "
         "main(['top'])"
@@ -176,7 +176,7 @@ def test_an_error_while_it_looks_is_no_silence(terminal):
     assert top.raw.rindex(b"ZeroDivisionError") > top.raw.rindex(LEAVE)
 
 
-def test_it_can_be_put_aside_and_taken_up_again(terminal):
+def test_top_can_be_suspended_and_resumed(terminal):
     top = terminal("top", "--every", "1")
     top.shows("no worker answers")
     top.press("\x1a")
@@ -191,27 +191,27 @@ def test_it_can_be_put_aside_and_taken_up_again(terminal):
     assert top.ended() == 0
 
 
-def test_without_redis_it_says_so_and_goes_on_trying(terminal, tmp_path):
+def test_without_redis_top_says_so_and_retries(terminal, tmp_path):
     with redis_server(tmp_path / "own") as server:
         top = terminal("top", "--every", "1", IFINU_REDIS_URL=server.url)
         top.shows("backlog 0", "whatsapp")
         server.kill()
         top.shows("Redis cannot be reached, since")
-        assert "whatsapp" in top.text()  # what was known
+        assert "whatsapp" in top.text()  # the last known state
         server.start()
         top.shows("backlog 0")
         top.press("q")
         assert top.ended() == 0
 
 
-def test_it_starts_without_redis_and_ends_at_once(terminal):
+def test_top_starts_without_redis_and_ends_at_once(terminal):
     top = terminal("top", IFINU_REDIS_URL="redis://localhost:1")
     top.shows("Redis cannot be reached")
     top.press("q")
     assert top.ended() == 0
 
 
-def test_no_color_draws_none(terminal, client):
+def test_no_color_disables_colours(terminal, client):
     client.lpush(Keys.of(NORMAL).dead, "foreign")
     plain = terminal("top", "--frames", "2", NO_COLOR="1")
     coloured = terminal("top", "--frames", "2")
@@ -223,7 +223,7 @@ def test_no_color_draws_none(terminal, client):
     assert b"no worker answers" in plain.raw
 
 
-def test_an_ascii_terminal_gets_no_other_letters(terminal, client):
+def test_an_ascii_terminal_gets_ascii_only(terminal, client):
     client.lpush(NORMAL, *numbered(3))
     top = terminal("top", "--frames", "2", LANG="C", LC_ALL="C", PYTHONIOENCODING="ascii", size=(130, 30))
     assert top.ended() == 0
@@ -231,7 +231,7 @@ def test_an_ascii_terminal_gets_no_other_letters(terminal, client):
     assert b"backlog 3" in top.raw
 
 
-def test_it_leaves_nothing_in_redis(terminal, client):
+def test_top_leaves_nothing_in_redis(terminal, client):
     client.config_resetstat()
     top = terminal("top", "--every", "1")
     wait_until(lambda: client.info("commandstats").get("cmdstat_publish", {}).get("calls", 0) >= 3, 60)
@@ -243,7 +243,7 @@ def test_it_leaves_nothing_in_redis(terminal, client):
 # -- text and JSON
 
 
-def test_what_is_no_terminal_is_told_what_to_do(valkey):
+def test_without_a_terminal_top_suggests_once(valkey):
     ended = run("top", IFINU_REDIS_URL=valkey.url)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "--once" in ended.stderr
@@ -262,9 +262,9 @@ def test_once_prints_text_with_rates(valkey, fleet, queue):
         rate = rate_of(ended.stdout, "w0@test")
         return rate is not None and 0.9 * RATE <= rate <= 1.1 * RATE and ended.stdout
 
-    told = wait_until(at_its_pace, 60)
-    assert "dead, by reason" in told
-    assert 0 < backlog_of(told) < 9_000
+    shown = wait_until(at_its_pace, 60)
+    assert "dead, by reason" in shown
+    assert 0 < backlog_of(shown) < 9_000
 
 
 def test_once_without_redis_ends_with_3():
@@ -274,7 +274,7 @@ def test_once_without_redis_ends_with_3():
     assert ended.stderr.startswith("error: Redis cannot be reached")
 
 
-def test_json_is_a_line_a_look(valkey, client, fleet, queue):
+def test_json_prints_a_line_for_each_reading(valkey, client, fleet, queue):
     fleet.start(IFINU_RATE_LIMIT=f"{RATE}/s").ready()
     client.lpush(Keys.of(LOW).dead, "foreign")
     client.zadd(UNKNOWN, {"x": 1})
@@ -300,7 +300,7 @@ def test_json_is_a_line_a_look(valkey, client, fleet, queue):
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_a_worker_answers_with_what_it_did(valkey, fleet, queue, simulator, pool):
+def test_a_worker_answers_with_its_counts(valkey, fleet, queue, simulator, pool):
     worker = fleet.start(IFINU_POOL=pool, IFINU_RATE_LIMIT="200/s", IFINU_MAX_RETRIES="0").ready()
     queue.push(*[raw(number) for number in range(20)], raw(3), b"not json")
     wait_until(lambda: queue.idle() and len(queue.dead()) == 1, 60, lambda: (queue.counts(), worker.text()))
@@ -309,14 +309,14 @@ def test_a_worker_answers_with_what_it_did(valkey, fleet, queue, simulator, pool
         with Workers(valkey.url) as workers:
             return workers.ask().get(("w0@test", worker.process.pid), {"ended": {}})
 
-    told = wait_until(lambda: (now := answer())["ended"].get("sent") == 20 and now, 60)
-    assert told["ended"] == {"sent": 20, "duplicate": 1, "dead": 1}
-    assert (told["limit_per_s"], told["slots"], told["busy"], told["breaker_open"]) == (200, 10, 0, False)
-    assert (told["pid"], told["version"], told["records"]) == (worker.process.pid, "0.1.0", False)
-    assert told["instances"] == {"ifinu": {"sent": 20, "failed": 0, "held": False}}
-    assert told["answers"] == {"sent": 20}
-    assert told["up_s"] > 0
-    assert answer()["up_s"] > told["up_s"]
+    shown = wait_until(lambda: (now := answer())["ended"].get("sent") == 20 and now, 60)
+    assert shown["ended"] == {"sent": 20, "duplicate": 1, "dead": 1}
+    assert (shown["limit_per_s"], shown["slots"], shown["busy"], shown["breaker_open"]) == (200, 10, 0, False)
+    assert (shown["pid"], shown["version"], shown["records"]) == (worker.process.pid, "0.1.0", False)
+    assert shown["instances"] == {"ifinu": {"sent": 20, "failed": 0, "held": False}}
+    assert shown["answers"] == {"sent": 20}
+    assert shown["up_s"] > 0
+    assert answer()["up_s"] > shown["up_s"]
 
 
 def test_a_worker_that_hangs_does_not_hide_the_others(valkey, fleet, client):
@@ -333,7 +333,7 @@ def test_a_worker_that_hangs_does_not_hide_the_others(valkey, fleet, client):
     assert list(client.scan_iter("*reply*")) == []
 
 
-def test_who_asks_is_told_that_redis_is_away_and_may_ask_again(tmp_path):
+def test_a_query_without_redis_raises_and_can_be_repeated(tmp_path):
     with redis_server(tmp_path / "own") as server, Workers(server.url) as workers:
         assert workers.ask() == {}
         server.kill()
@@ -353,7 +353,7 @@ def ifinu(capsys, monkeypatch, valkey, tmp_path):
     return Shell(capsys, monkeypatch)
 
 
-def test_status_tells_how_each_worker_is_and_what_is_held(ifinu, fleet, queue, simulator, client):
+def test_status_shows_each_worker_and_the_instances_on_hold(ifinu, fleet, queue, simulator, client):
     fleet.start(IFINU_MAX_RETRIES="9").ready()
     fleet.start().ready()
     queue.push(*[raw(number) for number in range(30)])
@@ -365,12 +365,12 @@ def test_status_tells_how_each_worker_is_and_what_is_held(ifinu, fleet, queue, s
     assert found["workers"] == ["w0@test", "w1@test"]
     assert [one["name"] for one in found["snapshots"]] == found["workers"]
     assert sum(one["ended"].get("sent", 0) for one in found["snapshots"]) == 30
-    told = ifinu("status").out
-    assert "instances whose messages wait: ifinu" in told
+    shown = ifinu("status").out
+    assert "instances whose messages wait: ifinu" in shown
     for name in found["workers"]:
-        cells = rows(told)[name]
+        cells = rows(shown)[name]
         assert (cells[0], cells[1].partition("/")[2]) == ("50", "10")
-    assert rows(told)["worker"] == ["limit/s", "busy", "waiting", "sent", "duplicate", "dead", "up", "breaker"]
+    assert rows(shown)["worker"] == ["limit/s", "busy", "waiting", "sent", "duplicate", "dead", "up", "breaker"]
 
 
 def test_status_counts_duplicates_by_worker_also_without_a_ledger(ifinu, fleet, queue, simulator):
@@ -383,14 +383,14 @@ def test_status_counts_duplicates_by_worker_also_without_a_ledger(ifinu, fleet, 
     assert rows(ifinu("status").out)["w0@test"][3:5] == ["1", "99"]
 
 
-def test_status_tells_the_breaker(ifinu, fleet, queue, simulator):
+def test_status_shows_the_breaker(ifinu, fleet, queue, simulator):
     fleet.start().ready()
     simulator.control.set_fault(gateway="unavailable")
     queue.push(*[raw(number) for number in range(20)])
     wait_until(lambda: "open: the gateway is away" in ifinu("status").out, 60)
 
 
-def test_status_tells_the_oldest_and_why_letters_are_dead(ifinu, client):
+def test_status_shows_the_oldest_message_and_the_dead_letters_by_reason(ifinu, client):
     client.lpush(NORMAL, json.dumps({"id": "a", "criado_em": "2026-01-01T00:00:00+00:00"}))
     for number in range(8):
         client.lpush(Keys.of(NORMAL).dead, *[letter(f"reason_{number}")] * (9 - number))
@@ -399,10 +399,10 @@ def test_status_tells_the_oldest_and_why_letters_are_dead(ifinu, client):
     assert found[NORMAL]["oldest_s"] > 86_400
     assert found[LOW]["oldest_s"] is None
     assert found[NORMAL]["dead_by_reason"]["reason_7"] == 2
-    told = ifinu("status", "--no-workers").out
-    assert "dead: 10 reason_0, 8 reason_1, 7 reason_2, 6 reason_3, 5 reason_4, 9 others; see" in told
-    assert re.search(r"whatsapp +1 +\d+ d \d+ h ", told)
-    assert "workers" not in told
+    shown = ifinu("status", "--no-workers").out
+    assert "dead: 10 reason_0, 8 reason_1, 7 reason_2, 6 reason_3, 5 reason_4, 9 others; see" in shown
+    assert re.search(r"whatsapp +1 +\d+ d \d+ h ", shown)
+    assert "workers" not in shown
 
 
 def letter(reason):
@@ -426,8 +426,8 @@ def test_status_without_redis_shows_the_rest_and_ends_with_3(ifinu, monkeypatch,
     ended = ifinu("status")
     assert ended.code == 3
     assert ended.err.startswith("error: Redis cannot be reached")
-    for told in ("Redis does not answer", "instance ifinu, open", "workers: not known", "ledger: nothing in"):
-        assert told in ended.out
+    for expected in ("Redis does not answer", "instance ifinu, open", "workers: not known", "ledger: nothing in"):
+        assert expected in ended.out
     ended = ifinu("status", "--json")
     assert ended.code == 3
     found = ended.json

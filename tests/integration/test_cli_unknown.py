@@ -29,18 +29,18 @@ def states(queue: Queue, *numbers: int) -> list[str | None]:
     return [state.decode() if state else None for state in found]
 
 
-def told(queue: Queue) -> list[tuple[str, str]]:
+def events_of(queue: Queue) -> list[tuple[str, str]]:
     return [(entry[b"id"].decode(), entry[b"event"].decode()) for _, entry in queue.client.xrange(EVENTS)]
 
 
 # -- unknown
 
 
-def test_what_is_held_is_resolved_each_way(fleet: Fleet, queue: Queue, simulator: Simulated, ifinu: Shell):
+def test_a_held_message_is_resolved_each_way(fleet: Fleet, queue: Queue, simulator: Simulated, ifinu: Shell):
     queue.push(*(raw(number, telefone=NOT_SENT) for number in (1, 2, 3)), raw(4, telefone=SENT_THEN_RESET))
     fleet.start(**HOLD).ready()
     wait_until(lambda: len(queue.dead()) == 3 and queue.idle(), seen=queue.counts)
-    assert simulator.total() == 1  # the one that was sent was found
+    assert simulator.total() == 1  # one of them was sent, and was found
     table = ifinu("unknown", "list")
     assert table.code == 0
     assert "3 in doubt; 3 need your decision" in table.out
@@ -65,14 +65,12 @@ def test_what_is_held_is_resolved_each_way(fleet: Fleet, queue: Queue, simulator
     assert queue.dead() == []
     assert queue.client.zcard(UNKNOWN) == 0
     assert ifinu("unknown", "list").out == "Nothing is in doubt.\n"
-    assert dict(told(queue)) == {"test_1": "sent", "test_2": "cancelled", "test_3": "sent", "test_4": "sent"}
+    assert dict(events_of(queue)) == {"test_1": "sent", "test_2": "cancelled", "test_3": "sent", "test_4": "sent"}
 
 
-def test_what_is_being_looked_up_is_resolved_each_way_and_its_message_obeys(
-    fleet: Fleet, queue: Queue, simulator: Simulated, ifinu: Shell
-):
+def test_a_message_being_looked_up_is_resolved_each_way(fleet: Fleet, queue: Queue, simulator: Simulated, ifinu: Shell):
     """
-    A worker whose grace is long; its next look is 5 seconds away.
+    The worker's grace is long; its next look-up is 5 seconds away.
     """
     queue.push(*(raw(number, telefone=NOT_SENT) for number in (1, 2, 3)))
     fleet.start(IFINU_UNKNOWN_GRACE_S="60").ready()
@@ -89,22 +87,22 @@ def test_what_is_being_looked_up_is_resolved_each_way_and_its_message_obeys(
     assert states(queue, 1, 2, 3) == ["sent", "cancelled", "sent"]
     assert (simulator.total(), simulator.control.summary()["posts"]["total"]) == (1, posts + 1)
     assert queue.client.hget(claim_key("test_1"), "key_id") == b"3EB0AA"
-    names = [name for id_, name in told(queue) if id_ in ("test_1", "test_2")]
+    names = [name for id_, name in events_of(queue) if id_ in ("test_1", "test_2")]
     assert sorted(names) == ["cancelled", "duplicate", "sent", "unknown", "unknown"]
 
 
-def test_what_is_not_in_doubt_is_left_alone(queue: Queue, ifinu: Shell):
+def test_an_id_not_in_doubt_is_left_alone(queue: Queue, ifinu: Shell):
     queue.client.hset(claim_key("n1"), "state", "delivered")
     ended = ifinu("unknown", "resolve", "n1", "--sent")
     assert (ended.code, ended.out) == (1, "n1: not in doubt: its state is delivered\n")
-    ended = ifinu("unknown", "resolve", "nobody", "--discard", "--json")
+    ended = ifinu("unknown", "resolve", "missing", "--discard", "--json")
     assert ended.code == 1
-    assert ended.json == {"id": "nobody", "decision": "discard", "done": False, "state": "none", "due": None}
+    assert ended.json == {"id": "missing", "decision": "discard", "done": False, "state": "none", "due": None}
     assert queue.client.keys() == [b"ifinu:claim:n1"]
 
 
 @pytest.mark.parametrize("how", [(), ("--sent", "--discard"), ("--discard", "--key-id", "x"), ("--resend",)])
-def test_nothing_is_resolved_that_was_not_said_clearly(queue: Queue, ifinu: Shell, how: tuple[str, ...]):
+def test_resolve_refuses_unclear_arguments(queue: Queue, ifinu: Shell, how: tuple[str, ...]):
     queue.client.hset(claim_key("n1"), mapping={"state": "unknown", "since": "1"})
     queue.client.zadd(UNKNOWN, {"n1": 1})
     ended = ifinu("unknown", "resolve", "n1", *how)
@@ -112,7 +110,7 @@ def test_nothing_is_resolved_that_was_not_said_clearly(queue: Queue, ifinu: Shel
     assert queue.client.zcard(UNKNOWN) == 1
 
 
-def test_a_look_up_that_is_overdue_or_purged_is_said_to_be(fleet: Fleet, queue: Queue, ifinu: Shell):
+def test_an_overdue_or_purged_look_up_is_shown_as_such(fleet: Fleet, queue: Queue, ifinu: Shell):
     queue.push(raw(1, telefone=NOT_SENT))
     worker = fleet.start(IFINU_UNKNOWN_GRACE_S="60").ready()
     wait_until(lambda: queue.counts()["delayed"] == 1, seen=queue.counts)
@@ -128,9 +126,9 @@ def test_a_look_up_that_is_overdue_or_purged_is_said_to_be(fleet: Fleet, queue: 
     assert ifinu("queue", "resume").code == 0
     queue.client.delete(queue.keys.ready)
     queue.client.zadd(queue.keys.delayed, {message: due_ms - 3_600_000})
-    told = ifinu("unknown", "list").out
-    assert "look-up overdue since " in told
-    assert told.endswith("1 look-ups are overdue and no worker answers: start one with `ifinu worker`.\n")
+    listed = ifinu("unknown", "list").out
+    assert "look-up overdue since " in listed
+    assert listed.endswith("1 look-ups are overdue and no worker answers: start one with `ifinu worker`.\n")
     found = ifinu("unknown", "list", "--json").json
     assert (found["overdue"], found["worker_answers"]) == (1, False)
     ended = ifinu("queue", "purge", "--delayed", "--yes")
@@ -187,7 +185,7 @@ def test_cancel_takes_a_file(ifinu: Shell, queue: Queue, tmp_path):
         {"id": "n1", "state": "cancelled", "cancelled": True},
         {"id": "n3", "state": "", "cancelled": True},
     ]
-    assert [name for _, name in told(queue)] == ["cancelled"] * 4
+    assert [name for _, name in events_of(queue)] == ["cancelled"] * 4
     assert all(queue.client.ttl(claim_key(f"n{number}")) > 89 * 86_400 for number in range(4))
 
 
@@ -201,7 +199,7 @@ def test_cancel_takes_a_file(ifinu: Shell, queue: Queue, tmp_path):
         (("n1", " "), b"", "id: is not 1 to 200 characters"),
     ],
 )
-def test_cancel_refuses_what_is_no_id(
+def test_cancel_refuses_an_invalid_id(
     ifinu: Shell, client: redis.Redis, arguments: tuple[str, ...], stdin: bytes, error: str
 ):
     ended = ifinu("cancel", *arguments, stdin=stdin)
@@ -220,7 +218,7 @@ def test_cancel_refuses_what_is_no_id(
         ("expired", 1, "too late: it ended without being sent (expired)"),
     ],
 )
-def test_cancel_says_what_it_means_for_each_state(ifinu: Shell, client: redis.Redis, state: str, code: int, line: str):
+def test_cancel_explains_its_effect_for_each_state(ifinu: Shell, client: redis.Redis, state: str, code: int, line: str):
     client.hset(claim_key("n1"), "state", state)
     ended = ifinu("cancel", "n1")
     assert (ended.code, ended.out) == (code, f"n1: {line}\n")
@@ -229,7 +227,7 @@ def test_cancel_says_what_it_means_for_each_state(ifinu: Shell, client: redis.Re
 # -- the function
 
 
-def test_a_program_calls_off_too(client: redis.Redis, valkey: Valkey, monkeypatch: pytest.MonkeyPatch):
+def test_a_program_can_cancel_too(client: redis.Redis, valkey: Valkey, monkeypatch: pytest.MonkeyPatch):
     assert cancel(" n1 ", client=client) == ""
     monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
     assert cancel("n1") == "cancelled"
@@ -237,7 +235,7 @@ def test_a_program_calls_off_too(client: redis.Redis, valkey: Valkey, monkeypatc
 
 
 @pytest.mark.parametrize("given", ["", "  ", "x" * 201, "\ud800", None])
-def test_what_no_notification_is_called_is_refused(client: redis.Redis, given: str):
+def test_cancelling_an_invalid_id_raises(client: redis.Redis, given: str):
     with pytest.raises(InvalidNotification, match="id: is not 1 to 200 characters"):
         cancel(given, client=client)
     assert client.keys() == []

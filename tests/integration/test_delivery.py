@@ -36,7 +36,7 @@ GRACE_S = 60.0
 
 
 class Gateway:
-    """Answers sends as it is told, and has stored what it is told."""
+    """Gives the scripted answers to sends, and finds the messages that a test stored."""
 
     def __init__(self) -> None:
         self.answers: list[Any] = []
@@ -45,7 +45,7 @@ class Gateway:
         self.asked: list[dict[str, Any]] = []
         self.away = False
         self.state = ConnectionState.OPEN
-        self.on_the_way: Callable[[], object] = lambda: None  # what happens before the request is written
+        self.on_the_way: Callable[[], object] = lambda: None  # called before the request is written
 
     def connection_state(self, instance: str) -> ConnectionState:
         return self.state
@@ -69,7 +69,7 @@ class Gateway:
 
 
 class Clock(Claims):
-    """The claims, and Redis' clock, which the tests move."""
+    """The claims, with a clock that the tests move."""
 
     shift = timedelta()
 
@@ -102,7 +102,7 @@ def clock(client: redis.Redis) -> Clock:
 @pytest.fixture
 def delivery(client: redis.Redis, gateway: Gateway, clock: Clock) -> Delivery:
     return Delivery(
-        gateway=gateway,  # type: ignore[arg-type]  # as much of one as is needed
+        gateway=gateway,  # only the methods in use
         renderer=Renderer(reference=True),
         claims=clock,
         instances=Instances(30.0),
@@ -118,7 +118,7 @@ def delivery(client: redis.Redis, gateway: Gateway, clock: Clock) -> Delivery:
 
 @pytest.fixture
 def carry(client: redis.Redis, delivery: Delivery) -> Iterator[Callable[..., Settled | Wait | Failed]]:
-    """Deliver as a worker does: the message is in flight meanwhile, and what waits is postponed."""
+    """Deliver as a worker does: the message is in flight meanwhile, and a wait postpones it."""
     tags = (f"tag-{number}" for number in range(100))
 
     def run(
@@ -144,15 +144,15 @@ def carry(client: redis.Redis, delivery: Delivery) -> Iterator[Callable[..., Set
                 script("settle")(client, places, (tag, outcome.state, outcome.key_id, 600_000, id_, name, data))
         return outcome
 
-    return run  # type: ignore[return-value]  # pytest hands it on
+    return run  # pytest passes it on
 
 
 def to(number: int) -> Notification:
-    """A notification for a person of its own."""
+    """A notification for a different person."""
     return NOTIFICATION.model_copy(update={"id": f"to-{number}", "phone": f"+55779986{16_000 + number}"})
 
 
-def told(event: Event | None) -> tuple[str, str | None]:
+def name_and_reason(event: Event | None) -> tuple[str, str | None]:
     assert event is not None
     return event.name, event.data.get("reason")
 
@@ -170,20 +170,20 @@ def test_a_text_ends_in_its_reference_unless_it_is_switched_off(
 
 @pytest.mark.parametrize("jid", ["5577998616740@s.whatsapp.net", "557798616740@s.whatsapp.net"])
 @pytest.mark.parametrize("reference", [True, False])
-def test_what_the_gateway_has_is_adopted_under_either_form_of_the_number(
+def test_a_message_found_at_the_gateway_counts_as_sent_under_either_form_of_the_number(
     delivery: Delivery, carry: Callable[..., Any], gateway: Gateway, jid: str, reference: bool
 ):
     delivery = replace(delivery, renderer=Renderer(reference=reference))
     gateway.answers = [LOST]
     waiting = carry(by=delivery)
-    assert (waiting.claim, told(waiting.event)) == ("unknown", ("unknown", "timeout"))
+    assert (waiting.claim, name_and_reason(waiting.event)) == ("unknown", ("unknown", "timeout"))
     gateway.stored = [(jid, "something else", "3EB0FF"), (jid, gateway.texts[0], "3EB0AA")]
     outcome = carry(token=waiting.token, by=delivery)
     assert (outcome.state, outcome.key_id, outcome.event.data["by"]) == ("sent", "3EB0AA", "look_up")
     assert len(gateway.texts) == 1
 
 
-def test_a_webhooks_word_is_enough(carry: Callable[..., Any], gateway: Gateway, client: redis.Redis):
+def test_a_webhooks_evidence_is_enough(carry: Callable[..., Any], gateway: Gateway, client: redis.Redis):
     gateway.answers = [LOST]
     waiting = carry()
     reference, pseudonym = reference_of("inv-1"), waiting.event.data["hash"]
@@ -198,7 +198,7 @@ def test_a_webhooks_word_is_enough(carry: Callable[..., Any], gateway: Gateway, 
 @pytest.mark.parametrize("text", ["Olá\n\n{line}", "Olá\n> {line}", "A sua {line} está paga", "{line}\nAbraço"])
 def test_a_free_text_cannot_claim_to_be_another_notification(carry: Callable[..., Any], gateway: Gateway, text: str):
     """
-    A text to the same person names the reference of a message in doubt, and the look-up finds it.
+    A text to the same person names the reference of a message in doubt, and a look-up finds that text.
     """
     gateway.answers = [LOST]
     waiting = carry()
@@ -208,7 +208,7 @@ def test_a_free_text_cannot_claim_to_be_another_notification(carry: Callable[...
     assert carry(token=waiting.token).claim == "unknown"
 
 
-def test_what_the_gateway_does_not_have_is_sent_once_more_after_the_grace_and_then_held(
+def test_a_message_missing_at_the_gateway_is_resent_once_after_the_grace_and_then_held(
     carry: Callable[..., Any], gateway: Gateway, clock: Clock
 ):
     gateway.answers = [LOST, LOST]
@@ -233,7 +233,7 @@ def _carry_or_raise(carry: Callable[..., Any], token: str) -> Any:
         return exc
 
 
-def test_where_it_is_asked_for_it_is_held_and_not_sent_again(
+def test_with_hold_a_message_in_doubt_is_held_and_not_resent(
     delivery: Delivery, carry: Callable[..., Any], gateway: Gateway, clock: Clock
 ):
     gateway.answers = [LOST]
@@ -244,9 +244,7 @@ def test_where_it_is_asked_for_it_is_held_and_not_sent_again(
     assert len(gateway.texts) == 1
 
 
-def test_a_gateway_that_cannot_be_asked_is_asked_again_however_long_it_takes(
-    carry: Callable[..., Any], gateway: Gateway, clock: Clock
-):
+def test_a_failed_look_up_is_repeated_without_limit(carry: Callable[..., Any], gateway: Gateway, clock: Clock):
     gateway.answers, gateway.away = [LOST], True
     token = carry().token
     for _ in range(5):
@@ -258,7 +256,7 @@ def test_a_gateway_that_cannot_be_asked_is_asked_again_however_long_it_takes(
     assert len(gateway.texts) == 2
 
 
-def test_what_has_expired_meanwhile_is_not_sent_again(carry: Callable[..., Any], gateway: Gateway, clock: Clock):
+def test_a_message_that_expired_in_doubt_is_not_resent(carry: Callable[..., Any], gateway: Gateway, clock: Clock):
     gateway.answers = [LOST]
     soon = NOTIFICATION.model_copy(update={"valid_until": clock.now + timedelta(seconds=GRACE_S / 2)})
     token = carry(soon).token
@@ -267,7 +265,7 @@ def test_what_has_expired_meanwhile_is_not_sent_again(carry: Callable[..., Any],
     assert len(gateway.texts) == 1
 
 
-def test_who_opted_out_meanwhile_does_not_get_it_again(
+def test_a_message_in_doubt_is_not_resent_to_a_person_who_opted_out(
     delivery: Delivery, carry: Callable[..., Any], client: redis.Redis, gateway: Gateway, clock: Clock
 ):
     gateway.answers = [LOST]
@@ -276,7 +274,7 @@ def test_who_opted_out_meanwhile_does_not_get_it_again(
     client.hset(optout_key("t1"), delivery.pseudonyms.of(NOTIFICATION.phone), entry)
     clock.pass_s(GRACE_S + 1)
     outcome = carry(token=token)
-    assert (outcome.state, told(outcome.event)) == ("suppressed", ("suppressed", "opt_out"))
+    assert (outcome.state, name_and_reason(outcome.event)) == ("suppressed", ("suppressed", "opt_out"))
     assert len(gateway.texts) == 1
 
 
@@ -293,7 +291,7 @@ def test_who_opted_out_meanwhile_does_not_get_it_again(
         ({"kind": Kind.OVERDUE, "due_date": date(2026, 12, 1)}, "2026-12-20T03:00:00Z", "sent"),
     ],
 )
-def test_a_message_goes_until_it_has_expired(
+def test_a_message_is_sent_until_it_expires(
     carry: Callable[..., Any], gateway: Gateway, clock: Clock, fields: dict[str, Any], now: str, state: str
 ):
     clock.now = datetime.fromisoformat(now)
@@ -309,7 +307,7 @@ def test_outside_its_window_a_message_waits_for_the_next_opening_or_expires_befo
     waiting = carry(by=delivery)
     opens = datetime(2026, 12, 7, 11, tzinfo=UTC)
     assert waiting.at + timedelta(seconds=waiting.wait_s) == pytest.approx(opens, abs=timedelta(seconds=1))
-    assert (waiting.claim, waiting.free, told(waiting.event)) == ("waiting", True, ("deferred", "window"))
+    assert (waiting.claim, waiting.free, name_and_reason(waiting.event)) == ("waiting", True, ("deferred", "window"))
     short = NOTIFICATION.model_copy(update={"id": "inv-2", "valid_until": datetime(2026, 12, 6, tzinfo=UTC)})
     assert carry(short, by=delivery).state == "expired"
     assert gateway.texts == []
@@ -320,7 +318,7 @@ def test_outside_its_window_a_message_waits_for_the_next_opening_or_expires_befo
 def test_an_overdue_notice_waits_until_its_charge_is_late(
     delivery: Delivery, carry: Callable[..., Any], gateway: Gateway, clock: Clock
 ):
-    """Due on Saturday 2026-12-05, so payable until Monday; late from Tuesday, and sent when its window opens then."""
+    """Due on Saturday 2026-12-05, so payable until Monday; late from Tuesday, and sent when Tuesday's window opens."""
     delivery = replace(delivery, windows=Windows.load("daily 08:00-20:00", None))
     due = {"kind": Kind.OVERDUE, "due_date": date(2026, 12, 5)}
     overdue = NOTIFICATION.model_copy(update=due)
@@ -330,7 +328,7 @@ def test_an_overdue_notice_waits_until_its_charge_is_late(
         datetime(2026, 12, 8, 11, tzinfo=UTC) - clock.now, abs=timedelta(seconds=1)
     )
     assert (waiting.claim, waiting.reason, waiting.free) == ("waiting", "not_late", True)
-    assert told(waiting.event) == ("deferred", "not_late")
+    assert name_and_reason(waiting.event) == ("deferred", "not_late")
     short = NOTIFICATION.model_copy(update={**due, "id": "inv-2", "valid_until": datetime(2026, 12, 8, 9, tzinfo=UTC)})
     assert carry(short, by=delivery).state == "expired"
     assert gateway.texts == []
@@ -339,14 +337,16 @@ def test_an_overdue_notice_waits_until_its_charge_is_late(
     assert len(gateway.texts) == 1
 
 
-def test_an_overdue_notice_about_a_day_to_come_is_refused(carry: Callable[..., Any], gateway: Gateway, clock: Clock):
+def test_an_overdue_notice_about_a_future_due_date_is_refused(
+    carry: Callable[..., Any], gateway: Gateway, clock: Clock
+):
     clock.now = datetime(2026, 12, 6, 15, tzinfo=UTC)
     with pytest.raises(InvalidNotification, match="vencimento: 2026-12-07 is yet to come"):
         carry(NOTIFICATION.model_copy(update={"kind": Kind.OVERDUE, "due_date": date(2026, 12, 7)}))
     assert gateway.texts == []
 
 
-def test_who_opted_out_gets_nothing_of_that_tenant(
+def test_a_person_who_opted_out_gets_nothing_from_that_tenant(
     delivery: Delivery, carry: Callable[..., Any], client: redis.Redis, gateway: Gateway
 ):
     entry = json.dumps({"at": 1, "source": "cli", "phone": "x", "confirmation": ""})
@@ -356,7 +356,7 @@ def test_who_opted_out_gets_nothing_of_that_tenant(
     assert len(gateway.texts) == 1
 
 
-def test_what_was_called_off_is_not_sent(delivery: Delivery, carry: Callable[..., Any], gateway: Gateway):
+def test_a_cancelled_message_is_not_sent(delivery: Delivery, carry: Callable[..., Any], gateway: Gateway):
     delivery.claims.cancel("inv-1")
     assert carry().state == "cancelled"
     assert gateway.texts == []
@@ -377,23 +377,21 @@ def test_an_instance_in_trouble_holds_back_its_own_messages_and_no_others(
 ):
     gateway.answers = [answer]
     first = carry()
-    assert (first.claim, first.free, told(first.event)) == ("waiting", False, ("deferred", reason))
+    assert (first.claim, first.free, name_and_reason(first.event)) == ("waiting", False, ("deferred", reason))
     second = carry(NOTIFICATION.model_copy(update={"id": "inv-2"}))
-    assert (second.claim, second.free, told(second.event)) == ("waiting", True, ("deferred", "instance"))
+    assert (second.claim, second.free, name_and_reason(second.event)) == ("waiting", True, ("deferred", "instance"))
     assert len(gateway.texts) == 1
     assert carry(NOTIFICATION.model_copy(update={"id": "inv-3", "instance": "wa2"})).state == "sent"
 
 
-def test_an_instance_that_is_offline_costs_its_messages_no_tries_once_that_is_clear(
-    carry: Callable[..., Any], gateway: Gateway
-):
+def test_an_instance_known_to_be_offline_costs_its_messages_no_tries(carry: Callable[..., Any], gateway: Gateway):
     gateway.answers, gateway.state = [CLOSED] * 5, ConnectionState.CLOSE
     outcomes = [carry(to(number)) for number in range(3)]
     assert [(type(outcome), outcome.free) for outcome in outcomes] == [(Wait, False), (Wait, True), (Wait, True)]
     assert len(gateway.texts) == 1
 
 
-def test_an_instance_that_claims_to_be_online_is_found_out_and_the_tries_it_cost_are_given_back(
+def test_a_failing_instance_that_reports_open_is_detected_and_its_tries_are_refunded(
     carry: Callable[..., Any], gateway: Gateway
 ):
     gateway.answers = [CLOSED] * 5
@@ -404,7 +402,7 @@ def test_an_instance_that_claims_to_be_online_is_found_out_and_the_tries_it_cost
     assert (again.reason, again.refund, again.trouble.counted) == ("instance", 1, 0)
 
 
-def test_what_is_in_doubt_is_looked_up_while_its_instance_is_held_and_not_sent_again(
+def test_a_message_in_doubt_is_looked_up_and_not_resent_while_its_instance_is_on_hold(
     carry: Callable[..., Any], gateway: Gateway, clock: Clock
 ):
     gateway.answers, gateway.state = [LOST, CLOSED], ConnectionState.CLOSE
@@ -417,7 +415,7 @@ def test_what_is_in_doubt_is_looked_up_while_its_instance_is_held_and_not_sent_a
     assert len(gateway.texts) == 2
 
 
-def test_what_an_instance_waits_for_that_is_never_made_is_a_dead_letter_in_the_end(
+def test_a_message_to_an_instance_never_created_is_finally_dead_lettered(
     carry: Callable[..., Any], gateway: Gateway, clock: Clock
 ):
     gateway.answers = [Misconfigured("no such instance", reason=Reason.INSTANCE_NOT_FOUND)]
@@ -440,7 +438,7 @@ def test_what_an_instance_waits_for_that_is_never_made_is_a_dead_letter_in_the_e
 
 
 @pytest.mark.parametrize("wrong", [-3_600.0, 3_600.0])
-def test_nothing_is_sent_a_second_time_while_this_clock_and_redis_differ(
+def test_nothing_is_resent_while_the_workers_clock_and_redis_differ(
     carry: Callable[..., Any], delivery: Delivery, client: redis.Redis, gateway: Gateway, wrong: float
 ):
     class WrongClock(Clock):
@@ -460,11 +458,11 @@ def test_nothing_is_sent_a_second_time_while_this_clock_and_redis_differ(
 
 
 @pytest.mark.parametrize(("lost", "state"), [(True, "duplicate"), (False, "sent")])
-def test_a_claim_that_grew_old_before_its_send_is_asked_for_again(
+def test_a_claim_too_old_at_its_send_is_made_again(
     carry: Callable[..., Any], delivery: Delivery, client: redis.Redis, gateway: Gateway, lost: bool, state: str
 ):
     """
-    The lease of a frozen worker runs out, and its message goes back to the queue.
+    The lease of a frozen worker expires, and its message is requeued.
     """
 
     def freeze() -> None:
@@ -475,12 +473,12 @@ def test_a_claim_that_grew_old_before_its_send_is_asked_for_again(
     gateway.on_the_way = freeze
     assert carry(by=replace(delivery, grace_s=0.2)).state == state
     assert len(gateway.texts) == (not lost)
-    if lost:  # its next holder need not look it up: nothing was sent
+    if lost:  # its next holder needs no look-up: nothing was sent
         gateway.on_the_way = lambda: None
         assert carry(by=delivery).state == "sent"
 
 
-def test_what_expired_while_its_worker_was_frozen_is_not_sent(
+def test_a_message_that_expired_while_its_worker_was_frozen_is_not_sent(
     carry: Callable[..., Any], delivery: Delivery, clock: Clock, gateway: Gateway
 ):
     def freeze() -> None:
@@ -493,7 +491,7 @@ def test_what_expired_while_its_worker_was_frozen_is_not_sent(
     assert gateway.texts == []
 
 
-def test_a_message_in_flight_nowhere_is_no_duplicate_in_the_log(
+def test_a_message_not_in_flight_is_not_logged_as_a_duplicate(
     delivery: Delivery, carry: Callable[..., Any], gateway: Gateway
 ):
     with capture_logs() as nowhere:

@@ -18,12 +18,12 @@ from ifinu.errors import ConfigurationError
 
 
 def ended(pid: int) -> bool:
-    """Whether there is no such process; a zombie would still be there."""
+    """Whether the process does not exist; a zombie still does."""
     return not Path(f"/proc/{pid}").exists()
 
 
 @pytest.mark.parametrize("end", ["kill", "terminate"])
-def test_valkey_keeps_what_it_was_given_through_a_kill_and_a_restart(tmp_path: Path, end: str):
+def test_valkey_keeps_its_data_through_a_kill_and_a_restart(tmp_path: Path, end: str):
     with Valkey(tmp_path / "data") as server, redis.Redis.from_url(server.url) as client:
         client.lpush("a", *range(1_000))
         client.execute_command("WAITAOF", 1, 0, 5_000)
@@ -53,7 +53,7 @@ def test_valkey_asks_for_its_password_and_its_url_has_it(password: str):
             stranger.ping()
 
 
-def test_what_it_made_itself_is_removed_and_what_it_was_given_stays(tmp_path: Path):
+def test_only_a_directory_made_by_the_server_itself_is_removed(tmp_path: Path):
     with Valkey() as server:
         own = server.directory
         assert own.exists()
@@ -66,7 +66,7 @@ def test_what_it_made_itself_is_removed_and_what_it_was_given_stays(tmp_path: Pa
 @pytest.mark.parametrize("make", [Valkey, Postgres])
 def test_a_port_in_use_is_one_clear_error(make: Callable[..., Any]):
     """
-    Even when who uses it is a server of the same kind, which would answer in its place.
+    Even if a server of the same kind uses the port, which would answer in its place.
     """
     with make() as first, stopping(make(port=first.port)) as second:
         with pytest.raises(ConfigurationError, match=f"port {first.port} .*Address already in use"):
@@ -75,7 +75,7 @@ def test_a_port_in_use_is_one_clear_error(make: Callable[..., Any]):
             _ = second.pid
 
 
-def test_an_option_that_it_does_not_know_is_one_clear_error_with_its_own_words():
+def test_an_unknown_option_is_one_clear_error_that_quotes_valkey():
     server = Valkey(config={"maxmemory-policy": "none-such"})
     with pytest.raises(ConfigurationError, match=r"(?s)embedded valkey did not start:.*argument"):
         server.start()
@@ -97,9 +97,9 @@ def ask(server: Postgres, statement: str) -> str:
     return answer.stdout.strip()
 
 
-def test_postgres_answers_and_keeps_its_rows_through_a_restart_whoever_runs_it():
+def test_postgres_keeps_its_rows_through_a_restart_for_any_user():
     """
-    Root too: the server then runs as another user, which it insists on.
+    As root too: the server then runs as another user, since it refuses to run as root.
     """
     with Postgres() as server:
         assert ask(server, "SELECT current_user, getdatabaseencoding()") == "ifinu|UTF8"
@@ -116,11 +116,9 @@ def test_postgres_answers_and_keeps_its_rows_through_a_restart_whoever_runs_it()
     assert not own.exists()
 
 
-def test_postgres_runs_from_folders_that_are_closed_to_the_account_that_runs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_postgres_runs_from_folders_closed_to_its_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """
-    As where a virtual environment, and TMPDIR, are in root's home; with the libraries that its programs load.
+    The virtual environment and TMPDIR are in root's home, and so are the libraries that its programs load.
     """
     package = Postgres.binaries().parents[1]
     for part in (package, package.with_name(f"{package.name}.libs")):

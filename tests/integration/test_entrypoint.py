@@ -1,4 +1,4 @@
-"""The image's entrypoint, run for real without the image: what a container's stop makes of the sends under way."""
+"""The image's entrypoint, run without the image: a container's stop and the sends under way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEADLINE_S = 40.0
 
 
 def entrypoint() -> list[str]:
-    """The Dockerfile's own; without its program the test cannot run."""
+    """The Dockerfile's entrypoint; the test is skipped without its program."""
     (words,) = re.findall(r"^ENTRYPOINT (\[.*\])$", DOCKERFILE.read_text(), re.MULTILINE)
     command: list[str] = json.loads(words)
     program(command[0])
@@ -37,7 +37,7 @@ def entrypoint() -> list[str]:
 
 
 def namespace() -> tuple[str, ...]:
-    """What makes a command process 1 of a PID namespace, as it is in a container; nothing where that is not allowed."""
+    """The command prefix that makes a command process 1 of a PID namespace, or nothing where that is not allowed."""
     if shutil.which(OWN_NAMESPACE[0]) is None:
         return ()
     tried = subprocess.run([*OWN_NAMESPACE, "true"], capture_output=True, check=False)
@@ -45,7 +45,7 @@ def namespace() -> tuple[str, ...]:
 
 
 class Contained:
-    """A command as a container runs it."""
+    """A command run as a container runs it."""
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         self._mark = f"ENTRYPOINT_TEST={uuid.uuid4()}"
@@ -69,14 +69,14 @@ class Contained:
         return self._log.read_text(errors="replace")
 
     def first(self) -> int:
-        """The process that a container's stop is told to, by its id out here."""
+        """The process that a container's stop signals, by its id outside of the namespace."""
         if not self._prefix:
             return self.process.pid
         (child,) = (pid for pid in self.processes() if _parent(pid) == self.process.pid)
         return child
 
     def processes(self) -> list[int]:
-        """All of it that runs: whoever has the mark in its environment."""
+        """All processes with the container's mark in their environment."""
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours
@@ -98,7 +98,7 @@ def _parent(pid: int) -> int:
 
 
 def held_back(gateway: Gateway) -> Act:
-    """Takes a message, and answers once the gateway is released."""
+    """Take a message, and answer once the gateway is released."""
 
     def act(sock: socket.socket, request: Request) -> bool:
         gateway.released.wait(DEADLINE_S)
@@ -116,11 +116,11 @@ def gateway() -> Iterator[Gateway]:
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_sigterm_to_the_container_finishes_what_is_being_sent_and_gives_the_rest_back(
+def test_sigterm_to_the_container_finishes_current_sends_and_requeues_the_rest(
     tmp_path: Path, valkey: Valkey, queue: Queue, gateway: Gateway, pool: str
 ):
     """
-    SIGTERM to process 1 reaches Celery, and Celery alone: the ten sends end in order, fifty messages wait, exit code 0.
+    SIGTERM to process 1 reaches Celery's main process only: ten sends end in order, fifty messages wait, exit code 0.
     """
     queue.push(*numbered(MESSAGES))
     environment = {

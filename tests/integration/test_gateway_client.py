@@ -1,4 +1,4 @@
-"""What a send proves when the gateway answers, stalls, resets or hangs up, and which connection it uses."""
+"""The result of a send if the gateway answers, stalls, resets or hangs up, and the use of connections."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ifinu.errors import MaybeSent, Misconfigured, NotSent, Reason, Throttled
 from ifinu.gateway import Evolution, Sent, http_transport
 
 PHONE = "+5577998616740"
-# A certificate for localhost and 127.0.0.1, good for a hundred years and for these tests alone.
+# A certificate for localhost and 127.0.0.1, valid for a hundred years, for these tests only.
 TLS = Path(__file__).with_name("gateway_tls.pem")
 
 
@@ -61,7 +61,7 @@ def failure(client: Evolution, text: str = "Olá") -> errors.SendError:
     return raised.value
 
 
-def test_a_text_is_posted_once_as_the_gateway_wants_it(serve: Any, connect: Any) -> None:
+def test_a_text_is_posted_once_in_the_gateways_format(serve: Any, connect: Any) -> None:
     gateway = serve(reply(201, sent()))
     result = connect(gateway.url + "/api/", worker="pod-3").send_text("wa 1/2?", PHONE, "Olá\0 você 🙂\ud83d")
     assert result == Sent("3EB0", "PENDING", "557798616740@s.whatsapp.net")
@@ -119,7 +119,7 @@ def test_a_failed_tls_handshake_is_not_sent(connect: Any) -> None:
     assert (type(error), error.reason) == (NotSent, Reason.UNREACHABLE)
 
 
-def test_a_certificate_nobody_vouches_for_is_not_sent(serve: Any, connect: Any) -> None:
+def test_an_untrusted_certificate_is_not_sent(serve: Any, connect: Any) -> None:
     gateway = serve(reply(201, sent()), tls=server_context())
     error = failure(connect(gateway.url))
     assert (type(error), error.reason, gateway.requests) == (NotSent, Reason.UNREACHABLE, [])
@@ -141,10 +141,8 @@ def test_https_is_spoken_and_its_connection_kept(serve: Any, connect: Any, monke
 
 
 @pytest.mark.parametrize(("read_timeout_s", "hangs_up"), [(0.2, False), (DEADLINE_S, True)], ids=["stalls", "resets"])
-def test_a_request_that_is_not_written_to_its_end_is_not_sent(
-    connect: Any, read_timeout_s: float, hangs_up: bool
-) -> None:
-    """More than the sockets' buffers hold, to a server that reads none of it."""
+def test_a_request_not_written_completely_is_not_sent(connect: Any, read_timeout_s: float, hangs_up: bool) -> None:
+    """A request larger than the sockets' buffers, to a server that does not read it."""
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         client = connect(f"http://127.0.0.1:{listener.getsockname()[1]}", read_timeout_s=read_timeout_s)
         failed = pool.submit(failure, client, "x" * 20_000_000)
@@ -198,7 +196,7 @@ def test_an_answer_lost_on_the_way_may_be_sent(serve: Any, connect: Any, act: Ac
     assert gateway.connections == [1, 2]
 
 
-def test_a_gateway_that_says_nothing_may_have_sent(serve: Any, connect: Any) -> None:
+def test_a_gateway_that_does_not_answer_may_have_sent(serve: Any, connect: Any) -> None:
     def stall(_sock: socket.socket, _request: Request) -> bool:
         return gateway.released.wait(DEADLINE_S)
 
@@ -220,7 +218,7 @@ def test_an_answer_may_take_longer_than_a_connection(serve: Any, connect: Any) -
 @pytest.mark.parametrize(
     "head", [b"HTTP/1.1 201 Created\r\nX: ", b"HTTP/1.1 201 Created\r\nContent-Length: 999\r\n\r\n"]
 )
-def test_a_gateway_that_trickles_is_not_waited_for_for_ever(serve: Any, connect: Any, head: bytes) -> None:
+def test_a_trickling_answer_is_cut_off_at_the_deadline(serve: Any, connect: Any, head: bytes) -> None:
     def trickle(sock: socket.socket, _request: Request) -> bool:
         sock.sendall(head)
         while not gateway.released.wait(0.02):
@@ -256,7 +254,7 @@ def test_a_connection_is_not_used_after_four_seconds_of_idleness(
 
 
 def together(count: int) -> Act:
-    """Answer once so many requests are there, which takes as many connections."""
+    """Answer once `count` requests have arrived, which takes as many connections."""
     barrier = threading.Barrier(count)
 
     def act(sock: socket.socket, request: Request) -> bool:
@@ -272,7 +270,7 @@ def send_together(client: Evolution, count: int) -> None:
             assert done.result(DEADLINE_S).key_id == "3EB0"
 
 
-def test_only_so_many_idle_connections_are_kept(serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_idle_connections_is_bounded(serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_transport, "_MOST_IDLE", 2)
     gateway = serve(together(4))
     client = connect(gateway.url)

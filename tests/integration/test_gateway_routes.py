@@ -1,4 +1,4 @@
-"""Every route but sending: what is asked, how the answer is read, and what is said when it fails."""
+"""Every route except sending: the request, how its answer is read, and the error if it fails."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ BOOM = {
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("call", {r[2]: r[1] for r in ROUTES}.values(), ids={r[2]: r[1] for r in ROUTES})
-def test_a_route_that_fails_says_so(
+def test_a_failed_route_raises_an_error_with_its_reason(
     serve: Any, connect: Any, call: Any, status: int, answer: Any, message: str, words: str
 ) -> None:
     with pytest.raises(errors.GatewayError) as raised:
@@ -250,7 +250,7 @@ def test_an_unreachable_gateway_says_what_to_check(connect: Any) -> None:
     assert str(raised.value).endswith("check IFINU_EVOLUTION_URL, and that the gateway is up")
 
 
-def test_a_route_whose_answer_is_lost_says_that_it_may_be_done(serve: Any, connect: Any) -> None:
+def test_a_route_whose_answer_is_lost_says_that_it_may_have_taken_effect(serve: Any, connect: Any) -> None:
     with pytest.raises(errors.GatewayError, match="it may be done") as raised:
         connect(serve(reset).url).delete_instance("wa1")
     assert type(raised.value) is errors.GatewayError

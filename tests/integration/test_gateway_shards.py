@@ -1,4 +1,4 @@
-"""Several gateway processes behind one name, each at an address of its own: who is asked, sent to and changed."""
+"""Several gateway processes behind one name, each at a different address: which one gets each request."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def failure(gateway: Shards, instance: str) -> SendError:
 
 
 def posts(running: Pods) -> dict[str, int]:
-    """POSTs to the send routes of all processes, by how they ended."""
+    """POSTs to the send routes of all processes, by outcome."""
     return dict(running.summary()["posts"]["by_outcome"])
 
 
@@ -64,7 +64,7 @@ def known(client: redis.Redis, instance: str) -> str | None:
 # -- sending
 
 
-def test_each_message_goes_to_whoever_holds_its_instance_and_to_no_other(gateway, running, client):
+def test_each_message_goes_only_to_the_process_that_holds_its_instance(gateway, running, client):
     for instance in ("a", "b", "c", "c", "b", "a"):
         assert gateway.send_text(instance, PHONE, "oi").key_id
     assert [send.instance for send in running.sends] == ["a", "b", "c", "c", "b", "a"]
@@ -72,7 +72,7 @@ def test_each_message_goes_to_whoever_holds_its_instance_and_to_no_other(gateway
     assert [known(client, name) for name in "abc"] == list(HOSTS.values())
 
 
-def test_another_process_finds_it_without_asking(gateway, running, memory, monkeypatch):
+def test_another_worker_finds_the_process_without_asking(gateway, running, memory, monkeypatch):
     gateway.send_text("b", PHONE, "oi")
     monkeypatch.setattr(Evolution, "connection_state", lambda *_: pytest.fail("it was asked"))
     with contextlib.closing(gateway_of(running, memory=memory)) as another:
@@ -80,14 +80,14 @@ def test_another_process_finds_it_without_asking(gateway, running, memory, monke
     assert posts(running) == {"ok": 2}
 
 
-def test_a_hint_that_is_wrong_costs_one_post_and_is_mended(gateway, running, client):
+def test_a_wrong_hint_costs_one_post_and_is_corrected(gateway, running, client):
     client.hset(instance_key("b"), "shard", HOSTS["pod-0"])
     assert gateway.send_text("b", PHONE, "oi").key_id
     assert posts(running) == {"wrong_shard": 1, "ok": 1}
     assert known(client, "b") == HOSTS["pod-1"]
 
 
-def test_redis_that_is_away_leaves_what_this_process_knows(running):
+def test_without_redis_a_worker_uses_the_locations_it_knows(running):
     with contextlib.closing(Locations("redis://127.0.0.1:1/0")) as nowhere:
         gateway = gateway_of(running, memory=nowhere)
         assert gateway.send_text("b", PHONE, "oi").key_id
@@ -124,7 +124,7 @@ def _sends(gateway: Shards, instance: str) -> bool:
         return False
 
 
-def test_while_the_name_still_stands_for_a_process_that_died_only_its_instances_wait(running):
+def test_while_the_name_still_resolves_to_a_dead_process_only_its_instances_wait(running):
     gateway = gateway_of(running, look_up=lambda host, port: HOSTS.values())
     gateway.send_text("b", PHONE, "1")
     running.kill("pod-1")
@@ -143,7 +143,7 @@ def test_no_process_at_all_is_an_outage_of_the_gateway(running, gone):
     gateway.close()
 
 
-def test_an_outage_after_the_instance_was_known_is_one_too_and_ends(gateway, running):
+def test_an_outage_after_the_instance_was_located_is_an_outage_and_ends(gateway, running):
     gateway.send_text("a", PHONE, "1")
     for name in HOSTS:
         running.kill(name)
@@ -153,20 +153,20 @@ def test_an_outage_after_the_instance_was_known_is_one_too_and_ends(gateway, run
     wait_until(lambda: _sends(gateway, "a"))
 
 
-def test_an_instance_that_does_not_exist_is_said_to_be_missing(gateway, running):
-    exc = failure(gateway, "nobody")
+def test_an_instance_that_does_not_exist_is_reported_as_missing(gateway, running):
+    exc = failure(gateway, "missing")
     assert (type(exc), exc.reason, exc.status) == (Misconfigured, Reason.INSTANCE_NOT_FOUND, 404)
     assert posts(running) == {}
 
 
-def test_a_wrong_key_is_said_to_be_wrong(running):
+def test_a_wrong_key_is_reported_as_wrong(running):
     gateway = Shards(f"http://{NAME}:{running.port}", "another-key", look_up=lambda host, port: HOSTS.values())
     exc = failure(gateway, "a")
     assert (type(exc), exc.reason, exc.status) == (Misconfigured, Reason.UNAUTHORIZED, 401)
     gateway.close()
 
 
-def test_what_may_have_been_sent_is_sent_through_no_other(gateway, running):
+def test_a_message_in_doubt_is_not_sent_through_another_process(gateway, running):
     gateway.send_text("b", PHONE, "1")
     running.set_fault("pod-1", next=["sent_then_reset"])
     with pytest.raises(MaybeSent):
@@ -174,7 +174,7 @@ def test_what_may_have_been_sent_is_sent_through_no_other(gateway, running):
     assert [send.text for send in running.sends] == ["1", "2"]
 
 
-def test_it_may_be_held_by_none_while_its_process_starts_and_is_sent_when_it_has(gateway, running):
+def test_a_message_waits_while_the_process_of_its_instance_starts(gateway, running):
     gateway.send_text("a", PHONE, "1")
     running.set_instance("a", held=False)
     assert failure(gateway, "a").reason is Reason.WRONG_SHARD
@@ -183,7 +183,7 @@ def test_it_may_be_held_by_none_while_its_process_starts_and_is_sent_when_it_has
     assert posts(running) == {"ok": 2, "wrong_shard": 1}
 
 
-def test_a_real_look_up_of_the_name_finds_them_all(running, monkeypatch):
+def test_a_real_dns_look_up_finds_all_processes(running, monkeypatch):
     asked = resolved(monkeypatch, running)
     gateway = Shards(f"http://{NAME}:{running.port}", API_KEY)
     for instance in "abc":
@@ -197,14 +197,14 @@ def test_one_address_is_one_process(simulator):
     simulator.control.set_fault(endings={})
     gateway = Shards(simulator.url, API_KEY)
     assert gateway.send_text("ifinu", PHONE, "oi").key_id
-    assert failure(gateway, "nobody").reason is Reason.INSTANCE_NOT_FOUND
+    assert failure(gateway, "missing").reason is Reason.INSTANCE_NOT_FOUND
     gateway.close()
 
 
 # -- look-ups and changes
 
 
-def test_a_message_is_looked_for_where_its_instance_is_now(gateway, running):
+def test_a_look_up_goes_to_the_process_that_holds_the_instance_now(gateway, running):
     sent = gateway.send_text("a", PHONE, "fatura 42")
     running.move("a", "pod-1")
     now = datetime.now(UTC)
@@ -232,9 +232,9 @@ def test_changes_go_to_the_holder(gateway, running):
 
 
 @pytest.mark.parametrize("change", ["delete_instance", "logout_instance", "restart_instance", "find_webhook"])
-def test_nothing_is_changed_when_nobody_is_seen_to_hold_it(gateway, running, client, change):
+def test_nothing_is_changed_if_no_process_is_seen_to_hold_the_instance(gateway, running, client, change):
     """
-    `delete` at another process would erase the rows of an instance that lives.
+    `delete` at another process would erase the rows of a connected instance.
     """
     gateway.send_text("b", PHONE, "oi")
     running.kill("pod-1")
@@ -244,7 +244,7 @@ def test_nothing_is_changed_when_nobody_is_seen_to_hold_it(gateway, running, cli
     assert "b" in running.instances()
 
 
-def test_what_was_remembered_is_not_believed_when_something_is_changed(gateway, running, client):
+def test_a_change_does_not_trust_a_remembered_location(gateway, running, client):
     gateway.send_text("b", PHONE, "oi")
     running.move("b", "pod-2")
     gateway.logout_instance("b")
@@ -255,12 +255,12 @@ def test_what_was_remembered_is_not_believed_when_something_is_changed(gateway, 
 @pytest.mark.parametrize(
     ("instance", "state"), [("a", ConnectionState.OPEN), ("c", ConnectionState.OPEN), ("b", ConnectionState.ABSENT)]
 )
-def test_the_state_is_the_holders_and_absent_when_it_is_away(gateway, running, instance, state):
+def test_the_state_comes_from_the_holder_and_is_absent_while_it_is_away(gateway, running, instance, state):
     running.kill("pod-1")
     assert gateway.connection_state(instance) is state
 
 
-def test_the_instances_of_all_that_answer_are_listed(gateway, running):
+def test_the_instances_of_all_answering_processes_are_listed(gateway, running):
     assert sorted(one.name for one in gateway.fetch_instances()) == ["a", "a2", "b", "c", "c2"]
     running.kill("pod-1")
     assert sorted(one.name for one in gateway.fetch_instances()) == ["a", "a2", "c", "c2"]
@@ -270,14 +270,14 @@ def test_the_instances_of_all_that_answer_are_listed(gateway, running):
         gateway.fetch_instances()
 
 
-def test_an_instance_is_made_where_there_are_fewest(gateway, running):
+def test_an_instance_is_created_at_the_process_with_the_fewest(gateway, running):
     assert gateway.create_instance("new").name == "new"
     assert running.holder("new") == "pod-1"
     assert gateway.connection_state("new") is ConnectionState.CLOSE
 
 
 @pytest.mark.parametrize("killed", [(), ("pod-1",)])
-def test_an_instance_whose_name_is_taken_is_not_made(gateway, running, killed):
+def test_an_instance_whose_name_is_in_use_is_not_created(gateway, running, killed):
     for name in killed:
         running.kill(name)
     with pytest.raises(GatewayError, match="already") as caught:
@@ -286,7 +286,7 @@ def test_an_instance_whose_name_is_taken_is_not_made(gateway, running, killed):
     assert running.holder("b") == "pod-1"
 
 
-def test_none_is_made_when_nobody_answers(gateway, running):
+def test_no_instance_is_created_if_no_process_answers(gateway, running):
     for name in HOSTS:
         running.kill(name)
     with pytest.raises(NotSent):
@@ -294,7 +294,7 @@ def test_none_is_made_when_nobody_answers(gateway, running):
     assert "new" not in running.instances()
 
 
-def test_one_makes_an_instance_at_a_time(client):
+def test_an_instance_is_created_by_one_client_at_a_time(client):
     with creating(client, "new"), pytest.raises(GatewayError, match="somebody is creating it"), creating(client, "new"):
         pytest.fail("both of them")
     with creating(client, "new"):
@@ -304,7 +304,7 @@ def test_one_makes_an_instance_at_a_time(client):
 # -- one process of several, at its address
 
 
-def test_the_server_is_told_the_name_and_not_the_address() -> None:
+def test_the_host_header_has_the_name_and_not_the_address() -> None:
     with serving() as serve:
         server = serve(reply(200, {"instance": {"instanceName": "wa1", "state": "open"}}))
         port = server.listener.getsockname()[1]
@@ -317,7 +317,7 @@ def test_the_server_is_told_the_name_and_not_the_address() -> None:
 
 
 @pytest.mark.parametrize(("name", "good"), [("localhost", True), ("gateway.test", False)])
-def test_a_certificate_has_to_be_the_names(monkeypatch: pytest.MonkeyPatch, name: str, good: bool) -> None:
+def test_the_certificate_must_match_the_name(monkeypatch: pytest.MonkeyPatch, name: str, good: bool) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(TLS))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(TLS)

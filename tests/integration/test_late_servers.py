@@ -1,4 +1,4 @@
-"""Commands of pods that run once, started a moment before their servers can be reached."""
+"""Commands that pods run once, started a moment before their servers can be reached."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ifinu.ledger.engine import connect
 
 @pytest.fixture
 def closed() -> int:
-    """A port at which nothing listens."""
+    """A port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 @contextmanager
 def trying(folder: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The command, once it has said that it tries."""
+    """The command, once it has logged that it tries again."""
     said = folder / "stderr"
     with (folder / "stdout").open("wb") as out, said.open("wb") as err:
         process = subprocess.Popen(
@@ -46,7 +46,7 @@ def trying(folder: Path, *arguments: str, **environment: str) -> Iterator[subpro
         process.wait(10)
 
 
-def test_migrate_takes_a_database_that_comes_late(postgres: str, closed: int, tmp_path: Path) -> None:
+def test_migrate_waits_for_a_database_that_starts_late(postgres: str, closed: int, tmp_path: Path) -> None:
     url = make_url(postgres)
     late = url.set(host="127.0.0.1", port=closed, query={}).render_as_string(hide_password=False)
     with trying(tmp_path, "migrate", IFINU_DATABASE_URL=late) as process:
@@ -58,7 +58,7 @@ def test_migrate_takes_a_database_that_comes_late(postgres: str, closed: int, tm
     assert "The ledger was migrated from nothing" in (tmp_path / "stdout").read_text()
 
 
-def test_doctor_that_waits_takes_a_redis_that_comes_late(valkey: Valkey, closed: int, tmp_path: Path) -> None:
+def test_doctor_with_wait_accepts_a_redis_that_starts_late(valkey: Valkey, closed: int, tmp_path: Path) -> None:
     late = {"IFINU_REDIS_URL": f"redis://127.0.0.1:{closed}/0", "IFINU_DATABASE_URL": f"sqlite:///{tmp_path / 'no.db'}"}
     with trying(tmp_path, "doctor", "--wait", "--json", **late) as process:
         proxy = Proxy(int(make_url(valkey.url).port or 0), port=closed)
@@ -66,19 +66,19 @@ def test_doctor_that_waits_takes_a_redis_that_comes_late(valkey: Valkey, closed:
             process.wait(30)
         finally:
             proxy.stop()
-    told = (tmp_path / "stdout").read_text()
-    # A slow answer, which is a warning, is this machine's.
-    assert any(f'"check": "redis", "level": "{level}"' in told for level in ("ok", "warn"))
+    printed = (tmp_path / "stdout").read_text()
+    # A slow answer gives a warning on this machine.
+    assert any(f'"check": "redis", "level": "{level}"' in printed for level in ("ok", "warn"))
 
 
-def test_the_errors_of_real_clients_are_told_apart(valkey: Valkey, postgres: str, closed: int) -> None:
+def test_the_errors_of_real_clients_are_distinguished(valkey: Valkey, postgres: str, closed: int) -> None:
     url = make_url(postgres)
     refusing = url.set(database="no_such_database").render_as_string(hide_password=False)
     for address, away in ((f"postgresql+psycopg2://ifinu@127.0.0.1:{closed}/x", True), (refusing, False)):
         with pytest.raises(LedgerUnavailable) as failed:
             connect(address).connect()
         assert is_away(failed.value) is away, failed.value
-    for address, away in ((f"redis://127.0.0.1:{closed}/0", True), (valkey.url.replace("//", "//nobody:x@"), False)):
-        with connect_redis(address) as client, pytest.raises(Exception) as refused:  # noqa: PT011 - which one is the question
+    for address, away in ((f"redis://127.0.0.1:{closed}/0", True), (valkey.url.replace("//", "//stranger:x@"), False)):
+        with connect_redis(address) as client, pytest.raises(Exception) as refused:  # noqa: PT011 - which error is the question
             client.ping()
         assert is_away(refused.value) is away, refused.value

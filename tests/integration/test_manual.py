@@ -1,4 +1,4 @@
-"""What the runbook and the operations manual have somebody type at a server, on a real one."""
+"""The commands that the runbook and the operations manual give for a server, on a real server."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PAGES = [ROOT / "docs" / name for name in ("runbook.md", "operations.md")]
 def statements() -> list[str]:
     """The SQL of each `psql … -c`."""
     lines = [words for page in PAGES for block in blocks(page, "sh") for words in simple_commands(block)]
-    told = [words[words.index("psql") :] for words in lines if "psql" in words]
-    return [words[words.index("-c") + 1] for words in told if "-c" in words]
+    commands = [words[words.index("psql") :] for words in lines if "psql" in words]
+    return [words[words.index("-c") + 1] for words in commands if "-c" in words]
 
 
 @pytest.fixture
 def gateways(postgres: str) -> Iterator[Connection]:
-    """The gateway's table of instances, as version 2.3.7 makes it: one row a number, of the pod that it names."""
+    """The gateway's table of instances as version 2.3.7 creates it: one row a number, with the name of its pod."""
     engine = create_engine(postgres, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.exec_driver_sql(
@@ -40,7 +40,7 @@ def gateways(postgres: str) -> Iterator[Connection]:
     engine.dispose()
 
 
-def test_every_question_is_one_that_postgresql_understands(gateways: Connection):
+def test_postgresql_accepts_every_query_of_the_manual(gateways: Connection):
     asked = [sql for sql in statements() if not sql.startswith("UPDATE")]
     assert len(asked) == 4
     for sql in asked:
@@ -49,7 +49,7 @@ def test_every_question_is_one_that_postgresql_understands(gateways: Connection)
 
 def test_a_number_is_moved_and_a_pod_is_emptied(gateways: Connection):
     """
-    The first statement moves one number, the second all that a pod has; each only if it is where it is thought to be.
+    The first statement moves one number, the second all numbers of a pod; each only from the pod that it names.
     """
     (one, all_of_a_pod) = [sql for sql in statements() if sql.startswith("UPDATE")]
     assert [gateways.exec_driver_sql(sql).rowcount for sql in (one, one, all_of_a_pod, all_of_a_pod)] == [1, 0, 2, 0]
@@ -63,7 +63,7 @@ def test_a_number_is_moved_and_a_pod_is_emptied(gateways: Connection):
 
 def test_the_load_by_hand_pushes_a_thousand_messages_of_different_ids(client: redis.Redis, queue: Queue):
     """
-    Its lines are split as redis-cli splits them.
+    The lines are split as redis-cli splits them.
     """
     (block,) = [block for block in blocks(PAGES[1], "sh") if "seq 1 1000" in block]
     loop, pipe, _ = block.partition("done |")

@@ -1,5 +1,5 @@
 """
-Every series that ifinu tells Prometheus, from real processes, against what really happened.
+Every series that ifinu exports, from real processes, compared with the real events.
 """
 
 import json
@@ -37,35 +37,35 @@ SECRET = "a-secret-of-the-tests-that-is-long-enough"
 
 
 class Series:
-    """What one scrape brought."""
+    """The result of one scrape."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
 
     def __call__(self, name: str, **labels: str) -> float:
-        """The sum over the samples of this name that have these labels; KeyError when there is none."""
+        """The sum of the samples of this name with these labels. Raises KeyError if no sample matches."""
         found = [s.value for s in self.samples if s.name == name and labels.items() <= s.labels.items()]
         if not found:
             raise KeyError(f"{name}{labels}")
         return sum(found)
 
     def shows(self, value: float, name: str, **labels: str) -> bool:
-        """Whether it is there, with this value."""
+        """Whether the series exists with this value."""
         try:
             return self(name, **labels) == value
         except KeyError:
             return False
 
     def by(self, name: str, *labels: str) -> dict:
-        """Values by the values of these labels."""
+        """The values, by the values of these labels."""
         picked = (s for s in self.samples if s.name == name)
         return {tuple(s.labels[each] for each in labels) if len(labels) > 1 else s.labels[labels[0]]: s.value
                 for s in picked}  # fmt: skip
 
 
 def plain(prefix: str, count: int) -> list[str]:
-    """Messages to the sandbox number, which the simulator takes."""
+    """Messages to the sandbox number, which the simulator accepts."""
     return [json.dumps({"id": f"{prefix}{n}", "tipo_notificacao": "lembrete"}) for n in range(count)]
 
 
@@ -83,7 +83,7 @@ def there(port: int) -> bool:
 
 
 class Command:
-    """`ifinu ...` as a process."""
+    """`ifinu …` as a process."""
 
     def __init__(self, log, *arguments: str, **environment: str) -> None:
         self.log = log
@@ -99,7 +99,7 @@ class Command:
 
 @pytest.fixture
 def command(tmp_path, valkey) -> Iterator:
-    """Starts commands that serve `/metrics`; all are ended."""
+    """A function that starts commands that serve `/metrics`; all are stopped at the end."""
     running: list[Command] = []
 
     def start(*arguments: str, **environment: str) -> int:
@@ -115,7 +115,7 @@ def command(tmp_path, valkey) -> Iterator:
         assert one.stop() == 0, one.log.read_text()
 
 
-def test_no_label_holds_a_phone_and_there_are_never_many():
+def test_no_label_holds_a_phone_and_the_number_of_series_is_bounded():
     label = Bounded(most=3)
     assert [label(name) for name in ("ifinu", "vendas 5511987654321", None, "one more")] == [
         "ifinu", "vendas +55 11 9****-4321", "", "other",
@@ -124,9 +124,9 @@ def test_no_label_holds_a_phone_and_there_are_never_many():
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_a_worker_counts_what_becomes_of_messages_whatever_its_pool(fleet, queue, simulator, pool):
+def test_a_worker_counts_the_outcomes_of_its_messages_in_every_pool(fleet, queue, simulator, pool):
     """
-    Every number here is what the simulator, the queue or this test knows from elsewhere.
+    Every expected number comes from the simulator, the queue or this test.
     """
     port = free_port()
     worker = fleet.start(IFINU_POOL=pool, IFINU_METRICS_PORT=str(port), IFINU_RATE_LIMIT="200/s", IFINU_MAX_RETRIES="1")
@@ -141,11 +141,11 @@ def test_a_worker_counts_what_becomes_of_messages_whatever_its_pool(fleet, queue
                            "valor": "1", "vencimento": "2025-01-06"}))  # fmt: skip
     wait_until(lambda: queue.idle() and len(queue.dead()) == 3, 60, lambda: (queue.counts(), worker.text()))
 
-    def told() -> Series:
+    def exported() -> Series:
         return scrape(port)
 
-    wait_until(lambda: told().shows(3, "ifinu_messages_total", outcome="dead"), 20, lambda: told().text)
-    now = told()
+    wait_until(lambda: exported().shows(3, "ifinu_messages_total", outcome="dead"), 20, lambda: exported().text)
+    now = exported()
     by_end = {key: value for key, value in now.by("ifinu_messages_total", "kind", "outcome").items() if value}
     assert by_end == {
         ("lembrete", "sent"): 20,
@@ -164,7 +164,7 @@ def test_a_worker_counts_what_becomes_of_messages_whatever_its_pool(fleet, queue
     assert now("ifinu_send_seconds_sum", result="sent") > 20 * 0.020
     assert now("ifinu_instance_sends_total", whatsapp="ifinu", result="sent") == 20
     assert now("ifinu_instance_held", whatsapp="ifinu") == 0
-    assert now("ifinu_queue_seconds_count") >= 21  # the duplicate says nothing of when it was accepted
+    assert now("ifinu_queue_seconds_count") >= 21  # the duplicate has no time of acceptance
     assert 30 * 20 <= now("ifinu_end_to_end_seconds_sum") < 90 * 20
     assert now("ifinu_end_to_end_seconds_count") == 20
     assert now("ifinu_pace_limit_per_second") == 200
@@ -175,21 +175,21 @@ def test_a_worker_counts_what_becomes_of_messages_whatever_its_pool(fleet, queue
     assert "5511987650001" not in now.text
 
 
-def test_a_worker_tells_that_the_gateway_is_away_and_that_an_instance_is_held(fleet, queue, simulator):
+def test_a_worker_exports_a_gateway_outage_and_an_instance_on_hold(fleet, queue, simulator):
     port = free_port()
     fleet.start(IFINU_METRICS_PORT=str(port)).ready()
     simulator.control.set_instance("ifinu", state="close")
     queue.push(*plain("a", 12))
     wait_until(lambda: scrape(port).shows(1, "ifinu_instance_held", whatsapp="ifinu"), 30, lambda: scrape(port).text)
 
-    def told() -> bool:
+    def exported() -> bool:
         seen = scrape(port)
         return (
             seen("ifinu_deferrals_total", reason="instance") == 12
             and seen("ifinu_instance_sends_total", whatsapp="ifinu", result="failed") >= 1
         )
 
-    wait_until(told, 30, lambda: scrape(port).text)
+    wait_until(exported, 30, lambda: scrape(port).text)
     simulator.control.set_instance("ifinu", state="open")
     wait_until(queue.idle, 60, queue.counts)
     wait_until(lambda: scrape(port)("ifinu_instance_held", whatsapp="ifinu") == 0, 10)
@@ -212,10 +212,10 @@ def test_a_worker_counts_a_send_in_doubt_once(fleet, queue, simulator):
     wait_until(lambda: scrape(port).shows(1, "ifinu_messages_total", outcome="sent"), 10)
     now = scrape(port)
     assert now("ifinu_doubts_total") == 1
-    assert now("ifinu_gateway_answers_total") == 1  # that it was found is no answer to a send
+    assert now("ifinu_gateway_answers_total") == 1  # a look-up's success is no answer to a send
 
 
-def test_a_worker_whose_port_is_taken_says_so_and_ends(fleet):
+def test_a_worker_whose_port_is_in_use_says_so_and_ends(fleet):
     port = free_port()
     fleet.start(IFINU_METRICS_PORT=str(port)).ready()
     second = fleet.start(IFINU_METRICS_PORT=str(port))
@@ -224,7 +224,9 @@ def test_a_worker_whose_port_is_taken_says_so_and_ends(fleet):
     assert f"IFINU_METRICS_PORT: :::{port}" in second.text()
 
 
-def test_the_exporter_tells_what_is_there_while_no_worker_runs(client, queue, command, simulator, tmp_path):
+def test_the_exporter_exports_the_state_of_redis_ledger_and_gateway_without_a_worker(
+    client, queue, command, simulator, tmp_path
+):
     gateway = {"IFINU_EVOLUTION_URL": simulator.url, "IFINU_EVOLUTION_API_KEY": API_KEY}
     port = command("metrics", **gateway)
     now_ms = int(time.time() * 1000)
@@ -261,29 +263,29 @@ def test_the_exporter_tells_what_is_there_while_no_worker_runs(client, queue, co
     assert now("ifinu_redis_uptime_seconds") >= 0
     assert now("ifinu_gateway_up") == 1
     assert now("ifinu_instance_connected", whatsapp="ifinu") == 1
-    assert now("ifinu_ledger_up") == 0  # nobody has made it yet
+    assert now("ifinu_ledger_up") == 0  # the ledger was not created yet
 
 
-def test_the_exporter_says_that_redis_is_away_and_goes_on(tmp_path, queue_server, command):
+def test_the_exporter_exports_a_redis_outage_and_goes_on(tmp_path, queue_server, command):
     port = command("metrics", IFINU_REDIS_URL=queue_server.url)
     assert scrape(port)("ifinu_redis_up") == 1
     queue_server.kill()
     assert scrape(port)("ifinu_redis_up") == 0
-    assert "ifinu_queue_backlog" not in scrape(port).text  # a figure from before would be taken for one of now
+    assert "ifinu_queue_backlog" not in scrape(port).text  # an old value would be taken for a current one
     queue_server.start()
     wait_until(lambda: scrape(port)("ifinu_redis_up") == 1, 20)
 
 
 @pytest.fixture
 def queue_server(tmp_path):
-    """A Redis of the test's own, to be killed."""
+    """A Redis for this test only, to be killed."""
     from processes import redis_server
 
     with redis_server(tmp_path / "own") as server:
         yield server
 
 
-def test_the_age_of_a_message_that_tells_no_time_counts_from_when_it_was_first_seen(client):
+def test_the_age_of_a_message_without_a_time_counts_from_its_first_reading(client):
     registry = CollectorRegistry()
     RedisCollector(registry, client)
 
@@ -299,7 +301,7 @@ def test_the_age_of_a_message_that_tells_no_time_counts_from_when_it_was_first_s
     assert oldest() < aged
 
 
-def test_dead_letters_are_read_again_only_when_they_are_others(client):
+def test_dead_letters_are_read_again_only_if_they_changed(client):
     registry = CollectorRegistry()
     RedisCollector(registry, client)
     dead = Keys.of(NORMAL).dead
@@ -316,7 +318,7 @@ def test_dead_letters_are_read_again_only_when_they_are_others(client):
     assert by_reason() == {"foreign": 1_199}
 
 
-def test_the_webhook_application_tells_what_came(command, client):
+def test_the_webhook_application_counts_its_requests_by_outcome(command, client):
     at = free_port()
     port = command("webhook", "--host", "127.0.0.1", "--port", str(at), IFINU_WEBHOOK_SECRET=SECRET)
 
@@ -365,7 +367,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-def test_the_recorder_tells_how_far_it_is(command, client):
+def test_the_recorder_exports_its_progress(command, client):
     port = command("recorder")
     wait_until(lambda: scrape(port)("ifinu_recorder_active") == 1, 20)
     client.xadd(EVENTS, {"event": "sent", "id": "x", "data": json.dumps({"kind": "atraso", "key_id": "k"})})
@@ -376,7 +378,7 @@ def test_the_recorder_tells_how_far_it_is(command, client):
 
 
 @pytest.mark.parametrize("arguments", [("metrics",), ("recorder",), ("webhook", "--port", "0")])
-def test_a_port_that_is_taken_is_said_in_one_line(arguments, tmp_path, valkey):
+def test_a_port_in_use_is_reported_in_one_line(arguments, tmp_path, valkey):
     import socket
 
     with socket.create_server(("0.0.0.0", 0)) as taken:
@@ -391,7 +393,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(arguments, tmp_path, valkey):
     assert ended.stderr.splitlines()[-1].startswith(f"error: IFINU_METRICS_PORT: :::{port}: ")
 
 
-def test_once_prints_the_figures_of_redis(valkey, client):
+def test_once_prints_the_series_of_redis(valkey, client):
     client.lpush(NORMAL, *numbered(3))
     ended = subprocess.run(
         [sys.executable, "-m", "ifinu", "metrics", "--once"], env={**os.environ, "IFINU_REDIS_URL": valkey.url},
@@ -407,14 +409,14 @@ def test_once_prints_the_figures_of_redis(valkey, client):
 
 
 def every_metric(client) -> list[Metric]:
-    """Of every process."""
+    """The metrics of every process."""
     registry = endpoint.registry()
     WorkerSeries(registry)
     RecorderSeries(registry, Progress())
     WebhookSeries(registry, lambda: (0, 0))
     RedisCollector(registry, client)
     for make in (polls.ledger, polls.gateway):
-        make(registry, None, every_s=60)._polled.set()  # as if nobody had answered
+        make(registry, None, every_s=60)._polled.set()  # as if the gateway had not answered
     return list(registry.collect())
 
 

@@ -1,4 +1,4 @@
-"""The users of docs/redis-users.md, made on a real server, with what they are for."""
+"""The users of docs/redis-users.md on a real server, each doing its work."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ USERS = dict(LINE.findall(DOCUMENT.read_text(encoding="utf-8")))
 
 @pytest.fixture
 def url_of(valkey: Valkey, client: redis.Redis) -> Iterator[Callable[..., str]]:
-    """Makes a user as the document has it, without some rights maybe; its URL."""
+    """A function that creates a user as documented, with the given changes of its rights. Returns its URL."""
     made = []
-    client.execute_command("ACL", "LOG", "RESET")  # of the tests before, on the same server
+    client.execute_command("ACL", "LOG", "RESET")  # entries of earlier tests on the same server
 
     def make(name: str, *changes: str) -> str:
         user = f"ifinu-{name}"
@@ -53,7 +53,7 @@ def url_of(valkey: Valkey, client: redis.Redis) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def fleet_as(tmp_path: Path, simulator: Simulated) -> Iterator[Callable[[str], Fleet]]:
-    """Workers that reach Redis by a URL."""
+    """Workers that reach Redis by a given URL."""
     fleets = []
 
     def make(url: str) -> Fleet:
@@ -66,11 +66,11 @@ def fleet_as(tmp_path: Path, simulator: Simulated) -> Iterator[Callable[[str], F
 
 
 def denied(client: redis.Redis) -> list[tuple[str, str]]:
-    """What Redis refused since the start of the test: to whom, and what."""
+    """The commands that Redis denied since the start of the test, with their users."""
     return [(entry["username"], entry["object"]) for entry in client.acl_log()]
 
 
-def test_a_worker_and_a_producer_do_all_they_do_with_the_documented_rights(
+def test_a_worker_and_a_producer_need_only_the_documented_rights(
     client: redis.Redis, queue: Queue, simulator: Simulated, url_of, fleet_as, monkeypatch
 ):
     url = url_of("producer")
@@ -86,7 +86,7 @@ def test_a_worker_and_a_producer_do_all_they_do_with_the_documented_rights(
     assert denied(client) == []
 
 
-def test_an_operator_looks_and_repairs_with_the_documented_rights(
+def test_an_operators_commands_need_only_the_documented_rights(
     client: redis.Redis, queue: Queue, url_of, capsys, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("IFINU_REDIS_URL", url_of("operator"))
@@ -101,7 +101,7 @@ def test_an_operator_looks_and_repairs_with_the_documented_rights(
 
 @pytest.fixture
 def ifinu_as(tmp_path: Path) -> Iterator[Callable[..., Command]]:
-    """Commands that reach Redis by a URL; all are ended."""
+    """Commands that reach Redis by a given URL; all are stopped at the end."""
     with contextlib.ExitStack() as running:
 
         def start(url: str, *arguments: str, **environment: str) -> Command:
@@ -112,11 +112,11 @@ def ifinu_as(tmp_path: Path) -> Iterator[Callable[..., Command]]:
         yield start
 
 
-def test_what_runs_beside_the_workers_does_its_work_with_the_documented_rights(
+def test_webhook_exporter_flower_and_recorder_need_only_the_documented_rights(
     tmp_path: Path, client: redis.Redis, queue: Queue, simulator: Simulated, url_of, fleet_as, ifinu_as
 ):
     """
-    The webhook hears a receipt, a SAIR and a closed instance of a message sent; exporter, Flower and recorder look on.
+    The webhook gets a receipt, a SAIR and a closed instance; exporter, Flower and recorder run beside it.
     """
     url, at, ports = url_of("worker"), free_port(), [free_port(), free_port()]
     ledger = {"IFINU_DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db"}
@@ -228,7 +228,7 @@ def test_a_worker_that_loses_a_right_says_so_once_waits_and_goes_on_when_it_has_
     worker = fleet_as(url_of("worker")).start(IFINU_HEARTBEAT_FILE=str(beat)).ready()
     wait_until(beat.exists)
     beat.unlink()
-    beat.parent.rmdir()  # which is no loss of Redis
+    beat.parent.rmdir()  # no heartbeat file, though Redis is there
     calls_before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
     client.execute_command("ACL", "SETUSER", "ifinu-worker", "-hmget")
     queue.push(*(raw(i, telefone=f"77 99861-{i:04}") for i in range(1000, 1030)))
