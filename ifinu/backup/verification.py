@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -87,7 +88,8 @@ def drill(store: Store, manifest: Manifest, targets: Targets, progress: Progress
             if into is not None:
                 checked.append(_timed(part, load.database, store, manifest, part, into, progress))
             elif part is Part.REDIS and client is not None:
-                checked.append(_timed(part, _load_redis, store, manifest, client, progress, targets.address))
+                snapshot = functools.partial(load.snapshot, address=targets.address)
+                checked.append(_timed(part, snapshot, store, manifest, client, progress))
         return checked
     finally:
         if client is not None:
@@ -100,12 +102,6 @@ def _refuse_filled(databases: dict[Part, Database | None], client: redis.Redis |
             raise BackupFailed(f"the database for {part} at {into.host} is not empty: a drill needs an empty one")
     if client is not None and load.keys(client):
         raise BackupFailed("the Redis for the drill is not empty: a drill needs an empty one")
-
-
-def _load_redis(
-    store: Store, manifest: Manifest, client: redis.Redis, progress: Progress, address: Address
-) -> list[str]:
-    return load.snapshot(store, manifest, client, progress, address=address)
 
 
 def _problems(store: Store, manifest: Manifest, part: Part, progress: Progress) -> list[str]:

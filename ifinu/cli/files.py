@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -41,9 +42,5 @@ def created(file: Path) -> Iterator[IO[str]]:
     if str(file) == "-":
         yield sys.stdout
         return
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as exc:
-        raise ConfigurationError(f"{file}: {exc.strerror}") from exc
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+    with io.TextIOWrapper(opened(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, "wb"), encoding="utf-8") as out:
         yield out

@@ -181,11 +181,11 @@ class Evolution:
 
     def logout_instance(self, instance: str) -> None:
         """Unpair the instance: it then needs a new QR code."""
-        self._call("DELETE", "instance/logout", instance)
+        self._ask(_nothing, "DELETE", "instance/logout", instance)
 
     def delete_instance(self, instance: str) -> None:
         """Delete the instance with its messages and webhook; the gateway deletes them after its answer."""
-        self._call("DELETE", "instance/delete", instance)
+        self._ask(_nothing, "DELETE", "instance/delete", instance)
 
     def fetch_instances(self) -> tuple[message_records.Instance, ...]:
         """The instances of this gateway process."""
@@ -228,21 +228,6 @@ class Evolution:
         body: dict[str, Any] | None = None,
         query: str = "",
     ) -> _T:
-        answer = self._call(method, route, instance, body, query)
-        try:
-            return read(answer)
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as exc:
-            said = f"{method} {route}: the answer is not understood ({type(exc).__name__})"
-            raise self._error(said, instance, Reason.ROUTE_NOT_FOUND) from exc
-
-    def _call(
-        self,
-        method: str,
-        route: str,
-        instance: str | None = None,
-        body: dict[str, Any] | None = None,
-        query: str = "",
-    ) -> Any:
         content = b"" if body is None else _json(body)
         try:
             answer = self._transport.exchange(method, _path(route, instance) + query, content)
@@ -261,7 +246,11 @@ class Evolution:
             words = responses.words(answer.body, hide=(self._api_key,))
             said = ": ".join(filter(None, (f"{method} {route}", f"HTTP {answer.status}", words)))
             raise self._error(said, instance, reason, status=answer.status, answer=words)
-        return decoded
+        try:
+            return read(decoded)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as exc:
+            said = f"{method} {route}: the answer is not understood ({type(exc).__name__})"
+            raise self._error(said, instance, Reason.ROUTE_NOT_FOUND) from exc
 
     def _error(
         self,
@@ -275,6 +264,10 @@ class Evolution:
         line = responses.one_line(f"{instance or self._at}: {said}", hide=(self._api_key,))
         message = "; ".join(filter(None, (line, reason and outcomes.hint(reason))))
         return errors.GatewayError(message, instance=instance, status=status, answer=answer)
+
+
+def _nothing(_: Any) -> None:
+    """Read nothing from an answer."""
 
 
 def _path(route: str, instance: str | None) -> str:

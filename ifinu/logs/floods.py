@@ -75,7 +75,7 @@ class Floods:
                 if len(self._seen) >= _MOST_KEYS:
                     key = (_OTHERS, level, None)
                 seen = self._seen[key] = self._seen.get(key, 0) + 1
-        return seen <= (self._most if level in QUIET else self._most_severe)
+        return seen <= self._allowance(level)
 
     def flush(self) -> None:
         """Report the lines dropped so far."""

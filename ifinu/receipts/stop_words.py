@@ -184,10 +184,6 @@ def wish_of(text: str) -> Wish | None:
     return _together(spoken)
 
 
-def asks_to_stop(text: str) -> bool:
-    return wish_of(text) is Wish.STOP
-
-
 def _together(clauses: list[_Clause]) -> Wish | None:
     words = {word for clause in clauses for word in clause.words}
     asked = [clause.asks for clause in clauses]

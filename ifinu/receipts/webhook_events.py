@@ -158,7 +158,7 @@ def _receipt(instance: str, data: _Fields, envelope: _Fields) -> Receipt | None:
 
 def _echo(instance: str, data: _Fields, _: _Fields) -> SentEcho | None:
     key = _object(data.get("key"))
-    key_id, text = key.get("id"), _text(data.get("message"))
+    key_id, text = key.get("id"), _text_in(_content(data.get("message")))
     return SentEcho(instance, key_id, text, _phone(_addresses(key))) if _is(key_id, _KEY_ID) and text else None
 
 
@@ -232,10 +232,6 @@ def _object(value: object) -> dict[str, Any]:
 
 def _is(value: object, shape: re.Pattern[str]) -> TypeGuard[str]:
     return isinstance(value, str) and shape.fullmatch(value) is not None
-
-
-def _text(message: object) -> str | None:
-    return _text_in(_content(message))
 
 
 def _content(message: object) -> _Fields:

@@ -165,7 +165,7 @@ def restart(world: World, _request: HttpRequest, name: str) -> JsonResponse:
     if instance.state is Link.OPEN:
         reply = _state(instance)
         if instance.integration == BAILEYS:
-            world.sockets.restart(instance)
+            world.sockets.reconnect(instance)
         return reply
     return answer(200, _qr(world, instance))
 

@@ -48,42 +48,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m ifinu.simulator",
         description="An Evolution API that sends nothing and remembers everything.",
+        argument_default=argparse.SUPPRESS,  # so that the defaults are those of SimulatorConfig
     )
     parser.add_argument("--api-key-file", type=Path, required=True, help="file that holds the global key")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
-    parser.add_argument("--instance", action="append", help="name of a connected instance; repeatable (default: ifinu)")
-    parser.add_argument("--ledger", type=Path, help="JSON Lines file to which every real send is appended")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int, help="0 takes a free one (default)")
+    parser.add_argument(
+        "--instance",
+        dest="instances",
+        action="append",
+        help="name of a connected instance; repeatable (default: ifinu)",
+    )
+    parser.add_argument(
+        "--ledger", dest="ledger_file", type=Path, help="JSON Lines file to which every real send is appended"
+    )
     parser.add_argument("--script", type=Path, help="JSON file of faults")
     parser.add_argument("--plain", action="store_true", help="no outcomes by number ending")
     parser.add_argument("--latency-ms", type=float, help="fixed time of every send")
     parser.add_argument("--insert-ms", type=float, help="time from a send to its row in the database")
-    parser.add_argument("--webhook", help="URL that gets the events of every instance")
-    parser.add_argument("--plays", choices=VERSIONS, default=VERSIONS[-1], help="the release (default: %(default)s)")
-    parser.add_argument("--load-ms", type=float, default=0.0, help="time after a start without any instance in memory")
-    parser.add_argument("--boot-ms", type=float, default=0.0, help="time after that during which they are close")
+    parser.add_argument("--webhook", dest="webhook_url", help="URL that gets the events of every instance")
+    parser.add_argument("--plays", dest="version", choices=VERSIONS, help=f"the release (default: {VERSIONS[-1]})")
+    parser.add_argument("--load-ms", type=float, help="time after a start without any instance in memory")
+    parser.add_argument("--boot-ms", type=float, help="time after that during which they are close")
     parser.add_argument("--pairing-ms", type=float, help="time until a phone scans a code; without it none does")
-    parser.add_argument("--reconnect-ms", type=float, default=300.0, help="time a socket is close when it reconnects")
+    parser.add_argument("--reconnect-ms", type=float, help="time a socket is close when it reconnects")
     parser.add_argument("--seed", type=int, help="of every draw")
-    given = parser.parse_args(arguments)
+    given = vars(parser.parse_args(arguments))
     try:
-        run(
-            SimulatorConfig(
-                api_key=_key(given.api_key_file),
-                host=given.host,
-                port=given.port,
-                instances=tuple(given.instance or ["ifinu"]),
-                version=given.plays,
-                load_ms=given.load_ms,
-                boot_ms=given.boot_ms,
-                pairing_ms=given.pairing_ms,
-                reconnect_ms=given.reconnect_ms,
-                ledger_file=given.ledger,
-                webhook_url=given.webhook,
-                script=_script(given),
-                seed=given.seed,
-            )
-        )
+        key, script = _key(given.pop("api_key_file")), _script(given)
+        run(SimulatorConfig(api_key=key, script=script, **given))
     except (ConfigurationError, OSError) as exc:
         print(f"simulator: {exc}", file=sys.stderr)  # noqa: T201 - a command's error
         return 2
@@ -97,15 +90,13 @@ def _key(file: Path) -> str:
     return key
 
 
-def _script(given: argparse.Namespace) -> dict[str, Any]:
-    script: dict[str, Any] = {"endings": {}} if given.plain else {}
-    if given.latency_ms is not None:
-        script["latency_ms"] = given.latency_ms
-    if given.insert_ms is not None:
-        script["insert_ms"] = given.insert_ms
-    if given.script:
+def _script(given: dict[str, Any]) -> dict[str, Any]:
+    """Take the options that make the script out of `given`."""
+    script: dict[str, Any] = {"endings": {}} if given.pop("plain", False) else {}
+    script |= {name: given.pop(name) for name in ("latency_ms", "insert_ms") if name in given}
+    if (file := given.pop("script", None)) is not None:
         try:
-            script |= json.loads(given.script.read_bytes())
+            script |= json.loads(file.read_bytes())
         except ValueError as exc:
-            raise ConfigurationError(f"{given.script}: {exc}") from exc
+            raise ConfigurationError(f"{file}: {exc}") from exc
     return script

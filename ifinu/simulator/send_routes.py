@@ -17,7 +17,7 @@ from ifinu.simulator.envelopes import RESET, JsonResponse, answer, context_info,
 from ifinu.simulator.fault_script import HANGING, REALLY_SENT, Outcome
 from ifinu.simulator.schemas import MEDIA, is_url_or_base64, media_problems, text_problems
 from ifinu.simulator.server import HttpRequest
-from ifinu.simulator.state import EVOLUTION, Message, SimulatedInstance
+from ifinu.simulator.state import EVOLUTION, Message, SimulatedInstance, new_key_id
 from ifinu.simulator.world import World
 
 _PRISMA = (
@@ -198,7 +198,7 @@ def _handed_over(world: World, job: _Job) -> JsonResponse | str:
 def _really_send(world: World, job: _Job) -> str:
     if job.outcome not in REALLY_SENT:
         raise LookupError(f"{job.outcome} sends nothing, and no table of this module has its answer")
-    key_id = world.new_key_id()
+    key_id = new_key_id(world.rng)
     world.ledger.sent(job.instance.name, numbers.digits(job.jid), job.text, key_id, job.outcome.value)
     return key_id
 

@@ -73,9 +73,9 @@ class Sockets:
         self._drop(instance)
         return True
 
-    def restart(self, instance: SimulatedInstance) -> None:
-        """Reconnect an open instance."""
-        self._reconnect(instance)
+    def reconnect(self, instance: SimulatedInstance) -> None:
+        self._change(instance, Link.CONNECTING)
+        self._later(instance, self._config.reconnect_ms, self._opened)
 
     def log_out(self, instance: SimulatedInstance) -> None:
         """End the session; the database keeps its owner and the reason of its end."""
@@ -104,11 +104,7 @@ class Sockets:
     def _drop(self, instance: SimulatedInstance) -> None:
         """WhatsApp closes the socket, and the gateway reconnects, without a webhook for `close`."""
         instance.state = Link.CLOSE
-        self._later(instance, self._config.reconnect_ms, self._reconnect)
-
-    def _reconnect(self, instance: SimulatedInstance) -> None:
-        self._change(instance, Link.CONNECTING)
-        self._later(instance, self._config.reconnect_ms, self._opened)
+        self._later(instance, self._config.reconnect_ms, self.reconnect)
 
     def _change(self, instance: SimulatedInstance, state: Link, reason: int = 200) -> None:
         """Put an instance into a state, and send the event."""

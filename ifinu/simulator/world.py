@@ -12,7 +12,7 @@ from ifinu.simulator.config import VERSIONS, SimulatorConfig
 from ifinu.simulator.couriers import Couriers
 from ifinu.simulator.fault_script import Faults
 from ifinu.simulator.send_ledger import Ledger
-from ifinu.simulator.state import Link, SimulatedInstance, Storage, WebhookSettings, new_key_id
+from ifinu.simulator.state import Link, SimulatedInstance, Storage, WebhookSettings
 from ifinu.simulator.webhook_payloads import Events
 from ifinu.simulator.whatsapp_sockets import Sockets
 
@@ -92,9 +92,6 @@ class World:
 
     def _own(self) -> list[SimulatedInstance]:
         return [one for one in self.instances.values() if one.client_name == self.config.client_name]
-
-    def new_key_id(self) -> str:
-        return new_key_id(self.rng)
 
     def reset(self) -> None:
         """Delete the ledger, stored messages and known numbers, and start the fault script again."""

@@ -26,7 +26,6 @@ import re
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Protocol
 
 from ifinu.errors import ConfigurationError
@@ -92,9 +91,7 @@ class Span(Protocol):
 
     def __enter__(self) -> Span: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, _: object, error: BaseException | None, __: object, /) -> None: ...
 
 
 class Tracer(Protocol):

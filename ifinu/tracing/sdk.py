@@ -16,7 +16,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
-from types import TracebackType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -171,9 +170,7 @@ class _Span:
         self._token = context.attach(trace.set_span_in_context(self._span))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         context.detach(self._token)
         if error is not None:
             self.fail(error)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ifinu.receipts.stop_words import Wish, asks_to_stop, wish_of
+from ifinu.receipts.stop_words import Wish, wish_of
 
 with Path(__file__).with_name("answers.csv").open(encoding="utf-8", newline="") as file:
     CORPUS = list(csv.DictReader(file))
@@ -27,7 +27,7 @@ def typed(text):
 def test_each_answer_of_the_corpus_is_understood(text, wish):
     found = wish_of(text)
     assert (found.value if found else "none") == wish
-    assert asks_to_stop(text) == (wish == "stop")
+    assert (wish_of(text) is Wish.STOP) == (wish == "stop")
 
 
 def test_the_corpus_has_enough_of_each_kind():
@@ -49,13 +49,13 @@ def test_the_corpus_has_enough_of_each_kind():
     ],
 )
 def test_a_request_is_understood_in_any_order(words):
-    misread = [" ".join(order) for order in itertools.permutations(words) if not asks_to_stop(" ".join(order))]
+    misread = [" ".join(order) for order in itertools.permutations(words) if wish_of(" ".join(order)) is not Wish.STOP]
     assert misread == []
 
 
 @pytest.mark.parametrize("refused", ["sair", "parar", "parar de receber mensagens", "sair da lista", "me descadastrar"])
 def test_a_refusal_to_stop_is_no_request(refused):
-    assert not any(asks_to_stop(f"{no} quero {refused}") for no in ("não", "nao", "ñ", "nunca"))
+    assert not any(wish_of(f"{no} quero {refused}") is Wish.STOP for no in ("não", "nao", "ñ", "nunca"))
 
 
 @pytest.mark.parametrize("text", ["sair " * 70, "x" * 1_000_000, "não me mande mais mensagens " * 20])

@@ -63,7 +63,7 @@ def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
         if not as_json:
             view.print_pushed(results, cases)
         _push(running, cases)
-        later_from = float(running.run_python(scenario.python_producer(today)))
+        later_from = float(running.run("producer", "-c", scenario.python_producer(today)))
         running.start_workers()
         notes.print(f"[dim]{workers} worker{'s' * (workers > 1)} at {_RATE_PER_S}/s each[/]")
         expected = scenario.sum_of([case.sends for case in cases]).total()

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import redis
@@ -90,10 +89,8 @@ class Stage:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.keep_logs |= kind is not None and issubclass(kind, Exception)
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self.keep_logs |= isinstance(error, Exception)
         self._end()
 
     def start_workers(self) -> None:
@@ -105,11 +102,8 @@ class Stage:
         for name in self.names:
             self._wait_for(name, self._heartbeat(name).exists)
 
-    def run_python(self, code: str) -> str:
-        """Run code in a separate Python process; return its output."""
-        return self._run("producer", "-c", code)
-
-    def _run(self, name: str, *arguments: str) -> str:
+    def run(self, name: str, *arguments: str) -> str:
+        """Run Python with these arguments to its end; return its output."""
         with self._log(name).open("ab") as log:
             done = subprocess.run(
                 [sys.executable, *arguments],
@@ -155,7 +149,7 @@ class Stage:
         port = free_port()
         self._start("webhook", ("-m", "ifinu", "webhook", "--host", "127.0.0.1", "--port", str(port)), self.environment)
         self._wait_for("webhook", lambda: _listens(port))
-        self._run("instance", "-m", "ifinu", "instance", "webhook", "ifinu", "--url", f"http://127.0.0.1:{port}")
+        self.run("instance", "-m", "ifinu", "instance", "webhook", "ifinu", "--url", f"http://127.0.0.1:{port}")
 
     def _start(self, name: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
         with self._log(name).open("ab") as log:
