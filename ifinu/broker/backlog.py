@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import redis
 
@@ -37,9 +36,6 @@ class Backlog:
     def unsettled(self) -> int:
         """Messages that have not ended: ready, delayed and in flight."""
         return self.ready + self.delayed + self.in_flight
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def survey(client: redis.Redis, queues: Sequence[str] = QUEUES) -> list[Backlog]:

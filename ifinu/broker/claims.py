@@ -286,11 +286,6 @@ class Claims:
         done, state = script("uncancel")(self._client, (claim_key(notification_id), EVENTS), (notification_id, data))
         return Withdrawn(bool(done), state.decode())
 
-    def state(self, notification_id: str) -> str | None:
-        """The state of an id's claim; None when there is no claim."""
-        state = self._client.hget(claim_key(notification_id), "state")
-        return state.decode() if isinstance(state, bytes) else None
-
 
 def _instant(ms: str) -> datetime | None:
     return datetime.fromtimestamp(int(float(ms)) / 1000, UTC) if ms else None

@@ -40,6 +40,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
+import redis.asyncio.client
 
 from ifinu.broker.keys import EVENTS
 
@@ -84,9 +85,9 @@ class Event:
         """The arguments of a script: name, id, data as JSON."""
         return self.name.value, self.id, _encode(self.data)
 
-    def write(self, client: redis.Redis) -> None:
+    def write(self, client: redis.Redis | redis.asyncio.client.Pipeline) -> None:
         """
-        Add the event to the stream, if it belongs to no script's move.
+        Add the event to the stream, if it belongs to no script's move; with a pipeline, when that is executed.
 
         Raises:
             redis.RedisError: Redis is away.

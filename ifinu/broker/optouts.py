@@ -99,11 +99,13 @@ class OptOuts:
             source: How the person opted out, in a word.
             confirmation: The message to send if the opt-out is new.
         """
-        return self._add(tenant, self._pseudonyms.of(phone), phones.mask(phone), source, None, confirmation)
+        person = self._pseudonyms.of(phone), phones.mask(phone), source
+        return opt_out(self._client, (tenant,), person, None, confirmation)[0]
 
     def restore(self, optout: OptOut) -> bool:
         """Add an exported opt-out; True if it is new."""
-        return self._add(optout.tenant, optout.hash, optout.phone, optout.source, optout.at, None)
+        person = optout.hash, optout.phone, optout.source
+        return opt_out(self._client, (optout.tenant,), person, optout.at, None)[0]
 
     def remove(self, tenant: str | None, phone: str, *, source: str = "person") -> bool:
         """Lift the opt-out of a phone from a tenant; False if there was none."""
@@ -137,18 +139,6 @@ class OptOuts:
         # SCAN may name a key twice.
         found = {key.decode().removeprefix(prefix) for key in self._client.scan_iter(pattern, _PAGE, "hash")}
         return [name or None for name in sorted(found)]
-
-    def _add(
-        self,
-        tenant: str | None,
-        pseudonym: str,
-        masked: str,
-        source: str,
-        at: datetime | None,
-        confirmation: Confirmation | None,
-    ) -> bool:
-        person = pseudonym, masked, source
-        return opt_out(self._client, (tenant,), person, at, confirmation)[0]
 
 
 def opt_out(

@@ -111,7 +111,7 @@ class Replies:
         Returns:
             Whether an opt-out is new, and whether the reply is.
         """
-        return self._run(reply, reply.tenants, stays=stays, confirmation=confirmation)
+        return self._run(reply, stays=stays, confirmation=confirmation)
 
     def settle(self, reply: Reply, tenants: Iterable[str], *, source: str | None = None, stays: bool = False) -> bool:
         """
@@ -124,7 +124,7 @@ class Replies:
             stays: Whether the reply stays open.
         """
         settled = replace(reply, tenants=tuple(tenants), known=True)
-        new, _ = self._run(settled, settled.tenants, stays=stays, source=source, settles=True)
+        new, _ = self._run(settled, stays=stays, source=source, settles=True)
         if stays:
             self._client.srem(NEW_REPLIES, reply.id)
         return new
@@ -161,9 +161,6 @@ class Replies:
         raw: Any = self._client.hget(REPLIES, reply_id)
         return None if raw is None else Reply.decode(raw)
 
-    def count(self) -> int:
-        return int(self._client.hlen(REPLIES))
-
     def forget_person(self, pseudonym: str) -> int:
         """Delete a person's open replies and return their number; the opt-outs stay."""
         return self._forget([reply.id for reply in self.all() if reply.hash == pseudonym])
@@ -185,7 +182,6 @@ class Replies:
     def _run(
         self,
         reply: Reply,
-        tenants: tuple[str, ...],
         *,
         stays: bool,
         confirmation: Confirmation | None = None,
@@ -200,6 +196,5 @@ class Replies:
             _MOST_MAYBES if reply.wish == MAYBE else "",
             event_data(EVERY_TENANT, *person, on=False) if settles else "",
         )
-        return opt_out(
-            self._client, [tenant or None for tenant in tenants], person, reply.at, confirmation, reply_arguments
-        )
+        tenants = [tenant or None for tenant in reply.tenants]
+        return opt_out(self._client, tenants, person, reply.at, confirmation, reply_arguments)

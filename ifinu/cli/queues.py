@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ def size(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = Fa
     ifinu queue size --queue all --json
     """
     with connection.broker() as client:
-        rows = [one.as_json() for one in backlog.survey(client, queue.lists)]
+        rows = [asdict(one) for one in backlog.survey(client, queue.lists)]
     terminal.answer(rows, queue_table(rows), as_json=as_json)
 
 
@@ -53,9 +54,7 @@ def peek(
     """
     sandbox_number = settings.load().sandbox_number
     with connection.broker() as client:
-        seen = [
-            one for key in queue.lists for one in _next_of(client, key, count, sandbox_number)
-        ]  # fmt: skip
+        seen = [one for key in queue.lists for one in _next_of(client, key, count, sandbox_number)]
     if as_json:
         for one in seen:
             terminal.print_json(one)

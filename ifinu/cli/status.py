@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,7 +113,7 @@ def _seconds() -> Iterator[None]:
 
 
 def queue_table(queues: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """One row per queue, of `Backlog.as_json`; with the age of its next message where there is an `oldest_s`."""
+    """One row per queue, a `Backlog` as a dictionary; with the age of its next message where it has `oldest_s`."""
     ages = ("oldest",) if any("oldest_s" in queue for queue in queues) else ()
     figures = ("ready", *ages, "delayed", "next due in", "in flight", "dead")
     table = terminal.columns("queue", *figures, "", right=figures, whole=("queue",))
@@ -164,7 +165,7 @@ def _read(
         "redis": {"error": None if away is None else str(away)},
         "queues": [] if state is None else [
             {
-                **queue.as_json(),
+                **asdict(queue),
                 "oldest_s": state.oldest_s[queue.queue],
                 "dead_by_reason": dict(state.dead[queue.queue].most_common()),
             }

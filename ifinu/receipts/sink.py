@@ -11,7 +11,7 @@ import structlog
 
 from ifinu import phone as phones
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, seen_key
+from ifinu.broker.keys import seen_key
 from ifinu.ledger.states import State
 from ifinu.receipts.optout_replies import ReplyHandler
 from ifinu.receipts.stop_words import wish_of
@@ -89,14 +89,9 @@ def _add(pipe: redis.asyncio.client.Pipeline, event: Receipt | ConnectionUpdate 
     match event:
         case Receipt():
             receipt = {"key_id": event.key_id, "status": event.status.value, "instance": event.instance}
-            _event(pipe, Event(Name.RECEIPT, data=receipt))
+            Event(Name.RECEIPT, data=receipt).write(pipe)
         case ConnectionUpdate():
             connection = {"instance": event.instance, "state": event.state, "code": event.code}
-            _event(pipe, Event(Name.CONNECTION, data=connection))
+            Event(Name.CONNECTION, data=connection).write(pipe)
         case Inbound():
             pass  # matters only if it is an opt-out, which `ReplyHandler` records
-
-
-def _event(pipe: redis.asyncio.client.Pipeline, event: Event) -> None:
-    name, id_, data = event.arguments()
-    pipe.xadd(EVENTS, {"event": name, "id": id_, "data": data})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Annotated
 
 import redis
@@ -42,7 +43,7 @@ def doctor(
     findings = list(_examine(config))
     failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:
-        terminal.print_json({"ok": not failed, "checks": [finding.as_json() for finding in findings]})
+        terminal.print_json({"ok": not failed, "checks": [asdict(finding) for finding in findings]})
     else:
         _print(findings)
     if failed:

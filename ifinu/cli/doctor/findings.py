@@ -33,7 +33,3 @@ class Finding:
         """A finding whose level follows from a figure: `WARN` from `warn` on, `FAIL` from `fail` on."""
         level = Level.FAIL if figure >= fail else Level.WARN if figure >= warn else Level.OK
         return cls(check, level, seen, "" if level is Level.OK else fix)
-
-    def as_json(self) -> dict[str, str]:
-        """The fields as `ifinu doctor --json` prints them."""
-        return {"check": self.check, "level": self.level, "seen": self.seen, "fix": self.fix}

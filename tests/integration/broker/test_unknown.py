@@ -84,7 +84,8 @@ class Bench:
         return doubt
 
     def state(self) -> str | None:
-        return self.claims.state(ID)
+        state = self.unknowns.state(ID)
+        return None if state == "none" else state
 
     def events(self) -> list[str]:
         return [entry[b"event"].decode() for _, entry in self.client.xrange(EVENTS)]

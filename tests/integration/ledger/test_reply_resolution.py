@@ -122,7 +122,7 @@ def test_an_ambiguous_reply_changes_nothing_and_expires(ledger, client, answers)
     wrote(ledger, "n1", "u1")
     open_one(answers, MAYBE, text="cancelar")
     ReplyResolver(client, ledger).settle()
-    assert (opted_out(client), answers.count()) == ([], 1)
+    assert (opted_out(client), len(answers.all())) == ([], 1)
     assert (answers.forget_maybes(NOW), answers.forget_maybes(NOW + timedelta(seconds=1))) == (0, 1)
 
 

@@ -115,7 +115,7 @@ def test_an_opt_out_takes_effect_though_redis_forgot_the_sender(valkey, simulato
         for instance, key, context in (("other", elsewhere, {}), ("ifinu", hidden, {"stanzaId": key_id})):
             data = {"key": key, "message": {"conversation": "para de mandar mensagem"}, "contextInfo": context}
             assert receiver.post({"event": "messages.upsert", "instance": instance, "data": data}) == 200
-        wait_until(lambda: not Replies(client).count(), seen=worker.text)
+        wait_until(lambda: not Replies(client).all(), seen=worker.text)
         sends = simulator.total()
         for number, tenant, id_ in ((101, "u1", "n3"), (102, "u1", "n4"), (101, "u2", "n5")):
             say(number, tenant, id_)
