@@ -1,7 +1,7 @@
 """
-Made-up phones, names and texts go every way that a message can go, and are looked for wherever something is written.
+Made-up phones, names and texts go every way that a message can take, and the test searches every output for them.
 
-They may stand in the payloads: on the queues, in flight, delayed, and in the `raw` of a dead letter. Nowhere else.
+They may stand in payloads only: on the queues, in flight, delayed, and in the `raw` of a dead letter.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from ifinu.worker.tasks import send_notification
 
 PHONE_KEY = "a key of phones of the tests that is long"
 TASK = "ifinu.send_notification"
-# What the simulator does with a number that ends so, and so with every canary of that ending.
+# The last digits choose the simulator's outcome, for a number and for every canary with that ending.
 ENDINGS = (
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26,
 )  # fmt: skip
-# Their instances are held back for longer than a test waits: throttled, and unknown to the gateway.
+# Their instances are on hold for longer than the test waits: throttled, or unknown to the gateway.
 LEFT_WAITING = {"ending-8", "ending-26", "misconfigured"}
-# Some of those whose end the ledger knows, one of each kind of end.
+# Ids whose outcome the ledger knows, one for each kind of outcome.
 SETTLED = ("ending-9", "ending-23", "free_text", "expired_charge", "opted_out", "cancelled", "quoted", "amount")
 
 
@@ -84,7 +84,7 @@ EVENTS_OF_ALL_WAYS = (
         lambda text: base64.urlsafe_b64encode(b"xy" + text.encode() + b"\xff\xfe").decode(),
     ],
 )
-def test_the_search_finds_a_planted_canary_however_it_is_disguised(ending: int, disguise: Callable[[str], str]):
+def test_the_search_finds_a_planted_canary_in_every_disguise(ending: int, disguise: Callable[[str], str]):
     for canary in (*canaries.spellings(ending), canaries.phone(ending)):
         assert search(f'{{"a":"b {disguise(canary)} c"}}'), canary
     for canary in (NAME, TEXT, DESCRIPTION, PIX, LINK, CONTACT, INBOUND, LID):
@@ -103,11 +103,11 @@ def test_the_search_finds_a_line_without_its_area_code(alone: str):
         "77", "Maria", "(11) 98765-1234", "",
     ],
 )  # fmt: skip
-def test_the_search_takes_nothing_else_for_a_canary(harmless: str):
+def test_the_search_reports_no_harmless_text(harmless: str):
     assert search(f"a {harmless} b") == []
 
 
-def test_what_is_allowed_is_not_found_and_what_stands_beside_it_is():
+def test_the_search_skips_allowed_text_and_finds_a_canary_beside_it():
     payload = json.dumps({"nome": NAME})
     assert search(f"x {payload}", allowed=(payload,)) == []
     assert search(f"{NAME} {payload}", allowed=(payload,))
@@ -117,7 +117,7 @@ def test_what_is_allowed_is_not_found_and_what_stands_beside_it_is():
 
 
 def notification(number: str, ending: int, **fields: Any) -> dict[str, Any]:
-    """With every field that may hold personal data."""
+    """A notification with every field that may hold personal data."""
     return {
         "id": number, "tipo_notificacao": "lembrete", "telefone": canaries.spellings(ending)[ending % 6],
         "nome": NAME, "valor": "10.00", "vencimento": "2031-12-01", "descricao": DESCRIPTION, "pix_copia_cola": PIX,
@@ -130,11 +130,11 @@ def pushed(number: str, ending: int, **fields: Any) -> bytes:
 
 
 def envelope(number: str, args: list[Any], kwargs: dict[str, Any], **headers: Any) -> bytes:
-    """As any Celery publishes, with what it tells of the arguments."""
-    told = {"task": TASK, "id": number, "argsrepr": repr(args), "kwargsrepr": repr(kwargs)} | headers
+    """An envelope as any Celery publishes it, with its description of the arguments."""
+    described = {"task": TASK, "id": number, "argsrepr": repr(args), "kwargsrepr": repr(kwargs)} | headers
     return json.dumps(
         {
-            "headers": told,
+            "headers": described,
             "properties": {"delivery_info": {}, "body_encoding": "base64"},
             "content-type": "application/json",
             "content-encoding": "utf-8",
@@ -144,7 +144,7 @@ def envelope(number: str, args: list[Any], kwargs: dict[str, Any], **headers: An
 
 
 def unreadable() -> dict[str, tuple[bytes, str]]:
-    """Messages that can never be sent, each with what is wrong in a place that holds personal data; their reasons."""
+    """Messages that can never be sent, each with the error where personal data stands, and with their reasons."""
     whole = pushed("w", 101)
     charge = {"cobranca": {"cliente": f"{NAME} {canaries.phone(102)}", "valor": TEXT}}
     return {
@@ -160,7 +160,7 @@ def unreadable() -> dict[str, tuple[bytes, str]]:
         "phone_a_number": (pushed("phone_a_number", 110, telefone=int(canaries.phone(110)[1:])), "invalid"),
         "phone_and_name": (pushed("phone_and_name", 111, telefone=f"{canaries.phone(111)} {NAME}"), "invalid"),
         "phone_too_long": (pushed("phone_too_long", 112, telefone=canaries.phone(112) + "99"), "invalid"),
-        "phone_of_nobody": (pushed("phone_of_nobody", 113, telefone=f"00987650113 {LID}"), "invalid"),
+        "invalid_phone": (pushed("phone_of_nobody", 113, telefone=f"00987650113 {LID}"), "invalid"),
         "amount": (pushed("amount", 114, valor=f"{TEXT} {canaries.phone(114)}"), "invalid"),
         "due_date": (pushed("due_date", 115, vencimento=f"{NAME} 01/12/2031"), "invalid"),
         "link": (pushed("link", 116, link_pagamento=f"{NAME} {LINK}"), "invalid"),
@@ -184,7 +184,7 @@ def unreadable() -> dict[str, tuple[bytes, str]]:
 
 
 def sendable() -> dict[str, bytes]:
-    """Messages that reach the gateway, and what comes before that."""
+    """Messages that reach the gateway, or are stopped right before."""
     ends = {f"ending-{ending}": pushed(f"ending-{ending}", ending) for ending in ENDINGS}
     free = pushed("free_text", 200, texto=f"{TEXT}\nOlá, {NAME}: {canaries.phone(200)}")
     charge = {
@@ -199,7 +199,7 @@ def sendable() -> dict[str, bytes]:
         "nested_charge": json.dumps(charge).encode(),
         "foreign": envelope("foreign", [notification("foreign", 202)], {}, origin="gen1@other", shadow=None),
         "by_keyword": envelope("by_keyword", [], {"message": notification("by_keyword", 203)}),
-        "misconfigured": pushed("misconfigured", 204, instancia="nobody-knows-it"),
+        "misconfigured": pushed("misconfigured", 204, instancia="unknown-instance"),
         "expired_charge": pushed("expired_charge", 205, valido_ate="2020-01-01"),
         "opted_out": pushed("opted_out", 206, usuario_id="t2"),
         "cancelled": pushed("cancelled", 207),
@@ -227,7 +227,7 @@ def sendable() -> dict[str, bytes]:
         {"valid_until": canaries.phone(403)},
     ],
 )
-def test_a_mistake_is_told_to_the_caller_by_the_name_of_the_field(wrong: dict[str, Any]):
+def test_a_callers_mistake_is_reported_by_field_without_the_value(wrong: dict[str, Any]):
     right = {
         "id": "a", "kind": "lembrete", "phone": canaries.phone(404), "name": NAME, "amount": "10.00",
         "due_date": "2031-12-01", "description": DESCRIPTION, "text": TEXT,
@@ -243,7 +243,7 @@ def test_a_mistake_is_told_to_the_caller_by_the_name_of_the_field(wrong: dict[st
 
 
 class Scene:
-    """A worker, a webhook application and a gateway, and all that they write."""
+    """A worker, a webhook application and a gateway, and all their output."""
 
     def __init__(self, directory: Path, valkey: Valkey, simulator: Simulated, client: redis.Redis, pool: str) -> None:
         self.simulator = simulator
@@ -260,11 +260,11 @@ class Scene:
         }  # fmt: skip
         self.worker_log = directory / "worker-0.log"
         self.webhook_log = directory / "webhook.log"
-        self._told: list[bytes] = []
+        self._published: list[bytes] = []
 
     @contextlib.contextmanager
     def webhook(self) -> Iterator[str]:
-        """Its URL."""
+        """Run `ifinu webhook`, and yield its URL."""
         port = self.ports["hook"]
         with self.webhook_log.open("wb") as out:
             process = subprocess.Popen(
@@ -283,16 +283,16 @@ class Scene:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """To all that is published meanwhile: Celery's events, what its remote control asks and is answered."""
+        """Record everything published meanwhile: Celery's events, and its remote control's requests and answers."""
         stop = threading.Event()
         pubsub = self.client.pubsub()
         pubsub.psubscribe("*")
 
         def listen() -> None:
             while not stop.is_set():
-                told = pubsub.get_message(timeout=0.2)
-                if told is not None and told["type"] == "pmessage":
-                    self._told.append(told["data"])
+                message = pubsub.get_message(timeout=0.2)
+                if message is not None and message["type"] == "pmessage":
+                    self._published.append(message["data"])
 
         thread = threading.Thread(target=listen)
         thread.start()
@@ -304,14 +304,14 @@ class Scene:
             pubsub.close()
 
     def published(self) -> bytes:
-        return b"\n".join(self._told)
+        return b"\n".join(self._published)
 
     def metrics(self, of: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[of]}/metrics", timeout=10) as answer:
             return str(answer.read().decode())
 
     def ledger(self) -> dict[str, str]:
-        """Each table, all of it."""
+        """The content of each table."""
         engine = connect(self.ledger_url)
         with engine.connect() as connection:
             tables = [row[0] for row in connection.execute(sql("SELECT name FROM sqlite_master WHERE type = 'table'"))]
@@ -329,7 +329,7 @@ class Scene:
         engine.dispose()
 
     def redis(self) -> dict[str, str]:
-        """Each key with its value, the payloads left out."""
+        """The value of each key, without the payloads."""
         payloads = {key for name in QUEUES for key in (name, Keys.of(name).delayed, Keys.of(name).in_flight)}
         dump = {}
         for key in map(bytes.decode, self.client.keys("*")):
@@ -356,14 +356,14 @@ class Scene:
                 return self.client.zrange(key, 0, -1, withscores=True)
             case b"stream":
                 return self.client.xrange(key)
-        raise AssertionError(f"{key} is of a type that nobody looks into")
+        raise AssertionError(f"{key} is of a type that the search does not know")
 
     def waiting(self) -> set[str | None]:
-        """The ids of what is in the delayed set."""
+        """The ids in the delayed set."""
         return {identity(one)[0] for one in self.client.zrange(self.queue.keys.delayed, 0, -1)}
 
     def hanging(self) -> bool:
-        """Whether the gateway has a message whose answer it keeps back."""
+        """Whether the gateway has a message that it has not answered yet."""
         return any(send.number.endswith("0006") for send in self.simulator.sends())
 
     def counts(self) -> Any:
@@ -371,14 +371,14 @@ class Scene:
 
     def at_rest(self) -> bool:
         waiting, counts = self.waiting(), self.queue.counts()
-        # A message that moves between the two looks would be in neither.
+        # A message that moves between the two readings would be in neither.
         unmoved = counts["delayed"] == len(waiting)
         return unmoved and not counts["ready"] and not counts["in_flight"] and waiting <= LEFT_WAITING
 
 
 @pytest.fixture
 def simulator(tmp_path: Path) -> Iterator[Simulated]:
-    """Every message has an instance of its own, so that what holds one back holds back no other."""
+    """A simulator with one instance for each message, so that an instance on hold affects no other message."""
     names = ["ifinu", *(f"at-{name}" for name in (*sendable(), *unreadable()))]
     with stopping(Simulated(tmp_path, *(word for name in names for word in ("--instance", name)))) as server:
         yield server
@@ -400,7 +400,7 @@ def post(url: str, body: bytes, **headers: str) -> int:
 
 
 def hooks(url: str) -> list[int]:
-    """Webhooks that are none, or not as they should be; how each was answered."""
+    """Post malformed and unauthorised webhooks. Returns the status of each."""
     person = f"{canaries.phone(300)[1:]}@s.whatsapp.net"
     message = {
         "key": {"fromMe": False, "remoteJid": person, "id": "A1"},
@@ -428,16 +428,16 @@ def hooks(url: str) -> list[int]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_nothing_personal_is_written_anywhere_but_in_the_payloads(
+def test_personal_data_is_written_only_in_payloads(
     pool: str, scene_of: Callable[[str], Scene], fleet: Fleet, capsys, monkeypatch
 ):
     """
-    Threads write JSON, processes write for a terminal; both at the level that says most.
+    Threads write JSON, processes write for a terminal; both at log level debug.
     """
     scene = scene_of(pool)
     for name, value in scene.settings.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("COLUMNS", "1000")  # nothing is cut
+    monkeypatch.setenv("COLUMNS", "1000")  # so that no column is cut off
     ifinu = Shell(capsys, monkeypatch)
     good, bad = sendable(), unreadable()
     with scene.webhook() as hook, scene.listening():
@@ -451,7 +451,7 @@ def test_nothing_personal_is_written_anywhere_but_in_the_payloads(
             **scene.settings,
         ).ready(60)
         scene.simulator.control.set_fault(receipts_ms={"server_ack": 10, "delivery_ack": 20, "read": 30})
-        # One who opted out, a charge that was cancelled, and a message that killed thrice.
+        # A person who opted out, a cancelled charge, and a message that killed three workers.
         assert ifinu("optout", "add", canaries.spellings(206)[0], "--tenant", "t2").code == 0
         assert ifinu("cancel", "cancelled").code == 0
         scene.client.hset(scene.queue.keys.suspects, hashlib.sha1(good["poison"]).hexdigest(), 3)
@@ -474,7 +474,7 @@ def test_nothing_personal_is_written_anywhere_but_in_the_payloads(
         wait_until(lambda: scene.client.xlen(EVENTS) == 0, 60, worker.text)
         reasons = [letter["reason"] for letter in reversed(scene.queue.dead())]
         figures = {of: scene.metrics(of) for of in ("worker", "webhook")}
-        told = {" ".join(command): ifinu(*command) for command in commands(reasons)}
+        outputs = {" ".join(command): ifinu(*command) for command in commands(reasons)}
         assert worker.terminate(60) == 0
     leaks = {
         "worker's log": search(worker.text()),
@@ -484,10 +484,10 @@ def test_nothing_personal_is_written_anywhere_but_in_the_payloads(
         **{f"ledger: {table}": search(rows) for table, rows in scene.ledger().items()},
         **{f"redis: {key}": search(value) for key, value in scene.redis().items()},
         **{f"/metrics of the {of}": search(text) for of, text in figures.items()},
-        **{f"ifinu {command}": search(ended.out + ended.err) for command, ended in told.items()},
+        **{f"ifinu {command}": search(ended.out + ended.err) for command, ended in outputs.items()},
     }
     assert {where: found for where, found in leaks.items() if found} == {}
-    # Each way was gone, and what was looked through was there.
+    # Every way was taken, and every searched output had content.
     went = Counter({reason: sum(want == reason for _, want in bad.values()) for reason in {*reasons} - {"unknown"}})
     assert {reason: count for reason, count in went.items() if reasons.count(reason) < count} == {}
     assert {want for _, want in bad.values()} | AT_THE_GATEWAY <= {*reasons}
@@ -499,7 +499,7 @@ def test_nothing_personal_is_written_anywhere_but_in_the_payloads(
     assert "ending-" in asked
     assert "ifinu_messages_total" in figures["worker"]
     assert "ifinu_receipts_total" in figures["webhook"]
-    assert {command: ended.code for command, ended in told.items() if ended.code not in (0, 1)} == {}
+    assert {command: ended.code for command, ended in outputs.items() if ended.code not in (0, 1)} == {}
     assert {"free_text", "quoted"} <= {row.split("'")[1] for row in scene.ledger()["notifications"].splitlines()}
     if pool == "threads":
         lines = [line for line in worker.text().splitlines() if line.startswith("{")]
@@ -507,7 +507,7 @@ def test_nothing_personal_is_written_anywhere_but_in_the_payloads(
 
 
 def inspect(what: str, *environment: tuple[str, str], ids: Sequence[str] = ()) -> str:
-    """What the workers answer to Celery's remote control."""
+    """The workers' answers to Celery's remote control."""
     command = [sys.executable, "-m", "celery", "-A", "ifinu", "inspect", "--json", "--timeout", "10", what, *ids]
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | dict(environment))
     return ended.stdout + ended.stderr
@@ -515,10 +515,10 @@ def inspect(what: str, *environment: tuple[str, str], ids: Sequence[str] = ()) -
 
 def commands(reasons: list[str]) -> Iterator[tuple[str, ...]]:
     """
-    What shows a person something, and does not hand out payloads.
+    The commands that show data to a person, without those that print payloads.
 
     Args:
-        reasons: Of the dead letters, in the order of `ifinu dlq list`.
+        reasons: The reasons of the dead letters, in the order of `ifinu dlq list`.
     """
     both = (
         "status", "queue size", "queue peek --queue all", "dlq list --limit 1000", "unknown list", "optout list",

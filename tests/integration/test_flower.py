@@ -26,23 +26,23 @@ from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, Keys
 from ifinu.embedded import Valkey, free_port
 from ifinu.notification import Kind
 
-# While Celery 5.6 writes events, it forgets those that the pool's threads add; 5.7 keeps them.
+# While Celery 5.6 writes events, it drops those that the pool's threads add; 5.7 keeps them.
 needs_every_event = pytest.mark.skipif(
     (celery.VERSION.major, celery.VERSION.minor) < (5, 7), reason="Celery 5.6 loses events of a pool of threads"
 )
 
 LOGIN = "ops:a-password-of-the-tests"
-REDIS_PASSWORD = "hush-of-redis"  # any is right where none is set
+REDIS_PASSWORD = "hush-of-redis"  # without a password, Redis accepts any
 TASK = "ifinu.send_notification"
 
-# What nobody may find in Flower. The phone's last digits choose what the simulator answers.
+# Personal data that Flower must not show. The phone's last digits choose the simulator's answer.
 NAME, TEXT = "Zulmira Canario", "fatura secreta da Zulmira"
 PHONE = "7798765"
 FORBIDDEN = ("zulmira", "canario", "secreta", "se cita", PHONE, "98765-", REDIS_PASSWORD, API_KEY, LOGIN[4:])
 
 
 class Watched:
-    """Flower as a process, and what it answers."""
+    """Flower as a process, and requests to it."""
 
     def __init__(self, log: Path, environment: dict[str, str], *command: str, prefix: str = "") -> None:
         self.log = log
@@ -95,7 +95,7 @@ Flowering = Callable[..., Watched]
 
 @pytest.fixture
 def flower(tmp_path: Path, valkey: Valkey) -> Iterator[Flowering]:
-    """Starts `ifinu flower`."""
+    """A function that starts `ifinu flower`."""
     started: list[Watched] = []
 
     def start(*options: str, prefix: str = "", redis_url: str = valkey.url) -> Watched:
@@ -110,7 +110,7 @@ def flower(tmp_path: Path, valkey: Valkey) -> Iterator[Flowering]:
 
 
 def watches(site: Watched, fleet: Fleet) -> None:
-    """Wait until it hears of the workers, and they tell it of their tasks."""
+    """Wait until Flower knows the workers, and they send events."""
     names = {f"w{number}@test": True for number in range(len(fleet.workers))}
     wait_until(lambda: site.workers() == names, 40, site.workers)
     wait_until(lambda: all("enabled by remote" in worker.text() for worker in fleet.workers))
@@ -131,7 +131,7 @@ def personal(ending: int, text: str = TEXT) -> dict[str, Any]:
 
 
 def found(body: str) -> list[str]:
-    """Which of the forbidden words are in an answer, however they are escaped there."""
+    """The forbidden words in an answer, in any escaping."""
     plain = html.unescape(body)
     with contextlib.suppress(ValueError):
         plain += str(json.loads(body))
@@ -142,9 +142,11 @@ def datatable(length: int = 1_000) -> str:
     return f"/tasks/datatable?draw=1&start=0&length={length}&order[0][column]=0&columns[0][data]=uuid&order[0][dir]=asc"
 
 
-def test_celery_flower_works_as_typed(tmp_path: Path, valkey: Valkey, fleet: Fleet, queue: Queue, simulator: Simulated):
+def test_celery_flower_works_as_a_plain_command(
+    tmp_path: Path, valkey: Valkey, fleet: Fleet, queue: Queue, simulator: Simulated
+):
     """
-    `celery -A ifinu flower`, beside a worker that sends events: workers, queues and tasks, and nothing personal.
+    `celery -A ifinu flower` beside a worker that sends events shows workers, queues and tasks, and nothing personal.
     """
     fleet.start("-E").ready()
     command = ("celery", "-A", "ifinu", "flower", "--address=127.0.0.1", f"--basic-auth={LOGIN}")
@@ -165,7 +167,7 @@ def test_celery_flower_works_as_typed(tmp_path: Path, valkey: Valkey, fleet: Fle
         assert not any(secret in str(flower.tasks()) for secret in ("Zulmira", "99861"))
 
 
-def test_everything_asks_for_the_login_except_the_health_check(flower: Flowering):
+def test_every_page_but_the_health_check_requires_the_login(flower: Flowering):
     site = flower("--allow-control")
     routes = [route[0] if isinstance(route, tuple) else route.regex.pattern.rstrip("$") for route in handlers]
     paths = [re.sub(r"\(\.[+*]\)", "x", route).replace("/?", "").replace(".*", "/nowhere") for route in routes]
@@ -183,9 +185,9 @@ def test_everything_asks_for_the_login_except_the_health_check(flower: Flowering
         assert site.get(path).status_code == 200, path
 
 
-def test_it_only_looks(flower: Flowering, fleet: Fleet, queue: Queue, simulator: Simulated):
+def test_flower_is_read_only(flower: Flowering, fleet: Fleet, queue: Queue, simulator: Simulated):
     """
-    Each way to change something is refused, and nothing has changed.
+    Every request that would change something is refused, and changes nothing.
     """
     worker = fleet.start().ready()
     site = flower()
@@ -212,12 +214,12 @@ def test_it_only_looks(flower: Flowering, fleet: Fleet, queue: Queue, simulator:
     assert "worker-pool-grow" not in page
 
 
-def test_it_changes_what_it_is_told_when_that_is_allowed(flower: Flowering, fleet: Fleet):
+def test_flower_executes_commands_if_control_is_allowed(flower: Flowering, fleet: Fleet):
     worker = fleet.start().ready()
     site = flower("--allow-control")
     wait_until(lambda: "w0@test" in site.get("/api/workers").json())
     assert "Shut Down" in site.get("/worker/w0@test").text
-    # As a page of another site would have the browser ask.
+    # The request of a page on another site.
     foreign = site.ask("POST", "/api/worker/shutdown/w0@test", headers={"Sec-Fetch-Site": "cross-site"})
     assert foreign.status_code == 403
     assert site.ask("POST", "/api/worker/shutdown/w0@test").json() == {"message": "Shutting down!"}
@@ -225,11 +227,11 @@ def test_it_changes_what_it_is_told_when_that_is_allowed(flower: Flowering, flee
 
 
 @needs_every_event
-def test_workers_send_events_while_it_runs_and_not_before_or_after(
+def test_workers_send_events_only_while_flower_runs(
     flower: Flowering, fleet: Fleet, client: redis.Redis, queue: Queue, simulator: Simulated
 ):
     def events(number: int) -> set[str]:
-        """Types of the events of one message, and of those published until the next two heartbeats of the worker."""
+        """The event types of one message and of the worker's next two heartbeats."""
         types: list[str] = []
         with client.pubsub() as listening:
             listening.psubscribe("*celeryev*")
@@ -238,8 +240,8 @@ def test_workers_send_events_while_it_runs_and_not_before_or_after(
             wait_until(lambda: simulator.total() == number and queue.idle())
             beats = 0
             while beats < 2:
-                told = wait_until(lambda: listening.get_message(timeout=1), 20)
-                body = json.loads(json.loads(told["data"])["body"])
+                message = wait_until(lambda: listening.get_message(timeout=1), 20)
+                body = json.loads(json.loads(message["data"])["body"])
                 batch = [each["type"] for each in (body if isinstance(body, list) else [body])]
                 types += batch
                 beats += batch.count("worker-heartbeat")
@@ -260,7 +262,7 @@ def test_nothing_personal_is_in_any_page_or_answer(
     flower: Flowering, fleet: Fleet, valkey: Valkey, queue: Queue, simulator: Simulated
 ):
     """
-    A phone, a name and a text go every way that a message can go; each page and each answer of the API is read.
+    A phone, a name and a text go every way that a message can take; every page and API answer is searched for them.
     """
     here = str(Path(__file__).parent)
     fleet.start(application="quoting_app", PYTHONPATH=here, IFINU_REDIS_URL=with_password(valkey.url)).ready()
@@ -271,14 +273,14 @@ def test_nothing_personal_is_in_any_page_or_answer(
     subprocess.run(
         [sys.executable, "-c", delay, message], check=True, env={**os.environ, "IFINU_REDIS_URL": valkey.url}
     )
-    # Celery as any producer may have it, which describes its arguments in full.
+    # A stock Celery producer, which describes its arguments in full.
     with celery.Celery(broker=valkey.url, set_as_current=False) as stock:
         stock.conf.broker_transport_options = {"priority_steps": [0]}
         body = {"id": "foreign", "tipo_notificacao": "atraso", **personal(7778), "vencimento": "2025-12-01"}
         stock.send_task(TASK, args=[body], task_id="foreign", queue=NORMAL)
         stock.send_task(TASK, kwargs={"message": body | {"id": "kw"}}, task_id="kw", queue=NORMAL)
         stock.send_task(TASK, args=[], kwargs=personal(7779), task_id="misfit", queue=NORMAL)
-        stock.send_task(f"task of {NAME}", args=[body], task_id="of_nobody", queue=NORMAL)
+        stock.send_task(f"task of {NAME}", args=[body], task_id="unknown_name", queue=NORMAL)
     queue.push(
         raw("sent", **personal(7780)),
         raw("retried", **personal(2)),  # closed, closed, ok
@@ -302,13 +304,13 @@ def test_nothing_personal_is_in_any_page_or_answer(
         "test_quoted": "FAILURE",
     }
     wait_until(
-        lambda: {id_: told["state"] for id_, told in site.tasks().items()} == ends,
+        lambda: {id_: task["state"] for id_, task in site.tasks().items()} == ends,
         60,
-        lambda: {id_: (told["state"], told["args"], told["exception"]) for id_, told in site.tasks().items()},
+        lambda: {id_: (task["state"], task["args"], task["exception"]) for id_, task in site.tasks().items()},
     )
     assert simulator.total() > 5
     tasks = site.tasks()
-    assert {told["args"] for told in tasks.values()} <= {f"<{kind.value}>" for kind in Kind} | {"<?>"}
+    assert {task["args"] for task in tasks.values()} <= {f"<{kind.value}>" for kind in Kind} | {"<?>"}
     shown = [tasks[id_]["args"] for id_ in ("test_sent", "delayed", "foreign", "test_unread")]
     assert shown == ["<lembrete>", "<vencimento>", "<?>", "<?>"]
     assert tasks["test_sent"]["result"].startswith("sent 3EB0")
@@ -332,7 +334,7 @@ def test_nothing_personal_is_in_any_page_or_answer(
     assert "Traceback" not in log
 
 
-def test_what_a_worker_is_sending_is_shown_without_its_content(
+def test_a_send_under_way_is_shown_without_its_content(
     flower: Flowering, fleet: Fleet, queue: Queue, simulator: Simulated
 ):
     fleet.start().ready()
@@ -351,7 +353,7 @@ def test_what_a_worker_is_sending_is_shown_without_its_content(
     assert found(page) == []
 
 
-def test_the_queues_are_shown_as_they_are(flower: Flowering, fleet: Fleet, client: redis.Redis, queue: Queue):
+def test_the_queues_are_shown_with_their_counts(flower: Flowering, fleet: Fleet, client: redis.Redis, queue: Queue):
     Queue(client, URGENT).push(*(raw(number) for number in range(3)))
     Queue(client, LOW).push(raw("low"))
     queue.push(raw("x"), raw("y"))
@@ -375,18 +377,18 @@ def test_the_queues_are_shown_as_they_are(flower: Flowering, fleet: Fleet, clien
     cells = re.findall(r"<td[^>]*>(.*?)</td>", site.get("/broker").text)
     assert [cells[i] for i in range(0, len(cells), 6)] == list(expected)
     assert cells[:5] == [URGENT, "3", "0", "3", "0"]
-    # A worker that starts later is counted too, and what it holds is told apart.
+    # A worker that starts later is counted too, and its messages are listed separately.
     fleet.start(IFINU_RATE_LIMIT="1/h", IFINU_RATE_BURST="1").ready()
     wait_until(lambda: seen()[URGENT] == (2, 2, 0, 1) and seen()[NORMAL] == (2, 2, 0, 1), 60, seen)
 
 
-def test_it_remembers_no_more_than_it_is_told_to(flower: Flowering, fleet: Fleet, queue: Queue, simulator: Simulated):
+def test_flower_keeps_at_most_max_tasks(flower: Flowering, fleet: Fleet, queue: Queue, simulator: Simulated):
     fleet.start(IFINU_RATE_LIMIT="200/s").ready()
     site = flower("--max-tasks", "40")
     watches(site, fleet)
     queue.push(*(raw(number) for number in range(120)))
     wait_until(lambda: simulator.total() == 120 and queue.idle(), 40, queue.counts)
-    # The last one has come, so the others came before.
+    # The last task has arrived, so the earlier ones have too.
     wait_until(lambda: site.state("test_119") == "SUCCESS", seen=site.tasks)
     assert len(site.tasks()) == 40
     page = site.get(datatable()).json()
@@ -395,7 +397,7 @@ def test_it_remembers_no_more_than_it_is_told_to(flower: Flowering, fleet: Fleet
     assert "test_5" not in site.tasks()
 
 
-def test_it_goes_on_when_redis_was_away(tmp_path: Path, flower: Flowering, simulator: Simulated):
+def test_flower_goes_on_after_a_redis_outage(tmp_path: Path, flower: Flowering, simulator: Simulated):
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(redis_server(tmp_path / "valkey"))
         workers = fleet_of(tmp_path, server.url, simulator.url)
@@ -415,7 +417,7 @@ def test_it_goes_on_when_redis_was_away(tmp_path: Path, flower: Flowering, simul
 
             def seen() -> bool:
                 queue.push(raw(next(numbers)))
-                return any(told["state"] == "SUCCESS" for told in site.tasks().values())
+                return any(task["state"] == "SUCCESS" for task in site.tasks().values())
 
             wait_until(seen, 60, site.log.read_text)
         server.stop()
@@ -424,7 +426,7 @@ def test_it_goes_on_when_redis_was_away(tmp_path: Path, flower: Flowering, simul
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
-def test_an_address_that_cannot_be_had_is_one_line(valkey: Valkey, host: str):
+def test_an_unusable_address_is_reported_in_one_line(valkey: Valkey, host: str):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = subprocess.run(
@@ -459,7 +461,7 @@ def test_a_person_sees_workers_queues_and_tasks(
     fields[4114] = personal(4114) | {"valor": "de graça"}
     queue.push(*(raw(number, **each | {"id": f"fatura-{number}"}) for number, each in fields.items()))
     wait_until(
-        lambda: sum(told["state"] in ("SUCCESS", "FAILURE") for told in site.tasks().values()) == 15,
+        lambda: sum(task["state"] in ("SUCCESS", "FAILURE") for task in site.tasks().values()) == 15,
         40,
         lambda: [*site.tasks().values()],
     )

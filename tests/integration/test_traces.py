@@ -1,5 +1,5 @@
 """
-Traces as a collector gets them, from real producers, workers and webhooks, each a process of its own.
+Traces as a collector gets them, from producers, workers and webhooks that run as real processes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ifinu.broker.trace_links import TTL_S, TraceLinks
 from ifinu.embedded import Valkey, free_port
 from ifinu.gateway import Evolution
 
-THEIRS = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")  # the trace and the span of somebody else
+THEIRS = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")  # the trace and span of another system
 RECEIPTS = ["server_ack", "delivered", "read"]
 SAMPLED, NOT_SAMPLED = "01", "00"
 
@@ -46,7 +46,7 @@ def theirs(flags: str = SAMPLED) -> str:
 
 
 class Span(NamedTuple):
-    """One, as it was exported."""
+    """One span, as it was exported."""
 
     service: str
     name: str
@@ -62,7 +62,7 @@ class Span(NamedTuple):
 
 
 class Collector:
-    """Takes OTLP over HTTP."""
+    """A collector of OTLP over HTTP."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -106,7 +106,7 @@ class Collector:
         ]
 
     def trace_of(self, notification: str) -> list[Span]:
-        """All of the trace in which this id was delivered, in the order in which they began."""
+        """The spans of the trace in which this id was delivered, by their start."""
         spans = self.spans()
         traces = {s.trace for s in spans if s.facts.get("messaging.message.id") == notification}
         assert len(traces) <= 1, f"{notification} is in {len(traces)} traces"
@@ -144,7 +144,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def traced(collector: Collector) -> dict[str, str]:
-    """What switches traces on."""
+    """The settings that switch traces on."""
     return {
         "IFINU_TRACING": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200",
     }  # fmt: skip
@@ -152,7 +152,7 @@ def traced(collector: Collector) -> dict[str, str]:
 
 @pytest.fixture
 def simulator(tmp_path: Path) -> Iterator[Simulated]:
-    """Those which it fails have an instance of their own, so that what holds one back holds back no other."""
+    """A simulator with an instance for each failing message, so that an instance on hold affects no other message."""
     names = ("ifinu", "at-retried", "at-lost", "at-waiting", "vendas 5577987650042")
     with stopping(Simulated(tmp_path, *(word for name in names for word in ("--instance", name)))) as server:
         server.control.set_fault(receipts_ms={"server_ack": 10, "delivery_ack": 30, "read": 60})
@@ -161,7 +161,7 @@ def simulator(tmp_path: Path) -> Iterator[Simulated]:
 
 @contextlib.contextmanager
 def webhook_of(valkey: Valkey, log: Path, **environment: str) -> Iterator[str]:
-    """`ifinu webhook`, and its URL."""
+    """Run `ifinu webhook`, and yield its URL."""
     port = free_port()
     settings = {"IFINU_REDIS_URL": valkey.url, "IFINU_WEBHOOK_SECRET": SECRET}
     with log.open("wb") as out:
@@ -191,7 +191,7 @@ def registered(simulator: Simulated, url: str, *instances: str) -> None:
 
 
 def python(code: str, valkey: Valkey, deadline_s: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a program that produces, until its end."""
+    """Run a producer program to its end."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env={**os.environ, "IFINU_REDIS_URL": valkey.url, **environment},
         capture_output=True, text=True, timeout=deadline_s,
@@ -207,7 +207,7 @@ def fields(number: str, ending: int, **more: Any) -> dict[str, Any]:
 
 
 def tree(spans: list[Span]) -> list[tuple[str, str]]:
-    """Each with what it belongs to."""
+    """Each span's name with its parent's."""
     names = {s.id: s.name for s in spans}
     return [(s.name, names.get(s.parent, s.parent)) for s in spans]
 
@@ -224,7 +224,7 @@ def test_one_trace_goes_from_the_producer_through_the_send_to_the_last_receipt(
     traced: dict[str, str], tmp_path: Path,
 ):  # fmt: skip
     """
-    Whatever it came by; and no byte that is exported tells of a person.
+    This holds for every way of enqueueing; and no exported byte identifies a person.
     """
     phoned = "vendas 5577987650042"
     publish = f"""
@@ -250,17 +250,28 @@ enqueue_many([{fields("many-1", 102, texto=canaries.TEXT)!r}, {fields("many-2", 
             "retried": fields("retried", 2, instancia="at-retried"),
             "lost": fields("lost", 4, instancia="at-lost"),
             "phoned": fields("phoned", 108, instancia=phoned),
-            "nobody": fields("nobody", 1),
+            "no_account": fields("no_account", 1),
             "wrong": fields("wrong", 109, valor=canaries.TEXT, traceparent=theirs().replace("0af7", "0af9")),
         }  # fmt: skip
         queue.push(*(json.dumps(one).encode() for one in pushed.values()))
-        told = ("delayed", "later", "many-1", "many-2", "brought", "pushed", "plain", "malformed", "retried", "phoned")
-        seen = lambda: ({one: tree(collector.trace_of(one)) for one in told}, worker.text())  # noqa: E731
+        receipted = (
+            "delayed",
+            "later",
+            "many-1",
+            "many-2",
+            "brought",
+            "pushed",
+            "plain",
+            "malformed",
+            "retried",
+            "phoned",
+        )
+        seen = lambda: ({one: tree(collector.trace_of(one)) for one in receipted}, worker.text())  # noqa: E731
         wait_until(lambda: queue.idle() and len(queue.dead()) == 2, 60, lambda: (queue.counts(), worker.text()))
-        for one in told:
+        for one in receipted:
             wait_until(lambda one=one: sorted(collector.states_of(one)) == sorted(RECEIPTS), 30, seen)
         assert worker.terminate() == 0
-    traces = {one: collector.trace_of(one) for one in (*told, "lost", "nobody")}
+    traces = {one: collector.trace_of(one) for one in (*receipted, "lost", "no_account")}
     assert len({trace[0].trace for trace in traces.values()}) == len(traces)
 
     for one in ("delayed", "later", "many-1", "many-2"):
@@ -316,7 +327,7 @@ enqueue_many([{fields("many-1", 102, texto=canaries.TEXT)!r}, {fields("many-2", 
     assert ("ifinu.look_up", "ifinu.deliver") in tree(traces["lost"])
     assert [s.name for s in traces["lost"]].count("ifinu.send") == 1
 
-    (dead,) = (s for s in traces["nobody"] if s.name == "ifinu.deliver")
+    (dead,) = (s for s in traces["no_account"] if s.name == "ifinu.deliver")
     assert (dead.facts["ifinu.outcome"], dead.facts["error.type"], dead.failed) == (
         "dead", "Refused", "number_not_on_whatsapp",
     )  # fmt: skip
@@ -330,7 +341,7 @@ enqueue_many([{fields("many-1", 102, texto=canaries.TEXT)!r}, {fields("many-2", 
     assert canaries.search("\n".join(collector.heads)) == []
     assert canaries.search(worker.text()) == []
     ttls = [queue.client.ttl(key) for key in queue.client.keys("ifinu:rastro:*")]
-    assert len(ttls) == len(told) + 1
+    assert len(ttls) == len(receipted) + 1
     assert all(TTL_S - 120 < ttl <= TTL_S for ttl in ttls)
 
 
@@ -338,11 +349,11 @@ def happened(client: redis.Redis) -> list[Any]:
     return [decode(entry) for _, entry in client.xrange(EVENTS)]
 
 
-def test_what_is_not_sampled_leaves_nothing_and_stays_so(
+def test_an_unsampled_trace_exports_nothing_in_any_process(
     fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey, collector: Collector, traced: dict[str, str]
 ):
     """
-    Who samples, decides for all that follows: here a producer, and somebody who pushes.
+    The sampler of the trace's first process decides for the whole trace: here a producer, and the sender of raw JSON.
     """
     done = python(
         f"from ifinu import send_notification, enqueue_many\nsend_notification.delay({fields('a', 100)!r})\n"
@@ -360,7 +371,7 @@ def test_what_is_not_sampled_leaves_nothing_and_stays_so(
     assert len(queue.client.keys("ifinu:rastro:*")) == 1
 
 
-PATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "300"}  # seconds, so that it is not the exporter that gives up
+PATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "300"}  # seconds, so that the exporter does not give up first
 
 
 def nowhere() -> str:
@@ -369,11 +380,11 @@ def nowhere() -> str:
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
 @pytest.mark.parametrize("hangs", [False, True])
-def test_a_collector_that_is_away_changes_nothing(
+def test_a_collector_outage_affects_no_send(
     pool: str, hangs: bool, fleet: Fleet, queue: Queue, simulator: Simulated, traced: dict[str, str]
 ):
     """
-    One refuses connections, one takes them and never answers: all is sent, and the worker ends in order.
+    One collector refuses connections, one accepts them and never answers: all is sent, and the worker ends cleanly.
     """
     with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}" if hangs else nowhere()
@@ -387,7 +398,7 @@ def test_a_collector_that_is_away_changes_nothing(
     assert [e.name for e in happened(queue.client)] == ["sent"] * 200
 
 
-def test_a_producer_whose_collector_is_away_ends_all_the_same(valkey: Valkey, queue: Queue, traced: dict[str, str]):
+def test_a_producer_ends_despite_a_collector_outage(valkey: Valkey, queue: Queue, traced: dict[str, str]):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         away = {**traced, **PATIENT, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         code = f"from ifinu import enqueue_many\nenqueue_many([{fields('a', 100)!r}] * 3)"
@@ -396,8 +407,8 @@ def test_a_producer_whose_collector_is_away_ends_all_the_same(valkey: Valkey, qu
     assert queue.counts()["ready"] == 3
 
 
-# Tells, when a process of the worker ends, what it has imported.
-TELLING = """
+# Prints the imported modules of OpenTelemetry when a process of the worker ends.
+PRINTING = """
 import sys
 from celery import signals
 from ifinu.worker.app import app
@@ -426,22 +437,22 @@ print([name for name in sys.modules if name.startswith(traces)])
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
     assert not any(b"traceparent" in one for one in queue.client.lrange(queue.keys.ready, 0, -1))
     queue.push(json.dumps(fields("c", 102)).encode(), raw("d", telefone=canaries.phone(2), instancia="at-retried"))
-    (tmp_path / "telling_app.py").write_text(TELLING)
-    worker = fleet.start(application="telling_app", IFINU_POOL=pool, IFINU_CONCURRENCY="2", PYTHONPATH=str(tmp_path))
+    (tmp_path / "printing_app.py").write_text(PRINTING)
+    worker = fleet.start(application="printing_app", IFINU_POOL=pool, IFINU_CONCURRENCY="2", PYTHONPATH=str(tmp_path))
     worker.ready()
     wait_until(lambda: simulator.total() == 3, 30, lambda: (queue.counts(), worker.text()))
     wait_until(lambda: queue.idle() and simulator.total() == 4, 30, lambda: (queue.counts(), worker.text()))
     assert worker.terminate() == 0
-    told = [line for line in worker.text().splitlines() if line.startswith("imported:")]
-    assert told == ["imported: []"] * (1 if pool == "threads" else 3)
+    printed = [line for line in worker.text().splitlines() if line.startswith("imported:")]
+    assert printed == ["imported: []"] * (1 if pool == "threads" else 3)
     assert queue.client.keys("ifinu:rastro:*") == []
 
 
-def test_what_another_language_began_goes_on_through_a_worker_without_traces(
+def test_a_trace_from_another_language_continues_through_a_worker_without_traces(
     fleet: Fleet, queue: Queue, simulator: Simulated, collector: Collector, traced: dict[str, str]
 ):
     """
-    Workers that trace and workers that do not may share a queue, as in the middle of a deployment.
+    Workers with and without traces may share a queue, as during a deployment.
     """
     simulator.control.set_fault(rates={"lookup_timeout": 1.0})
     worker = fleet.start(IFINU_RETRY_BACKOFF_S="1").ready()
@@ -457,7 +468,7 @@ def test_what_another_language_began_goes_on_through_a_worker_without_traces(
     assert delivered.facts["ifinu.attempt"] > 1
 
 
-# An application that has set up OpenTelemetry for itself.
+# An application that has set up OpenTelemetry itself.
 THEIR_OWN = """
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -482,11 +493,12 @@ assert one.context.trace_id != two.context.trace_id
 """
 
 
-def test_an_application_with_traces_of_its_own_gets_ours_among_them(
+def test_an_application_with_its_own_traces_gets_ifinus_spans_in_them(
     valkey: Valkey, queue: Queue, collector: Collector, traced: dict[str, str]
 ):
     """
-    One that is enqueued is a part of what enqueues it; many only point there, or a trace would have thousands of sends.
+    One enqueued message belongs to the caller's trace; those of `enqueue_many` only link to it, or it would hold
+    thousands.
     """
     done = python(THEIR_OWN % tuple(fields(name, 100 + n) for n, name in enumerate("abc")), valkey, **traced)
     assert done.returncode == 0, done.stderr
@@ -516,7 +528,7 @@ WITHOUT = "import sys; sys.modules['opentelemetry'] = None; "
         "'77998616740', '--text', 'Bom dia']))",
     ],
 )
-def test_without_the_extra_who_wants_traces_is_told_what_to_install(starts: str, valkey: Valkey, queue: Queue):
+def test_tracing_without_its_extra_names_the_package_to_install(starts: str, valkey: Valkey, queue: Queue):
     settings = {"IFINU_EVOLUTION_API_KEY": API_KEY, "IFINU_WEBHOOK_SECRET": SECRET}
     done = python(WITHOUT + starts, valkey, **settings, IFINU_TRACING="1")
     assert done.returncode == 2
@@ -531,15 +543,15 @@ def test_a_worker_whose_variables_of_open_telemetry_are_wrong_does_not_start(fle
     assert "error: OTEL_*: " in worker.text()
 
 
-def test_a_receipt_that_comes_before_the_answer_to_its_send_is_in_the_trace(
+def test_a_receipt_that_arrives_before_the_answer_to_its_send_is_in_the_trace(
     queue: Queue, valkey: Valkey, collector: Collector, traced: dict[str, str], tmp_path: Path
 ):
     """
-    The trail is left two seconds after the receipt came.
+    The link is stored two seconds after the receipt came.
     """
     hook = {"event": "messages.update", "instance": "ifinu", "data": {"keyId": "3EB0A", "status": "READ"}}
     with webhook_of(valkey, tmp_path / "webhook.log", **traced) as url:
-        for key_id in ("3EB0A", "3EB0B"):  # nobody leaves a trail of the second one
+        for key_id in ("3EB0A", "3EB0B"):  # the second one never gets a link
             hook["data"]["keyId"] = key_id
             assert post(url, json.dumps(hook).encode()) == 200
         queue.client.set("two seconds", 1, px=2_000)
@@ -550,7 +562,7 @@ def test_a_receipt_that_comes_before_the_answer_to_its_send_is_in_the_trace(
     assert (receipt.trace, receipt.parent, receipt.facts["ifinu.state"]) == (*THEIRS, "read")
 
 
-def test_a_webhook_that_ends_follows_what_waits(
+def test_a_webhook_that_ends_exports_its_waiting_receipts(
     fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey, collector: Collector, traced: dict[str, str],
     tmp_path: Path,
 ):  # fmt: skip

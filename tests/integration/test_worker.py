@@ -42,7 +42,7 @@ GO_FORM = {
 
 @contextlib.contextmanager
 def publishing_to(url: str):
-    """The application of this process, with connections to `url` of its own."""
+    """This process's application, with new connections to `url`."""
     app.use(load(redis_url=url))
     app.conf.broker_url = url
     app._pool = app.amqp._producer_pool = None
@@ -72,11 +72,11 @@ def test_raw_json_the_go_form_and_envelopes_share_one_list(fleet: Fleet, queue: 
     assert queue.dead() == []
 
 
-def test_a_payment_code_follows_its_notification_in_a_message_that_holds_nothing_else(
+def test_a_payment_code_follows_its_notification_in_a_separate_message(
     fleet: Fleet, queue: Queue, simulator: Simulated, producer
 ):
     """
-    The code alone, once; none after what was not sent, and none of a receipt.
+    The code comes alone and once; no code follows an unsent message or a receipt.
     """
     line = "00190500954014481606906809350314337370000000100"
     codes = {"pix_code": pix(), "boleto_line": line, "valid_until": "2027-12-01T00:00:00Z"}
@@ -93,7 +93,7 @@ def test_a_payment_code_follows_its_notification_in_a_message_that_holds_nothing
     assert queue.dead() == []
 
 
-# What happens to each kind of bad input; docs/messages.md shows this table.
+# The reason for each kind of bad input; docs/messages.md shows this table.
 BAD_INPUT = [
     (b"{not json", "not_json"),
     (b"", "not_json"),
@@ -180,11 +180,11 @@ BAD_INPUT = [
 ]  # fmt: skip
 
 
-def test_bad_input_of_every_kind_is_dead_lettered_with_its_bytes_and_nothing_else_suffers(
+def test_bad_input_of_every_kind_is_dead_lettered_with_its_bytes_and_affects_no_other_message(
     fleet: Fleet, queue: Queue, simulator: Simulated
 ):
     """
-    Each between two good messages; the worker lives, the queue drains, the reason and the bytes are kept.
+    Each stands between two good messages. The worker lives, the queue drains, and the reason and the bytes are kept.
     """
     for number, (message, _) in enumerate(BAD_INPUT):
         queue.push(raw(number), message)
@@ -205,7 +205,7 @@ def test_bad_input_of_every_kind_is_dead_lettered_with_its_bytes_and_nothing_els
 
 
 def called(number: int, properties: object = None, **headers: object) -> bytes:
-    """An envelope from elsewhere that calls the task for a good message, and says more than that."""
+    """An envelope of another producer that calls the task for a good message, with additional fields."""
     return json.dumps(
         {
             "headers": {"task": TASK, "id": f"call-{number}", **headers},
@@ -218,7 +218,7 @@ def called(number: int, properties: object = None, **headers: object) -> bytes:
 
 
 def steering() -> list[bytes]:
-    """Good calls with headers that would steer Celery; each is to be sent as if they were not there."""
+    """Good calls with headers that would steer Celery; each must be sent as if the headers were missing."""
     elsewhere = {"exchange": "", "routing_key": "nowhere", "priority": 9}
     fails_twice = {"id": "test_911", "tipo_notificacao": "lembrete", "telefone": "77 99860-0002"}
     retried = json.loads(called(911, {"delivery_info": elsewhere, "priority": 9, "reply_to": NORMAL}, stamps=elsewhere))
@@ -239,11 +239,11 @@ def steering() -> list[bytes]:
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_an_envelope_from_elsewhere_steers_nothing_and_200_good_messages_flow(
+def test_a_foreign_envelope_controls_nothing_and_200_good_messages_are_sent(
     fleet: Fleet, queue: Queue, simulator: Simulated, client: redis.Redis, pool: str
 ):
     """
-    One more makes the pool itself fail: it is a dead letter with its bytes, and the worker goes on.
+    One more message makes the pool itself fail: it becomes a dead letter with its bytes, and the worker goes on.
     """
     stumbling = raw("stumbles")
     queue.push(*steering(), stumbling, *(raw(number) for number in range(200)))
@@ -259,7 +259,7 @@ def test_an_envelope_from_elsewhere_steers_nothing_and_200_good_messages_flow(
 
 def test_a_stock_producers_countdown_waits_in_redis(fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey):
     """
-    It knows nothing of ifinu but the names of the queue and the task.
+    The producer knows only the names of the queue and the task, and nothing else of ifinu.
     """
     fleet.start().ready()
     with celery.Celery("other", broker=valkey.url, set_as_current=False) as other:
@@ -277,7 +277,9 @@ def test_a_number_that_fails_twice_is_sent_by_a_retry(fleet: Fleet, queue: Queue
     assert queue.dead() == []
 
 
-def test_what_always_fails_is_tried_four_times_and_dead_lettered(fleet: Fleet, queue: Queue, simulator: Simulated):
+def test_a_message_that_always_fails_is_tried_four_times_and_dead_lettered(
+    fleet: Fleet, queue: Queue, simulator: Simulated
+):
     message = raw(1, telefone="77 99860-0003")
     queue.push(message)
     fleet.start().ready()
@@ -298,7 +300,7 @@ def test_what_always_fails_is_tried_four_times_and_dead_lettered(fleet: Fleet, q
         ("0025", "connection_closed"),
     ],
 )
-def test_what_surely_was_not_sent_is_dead_lettered_and_its_id_may_be_used_again(
+def test_a_message_certainly_not_sent_is_dead_lettered_and_its_id_is_free_again(
     fleet: Fleet, queue: Queue, simulator: Simulated, ending: str, reason: str
 ):
     queue.push(raw(1, telefone=f"77 99860-{ending}"))
@@ -311,22 +313,20 @@ def test_what_surely_was_not_sent_is_dead_lettered_and_its_id_may_be_used_again(
     wait_until(lambda: simulator.total() == 1, seen=queue.counts)
 
 
-# How often a message was sent in the end, and whether a person has to decide about it.
+# How often each message is sent in the end, and whether a person has to decide about it.
 MAYBE_SENT = {
     "0004": (1, False),  # sent and stored, connection reset: found
     "0006": (1, False),  # sent and stored, no answer in time: found
     "0021": (1, False),  # sent and stored, 504 of a proxy: found
     "0020": (1, False),  # not sent, 502 of a proxy: not found, and sent
     "0011": (0, True),  # not sent, 400 Timed Out, twice: a person decides
-    "0013": (2, True),  # sent, not stored, 400 TypeError: nobody can tell, and once more is the limit
+    "0013": (2, True),  # sent, not stored, 400 TypeError: no look-up can find it, and one resend is the limit
 }
 
 
-def test_what_may_have_been_sent_is_looked_up_and_sent_again_at_most_once(
-    fleet: Fleet, queue: Queue, simulator: Simulated
-):
+def test_a_message_in_doubt_is_looked_up_and_resent_at_most_once(fleet: Fleet, queue: Queue, simulator: Simulated):
     """
-    A message for each of the gateway's ways to leave it open, all by one worker.
+    One message for each ambiguous answer of the gateway, all sent by one worker.
     """
     queue.push(*(raw(ending, telefone=f"77 99860-{ending}") for ending in MAYBE_SENT))
     fleet.start(IFINU_EVOLUTION_READ_TIMEOUT_S="2", IFINU_UNKNOWN_GRACE_S="2").ready()
@@ -344,7 +344,7 @@ def test_what_may_have_been_sent_is_looked_up_and_sent_again_at_most_once(
     assert queue.client.zcard(UNKNOWN) == len(dead)
 
 
-def test_a_second_signal_ends_a_worker_at_once_and_what_it_was_sending_is_looked_up(
+def test_a_second_signal_ends_a_worker_at_once_and_its_current_sends_are_looked_up(
     fleet: Fleet, queue: Queue, simulator: Simulated
 ):
     simulator.control.set_fault(latency_ms=70_000)
@@ -385,11 +385,11 @@ def test_every_thread_is_connected_before_its_first_message(
     fleet: Fleet, queue: Queue, client: redis.Redis, simulator: Simulated
 ):
     """
-    Else the first ones are late, and reach the gateway together with those after them.
+    Otherwise the first ones are late, and reach the gateway together with the next ones.
     """
     fleet.start(IFINU_CONCURRENCY="4", IFINU_RECORDER="false", IFINU_PHONE_KEY="k" * 32).ready()
     before = {each["id"] for each in client.client_list()}
-    simulator.control.set_fault(latency_ms=500)  # so that all four are at it
+    simulator.control.set_fault(latency_ms=500)  # so that all four threads send at once
     queue.push(*(raw(i, telefone=f"77 99861-{i:04}") for i in range(1000, 1008)))
     wait_until(lambda: simulator.total() == 8 and queue.idle(), 40, queue.counts)
     assert [each for each in client.client_list() if each["id"] not in before] == []
@@ -443,7 +443,7 @@ def test_a_paused_queue_keeps_its_messages(fleet: Fleet, queue: Queue, client: r
     wait_until(lambda: simulator.total() == 2)
 
 
-def test_sigterm_under_load_finishes_what_is_being_sent_and_returns_the_rest(
+def test_sigterm_under_load_finishes_current_sends_and_requeues_the_rest(
     fleet: Fleet, queue: Queue, simulator: Simulated
 ):
     simulator.control.set_fault(latency_ms=300)
@@ -464,7 +464,7 @@ def test_a_worker_obeys_its_own_applications_control_and_no_others(
     fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey, producer
 ):
     """
-    Inspection and live rate limits work; another application at the same Redis shuts down its own workers alone.
+    Inspection and live rate limits work; another application on the same Redis shuts down only its own workers.
     """
     worker = fleet.start(IFINU_RATE_LIMIT="1/m").ready()
     with celery.Celery("other", broker=valkey.url, set_as_current=False) as other:
@@ -472,7 +472,7 @@ def test_a_worker_obeys_its_own_applications_control_and_no_others(
     replies = app.control.ping(timeout=3)
     assert list(replies[0].values()) == [{"ok": "pong"}]
     queue.push(*(raw(i) for i in range(30)))
-    wait_until(lambda: queue.counts()["in_flight"] == 29)  # and one is sent
+    wait_until(lambda: queue.counts()["in_flight"] == 29)  # and one was sent
     app.control.rate_limit("ifinu.send_notification", "100/s")
     wait_until(lambda: simulator.total() == 30 and queue.idle(), seen=queue.counts)
     assert worker.process.poll() is None
@@ -501,9 +501,7 @@ def test_a_pool_of_processes_sends_retries_and_dead_letters_alike(fleet: Fleet, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_redis_goes_away_and_comes_back_and_nothing_is_lost_or_sent_twice(
-    tmp_path: Path, simulator: Simulated, number: signal.Signals
-):
+def test_a_redis_outage_loses_nothing_and_repeats_nothing(tmp_path: Path, simulator: Simulated, number: signal.Signals):
     with redis_server(tmp_path / "redis") as server, redis.Redis.from_url(server.url) as client:
         queue = Queue(client)
         queue.push(*(raw(i, telefone=f"77 99861-{i:04}") for i in range(1000, 1400)))
@@ -520,7 +518,7 @@ def test_redis_goes_away_and_comes_back_and_nothing_is_lost_or_sent_twice(
         assert len(sends) == 400
 
 
-def test_a_worker_tells_of_a_redis_that_was_away_and_of_nothing_else(tmp_path: Path, simulator: Simulated):
+def test_a_worker_logs_a_redis_outage_without_a_traceback(tmp_path: Path, simulator: Simulated):
     with (
         redis_server(tmp_path / "redis") as server,
         redis.Redis.from_url(server.url) as client,
@@ -532,8 +530,8 @@ def test_a_worker_tells_of_a_redis_that_was_away_and_of_nothing_else(tmp_path: P
         server.start()
         client.lpush(NORMAL, raw(1))
         wait_until(lambda: simulator.total() == 1, 40, seen=worker.text)
-        told = worker.text()
-    assert [word for word in ("Traceback", "Error on", "Deprecat") if word in told] == []
+        text = worker.text()
+    assert [word for word in ("Traceback", "Error on", "Deprecat") if word in text] == []
 
 
 def test_a_producer_gets_one_clear_error_when_redis_is_away():
@@ -562,7 +560,7 @@ def test_every_queue_is_a_plain_list(producer, client: redis.Redis):
 
 def test_a_second_message_with_the_same_id_is_not_sent(fleet: Fleet, queue: Queue, simulator: Simulated, producer):
     """
-    Before, during and after the first one, raw or as an envelope.
+    The second one comes before, during or after the first, raw or as an envelope.
     """
     simulator.control.set_fault(latency_ms=300)
     message = raw(1, telefone="77 99861-6740", nome="Maria", valor="10.00", vencimento="2026-12-01")
@@ -577,7 +575,7 @@ def test_a_second_message_with_the_same_id_is_not_sent(fleet: Fleet, queue: Queu
     assert queue.dead() == []
 
 
-def test_an_id_that_says_something_else_is_a_conflict(fleet: Fleet, queue: Queue, simulator: Simulated):
+def test_an_id_reused_with_other_content_is_a_conflict(fleet: Fleet, queue: Queue, simulator: Simulated):
     whole = {"telefone": "77 99861-6740", "nome": "Maria", "vencimento": "2026-12-01"}
     queue.push(raw(1, valor="10.00", **whole))
     fleet.start(IFINU_SANDBOX_NUMBER="").ready()
@@ -600,9 +598,9 @@ def test_a_duplicate_of_a_message_that_waits_for_its_retry_is_not_sent(
     assert simulator.control.summary()["posts"]["total"] == 3
 
 
-def test_a_dead_letter_that_is_replayed_is_sent_again(fleet: Fleet, queue: Queue, simulator: Simulated):
+def test_a_replayed_dead_letter_is_sent_again(fleet: Fleet, queue: Queue, simulator: Simulated):
     """
-    Both of what failed for good and of what may have been sent, since a person decided it.
+    Both a message that failed for good and one in doubt, since a person decided it.
     """
     queue.push(raw(1, telefone="77 99860-0003"), raw(2, telefone="77 99860-0011"))
     fleet.start(IFINU_MAX_RETRIES="0", IFINU_ON_UNKNOWN="hold", IFINU_UNKNOWN_GRACE_S="1").ready()
@@ -628,7 +626,7 @@ def test_the_id_of_a_purged_retry_can_be_sent_again(fleet: Fleet, queue: Queue, 
 
 def test_results_are_kept_where_a_backend_is_set(fleet: Fleet, valkey: Valkey, simulator: Simulated):
     """
-    As a program of its own: the fields of the documentation, and `.get()`.
+    A separate program uses the documented fields and `.get()`.
     """
     program = (
         "from ifinu import send_notification; "
