@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
+from forks import Forked, programs
 
 from ifinu.broker import NORMAL, Keys
 from ifinu.embedded import Postgres, Valkey
@@ -46,6 +48,31 @@ def raw(number: int | str, **fields: Any) -> bytes:
 def numbered(count: int) -> list[bytes]:
     """Messages, each to a phone of its own, by which the simulator's ledger tells them apart."""
     return [raw(i, telefone=f"77 9{FIRST_NUMBER + i}") for i in range(count)]
+
+
+def start(
+    module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes] | Forked:
+    """
+    `python -m MODULE ARGUMENTS` in a process group of its own, forked where that makes no difference.
+
+    With `FAULT=long` each has an interpreter of its own, as in production.
+    """
+    if os.environ.get("FAULT") != "long" and (forked := programs().start(module, arguments, environment, log)):
+        return forked
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=dict(environment),
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+
+
+def _first_line(log: Path) -> str:
+    line, end, _ = log.read_text().partition("\n") if log.exists() else ("", "", "")
+    return line if end else ""
 
 
 class Queue:
@@ -81,13 +108,11 @@ class Simulated:
     def __init__(self, directory: Path, *arguments: str) -> None:
         key = directory / "key"
         key.write_text(API_KEY)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ifinu.simulator", "--api-key-file", str(key), "--seed", "1", *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
+        log = directory / f"simulator-{uuid.uuid4().hex}.log"
+        self._process = start(
+            "ifinu.simulator", ["--api-key-file", str(key), "--seed", "1", *arguments], os.environ, log
         )
-        assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().split()[-1]
+        self.url = wait_until(lambda: _first_line(log), seen=self._process.poll, every_s=0.005).split()[-1]
         self.control = Control(self.url, API_KEY)
 
     def sends(self) -> list[Send]:
@@ -103,8 +128,6 @@ class Simulated:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(20)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 class Worker:
@@ -112,14 +135,7 @@ class Worker:
 
     def __init__(self, application: str, environment: dict[str, str], log: Path, *arguments: str) -> None:
         self.log = log
-        with log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", application, "worker", *arguments],
-                env={**os.environ, **environment},
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+        self.process = start("celery", ["-A", application, "worker", *arguments], {**os.environ, **environment}, log)
 
     def ready(self, deadline_s: float = 40.0) -> Worker:
         """Wait until it consumes."""
