@@ -48,7 +48,7 @@ def test_connections_that_are_reset_again_and_again_lose_and_repeat_nothing(
 
 @pytest.mark.fault
 @pytest.mark.timeout(900)
-def test_a_network_that_goes_silent_stops_a_worker_only_until_it_is_back(
+def test_a_silent_network_stops_a_worker_only_until_it_recovers(
     fleet: Fleet, queue: Queue, simulator: Simulated, proxy: Proxy, sized, report
 ):
     """

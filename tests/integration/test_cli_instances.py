@@ -425,7 +425,7 @@ def test_the_exporter_asks_all_processes_and_exports_a_dead_ones_instances_as_no
 # -- the simulator in the gateway's place
 
 
-def test_the_simulator_stands_in_for_a_gateway(tmp_path):
+def test_the_simulator_replaces_a_gateway(tmp_path):
     """
     It listens on all addresses, answers a probe without a key, and ends cleanly at SIGTERM.
     """

@@ -337,7 +337,7 @@ def test_erase_waits_until_all_events_are_recorded(there, client):
     Event(Name.CANCELLED, "n1").write(client)
     assert ledger_status.catch_up(client, there, 0.05) is False  # no recorder runs
     client.set(RECORDER, "somebody")
-    assert ledger_status.catch_up(client, there, 0.05) is False  # and is slow
+    assert ledger_status.catch_up(client, there, 0.05) is False  # the recorder holds the lead and does not record
     (last, _), *_ = client.xrange(EVENTS)
     ms, seq = map(int, last.split(b"-"))
     with there.begin() as connection:

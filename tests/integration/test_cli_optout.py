@@ -186,7 +186,7 @@ def test_one_wrong_row_is_one_refused_row(ifinu, optouts):
     assert everybody(optouts) == [("u1", "+55 11 9****-0040", "import"), ("u1", "+55 11 9****-0042", "import")]
 
 
-def test_columns_are_mapped_and_keys_that_look_like_a_tenant_are_refused(ifinu, optouts):
+def test_columns_are_mapped_and_keys_resembling_a_tenant_are_refused(ifinu, optouts):
     content = b"Cliente;DDD;Celular;Empresa\nAna;77;99861-6740;u1\n"
     ended = ifinu("optout", "import", "-", "--map", "Celular=telefone", "--map", "Empresa=tenant", stdin=content)
     assert (ended.code, ended.out) == (0, "1 added, 0 known already, 0 refused\n")

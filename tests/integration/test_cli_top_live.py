@@ -111,7 +111,7 @@ def test_each_key_does_what_its_help_says(terminal):
     assert top.ended() == 0
 
 
-def test_a_paused_screen_stands_still_and_resumes(terminal, client):
+def test_a_paused_screen_does_not_change_until_it_resumes(terminal, client):
     top = terminal("top", "--every", "1")
     top.shows("backlog 0")
     top.press("p")

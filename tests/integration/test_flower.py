@@ -258,7 +258,7 @@ def test_workers_send_events_only_while_flower_runs(
 
 
 @needs_every_event
-def test_nothing_personal_is_in_any_page_or_answer(
+def test_no_page_or_answer_contains_personal_data(
     flower: Flowering, fleet: Fleet, valkey: Valkey, queue: Queue, simulator: Simulated
 ):
     """

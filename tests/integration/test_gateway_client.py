@@ -77,7 +77,7 @@ def test_a_text_is_posted_once_in_the_gateways_format(serve: Any, connect: Any) 
     }
 
 
-def test_no_proxy_is_taken_from_the_environment(serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environments_proxy_is_not_used(serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert connect(serve(reply(201, sent())).url).send_text("wa1", PHONE, "Olá").key_id == "3EB0"
@@ -332,7 +332,7 @@ def test_a_connection_is_kept_after_a_chunked_answer(serve: Any, connect: Any) -
     assert gateway.connections == [1, 1]
 
 
-def test_an_interim_answer_is_not_taken_for_that_of_the_next_request(serve: Any, connect: Any) -> None:
+def test_an_interim_answer_is_not_used_for_the_next_request(serve: Any, connect: Any) -> None:
     def early(sock: socket.socket, _request: Request) -> bool:
         sock.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n")
         gateway.released.wait(0.05)

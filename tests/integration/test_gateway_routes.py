@@ -242,7 +242,7 @@ def test_an_answer_of_another_shape_is_an_error_and_not_a_crash(
         call(connect(serve(reply(200, answer)).url))
 
 
-def test_an_unreachable_gateway_says_what_to_check(connect: Any) -> None:
+def test_the_error_for_an_unreachable_gateway_names_the_settings_to_check(connect: Any) -> None:
     url = f"http://127.0.0.1:{closed_port()}"
     with pytest.raises(errors.GatewayError, match=r"fetchInstances|refused") as raised:
         connect(url).fetch_instances()

@@ -220,7 +220,7 @@ def test_a_worker_without_a_right_does_not_start_and_says_what_is_missing(url_of
     assert "Redis does not allow this user HMGET" in ours.stdout + ours.stderr
 
 
-def test_a_worker_that_loses_a_right_says_so_once_waits_and_goes_on_when_it_has_it_again(
+def test_a_worker_that_loses_a_right_logs_it_once_and_resumes_once_restored(
     tmp_path: Path, client: redis.Redis, queue: Queue, simulator: Simulated, url_of, fleet_as
 ):
     beat = tmp_path / "run" / "beat"

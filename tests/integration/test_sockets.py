@@ -12,14 +12,14 @@ def reaches(address: str, port: int) -> bool:
         return client.connect_ex((address, port)) == 0
 
 
-def test_every_address_is_one_of_either_family():
+def test_listening_on_all_addresses_covers_ipv4_and_ipv6():
     with sockets.listen(sockets.EVERY, 0) as listener:
         port = listener.getsockname()[1]
         assert reaches("127.0.0.1", port)
         assert reaches("::1", port)
 
 
-def test_every_address_is_one_of_ipv4_where_there_is_no_ipv6(monkeypatch):
+def test_listening_on_all_addresses_works_without_ipv6(monkeypatch):
     made = sockets._listen
 
     def without_ipv6(family, address):
@@ -33,7 +33,7 @@ def test_every_address_is_one_of_ipv4_where_there_is_no_ipv6(monkeypatch):
         assert reaches("127.0.0.1", listener.getsockname()[1])
 
 
-def test_a_port_that_is_taken_on_ipv6_is_not_taken_on_ipv4_instead():
+def test_a_port_in_use_on_ipv6_is_not_used_on_ipv4_alone():
     with sockets.listen(sockets.EVERY, 0) as taken, pytest.raises(OSError, match="in use"):
         sockets.listen(sockets.EVERY, taken.getsockname()[1])
 

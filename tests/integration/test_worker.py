@@ -257,7 +257,9 @@ def test_a_foreign_envelope_controls_nothing_and_200_good_messages_are_sent(
     assert not client.exists("nowhere")
 
 
-def test_a_stock_producers_countdown_waits_in_redis(fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey):
+def test_a_countdown_from_a_stock_producer_waits_in_redis(
+    fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey
+):
     """
     The producer knows only the names of the queue and the task, and nothing else of ifinu.
     """
@@ -480,7 +482,7 @@ def test_a_worker_obeys_its_own_applications_control_and_no_others(
     assert stats["w0@test"]["pool"]["max-concurrency"] == 10
 
 
-def test_the_heartbeat_file_is_there_while_the_worker_consumes(tmp_path: Path, fleet: Fleet):
+def test_the_heartbeat_file_exists_while_the_worker_consumes(tmp_path: Path, fleet: Fleet):
     beat = tmp_path / "beat"
     worker = fleet.start(IFINU_HEARTBEAT_FILE=str(beat)).ready()
     wait_until(beat.exists)

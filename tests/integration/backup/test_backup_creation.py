@@ -250,7 +250,9 @@ def test_passwords_of_redis_and_other_databases_of_it(ifinu: Shell, store: Store
         (lambda client: client.execute_command("ACL", "SETUSER", "default", "-replconf", "-sync"), "NOPERM"),
     ],
 )
-def test_a_redis_that_gives_no_snapshot_says_what_to_do(ifinu: Shell, queue: Queue, store: Store, refuse, error: str):
+def test_the_error_for_a_redis_that_refuses_a_snapshot_names_the_remedy(
+    ifinu: Shell, queue: Queue, store: Store, refuse, error: str
+):
     refuse(queue.client)
     ended = ifinu("backup")
     assert ended.code == 1

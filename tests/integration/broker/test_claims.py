@@ -91,7 +91,7 @@ def bench(claims: Claims, queue: Queue, holder: Holder) -> Bench:
     return Bench(claims, queue, holder)
 
 
-def test_the_first_message_goes_and_a_second_one_does_not(bench: Bench):
+def test_the_first_message_of_an_id_may_be_sent_and_the_second_may_not(bench: Bench):
     a, b = bench.take(), bench.take()
     assert bench.verdict(a) == (Verdict.GO, "")
     assert bench.verdict(b) == (Verdict.DUPLICATE, "sending")

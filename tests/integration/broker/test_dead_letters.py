@@ -64,7 +64,7 @@ def envelope(args: list[Any], **headers: Any) -> bytes:
 # -- records
 
 
-def test_a_record_says_what_happened_and_keeps_the_message_as_it_was(client: redis.Redis, letters: DeadLetters):
+def test_a_record_has_the_reason_and_keeps_the_message_unchanged(client: redis.Redis, letters: DeadLetters):
     bury(client, record(reason="timeout", attempts=4, first_at=NOW - timedelta(hours=1), age_s=1))
     (letter,) = letters.find(EVERY, NOW)
     assert letter.as_json() == {
@@ -214,7 +214,7 @@ def test_non_text_bytes_are_replayed_unchanged(client: redis.Redis, letters: Dea
     assert ready(client) == [raw]
 
 
-def test_a_letter_is_replayed_once_and_goes_behind_the_backlog(client: redis.Redis, letters: DeadLetters):
+def test_a_letter_is_replayed_once_and_queued_behind_the_backlog(client: redis.Redis, letters: DeadLetters):
     client.lpush(KEYS.ready, b"waiting")
     bury(client, record())
     (letter,) = letters.find(EVERY, NOW)

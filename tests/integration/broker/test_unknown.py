@@ -143,7 +143,7 @@ PLACES = {
 def test_an_id_in_doubt_is_found_where_its_message_is(bench: Bench, place: Place):
     PLACES[place](bench)
     bench.client.lpush(LOW, *(b'{"id": "other"}' for _ in range(1200)))  # more than a page
-    bench.client.lpush(NORMAL, RAW)  # a duplicate says nothing, though it is where a look-up could be
+    bench.client.lpush(NORMAL, RAW)  # a duplicate, on a queue where a look-up could be, changes nothing
     doubt = bench.doubt()
     where = (doubt.place, doubt.queue, doubt.kind, doubt.instance)
     known = (NORMAL, "lembrete", "loja-1")
@@ -330,7 +330,7 @@ def test_a_dead_letter_that_was_purged_leaves_an_id_that_can_be_resolved(bench: 
     assert bench.state() == "sent"
 
 
-def test_of_two_peoples_decisions_one_takes_effect(bench: Bench):
+def test_only_one_of_two_decisions_takes_effect(bench: Bench):
     held(bench)
     doubt = bench.doubt()
     assert bench.unknowns.resolve(doubt, Decision.RESEND).done

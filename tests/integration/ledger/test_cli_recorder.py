@@ -40,20 +40,22 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres"))
 
 
-def test_migrate_says_from_where_to_where(shell: Shell, empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrate_prints_the_versions_before_and_after(
+    shell: Shell, empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("IFINU_DATABASE_URL", empty_url)
     first, second = shell("migrate"), shell("migrate")
     assert (first.code, first.out.strip()) == (0, f"The ledger was migrated from nothing to {HEAD}.")
     assert (second.code, second.out.strip()) == (0, f"The ledger is at {HEAD} already.")
 
 
-def test_migrate_says_it_in_json(shell: Shell, empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrate_prints_json(shell: Shell, empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IFINU_DATABASE_URL", empty_url)
     assert shell("migrate", "--json").json == {"before": None, "after": HEAD, "changed": True}
     assert shell("migrate", "--json").json == {"before": HEAD, "after": HEAD, "changed": False}
 
 
-def test_migrate_without_a_database_says_what_to_look_at(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrate_without_a_database_names_the_setting_to_check(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IFINU_DATABASE_URL", "postgresql://ifinu:secret@127.0.0.1:1/ifinu")
     monkeypatch.setattr(connection, "PATIENCE_S", 0)
     ended = shell("migrate")

@@ -43,7 +43,7 @@ def test_the_head_is_the_last_of_the_migrations() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
 
 
-def test_of_four_concurrent_migrations_all_succeed_and_one_does_the_work(empty_url: str) -> None:
+def test_four_concurrent_migrations_all_succeed_and_one_does_the_work(empty_url: str) -> None:
     engines = [connect(empty_url) for _ in range(4)]
     assert not is_current(engines[0])
     with ThreadPoolExecutor(len(engines)) as pool:

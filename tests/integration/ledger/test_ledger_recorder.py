@@ -160,9 +160,7 @@ def test_texts_that_no_database_can_hold_are_recorded_all_the_same(
     assert table(ledger, notifications, "id", "error") == [("n\ufffd", "half a pair: \ufffd, and nothing: \ufffd")]
 
 
-def test_nothing_is_deleted_that_another_group_has_not_read(
-    client: redis.Redis, valkey: Valkey, ledger: Engine
-) -> None:
+def test_events_unread_by_another_group_are_not_deleted(client: redis.Redis, valkey: Valkey, ledger: Engine) -> None:
     client.xgroup_create(EVENTS, "audit", id="0", mkstream=True)
     for number in range(2):
         _story(client, number)

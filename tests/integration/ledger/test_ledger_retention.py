@@ -43,7 +43,7 @@ def test_a_purge_deletes_old_rows_in_batches(aged):
     assert retention.purge(aged, ago(days=365), batch=3) == (RowCounts(), False)
 
 
-def test_a_purge_of_few_batches_says_that_there_is_more(aged):
+def test_a_purge_limited_in_batches_reports_that_rows_are_left(aged):
     taken = RowCounts()
     more = True
     for _ in range(20):
@@ -89,7 +89,7 @@ def test_a_message_without_a_receipt_in_time_is_marked(ledger, state, values, wi
     assert retention.mark_unconfirmed(ledger, 60, NOW) == (0, False)
 
 
-def test_marking_goes_in_batches(ledger):
+def test_unconfirmed_messages_are_marked_in_batches(ledger):
     for number in range(7):
         rows.notification(ledger, f"n{number}", State.SENT, ago(hours=1), key_id=f"K{number}", sent_at=ago(hours=1))
     assert retention.mark_unconfirmed(ledger, 60, NOW, batches=2, batch=2) == (4, True)

@@ -142,7 +142,7 @@ def test_a_gateway_with_another_secret_is_refused(ifinu, simulator, gateway, rec
 # -- the command line
 
 
-def test_registering_shows_what_was_there_and_no_secret(ifinu, gateway, monkeypatch):
+def test_registering_shows_the_previous_webhook_and_no_secret(ifinu, gateway, monkeypatch):
     assert ifinu("instance", "webhook", "ifinu", "--show").out == "none\n"
     gateway.set_webhook("ifinu", "http://other.test/hook", ["CALL"], headers={"x-token": "their-secret"})
     assert "http://other.test/hook: CALL, with x-token" in ifinu("instance", "webhook", "ifinu", "--show").out

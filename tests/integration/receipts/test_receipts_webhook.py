@@ -318,7 +318,7 @@ def test_without_a_configured_phone_key_the_one_in_redis_is_used(valkey, client)
     assert out.phone == "+55 11 9****-4321"
 
 
-def test_nothing_personal_is_logged(receiver):
+def test_no_personal_data_is_logged(receiver):
     with structlog.testing.capture_logs() as lines:
         receiver.post(upsert("quero sair"))
         receiver.post(update())

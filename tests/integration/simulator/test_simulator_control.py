@@ -76,7 +76,7 @@ def test_a_gateway_set_down_for_a_while_comes_back(api, control, eventually):
     assert api("GET", "/_simulator/faults").body["gateway"] == "up"
 
 
-def test_a_gateway_comes_back_though_its_port_was_taken_meanwhile(api, control, eventually):
+def test_a_gateway_comes_back_after_another_used_its_port(api, control, eventually):
     """
     A client that retried so often that its connection reached itself can hold the port.
     """
@@ -105,7 +105,7 @@ def test_a_gateway_comes_back_though_its_port_was_taken_meanwhile(api, control, 
     eventually(status, 201)
 
 
-def test_a_connection_made_just_as_the_gateway_goes_down_is_not_left_open(api):
+def test_a_connection_made_as_the_gateway_goes_down_is_closed(api):
     for _ in range(10):
         lines = [socket.socket() for _ in range(50)]
         down = threading.Timer(0.001, api.simulator.set_fault, kwargs={"gateway": "refuse"})
@@ -224,6 +224,6 @@ def test_wrong_arguments_are_reported_in_one_line(tmp_path, capsys, key, script,
     assert error.count("\n") == 1
 
 
-def test_a_port_that_is_taken_is_reported(api, tmp_path, key_file, capsys):
+def test_a_port_in_use_is_reported(api, tmp_path, key_file, capsys):
     assert main(["--api-key-file", str(key_file), "--port", str(api.simulator.port)]) == 2
     assert "in use" in capsys.readouterr().err

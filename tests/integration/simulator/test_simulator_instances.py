@@ -97,7 +97,7 @@ def test_a_name_is_looked_at_before_the_key(api, body, status, message):
         ),
     ],
 )
-def test_a_creation_shows_what_was_given_of_its_webhook(api, hook, shown):
+def test_a_creation_shows_its_webhook(api, hook, shown):
     assert create(api, **hook).body["webhook"] == shown
 
 
@@ -169,7 +169,7 @@ def test_each_version_logs_out_and_deletes_in_its_way(start, version, state, soc
     assert [api("DELETE", "/instance/delete/b").status for _ in deleted] == deleted
 
 
-def test_there_are_two_versions():
+def test_an_unknown_version_is_refused():
     with pytest.raises(ConfigurationError, match=r"2\.4\.0: the simulator plays 2\.3\.6 and 2\.3\.7"):
         Simulator(api_key="k", version="2.4.0")
 
@@ -184,7 +184,7 @@ def test_the_list_of_instances_shows_their_rows(start):
     assert [rows[name]["_count"]["Message"] for name in ("a", "b")] == [1, 0]
 
 
-def test_one_instance_is_found_by_its_id_or_number_or_is_not_found(api):
+def test_an_instance_is_found_by_id_or_number_and_an_unknown_one_is_not(api):
     create(api, number="5511987654321")
     rows = {row["name"]: row for row in api("GET", "/instance/fetchInstances").body}
     for query in (f"instanceId={rows['new']['id']}", "number=5511987654321"):
