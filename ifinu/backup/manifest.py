@@ -126,19 +126,12 @@ def name_of(at: datetime) -> str:
 
 
 def is_name(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None and _time(name) is not None
+    try:
+        return _NAME.fullmatch(name) is not None and began(name) is not None
+    except ValueError:
+        return False
 
 
 def began(name: str) -> datetime:
     """Start of a backup, from its name; ValueError if the name is not one of a backup."""
-    at = _time(name)
-    if at is None:
-        raise ValueError(f"{name!r} is not the name of a backup")
-    return at
-
-
-def _time(name: str) -> datetime | None:
-    try:
-        return datetime.strptime(name, _TIME).replace(tzinfo=UTC)
-    except ValueError:
-        return None
+    return datetime.strptime(name, _TIME).replace(tzinfo=UTC)

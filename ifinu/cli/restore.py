@@ -108,7 +108,8 @@ def restore(
     if as_json:
         terminal.print_json(_facts(manifest, targets, reconciled))
     else:
-        _report(manifest, reconciled, gateway_kept=gateway_kept)
+        for line in _lines(manifest, reconciled, gateway_kept=gateway_kept):
+            terminal.results().print(line)
 
 
 class _Targets:
@@ -231,12 +232,6 @@ def _facts(manifest: Manifest, targets: _Targets, reconciled: Reconciled | None)
         }
     parts = [part.value for part in Part if part in targets.parts]
     return {"name": manifest.name, "restored": parts, "queue": queue}
-
-
-def _report(manifest: Manifest, reconciled: Reconciled | None, *, gateway_kept: bool) -> None:
-    out = terminal.results()
-    for line in _lines(manifest, reconciled, gateway_kept=gateway_kept):
-        out.print(line)
 
 
 def _lines(manifest: Manifest, reconciled: Reconciled | None, *, gateway_kept: bool) -> Iterator[str]:

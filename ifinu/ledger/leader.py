@@ -39,12 +39,7 @@ class Leadership:
         self._renew_at = 0.0
 
     def acquire(self) -> bool:
-        """
-        Become the leader, or renew the lease; False while another process leads.
-
-        Raises:
-            redis.RedisError: Redis is away.
-        """
+        """Become the leader, or renew the lease; False while another process leads. Redis may be away (RedisError)."""
         answer = script("lead")(self._client, (RECORDER,), (self.name, int(LEASE_S * 1000)))
         self.holder = answer.decode(errors="replace")
         self._renew_at = monotonic() + _RENEWED_S
@@ -64,10 +59,5 @@ class Leadership:
             return True
 
     def resign(self) -> None:
-        """
-        Let another process lead at once.
-
-        Raises:
-            redis.RedisError: Redis is away; the lease expires.
-        """
+        """Let another process lead at once. If Redis is away (RedisError), the lease expires."""
         script("resign")(self._client, (RECORDER,), (self.name,))

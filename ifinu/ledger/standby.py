@@ -73,7 +73,6 @@ def _record(
         return done.more
 
     database_url = settings.database_url.get_secret_value()
-
     log.info("ifinu.recorder.started", who=leadership.name, database=database_url.partition(":")[0])
     engine = connect(database_url)
     recorder = Recorder(

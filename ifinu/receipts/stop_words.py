@@ -82,9 +82,8 @@ _LIST = _words("lista listas list mailing transmissao grupo agenda base sistema 
 _NUMBER = _words("numero numeros num telefone fone celular nome contato contatos")
 _ACCOUNT = _words("cadastro dados inscricao")  # the list, or the customer's account?
 _ME = _words("me mim eu")
-_CHARGES = _words(
-    "cobrado cobrada cobranca cobrancas cobrar cobre cobrem cobra"
-)  # of a message: what it is; alone: maybe the charge
+# Of a message: what it is; alone: maybe the charge.
+_CHARGES = _words("cobrado cobrada cobranca cobrancas cobrar cobre cobrem cobra")
 _MORE = _words("mais more nada nunca jamais")
 _UNSUBSCRIBE = re.compile(r"descadast|desinscre|desincre|desassin|unsubs|desubs|optout$")
 

@@ -89,7 +89,8 @@ class TemplateSet:
             auto_reload=False,
         )
         self.problems: list[str] = []
-        self._included: set[str | None] = set() if inherited is None else set(inherited._included)
+        # The templates that it includes; None where that is decided at rendering.
+        self.included: set[str | None] = set() if inherited is None else set(inherited.included)
         self.templates: dict[Kind, jinja2.Template] = {} if inherited is None else dict(inherited.templates)
         files = sorted(_files(folders[0] if folders else _OURS))
         for path in files:
@@ -108,7 +109,7 @@ class TemplateSet:
         Args:
             elsewhere: What templates of other folders include, by its path from the folder of all.
         """
-        included = self._included | {name and name.rpartition("/")[2] for name in elsewhere}
+        included = self.included | {name and name.rpartition("/")[2] for name in elsewhere}
         if None in included:  # by a name that is worked out when it is rendered
             return
         for path in self._others:
@@ -119,11 +120,6 @@ class TemplateSet:
                 yield f"{path}: is no kind's template, and none includes it; {hint}"
             elif not path.name.endswith(SUFFIX) and first in _KINDS:
                 yield f"{path}: is not read; a template is called {first}{SUFFIX}"
-
-    @property
-    def included(self) -> set[str | None]:
-        """The templates that it includes; None where that is decided at rendering."""
-        return self._included
 
     def _take(self, kind: Kind) -> None:
         try:
@@ -152,7 +148,7 @@ class TemplateSet:
         except jinja2.TemplateSyntaxError as exc:
             self._report(f"{path}:{exc.lineno}: {exc.message}")
         else:
-            self._included |= set(meta.find_referenced_templates(tree))
+            self.included |= set(meta.find_referenced_templates(tree))
             self._look_for_unknown_names(path, tree)
             self._look_for_damage(path, tree)
 

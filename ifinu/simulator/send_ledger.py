@@ -128,16 +128,11 @@ class Ledger:
         }
 
 
-def worst_window(times: Sequence[float], width_s: float = 1.0) -> int:
-    """
-    The most events in any window of `width_s` seconds, closed on the left and open on the right.
-
-    Args:
-        times: Seconds, ascending.
-    """
+def worst_window(times: Sequence[float]) -> int:
+    """The most events in any second, closed on the left and open on the right; `times` are seconds, ascending."""
     worst = start = 0
     for end, at in enumerate(times):
-        while at - times[start] >= width_s:
+        while at - times[start] >= 1.0:
             start += 1
         worst = max(worst, end - start + 1)
     return worst

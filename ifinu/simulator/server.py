@@ -23,7 +23,7 @@ import httptools
 from ifinu import sockets
 from ifinu.simulator.envelopes import RESET, JsonResponse, error
 
-BODY_LIMIT_BYTES = 136 * 1024 * 1024
+BODY_LIMIT_BYTES = 136 * 1024 * 1024  # larger bodies are answered with 413
 PIPELINE_LIMIT = 32
 _SWEEP_S = 0.25
 # SO_LINGER with zero seconds, which closes by RST instead of FIN.
@@ -56,12 +56,10 @@ class Server:
 
     Args:
         keep_alive_s: Idle connections are closed after this time.
-        body_limit_bytes: Larger bodies are answered with 413.
     """
 
-    def __init__(self, handler: Handler, *, keep_alive_s: float, body_limit_bytes: int = BODY_LIMIT_BYTES) -> None:
+    def __init__(self, handler: Handler, *, keep_alive_s: float) -> None:
         self.handler = handler
-        self.body_limit_bytes = body_limit_bytes
         self.keep_alive_s = keep_alive_s
         self.connections: set[HttpConnection] = set()
         self.tasks: set[asyncio.Task[JsonResponse]] = set()
@@ -207,14 +205,14 @@ class HttpConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         length = self._headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._server.body_limit_bytes:
+        if length.isdecimal() and int(length) > BODY_LIMIT_BYTES:
             self._too_large()
         elif self._transport and self._headers.get("expect", "").lower() == "100-continue":
             self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        if self._body_bytes > self._server.body_limit_bytes:
+        if self._body_bytes > BODY_LIMIT_BYTES:
             self._too_large()
         else:
             self._body.append(body)

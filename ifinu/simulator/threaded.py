@@ -85,7 +85,7 @@ class Threaded(abc.ABC):
 
 class Simulator(Threaded):
     """
-    A running gateway.
+    A running gateway. Its methods raise ConfigurationError where the control surface answers 400.
 
     Args:
         api_key: The global key.
@@ -124,12 +124,7 @@ class Simulator(Threaded):
         return self._call(lambda: self._host.world.instances[instance].token)
 
     def set_fault(self, **script: Any) -> None:
-        """
-        Change the script, as `POST /_simulator/faults` does; here `gateway="refuse"` needs no `for_s`.
-
-        Raises:
-            ConfigurationError: The script is wrong.
-        """
+        """Change the script, as `POST /_simulator/faults` does; here `gateway="refuse"` needs no `for_s`."""
 
         async def apply() -> None:
             control.set_faults(self._host.world, script, reachable=True)
@@ -138,24 +133,11 @@ class Simulator(Threaded):
         self._await(apply)
 
     def set_instance(self, name: str, **changes: Any) -> None:
-        """
-        Put an instance into a state, as `POST /_simulator/instances/{name}` does.
-
-        Raises:
-            ConfigurationError: No such instance, no such state, or no code to scan.
-        """
+        """Put an instance into a state, as `POST /_simulator/instances/{name}` does."""
         self._call(lambda: control.set_instance(self._host.world, name, changes))
 
     def inbound(self, **message: Any) -> str:
-        """
-        Simulate a message from a person, as `POST /_simulator/inbound` does.
-
-        Returns:
-            `key.id` of the message.
-
-        Raises:
-            ConfigurationError: A field is missing or invalid.
-        """
+        """Simulate a message from a person, as `POST /_simulator/inbound` does, and return its `key.id`."""
         return self._call(lambda: control.inbound(self._host.world, message))
 
     def reset(self) -> None:

@@ -37,11 +37,8 @@ VERDICT, OUTCOME, REASON, STATE = "ifinu.verdict", "ifinu.outcome", "ifinu.reaso
 
 Facts = Mapping[str, str | int | bool]
 
-PRODUCER, WORKER, WEBHOOK = (
-    "ifinu-producer",
-    "ifinu-worker",
-    "ifinu-webhook",
-)  # services, unless OTEL_SERVICE_NAME is set
+# Services, unless OTEL_SERVICE_NAME is set.
+PRODUCER, WORKER, WEBHOOK = "ifinu-producer", "ifinu-worker", "ifinu-webhook"
 
 # https://www.w3.org/TR/trace-context-2/#traceparent-header; version ff is invalid, and later ones may have more fields.
 _FORM = re.compile(
