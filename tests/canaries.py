@@ -1,9 +1,9 @@
 """
-Made-up personal data, and a search for them in whatever was written somewhere, however it was escaped on its way there.
+Made-up personal data, and a search for them in any output, through every common escape.
 
-A phone counts with its area code in any spelling, or alone where it is a figure of its own; `+55 77 9****-0003` is
-masked. Words are looked for without regard to case. What is percent-encoded, escaped for JSON (twice, too), HTML or
-Python, or in base64, is undone before: a leak in disguise is a leak.
+A phone is found with its area code in any spelling, and without it if no other digits adjoin it; `+55 77 9****-0003`
+is masked and not found. Words are found in any case. The search first decodes percent-encoding, escapes of JSON (even
+twice), HTML and Python, and base64, since an encoded leak is still a leak.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from urllib.parse import unquote_plus
 from pix import pix
 
 DDD = "77"
-PREFIX = "8765"  # of the line; four digits of its own follow, the first of them 0
+PREFIX = "8765"  # of the local number; four more digits follow, the first of them 0
 
 NAME = "Zulmira Quixabeira Canário"
 TEXT = "Jabuticabal: a fatura da Ubirajara"
 DESCRIPTION = "Mensalidade Mirabolante"
 PIX = pix("canarinho-pix-copia-e-cola")
 LINK = "https://pague.example/tupiniquim/1?boleto=Macunaima"
-CONTACT = "Astrogilda"  # as the phone of who writes names itself
-INBOUND = "Aristobulo quer saber do boleto"  # what a person writes
-LID = "277888999000111"  # what WhatsApp hides a phone behind
+CONTACT = "Astrogilda"  # the profile name on the sender's phone
+INBOUND = "Aristobulo quer saber do boleto"  # a word of a person's message
+LID = "277888999000111"  # the LID that WhatsApp shows in place of a phone
 
-# Each is in one of the above, and in nothing else.
+# Each is a part of one of the above and of nothing else.
 WORDS = (
     "zulmira", "quixabeira", "jabuticabal", "ubirajara", "mirabolante", "canarinho", "tupiniquim", "macunaima",
     "astrogilda", "aristobulo", LID,
@@ -42,19 +42,19 @@ _DEEPEST = 2
 
 
 class Found(NamedTuple):
-    """A canary, and what stands around it."""
+    """A canary and the text around it."""
 
     canary: str
     around: str
 
 
 def phone(ending: int) -> str:
-    """A canary's phone in E.164, by its last four digits, which choose what the simulator does with it."""
+    """A canary's phone in E.164 by its last four digits, which select the simulator's outcome."""
     return f"+55{DDD}9{PREFIX}{ending:04}"
 
 
 def spellings(ending: int) -> list[str]:
-    """The same as people write it."""
+    """A canary's phone in the spellings that people use."""
     end = f"{ending:04}"
     return [
         f"({DDD}) 9{PREFIX}-{end}", f"+55 {DDD} 9 {PREFIX} {end}", f"55{DDD}9{PREFIX}{end}", f"0{DDD}9{PREFIX}{end}",
@@ -64,11 +64,11 @@ def spellings(ending: int) -> list[str]:
 
 def search(written: str | bytes, *, allowed: tuple[str, ...] = ()) -> list[Found]:
     """
-    The canaries in what was written somewhere.
+    Find the canaries in some output.
 
     Args:
-        written: All of it.
-        allowed: Taken out first: what may stand there.
+        written: The whole output.
+        allowed: Texts that may occur; they are removed first.
     """
     text = written.decode("utf-8", "backslashreplace") if isinstance(written, bytes) else written
     for one in allowed:
@@ -90,7 +90,7 @@ def _around(text: str, at: int) -> str:
 
 
 def _views(text: str, depth: int) -> Iterator[str]:
-    """A text, and what it says once each disguise is taken off, and off again."""
+    """A text, and its decoded forms, repeatedly decoded."""
     yield text
     if depth == _DEEPEST:
         return
@@ -98,7 +98,7 @@ def _views(text: str, depth: int) -> Iterator[str]:
     for other in undone:
         yield from _views(other, depth + 1)
     for match in _BASE64.finditer(text):
-        for start in range(4):  # it may begin in the middle of what is taken for its letters
+        for start in range(4):  # the base64 may start within the matched characters
             yield from _decoded(match.group()[start:], depth)
 
 
@@ -115,7 +115,7 @@ def _decoded(letters: str, depth: int) -> Iterator[str]:
 
 def _phone_pattern() -> re.Pattern[str]:
     anywhere = _GAP.join([*DDD, f"(?:9{_GAP})?{PREFIX[0]}", *PREFIX[1:], "0", *[r"\d"] * 3])
-    # Without its area code, only where no other figure stands beside it.
+    # Without its area code, only if no other digit adjoins it.
     alone = rf"(?<![\w.])(?:9[\s.-]?)?{PREFIX}[\s.-]?0\d{{3}}(?!\w)"
     return re.compile(f"{anywhere}|{alone}")
 

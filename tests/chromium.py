@@ -1,4 +1,4 @@
-"""A page as a person sees it: Debian's Chromium without a window, driven over its DevTools protocol."""
+"""A headless Chromium, driven over the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LARGEST_BYTES = 50 * 2**20
 
 
 def program() -> str:
-    """Where Chromium is; without it the test is skipped, in CI it fails."""
+    """The path of Chromium. Without it the test is skipped, and fails in CI."""
     return shutil.which("google-chrome") or programs.program("chromium", variable="CHROMIUM")
 
 
@@ -34,9 +34,9 @@ class Browser:
     One page of one browser.
 
     Args:
-        directory: For its profile.
-        login: `user:password`, as a person types it where the browser asks for it.
-        size: Of the window, in CSS pixels.
+        directory: Folder for the browser's profile.
+        login: `user:password` for HTTP basic authentication.
+        size: Width and height of the window in CSS pixels.
     """
 
     def __init__(self, directory: Path, login: str, size: tuple[int, int] = (1280, 720)) -> None:
@@ -45,8 +45,8 @@ class Browser:
         self._size = size
         self._ids = itertools.count(1)
         self._answers: dict[int, dict[str, Any]] = {}
-        self.asked = 0  # how often it asked for the login
-        self.errors: list[str] = []  # what scripts of the page threw
+        self.asked = 0  # how often the browser asked for the login
+        self.errors: list[str] = []  # exceptions of the page's scripts
 
     def __enter__(self) -> Self:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -71,9 +71,9 @@ class Browser:
         return self
 
     def _connect(self) -> None:
-        told = self._profile / "DevToolsActivePort"
-        wait_until(lambda: told.exists() and told.read_text().count("\n") >= 1, _DEADLINE_S)
-        port = told.read_text().split()[0]
+        port_file = self._profile / "DevToolsActivePort"
+        wait_until(lambda: port_file.exists() and port_file.read_text().count("\n") >= 1, _DEADLINE_S)
+        port = port_file.read_text().split()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=_DEADLINE_S) as answer:
             (page,) = [each for each in json.load(answer) if each["type"] == "page"]
         self._socket = self._loop.run_until_complete(_connected(page["webSocketDebuggerUrl"]))
@@ -84,7 +84,7 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def _end(self) -> None:
-        """Kill all of its processes, since one that is left takes a core as long as it lives, and close the loop."""
+        """Kill all processes of the browser, since a remaining one occupies a core, and close the loop."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(20)
@@ -97,23 +97,23 @@ class Browser:
             self._end()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A command of the protocol, and its answer."""
+        """Send a command of the protocol and return its result."""
         return self._loop.run_until_complete(asyncio.wait_for(self._call(method, parameters), _DEADLINE_S))
 
     def open(self, url: str) -> None:
-        """Go there; `shows` waits for what is expected of it."""
+        """Navigate to a URL; `shows` then waits for the expected text."""
         self.call("Page.navigate", url=url)
 
     def text(self) -> str:
-        """What can be read on the page."""
+        """The visible text of the page."""
         return str(self.evaluate("document.body ? document.body.innerText : ''"))
 
     def html(self) -> str:
-        """The page as its scripts have made it, with what cannot be seen."""
+        """The page's current HTML, including invisible parts."""
         return str(self.evaluate("document.documentElement.outerHTML"))
 
     def shows(self, *words: str) -> str:
-        """Wait until all of them can be read; the text."""
+        """Wait until all the words are visible, and return the page's text."""
         return str(wait_until(lambda: text if all(w in (text := self.text()) for w in words) else "", 20, self.text))
 
     def evaluate(self, expression: str) -> Any:
@@ -122,7 +122,7 @@ class Browser:
         return answer["result"].get("value")
 
     def picture(self, file: Path) -> None:
-        """What is in the window, as a PNG."""
+        """A screenshot of the window as PNG."""
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     async def _hang_up(self) -> None:
@@ -144,22 +144,22 @@ class Browser:
         return number
 
     async def _read(self, message: dict[str, Any]) -> None:
-        told = message.get("params", {})
+        params = message.get("params", {})
         match message.get("method"):
             case None:
                 self._answers[message["id"]] = message
             case "Fetch.requestPaused":
-                await self._send("Fetch.continueRequest", {"requestId": told["requestId"]})
+                await self._send("Fetch.continueRequest", {"requestId": params["requestId"]})
             case "Fetch.authRequired":
                 self.asked += 1
                 user, password = self._login
                 login = {"response": "ProvideCredentials", "username": user, "password": password}
                 # A browser whose login was refused asks again.
                 reply = login if self.asked == 1 else {"response": "CancelAuth"}
-                request = {"requestId": told["requestId"], "authChallengeResponse": reply}
+                request = {"requestId": params["requestId"], "authChallengeResponse": reply}
                 await self._send("Fetch.continueWithAuth", request)
             case "Runtime.exceptionThrown":
-                self.errors.append(json.dumps(told["exceptionDetails"]))
+                self.errors.append(json.dumps(params["exceptionDetails"]))
 
 
 async def _connected(url: str) -> WebSocketClientConnection:

@@ -15,7 +15,7 @@ import typer.main
 
 from ifinu.cli import main
 
-# Typer builds all fifty commands at each call, which costs more than most of them do.
+# Built once: Typer would build all fifty commands at each call, which takes longer than most of them run.
 _command = functools.cache(typer.main.get_command)
 
 
@@ -33,7 +33,7 @@ class Ended:
 
 
 class Shell:
-    """Runs commands; what is given as stdin is a file, as in a pipe."""
+    """Runs commands; `stdin` is passed as a file, as in a pipe."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self._capsys = capsys

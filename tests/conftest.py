@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from ifinu.embedded import Postgres, Valkey
 from ifinu.ledger.engine import connect
 
-# A busy machine is no fault: no time-limit per example, and none for making one up.
+# A busy machine must not fail a test: no time limit for an example, nor for generating one.
 hypothesis.settings.register_profile(
     "unhurried",
     hypothesis.settings(),
@@ -28,13 +28,13 @@ hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected stays, so the collector need not walk it again and again."""
+    """Freeze the imported modules and collected tests, so that the garbage collector skips them."""
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a developer has exported must not decide a test."""
+    """Remove ifinu's variables, so that a developer's environment does not affect a test."""
     for name in [
         n
         for n in os.environ
@@ -45,14 +45,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def _valkey_of_the_session() -> Iterator[Valkey]:
-    # Nobody restarts it, so it need not wait for a busy disk either.
+    # No test restarts it, so it need not write to the disk either.
     with redis_server(config={"appendfsync": "no"}) as server:
         yield server
 
 
 @pytest.fixture
 def valkey(_valkey_of_the_session: Valkey) -> Valkey:
-    """A real server with nothing in it, shared by tests that do not kill it."""
+    """An empty Valkey, shared by the tests that do not kill it."""
     with redis.Redis.from_url(_valkey_of_the_session.url) as client:
         client.flushall()
         client.script_flush()
@@ -90,13 +90,13 @@ def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def postgres(_postgres_of_the_session: Postgres) -> str:
-    """URL of a new database without tables, on a server shared by tests that do not kill it."""
+    """URL of a new database without tables, on a server shared by the tests that do not kill it."""
     return database(_postgres_of_the_session.url, f"empty_{uuid.uuid4().hex}")
 
 
 @pytest.fixture
 def postgres_ledger(_postgres_ledger: str) -> str:
-    """URL of a ledger with the tables of this version and no rows; to make one for each test would take far longer."""
+    """URL of a ledger with this version's tables and no rows; emptying it is far faster than creating one a test."""
     emptied(_postgres_ledger)
     return _postgres_ledger
 
@@ -111,7 +111,7 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def ledger(ledger_url: str) -> Iterator[Engine]:
-    """The same, as an engine."""
+    """A migrated and empty ledger as an engine."""
     engine = connect(ledger_url)
     yield engine
     engine.dispose()
@@ -119,13 +119,13 @@ def ledger(ledger_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def simulator(tmp_path: Path) -> Iterator[Simulated]:
-    """An Evolution API that sends nothing and remembers everything; outcomes by number ending are on."""
+    """The gateway simulator, with outcomes selected by number ending."""
     with stopping(Simulated(tmp_path)) as server:
         yield server
 
 
 @pytest.fixture
 def fleet(tmp_path: Path, valkey: Valkey, simulator: Simulated) -> Iterator[Fleet]:
-    """Workers of the shared server and the simulator; quick retries and leases."""
+    """Workers on the shared Valkey and the simulator, with quick retries and short leases."""
     with stopping(fleet_of(tmp_path, valkey.url, simulator.url)) as workers:
         yield workers

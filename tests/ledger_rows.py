@@ -1,4 +1,4 @@
-"""Rows of the ledger, written as they are and not by the recorder."""
+"""Rows of the ledger, written directly and not by the recorder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add(engine: Engine, table: Table, **values: Any) -> None:
 
 
 def notification(engine: Engine, id_: str, state: State, at: datetime, **values: Any) -> None:
-    """One row; `at` stands for every time that is not given."""
+    """Insert one notification; `at` fills in every time that is not given."""
     row = {
         "state_rank": rank(state), "state_ms": _ms(at), "state_seq": 0, "attempts": 1, "first_at": at, "last_at": at,
         "kind": "lembrete", "instance": "ifinu", "tenant": "t1",
@@ -33,7 +33,7 @@ def event(engine: Engine, id_: str | None, name: str, at: datetime, *, seq: int 
 
 
 def receipt(engine: Engine, key_id: str, status: State, at: datetime, *, seq: int = 0) -> None:
-    """The row and its event."""
+    """Insert a receipt's row and its event."""
     add(engine, schema.receipts, key_id=key_id, status=status, rank=rank(status), last_at=at)
     event(engine, None, "receipt", at, seq=seq, key_id=key_id, status=status)
 

@@ -15,7 +15,7 @@ _END_OTHERS = text(
 
 
 def database(server_url: str, name: str) -> str:
-    """Make a database at a server; its URL."""
+    """Create a database on a server and return its URL."""
     url = make_url(server_url)
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -25,7 +25,7 @@ def database(server_url: str, name: str) -> str:
 
 
 def migrated(url: str) -> str:
-    """Give it the ledger's tables; the same URL."""
+    """Create the ledger's tables and return the same URL."""
     engine = connect(url)
     migrate(engine)
     engine.dispose()
@@ -33,12 +33,12 @@ def migrated(url: str) -> str:
 
 
 def emptied(url: str) -> str:
-    """Make a ledger in PostgreSQL as it is right after `migrated`, and end other connections to it; the same URL."""
+    """Reset a PostgreSQL ledger to its state after `migrated`, end other connections to it, and return the same URL."""
     engine = create_engine(url)
     with engine.begin() as connection:
         connection.execute(_END_OTHERS)
         for table in metadata.sorted_tables:
-            connection.execute(table.delete())  # a third of what TRUNCATE takes, which makes new files
+            connection.execute(table.delete())  # takes a third of the time of TRUNCATE, which creates new files
         connection.exec_driver_sql("INSERT INTO recorder (id, ms, seq, updated_at) VALUES (1, 0, 0, CURRENT_TIMESTAMP)")
     engine.dispose()
     return url

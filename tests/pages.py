@@ -1,4 +1,4 @@
-"""Documents of Markdown, read for what they tell somebody to type."""
+"""Markdown documents and the commands in them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
 
 
 def script(file: Path) -> ModuleType:
-    """A script beside the documents, as a module."""
+    """Import a script of the docs folder as a module."""
     specification = importlib.util.spec_from_file_location(file.stem, file)
     assert specification is not None
     assert specification.loader is not None
@@ -42,7 +42,7 @@ def text_of(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
-    """All but the blocks."""
+    """The page without its code blocks."""
     return FENCE.sub("", text_of(page))
 
 
@@ -51,17 +51,17 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def inline(page: Path) -> list[str]:
-    """What stands between backticks in a line."""
+    """The texts between backticks in a line."""
     return CODE.findall(prose(page))
 
 
 def tables(page: Path) -> list[list[list[str]]]:
-    """The cells of each row of each table."""
+    """The rows of each table of a page, as lists of cells."""
     return tables_in(prose(page))
 
 
 def tables_in(text: str) -> list[list[list[str]]]:
-    """The same, of a part of a page."""
+    """The rows of each table in a part of a page."""
     return [
         [[cell.strip() for cell in row.strip("|").split("|")] for row in body.splitlines()]
         for body in _TABLE.findall(text)
@@ -69,12 +69,12 @@ def tables_in(text: str) -> list[list[list[str]]]:
 
 
 def links(page: Path) -> list[tuple[str, str]]:
-    """Where its links to files of ours lead: path and anchor, either of which may be empty."""
+    """Path and anchor of each link to a file of the repository; either may be empty."""
     return _LINK.findall(prose(page))
 
 
 def anchors(page: Path) -> set[str]:
-    """Where a link can lead, by GitHub's rules."""
+    """The anchors of a page, by GitHub's rules."""
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in _HEADING.findall(prose(page))}
 
 
@@ -98,7 +98,7 @@ def simple_commands(script: str) -> Iterator[list[str]]:
 
 
 def uses(page: Path, program: str) -> list[list[str]]:
-    """The arguments of every use of a program: in a block, as an alias, in a pod, or in a line of text."""
+    """The arguments of every use of a program: in a block, through an alias, in a pod, or inline."""
     found: list[list[str]] = []
     texts = [*blocks(page, "sh"), *(code for code in inline(page) if code.startswith(f"{program} "))]
     for words in [words for text in texts for words in simple_commands(text)]:
@@ -114,7 +114,7 @@ def _until_redirected(words: Sequence[str]) -> list[str]:
 
 
 class Call(NamedTuple):
-    """A `kubectl …`, read."""
+    """A parsed `kubectl …` command."""
 
     namespace: str | None
     verb: str
@@ -122,12 +122,12 @@ class Call(NamedTuple):
     options: list[tuple[str, str]]
 
     def values(self, *names: str) -> list[str]:
-        """What these options are given."""
+        """The values given to these options."""
         return [value for name, value in self.options if name in names]
 
 
 def call_of(words: Sequence[str]) -> Call:
-    """Read the words after `kubectl`, up to what it runs in a pod."""
+    """Parse the words after `kubectl`, up to the command that it runs in a pod."""
     own = [*words[: words.index("--")]] if "--" in words else [*words]
     arguments: list[str] = []
     options: list[tuple[str, str]] = []
@@ -145,7 +145,7 @@ def call_of(words: Sequence[str]) -> Call:
 
 
 def flat(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no mapping, with its path: `worker.rateLimit`."""
+    """Every value other than a mapping, by its path such as `worker.rateLimit`."""
     if isinstance(values, dict):
         for name, inner in values.items():
             yield from flat(inner, f"{path}.{name}".lstrip("."))

@@ -23,7 +23,7 @@ from ifinu.simulator import Control, Send
 
 API_KEY = "a-key-of-the-tests"
 SANDBOX = "+5577998616740"
-FIRST_NUMBER = 81_000_000  # of the messages that have one each; the ninth digit stands before it
+FIRST_NUMBER = 81_000_000  # prefix of numbered phones, with the ninth digit before it
 
 
 def wait_until(
@@ -46,7 +46,7 @@ def raw(number: int | str, **fields: Any) -> bytes:
 
 
 def numbered(count: int) -> list[bytes]:
-    """Messages, each to a phone of its own, by which the simulator's ledger tells them apart."""
+    """Messages to distinct phones, so that the simulator's ledger can distinguish them."""
     return [raw(i, telefone=f"77 9{FIRST_NUMBER + i}") for i in range(count)]
 
 
@@ -87,7 +87,7 @@ class Queue:
             self.client.lpush(self.keys.ready, *messages[start : start + 1000])
 
     def counts(self) -> dict[str, int]:
-        """All at one moment: what moves between two looks would be seen twice, or not at all."""
+        """All counts in one transaction; otherwise a moving message could count twice or not at all."""
         with self.client.pipeline(transaction=True) as at_once:
             at_once.llen(self.keys.ready).zcard(self.keys.delayed).hlen(self.keys.in_flight)
             at_once.zcard(self.keys.deadlines).llen(self.keys.dead)
@@ -103,7 +103,7 @@ class Queue:
 
 
 class Simulated:
-    """The simulator as a process of its own."""
+    """The simulator as a separate process."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         key = directory / "key"
@@ -122,7 +122,7 @@ class Simulated:
         return int(self.control.summary()["sends"]["total"])
 
     def unrecorded(self) -> int:
-        """How many were sent and have no row, since the gateway was killed between the two."""
+        """How many sends have no row because the gateway was killed between sending and recording."""
         return int(self.control.summary()["posts"]["by_outcome"].get("dropped_before_its_row", 0))
 
     def stop(self) -> None:
@@ -131,14 +131,14 @@ class Simulated:
 
 
 class Worker:
-    """A worker process, in a process group of its own."""
+    """A worker process in a separate process group."""
 
     def __init__(self, application: str, environment: dict[str, str], log: Path, *arguments: str) -> None:
         self.log = log
         self.process = start("celery", ["-A", application, "worker", *arguments], {**os.environ, **environment}, log)
 
     def ready(self, deadline_s: float = 40.0) -> Worker:
-        """Wait until it consumes."""
+        """Wait until the worker consumes."""
         wait_until(lambda: "ready." in self.text() or self.process.poll() is not None, deadline_s, self.text)
         assert self.process.poll() is None, self.text()
         return self
@@ -147,13 +147,13 @@ class Worker:
         return self.log.read_text(errors="replace")
 
     def kill(self) -> None:
-        """kill -9 of the whole group."""
+        """Kill the whole process group with SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(20)
 
     def terminate(self, deadline_s: float = 30.0) -> int:
-        """SIGTERM, and its exit code."""
+        """Send SIGTERM and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(deadline_s)
@@ -164,7 +164,7 @@ class Worker:
         return int(status.split("VmRSS:")[1].split()[0]) / 1000
 
     def cpu_s(self) -> float:
-        """CPU time used, its children's included once they ended."""
+        """CPU time in seconds, including that of children that have ended."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return sum(int(f) for f in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
@@ -196,12 +196,12 @@ class Fleet:
 
 
 def redis_server(directory: Path | None = None, config: Mapping[str, str] | None = None) -> Valkey:
-    """The embedded Valkey, or the program that `REDIS_SERVER` names: the tests pass on each that ifinu supports."""
+    """The embedded Valkey or the program `REDIS_SERVER`; the tests pass on every server that ifinu supports."""
     return Valkey(directory, config=config, binary=_path_in("REDIS_SERVER"))
 
 
 def postgres_server() -> Postgres:
-    """The embedded PostgreSQL, or that whose programs are in the folder `POSTGRES_BIN`."""
+    """The embedded PostgreSQL, or the one whose programs are in the folder `POSTGRES_BIN`."""
     return Postgres(binaries=_path_in("POSTGRES_BIN"))
 
 
@@ -228,7 +228,7 @@ def fleet_of(directory: Path, redis_url: str, gateway_url: str) -> Fleet:
 
 @contextlib.contextmanager
 def stopping(server: Any) -> Iterator[Any]:
-    """Whatever has `stop`, stopped at the end."""
+    """A context manager that calls `stop` at its end."""
     try:
         yield server
     finally:

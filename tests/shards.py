@@ -1,4 +1,4 @@
-"""Gateway processes at addresses of this machine, behind one name."""
+"""Several gateway processes on local addresses, behind one name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ELSEWHERE = "127.0.0.9"
 
 
 def pods(instances: Mapping[str, Sequence[str]], hosts: Mapping[str, str] = HOSTS, **options: Any) -> Pods:
-    """Processes that hold these instances; every number succeeds."""
+    """Gateway processes with these instances; every number succeeds. Skipped where only 127.0.0.1 exists."""
     try:
         with socket.create_server(("127.0.0.2", 0)):
             pass
@@ -31,7 +31,7 @@ def pods(instances: Mapping[str, Sequence[str]], hosts: Mapping[str, str] = HOST
 
 
 def resolved(monkeypatch: pytest.MonkeyPatch, running: Pods) -> list[str]:
-    """Have the name stand for those that run, in this process; what is returned grows with each look-up."""
+    """Resolve the name to the running processes, in this process only; the returned list grows with each look-up."""
     real, asked = socket.getaddrinfo, []
 
     def look_up(host: Any, port: Any, *args: Any, **more: Any) -> Any:
@@ -45,6 +45,6 @@ def resolved(monkeypatch: pytest.MonkeyPatch, running: Pods) -> list[str]:
 
 
 def gateway_of(running: Pods, **options: Any) -> Shards:
-    """A client of all of them."""
+    """A gateway client of all these processes."""
     look_up = options.pop("look_up", lambda host, port: running.addresses.values())
     return Shards(f"http://{NAME}:{running.port}", API_KEY, look_up=look_up, **options)

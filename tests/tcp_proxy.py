@@ -1,4 +1,4 @@
-"""A TCP proxy that can cut its connections, or go on accepting and say nothing more."""
+"""A TCP proxy that can reset its connections, or accept and discard everything."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 
 
 class Proxy:
-    """Forwards from a port, by default a free one, to another of this machine, in a thread."""
+    """Forwards a local port, by default a free one, to another in a thread."""
 
     def __init__(self, target_port: int, *, port: int = 0) -> None:
         self._target_port = target_port
@@ -30,7 +30,7 @@ class Proxy:
         self._cut.set()
 
     def silence(self, on: bool) -> None:
-        """Swallow whatever is sent, on old and new connections, as a network that lost its route."""
+        """Discard all data on old and new connections, like a network without a route."""
         self._silent.set() if on else self._silent.clear()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""A terminal as a person has it: what a command shows there, and the keys that are pressed."""
+"""A pseudo-terminal: the screen that a command draws, and keys to press."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _HIDE, _SHOW = b"\x1b[?25l", b"\x1b[?25h"
 
 class Terminal:
     """
-    A pseudo-terminal with a command in it.
+    A pseudo-terminal that runs a command.
 
     Args:
-        arguments: Of the command.
-        size: Columns and lines.
-        program: Of Python, that takes the arguments.
-        environment: Added to that of this process.
+        arguments: The command's arguments.
+        size: Columns and lines of the terminal.
+        program: Python statements that run with the arguments.
+        environment: Variables added to those of this process.
 
     Attributes:
-        raw: All bytes that came.
-        screen: What it shows.
-        before: How the terminal was set when the command began.
+        raw: All bytes that the command wrote.
+        screen: The emulated screen.
+        before: The terminal's attributes before the command started.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Terminal:
         with self._lock:
             self.screen.resize(lines, columns)
             self.screen.reset()
-        self._resize(columns, lines)  # and the kernel sends SIGWINCH
+        self._resize(columns, lines)  # the kernel then sends SIGWINCH
 
     def press(self, keys: str) -> None:
         os.write(self._main, keys.encode())
@@ -85,20 +85,20 @@ class Terminal:
         return "\n".join(self.lines())
 
     def shows(self, *words: str, deadline_s: float = 60) -> None:
-        """Wait until it shows all of these."""
+        """Wait until the screen shows all of these texts."""
         wait_until(lambda: all(word in self.text() for word in words), deadline_s, self.text)
 
     def is_as_before(self) -> bool:
         return termios.tcgetattr(self._side) == self.before
 
     def ended(self) -> int:
-        """Its exit code; everything is as it was before."""
+        """Wait for the end, check that the terminal was restored, and return the exit code."""
         code = self.process.wait(30)
-        os.write(self._side, _BELL)  # comes after all that it wrote
+        os.write(self._side, _BELL)  # comes after the command's last output
         wait_until(lambda: self.raw.endswith(_BELL), 30, lambda: self.raw[-500:])
         assert self.raw.count(LEAVE) == self.raw.count(ENTER)
         assert self.is_as_before()
-        assert self.raw.rindex(_SHOW) > self.raw.rindex(_HIDE)  # the cursor is there again
+        assert self.raw.rindex(_SHOW) > self.raw.rindex(_HIDE)  # the cursor is visible again
         return code
 
     def stop(self) -> None:

@@ -1,7 +1,7 @@
 """
-As much of Kubernetes' API as Helm needs to look things up, install, upgrade and roll back: what there is, by its path.
+As much of Kubernetes' API as Helm needs to look up, install, upgrade and roll back: a store of objects by path.
 
-No Kubernetes can be had here. Nothing runs, nothing is checked, and a patch is merged.
+It stands in for a cluster, which the tests do not need. It runs nothing, validates nothing, and merges patches.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _PROTOBUF = b"k8s\0"
 
 
 def secret_path(name: str) -> str:
-    """Where a Secret is."""
+    """The API path of a Secret."""
     return f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}"
 
 
 def path_of(kind: str, name: str) -> str:
-    """Where a Deployment or a StatefulSet is."""
+    """The API path of a Deployment or a StatefulSet."""
     return f"/apis/apps/v1/namespaces/{NAMESPACE}/{_plural(kind)}/{name}"
 
 
@@ -56,7 +56,7 @@ class _Cluster(http.server.BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         query = parse_qs(parts.query)
         if "watch" in query:
-            self._send(200, None)  # nothing happens, and the stream ends
+            self._send(200, None)  # no events, and the stream ends
             return
         found = self.objects.get(parts.path) or self._discovered(parts.path)
         if found is None and (kind := self._kind(parts.path)):
@@ -114,7 +114,7 @@ class _Cluster(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def _kind(self, path: str) -> tuple[str, str] | None:
-        """API version and kind of what is listed at a path."""
+        """API version and kind of the objects listed at a path."""
         return next(
             (
                 (version, kind)
@@ -158,7 +158,7 @@ class _Cluster(http.server.BaseHTTPRequestHandler):
 
 @functools.cache
 def _kinds() -> set[tuple[str, str]]:
-    """All that the chart makes, as API version and kind."""
+    """API version and kind of every object that the chart makes."""
     return {(document["apiVersion"], kind) for story in STORIES for (kind, _), document in rendered(story).items()}
 
 
@@ -173,7 +173,7 @@ def _root(version: str) -> str:
 
 
 def _verbs(root: str) -> dict[str, Any]:
-    """So much of a description of an API that Helm leaves it to the server to check what it is sent."""
+    """The least OpenAPI description with which Helm leaves validation to the server."""
     paths = {}
     for version, kind in _kinds():
         if _root(version) == root:
@@ -191,7 +191,7 @@ def _plural(kind: str) -> str:
 
 
 def _secret_of(protobuf: bytes) -> dict[str, Any]:
-    """The Secret in a message of Kubernetes' own encoding, in which Helm stores its releases."""
+    """The Secret in a message in Kubernetes' Protocol Buffers encoding, in which Helm stores its releases."""
     outer = _fields(dict(_fields(protobuf.removeprefix(_PROTOBUF)))[2])
     inner = dict(outer)
     metadata = _fields(inner[1])
@@ -210,7 +210,7 @@ def _secret_of(protobuf: bytes) -> dict[str, Any]:
 
 
 def _fields(message: bytes) -> list[tuple[int, bytes]]:
-    """Numbers and contents of a Protocol Buffers message; numbers are left out."""
+    """Field numbers and contents of a Protocol Buffers message, without its integer fields."""
     found, at = [], 0
 
     def varint() -> int:
@@ -241,7 +241,7 @@ def _merged(before: Any, patch: Any) -> Any:
 
 @contextlib.contextmanager
 def cluster(directory: Path, objects: Objects) -> Iterator[str]:
-    """A cluster with these objects, by their paths; the path of the file with which Helm finds it."""
+    """Serve a cluster with these objects by path; yields the path of its kubeconfig."""
     handler = type("Handler", (_Cluster,), {"objects": objects})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

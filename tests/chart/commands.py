@@ -1,4 +1,4 @@
-"""Command lines of ifinu, held against the one that there is."""
+"""Command lines of ifinu, checked by its real parser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer.main
 
 @functools.cache
 def root() -> Any:
-    """`ifinu` with all its commands, which takes Typer longer to build than to read."""
+    """`ifinu` with all its commands, cached since building them takes Typer longer than parsing."""
     from ifinu import cli
 
     return typer.main.get_command(cli.app)
@@ -19,10 +19,10 @@ def root() -> Any:
 
 def refuse_unknown(arguments: Sequence[str]) -> None:
     """
-    Raise what the command line would: for a command, an option or a value that is none.
+    Raise the parser's error for an unknown command or option, or an invalid value.
 
     Args:
-        arguments: What follows `ifinu`.
+        arguments: The words after `ifinu`.
     """
     command = root()
     rest = list(arguments)

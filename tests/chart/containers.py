@@ -1,6 +1,6 @@
 """
-What the chart's containers run, run here: their commands, files and environment as rendered, with the paths and the
-addresses of this machine.
+The chart's containers as local processes: commands, files and environment as rendered, with local paths and
+addresses.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
 
 def file(chart: Rendered, config_map: str, name: str, replacing: Mapping[str, str]) -> str:
-    """A file that the chart mounts, with some of it replaced; each has to be in it."""
+    """A file that the chart mounts, with replacements, each of which must apply."""
     return replaced(str(chart["ConfigMap", config_map]["data"][name]), replacing)
 
 
 def replaced(text: str, replacing: Mapping[str, str]) -> str:
-    """A text with some of it replaced; each has to be in it."""
+    """A text with replacements, each of which must apply."""
     for one, other in replacing.items():
         assert one in text, one
         text = text.replace(one, other)
@@ -38,7 +38,7 @@ def replaced(text: str, replacing: Mapping[str, str]) -> str:
 
 
 def command(container: Container, probe: str | None = None, replacing: Mapping[str, str] | None = None) -> list[str]:
-    """What a container starts, or one of its probes does, with some of it replaced."""
+    """The command of a container or of one of its probes, with replacements."""
     spec = container.spec
     words = spec[probe]["exec"]["command"] if probe else [*spec.get("command", []), *spec.get("args", [])]
     line = replaced("\0".join(map(str, words)), replacing or {})
@@ -49,13 +49,13 @@ def environment(
     chart: Rendered, container: Container, replacing: Mapping[str, str] | None = None, pod: str = "pod-0"
 ) -> dict[str, str]:
     """
-    All that a container gets, as Kubernetes puts it together, but for PATH, which comes from its image.
+    The environment that Kubernetes gives a container, without PATH, which comes from its image.
 
     Args:
-        chart: As rendered.
-        container: One of its.
-        replacing: Addresses, wherever they stand.
-        pod: Its pod's name.
+        chart: The rendered chart.
+        container: A container of the chart.
+        replacing: Addresses to replace in every value.
+        pod: The name of the container's pod.
     """
     out: dict[str, str] = {}
     for source in container.spec.get("envFrom", []):
@@ -65,7 +65,7 @@ def environment(
         if value is not None:
             out[variable["name"]] = _VARIABLE.sub(lambda found: out.get(found[1], found[0]), value)
     for name, value in out.items():
-        assert isinstance(value, str), name  # the API refuses others
+        assert isinstance(value, str), name  # Kubernetes refuses other characters
         for one, other in (replacing or {}).items():
             out[name] = out[name].replace(one, other)
     return out
@@ -86,8 +86,8 @@ def _value(chart: Rendered, variable: dict[str, Any], pod: str) -> str | None:
     return base64.b64decode(secret[wanted["key"]]).decode()
 
 
-def nobody() -> dict[str, Any]:
-    """What Popen takes to run a program as one who owns nothing, where whoever runs the tests may do that."""
+def unprivileged() -> dict[str, Any]:
+    """Popen's arguments to run a program as the user `nobody`; empty unless the tests run as root."""
     if os.geteuid() != 0:
         return {}
     user = pwd.getpwnam("nobody")
@@ -97,9 +97,9 @@ def nobody() -> dict[str, Any]:
 @functools.cache
 def ifinu() -> tuple[str, ...]:
     """
-    What starts `ifinu` as one who owns nothing.
+    The command that starts `ifinu` as an unprivileged user.
 
-    Python and the sources may be where nobody can go, such as below /root: then as nobody who may read everything.
+    If `nobody` cannot reach Python or the sources, such as below /root, the process gets CAP_DAC_READ_SEARCH.
     """
     plain = (sys.executable, "-m", "ifinu")
     setpriv = shutil.which("setpriv")
@@ -117,8 +117,8 @@ def ifinu() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder that the programs of `nobody` may write to; it goes with the block."""
+    """A temporary folder that the unprivileged programs may write to, deleted at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="ifinu-chart-") as name:
-        if run_as := nobody():
+        if run_as := unprivileged():
             os.chown(name, run_as["user"], run_as["group"])
         yield Path(name)

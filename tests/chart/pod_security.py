@@ -1,5 +1,5 @@
 """
-What the Pod Security Standard `restricted` asks of a pod, and what we ask of ours beyond it.
+The requirements of the Pod Security Standard `restricted`, and the stricter ones of this chart.
 
 Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/ (all of `baseline` and of `restricted`).
 """
@@ -17,7 +17,7 @@ _WRITABLE = {"emptyDir", "persistentVolumeClaim", "ephemeral"}
 
 
 def violations(pod: Pod) -> Iterator[str]:
-    """Why an admission of a namespace that enforces `restricted` would refuse a pod's spec."""
+    """The reasons for which a namespace that enforces `restricted` would refuse a pod's spec."""
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.get(field):
             yield field
@@ -58,18 +58,18 @@ def _of_container(pod: dict[str, Any], container: dict[str, Any]) -> Iterator[st
 
 
 def containers(pod: Pod) -> list[dict[str, Any]]:
-    """All of a pod's, of any kind."""
+    """All containers of a pod, including init containers."""
     return [*pod.get("initContainers", []), *pod["containers"], *pod.get("ephemeralContainers", [])]
 
 
 def writable(pod: Pod, container: dict[str, Any], claims: set[str]) -> set[str]:
     """
-    Where a container can write.
+    The directories that a container can write to.
 
     Args:
-        pod: Its pod's spec.
-        container: Of that pod, with a root that is read-only.
-        claims: Names of volumes that come out of claim templates.
+        pod: The pod's spec.
+        container: A container of that pod with a read-only root.
+        claims: Names of the volumes of claim templates.
     """
     kinds = {volume["name"]: set(volume) - {"name"} for volume in pod.get("volumes", [])}
     return {

@@ -1,10 +1,10 @@
 """
-The chart as Helm renders it, and what all tests ask of the result.
+The chart as Helm renders it, with look-ups that all tests use.
 
     render({"worker": {…}}) -> Rendered: its objects by (kind, name)
     rendered("large")       -> the same, of ci/large-values.yaml
 
-Each is made once: whoever gets one must not change it.
+Results are cached and must not be changed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from helm_binaries import helm
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm"
 STORIES = {file.name.removesuffix("-values.yaml"): file for file in sorted((CHART / "ci").glob("*-values.yaml"))}
-OLDEST, NEWEST = "1.29", "1.37"  # the Kubernetes versions that are supported
+OLDEST, NEWEST = "1.29", "1.37"  # the supported Kubernetes versions
 RELEASE, NAMESPACE = "ifinu", "ifinu-production"
 
 Object = dict[str, Any]
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Refuses a key that is there twice, of which PyYAML takes the last and a cluster neither."""
+    """Refuses a duplicate key, of which PyYAML would take the last while a cluster refuses the object."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -41,11 +41,11 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 class RenderError(Exception):
-    """Helm refused, with its words."""
+    """Helm's error message."""
 
 
 class Container(NamedTuple):
-    """One of a pod's; `kind` is containers or initContainers."""
+    """A container of a pod; `kind` is containers or initContainers."""
 
     owner: str
     kind: str
@@ -68,11 +68,11 @@ class Rendered(dict[tuple[str, str], Object]):
     """Objects of a render by kind and name."""
 
     def of(self, kind: str) -> dict[str, Object]:
-        """Those of a kind, by name."""
+        """The objects of a kind, by name."""
         return {name: document for (each, name), document in self.items() if each == kind}
 
     def templates(self) -> Iterator[tuple[str, Object]]:
-        """Every pod template, by the object that it is in."""
+        """Every pod template with the object that contains it."""
         for (kind, name), document in self.items():
             if (template := template_of(document)) is not None:
                 yield f"{kind}/{name}", template
@@ -102,7 +102,7 @@ class Rendered(dict[tuple[str, str], Object]):
 
 
 def template_of(document: Object) -> Object | None:
-    """The pods that an object makes, as metadata and spec; a Pod is its own."""
+    """The template of the pods that an object makes: metadata and spec. That of a Pod is the object itself."""
     match document["kind"]:
         case "Pod":
             return document
@@ -116,10 +116,10 @@ def template_of(document: Object) -> Object | None:
 
 def run(*arguments: str, major: int = 4, values: str = "", kubeconfig: str = os.devnull) -> str:
     """
-    What a `helm …` prints, away from the clusters and the settings of whoever runs the tests.
+    The output of a `helm …` command, isolated from the user's clusters and settings.
 
     Raises:
-        RenderError: It ended with another code than 0.
+        RenderError: The exit code is not 0.
     """
     with tempfile.TemporaryDirectory() as home:
         env = {"PATH": os.environ["PATH"], "HOME": home, "KUBECONFIG": kubeconfig}
@@ -132,7 +132,7 @@ def run(*arguments: str, major: int = 4, values: str = "", kubeconfig: str = os.
 
 
 def documents(text: str) -> Rendered:
-    """The objects in what Helm printed."""
+    """The objects in Helm's output."""
     out = Rendered()
     for document in yaml.load_all(text, _Loader):
         if document:
@@ -149,10 +149,10 @@ def render(
     Render the chart.
 
     Args:
-        values: What `--values` gets.
-        story: One of `ci/`, under them.
-        kube: Version of Kubernetes.
-        major: Version of Helm.
+        values: The content for `--values`.
+        story: A file of `ci/` that the values override.
+        kube: The version of Kubernetes.
+        major: The major version of Helm.
 
     Raises:
         RenderError: Helm refuses.
@@ -161,12 +161,12 @@ def render(
 
 
 def rendered(story: str, *, kube: str = NEWEST, major: int = 4) -> Rendered:
-    """Render one of `ci/`."""
+    """Render the chart with a file of `ci/`."""
     return _render("{}", (), story, kube, major)
 
 
 def set_to(*settings: str, kube: str = NEWEST, major: int = 4) -> Rendered:
-    """Render with `--set`s, as a person types them."""
+    """Render with `--set` arguments as typed."""
     return _render("{}", settings, None, kube, major)
 
 
@@ -179,7 +179,7 @@ def _render(values: str, settings: tuple[str, ...], story: str | None, kube: str
 
 @functools.cache
 def _outcome(values: str, settings: tuple[str, ...], story: str | None, kube: str, major: int) -> Rendered | str:
-    """The objects, or why there are none."""
+    """The objects, or Helm's error."""
     arguments = [argument for setting in settings for argument in ("--set", setting)]
     if story:
         arguments += ["--values", str(STORIES[story])]

@@ -1,4 +1,4 @@
-"""`docs/chart_values.py`: what it makes of a values file, and that the chart's README has what it makes of ours."""
+"""`docs/chart_values.py` makes tables of a values file, and the chart's README has those of the current values."""
 
 from __future__ import annotations
 
@@ -61,34 +61,34 @@ def chart_values() -> ModuleType:
     return script(ROOT / "docs/chart_values.py")
 
 
-def test_the_comments_of_a_file_become_tables(chart_values: ModuleType):
+def test_the_comments_of_a_values_file_become_tables(chart_values: ModuleType):
     assert chart_values.tables(SAMPLE).strip() == MADE.strip()
 
 
-def test_a_file_that_is_no_mapping_is_refused(chart_values: ModuleType):
+def test_a_values_file_that_is_not_a_mapping_is_refused(chart_values: ModuleType):
     with pytest.raises(TypeError, match="a values file is a mapping"):
         chart_values.tables("- a\n")
 
 
-def test_the_readme_has_the_tables_of_the_values_that_there_are(chart_values: ModuleType):
+def test_the_readme_has_the_tables_of_the_current_values(chart_values: ModuleType):
     made = chart_values.tables(text_of(VALUES))
     assert f"{chart_values.BEGIN}\n{made}\n{chart_values.END}" in text_of(README), (
         "python docs/chart_values.py --write puts them there"
     )
 
 
-def test_no_value_is_left_out_but_what_the_readme_says_that_all_components_have(chart_values: ModuleType):
+def test_the_tables_leave_out_only_the_values_that_every_component_has(chart_values: ModuleType):
     named = {row[0].strip("`") for table in tables(README) for row in table}
     readme = text_of(README)
 
-    def told(values: dict[str, object], path: str) -> None:
+    def check(values: dict[str, object], path: str) -> None:
         for key, value in values.items():
             name = f"{path}{key}"
             if isinstance(value, dict) and value and name not in named:
-                told(value, f"{name}.")
+                check(value, f"{name}.")
             elif key in chart_values.ALIKE and name not in named:
                 assert f"`{key}`" in readme
             else:
                 assert name in named
 
-    told(yaml.safe_load(text_of(VALUES)), "")
+    check(yaml.safe_load(text_of(VALUES)), "")

@@ -1,4 +1,4 @@
-"""What the gateway prints, between its process and the cluster's logs: the chart's command, run with another `node`."""
+"""The filter of the gateway's output: the chart's command, run with a stand-in for `node`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PERSONAL = (
 
 
 class Gateway:
-    """The container's main process, with `node` in the place of the server."""
+    """The container's main process, with a script as `node` in place of the server."""
 
     def __init__(self, directory: Path, node: str) -> None:
         container = rendered("default").container("StatefulSet", "evolution-api", "evolution-api").spec
@@ -72,22 +72,25 @@ def printing(*lines: str) -> str:
     return "cat <<'END'\n" + "\n".join(lines) + "\nEND\n"
 
 
-def test_lines_that_are_known_reach_the_logs_at_once_and_nothing_of_a_person_does(start):
+def test_known_lines_reach_the_logs_at_once_and_personal_data_never(start):
     gateway = start(printing(*PERSONAL, STARTED) + "exec sleep 60\n")
     wait_until(lambda: "HTTP - ON: 8080" in gateway.log.read_text(), seen=gateway.log.read_text)
     logged = gateway.log.read_text()
     assert logged.splitlines() == [HEAD, HEAD, STARTED.replace("  [string]  ", " ")]
-    assert gateway.console.read_text().splitlines() == [*PERSONAL, STARTED]  # all of it, where nothing collects it
+    assert gateway.console.read_text().splitlines() == [
+        *PERSONAL,
+        STARTED,
+    ]  # the complete output, in a file that is not collected
 
 
-def test_signals_and_the_exit_code_are_the_servers_own(start):
+def test_signals_reach_the_server_and_its_exit_code_is_kept(start):
     gateway = start("trap 'exit 7' TERM\n" + printing(STARTED) + "while :; do sleep 0.05; done\n")
     wait_until(lambda: "HTTP - ON" in gateway.log.read_text(), seen=gateway.log.read_text)
     gateway.process.send_signal(signal.SIGTERM)
     assert gateway.process.wait(20) == 7
 
 
-def test_what_is_kept_is_bounded(start):
+def test_the_kept_output_is_bounded(start):
     gateway = start('i=0; while [ $i -lt 400 ]; do printf "%010000d\\n" $i; i=$((i + 1)); done\n')
     assert gateway.process.wait(20) == 0
     last = f"{399:010000d}"

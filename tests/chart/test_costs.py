@@ -1,4 +1,4 @@
-"""`docs/costs.py`: what it counts, and that the manual has what it prints."""
+"""`docs/costs.py` counts pods, disks and nodes, and the manual has its current output."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ def test_the_manual_has_the_costs_of_this_chart(costs: ModuleType):
 
 def test_pods_disks_and_nodes_are_counted(costs: ModuleType):
     """
-    An autoscaler from two to ten pods, three of a set with a claim each, and a claim by itself.
+    A deployment scaled from two to ten pods, a set of three pods with a claim each, and a single claim.
     """
     container = {"resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}}
     spec = {
         "initContainers": [
-            {**container, "restartPolicy": "Always"},  # stays beside the others
-            {"resources": {"requests": {"cpu": "250m", "memory": "3Gi"}}},  # wants more memory than those that run
+            {**container, "restartPolicy": "Always"},  # a sidecar, which counts beside the containers
+            {
+                "resources": {"requests": {"cpu": "250m", "memory": "3Gi"}}
+            },  # needs more memory than all containers together
         ],
         "containers": [container],
     }
@@ -50,11 +52,13 @@ def test_pods_disks_and_nodes_are_counted(costs: ModuleType):
     ]
     assert costs.bill(chart, most=False) == ([(1.0, 4.0)] * 2 + [(0.0, 0.0)] * 3, 2.0)
     assert costs.bill(chart, most=True).pods.count((1.0, 4.0)) == 10
-    assert costs.nodes([costs.Pod(1.0, 4.0)] * 10, cpu=4, gib=16) == 4  # three fit onto 3.5 CPUs and 13 GiB
+    assert (
+        costs.nodes([costs.Pod(1.0, 4.0)] * 10, cpu=4, gib=16) == 4
+    )  # three pods fit onto a node of 3.5 CPUs and 13 GiB
     assert costs.monthly(costs.Prices("x", 0.1, 0.2, 0.5, 20), 2, 10) == pytest.approx(365 + 25)
 
 
-def test_a_pod_that_fits_onto_no_node_is_refused(costs: ModuleType):
+def test_a_pod_too_large_for_every_node_is_refused(costs: ModuleType):
     with pytest.raises(ValueError, match="fits onto no such node"):
         costs.nodes([costs.Pod(4.0, 1.0)], cpu=4, gib=16)
 

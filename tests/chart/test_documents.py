@@ -1,4 +1,4 @@
-"""The runbook, the manuals and the chart's README: what they tell somebody to type is there to be typed."""
+"""Every command in the runbook, the manuals and the chart's README is valid and names existing objects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PORTUGUESE = {name: ROOT / f"docs/{name}.pt-BR.md" for name in PAGES if name != 
 README = CHART / "README.md"
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 
-# What a cluster has: kinds by the words that kubectl takes, and objects that are not the chart's.
+# Kinds by the words that kubectl accepts, and objects of the cluster that are not the chart's.
 KINDS = {
     "pod": "Pod", "pods": "Pod", "deployment": "Deployment", "statefulset": "StatefulSet", "service": "Service",
     "services": "Service", "hpa": "HorizontalPodAutoscaler", "secret": "Secret", "secrets": "Secret",
@@ -61,7 +61,7 @@ manual = pytest.mark.parametrize("page", [ENGLISH["operations"]], ids=lambda pag
 
 @functools.cache
 def everything() -> Rendered:
-    """All that the chart makes, in whichever of its forms, by kind and name."""
+    """Every object that the chart makes with any values of `ci/`, by kind and name."""
     out = Rendered()
     for values in (
         {},
@@ -79,7 +79,7 @@ def everything() -> Rendered:
 def names_of(kind: str) -> set[str]:
     made = everything()
     sets = made.of("StatefulSet")
-    if kind == "Pod":  # those of a StatefulSet have names that one can know
+    if kind == "Pod":  # the pods of a StatefulSet have predictable names
         return {f"{name}-{n}" for name in sets for n in range(4)} | {*made.of("Pod")}
     claims = {
         f"{claim['metadata']['name']}-{name}-0"
@@ -90,14 +90,14 @@ def names_of(kind: str) -> set[str]:
 
 
 def labels() -> set[tuple[str, str]]:
-    """Every label of a pod, and of an object."""
+    """Every label of a pod or another object."""
     pods = [template["metadata"] for _, template in everything().templates()]
     objects = [made["metadata"] for made in everything().values()]
     return {label for metadata in (*pods, *objects) for label in metadata.get("labels", {}).items()}
 
 
 def check_objects(call: Call, made_before: set[tuple[str, str]]) -> None:
-    """Each object that a `kubectl` names is one that the chart makes, or that the page had made before."""
+    """Check that each object named by `kubectl` is the chart's or was created earlier on the page."""
 
     def check(kind: str, name: str) -> None:
         full = KINDS[kind]
@@ -105,7 +105,7 @@ def check_objects(call: Call, made_before: set[tuple[str, str]]) -> None:
 
     places: list[str] = []
     match call.verb:
-        case "create" if not call.arguments:  # what comes by the pipe
+        case "create" if not call.arguments:  # input from a pipe
             pass
         case "create":
             for source in call.values("--from"):
@@ -124,7 +124,7 @@ def check_objects(call: Call, made_before: set[tuple[str, str]]) -> None:
         case "get" | "describe" | "delete" | "patch":
             if call.arguments and "/" in call.arguments[0]:
                 places = call.arguments
-            elif call.arguments and call.arguments != ["SUBSTITUTED"]:  # the name is what another command finds
+            elif call.arguments and call.arguments != ["SUBSTITUTED"]:  # another command finds the name
                 kinds, *names = call.arguments
                 assert {*kinds.split(",")} <= {*KINDS}, kinds
                 for name in names:
@@ -138,7 +138,7 @@ def check_objects(call: Call, made_before: set[tuple[str, str]]) -> None:
 
 
 @document
-def test_every_kubectl_names_objects_labels_and_namespaces_that_there_are(page: Path):
+def test_every_kubectl_names_objects_labels_and_namespaces_that_exist(page: Path):
     lines = uses(page, "kubectl")
     assert len(lines) > 2
     made_before: set[tuple[str, str]] = set()
@@ -155,7 +155,7 @@ def test_every_kubectl_names_objects_labels_and_namespaces_that_there_are(page: 
 @manual
 def test_every_kubectl_of_the_manual_says_in_which_namespace(page: Path):
     """
-    It is pasted into whatever terminal there is; the runbook sets an alias first.
+    The manual's commands are pasted into any terminal; the runbook sets an alias first.
     """
     for block in blocks(page, "sh"):
         for program, *words in simple_commands(block):
@@ -178,9 +178,9 @@ def test_no_block_deletes_more_than_one_pod_or_a_namespace(page: Path):
 
 
 @document
-def test_every_ifinu_is_one_that_the_command_line_takes(page: Path):
+def test_every_documented_ifinu_command_is_valid(page: Path):
     """
-    The command, and each of its options and values, unless it is only named.
+    The command, its options and their values, unless the text only names the command.
     """
 
     lines = [words for words in uses(page, "ifinu") if words and words != ["…"]]
@@ -196,7 +196,7 @@ def test_every_ifinu_is_one_that_the_command_line_takes(page: Path):
 
 
 @document
-def test_every_helm_is_of_this_release_and_what_it_sets_renders(page: Path):
+def test_every_helm_command_is_of_this_release_and_its_values_render(page: Path):
     lines = [words for words in uses(page, "helm") if len(words) > 1 and "…" not in words]
     assert lines or page.stem.startswith("disaster-recovery")
     for words in lines:
@@ -215,9 +215,9 @@ def keys_of(values: Any, path: str = "") -> set[str]:
 
 
 @document
-def test_every_value_that_a_text_names_is_one(page: Path):
+def test_every_value_named_in_a_text_exists(page: Path):
     """
-    `worker.rateLimit` and `worker.rateLimit=100/s`, alone or several with commas; those with a value render.
+    Keys such as `worker.rateLimit`, and `worker.rateLimit=100/s`, also several with commas; those with a value render.
     """
     pattern = re.compile(
         rf"(?:{'|'.join(VALUES)})(?:\.(?!(?:rdb|dump)$)\w+)+(?:=\S*)?"
@@ -240,7 +240,7 @@ def test_every_file_of_values_renders(page: Path):
 
 
 def application(page: Path) -> dict[str, Any]:
-    """The values in Argo CD's Application."""
+    """The values in the page's Argo CD Application."""
     (found,) = [yaml.safe_load(block) for block in blocks(page, "yaml") if block.startswith("# application.yaml\n")]
     assert found["spec"]["destination"]["namespace"] == NAMESPACE
     values: dict[str, Any] = found["spec"]["source"]["helm"]["valuesObject"]
@@ -248,7 +248,7 @@ def application(page: Path) -> dict[str, Any]:
 
 
 @manual
-def test_argo_cd_makes_no_secret_and_the_one_that_is_made_by_hand_has_every_key(page: Path):
+def test_argo_cd_makes_no_secret_and_the_manual_one_has_every_key(page: Path):
     made = render(application(page))
     assert made.of("Secret") == {}
     (by_hand,) = [words for words in uses(page, "kubectl") if "ifinu-own" in words]
@@ -263,13 +263,13 @@ def test_argo_cd_makes_no_secret_and_the_one_that_is_made_by_hand_has_every_key(
 
 
 def readers_by_the_page(page: Path) -> dict[tuple[str, str], set[str]]:
-    """Who reads which key of which Secret."""
+    """The containers that read each key of each Secret, by the page."""
     (rows,) = [table for table in tables(page) if table and table[0][:2] == ["`redis-queue`", "`redis-password`"]]
     return {(row[0].strip("`"), row[1].strip("`")): {*CODE.findall(row[2])} for row in rows}
 
 
 @manual
-def test_the_table_of_secrets_says_who_reads_each_key(page: Path):
+def test_the_table_of_secrets_lists_the_readers_of_each_key(page: Path):
     readers: dict[tuple[str, str], set[str]] = {}
     for each in render().containers():
         kind, name = each.owner.split("/")
@@ -281,9 +281,9 @@ def test_the_table_of_secrets_says_who_reads_each_key(page: Path):
 
 
 @manual
-def test_each_recipe_restarts_all_that_read_the_key(page: Path):
+def test_each_recipe_restarts_every_reader_of_the_key(page: Path):
     """
-    But PostgreSQL, which reads its passwords once, when its volume is new, and is told them by ALTER ROLE.
+    PostgreSQL is the exception: it reads its passwords once, for a new volume, and ALTER ROLE changes them.
     """
     readers = readers_by_the_page(page)
     changed: set[tuple[str, str]] = set()
@@ -301,7 +301,7 @@ def test_each_recipe_restarts_all_that_read_the_key(page: Path):
 
 
 @manual
-def test_the_adapters_rule_offers_the_series_that_the_autoscaler_asks_for(page: Path):
+def test_the_adapters_rule_offers_the_series_that_the_autoscaler_uses(page: Path):
     (rules,) = [
         yaml.safe_load(block)["rules"]["external"]
         for block in blocks(page, "yaml")
@@ -317,9 +317,9 @@ def test_the_adapters_rule_offers_the_series_that_the_autoscaler_asks_for(page: 
 
 
 @pytest.mark.parametrize("name", PORTUGUESE)
-def test_both_languages_say_the_same(name: str):
+def test_both_languages_have_the_same_commands_tables_and_links(name: str):
     """
-    The same blocks but for comments, headings of the same depths, the same code in each cell, the same links.
+    The same code blocks without comments, heading depths, code in each cell, and links.
     """
     ours, theirs = PORTUGUESE[name], ENGLISH[name]
     shown, depths, codes, targets = (
@@ -333,10 +333,10 @@ def test_both_languages_say_the_same(name: str):
 
 
 @document
-def test_no_page_holds_a_password_or_a_phone_of_somebody(page: Path):
+def test_no_page_has_a_password_or_a_persons_phone(page: Path):
     for block in blocks(page, "yaml"):
         for key, value in flat(yaml.safe_load(block)):
             if _PASSWORD.search(key) and not key.endswith(("existingSecret", "existingSecretKey", "configSecret")):
                 assert not isinstance(value, str), key
     phones = [phone for phone in _PHONE.findall(text_of(page)) if len(re.sub(r"\D", "", phone)) in (11, 13)]
-    assert {re.sub(r"\D", "", phone)[-11:] for phone in phones} <= {"77998616740"}  # the one of all examples
+    assert {re.sub(r"\D", "", phone)[-11:] for phone in phones} <= {"77998616740"}  # the number of all examples

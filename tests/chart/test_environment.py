@@ -1,4 +1,4 @@
-"""What our containers are told: settings that there are and fit together, and commands that the command line takes."""
+"""The environment and commands of ifinu's containers: known, consistent settings and valid command lines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rendering import STORIES, Container, Rendered, render, rendered, set_to
 from ifinu import settings
 from ifinu.settings import Settings
 
-# What other programs read in our containers: boto3, OpenTelemetry; and what `ifinu restore` is told of its pod.
+# Variables that boto3 and OpenTelemetry read in our containers, and that describe its pod to `ifinu restore`.
 FOREIGN = re.compile(r"(AWS|OTEL)_[A-Z0-9_]+")
 POD = {"metadata.name": "ifinu-worker-7d4b9c5f6-x2x9k", "status.podIP": "10.0.0.7"}
 
-# Secrets of somebody else, as long as they have to be.
+# Existing secrets of the required length.
 THEIRS = {"flower-auth": "ops:of-somebody-elses", "webhook-secret": "w" * 40, "phone-key": "p" * 40}
-AWKWARD = "p@ss:w/rd#?&%"  # what a Secret of somebody else may hold
+AWKWARD = "p@ss:w/rd#?&%"  # possible content of an existing Secret
 
 
 def known() -> set[str]:
@@ -35,12 +35,12 @@ def ours(objects: Rendered) -> list[Container]:
 
 def environment(objects: Rendered, container: Container, theirs: str = "of-somebody-else") -> dict[str, str]:
     """
-    The variables as Kubernetes would put them into a container.
+    The variables that Kubernetes would set in a container.
 
     Args:
-        objects: The render.
-        container: One of its.
-        theirs: What is in Secrets that somebody else makes, where nothing longer is asked for.
+        objects: The rendered chart.
+        container: A container of the chart.
+        theirs: The value of keys in existing Secrets, unless a longer one is required.
     """
     secrets = objects.of("Secret")
     out: dict[str, str] = {}
@@ -53,7 +53,7 @@ def environment(objects: Rendered, container: Container, theirs: str = "of-someb
             value = POD[variable["valueFrom"]["fieldRef"]["fieldPath"]]
         else:
             reference = variable["valueFrom"]["secretKeyRef"]
-            if reference.get("optional"):  # there for a time only
+            if reference.get("optional"):  # present only for a time
                 continue
             if reference["name"] in secrets:
                 value = base64.b64decode(secrets[reference["name"]]["data"][reference["key"]]).decode()
@@ -66,7 +66,7 @@ def environment(objects: Rendered, container: Container, theirs: str = "of-someb
 def loaded(
     monkeypatch: pytest.MonkeyPatch, objects: Rendered, container: Container, theirs: str = "of-somebody-else"
 ) -> Settings:
-    """The settings as the process in a container reads them."""
+    """The settings that the process in a container reads."""
     with monkeypatch.context() as patched:
         for name, value in environment(objects, container, theirs).items():
             patched.setenv(name, value)
@@ -74,7 +74,7 @@ def loaded(
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_every_variable_is_one_that_is_read(story):
+def test_every_variable_of_a_container_is_read_by_its_process(story):
     objects = rendered(story)
     assert objects["ConfigMap", "ifinu-config"]["data"].keys() <= known()
     for container in ours(objects):
@@ -83,7 +83,7 @@ def test_every_variable_is_one_that_is_read(story):
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_every_process_takes_its_environment_as_it_is(story, monkeypatch):
+def test_every_process_accepts_its_environment(story, monkeypatch):
     objects = rendered(story)
     containers = ours(objects)
     assert len(containers) >= 6
@@ -92,16 +92,16 @@ def test_every_process_takes_its_environment_as_it_is(story, monkeypatch):
         assert read.rate_per_s in (50, 100), container.name
 
 
-def test_a_setting_that_is_none_stops_a_process(monkeypatch):
+def test_an_unknown_setting_stops_a_process(monkeypatch):
     """
-    As above, with one that the chart passes on.
+    An unknown variable that the chart passes on raises ConfigurationError.
     """
     objects = render({"settings": {"IFINU_SENDING_WINDWO": "mon-sat 08:00-20:00"}})
     with pytest.raises(settings.ConfigurationError, match="IFINU_SENDING_WINDWO: no such setting"):
         loaded(monkeypatch, objects, objects.container("Deployment", "ifinu-worker"))
 
 
-def test_what_a_worker_reads(monkeypatch):
+def test_the_settings_of_a_worker(monkeypatch):
     objects = rendered("default")
     read = loaded(monkeypatch, objects, objects.container("Deployment", "ifinu-worker"))
     redis = base64.b64decode(objects["Secret", "redis-queue"]["data"]["redis-password"]).decode()
@@ -123,7 +123,7 @@ def test_what_a_worker_reads(monkeypatch):
         assert len(secret.get_secret_value()) == 40
 
 
-def test_a_password_of_somebody_else_may_have_any_characters(monkeypatch):
+def test_a_password_from_an_existing_secret_may_have_any_characters(monkeypatch):
     objects = rendered("external")
     for container in ours(objects):
         read = loaded(monkeypatch, objects, container, AWKWARD)
@@ -137,15 +137,15 @@ def test_a_password_of_somebody_else_may_have_any_characters(monkeypatch):
             )
 
 
-def test_the_simulator_fills_in_what_a_test_message_lacks(monkeypatch):
+def test_the_simulator_fills_in_the_fields_that_a_test_message_lacks(monkeypatch):
     objects = rendered("simulator")
     read = loaded(monkeypatch, objects, objects.container("Deployment", "ifinu-worker"))
     assert read.sandbox_number == "+5577998616740"
 
 
-def test_what_each_process_can_open():
+def test_each_process_has_only_the_secrets_that_it_needs():
     """
-    A process has the keys of what it talks to: the webhook, which strangers reach, none to the ledger or the gateway.
+    A process has the keys of its servers only. The webhook, which strangers can reach, has none to ledger or gateway.
     """
     passwords = {
         "IFINU_REDIS_PASSWORD": "redis",
@@ -171,9 +171,9 @@ def test_what_each_process_can_open():
     }
 
 
-def test_the_same_key_for_whoever_hashes_phones_and_the_same_secret_for_both_ends_of_the_webhook():
+def test_phones_are_hashed_with_one_key_and_both_ends_of_the_webhook_share_a_secret():
     """
-    The worker asks the opt-outs by a hash that the webhook made, and registers the webhook with the secret it asks for.
+    The worker finds opt-outs by the webhook's hash and registers the webhook with the secret that it requires.
     """
     for story in ("default", "external", "simulator"):
         objects = rendered(story)
@@ -194,7 +194,7 @@ def test_the_same_key_for_whoever_hashes_phones_and_the_same_secret_for_both_end
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_every_command_is_one_that_the_command_line_takes(story):
+def test_every_command_of_a_container_is_valid(story):
     for container in ours(rendered(story)):
         assert "command" not in container.spec, container.name  # the image's entrypoint takes signals
         refuse_unknown(container.spec["args"])
@@ -209,25 +209,25 @@ def test_every_command_is_one_that_the_command_line_takes(story):
         ("flower.maxTasks=1000000",),  # not 1e+06
     ],
 )
-def test_so_is_every_one_that_values_add_to(settings_):
+def test_every_command_extended_by_values_is_valid(settings_):
     for container in ours(set_to(*settings_)):
         refuse_unknown(container.spec["args"])
 
 
 @pytest.mark.parametrize("arguments", [["wroker"], ["metrics", "--prot=1"], ["metrics", "--port=x"], ["dlq"]])
-def test_one_that_it_does_not_take_is_seen(arguments):
+def test_an_invalid_command_is_found(arguments):
     with pytest.raises((typer.BadParameter.__base__, AssertionError)):
         refuse_unknown(arguments)
 
 
-def test_ports_are_those_that_processes_listen_on():
+def test_every_container_port_is_one_that_its_process_listens_on():
     """
-    Where they are told, by argument or variable, it is the port of the container.
+    Ports given by argument or variable are the container's ports.
     """
     for story in STORIES:
         for container in ours(rendered(story)):
             ports = {p["name"]: p["containerPort"] for p in container.spec.get("ports", [])}
-            told = {int(a.partition("=")[2]) for a in container.spec["args"] if a.startswith("--port=")}
+            listening = {int(a.partition("=")[2]) for a in container.spec["args"] if a.startswith("--port=")}
             if "IFINU_METRICS_PORT" in container.env:
-                told.add(int(container.env["IFINU_METRICS_PORT"]["value"]))
-            assert told == set(ports.values()), container.name
+                listening.add(int(container.env["IFINU_METRICS_PORT"]["value"]))
+            assert listening == set(ports.values()), container.name

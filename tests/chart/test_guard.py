@@ -1,4 +1,4 @@
-"""The proxy in the gateway's pod, as the chart starts it, by nginx itself."""
+"""The guard, the proxy in the gateway's pod: a real nginx with the chart's command and configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from containers import command, file, nobody, scratch
+from containers import command, file, scratch, unprivileged
 from processes import API_KEY, wait_until
 from programs import program
 from rendering import rendered
@@ -26,14 +26,14 @@ from ifinu.errors import Reason
 from ifinu.gateway import ConnectionState, Evolution
 from ifinu.simulator import Simulator
 
-_STARTS = 3  # a port that was free may be taken by the time nginx binds it
+_STARTS = 3  # another process may take the free port before nginx binds it
 SENT = {"key": {"id": "3EB0", "remoteJid": "557798616740@s.whatsapp.net"}, "status": "PENDING"}
 NUMBER = "+5577998616740"
 ID = "5a3cf53d-9a4e-4f7e-8b0c-0123456789ab"
 
 
 class Guard:
-    """nginx as in the pod, but for ports and the place of its files."""
+    """nginx as in the pod, with other ports and folders."""
 
     def __init__(self, folder: Path, upstream_port: int, replacing: dict[str, str], ipv6: bool) -> None:
         self._folder = folder
@@ -58,12 +58,12 @@ class Guard:
             }
             arguments = command(started, replacing=ours if ipv6 else ours | {"/proc/net/if_inet6": "/proc/net/missing"})
             assert arguments[:2] == ["sh", "-c"]
-            if nobody():
+            if unprivileged():
                 subprocess.run(["chown", "-R", "nobody", str(writable)], check=True)
             self.log = folder / f"nginx-{attempt}.log"
             with self.log.open("wb") as out:
                 self._process = subprocess.Popen(
-                    arguments, stdout=out, stderr=out, env={"PATH": os.defpath}, cwd="/", **nobody()
+                    arguments, stdout=out, stderr=out, env={"PATH": os.defpath}, cwd="/", **unprivileged()
                 )
             wait_until(lambda: self._listens() or self._process.poll() is not None, 20, self.log.read_text)
             if self._process.poll() is None:
@@ -71,7 +71,7 @@ class Guard:
         else:
             raise AssertionError(self.log.read_text())
         self.url = f"http://127.0.0.1:{self.port}"
-        # Where it writes when it does not pass things on as they come.
+        # nginx writes here if it buffers a body instead of streaming it.
         for below in writable.iterdir():
             if below.is_dir():
                 below.chmod(0)
@@ -94,11 +94,11 @@ class Raw(NamedTuple):
 
 
 def ask(port: int, line: bytes, body: bytes = b"", *headers: bytes) -> Raw:
-    """One request whose first line goes out as it is here."""
+    """Send a request with exactly this first line."""
     head = b"\r\n".join([line, b"Host: x", b"Connection: close", b"Content-Length: %d" % len(body), *headers, b"", b""])
     out = bytearray()
     with socket.create_connection(("127.0.0.1", port), timeout=30) as peer:
-        with contextlib.suppress(ConnectionError):  # it may answer, and close, before it has read all
+        with contextlib.suppress(ConnectionError):  # it may answer and close before it has read everything
             peer.sendall(head + body)
         with contextlib.suppress(ConnectionResetError):
             while piece := peer.recv(65_536):
@@ -112,7 +112,7 @@ Guarding = Callable[..., Guard]
 
 @pytest.fixture
 def guarding(upstream: Upstream) -> Iterator[Guarding]:
-    """Starts guards of a port; they end before it does."""
+    """Starts guards in front of a port, and stops them at the end."""
     with contextlib.ExitStack() as running:
 
         def start(port: int, *, ipv6: bool = True, **replacing: str) -> Guard:
@@ -125,7 +125,7 @@ def guarding(upstream: Upstream) -> Iterator[Guarding]:
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
-    """In the gateway's place; it takes everything and sends."""
+    """A stand-in for the gateway that accepts every request."""
     with Upstream(answer(201, json.dumps(SENT).encode())) as server:
         yield server
 
@@ -167,7 +167,7 @@ def test_it_listens_on_each_family_that_the_kernel_has(guarding: Guarding, upstr
         (b"POST /message/sendText/A?? HTTP/1.1", "/message/sendText/A"),
         (b"POST /message/sendText/A?x?instanceName=B HTTP/1.1", "/message/sendText/A"),
         (b"POST /message/sendText/A#?instanceName=B HTTP/1.1", "/message/sendText/A"),
-        # Part of the name, and so it stays.
+        # Part of the instance's name, so it is kept.
         (b"POST /message/sendText/A%3FinstanceName=B HTTP/1.1", "/message/sendText/A%3FinstanceName=B"),
         (b"POST /message/sendText/A%253FinstanceName=B HTTP/1.1", "/message/sendText/A%253FinstanceName=B"),
         (b"POST /message/sendText/A%23B HTTP/1.1", "/message/sendText/A%23B"),
@@ -184,7 +184,7 @@ def test_it_listens_on_each_family_that_the_kernel_has(guarding: Guarding, upstr
         (b"PURGE /message/sendText/A?instanceName=B HTTP/1.1", "/message/sendText/A"),
         (b"POST /webhook/set/A?instanceName=B HTTP/1.1", "/webhook/set/A"),
         (b"GET /webhook/find/A?instanceName=B HTTP/1.1", "/webhook/find/A"),
-        # What is kept of a query, and nothing beside it.
+        # The kept part of each query.
         (b"GET /instance/connect/A?number=5577998616740 HTTP/1.1", "/instance/connect/A?number=5577998616740"),
         (b"GET /instance/connect/A?instanceName=B&number=55 HTTP/1.1", "/instance/connect/A?number=55"),
         (b"GET /instance/connect/A?number=55%26instanceName=B HTTP/1.1", "/instance/connect/A"),
@@ -202,7 +202,7 @@ def test_it_listens_on_each_family_that_the_kernel_has(guarding: Guarding, upstr
         (b"GET /instance/fetchInstances?instanceId[x]=1 HTTP/1.1", "/instance/fetchInstances"),
     ],
 )  # fmt: skip
-def test_no_query_reaches_the_gateway_but_what_pairing_and_the_manager_need(
+def test_only_the_query_parameters_of_pairing_and_the_manager_reach_the_gateway(
     guard: Guard, upstream: Upstream, asked: bytes, passed: str
 ):
     assert ask(guard.port, asked).status == 201
@@ -222,9 +222,9 @@ def test_no_query_reaches_the_gateway_but_what_pairing_and_the_manager_need(
         "http://elsewhere/webhook/{}", "http://elsewhere//webhook/{}?x", "/webhook/\N{NO-BREAK SPACE}{}",
     ],
 )  # fmt: skip
-def test_the_routes_without_a_key_are_not_there(guard: Guard, upstream: Upstream, spelling: str, route: str):
+def test_the_gateways_routes_without_a_key_are_blocked(guard: Guard, upstream: Upstream, spelling: str, route: str):
     """
-    However they are spelled: it judges, and passes on, what a path means.
+    In every spelling: nginx checks and forwards the normalised path.
     """
     for method in (b"POST", b"GET"):
         for name in (route, route.title(), f"%{ord(route[0]):02x}{route[1:]}"):
@@ -237,7 +237,7 @@ def test_the_routes_without_a_key_are_not_there(guard: Guard, upstream: Upstream
 @pytest.mark.parametrize(
     "line", [b"TRACE / HTTP/1.1", b"CONNECT x:80 HTTP/1.1", b"POST /a b HTTP/1.1", b"get / HTTP/1.1"]
 )
-def test_what_is_no_request_to_a_gateway_is_refused(guard: Guard, upstream: Upstream, line: bytes):
+def test_a_malformed_request_is_refused(guard: Guard, upstream: Upstream, line: bytes):
     assert ask(guard.port, line).status in (400, 405)
     assert upstream.taken == []
 
@@ -262,7 +262,7 @@ NO_LICENCE = {"error": "service not activated", "code": "LICENSE_REQUIRED"}
         (504, {"it": "says so itself"}, errors.MaybeSent),
     ],
 )
-def test_what_the_gateway_answers_comes_unchanged(
+def test_the_gateways_answer_is_passed_on_unchanged(
     guard: Guard,
     upstream: Upstream,
     client: Evolution,
@@ -288,7 +288,7 @@ def test_what_the_gateway_answers_comes_unchanged(
 
 def test_large_bodies_pass_either_way_and_touch_no_disk(guard: Guard, upstream: Upstream):
     """
-    30 MB, as a PDF in base64 may be; where they could be written is closed to it.
+    30 MB, the size of a large PDF in base64. The folder for buffered bodies is not writable.
     """
     body = b'{"media":"' + b"QUJD" * 7_500_000 + b'"}'
     upstream.act = answer(200, body)
@@ -319,7 +319,7 @@ def test_a_body_in_chunks_passes(guard: Guard, upstream: Upstream):
 
 def test_no_connection_to_the_gateway_is_used_twice(guard: Guard, upstream: Upstream, client: Evolution):
     """
-    The gateway closes those that are idle, and what meets that close has an outcome that nobody knows.
+    The gateway closes idle connections, and a send that meets the close would have an unknown outcome.
     """
     seen = set()
 
@@ -338,12 +338,12 @@ def test_no_connection_to_the_gateway_is_used_twice(guard: Guard, upstream: Upst
     assert {taken.headers["connection"] for taken in upstream.taken} == {"close"}
 
 
-def test_a_gateway_that_is_not_there_was_sent_nothing(guarding: Guarding):
+def test_an_unreachable_gateway_answers_503(guarding: Guarding):
     """
-    503, so it is tried again.
+    ifinu retries after 503, since nothing was sent.
     """
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # and does not listen
+        closed.bind(("127.0.0.1", 0))  # bound but not listening
         guard = guarding(closed.getsockname()[1])
         with contextlib.closing(Evolution(guard.url, API_KEY)) as client:
             for text in ("Olá", "Olá" * 1_000_000):
@@ -371,11 +371,11 @@ def hang_up(_connection: socket.socket, _taken: Any) -> bool:
         pytest.param(said(b""), id="says-nothing"),
     ],
 )  # fmt: skip
-def test_a_gateway_that_dies_with_a_request_may_have_sent_it(
+def test_a_gateway_that_dies_during_a_request_answers_504(
     guard: Guard, upstream: Upstream, client: Evolution, act: Act
 ):
     """
-    504, so it is looked up; and it got the request once.
+    ifinu looks the message up after 504. The gateway got the request once.
     """
     upstream.act = act
     with pytest.raises(errors.MaybeSent) as raised:
@@ -384,9 +384,9 @@ def test_a_gateway_that_dies_with_a_request_may_have_sent_it(
     assert len(upstream.taken) == 1
 
 
-def test_a_gateway_that_takes_too_long_may_have_sent_it(guarding: Guarding, upstream: Upstream):
+def test_a_gateway_that_takes_too_long_answers_504(guarding: Guarding, upstream: Upstream):
     """
-    With a limit of a second in place of ten minutes.
+    The test's limit is a second instead of ten minutes.
     """
     upstream.act = upstream.stall
     guard = guarding(upstream.port, **{"proxy_read_timeout 600s": "proxy_read_timeout 1s"})
@@ -398,7 +398,7 @@ def test_a_gateway_that_takes_too_long_may_have_sent_it(guarding: Guarding, upst
 
 def test_nothing_of_a_request_is_logged(guard: Guard, upstream: Upstream, client: Evolution):
     """
-    An instance may be named after its phone.
+    A path contains the instance's name, which may be its phone.
     """
     upstream.act = reset
     with pytest.raises(errors.MaybeSent):
@@ -407,7 +407,7 @@ def test_nothing_of_a_request_is_logged(guard: Guard, upstream: Upstream, client
     assert guard.log.read_text() == ""
 
 
-def test_everything_that_ifinu_asks_of_a_gateway_works_through_it(guarding: Guarding):
+def test_every_gateway_request_of_ifinu_works_through_the_guard(guarding: Guarding):
     with Simulator(api_key=API_KEY, instances=("ifinu", "other"), pairing_ms=60_000.0, seed=1) as simulator:
         guard = guarding(simulator.port)
         with contextlib.closing(Evolution(guard.url, API_KEY)) as client:
@@ -436,7 +436,7 @@ def test_everything_that_ifinu_asks_of_a_gateway_works_through_it(guarding: Guar
 
 def test_a_key_of_one_instance_opens_no_other(guarding: Guarding):
     """
-    As it does where the gateway is asked directly.
+    The guard answers as the gateway itself does.
     """
     with Simulator(api_key=API_KEY, instances=("mine", "yours"), script={"endings": {}}) as simulator:
         guard = guarding(simulator.port)
@@ -448,9 +448,9 @@ def test_a_key_of_one_instance_opens_no_other(guarding: Guarding):
         assert [send.instance for send in simulator.sends] == ["yours", "mine"]
 
 
-def test_the_managers_page_of_an_instance_is_of_that_instance(guarding: Guarding):
+def test_the_managers_page_of_an_instance_shows_that_instance(guarding: Guarding):
     """
-    It asks by id and takes the first that comes.
+    The page queries by id and uses the first result.
     """
     with Simulator(api_key=API_KEY, instances=("first", "second")) as simulator:
         guard = guarding(simulator.port)

@@ -1,4 +1,4 @@
-"""Where Helm comes from: a developer's own, else a wheel; and what happens where there is none."""
+"""The source of Helm: the variable's path, else a wheel; without both the test is skipped or fails."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _nothing_is_known_before(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(("major", "variable"), [(3, "HELM3_BIN"), (4, "HELM_BIN")])
-def test_a_helm_of_ones_own_is_taken(major, variable, monkeypatch):
+def test_a_helm_named_by_its_variable_is_used(major, variable, monkeypatch):
     monkeypatch.setenv(variable, "/opt/mine/helm")
     assert helm(major) == "/opt/mine/helm"
 
 
 @pytest.mark.parametrize("major", MAJORS)
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
-def test_without_one_a_test_is_skipped_and_fails_where_ci_is_set(major, ci, outcome, monkeypatch):
+def test_without_helm_a_test_is_skipped_or_fails_if_ci_is_set(major, ci, outcome, monkeypatch):
     def nowhere(name: str) -> importlib.metadata.Distribution:
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -39,11 +39,11 @@ def test_without_one_a_test_is_skipped_and_fails_where_ci_is_set(major, ci, outc
         helm(major)
 
 
-def test_processes_that_unpack_it_at_the_same_time_all_get_a_whole_one(tmp_path):
+def test_processes_that_unpack_helm_at_the_same_time_all_get_a_complete_one(tmp_path):
     """
-    Two of them, in a home of their own.
+    Two processes with a fresh home directory.
     """
-    helm(3)  # skipped where it cannot be had
+    helm(3)  # skipped without Helm
     script = "import helm_binaries; print(helm_binaries.helm(3))"
     here = Path(__file__).parent
     modules = os.pathsep.join(map(str, (here, here.parent)))

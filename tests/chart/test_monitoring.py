@@ -1,4 +1,4 @@
-"""What Prometheus, Grafana and Alertmanager get is what lies in the files, and names in it are those of the objects."""
+"""The monitoring objects contain the files of alerts and dashboards, whose names match the chart's objects."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ EXPRESSIONS = [rule["expr"] for rule in alerts().values()]
 
 
 def named(label: str) -> set[str]:
-    """All values of a label that the alerts choose by."""
+    """All values of a label in the alerts' selectors."""
     found = re.findall(rf'\b{label}=~?"([^"]+)"', " ".join(EXPRESSIONS))
     return {name for names in found for name in names.split("|")}
 
 
 def selected(monitor: Object, objects: Rendered) -> dict[str, Object]:
-    """Templates of the pods that a PodMonitor finds."""
+    """Templates of the pods that a PodMonitor selects."""
     selector = monitor["spec"]["selector"]
     chosen = selector.get("matchExpressions", [])
     return {
@@ -37,7 +37,7 @@ def selected(monitor: Object, objects: Rendered) -> dict[str, Object]:
     }
 
 
-def test_nothing_that_needs_a_definition_is_there_unless_it_is_asked_for():
+def test_objects_that_need_a_custom_resource_definition_are_off_by_default():
     standard = {"v1", "apps/v1", "batch/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1"}
     for story in set(STORIES) - {"keda", "observability"}:
         assert {document["apiVersion"] for document in rendered(story).values()} <= standard
@@ -81,7 +81,7 @@ def test_alertmanager_takes_its_configuration_as_it_is_rendered(tmp_path: Path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_scrape_jobs_have_the_names_that_the_alerts_know():
+def test_scrape_jobs_have_the_names_that_the_alerts_use():
     objects = rendered("observability")
     monitor = objects["PodMonitor", "ifinu"]
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
@@ -99,7 +99,7 @@ def test_scrape_jobs_have_the_names_that_the_alerts_know():
         assert ports[endpoint["port"]] == 9464, owner
 
 
-def test_the_gateway_is_scraped_where_it_tells():
+def test_the_gateways_metrics_are_scraped_through_its_guard():
     objects = rendered("observability")
     monitor = objects["PodMonitor", "evolution-api"]
     assert list(selected(monitor, objects)) == ["StatefulSet/evolution-api"]
@@ -112,12 +112,12 @@ def test_the_gateway_is_scraped_where_it_tells():
     assert ("PodMonitor", "evolution-api") not in simulated
 
 
-def test_objects_have_the_names_that_the_alerts_know():
+def test_objects_have_the_names_that_the_alerts_use():
     objects = rendered("large")
     assert named("horizontalpodautoscaler") == objects.of("HorizontalPodAutoscaler").keys()
     assert named("cronjob") == {"ifinu-backup"}
     assert named("cronjob") <= objects.of("CronJob").keys()
-    # KEDA's has a name of its own unless it is told ours.
+    # KEDA would choose another name for its autoscaler unless configured.
     advanced = rendered("keda")["ScaledObject", "ifinu-worker"]["spec"]["advanced"]
     assert advanced["horizontalPodAutoscalerConfig"]["name"] in named("horizontalpodautoscaler")
 
@@ -131,7 +131,7 @@ def test_objects_have_the_names_that_the_alerts_know():
         ("alertmanager", "Secret", "ifinu-alertmanager-config"),
     ],
 )
-def test_each_goes_where_it_is_wanted_with_the_labels_that_are_looked_for(what, kind, name):
+def test_each_monitoring_object_has_the_configured_namespace_and_labels(what, kind, name):
     values = {"enabled": True, "namespace": "watchers", "labels": {"watch": "me", "app.kubernetes.io/name": "mine"}}
     metadata = render({"monitoring": {what: values}})[kind, name]["metadata"]
     assert metadata["namespace"] == "watchers"

@@ -1,4 +1,4 @@
-"""Who can reach whom, at which port; and nobody else."""
+"""The connections that the network policies allow, and no others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from network import INTERNET, End, allowed, ends
 from rendering import STORIES, Object, Rendered, render, rendered
 
-NEIGHBOUR = End("neighbour", {"app": "shop"})  # another pod in the namespace of the release
+NEIGHBOUR = End("neighbour", {"app": "shop"})  # another pod in the release's namespace
 PROMETHEUS = End("prometheus", {"app.kubernetes.io/name": "prometheus"}, "monitoring")
 PRODUCER = End("producer", {"app": "erp"}, "erp")
 OTHERS = (NEIGHBOUR, PROMETHEUS, PRODUCER, INTERNET)
@@ -22,7 +22,7 @@ GATEWAY = {("evolution", 8080), ("evolution", 8081)}
 QUEUE, LEDGER = {("redis", 6379)}, {("postgres", 5432)}
 SCRAPED = {"worker", "webhook", "recorder", "metrics"}
 
-# The release's own pods among each other, of the chart as it comes with backups.
+# Connections between pods of the release, with the default values and backups.
 INSIDE = {
     "worker": QUEUE | LEDGER | GATEWAY,
     "webhook": QUEUE,
@@ -30,7 +30,9 @@ INSIDE = {
     "metrics": QUEUE | LEDGER | GATEWAY,
     "flower": QUEUE,
     "evolution": QUEUE | LEDGER | {("webhook", 8090)},
-    "redis": {("backup", port) for port in PORTS},  # it takes a restore from the job, which says at which port
+    "redis": {
+        ("backup", port) for port in PORTS
+    },  # Redis replicates from the restore's job at the port that the job states
     "postgres": set(),
     "backup": QUEUE | LEDGER,
     "drill": set(),
@@ -41,7 +43,7 @@ WHATSAPP = {("evolution", "internet", port) for port in (80, 443, 5222)}
 
 
 def reach(objects: Rendered) -> Reach:
-    """All that can be opened: who, to whom, at which port."""
+    """Every allowed connection: source, target, port."""
     policies = objects.of("NetworkPolicy").values()
     pods = [*ends(objects).values(), *OTHERS]
     return {
@@ -55,7 +57,7 @@ def reach(objects: Rendered) -> Reach:
 
 
 def among(found: Reach, *names: str) -> Reach:
-    """What of it is between these and the pods of the release."""
+    """The connections between these ends and the pods of the release."""
     return {each for each in found if each[0] in names or each[1] in names}
 
 
@@ -73,12 +75,12 @@ def expected(only: set[str], without: frozenset[str] = frozenset()) -> Reach:
 
 
 @pytest.mark.parametrize("story", ["default", "large", "replicated", "keda", "queue-metric", "observability"])
-def test_who_can_reach_whom_within_the_release(story):
+def test_the_connections_allowed_within_the_release(story):
     objects = rendered(story)
     assert inside(reach(objects)) == expected(set(ends(objects)))
 
 
-def test_with_the_simulator_there_is_no_guard_and_it_needs_no_server():
+def test_the_simulator_has_no_guard_and_connects_to_no_server():
     objects = rendered("simulator")
     wanted = expected(set(ends(objects)))
     wanted -= {("evolution", "redis", 6379), ("evolution", "postgres", 5432)}
@@ -87,13 +89,13 @@ def test_with_the_simulator_there_is_no_guard_and_it_needs_no_server():
 
 
 @pytest.mark.parametrize("story", ["default", "large", "replicated"])
-def test_of_all_pods_the_gateway_alone_reaches_the_internet(story):
-    # It may reach every pod at these ports too, of any namespace.
+def test_only_the_gateway_reaches_the_internet(story):
+    # The rules also allow every pod of any namespace at these ports.
     assert among(reach(rendered(story)), "internet") == WHATSAPP
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_every_pod_can_ask_for_names(story):
+def test_every_pod_can_use_dns(story):
     policies = rendered(story).of("NetworkPolicy").values()
     for pod in ends(rendered(story)).values():
         assert allowed(policies, pod, INTERNET, 53, "UDP")
@@ -101,18 +103,18 @@ def test_every_pod_can_ask_for_names(story):
         assert not allowed(policies, INTERNET, pod, 53, "UDP")
 
 
-def test_from_elsewhere_there_are_the_figures_to_be_had_and_nothing_else():
+def test_pods_outside_the_release_reach_only_the_metrics():
     found = reach(rendered("default"))
     for other in (NEIGHBOUR, PROMETHEUS, PRODUCER):
         assert {each for each in found if each[0] == other.name} == {(other.name, pod, 9464) for pod in SCRAPED}
     assert {each for each in found if each[0] == "internet"} == set()
 
 
-def test_prometheus_may_scrape_and_nobody_else_where_it_is_named():
+def test_only_prometheus_may_scrape_if_it_is_named():
     found = reach(rendered("observability"))
     assert {each for each in found if each[0] == "prometheus"} == {
         *((PROMETHEUS.name, pod, 9464) for pod in SCRAPED),
-        (PROMETHEUS.name, "evolution", 8081),  # a PodMonitor asks the gateway, through its guard
+        (PROMETHEUS.name, "evolution", 8081),  # a PodMonitor scrapes the gateway through its guard
     }
     assert among(found, "neighbour", "producer") - WHATSAPP == {
         *(("evolution", other, port) for other in ("neighbour", "producer") for port in (80, 443, 5222)),
@@ -120,7 +122,7 @@ def test_prometheus_may_scrape_and_nobody_else_where_it_is_named():
     }
 
 
-def test_of_nobody_who_may_scrape_nobody_is_let_in():
+def test_an_empty_list_of_scrapers_lets_in_no_pod():
     found = reach(render({"networkPolicy": {"monitoring": []}}))
     assert {each for each in found if each[0] in {other.name for other in OTHERS}} == set()
     assert inside(found) == expected(set(ends(rendered("default"))))
@@ -130,7 +132,7 @@ def test_of_nobody_who_may_scrape_nobody_is_let_in():
     ("key", "target", "port"),
     [("producers", "redis", 6379), ("databaseClients", "postgres", 5432), ("flowerClients", "flower", 5555)],
 )
-def test_who_else_is_let_in(key, target, port):
+def test_the_other_pods_that_values_let_in(key, target, port):
     before = reach(rendered("default"))
     peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "erp"}}}]
     assert reach(render({"networkPolicy": {key: peers}})) - before == {("producer", target, port)}
@@ -141,9 +143,9 @@ def test_who_else_is_let_in(key, target, port):
     [({}, 8081), ({"evolution": {"guard": {"enabled": False}}}, 8080), ({"simulator": {"enabled": True}}, 8080)],
     ids=["guarded", "without guard", "simulator"],
 )
-def test_who_else_may_use_the_gateway_reaches_its_guard_if_there_is_one(more, port):
+def test_other_users_of_the_gateway_reach_its_guard_if_there_is_one(more, port):
     """
-    The port is that of the pods that the Service leads to.
+    The policy names the pods' port, not that of the Service.
     """
     peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "erp"}}}]
     before, objects = reach(render(more)), render({**more, "networkPolicy": {"gatewayClients": peers}})
@@ -153,14 +155,14 @@ def test_who_else_may_use_the_gateway_reaches_its_guard_if_there_is_one(more, po
     assert ports[service["targetPort"]] == port
 
 
-def test_without_its_guard_prometheus_asks_the_gateway_itself():
+def test_without_the_guard_prometheus_scrapes_the_gateway_directly():
     objects = render({"evolution": {"guard": {"enabled": False}}}, story="observability")
     assert ("prometheus", "evolution", 8080) in reach(objects)
     (endpoint,) = objects["PodMonitor", "evolution-api"]["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] == "gateway"
 
 
-def test_what_is_outside_is_reached_at_its_port():
+def test_external_servers_are_reached_at_their_ports():
     found = reach(rendered("external"))
     outside = {each for each in found if each[1] == "internet"}
     queue = {
@@ -173,7 +175,7 @@ def test_what_is_outside_is_reached_at_its_port():
     assert {each for each in found if each[0] == "internet"} == set()
 
 
-def test_with_a_gateway_outside_the_webhook_lets_in_whom_the_values_name_and_nobody_else():
+def test_with_an_external_gateway_the_webhook_lets_in_only_the_peers_of_the_values():
     external = {"enabled": True, "url": "http://evolution.gateways:80", "targetPort": 8080}
     closed = {"evolution": {"external": external, "apiKey": {"existingSecret": "gateway"}}}
     peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}
@@ -188,7 +190,7 @@ def test_with_a_gateway_outside_the_webhook_lets_in_whom_the_values_name_and_nob
     ]
     (own,) = rules({"networkPolicy": {"webhookClients": [peer]}})
     assert own["from"][1:] == [peer]
-    # A policy knows the port of a pod, which need not be that of its Service.
+    # A policy uses the port of a pod, which may differ from that of its Service.
     found = reach(render(closed))
     assert {("worker", "internet", 80), ("worker", "internet", 8080)} <= found
 
@@ -200,12 +202,12 @@ def test_traces_reach_their_collector():
     }
 
 
-def test_a_pod_that_starts_is_looked_at_each_second():
+def test_a_starting_pod_is_probed_every_second():
     for name in ("ifinu-worker", "ifinu-webhook"):
         assert rendered("default").container("Deployment", name).spec["startupProbe"]["periodSeconds"] == 1
 
 
-def test_a_store_of_ones_own_is_reached_at_its_port():
+def test_a_private_object_store_is_reached_at_its_port():
     values = {"enabled": True, "persistence": {"enabled": False}}
     objects = render({"backup": {**values, "s3": {"url": "s3://example", "endpoint": "http://minio.example.com:9000"}}})
     found = reach(objects)
@@ -214,7 +216,7 @@ def test_a_store_of_ones_own_is_reached_at_its_port():
     }
 
 
-def test_where_else_our_pods_may_go():
+def test_the_further_destinations_that_values_allow():
     rule = {"ports": [{"port": 4318}]}
     before = reach(rendered("default"))
     after = reach(render({"networkPolicy": {"extraEgress": [rule]}}))
@@ -225,9 +227,9 @@ def test_where_else_our_pods_may_go():
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_every_port_that_a_service_leads_to_is_reached_by_somebody(story):
+def test_every_port_of_a_service_is_reachable_from_some_pod(story):
     """
-    But Flower's, which people reach by a port-forward, and a webhook's whose gateway is outside.
+    Except Flower's, which people reach by port-forward, and the webhook's if the gateway is external.
     """
     objects = rendered(story)
     found = reach(objects)
@@ -252,7 +254,7 @@ def policy(**spec: object) -> Object:
         ([policy(ingress=[])], False),
         ([policy(ingress=[{}])], True),
         ([policy(ingress=[{"from": []}])], True),
-        ([policy(ingress=[{"from": [{"podSelector": {}}]}])], False),  # of the namespace of the policy alone
+        ([policy(ingress=[{"from": [{"podSelector": {}}]}])], False),  # in the policy's namespace only
         ([policy(ingress=[{"from": [{"namespaceSelector": {}}]}])], True),
         ([policy(ingress=[{"ports": [{"port": 1}]}])], False),
         ([policy(ingress=[{"ports": [{"port": 1, "endPort": 9000}]}])], True),
@@ -272,5 +274,5 @@ def policy(**spec: object) -> Object:
         ),
     ],
 )
-def test_the_rules_of_kubernetes(policies, open_):
+def test_allowed_follows_the_rules_of_kubernetes(policies, open_):
     assert allowed(copy.deepcopy(policies), PROMETHEUS, NEIGHBOUR, 8080) is open_

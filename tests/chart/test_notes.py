@@ -1,4 +1,4 @@
-"""What `helm install` tells the person who typed it."""
+"""The notes that `helm install` prints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def notes(values: dict[str, Any] | None = None, story: str | None = None, major:
 def _notes(values: str, story: str | None, major: int) -> str:
     given = ["--values", str(STORIES[story])] if story else []
     arguments = ("install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=client", *given, "--values", "-")
-    if major == 3:  # it asks a cluster for its version, and what it knows
+    if major == 3:  # Helm asks the cluster for its version and API
         arguments += ("--disable-openapi-validation",)
     with tempfile.TemporaryDirectory() as directory, cluster(Path(directory), {}) as kubeconfig:
         text = run(*arguments, major=major, values=values, kubeconfig=kubeconfig)
@@ -65,7 +65,7 @@ def bare(text: str) -> str:
         (FIXED, "3 to 3 workers x 90/m = 4.5 to 4.5 messages a second", "6667 ms (10 sends at a time"),
     ],
 )
-def test_capacity(values, capacity, latency, major):
+def test_the_notes_state_the_capacity(values, capacity, latency, major):
     text = bare(notes(values, major=major))
     assert capacity in text
     assert f"as long as the gateway answers within {latency}" in text
@@ -77,7 +77,7 @@ def test_both_majors_of_helm_say_the_same(story):
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_every_command_in_it_is_one_that_there_is(story):
+def test_every_command_in_the_notes_exists(story):
     lines = [line.split("   #")[0].strip() for line in notes(story=story).splitlines()]
     typed = [shlex.split(line) for line in lines if line.startswith(("kubectl ", "helm "))]
     assert len(typed) >= 5
@@ -89,13 +89,13 @@ def test_every_command_in_it_is_one_that_there_is(story):
         for word in words:
             if named := re.fullmatch(r"(deployment|service)/([\w-]+)", word):
                 assert (named[1].capitalize(), named[2]) in objects, words
-    # What people come back for.
+    # The parts that people need later.
     assert ["kubectl", "-n", NAMESPACE, "get", "hpa", "-w"] in typed
     assert any(words[-3:] == ["ifinu", "load", "1000"] for words in typed)
     assert ["helm", "test", RELEASE, "-n", NAMESPACE] in typed
 
 
-def test_how_to_watch_the_queue_and_flower():
+def test_the_notes_say_how_to_watch_the_queue_and_flower():
     text = notes()
     assert "exec deployment/redis-queue -- redis-cli LLEN ifinu:fila:whatsapp" in text
     assert "port-forward service/ifinu-flower-service 5555" in text
@@ -105,21 +105,21 @@ def test_how_to_watch_the_queue_and_flower():
     assert "flower" not in notes({"flower": {"enabled": False}}).lower()
 
 
-def test_the_load_test_asks_for_a_number_where_there_is_none():
+def test_the_notes_ask_for_a_load_test_number_if_none_is_set():
     asked = "--set sandboxNumber=…"
     assert asked in notes()
     assert asked not in notes({"sandboxNumber": "11987654321"})
     assert asked not in notes(story="simulator")
 
 
-def test_why_replicas_of_whatsapp_web_are_wrong():
+def test_the_notes_say_why_replicas_of_whatsapp_web_are_wrong():
     assert "WHATSAPP-BUSINESS" in notes(story="replicated")
     assert "the number is banned" in bare(notes(story="replicated"))
     for story in set(STORIES) - {"replicated"}:
         assert "TOPOLOGY" not in notes(story=story)
 
 
-def test_what_is_recommended_is_said_to_whoever_does_not_do_it():
+def test_each_recommendation_is_shown_until_it_is_followed():
     recommended = "scaling by the backlog is recommended"
     assert recommended in bare(notes())
     assert recommended not in bare(notes(story="keda"))
@@ -129,16 +129,16 @@ def test_what_is_recommended_is_said_to_whoever_does_not_do_it():
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_the_simulator_says_what_it_is(story):
+def test_the_notes_warn_that_the_simulator_sends_nothing(story):
     text = notes(story=story)
     assert ("nothing is sent to anybody" in text) == (story == "simulator")
     assert ("PAIR A PHONE" in text) == (story not in ("simulator", "external"))
 
 
 @pytest.mark.parametrize("left", [None, *ELSEWHERE])
-def test_whoever_has_a_secret_made_is_told_what_that_means(left):
+def test_the_notes_explain_generated_secrets(left):
     """
-    All of them but one are somebody else's.
+    All Secrets exist but, at most, one.
     """
     values = {key: value for key, value in ELSEWHERE.items() if key != left}
     made = bool(render(values).of("Secret"))
@@ -146,9 +146,9 @@ def test_whoever_has_a_secret_made_is_told_what_that_means(left):
     assert ("SECRETS were made" in notes(values)) == made
 
 
-def test_passwords_are_not_in_it():
+def test_the_notes_have_no_passwords():
     text = notes(KNOWN)
-    assert "SECRETS were made" not in text  # all of them were given
+    assert "SECRETS were made" not in text  # all passwords were given
     for password in SECRETS.values():
         assert password not in text
     assert not re.search(r"\b[A-Za-z0-9]{40}\b", notes())

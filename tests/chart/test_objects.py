@@ -1,4 +1,4 @@
-"""The objects that operators know: their names, labels, figures, and what stands in their pods."""
+"""The chart's objects: names, labels, sizes and the content of their pods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNITS = {"": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3, "Ki": 1024, "Mi": 1024
 
 
 def figure(amount: str) -> int:
-    """Bytes, of what Redis or Kubernetes writes."""
+    """A size of Redis or Kubernetes in bytes."""
     found = re.fullmatch(r"([0-9]+)([A-Za-z]*)", amount)
     assert found, amount
     return int(found[1]) * UNITS[found[2]]
@@ -35,9 +35,9 @@ IMMUTABLE = yaml.safe_load((GOLDEN / "immutable.yaml").read_text(encoding="utf-8
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_names_are_those_that_operators_know(story):
+def test_the_names_of_objects_are_unchanged(story):
     """
-    golden/names.yaml: scripts, dashboards and people know them, and a renamed object is a new one beside the old.
+    golden/names.yaml. Scripts, dashboards and people use the names. A renamed object would appear beside the old one.
     """
     found: dict[str, list[str]] = {}
     for kind, name in sorted(rendered(story)):
@@ -46,7 +46,7 @@ def test_names_are_those_that_operators_know(story):
 
 
 def immutable(document: Object) -> Object | None:
-    """The part of an object that Kubernetes lets nobody change."""
+    """The fields of an object that Kubernetes does not allow to change."""
     spec = document.get("spec", {})
     match document["kind"]:
         case "Deployment":
@@ -57,14 +57,17 @@ def immutable(document: Object) -> Object | None:
         case "PersistentVolumeClaim":
             return dict(spec)
         case "Service":
-            return {"clusterIP": spec.get("clusterIP"), "selector": spec["selector"]}  # not fixed, but no pod follows
+            return {
+                "clusterIP": spec.get("clusterIP"),
+                "selector": spec["selector"],
+            }  # may change, but pods do not follow
     return None
 
 
 @pytest.mark.parametrize("story", ["default", "large", "replicated", "simulator"])
-def test_what_kubernetes_lets_nobody_change_is_unchanged(story):
+def test_immutable_fields_are_unchanged(story):
     """
-    golden/immutable.yaml: with a difference the next `helm upgrade` of everybody fails.
+    golden/immutable.yaml. With a difference every user's next `helm upgrade` would fail.
     """
     found = {
         f"{kind}/{name}": part for (kind, name), document in rendered(story).items() if (part := immutable(document))
@@ -72,7 +75,7 @@ def test_what_kubernetes_lets_nobody_change_is_unchanged(story):
     assert found == IMMUTABLE[story]
 
 
-def test_no_label_of_a_user_reaches_what_cannot_change():
+def test_user_labels_do_not_reach_immutable_fields():
     before = rendered("default")
     labels = {"team": "billing"}
     after = render({"commonLabels": labels, "worker": {"podLabels": labels}, "postgres": {"podLabels": labels}})
@@ -81,7 +84,7 @@ def test_no_label_of_a_user_reaches_what_cannot_change():
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_all_pods_have_the_label_that_operators_select_by(story):
+def test_all_pods_have_the_label_that_operators_use(story):
     for (kind, name), document in rendered(story).items():
         if template := template_of(document):
             app = "ifinu-test" if kind == "Pod" else name
@@ -97,7 +100,7 @@ def test_the_worker():
     config = objects["ConfigMap", "ifinu-config"]["data"]
     assert worker.spec["args"] == ["worker"]
     assert (config["IFINU_CONCURRENCY"], config["IFINU_RATE_LIMIT"]) == ("10", "50/s")
-    assert config["IFINU_RECORDER"] == "false"  # it has a Deployment of its own
+    assert config["IFINU_RECORDER"] == "false"  # it has a separate Deployment
     pod = objects.pod("Deployment", "ifinu-worker")
     (spread,) = pod["topologySpreadConstraints"]
     assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
@@ -109,17 +112,17 @@ def test_the_worker():
         assert shell == ["sh", "-c"]
         assert '"$IFINU_HEARTBEAT_FILE"' in script
         assert age in script
-    assert "preStop" not in worker.spec.get("lifecycle", {})  # SIGTERM is a warm shutdown already
+    assert "preStop" not in worker.spec.get("lifecycle", {})  # SIGTERM alone starts a warm shutdown
 
 
-def test_the_first_worker_that_an_update_makes_comes_before_one_goes():
+def test_an_update_starts_a_new_worker_before_it_stops_one():
     strategy = rendered("default")["Deployment", "ifinu-worker"]["spec"]["strategy"]["rollingUpdate"]
     assert strategy == {"maxSurge": 1, "maxUnavailable": 0}
 
 
-def test_a_change_of_settings_restarts_the_pods_that_read_them_and_a_new_password_does_not():
+def test_changed_settings_restart_the_pods_that_read_them_and_a_new_password_does_not():
     before, after = rendered("default"), set_to("worker.rateLimit=100/s")
-    again = render({"logLevel": "info"})  # other passwords, since there is no cluster
+    again = render({"logLevel": "info"})  # new passwords, since there is no cluster to keep them
     for name in ("ifinu-worker", "ifinu-webhook", "ifinu-recorder", "ifinu-metrics", "ifinu-flower"):
         sums = [
             objects["Deployment", name]["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
@@ -132,7 +135,7 @@ def test_a_change_of_settings_restarts_the_pods_that_read_them_and_a_new_passwor
     assert again["Secret", "redis-queue"] != before["Secret", "redis-queue"]
 
 
-def test_one_recorder_and_one_exporter_are_enough_and_each_migration_waits_for_the_lock():
+def test_there_is_one_recorder_and_one_exporter_and_each_migration_waits_for_the_lock():
     objects = rendered("default")
     assert objects["Deployment", "ifinu-recorder"]["spec"]["replicas"] == 1
     assert objects["Deployment", "ifinu-metrics"]["spec"]["replicas"] == 1
@@ -163,7 +166,7 @@ def test_the_service_of_the_gateway(story):
         ("simulator", "Deployment", "simulator"),
     ],
 )
-def test_the_gateway_is_asked_where_it_does_not_ask_the_internet(story, kind, container):
+def test_the_gateways_probe_needs_no_internet(story, kind, container):
     gateway = rendered(story).container(kind, "evolution-api", container).spec
     for probe in ("livenessProbe", "readinessProbe"):
         assert gateway[probe]["httpGet"] == {"path": "/manager/", "port": "gateway"}
@@ -229,22 +232,22 @@ REPLICATED = SHARDED | {
 @pytest.mark.parametrize(
     ("story", "kind", "expected"), [("default", "StatefulSet", SHARDED), ("replicated", "Deployment", REPLICATED)]
 )
-def test_every_variable_whose_default_in_the_image_is_wrong(story, kind, expected):
+def test_variables_with_a_wrong_default_in_the_image_are_set(story, kind, expected):
     """
-    The image has a file of its own, with a key that everybody knows: what is not set here has the value there.
+    The image contains a .env with a publicly known key; a variable not set here has its value from there.
     """
     env = rendered(story).container(kind, "evolution-api", "evolution-api").env
     assert {name: env[name]["value"] for name in expected} == expected
     assert env["AUTHENTICATION_API_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "evolution-api", "key": "api-key"}}
     assert int(env["WEBHOOK_REQUEST_TIMEOUT_MS"]["value"]) < 30_000
-    # Each instance has a webhook of its own; a global one would tell everything twice.
+    # Each instance has its webhook; a global one would deliver every event twice.
     assert env["WEBHOOK_GLOBAL_ENABLED"]["value"] == "false"
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_what_a_variable_is_made_of_stands_before_it(story):
+def test_variables_are_defined_before_the_ones_that_use_them(story):
     """
-    Kubernetes puts in only what it has read already, and leaves the rest as it is.
+    Kubernetes expands only variables defined earlier and leaves others unexpanded.
     """
     for container in rendered(story).containers():
         known: set[str] = set()
@@ -258,11 +261,11 @@ def test_a_sharded_gateway_is_pods_that_keep_their_names_and_their_sessions():
     gateway = objects["StatefulSet", "evolution-api"]["spec"]
     headless = objects["Service", "evolution-api-headless"]["spec"]
     assert gateway["serviceName"] == "evolution-api-headless"
-    assert gateway["podManagementPolicy"] == "OrderedReady"  # each migrates, under a lock that waits briefly
+    assert gateway["podManagementPolicy"] == "OrderedReady"  # each pod migrates, under a lock that waits briefly
     assert headless["clusterIP"] == "None"
     assert headless["selector"] == gateway["selector"]["matchLabels"]
     assert headless["selector"] == objects["Service", "evolution-api-service"]["spec"]["selector"]
-    assert [(p["port"], p["targetPort"]) for p in headless["ports"]] == [(8080, "gateway")]  # past the guard
+    assert [(p["port"], p["targetPort"]) for p in headless["ports"]] == [(8080, "gateway")]  # bypassing the guard
     assert not headless.get("publishNotReadyAddresses", False)
     config = objects["ConfigMap", "ifinu-config"]["data"]
     assert config["IFINU_EVOLUTION_URL"] == "http://evolution-api-headless:8080"
@@ -278,7 +281,7 @@ def test_a_replicated_gateway_is_one_address():
     assert config["IFINU_EVOLUTION_SHARDED"] == "false"
 
 
-def test_what_others_reach_is_the_guard():
+def test_other_pods_reach_the_gateway_through_its_guard():
     for story in ("default", "replicated"):
         objects = rendered(story)
         (port,) = objects["Service", "evolution-api-service"]["spec"]["ports"]
@@ -295,9 +298,9 @@ def test_what_others_reach_is_the_guard():
     ]
 
 
-def test_a_gateway_that_stops_is_told_after_its_sends():
+def test_a_gateway_gets_its_stop_signal_after_its_sends():
     """
-    It has no handler for SIGTERM, which as the first process of a container it would not even get.
+    The gateway has no handler for SIGTERM, and as a container's first process would not even receive it.
     """
     pod = rendered("default").pod("StatefulSet", "evolution-api")
     assert pod["shareProcessNamespace"] is True
@@ -306,10 +309,10 @@ def test_a_gateway_that_stops_is_told_after_its_sends():
         assert pod["terminationGracePeriodSeconds"] >= int(wait) + 15
 
 
-def test_the_simulator_stands_in_the_place_of_the_gateway():
+def test_the_simulator_replaces_the_gateway():
     objects, real = rendered("simulator"), rendered("default")
     simulator = objects["Deployment", "evolution-api"]["spec"]
-    assert (simulator["replicas"], simulator["strategy"]["type"]) == (1, "Recreate")  # it knows things by heart
+    assert (simulator["replicas"], simulator["strategy"]["type"]) == (1, "Recreate")  # its state is in memory
     assert ("StatefulSet", "evolution-api") not in objects
     for name in ("evolution-api-service", "evolution-api-headless"):
         assert objects["Service", name]["spec"]["selector"] == real["Service", name]["spec"]["selector"]
@@ -322,7 +325,7 @@ def test_the_simulator_stands_in_the_place_of_the_gateway():
     assert chosen["IFINU_SANDBOX_NUMBER"] == "11987654321"
 
 
-def test_without_a_number_in_the_values_a_message_without_a_phone_goes_nowhere():
+def test_without_a_sandbox_number_a_message_without_a_phone_is_not_sent():
     assert rendered("default")["ConfigMap", "ifinu-config"]["data"]["IFINU_SANDBOX_NUMBER"] == ""
 
 
@@ -344,7 +347,7 @@ def test_the_queue_is_one_pod_on_a_claim():
 
 
 @pytest.mark.parametrize("story", [s for s in STORIES if s != "external"])
-def test_the_queue_throws_nothing_away_and_keeps_within_its_memory(story):
+def test_the_queue_evicts_nothing_and_stays_within_its_memory(story):
     objects = rendered(story)
     conf = redis_conf(objects)
     redis = objects.container("Deployment", "redis-queue").spec
@@ -359,9 +362,9 @@ def test_the_queue_throws_nothing_away_and_keeps_within_its_memory(story):
     assert maxmemory <= 0.75 * figure(redis["resources"]["limits"]["memory"])
 
 
-def test_redis_cli_in_the_pod_asks_for_no_password():
+def test_redis_cli_in_the_pod_needs_no_password():
     """
-    `kubectl exec deployment/redis-queue -- redis-cli LLEN ifinu:fila:whatsapp` works as typed.
+    `kubectl exec deployment/redis-queue -- redis-cli LLEN ifinu:fila:whatsapp` works as documented.
     """
     redis = rendered("default").container("Deployment", "redis-queue")
     assert redis.env["REDISCLI_AUTH"]["valueFrom"]["secretKeyRef"]["name"] == "redis-queue"
@@ -386,12 +389,12 @@ def test_the_database():
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         command = postgres.spec[probe]["exec"]["command"]
         assert command[0] == "pg_isready"
-        assert "127.0.0.1" in command  # while it makes its databases it listens on its socket alone
+        assert "127.0.0.1" in command  # while it creates its databases it listens on its socket only
     data = next(mount["mountPath"] for mount in postgres.spec["volumeMounts"] if mount["name"] == "data")
     assert postgres.env["PGDATA"]["value"].startswith(f"{data}/")  # a new volume has a lost+found
 
 
-def test_each_of_the_databases_has_a_role_and_a_password_of_its_own():
+def test_each_database_has_a_separate_role_and_password():
     objects = rendered("default")
     postgres = objects.container("StatefulSet", "evolution-postgres")
     keys = {
@@ -431,7 +434,7 @@ def test_the_webhook():
     assert webhook["livenessProbe"]["httpGet"]["path"] == "/healthz"
 
 
-def test_flower_is_one_that_reads_and_remembers_so_much():
+def test_flower_is_read_only_and_its_memory_bounded():
     objects = rendered("default")
     spec = objects["Deployment", "ifinu-flower"]["spec"]
     assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
@@ -448,13 +451,13 @@ def test_flower_is_one_that_reads_and_remembers_so_much():
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_no_service_has_a_name_that_flower_would_read_as_an_option(story):
+def test_no_service_name_makes_a_variable_that_flower_reads(story):
     assert "flower" not in rendered(story).of("Service")
     for owner, template in rendered(story).templates():
         assert template["spec"]["enableServiceLinks"] is False, owner
 
 
-def test_what_can_be_left_out_leaves_nothing_behind():
+def test_a_disabled_component_leaves_no_object():
     objects = set_to("flower.enabled=false", "metrics.enabled=false", "networkPolicy.enabled=false")
     assert [name for _, name in objects if "flower" in name or "metrics" in name] == []
     assert objects.of("NetworkPolicy") == {}
@@ -497,7 +500,7 @@ def test_backups_in_a_store():
     assert ("PersistentVolumeClaim", "ifinu-backup") not in objects
 
 
-def test_a_restore_runs_when_somebody_says_so_and_never_by_itself():
+def test_a_restore_runs_only_on_request():
     restore = rendered("large")["CronJob", "ifinu-restore"]["spec"]
     assert restore["suspend"] is True
     container = rendered("large").container("CronJob", "ifinu-restore")
@@ -508,21 +511,21 @@ def test_a_restore_runs_when_somebody_says_so_and_never_by_itself():
     ]
 
 
-def test_the_drill_restores_into_servers_of_its_own():
+def test_the_drill_restores_into_temporary_servers():
     pod = rendered("large").pod("CronJob", "ifinu-restore-drill")
     assert {c["name"]: c["restartPolicy"] for c in pod["initContainers"]} == {"postgres": "Always", "redis": "Always"}
     drill = rendered("large").container("CronJob", "ifinu-restore-drill", "drill")
     targets = [argument for argument in drill.spec["args"] if "://" in argument]
     assert len(targets) == 3
     assert all("@127.0.0.1:" in target or "//127.0.0.1:" in target for target in targets)
-    # It has no key to the servers that matter.
+    # It has no credentials of the production servers.
     assert {name for name in drill.env if name.startswith("IFINU_")} == {"IFINU_BACKUP_STORE", "IFINU_BACKUP_KEEP_DAYS"}
     images = {c["name"]: c["image"] for c in pod["initContainers"]}
     assert images["postgres"] == rendered("large").container("StatefulSet", "evolution-postgres").spec["image"]
     assert images["redis"] == rendered("large").container("Deployment", "redis-queue").spec["image"]
 
 
-def test_helm_test_is_the_doctor():
+def test_helm_test_runs_the_doctor():
     pod = rendered("default")["Pod", "ifinu-test-doctor"]
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert [c["args"] for c in pod["spec"]["containers"]] == [["doctor", "--wait"]]
@@ -531,7 +534,7 @@ def test_helm_test_is_the_doctor():
 # -- servers outside
 
 
-def test_all_three_servers_may_be_outside():
+def test_all_three_servers_may_be_external():
     objects = rendered("external")
     names = {name for _, name in objects}
     assert not names & {"redis-queue", "redis-queue-service", "evolution-postgres", "evolution-postgres-service"}
@@ -549,9 +552,9 @@ def test_all_three_servers_may_be_outside():
         ({}, "rediss://user@queue.example.com:6380/6"),
     ],
 )
-def test_a_gateway_of_ours_with_servers_outside(auth, expected):
+def test_the_charts_gateway_may_use_external_servers(auth, expected):
     """
-    Without a password nothing asks for a Secret: it might be one that is left of another time.
+    Without a password nothing refers to a Secret, which might be a leftover.
     """
     outside = {
         "redis": {"external": {"enabled": True, "url": "rediss://user@queue.example.com:6380/1"}, "auth": auth},
@@ -581,7 +584,7 @@ def test_a_gateway_of_ours_with_servers_outside(auth, expected):
     assert again.env["CACHE_REDIS_URI"]["value"] == "redis://cache.example.com:6379/2"
 
 
-def test_a_gateway_outside_may_be_sharded_too():
+def test_an_external_gateway_may_be_sharded_too():
     values = {
         "evolution": {
             "external": {"enabled": True, "url": "http://gateways.other.svc:8080", "sharded": True},
@@ -594,7 +597,7 @@ def test_a_gateway_outside_may_be_sharded_too():
     )
 
 
-def test_a_claim_of_somebody_else_is_taken():
+def test_an_existing_claim_is_used():
     objects = set_to(
         "redis.persistence.existingClaim=old", "backup.enabled=true", "backup.persistence.existingClaim=tape"
     )

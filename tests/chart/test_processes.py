@@ -1,6 +1,7 @@
 """
-ifinu's own containers as the chart starts them: their command, nothing but their environment, an account that owns
-nothing, no home, a folder that cannot be written; and what their probes say, by the probes themselves.
+ifinu's containers as the chart starts them, with their real probes.
+
+Each process has the rendered command and environment, an unprivileged account, no home and a read-only folder.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 import redis
 import urllib3
-from containers import command, environment, ifinu, nobody, scratch
+from containers import command, environment, ifinu, scratch, unprivileged
 from ledgers import database
 from processes import Queue, raw, wait_until
 from rendering import Container, Rendered, render, rendered
@@ -30,11 +31,11 @@ from ifinu.simulator import Simulator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="probes are for the programs of a Linux image")
 
-_STARTS_S = 60.0  # several start at once, on a machine that does more
+_STARTS_S = 60.0  # several start at once on a busy machine
 
 
 class Servers:
-    """What the containers find at the addresses that the chart gives them; away until it is started."""
+    """The servers at the addresses that the chart configures; unreachable until started."""
 
     def __init__(self, chart: Rendered) -> None:
         worker = environment(chart, chart.container("Deployment", "ifinu-worker"))
@@ -60,14 +61,14 @@ class Servers:
 
 
 class Process:
-    """A container that runs."""
+    """A running container."""
 
     def __init__(self, folder: Path, chart: Rendered, container: Container, servers: Servers) -> None:
         self.container, self._folder = container, folder
         self.heartbeat = folder / "heartbeat"
         self._ports = {port["name"]: free_port() for port in container.spec.get("ports", [])}
         given = environment(chart, container, servers.places | {"/tmp/heartbeat": str(self.heartbeat)})
-        self.env = given | {"PATH": "/usr/bin:/bin", "IFINU_SENDING_HOLIDAYS": ""}  # today may be one
+        self.env = given | {"PATH": "/usr/bin:/bin", "IFINU_SENDING_HOLIDAYS": ""}  # today may be a holiday
         self._replacing: dict[str, str] = {}
         for port in container.spec.get("ports", []):
             option = f"--port={port['containerPort']}"
@@ -80,7 +81,7 @@ class Process:
         self.start()
 
     def start(self) -> None:
-        """Start it, in a folder where nothing can be written."""
+        """Start it in a read-only folder."""
         cwd = self._folder / "cwd"
         cwd.mkdir(mode=0o555, exist_ok=True)
         with self.log.open("ab") as out:
@@ -101,7 +102,8 @@ class Process:
         if "exec" in spec:
             line = command(self.container, name)
             return (
-                subprocess.run(line, env=self.env, timeout=timeout_s, capture_output=True, **nobody()).returncode == 0
+                subprocess.run(line, env=self.env, timeout=timeout_s, capture_output=True, **unprivileged()).returncode
+                == 0
             )
         if "httpGet" in spec:
             path = spec["httpGet"]["path"]
@@ -118,7 +120,7 @@ class Process:
 
     @property
     def ready(self) -> bool:
-        """As Kubernetes sees it: without a probe it is ready while it runs."""
+        """Ready as Kubernetes defines it: without a probe, while it runs."""
         return self.process.poll() is None and self.probe("readinessProbe") is not False
 
     @property
@@ -130,13 +132,13 @@ class Process:
             return pool.request("GET", f"http://127.0.0.1:{self._ports[port]}{path}", timeout=20).data.decode()
 
     def waits(self, fact: Callable[[], Any]) -> None:
-        """Wait for a fact; that the process ends is none."""
-        # A probe is a process or two, which would take the time that what they look at needs to start.
+        """Wait for a fact, and fail if the process ends first."""
+        # A probe starts a process or two and so slows the start of the probed process.
         wait_until(lambda: fact() or self.process.poll() is not None, _STARTS_S, self.text, every_s=0.2)
         assert self.process.poll() is None, self.text()
 
     def terminate(self, grace_s: float) -> int:
-        """As Kubernetes does: SIGTERM, and the exit code within the grace period."""
+        """Send SIGTERM and return the exit code, within the grace period."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(grace_s)
 
@@ -172,7 +174,7 @@ Starting = Callable[..., Pods]
 
 @pytest.fixture
 def pods_of() -> Iterator[Starting]:
-    """Gives the pods of a chart, whose servers are away."""
+    """Makes the pods of a chart; the servers are not started."""
     with contextlib.ExitStack() as stack:
 
         def begin(chart: Rendered) -> Pods:
@@ -192,7 +194,7 @@ def pods(pods_of: Starting) -> Pods:
 
 @pytest.fixture(scope="module")
 def migrated_postgres() -> Iterator[Postgres]:
-    """With the ledger's tables; none of the tests that share it stops it."""
+    """A PostgreSQL with the ledger's tables, shared by tests that do not stop it."""
     with contextlib.ExitStack() as stack:
         servers = Servers(rendered("default"))
         stack.enter_context(servers.postgres)
@@ -203,7 +205,7 @@ def migrated_postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def running(pods: Pods, migrated_postgres: Postgres) -> Pods:
-    """With all servers, and the ledger's tables."""
+    """Pods with all servers running and the ledger migrated."""
     pods.servers.postgres = migrated_postgres
     pods.servers.valkey.start()
     return pods
@@ -212,13 +214,13 @@ def running(pods: Pods, migrated_postgres: Postgres) -> Pods:
 LONG_RUNNING = ("ifinu-worker", "ifinu-webhook", "ifinu-recorder", "ifinu-metrics", "ifinu-flower")
 
 
-def test_these_are_all_of_them():
+def test_every_container_of_ifinu_is_covered():
     owners = {each.owner.removeprefix("Deployment/") for each in rendered("default").containers() if each.ours}
     assert owners == {*LONG_RUNNING, "Pod/ifinu-test-doctor"}
 
 
 @pytest.mark.parametrize("name", LONG_RUNNING)
-def test_it_becomes_ready_and_ends_in_order(running: Pods, name: str):
+def test_a_process_becomes_ready_and_stops_cleanly(running: Pods, name: str):
     one = running.start(name)
     one.waits(lambda: one.ready and one.alive)
     assert one.terminate(running.grace_s(name)) == 0, one.text()
@@ -227,9 +229,9 @@ def test_it_becomes_ready_and_ends_in_order(running: Pods, name: str):
 
 
 @pytest.mark.parametrize("name", LONG_RUNNING)
-def test_without_redis_and_the_ledger_it_lives_and_waits_for_them(pods: Pods, name: str):
+def test_without_redis_and_the_ledger_a_process_stays_alive_and_waits(pods: Pods, name: str):
     """
-    A restart would not help it.
+    A restart would not help, so the liveness probe must pass.
     """
     one = pods.start(name)
     one.waits(lambda: AWAY[name](one) and one.alive)
@@ -243,13 +245,13 @@ def test_without_redis_and_the_ledger_it_lives_and_waits_for_them(pods: Pods, na
 
 
 @pytest.mark.parametrize("name", LONG_RUNNING)
-def test_without_redis_and_the_ledger_it_ends_in_order(pods: Pods, name: str):
+def test_without_redis_and_the_ledger_a_process_still_stops_cleanly(pods: Pods, name: str):
     one = pods.start(name)
     one.waits(lambda: AWAY[name](one))
     assert one.terminate(pods.grace_s(name)) == 0, one.text()
 
 
-# What shows that it looks for the servers; and that it has them.
+# Log lines that show a process waiting for its servers, and having reached them.
 AWAY: dict[str, Callable[[Process], Any]] = {
     "ifinu-worker": lambda one: "Trying again in" in one.text(),
     "ifinu-webhook": lambda one: one.alive and not one.ready,
@@ -266,9 +268,9 @@ THERE: dict[str, Callable[[Process], Any]] = {
 }
 
 
-def test_migrate_fails_while_it_cannot_and_is_tried_again(pods: Pods):
+def test_migrate_fails_without_a_database_and_is_retried(pods: Pods):
     """
-    An init container that fails is started again.
+    Kubernetes restarts an init container that fails.
     """
     assert pods.start("ifinu-recorder", "migrate").process.wait(60) != 0
     pods.servers.postgres.start()
@@ -281,9 +283,9 @@ def test_migrate_fails_while_it_cannot_and_is_tried_again(pods: Pods):
     assert [one.process.wait(60) for one in again] == [0, 0]
 
 
-def test_migrate_ends_when_its_pod_does(pods: Pods):
+def test_migrate_ends_with_its_pod(pods: Pods):
     """
-    Also while it waits for a database that takes its connection and says nothing.
+    Even while it waits for a database that accepts the connection and does not answer.
     """
     with socket.create_server(("127.0.0.1", pods.servers.postgres.port)) as silent:
         one = pods.start("ifinu-recorder", "migrate")
@@ -311,9 +313,9 @@ def test_the_simulator_stands_in_the_gateways_place(pods_of: Starting):
     assert one.terminate(pods.grace_s("evolution-api")) == 0, one.text()
 
 
-def test_helm_test_finds_what_is_wrong(running: Pods):
+def test_helm_test_finds_problems(running: Pods):
     """
-    And nothing where all is well.
+    It reports no problem on a healthy installation.
     """
     chart, servers = running.chart, running.servers
     container = chart.container("Pod", "ifinu-test-doctor")
@@ -332,7 +334,7 @@ def test_helm_test_finds_what_is_wrong(running: Pods):
 
 
 class Probed:
-    """A worker, and what its probes say."""
+    """A worker and the results of its probes."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -341,7 +343,7 @@ class Probed:
         return self.process.probe("readinessProbe"), self.process.probe("livenessProbe")
 
     def age(self, seconds: float) -> None:
-        """Make its heartbeat older."""
+        """Set back the time of its heartbeat."""
         then = time.time() - seconds
         os.utime(self.process.heartbeat, (then, then))
 
@@ -360,7 +362,7 @@ def worker(running: Pods) -> Probed:
 
 def test_a_worker_that_is_stuck_is_dead_after_two_minutes(worker: Probed):
     """
-    Stopped by a signal it touches nothing; when that was is put back rather than waited for.
+    A worker stopped by SIGSTOP writes no heartbeat. The test sets back the heartbeat's time instead of waiting.
     """
     worker.process.process.send_signal(signal.SIGSTOP)
     try:
@@ -387,7 +389,7 @@ def test_a_worker_without_redis_is_alive(running: Pods, worker: Probed):
 
 def test_a_worker_that_drains_is_alive(running: Pods, worker: Probed):
     """
-    It finishes what it sends, and takes nothing more.
+    A draining worker finishes its sends and takes no more messages.
     """
     running.servers.simulator.set_fault(latency_ms=5_000)
     with running.servers.client() as client:
@@ -402,9 +404,9 @@ def test_a_worker_that_drains_is_alive(running: Pods, worker: Probed):
         assert len(running.servers.simulator.sends) == 1
 
 
-def test_a_worker_that_starts_is_not_taken_for_the_one_before(running: Pods, worker: Probed):
+def test_a_new_worker_is_not_judged_by_the_previous_ones_heartbeat(running: Pods, worker: Probed):
     """
-    The heartbeat of one that was killed is there still: it is the pod's.
+    The heartbeat file of a killed worker remains, since it belongs to the pod.
     """
     worker.process.kill()
     worker.age(600)
@@ -417,9 +419,9 @@ def test_a_worker_that_starts_is_not_taken_for_the_one_before(running: Pods, wor
     worker.process.waits(lambda: worker.says() == CONSUMES)
 
 
-def test_a_database_is_where_the_chart_says():
+def test_the_database_has_the_charts_address():
     """
-    The pods of these tests have it at another address, and nothing else is different.
+    The address is the only difference between these tests' pods and the chart's.
     """
     url = make_url(environment(rendered("default"), rendered("default").container("Deployment", "ifinu-recorder"))
                    ["IFINU_DATABASE_URL"])  # fmt: skip

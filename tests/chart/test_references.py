@@ -1,7 +1,7 @@
 """
-What one object says of another: labels, ports, Secrets, claims.
+References between objects: labels, ports, Secrets, claims.
 
-Kubernetes takes any name; then a pod waits for ever.
+Kubernetes accepts a reference to a missing object, and the pod then waits for ever.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rendering import STORIES, Object, Rendered, rendered, template_of
 
-# Secrets that a story says somebody else makes, with the keys that the chart asks for.
+# The existing Secrets of each story, with the keys that the chart uses.
 ELSEWHERE = {"external": {"queue", "db", "gateway", "ifinu"}}
 
 
@@ -21,7 +21,7 @@ def matches(selector: Object, labels: Object) -> bool:
 
 
 def references(value: Any, field: str) -> Iterator[Object]:
-    """Every object below a key of this name, wherever it is."""
+    """Every object below a key of this name, at any depth."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key == field and isinstance(inner, dict):
@@ -46,7 +46,7 @@ def elsewhere(request: pytest.FixtureRequest) -> set[str]:
     return ELSEWHERE.get(request.node.callspec.params["objects"], set())
 
 
-def test_selectors_are_those_of_the_pods_and_of_no_others(objects):
+def test_each_selector_selects_only_the_pods_of_its_object(objects):
     for (kind, name), document in objects.items():
         if kind in ("Deployment", "StatefulSet"):
             selector = document["spec"]["selector"]
@@ -62,7 +62,7 @@ def test_every_service_has_pods_and_each_of_its_ports_is_one_of_theirs(objects):
             assert port["targetPort"] in ports(selected), (name, port)
 
 
-def test_every_probe_asks_at_a_port_that_is_there(objects):
+def test_every_probe_uses_a_port_of_its_container(objects):
     for container in objects.containers():
         names = {port["name"] for port in container.spec.get("ports", [])}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
@@ -71,19 +71,19 @@ def test_every_probe_asks_at_a_port_that_is_there(objects):
                     assert container.spec[probe][how]["port"] in names, (container.name, probe)
 
 
-def test_what_runs_for_long_is_asked_whether_it_lives(objects):
+def test_every_long_running_container_has_a_liveness_probe(objects):
     for container in objects.containers():
         if container.owner.split("/")[0] in ("Deployment", "StatefulSet") and container.kind == "containers":
             assert "livenessProbe" in container.spec, container.name
-            if container.spec["name"] != "recorder":  # nobody sends it anything
+            if container.spec["name"] != "recorder":  # no client connects to it
                 assert "readinessProbe" in container.spec, container.name
 
 
-def test_every_secret_is_made_or_is_somebody_elses(objects, elsewhere):
+def test_every_secret_is_made_or_named_as_existing(objects, elsewhere):
     secrets = objects.of("Secret")
     for owner, template in objects.templates():
         for reference in references(template, "secretKeyRef"):
-            if reference["key"].endswith("-previous"):  # there while a secret is changed
+            if reference["key"].endswith("-previous"):  # present while a secret is being changed
                 assert reference["optional"] is True
                 continue
             assert "optional" not in reference, (owner, reference)
@@ -95,7 +95,7 @@ def test_every_secret_is_made_or_is_somebody_elses(objects, elsewhere):
             assert reference["secretName"] in secrets
 
 
-def test_somebody_elses_secrets_are_all_asked_for():
+def test_every_existing_secret_is_used():
     names = {
         reference["name"] for _, t in rendered("external").templates() for reference in references(t, "secretKeyRef")
     }
@@ -109,7 +109,7 @@ def test_every_config_map_is_made(objects):
         asked |= {reference["name"] for reference in references(template, "configMapRef")}
         asked |= {reference["name"] for reference in references(template["spec"], "configMap")}
     assert asked <= maps.keys()
-    assert maps.keys() - asked <= {"ifinu-dashboard"}  # which a sidecar of Grafana's looks for
+    assert maps.keys() - asked <= {"ifinu-dashboard"}  # which a Grafana sidecar discovers
 
 
 def test_every_claim_is_made(objects):
@@ -129,14 +129,14 @@ def test_every_mount_is_of_a_volume_and_every_volume_is_mounted(objects):
         assert {mount["name"] for c in containers for mount in c["volumeMounts"]} == volumes, (kind, name)
 
 
-def test_the_account_of_all_pods_is_made_and_has_no_token(objects):
+def test_the_service_account_of_all_pods_exists_and_mounts_no_token(objects):
     assert objects["ServiceAccount", "ifinu"]["automountServiceAccountToken"] is False
     for owner, template in objects.templates():
         assert template["spec"]["serviceAccountName"] == "ifinu", owner
         assert template["spec"]["automountServiceAccountToken"] is False, owner
 
 
-def test_every_policy_is_of_pods_that_there_are(objects):
+def test_every_policy_selects_existing_pods(objects):
     for name, policy in objects.of("NetworkPolicy").items():
         selector = policy["spec"]["podSelector"]
         assert any(matches(selector, t["metadata"]["labels"]) for _, t in objects.templates()), name

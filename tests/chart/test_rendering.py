@@ -1,4 +1,4 @@
-"""What Helm and Kubernetes say to the chart: every story of `ci/`, on both Helms and the oldest and newest cluster."""
+"""Helm and Kubernetes accept the chart with every story of `ci/`, in both Helms, on the oldest and newest cluster."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ from rendering import (
 
 import ifinu
 
-# Definitions that clusters get from elsewhere: their fields are looked at one by one, in test_monitoring.py and
-# test_scaling.py.
+# Kinds of custom resource definitions: test_monitoring.py and test_scaling.py check their fields one by one.
 WITHOUT_SCHEMA = {
     ("keda.sh/v1alpha1", "ScaledObject"),
     ("monitoring.coreos.com/v1", "PodMonitor"),
@@ -45,7 +44,7 @@ WITHOUT_SCHEMA = {
 
 @pytest.fixture(autouse=True, scope="module")
 def _schemas_are_read_once() -> Iterator[None]:
-    """Else the definitions of all kinds are parsed anew for each object, which takes most of the time."""
+    """Without the cache all schemas would be parsed again for each object, which takes most of the time."""
     with pytest.MonkeyPatch.context() as patched:
         read = functools.cache(kubernetes_validate.utils.schema_contents)
         patched.setattr(kubernetes_validate.utils, "schema_contents", read)
@@ -54,7 +53,7 @@ def _schemas_are_read_once() -> Iterator[None]:
 
 @functools.cache
 def valid(document: str, kube: str) -> bool:
-    """Whether Kubernetes has a schema for an object; ValidationError where the object is not as it says."""
+    """Whether Kubernetes has a schema for an object. Raises ValidationError if the object does not fit it."""
     try:
         kubernetes_validate.validate(json.loads(document), kube, strict=True)
     except kubernetes_validate.SchemaNotFoundError:
@@ -63,7 +62,7 @@ def valid(document: str, kube: str) -> bool:
 
 
 def settled(objects: Rendered) -> Rendered:
-    """The same, without what is drawn anew each time."""
+    """The objects without the values that are random in each render."""
     out = copy.deepcopy(objects)
     for secret in out.of("Secret").values():
         secret["data"] = sorted(secret.get("data", {}))
@@ -71,13 +70,13 @@ def settled(objects: Rendered) -> Rendered:
 
 
 @pytest.mark.parametrize("major", MAJORS)
-def test_helm_is_of_the_major_that_it_is_tested_as(major):
+def test_helm_has_the_tested_major_version(major):
     assert run("version", "--template", "{{.Version}}", major=major).startswith(f"v{major}.")
 
 
 @pytest.mark.parametrize("major", MAJORS)
 @pytest.mark.parametrize("story", STORIES)
-def test_helm_finds_nothing_to_mend(story, major):
+def test_helm_lint_finds_nothing(story, major):
     run("lint", "--strict", str(CHART), "--values", str(STORIES[story]), major=major)
 
 
@@ -102,9 +101,9 @@ def test_kubernetes_knows_every_field(story, kube):
         assert known != ((document["apiVersion"], kind) in WITHOUT_SCHEMA), (kind, name)
 
 
-def test_a_field_that_is_none_is_seen():
+def test_an_unknown_field_is_found():
     """
-    As in the test above, with one letter more.
+    A field with one letter too many is found.
     """
     document = copy.deepcopy(rendered("default")["Deployment", "ifinu-worker"])
     valid(json.dumps(document), NEWEST)
@@ -125,9 +124,9 @@ def test_every_definition_without_a_schema_is_rendered_by_a_story():
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_nothing_in_a_list_that_kubernetes_merges_by_name_is_there_twice(story):
+def test_no_list_that_kubernetes_merges_by_name_has_a_duplicate(story):
     """
-    Server-side apply, which Helm 4 does, refuses such an object.
+    Server-side apply, which Helm 4 uses, refuses duplicates.
     """
     for container in rendered(story).containers():
         for field, key in (("env", "name"), ("ports", "containerPort"), ("volumeMounts", "mountPath")):
@@ -140,16 +139,16 @@ def test_nothing_in_a_list_that_kubernetes_merges_by_name_is_there_twice(story):
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_names_are_as_long_as_they_may_be(story):
+def test_names_stay_within_their_maximum_length(story):
     """
-    Those of pods come out of an object's: a CronJob adds 11 characters to its own, a Deployment 17.
+    Pod names derive from their object's: a CronJob adds 11 characters, a Deployment 17.
     """
     for (kind, name), document in rendered(story).items():
         assert len(name) <= {"CronJob": 52, "Deployment": 46, "Service": 63}.get(kind, 63)
         assert all(len(value) <= 63 for value in document["metadata"]["labels"].values()), (kind, name)
 
 
-def test_all_objects_are_in_the_namespace_of_the_release_or_in_one_that_was_asked_for():
+def test_all_objects_are_in_the_namespace_of_the_release_or_a_configured_one():
     elsewhere = {
         name: document["metadata"]["namespace"]
         for name, document in rendered("observability").items()
@@ -166,7 +165,7 @@ def test_all_objects_are_in_the_namespace_of_the_release_or_in_one_that_was_aske
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart as `helm package` makes it."""
+    """The chart packaged by `helm package`."""
     out = tmp_path_factory.mktemp("package")
     run("package", str(CHART), "--destination", str(out))
     (archive,) = out.glob("*.tgz")
@@ -181,7 +180,7 @@ def test_the_package_renders_as_the_directory_does(package, story, major):
     assert settled(packed) == settled(rendered(story))
 
 
-def test_what_is_in_the_package(package):
+def test_the_files_of_the_package(package):
     with tarfile.open(package) as archive:
         files = {name.removeprefix("ifinu/") for name in archive.getnames()}
     assert package.name == f"ifinu-{ifinu.__version__}.tgz"

@@ -1,4 +1,4 @@
-"""How many pods there are, who decides, and by which figures."""
+"""The number of pods, the autoscalers and their metrics."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def keda(rate: str = "50/s", **more: str) -> Rendered:
 
 
 def replicas(objects: Rendered, kind: str, name: str) -> int | None:
-    """As the object says, if it does."""
+    """The object's replicas, or None if unset."""
     found: int | None = objects[kind, name]["spec"].get("replicas")
     return found
 
@@ -75,15 +75,15 @@ def test_the_figures_of_the_autoscalers(story, name, target):
         assert spec["behavior"]["scaleDown"] == SCALE_DOWN
 
 
-def test_a_gateway_that_owns_sessions_is_not_scaled_down():
+def test_a_gateway_with_sessions_is_not_scaled_down():
     behavior = rendered("default")["HorizontalPodAutoscaler", "evolution-api-hpa"]["spec"]["behavior"]
     assert behavior["scaleDown"] == {"selectPolicy": "Disabled"}
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_every_container_of_a_pod_that_is_scaled_asks_for_what_it_is_scaled_by(story):
+def test_every_container_of_an_autoscaled_pod_requests_the_scaling_resource(story):
     """
-    With one that does not, the autoscaler knows no share and does nothing.
+    If one requests none, the autoscaler cannot compute a utilization and does nothing.
     """
     objects = rendered(story)
     for name, hpa in objects.of("HorizontalPodAutoscaler").items():
@@ -94,13 +94,13 @@ def test_every_container_of_a_pod_that_is_scaled_asks_for_what_it_is_scaled_by(s
             assert wanted <= container["resources"]["requests"].keys(), (name, container["name"])
 
 
-# -- who says how many
+# -- the number of replicas
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_a_new_one_that_is_scaled_starts_with_the_least(story):
+def test_a_new_autoscaled_deployment_starts_with_the_minimum(story):
     """
-    Of one that is there, it is what the autoscaler has made of it: `test_no_upgrade_and_no_rollback_…`.
+    An existing one keeps the autoscaler's number: `test_no_upgrade_and_no_rollback_…`.
     """
     objects = rendered(story)
     scaled = {
@@ -115,7 +115,7 @@ def test_a_new_one_that_is_scaled_starts_with_the_least(story):
 
 
 @pytest.mark.parametrize(("topology", "kind"), [("sharded", "StatefulSet"), ("replicated", "Deployment")])
-def test_without_autoscalers_the_values_say_how_many(topology, kind):
+def test_without_autoscalers_the_values_set_the_replicas(topology, kind):
     objects = set_to(
         f"evolution.topology={topology}",
         *("worker.autoscaling.enabled=false", "worker.replicaCount=7"),
@@ -126,7 +126,7 @@ def test_without_autoscalers_the_values_say_how_many(topology, kind):
     assert objects.of("HorizontalPodAutoscaler") == {}
 
 
-def test_none_at_all_is_a_number_too():
+def test_zero_replicas_are_possible():
     assert replicas(set_to("webhook.replicaCount=0"), "Deployment", "ifinu-webhook") == 0
 
 
@@ -137,9 +137,9 @@ def test_none_at_all_is_a_number_too():
     ("rate", "messages"),
     [("50/s", "1000"), ("3000/m", "1000"), ("100/h", "1"), ("90/m", "30"), ("100/s", "2000"), ("0.5/s", "10")],
 )
-def test_a_pod_is_to_have_twenty_seconds_of_its_pace(rate, messages):
+def test_the_backlog_target_of_a_pod_is_twenty_seconds_of_its_pace(rate, messages):
     """
-    Of a pace of 100/h that is less than a message: one is the least there is.
+    At a pace of 100/h that is less than a message, so the target is one.
     """
     for trigger in keda(rate)["ScaledObject", "ifinu-worker"]["spec"]["triggers"]:
         assert trigger["metadata"]["listLength"] == messages
@@ -148,13 +148,13 @@ def test_a_pod_is_to_have_twenty_seconds_of_its_pace(rate, messages):
     assert metric["external"]["target"] == {"type": "AverageValue", "averageValue": messages}
 
 
-def test_the_backlog_of_a_pod_is_a_value():
+def test_the_backlog_target_can_be_set():
     objects = set_to("worker.autoscaling.queue.enabled=true", "worker.autoscaling.queue.backlogSeconds=60")
     (metric,) = objects["HorizontalPodAutoscaler", "ifinu-worker-hpa"]["spec"]["metrics"]
     assert metric["external"]["target"]["averageValue"] == "3000"
 
 
-def test_keda_counts_the_lists_that_the_workers_take_from():
+def test_keda_counts_the_lists_that_the_workers_consume():
     objects = rendered("keda")
     scaled = objects["ScaledObject", "ifinu-worker"]
     assert scaled["apiVersion"] == "keda.sh/v1alpha1"
@@ -191,7 +191,7 @@ def test_keda_counts_the_lists_that_the_workers_take_from():
 
 
 @pytest.mark.parametrize("auth", [{}, {"existingSecret": "queue"}])
-def test_keda_finds_a_redis_outside(auth):
+def test_keda_can_use_an_external_redis(auth):
     objects = render(
         {
             "worker": {"keda": {"enabled": True}, "autoscaling": {"enabled": False}},
@@ -206,7 +206,7 @@ def test_keda_finds_a_redis_outside(auth):
         assert ("passwordFromEnv" in metadata) == bool(auth)
 
 
-def test_the_metric_of_the_queue_is_one_that_we_export(client: redis.Redis):
+def test_the_backlog_metric_is_exported_by_ifinu(client: redis.Redis):
     (metric,) = rendered("queue-metric")["HorizontalPodAutoscaler", "ifinu-worker-hpa"]["spec"]["metrics"]
     assert metric["type"] == "External"
     external = metric["external"]["metric"]
@@ -216,13 +216,13 @@ def test_the_metric_of_the_queue_is_one_that_we_export(client: redis.Redis):
     assert external["name"] in {family.name for family in series.collect()}
 
 
-def test_the_backlog_stands_in_for_cpu_and_memory_and_the_rest_stays():
+def test_scaling_by_backlog_replaces_cpu_and_memory_and_changes_nothing_else():
     spec = rendered("queue-metric")["HorizontalPodAutoscaler", "ifinu-worker-hpa"]["spec"]
     assert len(spec["metrics"]) == 1
     assert spec["behavior"] == {"scaleUp": SCALE_UP, "scaleDown": SCALE_DOWN}
 
 
-# -- what the documents tell people to set
+# -- settings recommended by the documents
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_the_backlog_stands_in_for_cpu_and_memory_and_the_rest_stays():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_tuning_is_one_set_each(setting, seen):
+def test_each_documented_tuning_is_one_set(setting, seen):
     assert not seen(rendered("default"))
     assert seen(set_to(setting))
 
@@ -267,7 +267,7 @@ def config(objects: Rendered) -> dict[str, str]:
     return data
 
 
-def test_what_a_large_installation_gets():
+def test_the_resources_of_a_large_installation():
     objects = rendered("large")
     assert (hpa(objects)["minReplicas"], hpa(objects)["maxReplicas"]) == (5, 50)
     assert utilization("cpu", 60) in hpa(objects)["metrics"]
@@ -281,9 +281,9 @@ def test_what_a_large_installation_gets():
 
 
 @pytest.mark.parametrize("seconds", [30, 75, 600])
-def test_a_worker_that_stops_is_given_its_longest_send_and_time_to_give_the_rest_back(seconds):
+def test_a_stopping_worker_has_time_for_its_longest_send_and_to_return_the_rest(seconds):
     """
-    A send that has begun may take its connection and the answer; what is held then goes back within a lease, at most.
+    A send under way may need its connect and read timeouts; held messages are then returned within a lease.
     """
     pod = set_to(f"worker.readTimeoutSeconds={seconds}").pod("Deployment", "ifinu-worker")
     fields = Settings.model_fields
@@ -294,7 +294,7 @@ def test_a_worker_that_stops_is_given_its_longest_send_and_time_to_give_the_rest
 @pytest.mark.parametrize("story", [s for s in STORIES if s != "external"])
 def test_a_drain_of_a_node_takes_one_pod_at_a_time(story):
     """
-    `minAvailable` equal to the replicas would hold the drain up for ever.
+    `minAvailable` equal to the replicas would block the drain for ever.
     """
     objects = rendered(story)
     budgets = objects.of("PodDisruptionBudget")

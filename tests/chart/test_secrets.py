@@ -1,4 +1,4 @@
-"""Passwords: nowhere but in Secrets, none that everybody has, and kept once they are made."""
+"""Passwords: only in Secrets, without public defaults, and kept once generated."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ELSEWHERE: dict[str, Object] = {
 
 
 def opened(objects: Rendered) -> dict[tuple[str, str], str]:
-    """What is in the Secrets, by Secret and key, but for Alertmanager's configuration, which is none."""
+    """The decoded values of the Secrets, by Secret and key, without Alertmanager's configuration."""
     return {
         (name, key): base64.b64decode(value).decode()
         for name, secret in objects.of("Secret").items()
@@ -55,7 +55,7 @@ def opened(objects: Rendered) -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.parametrize("story", [s for s in STORIES if s != "external"])
-def test_a_password_that_was_given_is_in_its_secret_and_nowhere_else(story):
+def test_a_given_password_is_in_its_secret_and_nowhere_else(story):
     objects = render(KNOWN, story=story)
     assert opened(objects) == SECRETS
     for key, document in objects.items():
@@ -67,21 +67,21 @@ def test_a_password_that_was_given_is_in_its_secret_and_nowhere_else(story):
 
 
 @pytest.mark.parametrize("story", [s for s in STORIES if s != "external"])
-def test_no_password_is_made_up_twice_the_same(story):
+def test_generated_passwords_differ_in_each_render(story):
     """
-    None has a default: two renders differ in each of them.
+    No password has a default, so two renders differ in each.
     """
     first, second = (opened(render({"logLevel": level}, story=story)) for level in ("info", "debug"))
     assert first.keys() == second.keys() == SECRETS.keys()
     assert [key for key in first if first[key] == second[key]] == []
     assert len({*first.values(), *second.values()}) == 2 * len(first)
     for (_, key), password in first.items():
-        # As the processes want them, and fit to stand in a URL.
+        # Of the required length, and valid in a URL.
         assert re.fullmatch(r"ops:[A-Za-z0-9]{40}" if key == "flower-auth" else r"[A-Za-z0-9]{40}", password)
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_where_every_secret_is_somebody_elses_none_is_made(story):
+def test_with_existing_secrets_no_secret_is_made(story):
     objects = render(ELSEWHERE, story=story)
     assert objects.of("Secret").keys() <= {"ifinu-alertmanager-config"}
     names = {
@@ -93,7 +93,7 @@ def test_where_every_secret_is_somebody_elses_none_is_made(story):
     assert names <= set("abcdef")
 
 
-def test_a_secret_of_somebody_else_may_have_keys_of_its_own():
+def test_the_keys_of_an_existing_secret_can_be_configured():
     values = {
         "redis": {"auth": {"existingSecret": "a", "existingSecretKey": "pass"}},
         "evolution": {"apiKey": {"existingSecret": "a", "existingSecretKey": "global"}},
@@ -113,9 +113,9 @@ def test_a_secret_of_somebody_else_may_have_keys_of_its_own():
     }
 
 
-def test_of_a_database_outside_nothing_is_made_up():
+def test_no_password_is_generated_for_an_external_database():
     """
-    Who made it knows its passwords; one of ours would open nothing.
+    A generated password would not match the external database.
     """
     external = {"enabled": True, "url": "postgresql://ifinu@db.example.com/ifinu"}
     auth = {"ifinuPassword": "given"}
@@ -126,9 +126,9 @@ def test_of_a_database_outside_nothing_is_made_up():
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_secrets_stay_when_the_release_goes(story):
+def test_secrets_remain_after_the_release_is_uninstalled(story):
     """
-    The volumes stay too, and know the passwords. Hooks are no part of a release.
+    The volumes remain too and need the passwords. Hooks are not part of a release.
     """
     for name, made in rendered(story).of("Secret").items():
         if name != "ifinu-alertmanager-config":
@@ -138,13 +138,13 @@ def test_secrets_stay_when_the_release_goes(story):
             }
 
 
-# -- kept, once made: Helm asks the cluster
+# -- kept once generated: Helm looks them up in the cluster
 
 
 @pytest.mark.parametrize("major", MAJORS)
-def test_a_secret_that_is_in_the_cluster_is_rendered_only_where_something_in_it_is_missing_or_given(tmp_path, major):
+def test_a_secret_in_the_cluster_is_rendered_only_to_add_or_change_a_key(tmp_path, major):
     """
-    And with all that is in it: what was made for Flower stays while Flower is off.
+    It keeps all its keys: Flower's password stays while Flower is disabled.
     """
     live = {
         "redis-queue": {"redis-password": "liveredis"},
@@ -175,7 +175,7 @@ def test_a_secret_that_is_in_the_cluster_is_rendered_only_where_something_in_it_
 @pytest.mark.parametrize("major", MAJORS)
 def test_no_upgrade_and_no_rollback_changes_a_password_or_stops_a_pod(tmp_path, major):
     """
-    Installed, a password changed, pods added; then upgraded with autoscalers and without Flower, and back to the first.
+    Install, change a password and add pods; upgrade with autoscalers and without Flower; roll back to the first.
     """
     objects: dict[str, Object] = {}
     worker, gateway = path_of("Deployment", "ifinu-worker"), path_of("StatefulSet", "evolution-api")
@@ -198,9 +198,9 @@ def test_no_upgrade_and_no_rollback_changes_a_password_or_stops_a_pod(tmp_path, 
         changed = data()
         assert changed.keys() == {"redis-queue", "evolution-postgres", "evolution-api", "ifinu-secrets"}
         do("upgrade", str(CHART), "--set", "flower.enabled=false")
-        assert (data(), pods()) == (changed, (4, 3))  # not the least, which is 2
+        assert (data(), pods()) == (changed, (4, 3))  # not the minimum of 2
         for path, count in ((worker, 9), (gateway, 5)):
-            objects[path]["spec"]["replicas"] = count  # the autoscalers' doing
+            objects[path]["spec"]["replicas"] = count  # set by the autoscalers
         do("upgrade", str(CHART))
         assert (data(), pods()) == (changed, (9, 5))
         do("rollback", "1")

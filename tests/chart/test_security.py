@@ -1,4 +1,4 @@
-"""Every pod is one that a namespace with Pod Security `restricted` takes, and writes to nothing but its volumes."""
+"""Every pod fits the Pod Security Standard `restricted` and writes only to its volumes."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def test_every_pod_keeps_to_the_restricted_profile(story):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_checker_sees_what_is_not_restricted(change, reason):
+def test_the_checker_finds_each_violation(change, reason):
     """
-    A pod of ours with one thing changed.
+    Each case is a pod of the chart with one change.
     """
     pod: dict[str, Any] = copy.deepcopy(rendered("default").pod("Deployment", "ifinu-worker"))
     assert list(violations(pod)) == []
@@ -54,7 +54,7 @@ def test_no_container_can_write_to_its_image(story):
         assert container.spec["securityContext"]["readOnlyRootFilesystem"] is True, container.name
 
 
-# Where each program writes, beside what it is told in its variables.
+# Where each program writes, beside the directories in its variables.
 WRITES = {
     "ifinu/ifinu": {"/tmp"},
     "redis": {"/data"},
@@ -64,8 +64,8 @@ WRITES = {
 }
 
 
-def told(container: Object) -> set[str]:
-    """Directories that a container's variables and commands say it writes to."""
+def configured_directories(container: Object) -> set[str]:
+    """The directories for writing that a container's variables and command name."""
     env = {v["name"]: v.get("value", "") for v in container.get("env", [])}
     out = {env[name] for name in ("PGDATA", "IFINU_BACKUP_STORE") if env.get(name, "").startswith("/")}
     if file := env.get("IFINU_HEARTBEAT_FILE"):
@@ -78,7 +78,7 @@ def told(container: Object) -> set[str]:
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_wherever_a_program_writes_there_is_a_volume(story):
+def test_every_directory_that_a_program_writes_to_is_a_volume(story):
     for document in rendered(story).values():
         if (template := template_of(document)) is None:
             continue
@@ -87,11 +87,11 @@ def test_wherever_a_program_writes_there_is_a_volume(story):
         for container in containers(pod):
             image = next(image for image in WRITES if re.search(rf"(^|/){image}[:@]", container["image"]))
             places = writable(pod, container, claims)
-            for path in WRITES[image] | told(container):
+            for path in WRITES[image] | configured_directories(container):
                 assert any(path == place or path.startswith(f"{place}/") for place in places), (container["name"], path)
 
 
-def test_what_the_proxy_and_the_queue_write_is_on_their_volumes():
+def test_the_proxy_and_the_queue_write_only_to_their_volumes():
     objects = rendered("default")
     guard = objects["ConfigMap", "evolution-guard"]["data"]["guard.conf"]
     paths = re.findall(r"^\s*(?:pid|\w+_temp_path) ([^\s;]+)", guard, re.MULTILINE)
@@ -106,7 +106,7 @@ def test_what_the_proxy_and_the_queue_write_is_on_their_volumes():
 @pytest.mark.parametrize("story", STORIES)
 def test_every_volume_in_memory_or_on_the_node_has_a_limit(story):
     """
-    A node that is full evicts whoever is on it.
+    A node with a full disk or memory evicts pods.
     """
     for owner, template in rendered(story).templates():
         for volume in template["spec"]["volumes"]:
@@ -115,17 +115,19 @@ def test_every_volume_in_memory_or_on_the_node_has_a_limit(story):
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_every_container_says_how_much_memory_it_may_take(story):
+def test_every_container_has_a_memory_limit(story):
     """
-    But those of the drill, which is over soon.
+    The drill's containers are exempt, since it is short.
     """
     for container in rendered(story).containers():
         if container.owner != "CronJob/ifinu-restore-drill" or container.kind == "containers":
             assert "memory" in container.spec["resources"]["limits"], container.name
-            assert "cpu" not in container.spec["resources"]["limits"], container.name  # it would only be slowed
+            assert "cpu" not in container.spec["resources"]["limits"], (
+                container.name
+            )  # a CPU limit would only slow it down
 
 
-def test_what_a_user_adds_is_there():
+def test_additions_of_the_user_are_rendered():
     pull = [{"name": "registry"}]
     affinity = {"nodeAffinity": {}}
     added = {

@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL as the chart starts them, with its files, its commands and its probes."""
+"""Redis and PostgreSQL as the chart starts them, with its files, commands and probes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from urllib.parse import quote
 import psycopg2
 import pytest
 import redis
-from containers import command, environment, file, nobody, scratch
+from containers import command, environment, file, scratch, unprivileged
 from processes import wait_until
 from programs import program
 from psycopg2 import sql
@@ -32,11 +32,11 @@ from ifinu.cli.doctor.findings import Level
 from ifinu.cli.doctor.redis_checks import examine_redis
 from ifinu.embedded import Postgres, copy_programs, free_port
 
-_STARTS = 3  # a port that was free may be taken by the time a server binds it
+_STARTS = 3  # another process may take the free port before the server binds it
 
 
 class Redis:
-    """The container `redis-queue`, by a server of this machine."""
+    """The container `redis-queue` as a local server."""
 
     def __init__(self, folder: Path, server: str) -> None:
         self.chart = rendered("default")
@@ -53,7 +53,7 @@ class Redis:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> None:
-        """Start it; that it answers is for its probes to tell."""
+        """Start it without waiting for its answer, which the probes check."""
         for _ in range(_STARTS):
             self.port = free_port()
             more = shlex.join([str(self.folder / "redis.conf"), "--port", str(self.port), *options])
@@ -77,9 +77,9 @@ class Redis:
         return subprocess.run(line, executable=path, env=self.env, capture_output=True, text=True, timeout=20)
 
     def probe(self, name: str, timeout_s: float | None = None) -> bool:
-        """Whether a probe succeeds; one that gets no answer in its time does not."""
+        """Whether a probe succeeds; it fails after its timeout."""
         line = command(self.container, name, {"redis-cli": f"redis-cli -p {self.port}"})
-        # As Kubernetes ends one: with all that it has started.
+        # Kubernetes ends a probe with all its child processes.
         probing = subprocess.Popen(line, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                    start_new_session=True)  # fmt: skip
         try:
@@ -112,7 +112,7 @@ class Redis:
 
 @pytest.fixture(params=["valkey", "redis"])
 def queue(request: pytest.FixtureRequest) -> Iterator[Redis]:
-    """Runs; the newest Valkey from pip and a Redis, such as Debian's."""
+    """A running server: the newest Valkey from pip, and a Redis such as Debian's."""
     of_debian = request.param == "redis"
     server = program("redis-server", variable="REDIS_SERVER") if of_debian else str(get_binary_path())
     with scratch() as folder:
@@ -142,7 +142,7 @@ def test_every_line_of_the_file_and_of_the_command_is_in_force(queue: Redis):
         assert client.config_get("requirepass")["requirepass"] == queue.env["REDISCLI_AUTH"]
 
 
-def test_nobody_gets_in_without_the_password_and_operators_need_not_type_it(queue: Redis):
+def test_redis_requires_the_password_and_operators_need_not_type_it(queue: Redis):
     for password in (None, "another"):
         once = Retry(NoBackoff(), 0)
         with (
@@ -161,12 +161,12 @@ def test_doctor_finds_nothing_to_fix(queue: Redis):
         findings = list(examine_redis(client))
     assert {finding.check for finding in findings} >= {"appendonly", "maxmemory-policy", "memory", "persistence"}
     assert [finding for finding in findings if finding.level is not Level.OK and finding.check != "redis"] == []
-    assert findings[0].level is not Level.FAIL  # a slow answer is this machine's
+    assert findings[0].level is not Level.FAIL  # a slow answer is due to this machine
 
 
-def test_what_was_written_outlives_a_kill(queue: Redis):
+def test_written_data_survives_a_kill(queue: Redis):
     """
-    All that the process has given to the system, which is at once, or after the sync that runs, in a second.
+    Redis writes each command to the kernel at once, or within a second if a sync is running.
     """
     with queue.client() as client:
         for number in range(1_000):
@@ -179,7 +179,7 @@ def test_what_was_written_outlives_a_kill(queue: Redis):
         assert client.lrange(NORMAL, 0, -1) == [str(number) for number in reversed(range(1_000))]
 
 
-def test_an_orderly_stop_loses_nothing(queue: Redis):
+def test_a_clean_stop_loses_nothing(queue: Redis):
     with queue.client() as client:
         for number in range(1_000):
             client.lpush(NORMAL, number)
@@ -192,11 +192,11 @@ def test_an_orderly_stop_loses_nothing(queue: Redis):
 
 def test_a_snapshot_that_fails_stops_neither_the_queue_nor_its_end(queue: Redis):
     """
-    The AOF has it all.
+    The AOF has all the data.
     """
     with queue.client() as client:
         client.lpush(NORMAL, "first")
-        (queue.folder / "data" / "dump.rdb").mkdir()  # where the snapshot would go
+        (queue.folder / "data" / "dump.rdb").mkdir()  # blocks the path of the snapshot
         client.bgsave()
         wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", 20, queue.log.read_text)
         client.lpush(NORMAL, "second")
@@ -209,7 +209,7 @@ def test_a_snapshot_that_fails_stops_neither_the_queue_nor_its_end(queue: Redis)
         assert client.lrange(NORMAL, 0, -1) == ["second", "first"]
 
 
-def test_a_server_that_runs_is_ready_and_one_that_is_gone_is_not(queue: Redis):
+def test_a_running_server_is_ready_and_a_stopped_one_is_not(queue: Redis):
     assert queue.probes() == ALL
     queue.end(signal.SIGTERM)
     assert queue.probes() == NONE
@@ -227,7 +227,7 @@ def test_a_server_that_hangs_is_dead(queue: Redis):
 def test_a_server_that_loads_its_data_is_alive_and_not_ready(queue: Redis):
     with queue.client() as client:
         for number in range(100):
-            client.set(f"key-{number}", os.urandom(3_000))  # it looks up from its loading at every KiB
+            client.set(f"key-{number}", os.urandom(3_000))  # it handles events after every KiB loaded
         client.bgrewriteaof()
         wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], 20)
     queue.end(signal.SIGTERM)
@@ -238,7 +238,7 @@ def test_a_server_that_loads_its_data_is_alive_and_not_ready(queue: Redis):
     wait_until(lambda: queue.probes() == ALL, 20, queue.log.read_text)
 
 
-def test_a_server_that_runs_a_long_script_stays(queue: Redis):
+def test_a_server_that_runs_a_long_script_is_not_restarted(queue: Redis):
     assert queue.cli("CONFIG", "SET", "busy-reply-threshold", "1").stdout == "OK\n"
     running = threading.Thread(target=queue.cli, args=("EVAL", "while true do end", "0"))
     running.start()
@@ -255,9 +255,9 @@ def test_a_server_that_runs_a_long_script_stays(queue: Redis):
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="no way here to limit the files of a process that runs")
-def test_a_server_whose_disk_is_full_stays_and_says_so(queue: Redis):
+def test_a_server_with_a_full_disk_is_not_restarted_and_logs_it(queue: Redis):
     """
-    And goes on by itself once there is room.
+    It continues without a restart once there is space.
     """
     assert queue.process is not None
     _, most = resource.prlimit(queue.process.pid, resource.RLIMIT_FSIZE)
@@ -284,7 +284,7 @@ def test_a_server_whose_disk_is_full_stays_and_says_so(queue: Redis):
         assert client.lrange(NORMAL, 0, -1) == ["second", "accepted, and not on disk", "first"]
 
 
-# A URL, a shell, SQL and psql have each their own idea of what these mean.
+# URLs, shells, SQL and psql each give these characters a different meaning.
 PASSWORDS = {
     "plain": ("0aZ", "9bY"),
     "quotes": ('it\'s "so"', "'';--"),
@@ -296,7 +296,7 @@ PASSWORDS = {
 
 
 class Cluster:
-    """The container `evolution-postgres`, as the image's entrypoint starts it, by a server of this machine."""
+    """The container `evolution-postgres` as the image's entrypoint starts it, as a local server."""
 
     def __init__(self, folder: Path, passwords: tuple[str, str] = PASSWORDS["plain"]) -> None:
         chart = rendered("default")
@@ -308,10 +308,10 @@ class Cluster:
         self.socket, self.data = folder / "run", folder / "data"
         self.script = folder / "databases.sh"
         self.script.write_text(file(chart, "evolution-postgres", "databases.sh", {}))
-        self.script.chmod(0o644)  # as a ConfigMap is mounted
+        self.script.chmod(0o644)  # permissions of a mounted ConfigMap
         self.socket.mkdir()
         self.data.mkdir()
-        if run_as := nobody():
+        if run_as := unprivileged():
             for each in (self.socket, self.data):
                 os.chown(each, run_as["user"], run_as["group"])
         self.port = free_port()
@@ -319,7 +319,7 @@ class Cluster:
         self.env = given | {
             "PATH": f"{self.binaries}:/usr/bin:/bin",
             "PGDATA": str(self.data),
-            "PGHOST": str(self.socket),  # where the image's psql looks by itself
+            "PGHOST": str(self.socket),  # the default socket folder of the image's psql
             "PGPORT": str(self.port),
             "IFINU_PASSWORD": passwords[0],
             "EVOLUTION_PASSWORD": passwords[1],
@@ -331,7 +331,7 @@ class Cluster:
         return (self.folder / "log").read_text(errors="replace")
 
     def initdb(self) -> None:
-        """As the entrypoint does: local connections are trusted, others asked for a password."""
+        """Run initdb as the entrypoint does: local connections are trusted, others need a password."""
         line = (
             'initdb --username="$POSTGRES_USER" --pwfile=<(printf "%s\\n" "$POSTGRES_PASSWORD") --no-sync '
             "$POSTGRES_INITDB_ARGS && printf '\\nhost all all all scram-sha-256\\n' >>\"$PGDATA/pg_hba.conf\""
@@ -341,21 +341,21 @@ class Cluster:
     def run(
         self, line: str, *arguments: str, check: bool = True, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """A line of bash in the container."""
+        """Run a line of bash in the container."""
         done = subprocess.run(
             ["bash", "-c", line, "bash", *arguments], env=self.env | environment, cwd="/", capture_output=True,
-            text=True, timeout=60, **nobody(),
+            text=True, timeout=60, **unprivileged(),
         )  # fmt: skip
         assert done.returncode == 0 or not check, done.stderr
         return done
 
     def start(self, addresses: str = "127.0.0.1") -> None:
-        """The server; the entrypoint's own, for the scripts, has no address."""
+        """Start the server. The entrypoint's temporary server for the scripts listens on no address."""
         with (self.folder / "log").open("ab") as out:
             self._process = subprocess.Popen(
                 [self.binaries / "postgres", "-c", f"listen_addresses={addresses}",
                  "-c", f"unix_socket_directories={self.socket}", *command(self.container)],
-                env=self.env, cwd="/", stdout=out, stderr=out, **nobody(),
+                env=self.env, cwd="/", stdout=out, stderr=out, **unprivileged(),
             )  # fmt: skip
         wait_until(lambda: self.run("pg_isready", check=False).returncode == 0, 30, lambda: self.log)
 
@@ -366,7 +366,7 @@ class Cluster:
             process.wait(30)
 
     def initialize(self, line: str = 'set -Eeo pipefail; . "$1"') -> None:
-        """What happens with a new volume."""
+        """Initialise a new volume as the entrypoint does."""
         self.initdb()
         self.start(addresses="")
         self.run(line, str(self.script))
@@ -389,12 +389,12 @@ class Cluster:
 
 
 def _reachable(folder: Path) -> Path:
-    """Programs of a PostgreSQL, where the account that runs them can go."""
+    """PostgreSQL's programs in a folder that the unprivileged account can reach."""
     chosen = os.environ.get("POSTGRES_BIN")
     binaries = Path(chosen) if chosen else Postgres.binaries()
-    if not nobody() or all(each.stat().st_mode & 0o001 for each in binaries.parents):
+    if not unprivileged() or all(each.stat().st_mode & 0o001 for each in binaries.parents):
         return binaries
-    account = nobody()
+    account = unprivileged()
     return copy_programs(binaries, folder / "postgresql", user=account["user"], group=account["group"])
 
 
@@ -435,7 +435,7 @@ def test_each_role_has_its_database_and_its_password(clusters: Clusters, passwor
         with cluster.connect(role, role) as connection, connection.cursor() as cursor:
             cursor.execute(WHERE_AM_I)
             assert cursor.fetchone() == (role, role, "UTF8", role)
-            # As Prisma does.
+            # Prisma connects like this.
             cursor.execute("CREATE TYPE \"InstanceConnectionStatus\" AS ENUM ('open', 'close')")
             cursor.execute('CREATE TABLE "Instance" ("id" TEXT PRIMARY KEY, "status" "InstanceConnectionStatus")')
             cursor.execute("SELECT schemaname FROM pg_tables WHERE tablename = 'Instance'")
@@ -450,7 +450,7 @@ def test_each_role_has_its_database_and_its_password(clusters: Clusters, passwor
             cluster.connect(role, role, other)
     with cluster.connect("postgres", "ifinu", cluster.env["POSTGRES_PASSWORD"]) as connection:
         assert connection.info.dbname == "ifinu"
-    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):  # as a forwarded port comes
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):  # through a forwarded port
         cluster.connect("postgres", "postgres", "guessed")
     for password in passwords:
         assert password not in cluster.log
@@ -467,7 +467,7 @@ def test_each_role_has_its_database_and_its_password(clusters: Clusters, passwor
 @pytest.mark.parametrize(
     "line",
     [
-        # The entrypoint's shell goes on as it was: what is unset is no error, and what it has is its own.
+        # The entrypoint's shell must keep its options (unset variables stay allowed) and gain no functions.
         pytest.param(
             'set -Eeo pipefail; before=$-; . "$1"; : "$not_set"; [ "$-" = "$before" ]; ! declare -F database',
             id="sourced",
@@ -475,7 +475,7 @@ def test_each_role_has_its_database_and_its_password(clusters: Clusters, passwor
         pytest.param('bash "$1"', id="started"),
     ],
 )
-def test_it_may_be_sourced_or_started(clusters: Clusters, line: str):
+def test_the_script_may_be_sourced_or_run_by_bash(clusters: Clusters, line: str):
     cluster = clusters()
     cluster.initialize(line)
     cluster.start()
@@ -483,7 +483,7 @@ def test_it_may_be_sourced_or_started(clusters: Clusters, line: str):
         pass
 
 
-def test_it_may_be_executed(clusters: Clusters):
+def test_the_script_may_be_executed(clusters: Clusters):
     cluster = clusters()
     cluster.script.chmod(0o755)
     cluster.initialize('"$1"')
@@ -492,7 +492,7 @@ def test_it_may_be_executed(clusters: Clusters):
         pass
 
 
-def test_run_again_it_keeps_the_data_and_sets_the_passwords(clusters: Clusters):
+def test_a_second_run_keeps_the_data_and_sets_the_passwords(clusters: Clusters):
     cluster = clusters()
     cluster.initialize()
     cluster.start()
@@ -508,7 +508,7 @@ def test_run_again_it_keeps_the_data_and_sets_the_passwords(clusters: Clusters):
         pass
 
 
-def test_run_again_it_finishes_what_was_cut_short(clusters: Clusters):
+def test_a_second_run_completes_an_interrupted_one(clusters: Clusters):
     cluster = clusters()
     cluster.initdb()
     cluster.start()
@@ -521,7 +521,7 @@ def test_run_again_it_finishes_what_was_cut_short(clusters: Clusters):
 
 
 @pytest.mark.parametrize("variable", ["IFINU_PASSWORD", "EVOLUTION_PASSWORD"])
-def test_without_a_password_it_ends_the_entrypoint(clusters: Clusters, variable: str):
+def test_a_missing_password_ends_the_entrypoint(clusters: Clusters, variable: str):
     cluster = clusters()
     cluster.initdb()
     cluster.start(addresses="")
@@ -535,7 +535,7 @@ def test_a_failure_is_not_logged_with_the_password(clusters: Clusters):
     cluster.initialize()
     cluster.start()
     with cluster.connect("postgres", "postgres", cluster.env["POSTGRES_PASSWORD"]) as connection:
-        # Any reason will do.
+        # Any failure serves.
         connection.cursor().execute("ALTER SYSTEM SET default_transaction_read_only = on")
         connection.cursor().execute("SELECT pg_reload_conf()")
     done = wait_until(lambda: _failure(cluster), 20)
@@ -549,9 +549,9 @@ def _failure(cluster: Cluster) -> subprocess.CompletedProcess[str] | None:
 
 
 @pytest.mark.parametrize("name", ["startupProbe", "readinessProbe", "livenessProbe"])
-def test_it_is_ready_once_others_can_reach_it(clusters: Clusters, name: str):
+def test_postgresql_is_ready_once_other_pods_can_reach_it(clusters: Clusters, name: str):
     """
-    Not while the entrypoint makes the databases.
+    Not while the entrypoint creates the databases.
     """
     cluster = clusters()
     cluster.initdb()
@@ -567,7 +567,7 @@ def test_it_is_ready_once_others_can_reach_it(clusters: Clusters, name: str):
 
 def test_urls_with_a_password_in_them_need_no_quoting():
     """
-    The gateway gets its database as a URL, so what the chart makes up has letters and digits alone.
+    The gateway gets its database as a URL, so generated passwords have only letters and digits.
     """
     chart = rendered("default")
     for container in chart.containers():

@@ -1,4 +1,4 @@
-"""The values: all described, a typo refused at every level, and what contradicts itself refused by both keys."""
+"""The values: all described, typos refused at every level, contradictions refused naming both keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text(encoding="u
 
 Path = tuple[str, ...]
 
-# Kubernetes' own words, the same in each component.
+# Keys of Kubernetes, the same in each component.
 KUBERNETES = {
     *("image", "repository", "tag", "digest", "pullPolicy"),
     *("resources", "requests", "limits", "nodeSelector", "tolerations", "affinity", "priorityClassName"),
@@ -35,19 +35,19 @@ KUBERNETES = {
 
 
 def in_schema(schema: Object, path: Path = ()) -> Iterator[tuple[Path, Object]]:
-    """Every key of the values that the schema has, with what it says of it."""
+    """Every key of the schema, with its definition."""
     for key, inner in schema.get("properties", {}).items():
         yield (*path, key), inner
         yield from in_schema(inner, (*path, key))
 
 
 def levels() -> list[Path]:
-    """Where the keys are ours, from the top."""
+    """The paths of the levels whose keys are the chart's, from the top."""
     return [(), *(path for path, inner in in_schema(SCHEMA) if "properties" in inner)]
 
 
 def in_values(values: Any, path: Path = ()) -> Iterator[Path]:
-    """Every key of the values, as far down as they are ours."""
+    """The path of every value whose key is the chart's."""
     for key, inner in values.items():
         yield (*path, key)
         if isinstance(inner, dict) and (*path, key) in levels():
@@ -55,7 +55,7 @@ def in_values(values: Any, path: Path = ()) -> Iterator[Path]:
 
 
 def described() -> dict[Path, bool]:
-    """Whether there is a comment above each key of values.yaml or behind it."""
+    """For each key of values.yaml, whether it has a comment above or behind it."""
     text = (CHART / "values.yaml").read_text(encoding="utf-8")
     lines = text.splitlines()
     out = {}
@@ -77,13 +77,13 @@ def described() -> dict[Path, bool]:
 
 
 def test_values_and_schema_have_the_same_keys():
-    # Helm gives `global` to every chart. What a user may give beside what is given: they are Kubernetes'.
+    # Helm passes `global` to every chart. The others are Kubernetes objects that a user may extend.
     expected = {path for path, _ in in_schema(SCHEMA)} - {("global",)}
     kubernetes = {path for path in expected if path[-1] in ("requests", "limits", "claims") and path[-2] == "resources"}
     assert set(in_values(VALUES)) - kubernetes == expected - kubernetes
 
 
-def test_every_level_of_ours_is_closed():
+def test_every_level_of_the_schema_refuses_unknown_keys():
     for path, inner in in_schema(SCHEMA):
         if inner.get("type") == "object" and path not in {("global",)} and path[-1] != "affinity":
             assert "additionalProperties" in inner, path
@@ -112,8 +112,8 @@ def test_a_typo_is_refused_at_every_level(major):
     with pytest.raises(RenderError) as refused:
         render(typos, major=major)
     # Helm 3 says `- worker.image: Additional property tpyo …`, Helm 4 `- at '/worker/image': additional properties …`.
-    told = re.findall(r"- (?:at '/?)?([\w./()]*)'?: [Aa]dditional propert", str(refused.value))
-    found = {tuple(re.split(r"[./]", where)) if where not in ("", "(root)") else () for where in told}
+    places = re.findall(r"- (?:at '/?)?([\w./()]*)'?: [Aa]dditional propert", str(refused.value))
+    found = {tuple(re.split(r"[./]", where)) if where not in ("", "(root)") else () for where in places}
     assert found == set(levels())
 
 
@@ -130,14 +130,14 @@ def test_a_typo_is_refused_at_every_level(major):
         "worker.rateLimit=fast",
         "worker.rateLimit=0/s",
         "worker.rateLimit=50/d",
-        "worker.readTimeoutSeconds=5",  # the gateway asks for more, and what it sent then would be unknown
+        "worker.readTimeoutSeconds=5",  # the gateway needs more, and its sends would then end as unknown
         "worker.autoscaling.minReplicas=0",
         "evolution.topology=both",
         "evolution.image.tag=latest",
-        "evolution.guard.image.tag=",  # would be the chart's own version
+        "evolution.guard.image.tag=",  # the chart would use its version
         "redis.image.tag=latest",
         "postgres.image.tag=",
-        "redis.maxmemory=1Gi",  # Kubernetes' way to write it, not Redis'
+        "redis.maxmemory=1Gi",  # a size in Kubernetes' notation, not Redis'
         "redis.auth.value=with/slash",  # in a URL
         "postgres.auth.evolutionPassword=with@sign",  # in a URL
         "postgres.persistence.size=20",
@@ -169,9 +169,9 @@ def test_a_value_of_the_wrong_kind_is_refused(setting):
         (("backup", "keepDays"), "backup_keep_days"),
     ],
 )
-def test_bounds_are_those_of_the_setting(path, field):
+def test_bounds_equal_those_of_the_setting(path, field):
     """
-    Else Helm would take what no process starts with.
+    Otherwise Helm would accept a value with which no process starts.
     """
     bounds = {type(bound).__name__: bound for bound in Settings.model_fields[field].metadata}
     schema = dict(in_schema(SCHEMA))[path]
@@ -194,14 +194,14 @@ def test_settings_reach_every_process():
     assert {name: data[name] for name in settings} == settings
 
 
-def test_nothing_is_sent_on_holidays_unless_it_goes_to_the_simulator_or_is_asked_for():
-    for chosen, told in [((), "BR"), (("sendingHolidays=",), ""), (("simulator.enabled=true",), "")]:
-        assert set_to(*chosen)["ConfigMap", "ifinu-config"]["data"]["IFINU_SENDING_HOLIDAYS"] == told
+def test_holidays_are_closed_by_default_except_with_the_simulator():
+    for given, expected in [((), "BR"), (("sendingHolidays=",), ""), (("simulator.enabled=true",), "")]:
+        assert set_to(*given)["ConfigMap", "ifinu-config"]["data"]["IFINU_SENDING_HOLIDAYS"] == expected
 
 
-def test_what_the_chart_sets_has_a_value_for_it():
+def test_each_setting_of_the_chart_has_a_value():
     """
-    Each setting in the ConfigMap is refused under `settings`, and whoever tries is told what to use.
+    `settings` refuses each setting of the ConfigMap, and the error names the value to use instead.
     """
     data = rendered("default")["ConfigMap", "ifinu-config"]["data"]
     for name in data:
@@ -209,10 +209,10 @@ def test_what_the_chart_sets_has_a_value_for_it():
             RenderError, match=rf"settings\.{name} is set by the chart: use the value for it \((.+)\)"
         ) as e:
             render({"settings": {name: "x"}})
-        told = re.search(r"use the value for it \((.+?)\)", str(e.value))
-        assert told
-        if not told[1].startswith("none"):
-            assert tuple(told[1].split(".")) in set(in_values(VALUES)), told[1]
+        hint = re.search(r"use the value for it \((.+?)\)", str(e.value))
+        assert hint
+        if not hint[1].startswith("none"):
+            assert tuple(hint[1].split(".")) in set(in_values(VALUES)), hint[1]
 
 
 # -- contradictions
@@ -362,7 +362,7 @@ def test_a_contradiction_is_refused_and_both_keys_are_named(name):
 
 def test_every_refusal_has_a_row_above():
     """
-    Each `fail` of the templates is met by one of them.
+    The rows cover each `fail` of the templates.
     """
     templates = "".join(file.read_text(encoding="utf-8") for file in (CHART / "templates").rglob("*.*"))
     refusals = re.findall(r'\bfail (?:\(printf )?"([^"]+)"', templates)
@@ -377,9 +377,9 @@ def test_every_refusal_has_a_row_above():
     assert [text for text in refusals if text not in met] == []
 
 
-def test_what_is_refused_is_the_contradiction_alone():
+def test_each_half_of_a_contradiction_alone_is_accepted():
     """
-    Each half of some of the rows is fine.
+    For some of the rows, each half alone is valid.
     """
     for values in (
         {"worker": {"keda": {"enabled": True}, "autoscaling": {"enabled": False}}},
@@ -395,7 +395,7 @@ def test_what_is_refused_is_the_contradiction_alone():
         assert isinstance(render(values), Rendered)
 
 
-def test_volumes_are_read_write_once_unless_read_write_once_pod_is_asked_for():
+def test_volumes_are_read_write_once_unless_read_write_once_pod_is_set():
     def modes(persistence: Object) -> list[str]:
         volume = {"persistence": persistence}
         of_gateway = {"persistence": {"enabled": True, **persistence}}
@@ -412,12 +412,12 @@ def test_volumes_are_read_write_once_unless_read_write_once_pod_is_asked_for():
 # -- the stories
 
 
-def test_the_stories_are_small_and_say_what_they_are():
+def test_the_ci_values_are_described():
     for file in STORIES.values():
         assert file.read_text(encoding="utf-8").startswith("# ")
 
 
-def test_labels_of_the_user_are_on_everything_and_never_over_ours():
+def test_user_labels_are_on_every_object_and_never_override_the_charts():
     mine = {"team": "billing", "app": "mine", "app.kubernetes.io/component": "mine"}
     objects = render({"commonLabels": mine, "worker": {"podLabels": {**mine, "shift": "late"}}})
     before = rendered("default")

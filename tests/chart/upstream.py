@@ -1,4 +1,4 @@
-"""A server behind a proxy: remembers each request as it came, and answers, stalls or dies as told."""
+"""A server behind a proxy that records each request and then answers, stalls or resets the connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RESET_ON_CLOSE = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 @dataclass(frozen=True)
 class Taken:
-    """A request: its first line as it came, and its body by length and hash, since it may be large."""
+    """A request: its unchanged first line, and the length and hash of its body, which may be large."""
 
     line: str
     headers: dict[str, str]
@@ -36,12 +36,12 @@ class Taken:
         return self.line.split(" ")[1]
 
 
-# What the server does with a request, given its connection; whether that stays open.
+# An action for a request: takes the connection and returns whether it stays open.
 Act = Callable[[socket.socket, Taken], bool]
 
 
 def answer(status: int, body: bytes = b"", *headers: str, keep: bool = True) -> Act:
-    head = "\r\n".join([f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", *headers, "", ""])
+    head = "\r\n".join([f"HTTP/1.1 {status} Status", f"Content-Length: {len(body)}", *headers, "", ""])
 
     def act(connection: socket.socket, _taken: Taken) -> bool:
         connection.sendall(head.encode() + body)
@@ -51,7 +51,7 @@ def answer(status: int, body: bytes = b"", *headers: str, keep: bool = True) -> 
 
 
 def said(raw: bytes) -> Act:
-    """Say these bytes and hang up."""
+    """Send these bytes and close the connection."""
 
     def act(connection: socket.socket, _taken: Taken) -> bool:
         connection.sendall(raw)
@@ -61,13 +61,13 @@ def said(raw: bytes) -> Act:
 
 
 def reset(connection: socket.socket, _taken: Taken) -> bool:
-    """As a process that is killed."""
+    """Reset the connection, like a killed process."""
     connection.setsockopt(*_RESET_ON_CLOSE)
     return False
 
 
 class Upstream:
-    """Listens from the start; `act` is what it does with each request."""
+    """Listens from the start and calls `act` for each request."""
 
     def __init__(self, act: Act) -> None:
         self.act = act
@@ -82,7 +82,7 @@ class Upstream:
                 super().setup()
                 self.number = server._count()
 
-            def __getattr__(self, name: str) -> Any:  # whatever the method is
+            def __getattr__(self, name: str) -> Any:  # for any method
                 if name.startswith("do_"):
                     return self.take
                 raise AttributeError(name)
@@ -121,7 +121,7 @@ class Upstream:
         self._thread.start()
 
     def stall(self, _connection: socket.socket, _taken: Taken) -> bool:
-        """Say nothing until the end of the test."""
+        """Send nothing until the end of the test."""
         self.released.wait(60)
         return False
 

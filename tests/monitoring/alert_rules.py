@@ -1,4 +1,4 @@
-"""The alerts and Alertmanager's configuration as they are delivered, and what is asked of both."""
+"""The shipped alerts and Alertmanager configuration, with look-ups for tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OPERATORS = {"and", "or", "unless", "bool"}
 
 
 class Alert(NamedTuple):
-    """What tells a rule from the others: several severities can share a name."""
+    """The key of a rule: name and severity, since several severities can share a name."""
 
     name: str
     severity: str
@@ -34,19 +34,19 @@ def parsed(file: Path) -> dict[str, Any]:
 
 
 def rules() -> list[dict[str, Any]]:
-    """Every rule, alerts and recordings, in its order."""
+    """Every rule, alerting and recording, in file order."""
     return [rule for group in parsed(RULES)["groups"] for rule in group["rules"]]
 
 
 def alerts() -> dict[Alert, dict[str, Any]]:
-    """Each rule that alerts."""
+    """Every alerting rule."""
     found = {Alert(rule["alert"], rule["labels"]["severity"]): rule for rule in rules() if "alert" in rule}
     assert len(found) == sum("alert" in rule for rule in rules())
     return found
 
 
 def series_in(expr: str) -> set[str]:
-    """The names of the series that an expression asks for."""
+    """The names of the series in an expression."""
     bare = _STRING.sub("", expr)
     for what in (_CLAUSE, _SELECTOR_OR_RANGE):
         bare = what.sub(" ", bare)

@@ -1,4 +1,4 @@
-"""What Alertmanager tells Slack and PagerDuty, taken by a server of this machine in their place."""
+"""A local server in place of Slack and PagerDuty that records Alertmanager's notifications."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, NamedTuple, Self
 SLACK, SLACK_QUIET, PAGERDUTY = "/slack/alerts", "/slack/info", "/v2/enqueue"
 
 
-class Told(NamedTuple):
-    """One request: its path, and the JSON in its body."""
+class Received(NamedTuple):
+    """A received request: its path and the JSON of its body."""
 
     path: str
     body: dict[str, Any]
 
 
 class Sink:
-    """Answers as they do, and remembers."""
+    """Answers like Slack and PagerDuty and records each request."""
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self.received: list[Received] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 
@@ -31,18 +31,18 @@ class Sink:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def slack(self, start: str, path: str = SLACK) -> list[dict[str, Any]]:
-        """The attachments at a Slack webhook whose title starts so."""
-        bodies = [told.body for told in list(self.told) if told.path == path]
+        """The attachments received at a Slack webhook whose title starts with `start`."""
+        bodies = [request.body for request in list(self.received) if request.path == path]
         return [one for body in bodies for one in body["attachments"] if one["title"].startswith(start)]
 
     def pages(self, action: str, alert: str) -> list[dict[str, Any]]:
-        """The events at PagerDuty that do so, by the name of their alert."""
-        bodies = [told.body for told in list(self.told) if told.path == PAGERDUTY]
+        """The PagerDuty events with this action for the alert of this name."""
+        bodies = [request.body for request in list(self.received) if request.path == PAGERDUTY]
         return [body for body in bodies if body["event_action"] == action and body["payload"]["class"] == alert]
 
     def text(self) -> str:
-        """All that was told."""
-        return json.dumps([told.body for told in self.told], ensure_ascii=False)
+        """The bodies of all requests, as JSON."""
+        return json.dumps([request.body for request in self.received], ensure_ascii=False)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -54,21 +54,21 @@ class Sink:
         self._server.server_close()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        told = self.told
+        received = self.received
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                told.append(Told(self.path, json.loads(body)))
+                received.append(Received(self.path, json.loads(body)))
                 pagerduty = self.path == PAGERDUTY
                 answer = b'{"status":"success"}' if pagerduty else b"ok"
                 self.send_response(202 if pagerduty else 200)
                 self.send_header("Content-Length", str(len(answer)))
-                with contextlib.suppress(ConnectionError):  # it is being stopped
+                with contextlib.suppress(ConnectionError):  # Alertmanager is being stopped
                     self.end_headers()
                     self.wfile.write(answer)
 
             def log_message(self, *_: object) -> None:
-                """Nothing: the requests are remembered."""
+                """Log nothing; the requests are recorded."""
 
         return Handler

@@ -1,4 +1,4 @@
-"""The dashboard as it lies in its file: its panels, and its queries as Grafana sends them."""
+"""The dashboard's file: its panels, and its queries as Grafana sends them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 FILE = Path(__file__).parents[2] / "deploy" / "helm" / "dashboards" / "ifinu.json"
 
-EVERYTHING = ".*"  # what a variable of several values becomes while "All" is chosen
+EVERYTHING = ".*"  # the value of a multi-value variable while "All" is selected
 
 _METRIC = re.compile(r"\b(?:ifinu|process|kube)_[a-z0-9_]+")
 
@@ -33,37 +33,37 @@ def load() -> dict[str, Any]:
 
 
 def panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Its panels, from the top, without the rows that they are under."""
+    """The panels in order, without the rows."""
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
 def queries(dashboard: Mapping[str, Any]) -> Iterator[Query]:
-    """All that its panels ask, as it is written."""
+    """Every query of the panels, unexpanded."""
     for panel in panels(dashboard):
         for target in panel["targets"]:
             yield Query(panel["title"], target["refId"], target["expr"])
 
 
 def variables(dashboard: Mapping[str, Any]) -> dict[str, str]:
-    """What stands for each variable as the dashboard opens: for one of several values, all of them."""
+    """The initial value of each variable; for a multi-value variable, all of them."""
     return {v["name"]: v["allValue"] for v in dashboard["templating"]["list"] if v["type"] == "query"}
 
 
-def asked(expr: str, chosen: Mapping[str, str], rate_interval: str = "10s") -> str:
+def asked(expr: str, values: Mapping[str, str], rate_interval: str = "10s") -> str:
     """
-    What Grafana sends to Prometheus for an expression.
+    The query that Grafana sends to Prometheus for an expression.
 
     Args:
-        expr: As it is written.
-        chosen: What stands for each variable.
-        rate_interval: For Grafana, four times the scrape interval or more.
+        expr: The expression in the dashboard's file.
+        values: The value of each variable.
+        rate_interval: Grafana uses four times the scrape interval or more.
     """
     expr = expr.replace("$__rate_interval", rate_interval)
-    for name, value in chosen.items():
+    for name, value in values.items():
         expr = re.sub(rf"\$(?:{name}\b|\{{{name}\}})", lambda _, v=value: v, expr)
     return expr
 
 
 def metrics(expr: str) -> set[str]:
-    """Names of the series that an expression reads."""
+    """The names of the series in an expression."""
     return set(_METRIC.findall(expr))

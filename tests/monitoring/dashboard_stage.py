@@ -1,8 +1,8 @@
 """
-All that the dashboard looks at, as real processes of this machine, and traffic that brings every panel something.
+The processes that the dashboard shows, run locally, and traffic that gives every panel data.
 
-A simulated Evolution API, workers, `ifinu webhook`, `ifinu recorder` and `ifinu metrics`. Of the cluster there is only
-what kube-state-metrics would tell of it: no Kubernetes runs here, so `Cluster` serves those few series in its place.
+They are a simulated Evolution API, workers, `ifinu webhook`, `ifinu recorder` and `ifinu metrics`. No Kubernetes runs,
+so `Cluster` serves the few series of kube-state-metrics that the dashboard uses.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _LEAVES = "clube"  # a tenant whose customer writes SAIR
 
 
 class Process:
-    """One `ifinu …`, its output in a file."""
+    """An `ifinu` process with its output in a file."""
 
     def __init__(self, directory: Path, name: str, *arguments: str, environment: Mapping[str, str]) -> None:
         self._log = directory / f"{name}.log"
@@ -90,21 +90,21 @@ class Cluster:
     def __init__(self, workers: Callable[[], int]) -> None:
         series = CollectorRegistry()
 
-        def told(name: str, label: str, values: Mapping[str, Callable[[], float]]) -> None:
+        def export(name: str, label: str, values: Mapping[str, Callable[[], float]]) -> None:
             gauge = Gauge(name, name, ("namespace", label), registry=series)
             for of, value in values.items():
                 gauge.labels(NAMESPACE, of).set_function(value)
 
         def of_autoscalers(name: str, worker: Callable[[], float], gateway: float) -> None:
             both = {WORKER_HPA: worker, GATEWAY_HPA: lambda: gateway}
-            told(f"kube_horizontalpodautoscaler_{name}", "horizontalpodautoscaler", both)
+            export(f"kube_horizontalpodautoscaler_{name}", "horizontalpodautoscaler", both)
 
         of_autoscalers("status_current_replicas", workers, 1)
         of_autoscalers("status_desired_replicas", lambda: self.LEAST, 1)
         of_autoscalers("spec_min_replicas", lambda: self.LEAST, 1)
         of_autoscalers("spec_max_replicas", lambda: self.MOST, 3)
         backed_up_at = time.time() - 6 * 3600
-        told("kube_cronjob_status_last_successful_time", "cronjob", {"ifinu-backup": lambda: backed_up_at})
+        export("kube_cronjob_status_last_successful_time", "cronjob", {"ifinu-backup": lambda: backed_up_at})
         self._server, self._thread = start_http_server(0, addr="127.0.0.1", registry=series)
         self.port = self._server.server_port
 
@@ -116,17 +116,17 @@ class Cluster:
 
 class Stage:
     """
-    The processes; as a context manager it ends them.
+    The processes; as a context manager it stops them.
 
     Args:
-        directory: Holds their logs and files.
-        redis_url: Of a Valkey of theirs alone.
-        database_url: Of a migrated ledger.
-        simulator: The gateway; `INSTANCES` are its instances.
-        environment: More settings of all of them.
+        directory: Folder for logs and other files.
+        redis_url: URL of a Valkey for this stage only.
+        database_url: URL of a migrated ledger.
+        simulator: The gateway, with the instances `INSTANCES`.
+        environment: Further settings of every process.
 
     Attributes:
-        workers: By the name of their pod, those that were started and not stopped.
+        workers: The running workers by pod name.
         client: A connection to the Valkey.
     """
 
@@ -149,7 +149,7 @@ class Stage:
             **environment,
         }
         self._fleet: Fleet = fleet_of(directory, redis_url, simulator.url)
-        self._targets: dict[str, tuple[str, int]] = {}  # by pod: its job and its port
+        self._targets: dict[str, tuple[str, int]] = {}  # job and port by pod
         self._others: dict[str, Process] = {}
         self._webhook_port = free_port()
 
@@ -178,15 +178,15 @@ class Stage:
         self._stack.close()
 
     def start_worker(self) -> str:
-        """Start one more; the name of its pod."""
+        """Start another worker and return its pod's name."""
         pod = f"ifinu-worker-{len(self._fleet.workers)}"
         own = {"IFINU_METRICS_PORT": str(self._target(pod, "ifinu-worker"))}
         self.workers[pod] = self._fleet.start(**{**self._environment, "IFINU_RECORDER": "false", **own})
-        self._tell_targets()
+        self._write_targets()
         return pod
 
     def restart(self, *names: str) -> None:
-        """End and start again some of `webhook`, `recorder` and `metrics`, as a rollout does; each answers again."""
+        """Restart some of `webhook`, `recorder` and `metrics`, as a rollout does, and wait until each answers."""
         for name in names:
             self._stop(name)
             self._start(name)
@@ -194,15 +194,15 @@ class Stage:
             self._wait_for(name)
 
     def address(self, pod: str) -> str:
-        """Where it is scraped, which is the label `instance` of the target."""
+        """The address at which Prometheus scrapes a pod, which is the target's label `instance`."""
         return f"127.0.0.1:{self._targets[pod][1]}"
 
     def scrape_config(self, bare: str = "") -> dict[str, Any]:
         """
-        Of Prometheus, as the chart's discovery makes it.
+        A scrape configuration with the labels of the chart's discovery.
 
         Args:
-            bare: Pod that is scraped as by a static list of addresses: it has no labels but its own.
+            bare: Pod scraped as from a static list of addresses, without added labels.
         """
         discovered = {
             "file_sd_configs": [{"files": [str(self._targets_file)], "refresh_interval": "1s"}],
@@ -236,13 +236,13 @@ class Stage:
         self._targets[pod] = job, port
         return port
 
-    def _tell_targets(self) -> None:
-        told = [
+    def _write_targets(self) -> None:
+        targets = [
             {"targets": [self.address(pod)], "labels": {"job": job, "pod": pod, "namespace": NAMESPACE}}
             for pod, (job, _) in self._targets.items()
         ]
         new = self._targets_file.with_suffix(".new")
-        new.write_text(json.dumps(told))
+        new.write_text(json.dumps(targets))
         new.replace(self._targets_file)
 
     def _answers(self, pod: str) -> bool:
@@ -284,9 +284,9 @@ class Stage:
 
     def push_of_each_sort(self) -> None:
         """
-        What comes to each end there is, at once; it takes the workers some seconds.
+        Push messages for each possible outcome, which takes the workers some seconds.
 
-        The endings of phones make the simulator fail in as many ways.
+        The last digits of the phones select the simulator's failures.
         """
         ends = (1, 2, 3, 4, 5, 9, 10, 11, 13, 15, 20, 22)
         last = [notification(phone=f"+55779862{end:05d}") for end in ends]
@@ -303,20 +303,20 @@ class Stage:
             called_off,
             notification(valid_until=datetime.now(UTC) - timedelta(minutes=1)),
             notification(tenant=_CLOSED),
-            notification(phone="+5577986200026", instance=INSTANCES[3]),  # too fast: its number waits for a minute
+            notification(phone="+5577986200026", instance=INSTANCES[3]),  # throttled: its number waits for a minute
         ])  # fmt: skip
         self.client.lpush(QUEUES[1], b"{not json", b"\xff\xfe", b'{"id": "x", "tipo_notificacao": "convite"}')
         self._knock()
 
     def leave_by_sair(self) -> None:
-        """A person answers SAIR, and is written to again."""
+        """A person answers SAIR and then gets another message."""
         phone = "+5577986200024"
         self.push([notification(tenant=_LEAVES, phone=phone)])
         wait_until(lambda: self.client.hlen(optout_key(_LEAVES)), 60.0)
         self.push([notification(tenant=_LEAVES, phone=phone)])
 
     def lose_instance(self, name: str, messages: int) -> None:
-        """A number loses WhatsApp while messages are to go from it: it is held back."""
+        """Disconnect an instance while messages for it wait, so that it is held."""
         self.simulator.control.set_instance(name, state="close")
         self.push([notification(instance=name) for _ in range(messages)])
 
@@ -324,7 +324,7 @@ class Stage:
         self.simulator.control.set_instance(name, state="open")
 
     def _knock(self) -> None:
-        """Somebody without the secret comes to the webhook."""
+        """Call the webhook without the secret."""
         with contextlib.suppress(urllib.error.HTTPError):
             urllib.request.urlopen(urllib.request.Request(self._webhook_url, b"{}"), timeout=10)
             raise AssertionError("it was let in")
@@ -332,7 +332,7 @@ class Stage:
 
 @contextlib.contextmanager
 def every(interval_s: float, act: Callable[[], None]) -> Iterator[None]:
-    """Do something every so many seconds until the end of the block, which raises what it raised."""
+    """Call a function at this interval in seconds until the end of the block, which raises its error."""
     stop = threading.Event()
     failed: list[Exception] = []
 
@@ -359,7 +359,7 @@ def every(interval_s: float, act: Callable[[], None]) -> Iterator[None]:
 
 
 def notification(of: Kind = Kind.REMINDER, **fields: Any) -> Notification:
-    """One with an id of its own, to a number without an ending that the simulator knows, unless it is given."""
+    """A notification with a new id; by default to a number with no ending that the simulator knows."""
     number = uuid.uuid4().int
     return Notification(
         **{

@@ -15,18 +15,18 @@ from programs import program
 
 from ifinu.embedded import free_port
 
-_STARTS = 3  # a port that was free may be taken by the time the server binds it
+_STARTS = 3  # another process may take the free port before the server binds it
 
 
 class Server:
-    """One that runs; `url` is its base."""
+    """A running server; `url` is its base URL."""
 
     def __init__(self, url: str, http: urllib3.PoolManager) -> None:
         self.url = url
         self._http = http
 
     def json(self, path: str, **fields: str) -> Any:
-        """What it answers to a GET; AssertionError with its words when that is no success."""
+        """The JSON answer to a GET. Raises AssertionError with the answer's text unless it succeeds."""
         answer = self._http.request("GET", self.url + path, fields=fields)
         assert answer.status == 200, answer.data
         return answer.json()
@@ -41,7 +41,7 @@ class Prometheus(Server):
     """A Prometheus."""
 
     def query(self, expr: str) -> list[dict[str, Any]]:
-        """The samples of an instant vector, now: each with `metric` (its labels) and `value` (time, text)."""
+        """The current samples of an instant vector, each with `metric` (labels) and `value` (time, text)."""
         return self.json("/api/v1/query", query=expr)["data"]["result"]  # type: ignore[no-any-return]
 
     def targets(self) -> list[dict[str, Any]]:
@@ -57,19 +57,19 @@ class Alertmanager(Server):
     """An Alertmanager."""
 
     def alerts(self) -> list[dict[str, Any]]:
-        """Each alert that it holds, with `labels` and `status`."""
+        """Each current alert, with `labels` and `status`."""
         return self.json("/api/v2/alerts")  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
 def prometheus(directory: Path, config: Mapping[str, Any], *, flags: Sequence[str] = ()) -> Iterator[Prometheus]:
     """
-    A Prometheus of this configuration, which answers.
+    Run a Prometheus with this configuration and wait until it answers.
 
     Args:
-        directory: Where its configuration, data and log go.
-        config: What `prometheus.yml` says; paths in it are absolute.
-        flags: More arguments for its command line.
+        directory: Folder for configuration, data and log.
+        config: The content of `prometheus.yml`, with absolute paths.
+        flags: Further command-line arguments.
     """
     with _server("prometheus", directory, config, "--storage.tsdb.path", *flags) as (url, http):
         yield Prometheus(url, http)
@@ -77,8 +77,8 @@ def prometheus(directory: Path, config: Mapping[str, Any], *, flags: Sequence[st
 
 @contextlib.contextmanager
 def alertmanager(directory: Path, config: Mapping[str, Any]) -> Iterator[Alertmanager]:
-    """An Alertmanager of this configuration, which answers; arguments as above."""
-    # Without a cluster it waits for no peers before it notifies.
+    """Run an Alertmanager with this configuration and wait until it answers; arguments as for `prometheus`."""
+    # Without clustering it does not wait for peers before it notifies.
     options = ("--storage.path", "--cluster.listen-address=")
     with _server("prometheus-alertmanager", directory, config, *options) as (url, http):
         yield Alertmanager(url, http)
@@ -91,7 +91,7 @@ def _server(
     binary = program(name)
     directory.mkdir(parents=True, exist_ok=True)
     file, log = directory / f"{name}.json", directory / f"{name}.log"
-    file.write_text(json.dumps(config))  # which is YAML too
+    file.write_text(json.dumps(config))  # JSON is valid YAML
     arguments = [binary, f"--config.file={file}", f"{data}={directory / f'{name}-data'}", *flags]
     with urllib3.PoolManager(timeout=5.0, retries=False) as http:
         for _ in range(_STARTS):

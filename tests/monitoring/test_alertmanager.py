@@ -1,4 +1,4 @@
-"""From a queue that is too long to somebody's telephone: the real Prometheus and Alertmanager, by our own files."""
+"""From a long queue to a page: real Prometheus and Alertmanager with the shipped files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PHONE, NAME = "77998610042", "Severina Canário"
 ROUTING_KEY = "a-routing-key-of-the-tests"
 
 
-def told_here(directory: Path, sink: Sink) -> dict[str, Any]:
-    """Alertmanager's configuration with its addresses, its secrets and its intervals replaced, and nothing else."""
+def local_config(directory: Path, sink: Sink) -> dict[str, Any]:
+    """Alertmanager's configuration, changed only in addresses, secrets and intervals."""
     config = parsed(ALERTMANAGER)
     config["global"]["pagerduty_url"] = sink.url + PAGERDUTY
     secrets = {
@@ -50,7 +50,7 @@ def told_here(directory: Path, sink: Sink) -> dict[str, Any]:
 
 
 def watched(port: int, rules: Path, alertmanager_url: str) -> dict[str, Any]:
-    """Prometheus' configuration: the exporter, a second at a time."""
+    """A Prometheus configuration that scrapes the exporter every second."""
     return {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(rules)],
@@ -62,7 +62,7 @@ def watched(port: int, rules: Path, alertmanager_url: str) -> dict[str, Any]:
 
 
 def hurried(directory: Path) -> Path:
-    """Our rules, with each wait of minutes and hours a second long, and nothing else changed."""
+    """The shipped rules with each wait of minutes and hours reduced to a second."""
     document = parsed(RULES)
     for rule in (rule for group in document["groups"] for rule in group["rules"] if "for" in rule):
         rule["for"] = "1s"
@@ -73,7 +73,7 @@ def hurried(directory: Path) -> Path:
 
 @contextlib.contextmanager
 def exporter(directory: Path, valkey: Valkey, simulator: Simulated) -> Iterator[int]:
-    """`ifinu metrics` as a process; the port that it answers at."""
+    """Run `ifinu metrics` and yield its port."""
     log = directory / "metrics.log"
     environment = {
         "IFINU_REDIS_URL": valkey.url,
@@ -109,13 +109,13 @@ def sink() -> Iterator[Sink]:
 
 @pytest.fixture
 def manager(tmp_path: Path, sink: Sink) -> Iterator[Alertmanager]:
-    with alertmanager(tmp_path / "alertmanager", told_here(tmp_path, sink)) as running:
+    with alertmanager(tmp_path / "alertmanager", local_config(tmp_path, sink)) as running:
         yield running
 
 
 @pytest.fixture
-def tell(manager: Alertmanager) -> Callable[..., None]:
-    """Tells Alertmanager of alerts, as Prometheus does."""
+def post_alerts(manager: Alertmanager) -> Callable[..., None]:
+    """Posts alerts to Alertmanager, as Prometheus does."""
 
     def post(*labels: dict[str, str], over: bool = False) -> None:
         now = datetime.now(UTC)
@@ -123,12 +123,12 @@ def tell(manager: Alertmanager) -> Callable[..., None]:
             "startsAt": (now - timedelta(minutes=1)).isoformat(),
             "endsAt": (now + timedelta(minutes=0 if over else 10)).isoformat(),
         }
-        told = [
+        alerts_sent = [
             {"labels": each, "annotations": _annotations(each["alertname"], each["severity"]), **times}
             for each in labels
         ]
         with urllib3.PoolManager() as http:
-            assert http.request("POST", f"{manager.url}/api/v2/alerts", json=told).status == 200
+            assert http.request("POST", f"{manager.url}/api/v2/alerts", json=alerts_sent).status == 200
 
     return post
 
@@ -139,7 +139,7 @@ def _annotations(name: str, severity: str) -> dict[str, str]:
 
 
 def states(manager: Alertmanager) -> dict[tuple[str, str, str], str]:
-    """What became of each alert, by its name, severity and namespace: `active` or `suppressed`."""
+    """The state of each alert, `active` or `suppressed`, by name, severity and namespace."""
     return {
         (one["labels"]["alertname"], one["labels"]["severity"], one["labels"]["namespace"]): one["status"]["state"]
         for one in manager.alerts()
@@ -150,7 +150,7 @@ def test_a_queue_over_its_limit_reaches_slack_and_wakes_somebody_until_it_is_emp
     tmp_path, valkey, queue: Queue, simulator, sink, manager
 ):
     """
-    10,001 messages and no worker: Slack is told of the queue, PagerDuty that nothing is sent; both are told the end.
+    10,001 messages and no worker: Slack hears of the queue, PagerDuty of the stopped sending, and both of the end.
     """
     queue.push(*(raw(n, telefone=PHONE, nome=NAME) for n in range(10_001)))
     with (
@@ -187,14 +187,14 @@ def test_a_queue_over_its_limit_reaches_slack_and_wakes_somebody_until_it_is_emp
     assert not [secret for secret in (PHONE, PHONE[2:], NAME, "test_") if secret in sink.text()]
 
 
-def test_each_severity_reaches_whom_it_should(sink, tell):
-    tell(
+def test_each_severity_reaches_its_receiver(sink, post_alerts):
+    post_alerts(
         {"alertname": "IfinuRedisDown", "severity": "critical", "namespace": "a"},
         {"alertname": "IfinuThrottled", "severity": "warning", "namespace": "b"},
         {"alertname": "IfinuRedisRestarted", "severity": "info", "namespace": "c"},
     )
-    wait_until(lambda: len(sink.told) >= 4, 20.0, sink.text)
-    assert sorted((told.path, alert_of(told.body)) for told in sink.told) == [
+    wait_until(lambda: len(sink.received) >= 4, 20.0, sink.text)
+    assert sorted((request.path, alert_of(request.body)) for request in sink.received) == [
         (SLACK, "IfinuRedisDown in a"),
         (SLACK, "IfinuThrottled in b"),
         (SLACK_QUIET, "IfinuRedisRestarted in c"),
@@ -208,34 +208,34 @@ def alert_of(body: dict[str, Any]) -> str:
     return str(body["attachments"][0]["title"].split(": ")[1])
 
 
-def test_the_end_of_what_is_good_to_know_is_not_told(sink, tell):
+def test_the_end_of_an_info_alert_is_not_notified(sink, post_alerts):
     quiet = {"alertname": "IfinuRedisRestarted", "severity": "info", "namespace": "a"}
     loud = {"alertname": "IfinuThrottled", "severity": "warning", "namespace": "a"}
-    tell(quiet, loud)
-    wait_until(lambda: len(sink.told) >= 2, 20.0, sink.text)
-    tell(quiet, loud, over=True)
+    post_alerts(quiet, loud)
+    wait_until(lambda: len(sink.received) >= 2, 20.0, sink.text)
+    post_alerts(quiet, loud, over=True)
     wait_until(lambda: sink.slack("RESOLVED: IfinuThrottled"), 20.0, sink.text)
-    # Its end would come with the other's, or with the next of its group.
-    tell({**quiet, "queue": "whatsapp"})
+    # A resolution would come with the other alert's, or with the next of its group.
+    post_alerts({**quiet, "queue": "whatsapp"})
     wait_until(lambda: len(sink.slack("INFO", SLACK_QUIET)) == 2, 20.0, sink.text)
     assert not sink.slack("RESOLVED", SLACK_QUIET)
-    assert not [told for told in sink.slack("INFO", SLACK_QUIET) if "Over:" in told["text"]]
+    assert not [one for one in sink.slack("INFO", SLACK_QUIET) if "Over:" in one["text"]]
 
 
-def test_of_many_alike_the_first_ten_are_told(sink, tell):
-    tell(
+def test_a_group_of_alerts_lists_the_first_ten(sink, post_alerts):
+    post_alerts(
         *(
             {"alertname": "IfinuInstanceDown", "severity": "warning", "namespace": "a", "whatsapp": f"i{n}"}
             for n in range(12)
         )
     )
 
-    def all_told() -> list[str]:
-        texts = [told["text"] for told in sink.slack("WARNING: IfinuInstanceDown")]
+    def complete() -> list[str]:
+        texts = [one["text"] for one in sink.slack("WARNING: IfinuInstanceDown")]
         return [text for text in texts if "and more: 12 in all" in text]
 
-    wait_until(all_told, 20.0, sink.text)  # it may begin with the first ones that it hears of
-    assert all_told()[0].count("|Runbook>") == 10
+    wait_until(complete, 20.0, sink.text)  # the first notification may list only some of the alerts
+    assert complete()[0].count("|Runbook>") == 10
 
 
 @pytest.mark.parametrize(
@@ -250,15 +250,15 @@ def test_of_many_alike_the_first_ten_are_told(sink, tell):
         (("IfinuRedisMemory", "critical"), ("IfinuRedisMemory", "warning"), ("IfinuRecorderLag", "warning")),
     ],
 )
-def test_what_follows_from_something_else_is_not_told(manager, tell, cause, follows, stays):
+def test_a_consequence_of_another_alert_is_not_notified(manager, post_alerts, cause, follows, stays):
     """
-    Only in the installation where it follows from it.
+    It is suppressed only in the installation that has the cause.
     """
     labels = [
         {"alertname": name, "severity": severity, "namespace": namespace}
         for name, severity, namespace in ((*cause, "a"), (*follows, "a"), (*stays, "a"), (*follows, "b"))
     ]
-    tell(*labels)
+    post_alerts(*labels)
     expected = {(*cause, "a"): "active", (*follows, "a"): "suppressed", (*stays, "a"): "active"}
     expected[(*follows, "b")] = "active"
     wait_until(lambda: states(manager) == expected, 20.0, lambda: states(manager))

@@ -1,4 +1,4 @@
-"""The alerts: each fires when it should and not before, says what to do, and asks for series that there are."""
+"""The alerts: each fires at its condition and not before, says what to do, and uses exported series."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ifinu.metrics.worker_series import WorkerSeries
 ALERTS = alerts()
 RUNBOOK, PORTUGUESE = ROOT / "docs/runbook.md", ROOT / "docs/runbook.pt-BR.md"
 LINK = "https://github.com/ifinu/ifinu/blob/main/docs/runbook.md#"
-KUBE_STATE_METRICS = "kube_"  # not ours
+KUBE_STATE_METRICS = "kube_"  # exported by other programs
 PROMETHEUS = {"up"}
 
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -46,7 +46,7 @@ def headings(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Where a link can lead, by GitHub's rules; the second of two headings that are the same gets a number."""
+    """The anchors of a page by GitHub's rules; the second of two equal headings gets a number."""
     found: set[str] = set()
     for heading in headings(page):
         anchor = re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
@@ -59,21 +59,21 @@ def anchors(page: Path) -> set[str]:
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Those of the command line, by the words that name them."""
+    """The commands of the command line, by the words that name them."""
     if not hasattr(command, "commands"):
         return {path: command}
     return {k: v for name, inner in command.commands.items() for k, v in commands(inner, (*path, name)).items()}
 
 
 def command_lines(text: str) -> list[list[str]]:
-    """Every `ifinu …` in a text, in a block of code or in a line."""
+    """Every `ifinu …` command in a text, in a code block or inline."""
     code = [line for block in _FENCE.findall(text) for line in block.splitlines()]
     code += _CODE.findall(_FENCE.sub("", text))
     return [shlex.split(line.split("|")[0], comments=True)[1:] for line in code if line.startswith("ifinu ")]
 
 
 def refuse_unknown(lines: list[list[str]]) -> None:
-    """UsageError, or an assertion, where a command or one of its options is none; the bare name of one is fine."""
+    """Raise UsageError or AssertionError for an unknown command or option; a command's name alone is valid."""
     known = commands(typer.main.get_command(cli.app))
     for line in lines:
         path = next((path for path in known if line[: len(path)] == list(path)), None)
@@ -83,13 +83,13 @@ def refuse_unknown(lines: list[list[str]]) -> None:
 
 
 def names(series: CollectorRegistry) -> set[str]:
-    """The names under which Prometheus knows what a registry tells."""
+    """The names that the series of a registry have in Prometheus."""
     return {metric.name + suffix for metric in series.collect() for suffix in _SUFFIXES[metric.type]}
 
 
 @pytest.fixture
 def exported(client: redis.Redis, simulator: Simulated, tmp_path: Path) -> set[str]:
-    """Every series of ifinu, of all its processes."""
+    """Every series that ifinu's processes export."""
     series = endpoint.registry()
     WorkerSeries(series)
     RecorderSeries(series, Progress())
@@ -123,7 +123,7 @@ def test_the_alerts_fire_when_they_should_and_not_before(file):
 
 def test_each_alert_is_tested_firing_and_not_firing():
     """
-    Not firing: where another severity of it is expected, or none.
+    A case of not firing expects another severity of the alert, or none.
     """
     fires, silent = set(), set()
     stories = [story for file in UNIT_TESTS.glob("*.yaml") for story in parsed(file)["tests"]]
@@ -136,7 +136,7 @@ def test_each_alert_is_tested_firing_and_not_firing():
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids="-".join)
-def test_each_alert_says_what_it_is_what_to_do_first_and_where_to_read_on(alert):
+def test_each_alert_has_a_summary_a_first_step_and_a_runbook_link(alert):
     rule = ALERTS[alert]
     assert alert.severity in {"critical", "warning", "info"}
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
@@ -162,13 +162,15 @@ def test_the_runbook_names_commands_that_ifinu_takes(page):
 
 
 def test_the_alerts_name_commands_that_ifinu_takes():
-    told = "\n".join(rule["annotations"]["description"] for rule in ALERTS.values())
-    lines = command_lines(re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda m: {"queue": "baixa"}.get(m[1], "x"), told))
+    descriptions = "\n".join(rule["annotations"]["description"] for rule in ALERTS.values())
+    lines = command_lines(
+        re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda m: {"queue": "baixa"}.get(m[1], "x"), descriptions)
+    )
     assert len(lines) > 20
     refuse_unknown(lines)
 
 
-def test_both_runbooks_say_the_same():
+def test_both_runbooks_have_the_same_sections_and_commands():
     """
     The same sections in the same order, and the same commands in each.
     """
@@ -180,7 +182,7 @@ def test_both_runbooks_say_the_same():
         assert sorted(map(" ".join, command_lines(ours))) == sorted(map(" ".join, command_lines(theirs)))
 
 
-def test_each_series_that_an_alert_asks_for_is_there(exported):
+def test_each_series_in_an_alert_is_exported(exported):
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     asked = set().union(*(series_in(rule["expr"]) for rule in rules()))
     assert recorded <= asked
@@ -197,15 +199,15 @@ def test_the_series_of_an_expression_are_all_found():
     assert series_in(expr) == {"a_total", "g:h:i", "k", "up"}
 
 
-def test_the_answers_that_an_alert_asks_for_are_those_of_a_gateway():
+def test_the_outcomes_in_an_alert_are_those_of_a_gateway():
     (expr,) = [rule["expr"] for (name, _), rule in ALERTS.items() if name == "IfinuGatewayMisconfigured"]
     (asked,) = re.findall(r'answer=~"([^"]+)"', expr)
     assert set(asked.split("|")) < {reason.value for reason in Reason}
 
 
-def test_alertmanager_silences_alerts_that_there_are():
+def test_alertmanager_inhibits_only_existing_alerts():
     """
-    A name in an inhibition rule that no alert has would silence nothing.
+    An inhibition rule with a name that no alert has would have no effect.
     """
     known = {alert.name for alert in ALERTS}
     for rule in parsed(ALERTMANAGER)["inhibit_rules"]:

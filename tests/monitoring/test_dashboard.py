@@ -35,7 +35,7 @@ OUTAGES = next(a["expr"] for a in DASHBOARD["annotations"]["list"] if not a.get(
 
 UNCONFIRMED_AFTER_S = 2.0
 
-# Written by the client library beside each counter and histogram; nobody asks for them.
+# The client library exports them beside each counter and histogram; no panel uses them.
 _CREATED = re.compile(r".*_created$")
 _PARTS_OF_HISTOGRAM = re.compile(r"_(bucket|count|sum)$")
 
@@ -47,12 +47,12 @@ def asked(expr: str) -> str:
 # -- the file
 
 
-def test_it_opens_as_its_readers_expect():
+def test_the_dashboard_opens_with_the_expected_settings():
     assert DASHBOARD["uid"] == "ifinu"
     assert DASHBOARD["time"] == {"from": "now-6h", "to": "now"}
     assert DASHBOARD["refresh"] == "30s"
-    assert DASHBOARD["schemaVersion"] == 39  # Grafana 11; newer ones bring it up to theirs
-    assert "id" not in DASHBOARD  # of a database that it is not in
+    assert DASHBOARD["schemaVersion"] == 39  # Grafana 11; newer versions migrate it
+    assert "id" not in DASHBOARD  # an id belongs to one Grafana's database
     assert [(v["name"], v["type"]) for v in DASHBOARD["templating"]["list"]] == [
         ("datasource", "datasource"),
         ("namespace", "query"),
@@ -60,7 +60,7 @@ def test_it_opens_as_its_readers_expect():
     ]
 
 
-def test_its_rows():
+def test_the_rows_of_the_dashboard():
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert rows == ["Overview", "Flow", "Time", "Failures", "Queue", "Instances", "Receipts", "Pods", "Storage"]
 
@@ -84,8 +84,8 @@ def test_panels_fill_the_grid_without_overlaps():
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_each_panel_says_what_it_shows(panel):
-    """Whoever is woken by it reads there what is normal and what to do."""
+def test_each_panel_describes_what_it_shows(panel):
+    """Each description says what is normal and what to do otherwise, for the person on call."""
     assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     assert panel["fieldConfig"]["defaults"]["unit"]
     assert "**Normal:**" in panel["description"]
@@ -98,22 +98,22 @@ def test_each_panel_says_what_it_shows(panel):
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_what_a_panel_sets_for_one_series_has_that_series(panel):
-    """An override of a name that no query gives would be forgotten by a rename."""
+def test_each_override_of_a_panel_matches_one_of_its_series(panel):
+    """An override whose name no query gives would be left over by a rename."""
     fixed = {target["legendFormat"] for target in panel["targets"] if "{{" not in target["legendFormat"]}
     if len(fixed) == len(panel["targets"]):
         assert {one["matcher"]["options"] for one in panel["fieldConfig"]["overrides"]} <= fixed
 
 
-def test_panels_and_rows_that_it_refers_to_exist():
-    """By their titles, which have a capital; names of series have none."""
+def test_panels_and_rows_named_in_a_description_exist():
+    """They are found by their titles, which start with a capital; names of series do not."""
     titles = {panel["title"] for panel in DASHBOARD["panels"]}
     named = set(itertools.chain(*(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", p["description"]) for p in PANELS)))
     assert named
     assert named - titles == set()
 
 
-def test_commands_that_it_tells_to_run_exist(capsys, monkeypatch):
+def test_commands_named_in_a_description_exist(capsys, monkeypatch):
     ifinu = Shell(capsys, monkeypatch)
     commands = set(itertools.chain(*(re.findall(r"`ifinu ([a-z ]+)`", p["description"]) for p in PANELS)))
     assert commands
@@ -125,14 +125,16 @@ def test_promtool_takes_every_query(tmp_path: Path):
     named = [*((str(query), query.expr) for query in QUERIES), ("outages", OUTAGES)]
     rules = [{"record": f"dashboard:query_{n}", "expr": asked(expr)} for n, (_, expr) in enumerate(named)]
     file = tmp_path / "rules.json"
-    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))  # which is YAML too
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))  # JSON is valid YAML
     ended = subprocess.run([program("promtool"), "check", "rules", file], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"{len(named)} rules found" in ended.stdout
 
 
 def test_variables_are_all_replaced():
-    assert [query for query in QUERIES if re.search(r"\$(?!1\b)", asked(query.expr))] == []  # $1 is of a regex
+    assert [
+        query for query in QUERIES if re.search(r"\$(?!1\b)", asked(query.expr))
+    ] == []  # $1 belongs to a regular expression
     assert asked('x{a=~"$namespace",b="${namespace}"}[$__rate_interval]') == 'x{a=~".*",b=".*"}[10s]'
     assert asked("$namespaces") == "$namespaces"
 
@@ -149,7 +151,7 @@ def gateway(tmp_path: Path) -> Iterator[Simulated]:
 
 @pytest.fixture
 def stage(tmp_path: Path, valkey: Valkey, ledger_url: str, gateway: Simulated) -> Iterator[Stage]:
-    # Nobody waits six hours for a receipt here.
+    # A test cannot wait six hours for a receipt.
     with Stage(
         tmp_path, valkey.url, ledger_url, gateway, IFINU_UNCONFIRMED_AFTER_S=str(UNCONFIRMED_AFTER_S)
     ) as running:
@@ -160,11 +162,11 @@ def stage(tmp_path: Path, valkey: Valkey, ledger_url: str, gateway: Simulated) -
 @pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
 def test_every_query_returns_data(stage: Stage, ledger_url: str, tmp_path: Path):
     """
-    Two workers, a webhook, a recorder and the exporter, scraped every second, while messages of every kind come to
-    every end, the gateway is away for some seconds and one number loses WhatsApp.
+    Two workers, a webhook, a recorder and the exporter are scraped every second while messages of every kind reach
+    every outcome, the gateway is unreachable for some seconds and one instance is disconnected.
 
-    One of the workers is scraped as by the shortest configuration there is, without the labels of a cluster. The
-    autoscalers' and the backup's figures come from a stand-in for kube-state-metrics, since no cluster runs here.
+    One of the workers is scraped by the shortest possible configuration, without the labels of a cluster. The series
+    of the autoscalers and the backup come from a stand-in for kube-state-metrics.
     """
     with prometheus(tmp_path / "prometheus", stage.scrape_config(bare="ifinu-worker-1")) as server:
         stage.push_of_each_sort()
@@ -173,7 +175,7 @@ def test_every_query_returns_data(stage: Stage, ledger_url: str, tmp_path: Path)
         wait_until(lambda: has_data(server, "max(ifinu_instance_held) == 1"), 60.0)
         stage.find_instance(INSTANCES[2])
         wait_until(lambda: are_silent(ledger_url), 60.0)
-        stage.restart("recorder", "metrics")  # each looks for unconfirmed ones as it starts, then every hour, or minute
+        stage.restart("recorder", "metrics")  # each counts unconfirmed messages at its start, then every hour or minute
 
         missing = list(QUERIES)
 
@@ -181,7 +183,9 @@ def test_every_query_returns_data(stage: Stage, ledger_url: str, tmp_path: Path)
             missing[:] = [query for query in missing if not has_data(server, asked(query.expr))]
             return not missing
 
-        with every(0.5, lambda: stage.push(notification() for _ in range(5))):  # rates of nothing are no figures
+        with every(
+            0.5, lambda: stage.push(notification() for _ in range(5))
+        ):  # the ratio of two zero rates is not a number
             stage.simulator.control.set_fault(gateway="unavailable")
             wait_until(lambda: has_data(server, asked(OUTAGES)), 60.0)
             stage.simulator.control.set_fault(gateway="up")
@@ -222,12 +226,12 @@ def value(server: Prometheus, panel: str, ref: str = "A") -> float:
 
 
 def assert_true_of(stage: Stage, server: Prometheus) -> None:
-    """What the dashboard says becomes so, once all has come to its end."""
+    """Wait until the dashboard shows the facts, once every message has its outcome."""
 
     def becomes(seen: Callable[[], object], expected: object) -> None:
         wait_until(lambda: seen() == expected, 90.0, seen)
 
-    def told(series: str, name: str) -> set[str]:
+    def label_values(series: str, name: str) -> set[str]:
         return {sample["metric"][name] for sample in server.query(series)}
 
     becomes(stage.backlog, 0)
@@ -236,9 +240,9 @@ def assert_true_of(stage: Stage, server: Prometheus) -> None:
     becomes(lambda: value(server, "Gateway"), 1)
     becomes(lambda: value(server, "Sends against the pace limit", "B"), 100)
     ends = {"sent", "duplicate", "expired", "suppressed", "cancelled", "dead", "held"}
-    becomes(lambda: told("ifinu_messages_total", "outcome"), ends)
+    becomes(lambda: label_values("ifinu_messages_total", "outcome"), ends)
     kinds = {"lembrete", "vencimento", "atraso", "pagamento"}
-    becomes(lambda: told('ifinu_messages_total{outcome="sent"}', "kind"), kinds)
+    becomes(lambda: label_values('ifinu_messages_total{outcome="sent"}', "kind"), kinds)
     becomes(lambda: labels(server, "Instances connected", "whatsapp"), set(INSTANCES))
     becomes(lambda: labels(server, "Sends per second, by instance", "whatsapp") >= set(INSTANCES[:3]), True)
     pods = {"ifinu-webhook", "ifinu-recorder", "ifinu-metrics", "ifinu-worker-0", stage.address("ifinu-worker-1")}
@@ -248,9 +252,9 @@ def assert_true_of(stage: Stage, server: Prometheus) -> None:
 
 
 def assert_known(server: Prometheus) -> None:
-    """Nothing is asked for that the code does not tell, and nothing of ours is told that nobody looks at."""
-    told = {name for name in server.json("/api/v1/label/__name__/values")["data"] if not _CREATED.match(name)}
+    """Every series in a query is exported, and every exported series of ifinu is in a query."""
+    exported = {name for name in server.json("/api/v1/label/__name__/values")["data"] if not _CREATED.match(name)}
     wanted = set(itertools.chain(*(dashboard_file.metrics(query.expr) for query in QUERIES)))
-    assert wanted - told == set()
-    ours = {_PARTS_OF_HISTOGRAM.sub("", name) for name in told if name.startswith("ifinu_")}
+    assert wanted - exported == set()
+    ours = {_PARTS_OF_HISTOGRAM.sub("", name) for name in exported if name.startswith("ifinu_")}
     assert ours - {_PARTS_OF_HISTOGRAM.sub("", name) for name in wanted} == set()

@@ -144,7 +144,7 @@ def test_every_field_of_a_notification_is_in_these_tables():
 
 @pytest.mark.parametrize("blank", ["", "   "])
 @pytest.mark.parametrize(
-    ("field", "why"),
+    ("field", "reason"),
     [
         ("id", "is empty"),
         ("kind", "is not one of lembrete, vencimento, atraso, pagamento"),
@@ -154,7 +154,7 @@ def test_every_field_of_a_notification_is_in_these_tables():
         ("due_date", "is required for lembrete"),
     ],
 )
-def test_a_blank_field_that_the_message_needs_is_refused_by_its_name(field, why, blank):
+def test_a_blank_field_that_the_message_needs_is_refused_by_its_name(field, reason, blank):
     with pytest.raises(InvalidNotification) as caught:
         producer.notification_of(CHARGE | {field: blank})
-    assert (caught.value.field, caught.value.reason) == (field, why)
+    assert (caught.value.field, caught.value.reason) == (field, reason)

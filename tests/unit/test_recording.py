@@ -28,17 +28,17 @@ class _Recorder:
         self._failures = list(failures)
 
     def __call__(
-        self, client: redis.Redis, chosen: settings.Settings, stop: threading.Event, progress: Progress
+        self, client: redis.Redis, config: settings.Settings, stop: threading.Event, progress: Progress
     ) -> None:
-        self.calls.append((client, chosen.database_url.get_secret_value()))
+        self.calls.append((client, config.database_url.get_secret_value()))
         self.entered.release()
         if self._failures:
             raise self._failures.pop(0)
         stop.wait()
 
 
-def _consumer(**chosen: Any) -> Any:
-    return SimpleNamespace(app=SimpleNamespace(settings=settings.load(**chosen), progress=Progress()), steps=[])
+def _consumer(**given: Any) -> Any:
+    return SimpleNamespace(app=SimpleNamespace(settings=settings.load(**given), progress=Progress()), steps=[])
 
 
 @pytest.fixture
@@ -88,9 +88,9 @@ def test_an_unforeseen_error_is_logged_and_retried(monkeypatch: pytest.MonkeyPat
     assert _threads() == []
 
 
-@pytest.mark.parametrize(("chosen", "steps"), [(True, 1), (False, 0)])
-def test_the_recorder_does_not_run_if_the_settings_disable_it(chosen: bool, steps: int) -> None:
-    consumer = _consumer(recorder=chosen)
+@pytest.mark.parametrize(("enabled", "steps"), [(True, 1), (False, 0)])
+def test_the_recorder_does_not_run_if_the_settings_disable_it(enabled: bool, steps: int) -> None:
+    consumer = _consumer(recorder=enabled)
     RecorderThread(consumer).include(consumer)
     assert len(consumer.steps) == steps
 

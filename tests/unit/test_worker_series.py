@@ -31,9 +31,9 @@ def sending(registry: CollectorRegistry) -> WorkerSeries:
     return WorkerSeries(registry)
 
 
-def wait(why: str, **changes: object) -> Wait:
-    event = Event(Name.DEFERRED, "a", {"reason": why})
-    return Wait(0.0, NOW, ClaimState.WAITING, "token", event, "ifinu", why)._replace(**changes)
+def wait(reason: str, **changes: object) -> Wait:
+    event = Event(Name.DEFERRED, "a", {"reason": reason})
+    return Wait(0.0, NOW, ClaimState.WAITING, "token", event, "ifinu", reason)._replace(**changes)
 
 
 def test_names_from_elsewhere_make_few_labels():
