@@ -33,12 +33,15 @@ def worker(
     config = settings.load(
         concurrency=concurrency, rate_limit=rate_limit, pool=pool, log_level=log_level, worker_name=name
     )
-    from celery.bin.celery import celery
+    # Celery's whole command line would also load its other commands, a shell and Flower.
+    from celery.bin.base import CLIContext
+    from celery.bin.worker import worker as run
 
     from ifinu.worker.app import app
 
     app.use(config)
     app.delivery  # noqa: B018 - reports a missing API key now, not with the first message
     # Not `app.worker_main`, which loses the exit code.
-    arguments = ["--app", "ifinu", "worker", *(("--hostname", f"{name}@%h") if name else ())]
-    raise typer.Exit(celery.main(args=arguments, standalone_mode=False) or 0)
+    arguments = ["--hostname", f"{name}@%h"] if name else []
+    context = CLIContext(app, no_color=False, workdir=None)
+    raise typer.Exit(run.main(args=arguments, obj=context, standalone_mode=False) or 0)

@@ -42,3 +42,24 @@ def test_importing_the_package_loads_neither_celery_nor_a_module_of_ifinu():
 def test_a_producer_in_bulk_needs_neither_celery_nor_the_gateways_client(name: str):
     loaded = loaded_by(f"from ifinu import {name}")
     assert not loaded & {"celery", "ifinu.gateway", "ifinu.worker"}
+
+
+def test_a_worker_that_does_not_record_loads_no_database_no_other_command_and_nothing_that_traces():
+    loaded = loaded_by("import ifinu.worker.tasks, ifinu.worker.consumer, ifinu.worker.inspection, celery.bin.worker")
+    assert "ifinu.worker.app" in loaded
+    assert not loaded & {
+        "alembic",
+        "flower",
+        "ifinu.cli",
+        "ifinu.ledger.recorder",
+        "ifinu.tables",
+        "ifinu.tracing.sdk",
+        "prompt_toolkit",
+        "psycopg2",
+        "sqlalchemy",
+        "sqlite3",
+        "starlette",
+        "tornado",
+        "typer",
+        "uvicorn",
+    }
