@@ -1,4 +1,4 @@
-# Everything runs in a virtual environment of its own, made on first use: Python 3.11 or newer and make are enough.
+# Every target uses a virtual environment, created on first use; only Python 3.11 or newer and make are needed.
 
 PYTHON ?= python3
 VENV ?= .venv

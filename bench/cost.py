@@ -3,12 +3,12 @@ CPU time that a worker needs for one message, beside that of stock Celery on Red
 
     python bench/cost.py [--messages 5000] [--rounds 3]
 
-Five workers take turns at the same simulated gateway (20 ms a send), each with its own backlog: ifinu's with raw
-JSON and all that it does, once as one of many, once as the one that also writes the ledger (SQLite) and once with the
-events that Flower reads; and `bench/stock.py` with envelopes, in a pool of ten threads and in one of ten processes. All
-log what becomes of a message, at the level `info`. Counted is the CPU time of the worker's processes from the first
-tenth of the messages to the last one, so that neither its start nor other programs on the machine matter. The exit code
-is 1 when ifinu needs more than half of what stock threads do, or more than 90 MiB.
+Five workers take turns at the same simulated gateway (20 ms a send), each with a separate backlog. Three are ifinu's
+with raw JSON and every feature: a plain one, one that also writes the ledger (SQLite), and one with the events for
+Flower. Two run `bench/stock.py` with envelopes: ten threads, and ten processes. All log each message's outcome at the
+level `info`. The bench measures the CPU time of the worker's processes from the first tenth of the messages to the last
+one, which excludes the start and other programs on the machine. The exit code is 1 when ifinu needs more than half the
+CPU time of stock threads, or more than 90 MiB.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_RATIO, MOST_MIB = 0.5, 90.0
 
 
 class Contender(NamedTuple):
-    """A worker, the list that it consumes, and what stands on that list."""
+    """A worker, the list that it consumes, and the messages of that list."""
 
     start: Callable[[Rig], WorkerProcess]
     queue: str
@@ -60,7 +60,7 @@ def stock(pool: str) -> Callable[[Rig], WorkerProcess]:
 
 
 def envelope() -> Callable[[int], bytes]:
-    """Stock's message of a number: the same notification, its text made already."""
+    """The same notification for the stock worker, with its text already rendered."""
     renderer, today = Renderer(), today_in_brazil()
 
     def of(number: int) -> bytes:
@@ -72,7 +72,7 @@ def envelope() -> Callable[[int], bytes]:
 
 
 def published(argument: dict[str, Any]) -> bytes:
-    """As Celery publishes a call of `stock.send`."""
+    """The message that Celery publishes for a call of `stock.send`."""
     task_id = str(uuid.uuid4())
     return json.dumps(
         {

@@ -1,10 +1,10 @@
 """
-How fast a producer can publish, three ways, and what CPU time it costs the producer.
+How fast a producer can publish in three ways, and the CPU time that it costs.
 
     python bench/enqueue.py [--messages 20000]
 
-`.delay` publishes one notification and answers for it, so it gets a tenth of the messages; `enqueue_many` validates
-each and pushes hundreds a trip; the last row is what Redis and the client need for bytes that are ready.
+`.delay` publishes one notification a call, so it gets a tenth of the messages. `enqueue_many` validates each
+notification and pushes hundreds a round trip. The last row is the cost of Redis and its client for ready bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ifinu.broker import NORMAL
 
 def measure(rig: Rig, count: int, publish: Callable[[int], None]) -> tuple[float, float]:
     """Messages per second, and CPU µs of this process for each."""
-    publish(50)  # connections, and what is made once
+    publish(50)  # opens connections and fills caches
     rig.client.flushall()
     started, cpu_started = time.perf_counter(), time.process_time()
     publish(count)

@@ -55,7 +55,7 @@ def serve(ready: Connection) -> None:
 
 
 def clients(url: str) -> dict[str, tuple[Callable[[], int], Callable[[], None]]]:
-    """How each posts once, returning the status, and how it is closed."""
+    """For each client, a function that posts once and returns the status, and one that closes it."""
     session = requests.Session()
     session.trust_env = False
     pool = urllib3.PoolManager(retries=False)
@@ -79,7 +79,7 @@ def clients(url: str) -> dict[str, tuple[Callable[[], int], Callable[[], None]]]
 
 
 def cpu_us(post: Callable[[], int], posts: int) -> float:
-    """CPU microseconds of one POST on a connection that is open already."""
+    """CPU microseconds of one POST on an open connection."""
     assert post() == 201
     start = time.process_time()
     for _ in range(posts):
@@ -93,7 +93,7 @@ def main(posts: int) -> None:
     server.start()
     measured: dict[str, float] = {}
     contenders = clients(f"http://127.0.0.1:{ours.recv()}")
-    # In turn, and the best of some rounds: noise only ever adds, and a slow spell hits all of them.
+    # Take the best of several interleaved rounds: noise only adds time, and a slow spell affects every client.
     for _ in range(ROUNDS):
         for name, (post, close) in contenders.items():
             measured[name] = min(cpu_us(post, posts), measured.get(name, float("inf")))

@@ -37,7 +37,7 @@ def worker(application: str, **more: str) -> Callable[[Rig], WorkerProcess]:
 
 
 def raw(number: int) -> bytes:
-    """A message that says when it was accepted, so that every series has something to count."""
+    """A message with its acceptance time, so that every series counts something."""
     return json.dumps({**wire(number), "criado_em": datetime.now(UTC).isoformat()}).encode()
 
 
@@ -47,7 +47,7 @@ def scrape(port: int, stop: threading.Event, seen: list[int]) -> None:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
                 seen.append(len(answer.read()))
         except OSError:
-            continue  # it is between two workers
+            continue  # no worker runs just now
 
 
 def main() -> int:

@@ -3,9 +3,9 @@ Pace of one worker under a backlog, as the gateway sees it.
 
     python bench/pace.py [--seconds 30] [--limits 5/s,50/s,100/s]
 
-A worker gets as many messages as take that long, at a gateway that needs 20 ms for each. Two figures count: the mean
-rate from the first POST to the last, and the most POSTs in any one second. The exit code is 1 when the mean is below
-98 % or above 101 % of the limit, or when any second has more than the limit and the declared burst.
+A worker gets enough messages for this duration, at a gateway that needs 20 ms for each. The bench reports two figures:
+the mean rate from the first POST to the last, and the most POSTs in any one second. The exit code is 1 when the mean is
+below 98 % or above 101 % of the limit, or when any second has more than the limit and the declared burst.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
-How long a backup and a restore take, and so what RTO and RPO can be promised: `python bench/restore.py [thousands]`.
+Duration of a backup and a restore, the basis of RTO and RPO: `python bench/restore.py [thousands]`.
 
-Real servers of this machine, each part restored into a server that never saw it. The ledger is filled by the recorder,
-from events as workers and webhooks write them; the gateway's database is a table of messages as large as the gateway's.
+The servers are real and local; each part is restored into a new server. The recorder fills the ledger from events like
+those of workers and webhooks. The gateway's database is a table of messages as large as the gateway's.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CREATE INDEX ON "Message" (at);
 def main(count: int) -> None:
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ifinu-bench-")))
-        root.chmod(0o755)  # PostgreSQL runs as another account
+        root.chmod(0o755)  # PostgreSQL runs under another account
         source, target = (stack.enter_context(Valkey(root / name)) for name in ("valkey-1", "valkey-2"))
         here, there = (stack.enter_context(_postgres(root / name)) for name in ("postgres-1", "postgres-2"))
         print(
@@ -88,7 +88,7 @@ def _fill(server: Valkey, postgres: Postgres, count: int) -> tuple[str, str]:
 
 
 def _sent(pipe: Any, number: int) -> None:
-    """What a send leaves: its claim and three events."""
+    """Write the traces of a send: its claim and three events."""
     id_, key_id = f"bench-{number}", f"3EB0{number:016X}"
     about = {
         "kind": "lembrete", "tenant": f"t{number % 50}", "instance": "ifinu", "queue": NORMAL, "attempts": 1,
@@ -163,7 +163,7 @@ def _environment(redis_url: str, databases: tuple[str, ...], store: Path) -> dic
 
 
 def _run(environment: dict[str, str], *arguments: str) -> tuple[Any, float]:
-    """What a command says, and how long it takes in seconds, from its start to its end."""
+    """The output of a command, and its wall time in seconds."""
     began = time.monotonic()
     ended = subprocess.run(
         [sys.executable, "-m", "ifinu", *arguments], env=environment, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""What the benches run against: a Valkey, a simulated gateway and workers, as processes of their own."""
+"""The servers of the benches as separate processes: a Valkey, a simulated gateway and workers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 class Rig:
     """
-    Starts a Valkey and a simulator; ends them, and every worker, when left.
+    A context manager that starts a Valkey and a simulator, and finally stops them and every worker.
 
     Args:
-        latency_ms: Time that each send takes at the gateway.
+        latency_ms: Duration of each send at the gateway, in milliseconds.
     """
 
     client: redis.Redis
@@ -49,7 +49,7 @@ class Rig:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of this machine's, nothing that is about ifinu; then the servers of this rig."""
+        """This process's environment without ifinu's variables, plus the servers of this rig."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("IFINU_", "REDIS_ADDR"))}
         return {
             **clean,
@@ -82,18 +82,18 @@ class Rig:
         self._folder.cleanup()
 
     def start(self, *celery: str, **environment: str) -> WorkerProcess:
-        """`celery …`, from the directory of the benches."""
+        """Start `celery …` in the directory of the benches."""
         log = self.directory / f"worker-{len(self._workers)}.log"
         worker = WorkerProcess(celery, {**self.environment, **environment}, log)
         self._workers.append(worker)
         return worker
 
     def sent(self) -> int:
-        """How many messages the gateway has got since the last `reset`."""
+        """The number of messages sent to the gateway since the last `reset`."""
         return int(self.control.summary()["sends"]["total"])
 
     def reset(self) -> None:
-        """Nothing was sent, nothing is queued and no id is known."""
+        """Forget all sends, queued messages and known ids."""
         self.client.flushall()
         self.control.reset()
 
@@ -114,7 +114,7 @@ class WorkerProcess:
             )
 
     def cpu_s(self) -> float:
-        """CPU time of all its processes so far."""
+        """CPU time of all its processes so far, in seconds."""
         return sum(int(ticks) for stat in self._stats() for ticks in stat[11:13]) * _TICK_S
 
     def memory_mib(self) -> float:
@@ -122,24 +122,24 @@ class WorkerProcess:
         return sum(int(stat[21]) for stat in self._stats()) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def check(self) -> None:
-        """It lives."""
+        """Raise unless the worker runs."""
         if self._process.poll() is not None:
             raise SystemExit(f"the worker ended:\n{self._log.read_text(errors='replace')[-3000:]}")
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """SIGTERM finishes what is being sent; SIGKILL ends its children too."""
+        """SIGTERM lets it finish its sends; SIGKILL also ends its children."""
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if number is signal.SIGKILL else os.kill)(self._process.pid, number)
         self._process.wait(60)
 
     def _stats(self) -> Iterator[list[str]]:
-        """Of each of its processes, the fields of /proc/<pid>/stat after its name; see proc_pid_stat(5)."""
+        """For each process, the fields of /proc/<pid>/stat after the name; see proc_pid_stat(5)."""
         for file in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = file.read_text().rpartition(")")[2].split()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if int(fields[3]) == self._process.pid:  # its session
+            if int(fields[3]) == self._process.pid:  # the session id
                 yield fields
 
 
@@ -171,7 +171,7 @@ def wait_for(fact: Callable[[], bool], worker: WorkerProcess, deadline_s: float)
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print it, the first column to the left and the others to the right."""
+    """Print a table, with the first column left-aligned and the others right-aligned."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (header, *rows):
         others = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))

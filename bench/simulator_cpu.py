@@ -4,7 +4,7 @@ CPU time one request costs the simulator.
     python bench/simulator_cpu.py [--requests 20000] [--clients 10]
 
 Floods `sendText` over kept-alive connections and reads the simulator process's own CPU time, so that the
-figure does not depend on who else uses the cores. At 0.33 ms a request, half a core serves 1,500 requests a
+figure does not depend on other processes on the cores. At 0.33 ms a request, half a core serves 1,500 requests a
 second.
 """
 

@@ -1,8 +1,8 @@
 """
-What a team writes first: Celery on Redis and `requests`, for `bench/cost.py` to compare with.
+A team's first implementation with Celery on Redis and `requests`, the baseline of `bench/cost.py`.
 
-It has none of what ifinu has: no reading of raw JSON, no validation, no text made of a template, no pace, no claim, no
-dead letters. Its task posts a text that is ready. It does keep one session a thread, and acknowledges late.
+It has no raw JSON, no validation, no templates, no pace, no claims and no dead letters. Its task posts a ready text. It
+keeps one session a thread and acknowledges late.
 """
 
 from __future__ import annotations

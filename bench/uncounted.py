@@ -1,4 +1,4 @@
-"""ifinu's worker, but it counts nothing for Prometheus: what `metrics.py` compares with."""
+"""ifinu's worker without Prometheus metrics, the baseline of `metrics.py`."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from ifinu.metrics.worker_series import Now
 
 
 class _Silent:
-    """In place of `ifinu.metrics.worker_series.WorkerSeries`."""
+    """Replaces `ifinu.metrics.worker_series.WorkerSeries` and counts nothing."""
 
     look = Now
 

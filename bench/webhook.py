@@ -3,10 +3,10 @@ How long `ifinu webhook` takes to make a receipt durable and answer, as the gate
 
     python bench/webhook.py [--hooks 4000] [--connections 16] [--rate 400]
 
-The process takes receipts over connections that are kept, first at a steady rate (400 hooks a second are what a hundred
-messages a second bring: four for each), then as fast as they go. Redis is a Valkey that writes all it accepts to its
-disk. `/healthz` stands for the same trip without reading and recording anything. The exit code is 1 when more than one
-in a hundred of the steady ones takes longer than 50 ms.
+The process gets receipts over keep-alive connections, first at a steady rate (400 hooks a second, as a hundred messages
+a second cause four each), then as fast as possible. Redis is a Valkey that writes everything to its disk. `/healthz`
+measures the same round trip without parsing and recording. The exit code is 1 when more than one in a hundred of the
+steady receipts takes longer than 50 ms.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_S = 0.050
 
 
 def requests(count: int) -> list[bytes]:
-    """Receipts of as many messages, as the gateway posts them."""
+    """Receipts of this many messages, as the gateway posts them."""
     now = int(time.time())
     claims = {"iat": now, "exp": now + 600, "app": "evolution", "action": "webhook"}
     token = jwt.encode(claims, SECRET, "HS256")
@@ -45,7 +45,7 @@ def requests(count: int) -> list[bytes]:
 
 
 async def took(port: int, asked: list[bytes], connections: int, rate: float | None) -> list[float]:
-    """Seconds that each took; with a rate, each counts from when it was due."""
+    """The duration of each request in seconds; with a rate, counted from its due time."""
     began = time.perf_counter()
     left = iter(enumerate(asked))
 

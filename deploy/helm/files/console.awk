@@ -1,8 +1,8 @@
-# What the Evolution API writes to its console, on its way to the cluster's logs.
+# Filters the console output of the Evolution API before it reaches the cluster's logs.
 #
-# 2.3.7 prints inbound messages there, with phone, name and text, whatever LOG_LEVEL says. So of a line that its logger wrote
-# the head goes on, without what it says, and a few sentences that hold no data go on whole. All of it is kept in `file`, a
-# megabyte and the one before, in the pod, where nothing collects it.
+# 2.3.7 prints inbound messages with phone, name and text at every LOG_LEVEL. The filter passes only the head of each line
+# of its logger, and whole lines that match a few known sentences without data. The complete output is kept in `file` in
+# the pod, at most one megabyte and the previous one, which no log collector reads.
 
 function keep(line) {
   if (size > 1048576) {

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Run by the image's entrypoint when the volume is new: two databases, each with a role of its own that can reach no
-# other. It may be run again, to finish what was cut short and to give the roles the passwords that the pod has by now:
+# The image's entrypoint runs this script for a new volume. It creates two databases, each with a role that can access
+# only that database. Run it again to complete an interrupted run, or to give the roles the pod's current passwords:
 #
 #   kubectl exec evolution-postgres-0 -- bash /docker-entrypoint-initdb.d/databases.sh
 #
-# A file of a ConfigMap cannot be executed, so the entrypoint reads it into its own shell: hence the parentheses.
+# The entrypoint sources it, since a ConfigMap's file is not executable. The parentheses protect the entrypoint's shell.
 (
   set -euo pipefail
 

@@ -14,7 +14,7 @@ metadata:
     {{- end }}
 spec:
   {{- include "ifinu.pod" $component | nindent 2 }}
-  # It has no handler for SIGTERM: as PID 1 it would ignore it.
+  # The gateway has no handler for SIGTERM, so as PID 1 it would ignore it.
   shareProcessNamespace: true
   terminationGracePeriodSeconds: {{ add .Values.evolution.preStopSeconds 15 }}
   {{- include "ifinu.spread" $component | nindent 2 }}
@@ -67,7 +67,7 @@ spec:
       ports:
         - name: gateway
           containerPort: 8080
-      # `/` asks the Internet at each call, so never that.
+      # Not `/`, which contacts the Internet at each request.
       startupProbe:
         httpGet: {path: /manager/, port: gateway}
         periodSeconds: 5
@@ -191,7 +191,7 @@ spec:
   value: {{ ternary "http://$(POD_NAME).evolution-api-headless:8080" (printf "http://evolution-api-service:%d" (int .Values.evolution.service.port)) (eq .Values.evolution.topology "sharded") }}
 - {name: SERVER_DISABLE_MANAGER, value: "false"} # the probes ask it
 {{ include "ifinu.evolution.env.database" . }}
-# Which sessions are this pod's: two pods of one name would fight for each.
+# The name decides which sessions the pod owns; two pods of one name would fight over them.
 - name: DATABASE_CONNECTION_CLIENT_NAME
   value: {{ ternary "$(POD_NAME)" "evolution" (eq .Values.evolution.topology "sharded") }}
 - {name: DATABASE_SAVE_DATA_INSTANCE, value: "true"}
