@@ -61,21 +61,74 @@ def test_a_timer_set_by_the_wait_gives_the_exact_average(rate: float):
     assert (taken - 1) / clock.now == pytest.approx(rate, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("late_s", "rate_per_s"), [(1e-6, 50.0), (0.02, 50.0), (0.039, 50.0), (0.05, 3 / 0.07), (0.08, 3 / 0.1)]
-)
-def test_late_wake_ups_cost_nothing_until_the_bucket_overflows(late_s: float, rate_per_s: float):
+@pytest.mark.parametrize(("waiting", "wait_s"), [(1, 0.02), (2, 0.04), (3, 0.06), (50, 0.06)])
+def test_one_wake_up_is_for_as_many_messages_as_wait_up_to_the_burst(waiting: int, wait_s: float):
+    bucket = TokenBucket(50, 3, level=0.0, clock=Clock())
+    bucket.contents.extend(range(waiting))
+    assert bucket.wait_s() == pytest.approx(wait_s)
+
+
+@pytest.mark.parametrize(("late_s", "least_per_s"), [(1e-6, 49.9), (0.02, 49.9), (0.04, 49.9), (0.1, 47), (0.3, 40)])
+def test_late_wake_ups_cost_hardly_any_pace_while_messages_wait(late_s: float, least_per_s: float):
     """
-    Each wake-up comes `late_s` after its token. The average stays exact up to a delay of (burst - 1) / rate.
+    Each wake-up comes `late_s` after its tokens, and no second exceeds its limit.
     """
     clock = Clock()
     bucket = TokenBucket(50, 3, clock=clock)
+    bucket.contents.extend(range(100))
     drain(bucket)
-    taken = 0
-    for _ in range(1000):
+    taken: list[float] = []
+    while clock.now < 100:
         clock.now += bucket.wait_s() + late_s
-        taken += drain(bucket)
-    assert taken / clock.now == pytest.approx(rate_per_s, rel=0.01)
+        taken += [clock.now] * drain(bucket)
+    assert least_per_s <= len(taken) / clock.now <= 50.1
+    assert all(later - earlier >= 1 - 1e-9 for earlier, later in zip(taken, taken[53:], strict=False))
+
+
+def test_a_wake_up_more_than_a_second_late_catches_up_a_second_at_most():
+    clock = Clock()
+    bucket = TokenBucket(50, 3, clock=clock)
+    bucket.contents.extend(range(100))
+    drain(bucket)
+    bucket.wait_s()
+    clock.now += 3600
+    assert drain(bucket) == 53
+    assert drain(bucket) == 0
+
+
+@pytest.mark.parametrize("pause", [TokenBucket.pause, TokenBucket.clear_pending])
+def test_no_tokens_are_kept_while_something_else_is_waited_for(pause):
+    """
+    A slot or the gateway: what was not sent in that time is not caught up.
+    """
+    clock = Clock()
+    bucket = TokenBucket(50, 3, clock=clock)
+    bucket.contents.extend(range(100))
+    drain(bucket)
+    bucket.wait_s()
+    clock.now += 0.5
+    pause(bucket)
+    clock.now += 0.5
+    assert drain(bucket) == 3
+
+
+def test_no_tokens_are_kept_once_no_message_waits():
+    clock = Clock()
+    bucket = TokenBucket(50, 3, clock=clock)
+    bucket.contents.append("a")
+    drain(bucket)
+    bucket.wait_s()
+    bucket.contents.clear()
+    clock.now += 10
+    assert drain(bucket) == 3
+
+
+def test_a_token_that_is_put_back_is_taken_again_in_the_same_second():
+    clock = Clock()
+    bucket = TokenBucket(50, 3, level=3, clock=clock)
+    assert drain(bucket) == 3
+    bucket.put_back()
+    assert drain(bucket) == 1
 
 
 @given(
