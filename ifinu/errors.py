@@ -21,9 +21,6 @@ Everything ifinu can raise, named by what the caller may do next.
 from __future__ import annotations
 
 import enum
-import functools
-from collections.abc import Callable
-from typing import Any
 
 
 class Reason(enum.StrEnum):
@@ -180,10 +177,6 @@ class Throttled(SendError):  # noqa: N818
     ) -> None:
         super().__init__(message, reason=reason, instance=instance, status=status, answer=answer)
         self.retry_after_s = retry_after_s
-
-    def __reduce__(self) -> tuple[Callable[..., Throttled], tuple[Any, ...], dict[str, Any]]:
-        # Celery's prefork pool pickles what a task raises; an exception is rebuilt from its args alone.
-        return functools.partial(type(self), retry_after_s=self.retry_after_s), self.args, self.__dict__
 
 
 class MaybeSent(SendError):  # noqa: N818

@@ -42,18 +42,6 @@ _RATE = re.compile(r"^(?P<count>\d+(?:\.\d+)?)(?:/(?P<per>[smh]))?$", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
-class Pool(enum.StrEnum):
-    """
-    How a worker runs its tasks.
-
-    gevent and eventlet are not among them: without the event loop a worker neither renews leases nor keeps
-    its pace.
-    """
-
-    THREADS = "threads"  # one process, `concurrency` threads; the default
-    PREFORK = "prefork"  # `concurrency` child processes: isolation, at about ten times the memory
-
-
 class OnUnknown(enum.StrEnum):
     """The choices for a message that may have been sent and that the gateway does not have."""
 
@@ -166,7 +154,6 @@ class Settings(BaseSettings):
         Field(description="Time to wait for the gateway's answer. After it the outcome is unknown, so keep it long."),
     ] = 75.0
 
-    pool: Annotated[Pool, Field(description="How tasks run: `threads` or `prefork`.")] = Pool.THREADS
     concurrency: Annotated[int, Field(ge=1, le=1000, description="Sends in parallel in one worker.")] = 10
     rate_limit: Annotated[
         str,

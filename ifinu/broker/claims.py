@@ -143,7 +143,7 @@ class Claims:
     The claims at one Redis server.
 
     Args:
-        client: A connection that returns bytes; may be shared by threads.
+        client: A client that returns bytes.
         ttl_s: How long an id is remembered after its last change, in seconds.
     """
 
@@ -153,7 +153,7 @@ class Claims:
         self._ttl_ms = int(ttl_s * 1000)
 
     def connect(self) -> None:
-        """Connect the calling thread before its first claim."""
+        """Connect before the first claim."""
         self._runner.open()
 
     def claim(
@@ -223,7 +223,7 @@ class Claims:
         Raises:
             redis.RedisError: The claim stays, and counts as orphaned when the message comes again.
         """
-        script("release")(self._client, (claim_key(notification_id),), (tag,))
+        self._runner.run(script("release"), (claim_key(notification_id),), (tag,))
 
     def started(self, queue: str, digest: str) -> int:
         """
@@ -236,7 +236,7 @@ class Claims:
         Raises:
             redis.RedisError: The server answered with an error, or not at all.
         """
-        return int(self._client.hget(Keys.of(queue).suspects, digest) or 0)
+        return int(self._runner.command("HGET", Keys.of(queue).suspects, digest) or 0)
 
     def acquit(self, queue: str, digest: str) -> None:
         """
@@ -245,7 +245,7 @@ class Claims:
         Raises:
             redis.RedisError: It stays suspect.
         """
-        self._client.hdel(Keys.of(queue).suspects, digest)
+        self._runner.command("HDEL", Keys.of(queue).suspects, digest)
 
     def starts(self, queue: str, digest: str) -> int:
         """

@@ -115,7 +115,7 @@ class Leases:
         return int(self.lease_s * 1000)
 
     def connect(self) -> None:
-        """Connect the calling thread before its first acknowledgement."""
+        """Connect before the first acknowledgement."""
         self._runner.open()
 
     def load(self) -> None:
@@ -223,7 +223,7 @@ class Leases:
         """
         if (keys := self._let_go(tag)) is not None:
             reason = event.data.get("reason", "")
-            with self._lock:  # threads of the pool bury too
+            with self._lock:  # another thread may read it
                 self.tally.buried[event.data.get("kind") or "", state, reason] += 1
             name, notification_id, data = event.arguments()
             claim = (claim_key(notification_id),) if notification_id else ()

@@ -8,6 +8,7 @@ trace is recorded under that id, `ifinu:rastro:<key_id>`, for two days: most mes
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 
 import redis
@@ -15,6 +16,7 @@ import redis.asyncio
 
 from ifinu.broker.connections import connect_optional
 from ifinu.broker.keys import trail_key
+from ifinu.loop import in_thread
 from ifinu.tracing import traceparent
 
 TTL_S = 172_800
@@ -40,7 +42,7 @@ class TraceLinks:
             parent: The `traceparent` under which its receipts are recorded.
         """
         with contextlib.suppress(redis.RedisError):
-            self._client.set(trail_key(key_id), parent, ex=TTL_S)
+            in_thread(functools.partial(self._client.set, trail_key(key_id), parent, ex=TTL_S))
 
 
 async def follow(client: redis.asyncio.Redis, key_ids: Sequence[str]) -> list[str]:

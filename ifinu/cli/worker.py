@@ -7,13 +7,11 @@ from typing import Annotated
 import typer
 
 from ifinu import settings
-from ifinu.settings import Pool
 
 
 def worker(
     concurrency: Annotated[int | None, typer.Option(help="Number of concurrent sends.")] = None,
     rate_limit: Annotated[str | None, typer.Option(metavar="RATE", help="Pace: 50/s, 3000/m, 100/h.")] = None,
-    pool: Annotated[Pool | None, typer.Option(help="Celery pool that runs the sends.")] = None,
     log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the worker, in Celery and at the gateway.")] = None,
 ) -> None:
@@ -30,9 +28,7 @@ def worker(
     ifinu worker
     ifinu worker --concurrency 20 --rate-limit 100/s --name worker-1
     """
-    config = settings.load(
-        concurrency=concurrency, rate_limit=rate_limit, pool=pool, log_level=log_level, worker_name=name
-    )
+    config = settings.load(concurrency=concurrency, rate_limit=rate_limit, log_level=log_level, worker_name=name)
     # Celery's whole command line would also load its other commands, a shell and Flower.
     from celery.bin.base import CLIContext
     from celery.bin.worker import worker as run

@@ -14,7 +14,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import os
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ import httptools
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from ifinu import errors
+from ifinu import errors, loop
 
 # Node closes a kept-alive connection after 5 s without a request (`Keep-Alive: timeout=5`), and a request that crosses
 # the close gets no answer. So a connection that was idle this long is not used again.
@@ -68,7 +67,7 @@ class Response:
 
 class HttpTransport:
     """
-    Connections to one server, kept alive; threads may share it, and a forked process opens its own.
+    Connections to one server, kept alive. In a task, waiting lets other tasks run (`loop.py`); elsewhere it blocks.
 
     Args:
         url: `http://host:port` or `https://host`, with an optional path that prefixes every route.
@@ -113,8 +112,7 @@ class HttpTransport:
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         self._read_timeout_s = read_timeout_s
         # Idle connections and since when, the latest on the right. A deque's pops are atomic: no lock is needed.
-        self._idle: collections.deque[tuple[HTTPConnection, float]] = collections.deque()
-        self._pid = os.getpid()
+        self._idle: collections.deque[tuple[_Connection, float]] = collections.deque()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -141,16 +139,14 @@ class HttpTransport:
         conn = self._take()
         try:
             with _failing_as(RequestNotDelivered):
-                if conn.is_closed:
-                    conn.connect()
-                conn.sock.settimeout(self._read_timeout_s)
+                stream = conn.open()
             if before is not None:
                 before()
             with _failing_as(RequestNotDelivered):
-                conn.sock.sendall(request)
+                stream.send_all(request, loop.after(self._read_timeout_s))
             reading = _Reading()
             with _failing_as(AnswerLost):
-                reading.read(conn, deadline=time.monotonic() + self._read_timeout_s)
+                reading.read(stream, deadline=loop.after(self._read_timeout_s))
         except BaseException:
             conn.close()
             raise
@@ -170,22 +166,16 @@ class HttpTransport:
             while True:
                 self._idle.pop()[0].close()
 
-    def _take(self) -> HTTPConnection:
-        if self._pid != os.getpid():
-            # A fork copied them, and two processes on one connection would read each other's answers. Closing the
-            # copies leaves the parent's open.
-            self._close_idle()
-            self._pid = os.getpid()
+    def _take(self) -> _Connection:
         with contextlib.suppress(IndexError):  # there is none
             while True:
                 conn, since = self._idle.pop()
-                # `is_connected` means nothing to read: data would be the end, or an unsolicited answer.
-                if time.monotonic() - since < _LONGEST_IDLE_S and conn.is_connected:
+                if time.monotonic() - since < _LONGEST_IDLE_S and conn.is_quiet():
                     return conn
                 conn.close()
-        return self._open()
+        return _Connection(self._open())
 
-    def _keep(self, conn: HTTPConnection) -> None:
+    def _keep(self, conn: _Connection) -> None:
         now = time.monotonic()
         self._idle.append((conn, now))
         if self._closed:
@@ -195,6 +185,42 @@ class HttpTransport:
         with contextlib.suppress(IndexError):  # another thread took the last one
             while len(self._idle) > _MOST_IDLE or now - self._idle[0][1] >= _LONGEST_IDLE_S:
                 self._idle.popleft()[0].close()
+
+
+class _Connection:
+    """
+    One connection to the server.
+
+    Args:
+        http: It, not connected yet.
+    """
+
+    def __init__(self, http: HTTPConnection) -> None:
+        self._http = http
+        self._stream: loop.Stream | None = None
+
+    def open(self) -> loop.Stream:
+        """
+        Connect, unless it is connected, and return the stream.
+
+        Raises:
+            OSError: The server cannot be reached.
+            HTTPError: Likewise.
+        """
+        if self._stream is None:
+            loop.in_thread(self._http.connect)  # DNS and the TLS handshake block
+            self._stream = loop.Stream(self._http.sock)
+        return self._stream
+
+    def is_quiet(self) -> bool:
+        """Whether it is open and there is nothing to read: that would be the end, or an unsolicited answer."""
+        return self._stream is not None and self._stream.is_quiet()
+
+    def close(self) -> None:
+        """Close it."""
+        if self._stream is not None:
+            self._stream.close()
+        self._http.close()
 
 
 class _Reading:
@@ -230,9 +256,9 @@ class _Reading:
         self._ended = True
         self._keeps = self._parser.should_keep_alive()  # the next byte resets the parser
 
-    def read(self, conn: HTTPConnection, *, deadline: float) -> None:
+    def read(self, stream: loop.Stream, *, deadline: float) -> None:
         """
-        Read the whole answer. The deadline covers all of it, so that a trickle cannot hold a thread for ever.
+        Read the whole answer. The deadline covers all of it, so that a trickle cannot hold a slot for ever.
 
         Raises:
             OSError: The connection broke, the time ran out, or the answer ended too early.
@@ -240,11 +266,7 @@ class _Reading:
         """
         head_bytes = 0
         while not self._ended and len(self._body) < _LARGEST_BODY_BYTES:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError("timed out")
-            conn.sock.settimeout(left_s)
-            data = conn.sock.recv(65_536)
+            data = stream.receive(deadline)
             if not data:
                 if self._headed and not self._framed:  # the end of the connection ends it
                     return

@@ -41,6 +41,7 @@ class Now:
         breaker_open: Whether the gateway is away.
         owed: Ends of messages that are still to be written to Redis.
         clock_off_s: Seconds that this machine's clock is ahead of Redis'.
+        blocked_s: Seconds for which single calls have held the event loop since the start.
     """
 
     limit_per_s: float = 0.0
@@ -51,6 +52,7 @@ class Now:
     owed: int = 0
     tally: Tally = field(default_factory=Tally)
     clock_off_s: float = 0.0
+    blocked_s: float = 0.0
 
 
 class WorkerSeries(Collector):
@@ -168,6 +170,7 @@ class WorkerSeries(Collector):
         yield GaugeMetricFamily(
             "ifinu_clock_off_seconds", "How far this machine's clock is ahead of Redis'.", now.clock_off_s
         )
+        yield _counted("ifinu_loop_blocked_seconds", "How long single calls have held the event loop.", now.blocked_s)
         yield GaugeMetricFamily("ifinu_breaker_open", "Whether the gateway is away.", float(now.breaker_open))
 
     def _children(self, name: str) -> tuple[Counter, str]:

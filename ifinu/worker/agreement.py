@@ -14,11 +14,10 @@ from typing import Any
 
 import click
 import kombu
-from celery.concurrency.prefork import TaskPool as ProcessPool
-from celery.concurrency.thread import TaskPool as ThreadPool
 
 from ifinu import urls
 from ifinu.errors import ConfigurationError
+from ifinu.worker.pool import TaskPool
 
 # A queue that loses nothing depends on these, beside the connection; other settings of Celery may be changed.
 _KEPT = (
@@ -105,10 +104,10 @@ def check_worker(pool: type) -> None:
     Raises:
         Disagreement: The pool cannot, or `CELERY_CONFIG_MODULE` is set, which ifinu does not read.
     """
-    if not issubclass(pool, (ThreadPool, ProcessPool)):
+    if not issubclass(pool, TaskPool):
         raise Disagreement(
-            f"the pool {pool.__module__} neither renews leases nor keeps the pace: leave out -P, and set "
-            "IFINU_POOL to threads or prefork"
+            f"the pool {pool.__module__} cannot run ifinu, whose messages are tasks of one event loop: "
+            "leave out -P, and run more workers for more messages"
         )
     if module := os.environ.get("CELERY_CONFIG_MODULE"):
         raise Disagreement(

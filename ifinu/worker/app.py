@@ -17,7 +17,6 @@ import threading
 import warnings
 from typing import Any
 
-import billiard
 import kombu
 import redis
 from celery import Celery, signals
@@ -198,7 +197,6 @@ def delivery_of(config: Settings) -> Delivery:
         ConfigurationError: The gateway's key is missing, or tracing is on and OpenTelemetry cannot be used.
     """
     key = None if config.phone_key is None else config.phone_key.get_secret_value()
-    # Redis' client opens new connections in a forked process.
     url = config.redis_url.get_secret_value()
     client = connections.connect(url)
     gateway = gateway_of(config, worker=config.worker_name or socket.gethostname(), memory=Locations(url))
@@ -258,7 +256,7 @@ def configuration(config: Settings) -> dict[str, Any]:
         "task_acks_on_failure_or_timeout": True,
         "task_reject_on_worker_lost": True,
         "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0.2, "interval_step": 0.5, "interval_max": 1},
-        "worker_pool": config.pool.value,
+        "worker_pool": "ifinu.worker.pool:TaskPool",
         "worker_concurrency": config.concurrency,
         "worker_prefetch_multiplier": _PREFETCH_MULTIPLIER,
         "worker_consumer": "ifinu.worker.consumer:PacedConsumer",
@@ -284,7 +282,7 @@ def _configure(sender: Application, **_: Any) -> None:
 
 @signals.worker_init.connect
 def _make_ready(sender: Any, **_: Any) -> None:
-    """Prepare before the first message, so that none waits and no burst follows; a pool's children inherit it."""
+    """Prepare before the first message, so that none waits and no burst follows."""
     try:
         app.check()
         check_worker(sender.pool_cls)
@@ -293,12 +291,6 @@ def _make_ready(sender: Any, **_: Any) -> None:
     except Exception as exc:  # Celery would log it and go on, and each message would end as an error
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - to the person who starts the worker
         raise SystemExit(2) from exc
-
-
-@signals.worker_process_init.connect
-def _connect(**_: Any) -> None:
-    """Connect a child of a pool of processes, as `WarmUp` does for threads."""
-    app.delivery.claims.connect()
 
 
 @signals.celeryd_after_setup.connect
@@ -325,19 +317,9 @@ def _mind_the_second(sig: str, how: str, **_: Any) -> None:
 
 def _end_now(*_: Any) -> None:
     """End at once. Sends under way return when their lease ends, and are looked up; all else is back on the queue."""
-    for child in billiard.active_children():  # which have no kill() of their own
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, signal.SIGKILL)
     os._exit(1)
 
 
-@signals.worker_process_shutdown.connect
-def _report_floods(**_: Any) -> None:
-    """Flush the counts of dropped lines: a child of a pool of processes ends without Python's exit handlers."""
-    logs.flush()
-
-
-@signals.worker_process_shutdown.connect
 @signals.worker_shutdown.connect
 def _export_what_is_left(**_: Any) -> None:
     app.delivery.tracer.close()

@@ -23,7 +23,6 @@ from typing import Any
 
 import structlog
 from celery import bootsteps
-from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.worker import state
 
 from ifinu.broker import connections
@@ -37,7 +36,6 @@ from ifinu.worker.heartbeat import WorkState, stuck_by
 log = structlog.get_logger(__name__)
 
 _TASKS = "celery.worker.consumer.tasks:Tasks"
-_LONGEST_WARM_UP_S = 10.0
 _BEAT_EVERY_S = 5.0
 _FIRST_BEAT_S = 0.5  # by then a connection that Redis refuses is lost again
 _RECORD_AGAIN_S = 15.0  # after an unforeseen error
@@ -57,10 +55,10 @@ class TakeOver(bootsteps.StartStopStep):
 
 class WarmUp(bootsteps.StartStopStep):
     """
-    Connects every sending thread to Redis before there is anything to send.
+    Connects to Redis before there is anything to send.
 
-    Otherwise each thread connects with its first message. That message is late and reaches the gateway together with
-    the ones after it, so the first second exceeds the pace.
+    Otherwise the first message connects. It is late then and reaches the gateway together with the ones after it, so
+    the first second exceeds the pace.
     """
 
     requires = (TakeOver,)
@@ -70,23 +68,13 @@ class WarmUp(bootsteps.StartStopStep):
         self._done = False
 
     def start(self, c: Any) -> None:
-        if self._done or c.leases is None:  # after a reconnect, threads may be sending
+        if self._done or c.leases is None:
             return
         self._done = True
-        c.leases.connect()
-        if not isinstance(c.pool, ThreadPool):  # a process connects when it starts
-            return
-        claims, leases, slots = c.app.delivery.claims, c.leases, c.pool.num_processes
-        together = threading.Barrier(slots)  # so that each call runs in another thread
-
-        def connect() -> None:
-            claims.connect()
-            leases.connect()
-            with contextlib.suppress(threading.BrokenBarrierError):
-                together.wait(_LONGEST_WARM_UP_S)
-
-        for each in [c.pool.executor.submit(connect) for _ in range(slots)]:
-            each.result()
+        loop = c.pool.loop
+        loop.spawn(c.leases.connect)
+        loop.spawn(c.app.delivery.claims.connect)
+        loop.run_until(lambda: not loop.tasks)
 
 
 class Heartbeat(bootsteps.StartStopStep):
@@ -238,6 +226,7 @@ class Metrics(bootsteps.StartStopStep):
 def _now(c: Any) -> Now:
     bucket, leases = c.app.bucket, c.leases
     now = Now(slots=c.pool.num_processes, busy=len(state.active_requests), breaker_open=c.app.breaker.is_open)
+    now.blocked_s = c.pool.watch.blocked_s
     if bucket is not None:
         now.limit_per_s, now.waiting = bucket.rate_per_s, len(bucket.contents)
     else:

@@ -5,18 +5,16 @@ acknowledgements outside the event loop.
 
 from __future__ import annotations
 
+import functools
 import math
-import threading
 from time import monotonic
 from typing import Any
 
 import structlog
-from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.platforms import EX_FAILURE
 from celery.utils.time import rate
 from celery.worker import state
 from celery.worker.consumer import Consumer
-from kombu.asynchronous.hub import Hub
 
 from ifinu.broker import intake
 from ifinu.broker import leases as _leases
@@ -24,9 +22,6 @@ from ifinu.worker.token_bucket import TokenBucket
 
 log = structlog.get_logger(__name__)
 
-# When every slot is busy, the end of a task starts the next one. Threads cannot wake the event loop of Kombu 5.6, so
-# there it polls often.
-_SLOT_POLL_S = 0.25 if hasattr(Hub, "_create_waker") else 0.01
 _SHORTEST_WAIT_S = 0.0005
 _OVERDUE_S = 0.5
 
@@ -37,12 +32,15 @@ class PacedConsumer(Consumer):
     leases: _leases.Leases | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._loop = threading.get_ident()
         self._timers: dict[TokenBucket, tuple[float, Any]] = {}  # when the one timer of a bucket is due, and the timer
         self._no_slot: set[TokenBucket] = set()  # buckets that only lack a free slot
-        self._releasing = threading.RLock()  # both the loop and threads whose task ends call `_release`
         # Gossip and mingle make each worker read the events of all others, and nothing here uses them.
         super().__init__(*args, **{**kwargs, "without_gossip": True, "without_mingle": True})
+        self.pool.on_end = self._use_slot
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect to Redis, as stock does, while the sends under way go on."""
+        return self.pool.loop.run_beside(functools.partial(super().ensure_connected, conn))
 
     # -- pace
 
@@ -82,28 +80,29 @@ class PacedConsumer(Consumer):
 
     def _release(self, bucket: TokenBucket) -> None:
         """Start the messages that may start, and arm a timer for the rest."""
-        with self._releasing:
-            self._no_slot.discard(bucket)
-            while bucket.contents:
-                if (wait_s := self._hold_s(bucket)) > 0:
-                    self._wake_in(bucket, wait_s)
-                    return
-                self.app.breaker.started()
-                self.app.claiming.started()
-                self._start(bucket.contents.popleft())
+        self._no_slot.discard(bucket)
+        while bucket.contents:
+            if len(state.reserved_requests) >= self.pool.num_processes:
+                self._no_slot.add(bucket)  # the end of a task starts the next one
+                bucket.pause()
+                return
+            if (wait_s := self._hold_s(bucket)) > 0:
+                self._wake_in(bucket, wait_s)
+                return
+            self.app.breaker.started()
+            self.app.claiming.started()
+            self._start(bucket.contents.popleft())
 
     def _hold_s(self, bucket: TokenBucket) -> float:
         """
         Seconds until the next message may start; 0 if it may now, and its token is taken.
 
-        It needs a reachable gateway, a token and a free slot. Without a wait for the slot, messages would pile up in
-        the pool while the gateway is slow, and leave it in a burst.
+        It needs a reachable gateway and a token. (And a free slot: otherwise messages would pile up in the pool while
+        the gateway is slow, and leave it in a burst.)
         """
-        if len(state.reserved_requests) >= self.pool.num_processes:
-            self._no_slot.add(bucket)
-            return _SLOT_POLL_S
         away_s: float = max(self.app.breaker.wait_s(), self.app.claiming.wait_s())
         if away_s > 0:
+            bucket.pause()
             return away_s
         return 0.0 if bucket.take() else max(bucket.wait_s(), _SHORTEST_WAIT_S)
 
@@ -128,9 +127,6 @@ class PacedConsumer(Consumer):
             armed <= due + _SHORTEST_WAIT_S and now < armed + _OVERDUE_S
         ):  # an overdue timer was lost with its connection
             return
-        if threading.get_ident() != self._loop:  # only the loop may set timers
-            self.hub.call_soon(self._release_all)
-            return
         if entry is not None:
             entry.cancel()
         self._timers[bucket] = due, self.timer.call_after(delay_s, self._on_timer, (bucket,))
@@ -139,34 +135,24 @@ class PacedConsumer(Consumer):
         self._timers.pop(bucket, None)
         self._release(bucket)
 
-    def _release_all(self) -> None:
-        for bucket in self.task_buckets.values():
-            if bucket and bucket.contents:
-                self._release(bucket)
+    def _use_slot(self) -> None:
+        """Start the next message when a task ends."""
+        for bucket in tuple(self._no_slot):
+            self._release(bucket)
 
     # -- acknowledgements
 
     def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """
-        Run an acknowledgement now, in the calling thread; anything else in the event loop, as stock does.
+        Run an acknowledgement now, in the task that ends; anything else in Celery's event loop, as stock does.
 
-        Our acknowledgement needs no loop. In the loop it would be lost with the connection (which resets the loop) and
-        late in a warm shutdown (which ends the loop first).
+        There it would be lost with the connection (which resets that loop) and late in a warm shutdown (which ends that
+        loop first).
         """
         if getattr(p, "__name__", "") not in ("ack_log_error", "reject_log_error"):
             return super().call_soon(p, *args, **kwargs)
         p(*args, **kwargs)
-        if self.hub:
-            self._use_slot()
         return p
-
-    def _use_slot(self) -> None:
-        """Start the next message when a task ends, in that thread; wake the loop only if it must fetch."""
-        for bucket in tuple(self._no_slot):
-            self._release(bucket)
-        channel = self.task_consumer and self.task_consumer.channel
-        if channel is not None and not channel._in_poll and channel.qos.can_consume():
-            self.hub.call_soon(self._release_all)
 
     def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """`call_soon` by its name in Celery 5.7."""
@@ -183,13 +169,12 @@ class PacedConsumer(Consumer):
     # -- what was fetched and not started
 
     def _drain(self) -> list[str]:
-        """Drop the waiting messages and return their tags; locked, since a task that ends would start some."""
-        with self._releasing:
-            buckets = [bucket for bucket in self.task_buckets.values() if bucket]
-            waiting = [request.message.delivery_tag for bucket in buckets for request in bucket.contents]
-            for bucket in buckets:
-                bucket.clear_pending()
-            return waiting
+        """Drop the waiting messages and return their tags."""
+        buckets = [bucket for bucket in self.task_buckets.values() if bucket]
+        waiting = [request.message.delivery_tag for bucket in buckets for request in bucket.contents]
+        for bucket in buckets:
+            bucket.clear_pending()
+        return waiting
 
     def on_close(self) -> None:
         """
@@ -197,14 +182,11 @@ class PacedConsumer(Consumer):
         reports their outcomes when Redis is back.
         """
         waiting = self._drain()
-        queued = [r for r in tuple(state.reserved_requests) if r not in state.active_requests]
         super().on_close()
         self._timers.clear()
         self._no_slot.clear()
         if self.leases is not None:
             self.leases.give_back(waiting)
-            if not isinstance(self.pool, ThreadPool):  # a pool of processes has just dropped these
-                self.leases.give_back([r.message.delivery_tag for r in queued])
 
     def stop(self) -> None:
         """A warm shutdown begins: fetch no more, return waiting messages at once, and let sends under way finish."""

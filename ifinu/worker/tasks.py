@@ -15,7 +15,7 @@ from celery import Task, exceptions
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
-from ifinu import producer, tracing, wire
+from ifinu import loop, producer, tracing, wire
 from ifinu.broker import intake
 from ifinu.broker.claims import ClaimState, MessageRef
 from ifinu.broker.headers import (
@@ -178,7 +178,7 @@ class NotificationTask(Task):
         headers = self.request.headers or {}
         suspect, claims = headers[SUSPECT], app.delivery.claims
         queue = headers[QUEUE]
-        with one_suspect if claims.started(queue, suspect) else contextlib.nullcontext():
+        with loop.held(one_suspect) if claims.started(queue, suspect) else contextlib.nullcontext():
             try:
                 if claims.starts(queue, suspect) >= DEATHS:
                     raise Poison("", f"{DEATHS} workers died of it in a row")

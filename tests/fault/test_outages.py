@@ -10,12 +10,12 @@ NO_RETRY = {"IFINU_MAX_RETRIES": "0"}  # if an outage counted as a try, it would
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(("gateway", "pool"), [("unavailable", "threads"), ("refuse", "prefork"), ("reset", "threads")])
+@pytest.mark.parametrize("gateway", ["unavailable", "refuse", "reset"])
 def test_a_gateway_outage_costs_time_but_no_message_and_no_try(
-    fleet: Fleet, queue: Queue, simulator: Simulated, gateway: str, pool: str
+    fleet: Fleet, queue: Queue, simulator: Simulated, gateway: str
 ):
     queue.push(*numbered(100))
-    worker = fleet.start(IFINU_POOL=pool, **NO_RETRY).ready()
+    worker = fleet.start(**NO_RETRY).ready()
     wait_until(lambda: simulator.total() >= 30)
     simulator.control.set_fault(gateway=gateway, for_s=3)
     time.sleep(4)  # the outage; even the simulator's record cannot be read meanwhile

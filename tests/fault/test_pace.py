@@ -11,16 +11,15 @@ _INSTALLED = {"IFINU_PHONE_KEY": "k" * 32, "IFINU_RATE_BURST": "5"}
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
-    ("pool", "limit", "per_s", "count"),
+    ("limit", "per_s", "count"),
     [
-        ("threads", "50/s", 50, 400),
-        ("threads", "100/s", 100, 600),
-        ("threads", "5/s", 5, 40),
-        ("prefork", "50/s", 50, 300),
+        ("50/s", 50, 400),
+        ("100/s", 100, 600),
+        ("5/s", 5, 40),
     ],
 )
 def test_the_pace_is_reached_and_never_exceeded(
-    fleet: Fleet, queue: Queue, simulator: Simulated, pool: str, limit: str, per_s: int, count: int
+    fleet: Fleet, queue: Queue, simulator: Simulated, limit: str, per_s: int, count: int
 ):
     """
     A backlog goes at the limit, not at Celery's 1/s, and no second exceeds the limit plus the declared burst.
@@ -29,7 +28,7 @@ def test_the_pace_is_reached_and_never_exceeded(
     """
     simulator.control.set_fault(latency_ms=30)
     queue.push(*numbered(count))
-    fleet.start(IFINU_POOL=pool, IFINU_RATE_LIMIT=limit, **_INSTALLED)
+    fleet.start(IFINU_RATE_LIMIT=limit, **_INSTALLED)
     wait_until(lambda: simulator.total() == count, 60, queue.counts)
     posts = simulator.control.summary()["posts"]
     assert posts["worst_window"] <= per_s + 5

@@ -38,21 +38,20 @@ def among_others(count: int, deadly: bytes) -> list[bytes]:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(("pool", "deaths"), [("threads", 3), ("prefork", 0)])
 def test_a_message_that_kills_three_workers_is_quarantined_and_the_others_flow(
-    fleet: Fleet, queue: Queue, simulator: Simulated, report, pool: str, deaths: int
+    fleet: Fleet, queue: Queue, simulator: Simulated, report
 ):
     """
-    The worker dies while it decodes, before the claim. In a process pool only the child dies.
+    The worker dies while it decodes, before the claim.
     """
     number = 75
     deadly = raw(number, telefone=f"77 9{FIRST_NUMBER + number}", descricao=BEFORE_THE_CLAIM)
     queue.push(*among_others(150, deadly))
-    pods = Deployment(lambda: fleet.start(IFINU_POOL=pool, **LETHAL), 2)
+    pods = Deployment(lambda: fleet.start(**LETHAL), 2)
     wait_until(lambda: pods.tend() and queue.dead() and queue.idle(), 60, queue.counts)
     figures = judge(queue, simulator, 150)
-    report(f"poison ({pool})", f"{pods.deaths} workers died", figures)
-    assert pods.deaths == deaths
+    report("poison", f"{pods.deaths} workers died", figures)
+    assert pods.deaths == 3
     assert figures.harm() == {"dead": {f"test_{number}": "poison"}}
     (letter,) = queue.dead()
     assert letter["raw"].encode() == deadly

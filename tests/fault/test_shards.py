@@ -69,23 +69,22 @@ def messages(count: int) -> list[bytes]:
 
 @pytest.mark.fault
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_each_message_arrives_once_while_instances_move_from_process_to_process(
-    fleet: Fleet, queue: Queue, cluster: Cluster, sized, report, pool: str
+    fleet: Fleet, queue: Queue, cluster: Cluster, sized, report
 ):
     """
     An answer from the wrong process costs one look-up of the instance, and no try.
     """
     count, moves = sized((200, 6), (3_000, 60))
     queue.push(*messages(count))
-    workers = [sharded(fleet, cluster, IFINU_POOL=pool).ready() for _ in range(sized(1, 2))]
+    workers = [sharded(fleet, cluster).ready() for _ in range(sized(1, 2))]
     turns = itertools.cycle([("a", "pod-1"), ("b", "pod-2"), ("a", "pod-2"), ("c", "pod-0"), ("a", "pod-0")])
     for number, (instance, to) in enumerate(itertools.islice(turns, moves)):
         wait_until(lambda seen=number: len(cluster.sends()) > count * seen // (moves + 2), 120, queue.counts)
         cluster.running.move(instance, to)
     wait_until(queue.idle, 120, lambda: (queue.counts(), workers[0].text()[-2000:]))
     figures = judge(queue, cluster, count)
-    report("instances that move between gateway processes", f"{moves} moves, {pool}", figures)
+    report("instances that move between gateway processes", f"{moves} moves", figures)
     assert figures.harm() == {}
     assert figures.tries == 1
     assert not figures.unknown

@@ -43,16 +43,15 @@ def test_a_rolling_restart_of_all_workers_loses_nothing_and_repeats_nothing(
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_a_second_sigterm_ends_a_worker_at_once_and_its_current_sends_are_looked_up(
-    fleet: Fleet, queue: Queue, simulator: Simulated, report, pool: str
+    fleet: Fleet, queue: Queue, simulator: Simulated, report
 ):
     """
     Every answer takes a minute: a worker that waited for them would end later, and with exit code 0.
     """
     simulator.control.set_fault(rates={"hang": 1.0}, hang_ms=60_000)
     queue.push(*numbered(60))
-    worker = fleet.start(IFINU_POOL=pool).ready()
+    worker = fleet.start().ready()
     wait_until(lambda: simulator.total() == 10)
     worker.process.send_signal(signal.SIGTERM)
     wait_until(lambda: queue.counts()["in_flight"] == 10, seen=queue.counts)  # the others are back on the list
@@ -63,7 +62,7 @@ def test_a_second_sigterm_ends_a_worker_at_once_and_its_current_sends_are_looked
     fleet.start()
     wait_until(queue.idle, 40, queue.counts)
     figures = judge(queue, simulator, 60)
-    report(f"a second SIGTERM ({pool})", "10 sends cut off", figures)
+    report("a second SIGTERM", "10 sends cut off", figures)
     assert figures.harm() == {}
     assert set(figures.unknown.values()) == {"worker_died"}
     assert len(figures.found) == 10

@@ -245,7 +245,9 @@ def test_a_callers_mistake_is_reported_by_field_without_the_value(wrong: dict[st
 class Scene:
     """A worker, a webhook application and a gateway, and all their output."""
 
-    def __init__(self, directory: Path, valkey: Valkey, simulator: Simulated, client: redis.Redis, pool: str) -> None:
+    def __init__(
+        self, directory: Path, valkey: Valkey, simulator: Simulated, client: redis.Redis, log_format: str
+    ) -> None:
         self.simulator = simulator
         self.client = client
         self.queue = Queue(client)
@@ -254,8 +256,8 @@ class Scene:
         self.settings = {
             "IFINU_REDIS_URL": valkey.url, "IFINU_EVOLUTION_URL": simulator.url, "IFINU_EVOLUTION_API_KEY": API_KEY,
             "IFINU_DATABASE_URL": self.ledger_url, "IFINU_PHONE_KEY": PHONE_KEY, "IFINU_WEBHOOK_SECRET": SECRET,
-            "IFINU_SANDBOX_NUMBER": "", "IFINU_RECORDER": "true", "IFINU_LOG_LEVEL": "debug", "IFINU_POOL": pool,
-            "IFINU_LOG_FORMAT": "json" if pool == "threads" else "console", "IFINU_LOG_LIMIT": "0",
+            "IFINU_SANDBOX_NUMBER": "", "IFINU_RECORDER": "true", "IFINU_LOG_LEVEL": "debug",
+            "IFINU_LOG_FORMAT": log_format, "IFINU_LOG_LIMIT": "0",
             "IFINU_MAX_RETRIES": "1", "IFINU_UNKNOWN_GRACE_S": "1", "IFINU_EVOLUTION_READ_TIMEOUT_S": "8",
         }  # fmt: skip
         self.worker_log = directory / "worker-0.log"
@@ -386,7 +388,7 @@ def simulator(tmp_path: Path) -> Iterator[Simulated]:
 
 @pytest.fixture
 def scene_of(tmp_path: Path, valkey: Valkey, client: redis.Redis, simulator: Simulated) -> Callable[[str], Scene]:
-    return lambda pool: Scene(tmp_path, valkey, simulator, client, pool)
+    return lambda log_format: Scene(tmp_path, valkey, simulator, client, log_format)
 
 
 def post(url: str, body: bytes, **headers: str) -> int:
@@ -427,14 +429,14 @@ def hooks(url: str) -> list[int]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
+@pytest.mark.parametrize("log_format", ["json", "console"])
 def test_personal_data_is_written_only_in_payloads(
-    pool: str, scene_of: Callable[[str], Scene], fleet: Fleet, capsys, monkeypatch
+    log_format: str, scene_of: Callable[[str], Scene], fleet: Fleet, capsys, monkeypatch
 ):
     """
-    Threads write JSON, processes write for a terminal; both at log level debug.
+    In both log formats, at log level debug.
     """
-    scene = scene_of(pool)
+    scene = scene_of(log_format)
     for name, value in scene.settings.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("COLUMNS", "1000")  # so that no column is cut off
@@ -501,7 +503,7 @@ def test_personal_data_is_written_only_in_payloads(
     assert "ifinu_receipts_total" in figures["webhook"]
     assert {command: ended.code for command, ended in outputs.items() if ended.code not in (0, 1)} == {}
     assert {"free_text", "quoted"} <= {row.split("'")[1] for row in scene.ledger()["notifications"].splitlines()}
-    if pool == "threads":
+    if log_format == "json":
         lines = [line for line in worker.text().splitlines() if line.startswith("{")]
         assert all(json.loads(line)["event"] for line in lines)
 

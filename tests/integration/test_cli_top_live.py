@@ -299,9 +299,8 @@ def test_json_prints_a_line_for_each_reading(valkey, client, fleet, queue):
 # -- what a worker answers
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_a_worker_answers_with_its_counts(valkey, fleet, queue, simulator, pool):
-    worker = fleet.start(IFINU_POOL=pool, IFINU_RATE_LIMIT="200/s", IFINU_MAX_RETRIES="0").ready()
+def test_a_worker_answers_with_its_counts(valkey, fleet, queue, simulator):
+    worker = fleet.start(IFINU_RATE_LIMIT="200/s", IFINU_MAX_RETRIES="0").ready()
     queue.push(*[raw(number) for number in range(20)], raw(3), b"not json")
     wait_until(lambda: queue.idle() and len(queue.dead()) == 1, 60, lambda: (queue.counts(), worker.text()))
 

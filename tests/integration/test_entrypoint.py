@@ -115,9 +115,8 @@ def gateway() -> Iterator[Gateway]:
         yield made
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_sigterm_to_the_container_finishes_current_sends_and_requeues_the_rest(
-    tmp_path: Path, valkey: Valkey, queue: Queue, gateway: Gateway, pool: str
+    tmp_path: Path, valkey: Valkey, queue: Queue, gateway: Gateway
 ):
     """
     SIGTERM to process 1 reaches Celery's main process only: ten sends end in order, fifty messages wait, exit code 0.
@@ -129,7 +128,6 @@ def test_sigterm_to_the_container_finishes_current_sends_and_requeues_the_rest(
         "IFINU_EVOLUTION_API_KEY": API_KEY,
         "IFINU_SANDBOX_NUMBER": SANDBOX,
         "IFINU_RECORDER": "false",
-        "IFINU_POOL": pool,
     }
     contained = Contained([*entrypoint(), "worker"], environment, tmp_path / "log")
     try:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -391,31 +389,6 @@ def test_threads_share_a_client_and_each_gets_its_own_answer(serve: Any, connect
         ids = list(pool.map(lambda text: client.send_text("wa1", PHONE, text).key_id, texts))
     assert ids == texts
     assert len(set(gateway.connections)) <= 8
-
-
-FORKED = """
-import os, sys
-from ifinu.gateway import Evolution
-
-client = Evolution(sys.argv[1], "key")
-client.send_text("parent", "+5577998616740", "before")
-if child := os.fork():
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    client.send_text("parent", "+5577998616740", "after")
-else:
-    client.send_text("child", "+5577998616740", "meanwhile")
-client.close()
-"""
-
-
-def test_a_forked_process_opens_its_own_connection_and_leaves_its_parents_alone(serve: Any) -> None:
-    gateway = serve(reply(201, sent()))
-    subprocess.run([sys.executable, "-c", FORKED, gateway.url], check=True, timeout=60)
-    assert [(r.json["text"], r.connection) for r in gateway.requests] == [
-        ("before", 1),
-        ("meanwhile", 2),
-        ("after", 1),
-    ]
 
 
 @pytest.mark.parametrize(

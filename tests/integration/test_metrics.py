@@ -123,13 +123,12 @@ def test_no_label_holds_a_phone_and_the_number_of_series_is_bounded():
     assert label("ifinu") == "ifinu"
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_a_worker_counts_the_outcomes_of_its_messages_in_every_pool(fleet, queue, simulator, pool):
+def test_a_worker_counts_the_outcomes_of_its_messages(fleet, queue, simulator):
     """
     Every expected number comes from the simulator, the queue or this test.
     """
     port = free_port()
-    worker = fleet.start(IFINU_POOL=pool, IFINU_METRICS_PORT=str(port), IFINU_RATE_LIMIT="200/s", IFINU_MAX_RETRIES="1")
+    worker = fleet.start(IFINU_METRICS_PORT=str(port), IFINU_RATE_LIMIT="200/s", IFINU_MAX_RETRIES="1")
     worker.ready()
     accepted = (datetime.now(UTC) - timedelta(seconds=30)).isoformat()
     good = [{"id": f"n{n}", "tipo_notificacao": "lembrete", "criado_em": accepted} for n in range(20)]

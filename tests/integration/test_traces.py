@@ -218,9 +218,8 @@ SENT = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_one_trace_goes_from_the_producer_through_the_send_to_the_last_receipt(
-    pool: str, fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey, collector: Collector,
+    fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey, collector: Collector,
     traced: dict[str, str], tmp_path: Path,
 ):  # fmt: skip
     """
@@ -237,7 +236,7 @@ enqueue_many([{fields("many-1", 102, texto=canaries.TEXT)!r}, {fields("many-2", 
     with webhook_of(valkey, tmp_path / "webhook.log", **traced) as hook:
         registered(simulator, hook, "ifinu", "at-retried", "at-lost", phoned)
         worker = fleet.start(
-            IFINU_POOL=pool, IFINU_CONCURRENCY="3", IFINU_RATE_LIMIT="200/s", IFINU_EVOLUTION_READ_TIMEOUT_S="5",
+            IFINU_CONCURRENCY="3", IFINU_RATE_LIMIT="200/s", IFINU_EVOLUTION_READ_TIMEOUT_S="5",
             IFINU_MAX_RETRIES="3", IFINU_LOG_LEVEL="debug", **traced,
         ).ready()  # fmt: skip
         published = python(publish, valkey, **traced)
@@ -378,10 +377,9 @@ def nowhere() -> str:
     return f"http://127.0.0.1:{free_port()}"
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_collector_outage_affects_no_send(
-    pool: str, hangs: bool, fleet: Fleet, queue: Queue, simulator: Simulated, traced: dict[str, str]
+    hangs: bool, fleet: Fleet, queue: Queue, simulator: Simulated, traced: dict[str, str]
 ):
     """
     One collector refuses connections, one accepts them and never answers: all is sent, and the worker ends cleanly.
@@ -390,7 +388,7 @@ def test_a_collector_outage_affects_no_send(
         url = f"http://127.0.0.1:{silent.getsockname()[1]}" if hangs else nowhere()
         queued = {"OTEL_BSP_MAX_QUEUE_SIZE": "20", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10", **PATIENT}
         settings = {**traced, **queued, "OTEL_EXPORTER_OTLP_ENDPOINT": url, "IFINU_RATE_LIMIT": "500/s"}
-        worker = fleet.start(IFINU_POOL=pool, IFINU_CONCURRENCY="4", **settings).ready()
+        worker = fleet.start(IFINU_CONCURRENCY="4", **settings).ready()
         queue.push(*(raw(n) for n in range(200)))
         wait_until(lambda: queue.idle() and simulator.total() == 200, 30, lambda: (queue.counts(), worker.text()))
         assert worker.terminate(20) == 0
@@ -413,7 +411,6 @@ import sys
 from celery import signals
 from ifinu.worker.app import app
 
-@signals.worker_process_shutdown.connect
 @signals.worker_shutdown.connect
 def _tell(**_):
     traces = "opentelemetry.sdk.trace", "opentelemetry.exporter", "ifinu.tracing.sdk"
@@ -421,9 +418,8 @@ def _tell(**_):
 """
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_without_traces_nothing_of_them_is_imported_sent_or_kept(
-    pool: str, fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey, tmp_path: Path
+    fleet: Fleet, queue: Queue, simulator: Simulated, valkey: Valkey, tmp_path: Path
 ):
     publish = f"""
 import sys
@@ -438,13 +434,13 @@ print([name for name in sys.modules if name.startswith(traces)])
     assert not any(b"traceparent" in one for one in queue.client.lrange(queue.keys.ready, 0, -1))
     queue.push(json.dumps(fields("c", 102)).encode(), raw("d", telefone=canaries.phone(2), instancia="at-retried"))
     (tmp_path / "printing_app.py").write_text(PRINTING)
-    worker = fleet.start(application="printing_app", IFINU_POOL=pool, IFINU_CONCURRENCY="2", PYTHONPATH=str(tmp_path))
+    worker = fleet.start(application="printing_app", IFINU_CONCURRENCY="2", PYTHONPATH=str(tmp_path))
     worker.ready()
     wait_until(lambda: simulator.total() == 3, 30, lambda: (queue.counts(), worker.text()))
     wait_until(lambda: queue.idle() and simulator.total() == 4, 30, lambda: (queue.counts(), worker.text()))
     assert worker.terminate() == 0
     printed = [line for line in worker.text().splitlines() if line.startswith("imported:")]
-    assert printed == ["imported: []"] * (1 if pool == "threads" else 3)
+    assert printed == ["imported: []"]
     assert queue.client.keys("ifinu:rastro:*") == []
 
 

@@ -238,9 +238,8 @@ def steering() -> list[bytes]:
     ]
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_a_foreign_envelope_controls_nothing_and_200_good_messages_are_sent(
-    fleet: Fleet, queue: Queue, simulator: Simulated, client: redis.Redis, pool: str
+    fleet: Fleet, queue: Queue, simulator: Simulated, client: redis.Redis
 ):
     """
     One more message makes the pool itself fail: it becomes a dead letter with its bytes, and the worker goes on.
@@ -248,9 +247,7 @@ def test_a_foreign_envelope_controls_nothing_and_200_good_messages_are_sent(
     stumbling = raw("stumbles")
     queue.push(*steering(), stumbling, *(raw(number) for number in range(200)))
     here, quick = str(Path(__file__).parent), {"IFINU_RATE_LIMIT": "200/s", "IFINU_RATE_BURST": "50"}
-    worker = fleet.start(
-        application="stumbling_app", STUMBLES_OVER="test_stumbles", IFINU_POOL=pool, PYTHONPATH=here, **quick
-    ).ready()
+    worker = fleet.start(application="stumbling_app", STUMBLES_OVER="test_stumbles", PYTHONPATH=here, **quick).ready()
     wait_until(lambda: simulator.total() == 210 and queue.idle(), 40, lambda: (queue.counts(), worker.text()[-3000:]))
     assert [(letter["reason"], letter["raw"].encode()) for letter in queue.dead()] == [("undeliverable", stumbling)]
     assert worker.process.poll() is None
@@ -488,18 +485,6 @@ def test_the_heartbeat_file_exists_while_the_worker_consumes(tmp_path: Path, fle
     wait_until(beat.exists)
     worker.terminate()
     assert not beat.exists()
-
-
-def test_a_pool_of_processes_sends_retries_and_dead_letters_alike(fleet: Fleet, queue: Queue, simulator: Simulated):
-    queue.push(
-        raw(1), raw(2, telefone="77 99860-0002"), raw(3, telefone="77 99860-0003"), raw(4, telefone="1"),
-        raw(5, telefone="77 99860-0004"),
-    )  # fmt: skip
-    worker = fleet.start(IFINU_POOL="prefork", IFINU_CONCURRENCY="2").ready()
-    wait_until(queue.idle, 40, queue.counts)
-    assert sorted(letter["reason"] for letter in queue.dead()) == ["connection_closed", "invalid"]
-    assert simulator.total() == 3
-    assert worker.terminate() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

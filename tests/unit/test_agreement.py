@@ -12,6 +12,7 @@ from ifinu.errors import ConfigurationError
 from ifinu.worker import app as module
 from ifinu.worker.agreement import check_worker
 from ifinu.worker.app import Application, app
+from ifinu.worker.pool import TaskPool
 from ifinu.worker.tasks import send_notification
 
 OURS, OTHER = "redis://:secret@fila:6379/0", "redis://:hush@other:6380/3"
@@ -138,16 +139,18 @@ def test_a_producer_that_would_publish_elsewhere_is_refused_before_it_publishes(
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "taken"), [("threads", True), ("prefork", True), ("solo", False)])
-def test_a_worker_runs_only_in_a_pool_that_keeps_leases_and_pace(name, taken):
+@pytest.mark.parametrize(
+    ("name", "taken"), [("ifinu.worker.pool:TaskPool", True), ("threads", False), ("prefork", False), ("solo", False)]
+)
+def test_a_worker_runs_only_in_our_pool(name, taken):
     if taken:
         check_worker(get_implementation(name))
     else:
-        with pytest.raises(ConfigurationError, match="IFINU_POOL"):
+        with pytest.raises(ConfigurationError, match="leave out -P"):
             check_worker(get_implementation(name))
 
 
 def test_a_celery_settings_module_is_refused_because_ifinu_does_not_read_it(monkeypatch):
     monkeypatch.setenv("CELERY_CONFIG_MODULE", "celeryconfig")
     with pytest.raises(ConfigurationError, match=r"CELERY_CONFIG_MODULE .* names celeryconfig"):
-        check_worker(get_implementation("threads"))
+        check_worker(TaskPool)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from datetime import UTC, datetime
 from typing import Any
 
@@ -400,16 +399,6 @@ def test_a_throttled_send_says_how_long_to_wait(status: int, body: str, asked_s:
     error = failure(status, body, retry_after_s=asked_s)
     assert isinstance(error, Throttled)
     assert error.retry_after_s == wait_s
-
-
-@pytest.mark.parametrize(
-    ("status", "body"),
-    [(429, ""), (500, ""), (502, ""), (400, ""), (401, envelope(401, "Unauthorized", "Unauthorized"))],
-)
-def test_an_error_survives_the_way_out_of_a_prefork_child(status: int, body: str) -> None:
-    error = failure(status, body)
-    copy = pickle.loads(pickle.dumps(error))
-    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
 
 
 def test_a_masked_phone_is_masked_before_the_words_are_cut() -> None:

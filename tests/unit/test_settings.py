@@ -6,7 +6,7 @@ from pydantic import SecretStr, ValidationError
 
 from ifinu import settings
 from ifinu.errors import ConfigurationError
-from ifinu.settings import LogFormat, OnUnknown, Pool, Settings
+from ifinu.settings import LogFormat, OnUnknown, Settings
 
 # Each field, the variables that set it, a value other than its default, and the value read.
 VARIABLES = [
@@ -30,7 +30,6 @@ VARIABLES = [
     ("evolution_instance", ("IFINU_EVOLUTION_INSTANCE",), "vendas", "vendas"),
     ("evolution_connect_timeout_s", ("IFINU_EVOLUTION_CONNECT_TIMEOUT_S",), "2.5", 2.5),
     ("evolution_read_timeout_s", ("IFINU_EVOLUTION_READ_TIMEOUT_S",), "90", 90.0),
-    ("pool", ("IFINU_POOL",), "prefork", Pool.PREFORK),
     ("concurrency", ("IFINU_CONCURRENCY",), "25", 25),
     ("rate_limit", ("IFINU_RATE_LIMIT",), "100/h", "100/h"),
     ("rate_burst", ("IFINU_RATE_BURST",), "9", 9),
@@ -112,7 +111,7 @@ def test_the_table_has_every_setting():
 def test_nothing_need_be_set():
     defaults = settings.load()
     assert shown(defaults.redis_url) == "redis://localhost:6379/0"
-    assert (defaults.pool, defaults.concurrency, defaults.rate_per_s) == (Pool.THREADS, 10, 50.0)
+    assert (defaults.concurrency, defaults.rate_per_s) == (10, 50.0)
     assert defaults.evolution_api_key is None
     assert defaults.sandbox_number is None
 
@@ -219,7 +218,6 @@ def test_an_unknown_name_of_ours_is_refused(monkeypatch, name):
         ("IFINU_EVOLUTION_URL", "http://evo:hush", "must be http://"),
         ("IFINU_EVOLUTION_READ_TIMEOUT_S", "inf", "finite"),
         ("IFINU_EVOLUTION_CONNECT_TIMEOUT_S", "0", "greater than 0"),
-        ("IFINU_POOL", "gevent", "'threads' or 'prefork'"),
         ("IFINU_CONCURRENCY", "hush", "valid integer"),
         ("IFINU_CONCURRENCY", "0", "greater than or equal to 1"),
         ("IFINU_RATE_LIMIT", "50/d", "'50/d' is not a rate; write it as 50/s, 3000/m or 100/h"),
@@ -251,14 +249,14 @@ def test_a_wrong_value_from_a_file_names_the_file_variable_and_does_not_show_it(
 
 def test_everything_wrong_is_named_at_once(monkeypatch):
     monkeypatch.setenv("IFINU_CONCURRENCY", "0")
-    monkeypatch.setenv("IFINU_POOL", "fork")
+    monkeypatch.setenv("IFINU_LEASE_S", "1")
     monkeypatch.setenv("IFINU_TYPO", "1")
     with pytest.raises(ConfigurationError) as caught:
         settings.load()
     assert [part.split(":")[0] for part in str(caught.value).split("; ") if part.startswith("IFINU")] == [
         "IFINU_TYPO",
-        "IFINU_POOL",
         "IFINU_CONCURRENCY",
+        "IFINU_LEASE_S",
     ]
 
 
