@@ -25,7 +25,7 @@ from celery.exceptions import CPendingDeprecationWarning
 from kombu import Exchange, Queue
 from prometheus_client import CollectorRegistry
 
-from ifinu import logs, settings, tracing
+from ifinu import logs, loop, settings, tracing
 from ifinu.broker import NORMAL, QUEUES, connections, rights
 from ifinu.broker.claims import Claims
 from ifinu.broker.keys import CONTROL, TASK_EVENTS
@@ -179,7 +179,11 @@ class Application(Celery):
 
     def _get_backend(self) -> Any:
         check_result_backend(self.conf.result_backend, self._result_backend)
-        return super()._get_backend()
+        backend = super()._get_backend()
+        store = backend.store_result
+        # In a worker it would hold the event loop, and for long while the backend is away.
+        backend.store_result = lambda *args, **kwargs: loop.in_thread(functools.partial(store, *args, **kwargs))
+        return backend
 
     def use(self, config: Settings) -> None:
         """Use these settings instead of the environment's; call it before the application is first used."""

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -628,3 +629,14 @@ def test_results_are_kept_where_a_backend_is_set(fleet: Fleet, valkey: Valkey, s
     )
     assert done.stdout.startswith("inv-42:lembrete sent 3EB0"), done.stderr
     assert simulator.total() == 1
+
+
+def test_a_result_backend_that_hangs_holds_no_other_message(fleet: Fleet, queue: Queue, simulator: Simulated):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        worker = fleet.start(IFINU_RESULT_BACKEND=url, IFINU_RATE_LIMIT="200/s").ready()
+        queue.push(called(1), *(raw(number) for number in range(10, 60)))
+        wait_until(lambda: simulator.total() == 51, 20, lambda: (queue.counts(), worker.text()[-3000:]))
+        wait_until(lambda: queue.counts()["in_flight"] <= 1, 20, queue.counts)
+        assert "ifinu.loop.blocked" not in worker.text()
+        worker.kill()
