@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from processes import API_KEY
 
-from ifinu.gateway import Shards
+from ifinu.gateway import ManagedShards, Shards
 from ifinu.simulator import Cluster as Pods
+
+_Client = TypeVar("_Client", Shards, ManagedShards)
 
 NAME = "gateway.test"
 HOSTS = {"pod-0": "127.0.0.1", "pod-1": "127.0.0.2", "pod-2": "127.0.0.3"}
@@ -45,6 +47,15 @@ def resolved(monkeypatch: pytest.MonkeyPatch, running: Pods) -> list[str]:
 
 
 def gateway_of(running: Pods, **options: Any) -> Shards:
-    """A gateway client of all these processes."""
+    """A client for sending through all processes."""
+    return _client(Shards, running, **options)
+
+
+def management_of(running: Pods, **options: Any) -> ManagedShards:
+    """A client for the management of all processes."""
+    return _client(ManagedShards, running, **options)
+
+
+def _client(kind: type[_Client], running: Pods, **options: Any) -> _Client:
     look_up = options.pop("look_up", lambda host, port: running.addresses.values())
-    return Shards(f"http://{NAME}:{running.port}", API_KEY, look_up=look_up, **options)
+    return kind(f"http://{NAME}:{running.port}", API_KEY, look_up=look_up, **options)

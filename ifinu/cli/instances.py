@@ -16,7 +16,7 @@ from ifinu.errors import ConfigurationError, GatewayError
 from ifinu.settings import Settings
 
 if TYPE_CHECKING:
-    from ifinu.gateway import ConnectionState, Gateway, Instance, Webhook
+    from ifinu.gateway import ConnectionState, Instance, Management, Webhook
 
 EVENTS = ("MESSAGES_UPDATE", "SEND_MESSAGE", "MESSAGES_UPSERT", "MESSAGES_EDITED", "CONNECTION_UPDATE")
 
@@ -276,21 +276,21 @@ def webhook(
 
 
 @contextlib.contextmanager
-def _gateway(config: Settings) -> Iterator[Gateway]:
-    from ifinu.gateway import gateway_of  # not loaded by the commands that need no gateway
+def _gateway(config: Settings) -> Iterator[Management]:
+    from ifinu.gateway import management_of  # not loaded by the commands that need no gateway
 
-    gateway = gateway_of(config, worker="cli", connect_timeout_s=_CONNECT_S, read_timeout_s=_READ_S)
+    gateway = management_of(config, worker="cli", connect_timeout_s=_CONNECT_S, read_timeout_s=_READ_S)
     with contextlib.closing(gateway):
         yield gateway
 
 
-def _listed(gateway: Gateway) -> tuple[list[tuple[Instance, str | None]], list[str]]:
+def _listed(gateway: Management) -> tuple[list[tuple[Instance, str | None]], list[str]]:
     """Each instance with its process's address (None if unsharded), and the addresses that did not answer."""
-    from ifinu.gateway import Shards
+    from ifinu.gateway import ManagedShards
 
     found: list[tuple[Instance, str | None]]
     quiet: list[str] = []
-    if isinstance(gateway, Shards):
+    if isinstance(gateway, ManagedShards):
         answers = gateway.survey()
         if not any(isinstance(answer, tuple) for answer in answers.values()):
             gateway.fetch_instances()  # raises the reason

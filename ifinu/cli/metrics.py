@@ -82,13 +82,13 @@ def metrics(
 
 def _ask_others(series: CollectorRegistry, config: settings.Settings, running: contextlib.ExitStack) -> None:
     """Poll the ledger and, if its key is set, the gateway."""
-    from ifinu.gateway import gateway_of
+    from ifinu.gateway import management_of
     from ifinu.metrics import polls
 
     engine = running.enter_context(connection.ledger())
     running.enter_context(polls.ledger(series, engine, every_s=_LEDGER_EVERY_S))
     if config.evolution_api_key is not None:
-        whole = gateway_of(
+        whole = management_of(
             config, worker="metrics", connect_timeout_s=_GATEWAY_CONNECT_S, read_timeout_s=_GATEWAY_ANSWER_S
         )
         running.callback(whole.close)

@@ -13,7 +13,7 @@ from rich.text import Text
 from ifinu.cli import terminal
 
 if TYPE_CHECKING:
-    from ifinu.gateway import Gateway, QrCode
+    from ifinu.gateway import Management, QrCode
 
 _EVERY_S = 1.0
 # How often the code is asked for again; one lives for 20 s. A request that meets the drop after the scan would open a
@@ -33,7 +33,7 @@ class Flapping(Exception):  # noqa: N818 - likewise
     """The phone is paired, but the instance's connection keeps opening and closing."""
 
 
-def codes(gateway: Gateway, name: str, *, number: str | None, wait_s: float) -> Iterator[QrCode]:
+def codes(gateway: Management, name: str, *, number: str | None, wait_s: float) -> Iterator[QrCode]:
     """
     Yield each code that pairs an instance, until the instance is connected.
 
@@ -81,7 +81,7 @@ def codes(gateway: Gateway, name: str, *, number: str | None, wait_s: float) -> 
         time.sleep(_EVERY_S)
 
 
-def _was_open(gateway: Gateway, name: str) -> bool:
+def _was_open(gateway: Management, name: str) -> bool:
     """Whether the gateway's database has it as connected: then it is only closed for a moment, and reconnects."""
     return any(one.name == name and one.state.value == "open" for one in gateway.fetch_instances())
 

@@ -129,11 +129,11 @@ def queue_table(queues: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def gateway_state(config: Settings) -> str:
     """The state of the default instance, or `unreachable`, `HTTP <status>` or `no key`."""
-    from ifinu.gateway import gateway_of
+    from ifinu.gateway import management_of
 
     if config.evolution_api_key is None:
         return "no key"
-    gateway = gateway_of(config, worker="status", connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S)
+    gateway = management_of(config, worker="status", connect_timeout_s=_GATEWAY_S, read_timeout_s=_GATEWAY_S)
     try:
         return gateway.connection_state(config.evolution_instance).value
     except GatewayError as exc:

@@ -1,8 +1,10 @@
-"""The Evolution API, one process of it or several: sending through it, and judging what it answers."""
+"""The Evolution API, one process of it or several: sending through it, managing it, and judging what it answers."""
 
 from ifinu.gateway import flaps
 from ifinu.gateway.client import Evolution
-from ifinu.gateway.factory import Gateway, gateway_of
+from ifinu.gateway.factory import Gateway, gateway_of, instance_names_of, management_of
+from ifinu.gateway.managed_shards import ManagedShards
+from ifinu.gateway.management import Management
 from ifinu.gateway.message_records import (
     ConnectionState,
     CreatedInstance,
@@ -26,6 +28,8 @@ __all__ = [
     "Gateway",
     "Instance",
     "Integration",
+    "ManagedShards",
+    "Management",
     "Pairing",
     "QrCode",
     "Sent",
@@ -34,4 +38,6 @@ __all__ = [
     "classify",
     "flaps",
     "gateway_of",
+    "instance_names_of",
+    "management_of",
 ]

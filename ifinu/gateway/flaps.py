@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 
 from ifinu.errors import GatewayError
-from ifinu.gateway.factory import Gateway
+from ifinu.gateway.management import Management
 from ifinu.gateway.message_records import ConnectionState
 
 FIX = (
@@ -27,7 +27,7 @@ _LOOKS_AT_AN_OPEN_ONE = 5  # a flapping instance is open for moments
 _CHANGES = 3  # one more than a connection that was lost once and came back
 
 
-def watch(gateway: Gateway, instances: Iterable[str]) -> tuple[dict[str, ConnectionState], set[str]]:
+def watch(gateway: Management, instances: Iterable[str]) -> tuple[dict[str, ConnectionState], set[str]]:
     """
     Query the states of instances for up to two seconds, or less than one if all are open.
 

@@ -19,17 +19,20 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol
 
 from ifinu import errors
 from ifinu.errors import Misconfigured, NotSent, Reason
-from ifinu.gateway import outcomes, responses
-from ifinu.gateway.addresses import Addresses
+from ifinu.gateway import http_transport, outcomes, responses
+from ifinu.gateway.addresses import Addresses, Resolve
+from ifinu.gateway.management import Management
 from ifinu.gateway.message_records import ConnectionState
-from ifinu.gateway.shard import Shard, ask_all
+from ifinu.gateway.shard import Client, Shard, ask_all
 
 ASK_S = 6.0  # for the answers of all processes
 
+_LONGEST_CONNECT_S = 3.0  # of a query
+_LONGEST_ANSWER_S = 5.0
 _FLIGHT_S = 15.0  # for another thread that asks, and may have to resolve the name first
 # The states of an instance at the process that holds it, best first.
 _RANK = {ConnectionState.OPEN: 0, ConnectionState.CONNECTING: 1, ConnectionState.CLOSE: 2}
@@ -51,21 +54,21 @@ class LocationStore(Protocol):
         """Delete the address of an instance, unless another one was stored meanwhile."""
 
 
-class Route(NamedTuple):
+class Route(NamedTuple, Generic[Client]):
     """The process that says it holds an instance, and the state it reports."""
 
-    shard: Shard
+    shard: Shard[Client]
     state: ConnectionState
 
 
-class _Asked(NamedTuple):
+class _Asked(NamedTuple, Generic[Client]):
     """The processes asked, and their answers."""
 
-    shards: Mapping[str, Shard]
+    shards: Mapping[str, Shard[Client]]
     answers: Mapping[str, Answer]
 
 
-class Routing:
+class Routing(Generic[Client]):
     """
     The processes behind one host name, and the instances each holds; threads may share it.
 
@@ -73,31 +76,36 @@ class Routing:
 
     Args:
         connect: Makes the client of an address.
-        memory: Store shared with other workers, or None.
+        memory: Store in which workers share the address of each instance, or None.
     """
 
     def __init__(
-        self, where: Addresses, connect: Callable[[str], Shard], *, name: str, memory: LocationStore | None = None
+        self,
+        where: Addresses,
+        connect: Callable[[str], Shard[Client]],
+        *,
+        name: str,
+        memory: LocationStore | None = None,
     ) -> None:
         self._where = where
         self._connect = connect
         self._name = name
         self._memory = memory
         self._lock = threading.Lock()
-        self._shards: dict[str, Shard] = {}
+        self._shards: dict[str, Shard[Client]] = {}
         self._known: dict[str, str] = {}
-        self._asking: dict[str, concurrent.futures.Future[_Asked]] = {}
+        self._asking: dict[str, concurrent.futures.Future[_Asked[Client]]] = {}
 
-    def of(self, instance: str) -> Shard:
+    def of(self, instance: str) -> Shard[Client]:
         """The process that holds an instance: the remembered one, else by asking all."""
         return self._remembered(instance) or self.asked(instance).shard
 
-    def anew(self, instance: str, failed: Shard) -> Shard:
+    def anew(self, instance: str, failed: Shard[Client]) -> Shard[Client]:
         """The process that holds an instance, after another turned out not to hold it or to be unreachable."""
         self.forget(instance, failed)
         return self._remembered(instance) or self.asked(instance).shard
 
-    def asked(self, instance: str) -> Route:
+    def asked(self, instance: str) -> Route[Client]:
         """
         The process that confirms now that it holds an instance.
 
@@ -128,11 +136,25 @@ class Routing:
         address, state = judged(instance, found.answers, self._name)
         return Route(found.shards[address], state)
 
+    def state(self, instance: str) -> ConnectionState:
+        """
+        The state of an instance at the process that holds it; ABSENT if it exists and no process that answers holds it.
+
+        Raises:
+            SendError: See the module.
+        """
+        try:
+            return self.asked(instance).state
+        except NotSent as exc:
+            if exc.reason is Reason.WRONG_SHARD:
+                return ConnectionState.ABSENT
+            raise
+
     def states(self, instance: str) -> dict[str, Answer]:
         """The state of an instance at each process, by address; waits for all answers and remembers none."""
         return ask_all(self.shards(fresh=True), _state_of(instance), wait_s=ASK_S)
 
-    def forget(self, instance: str, shard: Shard) -> None:
+    def forget(self, instance: str, shard: Shard[Client]) -> None:
         """Forget that a process holds an instance: it does not, or cannot be reached."""
         with self._lock:
             if self._known.get(instance) == shard.address:
@@ -140,7 +162,7 @@ class Routing:
         if self._memory is not None:
             self._memory.forget(instance, shard.address)
 
-    def shards(self, *, fresh: bool = False) -> dict[str, Shard]:
+    def shards(self, *, fresh: bool = False) -> dict[str, Shard[Client]]:
         """
         The current processes, by address.
 
@@ -161,7 +183,7 @@ class Routing:
         for shard in tuple(self._shards.values()):
             shard.close()
 
-    def _remembered(self, instance: str) -> Shard | None:
+    def _remembered(self, instance: str) -> Shard[Client] | None:
         """The process last known to hold it, if it still exists and is not away."""
         shards = self.shards()
         shard = shards.get(self._known.get(instance, ""))
@@ -171,7 +193,7 @@ class Routing:
                 self._known[instance] = shard.address
         return None if shard is None or shard.away else shard
 
-    def _ask(self, instance: str) -> _Asked:
+    def _ask(self, instance: str) -> _Asked[Client]:
         shards = self.shards(fresh=True)
         # An OPEN answer decides. Two processes may report other states, so wait for the better one.
         found = ask_all(
@@ -182,6 +204,44 @@ class Routing:
             if self._memory is not None:
                 self._memory.remember(instance, best[0])
         return _Asked(shards, found)
+
+
+def routing_to(
+    client: type[Client],
+    url: str,
+    api_key: str,
+    connect_timeout_s: float,
+    read_timeout_s: float,
+    *,
+    worker: str | None,
+    look_up: Resolve,
+    memory: LocationStore | None = None,
+) -> Routing[Client]:
+    """The routing to clients of the processes behind a URL's host; the arguments are those of the clients."""
+    host, port = http_transport.endpoint(url)
+
+    def open_shard(address: str) -> Shard[Client]:
+        return Shard(
+            address,
+            client(
+                url,
+                api_key,
+                connect_timeout_s=connect_timeout_s,
+                read_timeout_s=read_timeout_s,
+                worker=worker,
+                address=address,
+            ),
+            Management(
+                url,
+                api_key,
+                connect_timeout_s=min(connect_timeout_s, _LONGEST_CONNECT_S),
+                read_timeout_s=min(read_timeout_s, _LONGEST_ANSWER_S),
+                worker=worker,
+                address=address,
+            ),
+        )
+
+    return Routing(Addresses(host, port, look_up), open_shard, name=f"{host}:{port}", memory=memory)
 
 
 def judged(instance: str, found: Mapping[str, Answer], name: str) -> tuple[str, ConnectionState]:
@@ -230,5 +290,5 @@ def _misconfigured(reason: Reason, said: str, exc: errors.GatewayError, instance
     return Misconfigured(line, reason=reason, instance=instance, status=exc.status, answer=exc.answer)
 
 
-def _state_of(instance: str) -> Callable[[Shard], ConnectionState]:
+def _state_of(instance: str) -> Callable[[Shard[Client]], ConnectionState]:
     return lambda shard: shard.ask(lambda gateway: gateway.connection_state(instance))

@@ -6,18 +6,20 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from ifinu import errors
 from ifinu.gateway.client import Evolution
 from ifinu.gateway.http_transport import RequestNotDelivered
+from ifinu.gateway.management import Management
 
 _T = TypeVar("_T")
+Client = TypeVar("Client", bound=Evolution | Management)
 
 _TURN_S = 0.5
 
 
-class Shard:
+class Shard(Generic[Client]):
     """
     One gateway process, at an address.
 
@@ -25,20 +27,21 @@ class Shard:
     so would the messages for other processes.
 
     Args:
-        asking: A second client with short timeouts, for queries that many threads may wait for.
+        gateway: Its client, for sending or for management.
+        asking: Its management with short timeouts, for queries that many threads may wait for.
 
     Attributes:
         away: Whether it did not answer the last request.
     """
 
-    def __init__(self, address: str, gateway: Evolution, asking: Evolution) -> None:
+    def __init__(self, address: str, gateway: Client, asking: Management) -> None:
         self.address = address
         self.gateway = gateway
         self.away = False
         self._asking = asking
         self._turn = threading.Lock()
 
-    def ask(self, question: Callable[[Evolution], _T]) -> _T:
+    def ask(self, question: Callable[[Management], _T]) -> _T:
         """
         Query it, with short timeouts.
 
@@ -72,8 +75,8 @@ class Shard:
 
 
 def ask_all(
-    shards: Mapping[str, Shard],
-    question: Callable[[Shard], _T],
+    shards: Mapping[str, Shard[Client]],
+    question: Callable[[Shard[Client]], _T],
     *,
     wait_s: float,
     is_enough: Callable[[_T], bool] = lambda answer: False,
@@ -91,7 +94,7 @@ def ask_all(
     """
     coming: queue.SimpleQueue[tuple[str, _T | errors.GatewayError]] = queue.SimpleQueue()
 
-    def ask(shard: Shard) -> None:
+    def ask(shard: Shard[Client]) -> None:
         answer: _T | errors.GatewayError
         try:
             answer = question(shard)

@@ -20,7 +20,7 @@ from ifinu.metrics.labels import Bounded
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from ifinu.gateway import Gateway
+    from ifinu.gateway import Management
 
 log = structlog.get_logger(__name__)
 
@@ -117,7 +117,7 @@ def ledger(registry: CollectorRegistry, engine: Engine, *, every_s: float) -> Po
     )
 
 
-def gateway(registry: CollectorRegistry, client: Gateway, *, every_s: float) -> Polled:
+def gateway(registry: CollectorRegistry, client: Management, *, every_s: float) -> Polled:
     """
     The series of the gateway, polled every `every_s` seconds.
 

@@ -34,7 +34,7 @@ from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.trace_links import TraceLinks
 from ifinu.delivery import Delivery
 from ifinu.errors import ConfigurationError
-from ifinu.gateway import gateway_of
+from ifinu.gateway import gateway_of, instance_names_of
 from ifinu.gateway.breaker import Breaker
 from ifinu.gateway.instances import Instances
 from ifinu.ledger.progress import Progress
@@ -203,13 +203,16 @@ def delivery_of(config: Settings) -> Delivery:
     key = None if config.phone_key is None else config.phone_key.get_secret_value()
     url = config.redis_url.get_secret_value()
     client = connections.connect(url)
-    gateway = gateway_of(config, worker=config.worker_name or socket.gethostname(), memory=Locations(url))
+    name = config.worker_name or socket.gethostname()
+    gateway = gateway_of(config, worker=name, memory=Locations(url))
     return Delivery(
         gateway=gateway,
         renderer=Renderer(config.templates, reference=config.reference, codes_apart=config.pix_separate),
         claims=Claims(client, config.claim_ttl_s),
         instances=Instances(
-            config.misconfigured_wait_s, sharded=config.evolution_sharded, names=gateway.instance_names
+            config.misconfigured_wait_s,
+            sharded=config.evolution_sharded,
+            names=lambda: instance_names_of(config, worker=name),
         ),
         missing_ttl_s=config.instance_missing_ttl_s,
         windows=Windows.load(

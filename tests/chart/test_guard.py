@@ -23,7 +23,7 @@ from upstream import Act, Upstream, answer, reset, said
 from ifinu import errors
 from ifinu.embedded import free_port
 from ifinu.errors import Reason
-from ifinu.gateway import ConnectionState, Evolution
+from ifinu.gateway import ConnectionState, Evolution, Management
 from ifinu.simulator import Simulator
 
 _STARTS = 3  # another process may take the free port before nginx binds it
@@ -410,7 +410,10 @@ def test_nothing_of_a_request_is_logged(guard: Guard, upstream: Upstream, client
 def test_every_gateway_request_of_ifinu_works_through_the_guard(guarding: Guarding):
     with Simulator(api_key=API_KEY, instances=("ifinu", "other"), pairing_ms=60_000.0, seed=1) as simulator:
         guard = guarding(simulator.port)
-        with contextlib.closing(Evolution(guard.url, API_KEY)) as client:
+        with (
+            contextlib.closing(Evolution(guard.url, API_KEY)) as client,
+            contextlib.closing(Management(guard.url, API_KEY)) as management,
+        ):
             assert client.send_text("ifinu", NUMBER, "Olá 🙂 São").key_id
             (send,) = simulator.sends
             assert send.instance == "ifinu"
@@ -418,20 +421,20 @@ def test_every_gateway_request_of_ifinu_works_through_the_guard(guarding: Guardi
             around = {"since": now - timedelta(hours=1), "until": now + timedelta(hours=1)}
             assert client.find_messages("ifinu", **around).total == 1
             assert client.connection_state("ifinu") is ConnectionState.OPEN
-            assert client.set_webhook("ifinu", "http://127.0.0.1:9/", ["MESSAGES_UPDATE"]).enabled
-            found = client.find_webhook("ifinu")
+            assert management.set_webhook("ifinu", "http://127.0.0.1:9/", ["MESSAGES_UPDATE"]).enabled
+            found = management.find_webhook("ifinu")
             assert found is not None
             assert found.url == "http://127.0.0.1:9/"
             name = "loja 1? São"
-            client.create_instance(name)
-            assert client.connect_instance(name).qr
-            code = client.connect_instance(name, number="5577998616740").qr
+            management.create_instance(name)
+            assert management.connect_instance(name).qr
+            code = management.connect_instance(name, number="5577998616740").qr
             assert code is not None
             assert code.pairing_code
-            assert {instance.name for instance in client.fetch_instances()} == {"ifinu", "other", name}
-            client.restart_instance("ifinu")
-            client.logout_instance("other")
-            client.delete_instance("other")
+            assert {instance.name for instance in management.fetch_instances()} == {"ifinu", "other", name}
+            management.restart_instance("ifinu")
+            management.logout_instance("other")
+            management.delete_instance("other")
 
 
 def test_a_key_of_one_instance_opens_no_other(guarding: Guarding):

@@ -10,9 +10,11 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from ifinu.gateway import Evolution
+from ifinu.gateway import Evolution, Management
+
+_Client = TypeVar("_Client", Evolution, Management)
 
 KEY = "s3cr3t-k3y"
 DEADLINE_S = 10.0
@@ -144,12 +146,12 @@ def serving() -> Iterator[Callable[..., Gateway]]:
 
 
 @contextlib.contextmanager
-def connecting() -> Iterator[Callable[..., Evolution]]:
+def connecting(kind: type[_Client]) -> Iterator[Callable[..., _Client]]:
     """A function that makes clients; all are closed at the end of the block."""
     with contextlib.ExitStack() as stack:
 
-        def client(url: str, **more: Any) -> Evolution:
-            return stack.enter_context(contextlib.closing(Evolution(url, KEY, **more)))
+        def client(url: str, **more: Any) -> _Client:
+            return stack.enter_context(contextlib.closing(kind(url, KEY, **more)))
 
         yield client
 

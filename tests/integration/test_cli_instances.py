@@ -22,12 +22,12 @@ from ledgers import migrated
 from processes import API_KEY, wait_until
 from prometheus_client import CollectorRegistry
 from rich.console import Console
-from shards import HOSTS, NAME, gateway_of, pods, resolved
+from shards import HOSTS, NAME, management_of, pods, resolved
 
 from ifinu.broker.keys import creation_key
 from ifinu.cli import qr
 from ifinu.embedded import Valkey
-from ifinu.gateway import ConnectionState, Evolution, flaps
+from ifinu.gateway import ConnectionState, Evolution, Management, flaps
 from ifinu.metrics import polls
 from ifinu.receipts.auth import headers_of
 from ifinu.simulator import Cluster as Pods
@@ -66,8 +66,8 @@ def several(monkeypatch) -> Iterator[Pods]:
 
 
 @pytest.fixture
-def at(one: Simulator) -> Iterator[Evolution]:
-    client = Evolution(one.url, API_KEY)
+def at(one: Simulator) -> Iterator[Management]:
+    client = Management(one.url, API_KEY)
     yield client
     client.close()
 
@@ -223,7 +223,7 @@ def test_two_connections_of_one_instance_are_detected_and_no_third_is_opened(ifi
     with Simulator(api_key=API_KEY, instances=("acme",), reconnect_ms=50) as running:
         ifinu._monkeypatch.setenv("IFINU_EVOLUTION_URL", running.url)
         ifinu._monkeypatch.setenv("IFINU_EVOLUTION_INSTANCE", "acme")
-        with contextlib.closing(Evolution(running.url, API_KEY)) as gateway:
+        with contextlib.closing(Management(running.url, API_KEY)) as gateway:
             gateway.logout_instance("acme")
             gateway.connect_instance("acme")
             running.set_instance("acme", phone="scans")
@@ -279,7 +279,8 @@ def test_a_restart_reopens_a_dead_connection(ifinu, one, at):
     one.set_instance("ifinu", socket="dead")
     assert ifinu("instance", "restart", "ifinu").out == "open\n"
     wait_until(lambda: at.connection_state("ifinu") is ConnectionState.OPEN)
-    assert at.send_text("ifinu", "+5577998616740", "oi").key_id
+    with contextlib.closing(Evolution(one.url, API_KEY)) as sender:
+        assert sender.send_text("ifinu", "+5577998616740", "oi").key_id
     assert ifinu("instance", "restart", "ifinu", "--json").json == {"name": "ifinu", "before": "open", "state": "open"}
 
 
@@ -369,14 +370,14 @@ def test_doctor_finds_an_error_common_to_all_processes(ifinu, several, monkeypat
 
 def test_doctor_finds_two_processes_that_hold_one_instance(ifinu, several, monkeypatch):
     both = dict.fromkeys(("10.0.0.1", "10.0.0.2"), ConnectionState.OPEN)
-    monkeypatch.setattr("ifinu.gateway.Shards.states", lambda *_: both)
+    monkeypatch.setattr("ifinu.gateway.ManagedShards.states", lambda *_: both)
     bad = gateway_checks(ifinu)["instance ifinu"]
     assert (bad["level"], "DATABASE_CONNECTION_CLIENT_NAME" in bad["fix"]) == ("fail", True)
     of_both_families = {
         "10.0.0.1": ConnectionState.OPEN,
         "fd00::1": ConnectionState.OPEN,
     }  # one process with two addresses
-    monkeypatch.setattr("ifinu.gateway.Shards.states", lambda *_: of_both_families)
+    monkeypatch.setattr("ifinu.gateway.ManagedShards.states", lambda *_: of_both_families)
     assert gateway_checks(ifinu)["instance ifinu"]["level"] == "ok"
 
 
@@ -401,7 +402,7 @@ def test_status_shows_the_state_of_several_processes(ifinu, several, tmp_path):
 
 def test_the_exporter_asks_all_processes_and_exports_a_dead_ones_instances_as_not_connected():
     with pods(HELD) as running:
-        gateway, series = gateway_of(running), CollectorRegistry()
+        gateway, series = management_of(running), CollectorRegistry()
 
         def exported(name: str) -> float | None:
             return series.get_sample_value("ifinu_instance_connected", {"whatsapp": name})

@@ -32,7 +32,7 @@ from scripted_gateway import (
 
 from ifinu import errors
 from ifinu.errors import MaybeSent, Misconfigured, NotSent, Reason, Throttled
-from ifinu.gateway import Evolution, Sent, http_transport
+from ifinu.gateway import Evolution, Management, Sent, http_transport
 
 PHONE = "+5577998616740"
 # A certificate for localhost and 127.0.0.1, valid for a hundred years, for these tests only.
@@ -47,7 +47,7 @@ def serve() -> Iterator[Callable[..., Gateway]]:
 
 @pytest.fixture
 def connect() -> Iterator[Callable[..., Evolution]]:
-    with connecting() as client:
+    with connecting(Evolution) as client:
         yield client
 
 
@@ -412,16 +412,18 @@ def test_threads_share_a_client_and_each_gets_its_own_answer(serve: Any, connect
         "http://gateway#x",
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_at_once(url: str) -> None:
+@pytest.mark.parametrize("kind", [Evolution, Management])
+def test_a_url_that_cannot_be_used_is_refused_at_once(kind: type, url: str) -> None:
     with pytest.raises(errors.ConfigurationError) as raised:
-        Evolution(url, KEY)
+        kind(url, KEY)
     assert "password" not in str(raised.value)
 
 
 @pytest.mark.parametrize("key", ["", "  ", "s3cr3t\r\nX: y", "s3cr3t-ç", "s3cr3t\0"])
-def test_a_key_that_cannot_be_sent_is_refused_without_repeating_it(key: str) -> None:
+@pytest.mark.parametrize("kind", [Evolution, Management])
+def test_a_key_that_cannot_be_sent_is_refused_without_repeating_it(kind: type, key: str) -> None:
     with pytest.raises(errors.ConfigurationError) as raised:
-        Evolution("http://gateway", key)
+        kind("http://gateway", key)
     assert "s3cr3t" not in str(raised.value)
     assert "apikey" in str(raised.value)
 
@@ -430,3 +432,6 @@ def test_the_key_is_in_no_repr() -> None:
     client = Evolution("http://gateway:8080", KEY)
     assert repr(client) == "Evolution('http://gateway:8080')"
     assert repr(client._transport) == "HttpTransport('http://gateway:8080')"
+    management = Management("http://gateway:8080", KEY)
+    assert repr(management) == "Management('http://gateway:8080')"
+    assert repr(management._transport) == "RequestsTransport('http://gateway:8080')"

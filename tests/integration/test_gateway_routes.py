@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from scripted_gateway import KEY, Gateway, closed_port, connecting, reply, reset, serving
@@ -18,6 +18,7 @@ from ifinu.gateway import (
     FoundMessages,
     Instance,
     Integration,
+    Management,
     Pairing,
     QrCode,
     Webhook,
@@ -70,29 +71,33 @@ def done(message: str) -> dict[str, Any]:
 
 
 ROUTES = [
-    ("connectionState open", lambda c: c.connection_state("wa1"), "GET /instance/connectionState/wa1", None,
-     200, state("open"), ConnectionState.OPEN),
-    ("connectionState connecting", lambda c: c.connection_state("wa1"), "GET /instance/connectionState/wa1",
-     None, 200, state("connecting"), ConnectionState.CONNECTING),
-    ("connectionState close", lambda c: c.connection_state("wa1"), "GET /instance/connectionState/wa1", None,
-     200, state("close"), ConnectionState.CLOSE),
-    ("connectionState on the wrong shard", lambda c: c.connection_state("wa1"),
-     "GET /instance/connectionState/wa1", None, 200, state(None), ConnectionState.ABSENT),
+    *(
+        (f"{client}: connectionState {word or 'on the wrong shard'}",
+         lambda c, client=client: getattr(c, client).connection_state("wa1"),
+         "GET /instance/connectionState/wa1", None, 200, state(word), found)
+        for client in ("sender", "management")
+        for word, found in (
+            ("open", ConnectionState.OPEN),
+            ("connecting", ConnectionState.CONNECTING),
+            ("close", ConnectionState.CLOSE),
+            (None, ConnectionState.ABSENT),
+        )
+    ),
     ("find by address",
-     lambda c: c.find_messages("wa1", since=SINCE, until=UNTIL, remote_jid="5@s.whatsapp.net"),
+     lambda c: c.sender.find_messages("wa1", since=SINCE, until=UNTIL, remote_jid="5@s.whatsapp.net"),
      "POST /chat/findMessages/wa1",
      {"where": {"key": {"fromMe": True, "remoteJid": "5@s.whatsapp.net"},
                 "messageTimestamp": {"gte": "2026-03-01T09:00:00.000Z", "lte": "2026-03-01T09:30:00.500Z"}},
       "page": 1, "offset": 50},
      200, page(RECORD), found(FOUND)),
     ("find on the second page",
-     lambda c: c.find_messages("wa1", since=SINCE, until=UNTIL, page=2),
+     lambda c: c.sender.find_messages("wa1", since=SINCE, until=UNTIL, page=2),
      "POST /chat/findMessages/wa1",
      {"where": {"key": {"fromMe": True},
                 "messageTimestamp": {"gte": "2026-03-01T09:00:00.000Z", "lte": "2026-03-01T09:30:00.500Z"}},
       "page": 2, "offset": 50},
      200, page(), found()),
-    ("find other contents", lambda c: c.find_messages("wa1", since=SINCE, until=UNTIL),
+    ("find other contents", lambda c: c.sender.find_messages("wa1", since=SINCE, until=UNTIL),
      "POST /chat/findMessages/wa1",
      {"where": {"key": {"fromMe": True},
                 "messageTimestamp": {"gte": "2026-03-01T09:00:00.000Z", "lte": "2026-03-01T09:30:00.500Z"}},
@@ -100,47 +105,50 @@ ROUTES = [
      200, page(EXTENDED, IMAGE),
      found(FoundMessage("3EB0", FOUND.remote_jid, "fatura 43", SINCE),
            FoundMessage("3EB0", FOUND.remote_jid, None, SINCE))),
-    ("create", lambda c: c.create_instance("wa1"), "POST /instance/create",
+    ("create", lambda c: c.management.create_instance("wa1"), "POST /instance/create",
      {"instanceName": "wa1", "integration": "WHATSAPP-BAILEYS"},
      201, {"instance": {"instanceName": "wa1", "instanceId": "u-1"}, "hash": "T0K3N"},
      CreatedInstance("wa1", "u-1", "T0K3N")),
     ("create for Meta",
-     lambda c: c.create_instance("wa1", channel=Integration.BUSINESS, number="1055", token="EAAG"),
+     lambda c: c.management.create_instance("wa1", channel=Integration.BUSINESS, number="1055", token="EAAG"),
      "POST /instance/create",
      {"instanceName": "wa1", "integration": "WHATSAPP-BUSINESS", "number": "1055", "token": "EAAG"},
      201, {"instance": {"instanceName": "wa1", "instanceId": "u-1"}, "hash": "EAAG"},
      CreatedInstance("wa1", "u-1", "EAAG")),
-    ("connect with a QR code", lambda c: c.connect_instance("wa1"), "GET /instance/connect/wa1", None,
+    ("connect with a QR code", lambda c: c.management.connect_instance("wa1"), "GET /instance/connect/wa1", None,
      200, QR, Pairing(ConnectionState.CONNECTING, QrCode("2@abc", "data:image/png;base64,AAAA", None))),
-    ("connect without one yet", lambda c: c.connect_instance("wa1"), "GET /instance/connect/wa1", None,
+    ("connect without one yet", lambda c: c.management.connect_instance("wa1"), "GET /instance/connect/wa1", None,
      200, {"count": 0}, Pairing(ConnectionState.CONNECTING)),
-    ("connect when paired", lambda c: c.connect_instance("wa1"), "GET /instance/connect/wa1", None,
+    ("connect when paired", lambda c: c.management.connect_instance("wa1"), "GET /instance/connect/wa1", None,
      200, state("open"), Pairing(ConnectionState.OPEN)),
-    ("restart", lambda c: c.restart_instance("wa1"), "POST /instance/restart/wa1", None,
+    ("restart", lambda c: c.management.restart_instance("wa1"), "POST /instance/restart/wa1", None,
      200, state("connecting"), Pairing(ConnectionState.CONNECTING)),
-    ("logout", lambda c: c.logout_instance("wa1"), "DELETE /instance/logout/wa1", None,
+    ("logout", lambda c: c.management.logout_instance("wa1"), "DELETE /instance/logout/wa1", None,
      200, done("Instance logged out"), None),
-    ("delete", lambda c: c.delete_instance("wa1"), "DELETE /instance/delete/wa1", None,
+    ("delete", lambda c: c.management.delete_instance("wa1"), "DELETE /instance/delete/wa1", None,
      200, done("Instance deleted"), None),
-    ("fetchInstances", lambda c: c.fetch_instances(), "GET /instance/fetchInstances", None,
+    ("fetchInstances", lambda c: c.management.fetch_instances(), "GET /instance/fetchInstances", None,
      200, [ROW | {"ownerJid": "557798616740@s.whatsapp.net", "disconnectionReasonCode": 401}, ROW],
      (Instance("wa1", "u-1", ConnectionState.CLOSE, "WHATSAPP-BAILEYS", "557798616740@s.whatsapp.net", 401),
       Instance("wa1", "u-1", ConnectionState.CLOSE, "WHATSAPP-BAILEYS"))),
-    ("webhook/set", lambda c: c.set_webhook("wa1", "http://us/hook", ["MESSAGES_UPDATE"], headers={"x": "y"}),
+    ("webhook/set",
+     lambda c: c.management.set_webhook("wa1", "http://us/hook", ["MESSAGES_UPDATE"], headers={"x": "y"}),
      "POST /webhook/set/wa1",
      {"webhook": {"enabled": True, "url": "http://us/hook", "events": ["MESSAGES_UPDATE"],
                   "headers": {"x": "y"}}},
      201, WEBHOOK, Webhook("http://us/hook", ("MESSAGES_UPDATE",), enabled=True, headers={"x": "y"})),
     ("webhook/set for all events",
-     lambda c: c.set_webhook("wa1", "http://us/hook", []), "POST /webhook/set/wa1",
+     lambda c: c.management.set_webhook("wa1", "http://us/hook", []), "POST /webhook/set/wa1",
      {"webhook": {"enabled": True, "url": "http://us/hook", "events": []}},
      201, WEBHOOK | {"events": [], "headers": None}, Webhook("http://us/hook", (), enabled=True)),
-    ("webhook/find", lambda c: c.find_webhook("wa1"), "GET /webhook/find/wa1", None,
+    ("webhook/find", lambda c: c.management.find_webhook("wa1"), "GET /webhook/find/wa1", None,
      200, WEBHOOK | {"enabled": False, "headers": None},
      Webhook("http://us/hook", ("MESSAGES_UPDATE",), enabled=False)),
-    ("webhook/find when none is set", lambda c: c.find_webhook("wa1"), "GET /webhook/find/wa1", None,
+    ("webhook/find when none is set", lambda c: c.management.find_webhook("wa1"), "GET /webhook/find/wa1", None,
      200, b"null", None),
 ]  # fmt: skip
+# One call of each route and client.
+FAILING = {f"{name.partition(':')[0]} {line}" if ":" in name else line: call for name, call, line, *_ in ROUTES}
 
 
 @pytest.fixture
@@ -149,10 +157,15 @@ def serve() -> Iterator[Callable[..., Gateway]]:
         yield start
 
 
+class Clients(NamedTuple):
+    sender: Evolution
+    management: Management
+
+
 @pytest.fixture
-def connect() -> Iterator[Callable[..., Evolution]]:
-    with connecting() as client:
-        yield client
+def connect() -> Iterator[Callable[..., Clients]]:
+    with connecting(Evolution) as sender, connecting(Management) as management:
+        yield lambda url: Clients(sender(url), management(url))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +224,7 @@ BOOM = {
          "HTTP 400: no […] for +55 77 9****-6740", "no […] for +55 77 9****-6740"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("call", {r[2]: r[1] for r in ROUTES}.values(), ids={r[2]: r[1] for r in ROUTES})
+@pytest.mark.parametrize("call", FAILING.values(), ids=FAILING)
 def test_a_failed_route_raises_an_error_with_its_reason(
     serve: Any, connect: Any, call: Any, status: int, answer: Any, message: str, words: str
 ) -> None:
@@ -226,12 +239,12 @@ def test_a_failed_route_raises_an_error_with_its_reason(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda c: c.connection_state("wa1"),
-        lambda c: c.find_messages("wa1", since=SINCE, until=UNTIL),
-        lambda c: c.create_instance("wa1"),
-        lambda c: c.connect_instance("wa1"),
-        lambda c: c.set_webhook("wa1", "http://us", []),
-        lambda c: c.find_webhook("wa1"),
+        lambda c: c.management.connection_state("wa1"),
+        lambda c: c.sender.find_messages("wa1", since=SINCE, until=UNTIL),
+        lambda c: c.management.create_instance("wa1"),
+        lambda c: c.management.connect_instance("wa1"),
+        lambda c: c.management.set_webhook("wa1", "http://us", []),
+        lambda c: c.management.find_webhook("wa1"),
     ],
     ids=["connection_state", "find_messages", "create", "connect", "set_webhook", "find_webhook"],
 )
@@ -245,21 +258,21 @@ def test_an_answer_of_another_shape_is_an_error_and_not_a_crash(
 def test_the_error_for_an_unreachable_gateway_names_the_settings_to_check(connect: Any) -> None:
     url = f"http://127.0.0.1:{closed_port()}"
     with pytest.raises(errors.GatewayError, match=r"fetchInstances|refused") as raised:
-        connect(url).fetch_instances()
+        connect(url).management.fetch_instances()
     assert str(raised.value).startswith(url)
     assert str(raised.value).endswith("check IFINU_EVOLUTION_URL, and that the gateway is up")
 
 
 def test_a_route_whose_answer_is_lost_says_that_it_may_have_taken_effect(serve: Any, connect: Any) -> None:
     with pytest.raises(errors.GatewayError, match="it may be done") as raised:
-        connect(serve(reset).url).delete_instance("wa1")
+        connect(serve(reset).url).management.delete_instance("wa1")
     assert type(raised.value) is errors.GatewayError
 
 
 @pytest.mark.parametrize("name", ["", "  "])
 def test_an_instance_without_a_name_is_not_created(name: str) -> None:
     with pytest.raises(errors.ConfigurationError):
-        Evolution("http://gateway", KEY).create_instance(name)
+        Management("http://gateway", KEY).create_instance(name)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ import pytest
 import redis
 from processes import API_KEY, wait_until
 from scripted_gateway import KEY, reply, serving
-from shards import ELSEWHERE, HOSTS, NAME, gateway_of, pods, resolved
+from shards import ELSEWHERE, HOSTS, NAME, gateway_of, management_of, pods, resolved
 
 from ifinu.broker.keys import instance_key
 from ifinu.broker.locations import Locations, creating
 from ifinu.embedded import Valkey
 from ifinu.errors import GatewayError, MaybeSent, Misconfigured, NotSent, Reason, SendError
-from ifinu.gateway import ConnectionState, Evolution, Shards
+from ifinu.gateway import ConnectionState, Evolution, ManagedShards, Management, Shards
 from ifinu.gateway.breaker import is_outage
 from ifinu.simulator import Cluster as Pods
 
@@ -42,6 +42,12 @@ def memory(valkey: Valkey) -> Iterator[Locations]:
 @pytest.fixture
 def gateway(running: Pods, memory: Locations) -> Iterator[Shards]:
     with contextlib.closing(gateway_of(running, memory=memory)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def management(running: Pods) -> Iterator[ManagedShards]:
+    with contextlib.closing(management_of(running)) as opened:
         yield opened
 
 
@@ -74,7 +80,7 @@ def test_each_message_goes_only_to_the_process_that_holds_its_instance(gateway, 
 
 def test_another_worker_finds_the_process_without_asking(gateway, running, memory, monkeypatch):
     gateway.send_text("b", PHONE, "oi")
-    monkeypatch.setattr(Evolution, "connection_state", lambda *_: pytest.fail("it was asked"))
+    monkeypatch.setattr(Management, "connection_state", lambda *_: pytest.fail("it was asked"))
     with contextlib.closing(gateway_of(running, memory=memory)) as another:
         assert another.send_text("b", PHONE, "oi").key_id
     assert posts(running) == {"ok": 2}
@@ -216,81 +222,86 @@ def test_a_look_up_goes_to_the_process_that_holds_the_instance_now(gateway, runn
         gateway.find_messages("a", remote_jid=sent.remote_jid, **around)
 
 
-def test_changes_go_to_the_holder(gateway, running):
-    gateway.set_webhook("b", "http://us.test/hook", ["MESSAGES_UPDATE"])
-    assert gateway.find_webhook("b").url == "http://us.test/hook"
-    assert gateway.find_webhook("a") is None
-    assert gateway.restart_instance("b").state is ConnectionState.OPEN
-    gateway.logout_instance("b")
-    assert gateway.connection_state("b") is ConnectionState.CLOSE
-    assert gateway.connect_instance("b", number="5577998616740").qr.pairing_code
-    assert gateway.connection_state("b") is ConnectionState.CONNECTING
+def test_changes_go_to_the_holder(management, running):
+    management.set_webhook("b", "http://us.test/hook", ["MESSAGES_UPDATE"])
+    assert management.find_webhook("b").url == "http://us.test/hook"
+    assert management.find_webhook("a") is None
+    assert management.restart_instance("b").state is ConnectionState.OPEN
+    management.logout_instance("b")
+    assert management.connection_state("b") is ConnectionState.CLOSE
+    assert management.connect_instance("b", number="5577998616740").qr.pairing_code
+    assert management.connection_state("b") is ConnectionState.CONNECTING
     with pytest.raises(GatewayError, match="HTTP 400"):
-        gateway.delete_instance("b")  # 2.3.7 refuses it once while the instance is connecting
-    gateway.delete_instance("b")
+        management.delete_instance("b")  # 2.3.7 refuses it once while the instance is connecting
+    management.delete_instance("b")
     assert running.instances() == {"a", "a2", "c", "c2"}
 
 
 @pytest.mark.parametrize("change", ["delete_instance", "logout_instance", "restart_instance", "find_webhook"])
-def test_nothing_is_changed_if_no_process_is_seen_to_hold_the_instance(gateway, running, client, change):
+def test_nothing_is_changed_if_no_process_is_seen_to_hold_the_instance(management, running, change):
     """
     `delete` at another process would erase the rows of a connected instance.
     """
-    gateway.send_text("b", PHONE, "oi")
+    assert management.find_webhook("b") is None
     running.kill("pod-1")
-    client.hset(instance_key("b"), "shard", HOSTS["pod-0"])
     with pytest.raises(GatewayError, match="holds it"):
-        getattr(gateway, change)("b")
+        getattr(management, change)("b")
     assert "b" in running.instances()
 
 
-def test_a_change_does_not_trust_a_remembered_location(gateway, running, client):
-    gateway.send_text("b", PHONE, "oi")
+def test_a_change_does_not_trust_a_remembered_location(management, running):
+    assert management.find_webhook("b") is None
     running.move("b", "pod-2")
-    gateway.logout_instance("b")
-    assert gateway.connection_state("b") is ConnectionState.CLOSE
-    assert known(client, "b") == HOSTS["pod-2"]
+    management.logout_instance("b")
+    assert management.connection_state("b") is ConnectionState.CLOSE
 
 
 @pytest.mark.parametrize(
     ("instance", "state"), [("a", ConnectionState.OPEN), ("c", ConnectionState.OPEN), ("b", ConnectionState.ABSENT)]
 )
-def test_the_state_comes_from_the_holder_and_is_absent_while_it_is_away(gateway, running, instance, state):
+def test_the_state_comes_from_the_holder_and_is_absent_while_it_is_away(gateway, management, running, instance, state):
     running.kill("pod-1")
-    assert gateway.connection_state(instance) is state
+    assert gateway.connection_state(instance) is management.connection_state(instance) is state
 
 
-def test_the_instances_of_all_answering_processes_are_listed(gateway, running):
-    assert sorted(one.name for one in gateway.fetch_instances()) == ["a", "a2", "b", "c", "c2"]
+def test_the_instances_of_all_answering_processes_are_listed(management, running):
+    assert sorted(one.name for one in management.fetch_instances()) == ["a", "a2", "b", "c", "c2"]
     running.kill("pod-1")
-    assert sorted(one.name for one in gateway.fetch_instances()) == ["a", "a2", "c", "c2"]
+    assert sorted(one.name for one in management.fetch_instances()) == ["a", "a2", "c", "c2"]
     for name in ("pod-0", "pod-2"):
         running.kill(name)
     with pytest.raises(GatewayError):
-        gateway.fetch_instances()
+        management.fetch_instances()
 
 
-def test_an_instance_is_created_at_the_process_with_the_fewest(gateway, running):
-    assert gateway.create_instance("new").name == "new"
+def test_the_names_of_all_instances_are_known_only_if_all_answer(management, running):
+    assert management.instance_names() == {"a", "a2", "b", "c", "c2"}
+    running.kill("pod-1")
+    with pytest.raises(GatewayError):
+        management.instance_names()
+
+
+def test_an_instance_is_created_at_the_process_with_the_fewest(management, running):
+    assert management.create_instance("new").name == "new"
     assert running.holder("new") == "pod-1"
-    assert gateway.connection_state("new") is ConnectionState.CLOSE
+    assert management.connection_state("new") is ConnectionState.CLOSE
 
 
 @pytest.mark.parametrize("killed", [(), ("pod-1",)])
-def test_an_instance_whose_name_is_in_use_is_not_created(gateway, running, killed):
+def test_an_instance_whose_name_is_in_use_is_not_created(management, running, killed):
     for name in killed:
         running.kill(name)
     with pytest.raises(GatewayError, match="already") as caught:
-        gateway.create_instance("b")
+        management.create_instance("b")
     assert caught.value.status == 403
     assert running.holder("b") == "pod-1"
 
 
-def test_no_instance_is_created_if_no_process_answers(gateway, running):
+def test_no_instance_is_created_if_no_process_answers(management, running):
     for name in HOSTS:
         running.kill(name)
     with pytest.raises(NotSent):
-        gateway.create_instance("new")
+        management.create_instance("new")
     assert "new" not in running.instances()
 
 
@@ -304,27 +315,31 @@ def test_an_instance_is_created_by_one_client_at_a_time(client):
 # -- one process of several, at its address
 
 
-def test_the_host_header_has_the_name_and_not_the_address() -> None:
+@pytest.mark.parametrize("kind", [Evolution, Management])
+def test_the_host_header_has_the_name_and_not_the_address(kind: type) -> None:
     with serving() as serve:
         server = serve(reply(200, {"instance": {"instanceName": "wa1", "state": "open"}}))
         port = server.listener.getsockname()[1]
-        with contextlib.closing(Evolution(f"http://gateway.test:{port}/evo", KEY, address="127.0.0.1")) as one:
+        with contextlib.closing(kind(f"http://gateway.test:{port}/evo", KEY, address="127.0.0.1")) as one:
             assert one.connection_state("wa1") is ConnectionState.OPEN
-            assert repr(one) == f"Evolution('http://gateway.test:{port}/evo at 127.0.0.1')"
+            assert repr(one) == f"{kind.__name__}('http://gateway.test:{port}/evo at 127.0.0.1')"
     (request,) = server.requests
     assert request.line.startswith("GET /evo/instance/connectionState/wa1 ")
     assert request.headers["host"] == f"gateway.test:{port}"
 
 
 @pytest.mark.parametrize(("name", "good"), [("localhost", True), ("gateway.test", False)])
-def test_the_certificate_must_match_the_name(monkeypatch: pytest.MonkeyPatch, name: str, good: bool) -> None:
+@pytest.mark.parametrize("kind", [Evolution, Management])
+def test_the_certificate_must_match_the_name(
+    monkeypatch: pytest.MonkeyPatch, kind: type, name: str, good: bool
+) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(TLS))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(TLS)
     with serving() as serve:
         server = serve(reply(200, {"instance": {"instanceName": "wa1", "state": "open"}}), tls=context)
         url = f"https://{name}:{server.listener.getsockname()[1]}"
-        with contextlib.closing(Evolution(url, KEY, address="127.0.0.1")) as one:
+        with contextlib.closing(kind(url, KEY, address="127.0.0.1")) as one:
             if good:
                 assert one.connection_state("wa1") is ConnectionState.OPEN
             else:

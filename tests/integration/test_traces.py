@@ -34,7 +34,7 @@ from ifinu.broker.events import decode
 from ifinu.broker.keys import EVENTS
 from ifinu.broker.trace_links import TTL_S, TraceLinks
 from ifinu.embedded import Valkey, free_port
-from ifinu.gateway import Evolution
+from ifinu.gateway import Management
 
 THEIRS = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")  # the trace and span of another system
 RECEIPTS = ["server_ack", "delivered", "read"]
@@ -185,7 +185,7 @@ def post(url: str, body: bytes) -> int:
 
 
 def registered(simulator: Simulated, url: str, *instances: str) -> None:
-    with contextlib.closing(Evolution(simulator.url, API_KEY)) as gateway:
+    with contextlib.closing(Management(simulator.url, API_KEY)) as gateway:
         for name in instances:
             gateway.set_webhook(name, url, ["MESSAGES_UPDATE", "SEND_MESSAGE"], headers={"jwt_key": SECRET})
 

@@ -34,7 +34,7 @@ from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.cli.instances import EVENTS
 from ifinu.embedded import free_port
-from ifinu.gateway import Evolution
+from ifinu.gateway import Management
 from ifinu.notification import Kind, Priority
 from ifinu.producer import cancel
 
@@ -263,7 +263,7 @@ class Stage:
         return file
 
     def _register_webhook(self) -> None:
-        gateway = Evolution(self.simulator.url, API_KEY, connect_timeout_s=5, read_timeout_s=30, worker="tests")
+        gateway = Management(self.simulator.url, API_KEY, connect_timeout_s=5, read_timeout_s=30, worker="tests")
         try:
             for instance in INSTANCES:
                 gateway.set_webhook(instance, self._webhook_url, EVENTS, headers={"jwt_key": SECRET})

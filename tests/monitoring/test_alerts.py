@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from ifinu import cli
 from ifinu.errors import Reason
-from ifinu.gateway import Evolution
+from ifinu.gateway import Management
 from ifinu.ledger.engine import connect
 from ifinu.ledger.progress import Progress
 from ifinu.metrics import endpoint, polls
@@ -96,14 +96,14 @@ def exported(client: redis.Redis, simulator: Simulated, tmp_path: Path) -> set[s
     WebhookSeries(series, lambda: (0, 0))
     RedisCollector(series, client)
     engine = connect(migrated(f"sqlite:///{tmp_path}/ledger.db"))
-    evolution = Evolution(simulator.url, API_KEY)
+    management = Management(simulator.url, API_KEY)
     with (
         polls.ledger(series, engine, every_s=60.0) as ledger,
-        polls.gateway(series, evolution, every_s=60.0) as gateway,
+        polls.gateway(series, management, every_s=60.0) as gateway,
     ):
         wait_until(lambda: all(list(asked.collect()) for asked in (ledger, gateway)))
         found = names(series)
-    evolution.close()
+    management.close()
     engine.dispose()
     return found
 

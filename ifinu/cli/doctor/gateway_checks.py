@@ -11,34 +11,34 @@ from ifinu.errors import ConfigurationError, GatewayError
 from ifinu.settings import Settings
 
 if TYPE_CHECKING:
-    from ifinu.gateway import ConnectionState, Gateway, Shards
+    from ifinu.gateway import ConnectionState, ManagedShards, Management
 
 _TIMEOUT_S = 5.0
 _NOT_FOUND = 404
 
 
-def connect(config: Settings) -> Gateway:
+def connect(config: Settings) -> Management:
     """
     A client of the gateway with short timeouts, to be closed by the caller.
 
     Raises:
         ConfigurationError: The URL or the key is missing or wrong.
     """
-    from ifinu.gateway import gateway_of
+    from ifinu.gateway import management_of
 
-    return gateway_of(config, worker="doctor", connect_timeout_s=_TIMEOUT_S, read_timeout_s=_TIMEOUT_S)
+    return management_of(config, worker="doctor", connect_timeout_s=_TIMEOUT_S, read_timeout_s=_TIMEOUT_S)
 
 
-def ask(gateway: Gateway, instance: str) -> None:
+def ask(gateway: Management, instance: str) -> None:
     """
     Send the gateway one request; where several processes share its name, one to each.
 
     Raises:
         GatewayError: The gateway does not answer or refuses; of several processes, none answers.
     """
-    from ifinu.gateway import Shards
+    from ifinu.gateway import ManagedShards
 
-    if not isinstance(gateway, Shards):
+    if not isinstance(gateway, ManagedShards):
         gateway.connection_state(instance)
         return
     answers = gateway.states(instance).values()
@@ -48,7 +48,7 @@ def ask(gateway: Gateway, instance: str) -> None:
 
 def examine_gateway(config: Settings) -> Iterator[Finding]:
     """Check that the gateway answers, accepts the key and has the default instance connected."""
-    from ifinu.gateway import ConnectionState, Shards
+    from ifinu.gateway import ConnectionState, ManagedShards
 
     try:
         gateway = connect(config)
@@ -57,7 +57,7 @@ def examine_gateway(config: Settings) -> Iterator[Finding]:
         yield Finding("gateway", Level.FAIL, str(exc), fix)
         return
     with contextlib.closing(gateway):
-        if isinstance(gateway, Shards):
+        if isinstance(gateway, ManagedShards):
             yield from _shards(config, gateway)
             return
         try:
@@ -77,7 +77,7 @@ def examine_gateway(config: Settings) -> Iterator[Finding]:
             yield _connection(config.evolution_instance, gateway, state)
 
 
-def _shards(config: Settings, gateway: Shards) -> Iterator[Finding]:
+def _shards(config: Settings, gateway: ManagedShards) -> Iterator[Finding]:
     """Check how many processes answer, and which one holds the default instance."""
     from ifinu.gateway import ConnectionState
 
@@ -109,7 +109,7 @@ def _shards(config: Settings, gateway: Shards) -> Iterator[Finding]:
         yield _connection(config.evolution_instance, gateway, state, f", at {address}")
 
 
-def _connection(instance: str, gateway: Gateway, state: ConnectionState, where: str = "") -> Finding:
+def _connection(instance: str, gateway: Management, state: ConnectionState, where: str = "") -> Finding:
     from ifinu.gateway import flaps
 
     check = f"instance {instance}"

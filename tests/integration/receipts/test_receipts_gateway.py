@@ -18,7 +18,7 @@ from ifinu.broker.keys import claim_key, optout_key, seen_key
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.replies import Replies
 from ifinu.embedded import free_port
-from ifinu.gateway import Evolution
+from ifinu.gateway import Evolution, Management
 from ifinu.receipts.auth import headers_of
 from ifinu.reference import reference_of, with_reference
 
@@ -38,6 +38,13 @@ def ifinu(capsys, monkeypatch, valkey, simulator):
 @pytest.fixture
 def gateway(simulator):
     client = Evolution(simulator.url, API_KEY)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def management(simulator):
+    client = Management(simulator.url, API_KEY)
     yield client
     client.close()
 
@@ -142,9 +149,9 @@ def test_a_gateway_with_another_secret_is_refused(ifinu, simulator, gateway, rec
 # -- the command line
 
 
-def test_registering_shows_the_previous_webhook_and_no_secret(ifinu, gateway, monkeypatch):
+def test_registering_shows_the_previous_webhook_and_no_secret(ifinu, management, monkeypatch):
     assert ifinu("instance", "webhook", "ifinu", "--show").out == "none\n"
-    gateway.set_webhook("ifinu", "http://other.test/hook", ["CALL"], headers={"x-token": "their-secret"})
+    management.set_webhook("ifinu", "http://other.test/hook", ["CALL"], headers={"x-token": "their-secret"})
     assert "http://other.test/hook: CALL, with x-token" in ifinu("instance", "webhook", "ifinu", "--show").out
     monkeypatch.setenv("IFINU_WEBHOOK_URL", "http://ifinu-webhook:8090")
     done = ifinu("instance", "webhook", "ifinu")
@@ -160,7 +167,7 @@ def test_registering_shows_the_previous_webhook_and_no_secret(ifinu, gateway, mo
     assert ifinu("instance", "webhook", "ifinu", "--show", "--json").json == {"webhook": now}
     for secret in (SECRET, "their-secret"):
         assert secret not in done.out + again.out
-    found = gateway.find_webhook("ifinu")
+    found = management.find_webhook("ifinu")
     assert (set(found.events), found.headers) == (EVENTS, headers_of("ifinu", SECRET))
     assert SECRET not in repr(found.headers)  # an instance's token can read these headers
 
@@ -252,9 +259,11 @@ def test_a_simulator_posts_to_the_webhook_named_in_its_environment(tmp_path, rec
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline().startswith("listening on")
-        with contextlib.closing(Evolution(f"http://127.0.0.1:{port}", API_KEY)) as gateway:
+        url = f"http://127.0.0.1:{port}"
+        with contextlib.closing(Evolution(url, API_KEY)) as gateway:
             key_id = send(gateway, "87650123")
-            hook = gateway.find_webhook("ifinu")
+        with contextlib.closing(Management(url, API_KEY)) as management:
+            hook = management.find_webhook("ifinu")
         assert (hook.url, hook.headers) == (receiver.url, {"jwt_key": SECRET})
         wait_until(
             lambda: {one["status"] for one in events_of(client, "receipt") if one["key_id"] == key_id} >= {"read"}
