@@ -424,6 +424,18 @@ def sleep(seconds: float) -> None:
         loop.park(monotonic() + seconds)
 
 
+def acquire(lock: threading.Lock, timeout_s: float) -> bool:
+    """Acquire a lock that another task of this thread may hold while it waits; False if it takes longer than that."""
+    if current() is None:
+        return lock.acquire(timeout=timeout_s)
+    deadline = after(timeout_s)
+    while not lock.acquire(blocking=False):
+        if monotonic() >= deadline:
+            return False
+        sleep(_TRY_AGAIN_S)
+    return True
+
+
 @contextlib.contextmanager
 def held(lock: threading.Lock) -> Iterator[None]:
     """Hold a lock that another task of this thread may hold while it waits."""

@@ -12,12 +12,14 @@ import threading
 from collections.abc import Callable, Iterable
 from time import monotonic
 
+from ifinu import loop
+
 Resolve = Callable[[str, int], Iterable[str]]
 
 _EVERY_S = 3.0  # between two look-ups
 _SOONEST_S = 0.5  # even if an address has just failed
 _LONGEST_S = 60.0  # for which the last answer is used while the name server gives none
-_TURN_S = 5.0  # wait for another thread's look-up
+_TURN_S = 5.0  # wait for another caller's look-up
 
 # These errors mean that the name has no address; any other error leaves that open.
 _NOTHING = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
@@ -41,7 +43,7 @@ def resolve(host: str, port: int) -> Iterable[str]:
 
 class Addresses:
     """
-    The addresses of one host; threads may share it.
+    The addresses of one host; threads and tasks may share it.
 
     Args:
         look_up: Resolves the host; its timeout is the system resolver's.
@@ -66,11 +68,11 @@ class Addresses:
         """
         if self._is_due(fresh):
             known = self._answered_at > float("-inf")
-            # One thread resolves the name; the others use the known addresses where they can.
-            if self._turn.acquire(timeout=0.0 if known and not fresh else _TURN_S):
+            # One caller resolves the name; the others use the known addresses where they can.
+            if loop.acquire(self._turn, 0.0 if known and not fresh else _TURN_S):
                 try:
                     if self._is_due(fresh):
-                        self._renew()
+                        loop.in_thread(self._renew)
                 finally:
                     self._turn.release()
         return self._found

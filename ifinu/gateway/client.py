@@ -18,7 +18,7 @@ _PAGE = 50  # messages in one answer of a search
 
 class Evolution:
     """
-    A client of one gateway process; threads may share it, and a forked process opens its own connections.
+    A client of one gateway process.
 
     Args:
         url: Base URL, `http://host:port` or `https://host/prefix`.

@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection
 from time import monotonic
 from typing import NamedTuple
 
+from ifinu import loop
 from ifinu.errors import GatewayError, Misconfigured, Reason, SendError, Throttled
 
 _DISCONNECTED = frozenset({Reason.CONNECTION_CLOSED, Reason.NEVER_CONNECTED, Reason.WRONG_SHARD})
@@ -126,7 +127,7 @@ class Instances:
         misconfigured_wait_s: The first wait in seconds if the key or the instance is wrong.
         sharded: Whether there are several gateway processes. Then `wrong_shard` is certain, since all were asked, and a
             fault of one process holds back its instances only.
-        names: Lists the gateway's instances; may raise GatewayError.
+        names: Lists the gateway's instances; may block, and raise GatewayError.
         jitter: Uniform in [0, 1).
     """
 
@@ -311,7 +312,7 @@ class _List:
             return None
         if self._clock() >= self._ask_at and self._asking.acquire(blocking=False):
             try:
-                self._names = self._ask()
+                self._names = loop.in_thread(self._ask)
             except GatewayError:
                 self._names = None
             finally:

@@ -17,7 +17,7 @@ from ifinu.gateway.calls import Calls, headers_of
 
 class Management:
     """
-    The management of one gateway process; threads may share it, and a forked process may use it too.
+    The management of one gateway process; threads may share it.
 
     Args:
         url: Base URL, `http://host:port` or `https://host/prefix`.

@@ -34,7 +34,7 @@ _NOT_DELIVERED = (ConnectTimeoutError, NewConnectionError, SSLError)
 
 class RequestsTransport:
     """
-    Calls one server; threads may share it, and a forked process may use it too.
+    Calls one server; threads may share it.
 
     Args:
         url: `http://host:port` or `https://host`, with an optional path that prefixes every route.

@@ -16,12 +16,11 @@ If no process holds it, the answers together mean:
 
 from __future__ import annotations
 
-import concurrent.futures
 import threading
 from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple, Protocol
 
-from ifinu import errors
+from ifinu import errors, loop
 from ifinu.errors import Misconfigured, NotSent, Reason
 from ifinu.gateway import http_transport, outcomes, responses
 from ifinu.gateway.addresses import Addresses, Resolve
@@ -33,7 +32,7 @@ ASK_S = 6.0  # for the answers of all processes
 
 _LONGEST_CONNECT_S = 3.0  # of a query
 _LONGEST_ANSWER_S = 5.0
-_FLIGHT_S = 15.0  # for another thread that asks, and may have to resolve the name first
+_FLIGHT_S = 15.0  # for another caller that asks, and may have to resolve the name first
 # The states of an instance at the process that holds it, best first.
 _RANK = {ConnectionState.OPEN: 0, ConnectionState.CONNECTING: 1, ConnectionState.CLOSE: 2}
 _WRONG = (Reason.INSTANCE_NOT_FOUND, Reason.ROUTE_NOT_FOUND, Reason.REDIRECTED)
@@ -68,9 +67,24 @@ class _Asked(NamedTuple, Generic[Client]):
     answers: Mapping[str, Answer]
 
 
+class _Question(Generic[Client]):
+    """
+    A question to all processes.
+
+    Attributes:
+        open: A lock, held until the answers are there.
+        asked: The answers; None until then.
+    """
+
+    def __init__(self) -> None:
+        self.open = threading.Lock()
+        self.open.acquire()
+        self.asked: _Asked[Client] | None = None
+
+
 class Routing(Generic[Client]):
     """
-    The processes behind one host name, and the instances each holds; threads may share it.
+    The processes behind one host name, and the instances each holds; threads and tasks may share it.
 
     `of`, `anew` and `asked` raise SendError if no process holds the instance; see the module.
 
@@ -94,7 +108,7 @@ class Routing(Generic[Client]):
         self._lock = threading.Lock()
         self._shards: dict[str, Shard[Client]] = {}
         self._known: dict[str, str] = {}
-        self._asking: dict[str, concurrent.futures.Future[_Asked[Client]]] = {}
+        self._questions: dict[str, _Question[Client]] = {}
 
     def of(self, instance: str) -> Shard[Client]:
         """The process that holds an instance: the remembered one, else by asking all."""
@@ -109,32 +123,29 @@ class Routing(Generic[Client]):
         """
         The process that confirms now that it holds an instance.
 
-        One thread asks for an instance at a time; threads that wait for it share its answer.
+        One caller asks for an instance at a time; those that wait for it share its answer.
         """
         with self._lock:
-            asking = self._asking.get(instance)
-            mine = asking is None
-            if asking is None:
-                asking = self._asking[instance] = concurrent.futures.Future()
-        if mine:
+            question = self._questions.get(instance)
+            if is_new := question is None:
+                question = self._questions[instance] = _Question()
+        if is_new:
             try:
-                asking.set_result(self._ask(instance))
-            except BaseException as exc:
-                asking.set_exception(exc)
-                raise
+                question.asked = self._ask(instance)
             finally:
                 with self._lock:
-                    del self._asking[instance]
-        try:
-            found = asking.result(_FLIGHT_S)
-        except concurrent.futures.TimeoutError:
+                    del self._questions[instance]
+                question.open.release()
+        elif loop.acquire(question.open, _FLIGHT_S):
+            question.open.release()
+        if question.asked is None:
             raise NotSent(
                 f"{responses.one_line(instance)}: still asking which gateway process holds it",
                 reason=Reason.WRONG_SHARD,
                 instance=instance,
-            ) from None
-        address, state = judged(instance, found.answers, self._name)
-        return Route(found.shards[address], state)
+            )
+        address, state = judged(instance, question.asked.answers, self._name)
+        return Route(question.asked.shards[address], state)
 
     def state(self, instance: str) -> ConnectionState:
         """
@@ -159,8 +170,8 @@ class Routing(Generic[Client]):
         with self._lock:
             if self._known.get(instance) == shard.address:
                 del self._known[instance]
-        if self._memory is not None:
-            self._memory.forget(instance, shard.address)
+        if (memory := self._memory) is not None:
+            loop.in_thread(lambda: memory.forget(instance, shard.address))
 
     def shards(self, *, fresh: bool = False) -> dict[str, Shard[Client]]:
         """
@@ -187,23 +198,27 @@ class Routing(Generic[Client]):
         """The process last known to hold it, if it still exists and is not away."""
         shards = self.shards()
         shard = shards.get(self._known.get(instance, ""))
-        if shard is None and self._memory is not None:
-            shard = shards.get(self._memory.recall(instance) or "")
+        if shard is None and (memory := self._memory) is not None:
+            shard = shards.get(loop.in_thread(lambda: memory.recall(instance)) or "")
             if shard is not None:
                 self._known[instance] = shard.address
         return None if shard is None or shard.away else shard
 
     def _ask(self, instance: str) -> _Asked[Client]:
         shards = self.shards(fresh=True)
-        # An OPEN answer decides. Two processes may report other states, so wait for the better one.
-        found = ask_all(
-            shards, _state_of(instance), wait_s=ASK_S, is_enough=lambda state: state is ConnectionState.OPEN
-        )
-        if (best := _best(found)) is not None:
-            self._known[instance] = best[0]
-            if self._memory is not None:
-                self._memory.remember(instance, best[0])
-        return _Asked(shards, found)
+
+        def ask() -> dict[str, Answer]:
+            # An OPEN answer decides. Two processes may report other states, so wait for the better one.
+            found = ask_all(
+                shards, _state_of(instance), wait_s=ASK_S, is_enough=lambda state: state is ConnectionState.OPEN
+            )
+            if (best := _best(found)) is not None:
+                self._known[instance] = best[0]
+                if self._memory is not None:
+                    self._memory.remember(instance, best[0])
+            return found
+
+        return _Asked(shards, loop.in_thread(ask))
 
 
 def routing_to(

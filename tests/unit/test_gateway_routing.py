@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -9,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from ifinu import loop
 from ifinu.errors import ConfigurationError, GatewayError, Misconfigured, NotSent, Reason, SendError
 from ifinu.gateway import ConnectionState
 from ifinu.gateway.addresses import Addresses, resolve
 from ifinu.gateway.breaker import is_outage
-from ifinu.gateway.instances import Instances
+from ifinu.gateway.instances import Hold, Instances
 from ifinu.gateway.routing import Answer, Routing, judged
 from ifinu.gateway.shard import Shard, ask_all
 from ifinu.gateway.shards import Shards
@@ -429,6 +431,135 @@ def test_an_unreachable_process_is_asked_by_one_thread_at_a_time():
             second.result(20)
     assert shard.ask(lambda _: "there") == "there"
     assert not shard.away
+
+
+# -- tasks of one loop, which share its thread
+
+
+def run(*tasks: Callable[[], object]) -> int:
+    """Run tasks to their ends, and return the identity of their thread."""
+    with contextlib.closing(loop.Loop()) as running:
+        for task in tasks:
+            running.spawn(task)
+        running.run_until(lambda: not running.tasks)
+        return running.thread
+
+
+def test_tasks_of_one_loop_ask_once_while_other_tasks_run(fleet: Fleet):
+    going = threading.Event()
+    found: list[str | None] = []
+    for address in "123":
+        fleet.process(address).hold = lambda: going.wait(20)
+
+    def another_task() -> None:
+        loop.sleep(0.1)
+        found.append(None)
+        going.set()
+
+    run(*[lambda: found.append(fleet.holders.of("a").address)] * 8, another_task)
+    assert found == [None] + ["2"] * 8
+    assert all(process.asked == ["a"] for process in fleet.processes.values())
+
+
+def test_tasks_of_one_loop_share_a_failed_look_up_and_each_gets_a_separate_exception(fleet: Fleet):
+    going = threading.Event()
+    fleet.process("2").states.clear()
+    fleet.process("1").hold = lambda: going.wait(20)
+    failures: list[NotSent] = []
+
+    def task() -> None:
+        try:
+            fleet.holders.of("a")
+        except NotSent as exc:
+            failures.append(exc)
+
+    def another_task() -> None:
+        loop.sleep(0.1)
+        going.set()
+
+    run(*[task] * 4, another_task)
+    assert [exc.reason for exc in failures] == [Reason.WRONG_SHARD] * 4
+    assert len({id(exc) for exc in failures}) == 4
+    assert fleet.process("2").asked == ["a"]
+
+
+def test_nothing_that_may_block_runs_in_the_thread_of_the_loop(fleet: Fleet, clock: Clock):
+    threads: dict[str, set[int]] = {}
+
+    def noting(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object) -> object:
+            threads.setdefault(name, set()).add(threading.get_ident())
+            return real(*args)
+
+        return call
+
+    for owner, name in [(fleet.memory, name) for name in ("recall", "remember", "forget")] + [
+        (fleet.process("2"), "connection_state")
+    ]:
+        setattr(owner, name, noting(name, getattr(owner, name)))
+    addresses = Addresses("gateway", 80, noting("look_up", Names("2")), clock)  # type: ignore[arg-type]
+    holders = Routing(addresses, fleet.process, name="gateway:80", memory=fleet.memory)
+    thread = run(lambda: holders.anew("a", holders.of("a")))
+    assert {*threads} == {"look_up", "recall", "remember", "forget", "connection_state"}
+    assert all(thread not in found for found in threads.values())
+
+
+def test_while_one_task_looks_up_the_others_use_the_known_addresses(clock: Clock):
+    looked_up = threading.Event()
+    answers = [("10.0.0.1",), ("10.0.0.2",)]
+
+    def look_up(host: str, port: int) -> Iterable[str]:
+        if len(answers) == 1:
+            assert looked_up.wait(20)
+        return answers.pop(0)
+
+    addresses = Addresses("gateway", 8080, look_up, clock)
+    addresses()
+    clock.now += 3.0
+    found: list[tuple[str, ...]] = []
+
+    def another_task() -> None:
+        found.append(addresses())
+        looked_up.set()
+
+    run(lambda: found.append(addresses()), another_task)
+    assert found == [("10.0.0.1",), ("10.0.0.2",)]
+
+
+def test_tasks_wait_for_the_first_addresses_while_others_run(clock: Clock):
+    looked_up = threading.Event()
+    asked: list[str] = []
+
+    def look_up(host: str, port: int) -> Iterable[str]:
+        asked.append(host)
+        assert looked_up.wait(20)
+        return ("10.0.0.1",)
+
+    addresses = Addresses("gateway", 8080, look_up, clock)
+    found: list[tuple[str, ...]] = []
+    run(*[lambda: found.append(addresses())] * 3, looked_up.set)
+    assert (found, asked) == ([("10.0.0.1",)] * 3, ["gateway"])
+
+
+def test_while_one_task_reads_the_list_of_instances_the_others_go_on(clock: Clock):
+    read = threading.Event()
+    seen: list[object] = []
+
+    def names() -> set[str]:
+        assert read.wait(20)
+        return {"good"}
+
+    instances = Instances(30.0, clock, names=names)
+    missing = Misconfigured("no such instance", reason=Reason.INSTANCE_NOT_FOUND)
+    for name in "012":
+        instances.failed(name, "n", missing, None, at_ms=1)
+
+    def another_task() -> None:
+        seen.append(instances.hold("4"))
+        read.set()
+
+    run(lambda: seen.append(instances.hold("3")), another_task)
+    assert seen == [None, Hold(30.0, missing=True)]
 
 
 # -- the effect on sends

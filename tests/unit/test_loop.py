@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ifinu import loop as loop_module
-from ifinu.loop import Loop, Stream, after, current, held, in_thread, sleep
+from ifinu.loop import Loop, Stream, acquire, after, current, held, in_thread, sleep
 
 
 @pytest.fixture
@@ -255,6 +255,18 @@ def test_a_lock_that_another_task_holds_is_waited_for(loop: Loop):
     run(loop, lambda: task("a"), lambda: task("b"))
     assert order == ["a in", "a out", "b in", "b out"]
     assert not lock.locked()
+
+
+def test_the_wait_for_a_lock_of_another_task_ends(loop: Loop):
+    lock, acquired = threading.Lock(), []
+
+    def task() -> None:
+        with held(lock):
+            sleep(0.2)
+
+    run(loop, task, lambda: acquired.append(acquire(lock, 0.01)), lambda: acquired.append(acquire(lock, 20.0)))
+    assert acquired == [False, True]
+    assert not acquire(lock, 0.0)
 
 
 def test_flushes_happen_once_at_the_end_of_a_turn(loop: Loop):
