@@ -218,7 +218,10 @@ class Settings(BaseSettings):
     ] = SecretStr("sqlite:///ifinu.db")
     recorder: Annotated[
         bool,
-        Field(description="Whether workers write the ledger; `false` if a separate `ifinu recorder` runs."),
+        Field(
+            description="Whether one of the workers writes the ledger, in a child process; `false` if a separate "
+            "`ifinu recorder` runs."
+        ),
     ] = True
     retention_days: Annotated[
         int, Field(ge=1, description="Age in days at which the ledger deletes a notification and its events.")

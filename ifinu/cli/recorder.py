@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 from ifinu import logs, settings
@@ -49,7 +50,7 @@ def recorder() -> None:
     IFINU_LOG_FORMAT=json ifinu recorder
     """
     from ifinu.ledger.progress import Progress
-    from ifinu.ledger.standby import stand_by
+    from ifinu.ledger.standby import record, stand_by
     from ifinu.metrics import endpoint, recorder_series
 
     config = settings.load()
@@ -57,4 +58,4 @@ def recorder() -> None:
     stop, progress, series = threading.Event(), Progress(), endpoint.registry()
     recorder_series.RecorderSeries(series, progress)
     with set_by_signals(stop), connection.broker() as client, endpoint.serving(series, config.metrics_port):
-        stand_by(client, config, stop, progress)
+        stand_by(client, stop, functools.partial(record, client, config, stop, progress))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import redis
@@ -25,20 +26,16 @@ _ASK_EVERY_S = 3.0
 _MAYBES_AGE = timedelta(days=30)  # `maybe` replies older than this are deleted
 
 
-def stand_by(client: redis.Redis, settings: Settings, stop: threading.Event, progress: Progress | None = None) -> None:
+def stand_by(client: redis.Redis, stop: threading.Event, run: Callable[[Leadership], None]) -> None:
     """
-    Record whenever this process is the leader, until `stop` is set. Wait while Redis or the database is away.
+    Run a recorder whenever this process is the leader, until `stop` is set. Wait while Redis is away.
 
     Args:
         client: A Redis client that nothing else uses, and that returns bytes.
-        settings: The ledger's URL and retention.
         stop: Ends it, within seconds.
-
-    Raises:
-        ConfigurationError: The ledger's URL is not a database URL.
+        run: Records until `stop` is set or another process leads; its errors end the standing by.
     """
     leadership = Leadership(client)
-    progress = progress or Progress()
     logged = ""
     while not stop.is_set():
         try:
@@ -49,16 +46,40 @@ def stand_by(client: redis.Redis, settings: Settings, stop: threading.Event, pro
             waits_for = leadership.holder
         if is_leader:
             logged = ""
-            _record(client, settings, stop, leadership, progress)
+            with resigning(leadership):
+                run(leadership)
         elif logged != waits_for:
             logged = waits_for
             log.info("ifinu.recorder.standing_by", holder=waits_for)
         stop.wait(_ASK_EVERY_S)
 
 
-def _record(
-    client: redis.Redis, settings: Settings, stop: threading.Event, leadership: Leadership, progress: Progress
+@contextlib.contextmanager
+def resigning(leadership: Leadership) -> Iterator[None]:
+    """Let another process lead at the end of the block. While Redis is away, the lease expires instead."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(redis.RedisError):
+            leadership.resign()
+
+
+def record(
+    client: redis.Redis, settings: Settings, stop: threading.Event, progress: Progress, leadership: Leadership
 ) -> None:
+    """
+    Record until `stop` is set or another process leads. Wait while Redis or the database is away.
+
+    Args:
+        client: A Redis client that nothing else uses, and that returns bytes.
+        settings: The ledger's URL and retention.
+        stop: Ends it, within seconds.
+        progress: Updated as it records.
+        leadership: Held by this process; renewed here.
+
+    Raises:
+        ConfigurationError: The ledger's URL is not a database URL.
+    """
     from ifinu.ledger.engine import connect
     from ifinu.ledger.recorder import Recorder
     from ifinu.ledger.reply_resolution import ReplyResolver
@@ -84,6 +105,4 @@ def _record(
     finally:
         progress.active = False
         engine.dispose()
-        with contextlib.suppress(redis.RedisError):  # then the lease expires
-            leadership.resign()
         log.info("ifinu.recorder.ended", recorded=recorder.progress.recorded, lag=recorder.progress.lag)

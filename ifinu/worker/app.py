@@ -50,7 +50,7 @@ from ifinu.worker.agreement import (
     check_result_backend,
     check_worker,
 )
-from ifinu.worker.bootsteps import Heartbeat, Metrics, RecorderThread, TakeOver, WarmUp
+from ifinu.worker.bootsteps import Heartbeat, Metrics, RecorderProcess, TakeOver, WarmUp
 from ifinu.worker.claim_gate import ClaimGate
 from ifinu.worker.token_bucket import TokenBucket
 
@@ -77,7 +77,7 @@ class Application(Celery):
         breaker: The breaker of the gateway, for the consumer.
         claiming: The gate of the claims, for the consumer.
         bucket: The task's token bucket, once there is a consumer.
-        progress: Progress of the recorder, if this process records.
+        progress: Progress of the recorder, if this worker records.
     """
 
     amqp_cls = _Messages
@@ -279,7 +279,7 @@ def configuration(config: Settings) -> dict[str, Any]:
 
 
 app = Application("ifinu", include=["ifinu.worker.tasks", "ifinu.worker.inspection"], set_as_current=False)
-app.steps["consumer"].update((TakeOver, WarmUp, Heartbeat, RecorderThread, Metrics))
+app.steps["consumer"].update((TakeOver, WarmUp, Heartbeat, RecorderProcess, Metrics))
 
 
 @app.on_configure.connect

@@ -1,11 +1,11 @@
 """
 The steps that Celery takes when a worker connects, and undoes when it stops.
 
-    TakeOver        the consumer decides what goes back to the queue
-    WarmUp          connect every sending thread to Redis, once
-    Heartbeat       touch the file for probes
-    RecorderThread  write the ledger beside the sends, while this worker is the one that records
-    Metrics         serve `/metrics`
+    TakeOver         the consumer decides what goes back to the queue
+    WarmUp           connect every sending thread to Redis, once
+    Heartbeat        touch the file for probes
+    RecorderProcess  write the ledger in a child process, while this worker is the one that records
+    Metrics          serve `/metrics`
 
 Celery calls `start` after each connection, `stop` when the connection is lost or a warm shutdown begins, and
 `shutdown` after the last send has ended.
@@ -27,6 +27,7 @@ from celery.worker import state
 
 from ifinu.broker import connections
 from ifinu.errors import ConfigurationError
+from ifinu.ledger.child import FINISH_S, RecorderError, record_in_child
 from ifinu.ledger.standby import stand_by
 from ifinu.metrics.endpoint import serving
 from ifinu.metrics.worker_series import Now
@@ -38,8 +39,9 @@ log = structlog.get_logger(__name__)
 _TASKS = "celery.worker.consumer.tasks:Tasks"
 _BEAT_EVERY_S = 5.0
 _FIRST_BEAT_S = 0.5  # by then a connection that Redis refuses is lost again
-_RECORD_AGAIN_S = 15.0  # after an unforeseen error
-_RECORDER_STOPS_S = 5.0  # to record the last events; the next worker records the rest
+_AGAIN_S = (3.0, 5.0, 15.0, 60.0)  # pauses before the next recorder, while one after the other dies
+_LONG_S = 60.0  # a recorder that lived longer is not one after the other
+_REAPED_S = 1.0  # for a recorder that had to be killed
 
 
 class TakeOver(bootsteps.StartStopStep):
@@ -159,8 +161,12 @@ class Heartbeat(bootsteps.StartStopStep):
             self._failed = False
 
 
-class RecorderThread(bootsteps.StartStopStep):
-    """A thread that stands by to record. It starts once and outlives a lost connection: there is more to record."""
+class RecorderProcess(bootsteps.StartStopStep):
+    """
+    Stands by to record, in a thread that mostly sleeps; a child process records while this worker leads.
+
+    Standing by starts once and outlives a lost connection: there is more to record.
+    """
 
     requires = (_TASKS,)
 
@@ -182,16 +188,25 @@ class RecorderThread(bootsteps.StartStopStep):
     def shutdown(self, c: Any) -> None:
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(_RECORDER_STOPS_S)
+            self._thread.join(FINISH_S + _REAPED_S)
 
     def _run(self, settings: Settings) -> None:
+        run = functools.partial(record_in_child, settings, self._stop, self._progress)
+        failures = 0
         while not self._stop.is_set():
+            began = time.monotonic()
             try:
                 with contextlib.closing(connections.connect(settings.redis_url.get_secret_value())) as client:
-                    stand_by(client, settings, self._stop, self._progress)
+                    stand_by(client, self._stop, run)
+                continue
+            except RecorderError as exc:
+                failures = 1 if time.monotonic() - began > _LONG_S else failures + 1
+                again_in_s = _AGAIN_S[min(failures, len(_AGAIN_S)) - 1]
+                log.error("ifinu.recorder.died", code=exc.code, again_in_s=again_in_s)
             except Exception:  # sending goes on, whatever fails here
-                log.exception("ifinu.recorder.failed", again_in_s=_RECORD_AGAIN_S)
-                self._stop.wait(_RECORD_AGAIN_S)
+                again_in_s = _AGAIN_S[-1]
+                log.exception("ifinu.recorder.failed", again_in_s=again_in_s)
+            self._stop.wait(again_in_s)
 
 
 class Metrics(bootsteps.StartStopStep):

@@ -62,8 +62,9 @@ def test_sending_continues_while_postgresql_is_stopped_and_every_event_is_record
     Events wait in the stream; `ifinu doctor` reports the reason.
     """
     messages, away_s = sized((450, 0), (6_000, 60))
-    queue.push(*numbered(messages))
     workers = [fleet.start(IFINU_RECORDER="true", IFINU_DATABASE_URL=ledger_url).ready() for _ in range(2)]
+    wait_until(lambda: any('"ifinu.recorder.started"' in worker.text() for worker in workers), 40, workers[0].text)
+    queue.push(*numbered(messages))
     wait_until(lambda: len(recorded(ledger_url)) > 50, 40, workers[0].text)
     postgres.terminate()
     sent = simulator.total()
@@ -86,8 +87,9 @@ def test_sending_continues_while_postgresql_is_stopped_and_every_event_is_record
 def test_a_deleted_stream_is_detected_and_reported_while_sending_goes_on(
     fleet: Fleet, queue: Queue, simulator: Simulated, ledger_url: str, ifinu: Shell, report
 ):
-    queue.push(*numbered(300))
     worker = fleet.start(IFINU_RECORDER="true", IFINU_DATABASE_URL=ledger_url).ready()
+    wait_until(lambda: '"ifinu.recorder.started"' in worker.text(), 40, worker.text)
+    queue.push(*numbered(300))
     wait_until(lambda: len(recorded(ledger_url)) > 50, 40, worker.text)
     assert levels(ifinu).get("gaps") is None
     queue.client.delete(EVENTS)

@@ -4,6 +4,7 @@ One process records, and the others stand by.
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import threading
@@ -22,8 +23,9 @@ from sqlalchemy import Engine
 from ifinu.broker.keys import EVENTS, RECORDER
 from ifinu.embedded import Valkey
 from ifinu.ledger.leader import LEASE_S, Leadership
+from ifinu.ledger.progress import Progress
 from ifinu.ledger.schema import notifications
-from ifinu.ledger.standby import stand_by
+from ifinu.ledger.standby import record, stand_by
 from ifinu.settings import load
 
 
@@ -81,7 +83,8 @@ def test_names_of_leaders_are_unique(client: redis.Redis) -> None:
 def _standing_by(url: str, database_url: str) -> Iterator[threading.Event]:
     stop = threading.Event()
     with redis.Redis.from_url(url) as client:
-        thread = threading.Thread(target=stand_by, args=(client, load(database_url=SecretStr(database_url)), stop))
+        run = functools.partial(record, client, load(database_url=SecretStr(database_url)), stop, Progress())
+        thread = threading.Thread(target=stand_by, args=(client, stop, run))
         thread.start()
         try:
             yield stop
@@ -118,7 +121,7 @@ def test_a_recorder_waits_for_a_redis_that_has_not_started(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "module", ["ifinu.ledger", "ifinu.ledger.leader", "ifinu.ledger.standby", "ifinu.worker.bootsteps"]
+    "module", ["ifinu.ledger", "ifinu.ledger.leader", "ifinu.ledger.standby", "ifinu.ledger.child", "ifinu.worker.app"]
 )
 def test_a_standby_has_not_loaded_the_recorders_modules(module: str) -> None:
     loaded = f"import sys, {module}; print(*({{'sqlalchemy', 'alembic', 'psycopg2', 'sqlite3'}} & sys.modules.keys()))"

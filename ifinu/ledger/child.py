@@ -1,0 +1,141 @@
+"""
+The recorder as a child process of the worker that leads: both ends of what connects the two.
+
+    worker ── stdin ───▶ child   nothing is written; its end means: record what is there, and end
+    worker ◀── stdout ── child   once a second the child's `Progress`, as a line of JSON
+    environment                  the worker's settings
+    stderr                       shared: the child's log lines stand among the worker's
+
+The kernel closes the worker's end of stdin however the worker ends, so the child never outlives it for long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from typing import IO
+
+from ifinu import logs, settings
+from ifinu.broker import connections
+from ifinu.ledger.leader import Leadership
+from ifinu.ledger.progress import Progress
+from ifinu.ledger.standby import record, resigning
+from ifinu.settings import Settings
+
+FINISH_S = 5.0  # to record the last events; the next leader records the rest
+_EVERY_S = 1.0
+# A terminal's Ctrl-C, and systemd's SIGTERM, reach the child too; it ends with its worker, after the last send.
+_UNHEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+
+
+class RecorderError(RuntimeError):
+    """
+    The child ended by itself.
+
+    Attributes:
+        code: Its exit code; negative, the signal that killed it.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the recorder ended with {code}")
+        self.code = code
+
+
+def record_in_child(config: Settings, stop: threading.Event, progress: Progress, leadership: Leadership) -> None:
+    """
+    Let a child process record until `stop` is set or another process leads.
+
+    Args:
+        config: The worker's settings.
+        stop: Ends it, within `FINISH_S`.
+        progress: Updated as the child reports; its counts go on where the last child's ended.
+        leadership: Held by this process; the child renews it.
+
+    Raises:
+        RecorderError: The child failed or was killed.
+    """
+    before = replace(progress)
+    with _started(config, leadership.name) as child:
+        assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - for mypy
+        while child.poll() is None and not stop.wait(_EVERY_S):
+            _read(child.stdout, before, progress)
+        child.stdin.close()
+        try:
+            child.wait(FINISH_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        code = child.wait()
+        _read(child.stdout, before, progress)
+    progress.active = False
+    if code and not stop.is_set():
+        raise RecorderError(code)
+
+
+def _started(config: Settings, name: str) -> subprocess.Popen[bytes]:
+    # The command line may have overridden these two.
+    overridden = {"IFINU_LOG_LEVEL": config.log_level, "IFINU_WORKER_NAME": config.worker_name or ""}
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, _UNHEARD)  # inherited, so the child never hears them
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", __name__, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=os.environ | overridden,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+    assert child.stdout is not None  # noqa: S101 - for mypy
+    os.set_blocking(child.stdout.fileno(), False)
+    return child
+
+
+def _read(reports: IO[bytes], before: Progress, progress: Progress) -> None:
+    # A line is shorter than PIPE_BUF, so there is never half of one.
+    for line in (reports.read() or b"").splitlines()[-1:]:
+        counted = Progress(**json.loads(line))
+        progress.active, progress.lag = counted.active, counted.lag
+        progress.recorded = before.recorded + counted.recorded
+        progress.refused = before.refused + counted.refused
+        progress.gaps = before.gaps + counted.gaps
+
+
+def main() -> None:
+    """Record, as the child of a worker whose name as a leader is the one argument."""
+    config = settings.load()
+    logs.configure(config.log_level, config.log_format, config.log_limit, config.worker_name)
+    stop, progress = threading.Event(), Progress()
+    threading.Thread(target=_attend, args=(stop, progress), name="worker", daemon=True).start()
+    with contextlib.closing(connections.connect(config.redis_url.get_secret_value())) as client:
+        leadership = Leadership(client, sys.argv[1])
+        with resigning(leadership):
+            if leadership.keep():  # the worker's lease may have expired meanwhile
+                record(client, config, stop, progress, leadership)
+    _report(progress)
+
+
+def _attend(stop: threading.Event, progress: Progress) -> None:
+    """Report to the worker until it lets go; then end, at the latest after `FINISH_S`."""
+    while not select.select([sys.stdin], [], [], _EVERY_S)[0]:
+        _report(progress)
+    stop.set()
+    time.sleep(FINISH_S)
+    logs.flush()
+    os._exit(1)
+
+
+def _report(progress: Progress) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the worker has ended
+        os.write(sys.stdout.fileno(), json.dumps(asdict(progress)).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
