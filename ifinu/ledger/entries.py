@@ -15,6 +15,7 @@ LONGEST_ID = 200  # characters; an index cannot hold any length
 _LONGEST_TEXT = 2000  # of an error; the event itself is kept whole
 _LARGEST = 2**31 - 1
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # neither PostgreSQL nor SQLite stores these
+_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]")  # JSON without these decodes to none of them
 
 # Fields without which an event of this name is invalid.
 _NEEDED = {
@@ -47,7 +48,8 @@ class Entry:
             ValueError: It is not an event.
         """
         event = events.decode(fields)
-        entry = cls(*position(id_), Event(event.name, _storable(event.id), _storable(event.data)))
+        data = _storable(event.data) if _SUSPECT.search(fields[b"data"]) else event.data
+        entry = cls(*position(id_), Event(event.name, _storable(event.id), data))
         for name in _NEEDED.get(event.name, ()):
             if entry.text(name, LONGEST_ID) is None:
                 raise ValueError(f"not an event: {event.name} without {name}")

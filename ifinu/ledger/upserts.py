@@ -8,6 +8,7 @@ Rows may be written twice, and in any order.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -18,9 +19,12 @@ from sqlalchemy import (
     Connection,
     Executable,
     Table,
+    Text,
     Update,
     bindparam,
     case,
+    cast,
+    column,
     func,
     select,
     tuple_,
@@ -37,6 +41,8 @@ _Insert = postgresql.Insert | sqlite.Insert
 _OF_THE_STATE = ("state", "state_rank", "state_ms", "state_seq", "reason", "error", "due_at")
 _FIRST_VALUE = ("tenant", "kind", "instance", "queue", "phone", "phone_hash", "key_id", "confirmed")
 _RECEIVED_AT = tuple(f"{status}_at" for status in RECEIPTS)
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=datetime.isoformat).encode
 
 
 class _Statements(NamedTuple):
@@ -79,19 +85,24 @@ def move(connection: Connection, to: tuple[int, int], now: datetime) -> None:
 
 
 def _insert(connection: Connection, statement: Executable, rows: Mapping[Any, Row]) -> None:
-    if rows:
-        connection.execute(statement, [row for _, row in sorted(rows.items())])
+    if not rows:
+        return
+    ordered = [row for _, row in sorted(rows.items())]
+    if connection.dialect.name == "sqlite":
+        connection.execute(statement, ordered)
+    else:
+        connection.execute(statement, {"rows": _encode(ordered)})
 
 
 @functools.cache
 def _statements(dialect: str) -> _Statements:
     sql = _Dialect(dialect)
     return _Statements(
-        events=sql.at_once(sql.insert(events).on_conflict_do_nothing()),
-        notifications=sql.at_once(_upsert_notifications(sql)),
-        receipts=sql.at_once(_upsert_receipts(sql)),
-        opt_outs=sql.at_once(_upsert_opt_outs(sql)),
-        instances=sql.at_once(_upsert_instances(sql)),
+        events=sql.insert(events).on_conflict_do_nothing(),
+        notifications=_upsert_notifications(sql),
+        receipts=_upsert_receipts(sql),
+        opt_outs=_upsert_opt_outs(sql),
+        instances=_upsert_instances(sql),
         join=_join_receipts(sql),
     )
 
@@ -101,12 +112,13 @@ class _Dialect:
         self._sqlite = name == "sqlite"
 
     def insert(self, table: Table) -> _Insert:
-        return sqlite.insert(table) if self._sqlite else postgresql.insert(table)
-
-    def at_once(self, insert: _Insert) -> Executable:
-        """Make an insert of many rows one statement."""
-        # SQLAlchemy batches rows only with RETURNING; psycopg2 alone would send a statement per row.
-        return insert if self._sqlite else insert.returning(*insert.table.primary_key)
+        """An insert of many rows. PostgreSQL gets them as one JSON array, cheaper than a parameter a value."""
+        if self._sqlite:
+            return sqlite.insert(table)
+        columns = [column(each.name, each.type) for each in table.c]
+        array = cast(bindparam("rows", type_=Text), postgresql.JSON)
+        rows = func.json_to_recordset(array).table_valued(*columns).render_derived(with_types=True)
+        return postgresql.insert(table).from_select(columns, select(rows))
 
     def greatest(self, one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement[Any]:
         return func.max(one, other) if self._sqlite else func.greatest(one, other)

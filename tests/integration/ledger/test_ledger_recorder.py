@@ -233,9 +233,8 @@ def test_a_batch_of_500_is_a_handful_of_statements(client: redis.Redis, ledger: 
         with _timed(f"{ledger.dialect.name}: a batch of 500 events"):
             recorder._record(taken.entries)
         assert len(statements) <= 9
-        many = [text for text, of_many_rows in statements if of_many_rows]
+        many = [text for text, of_many_rows in statements if of_many_rows or "json_to_recordset" in text]
         assert len(many) == 3  # events, notifications, receipts
-        assert all("__124)s" in text for text in many) or ledger.dialect.name == "sqlite"
 
 
 def test_upkeep_runs_between_batches_and_repeats_at_once_while_work_is_left(
