@@ -394,7 +394,9 @@ class Channel(stock.Channel):
     # -- publishing
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        headers = message.get("headers") or {}
+        # A copy: if the connection breaks, Kombu publishes the message that it gave once more.
+        message = {**message, "headers": dict(message.get("headers") or {})}
+        headers = message["headers"]
         eta, wait_ms, postponed = _take_eta(headers), headers.pop(WAIT, None), headers.pop(POSTPONES, None)
         if postponed is not None:
             self._postpone(queue, message, wait_ms or 0, postponed)

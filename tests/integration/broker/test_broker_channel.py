@@ -13,8 +13,9 @@ from holders import KEYS, Account, Consumer, wire, wires
 from processes import wait_until
 
 from ifinu.broker import LOW, NORMAL, URGENT, leases
+from ifinu.broker.headers import POSTPONES, WAIT
 from ifinu.broker.intake import TASK
-from ifinu.broker.keys import EVENTS
+from ifinu.broker.keys import EVENTS, script
 
 
 def test_a_consumer_gets_raw_json_as_calls_in_order_and_holds_it_until_it_acknowledges(
@@ -305,6 +306,58 @@ def test_a_message_published_with_a_future_time_waits_in_redis(
         assert eta is not None
         assert due_ms == pytest.approx(datetime.fromisoformat(eta).timestamp() * 1000, abs=1)
         assert json.loads(message)["headers"]["eta"] is None  # no worker delays it again
+
+
+def losing_an_answer_to(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """Make the next command that begins with these words run, and its connection break before its answer comes."""
+    run, left = redis.Redis.execute_command, [words]
+
+    def execute_command(self: redis.Redis, *args: Any, **options: Any) -> Any:
+        answer = run(self, *args, **options)
+        if args[: len(words)] in left:
+            left.clear()
+            raise redis.ConnectionError("Connection reset by peer")
+        return answer
+
+    monkeypatch.setattr(redis.Redis, "execute_command", execute_command)
+
+
+@pytest.mark.parametrize("lost", ["TIME", "ZADD"])
+@pytest.mark.parametrize(
+    "headers", [{"eta": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}, {WAIT: 3_600_000}], ids=["eta", "wait"]
+)
+def test_a_message_published_again_after_a_lost_answer_waits_as_the_first_did(
+    connection: kombu.Connection,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    headers: dict[str, Any],
+    lost: str,
+):
+    losing_an_answer_to(monkeypatch, lost)
+    with connection.Producer() as producer:
+        producer.publish(
+            [[], {}, {}], routing_key=NORMAL, headers={"task": TASK, "id": "i", **headers}, retry=True,
+            retry_policy={"max_retries": 1},
+        )  # fmt: skip
+    assert client.llen(NORMAL) == 0
+    assert client.zcard(KEYS.delayed) == (2 if lost == "ZADD" else 1)  # two messages with one id are one notification
+
+
+def test_a_message_postponed_again_after_a_lost_answer_is_in_one_place(
+    account: Account, connection: kombu.Connection, monkeypatch: pytest.MonkeyPatch
+):
+    account.push(wire(0))
+    consumer = Consumer(connection)
+    consumer.drain(lambda: consumer.messages)
+    script("postpone").load(account.queue.client)
+    postpones = {"queue": NORMAL, "tag": consumer.messages[0].delivery_tag, "id": "id-0", "state": "waiting"}
+    losing_an_answer_to(monkeypatch, "EVALSHA", script("postpone").sha)
+    with connection.clone() as another, another.Producer() as producer:
+        producer.publish(
+            [[], {}, {}], routing_key=NORMAL, retry=True, retry_policy={"max_retries": 1},
+            headers={"task": TASK, "id": "id-0", WAIT: 3_600_000, POSTPONES: postpones},
+        )  # fmt: skip
+    account.balance(delayed=1)
 
 
 def test_an_envelope_not_yet_due_waits_unchanged_in_redis_and_not_in_a_worker(
