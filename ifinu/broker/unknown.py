@@ -28,6 +28,7 @@ from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, claim_key, script
 _PAGE = 500
 # Reasons of dead letters that leave a send in doubt. A letter with another reason is a second message with the id.
 _ENDS_IN_DOUBT = ("unknown", "error", "poison")
+_ENDS_BEFORE_ITS_CLAIM = ("expired", "revoked")  # in doubt if the worker that held the claim died
 
 
 class Place(enum.StrEnum):
@@ -229,7 +230,10 @@ def _end(doubt: Doubt, decision: Decision, key_id: str) -> tuple[str, Event]:
 def _letters(client: redis.Redis, queue: str, wanted: dict[str, _Claim]) -> Iterator[Doubt]:
     for letter in DeadLetters(client, queue).find(Filter(), datetime.now(UTC)):
         claim = wanted.get(letter.id or "")
-        if claim is not None and (letter.reason in _ENDS_IN_DOUBT or _shows_token(letter.raw, claim)):
+        if claim is None:
+            continue
+        reasons = (*_ENDS_IN_DOUBT, *(_ENDS_BEFORE_ITS_CLAIM if claim.tag else ()))
+        if letter.reason in reasons or _shows_token(letter.raw, claim):
             yield replace(_at(claim, Place.HELD, queue, letter.raw), letter=letter)
 
 

@@ -12,7 +12,7 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('LPUSH', KEYS[3], ARGV[2])
 local event = 'dead' -- without a claim nothing was sent
 if KEYS[6] then
-  local was = redis.call('HMGET', KEYS[6], 'state', 'tag', 'resent', 'token')
+  local was = redis.call('HMGET', KEYS[6], 'state', 'tag', 'resent', 'token', 'in_flight', 'since')
   -- A poison or revoked message ends before it has claimed: then its token shows that the claim waits for it.
   local expected = was[4] == ARGV[7] and (was[1] == 'waiting' or was[1] == 'unknown')
   if was[2] == ARGV[1] or expected then
@@ -31,6 +31,12 @@ if KEYS[6] then
       redis.call('PEXPIRE', KEYS[6], 604800000, 'NX') -- an unknown claim did not expire
       redis.call('ZREM', KEYS[5], ARGV[4])
     end
+  elseif was[1] == 'sending' and redis.call('HEXISTS', was[5], was[2]) == 0 then
+    -- Its worker died while it sent it. The claim keeps its tag, so that the next message with the id looks it up.
+    event = 'held'
+    redis.call('HSET', KEYS[6], 'state', 'unknown')
+    redis.call('PERSIST', KEYS[6]) -- until a person has decided
+    redis.call('ZADD', KEYS[5], 'NX', was[6], ARGV[4])
   elseif was[1] and was[1] ~= 'dead' then
     event = 'duplicate' -- a second message with this id: the claim belongs to the first
   end

@@ -228,7 +228,10 @@ class Modelled:
             return
         self.dead[record] = task.raw
         life = self.lives.get(task.id, Life())
-        if life.tag != task.tag:
+        if life.tag != task.tag and life.state == "sending" and life.tag not in self.flight:
+            life.state, life.purged = "unknown", False
+            self._expect(Name.HELD, task)
+        elif life.tag != task.tag:
             self._expect(Name.DEAD if life.state in FREE else Name.DUPLICATE, task)
         elif state == "unknown" or life.resent:
             life.state, life.tag, life.letter, life.purged = "unknown", "", record, False

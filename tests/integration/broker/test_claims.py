@@ -14,7 +14,7 @@ from ifinu.broker import NORMAL, DeadLetters, Filter, Keys
 from ifinu.broker.claims import Claim, Claims, ClaimState, MessageRef, Resend, Verdict
 from ifinu.broker.dead_letters import encode
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, UNKNOWN, optout_key, script
+from ifinu.broker.keys import EVENTS, UNKNOWN, claim_key, optout_key, script
 from ifinu.broker.leases import Settled
 
 ID = "n1"
@@ -81,6 +81,11 @@ class Bench:
 
     def events(self) -> list[str]:
         return [entry[b"event"].decode() for _, entry in self.queue.client.xrange(EVENTS)]
+
+    def state(self, id_: str = ID) -> str | None:
+        """The state of an id's claim; None if there is none."""
+        state = self.queue.client.hget(claim_key(id_), "state")
+        return state.decode() if isinstance(state, bytes) else None
 
     def in_doubt(self) -> list[bytes]:
         return self.queue.client.zrange(UNKNOWN, 0, -1)
@@ -233,9 +238,9 @@ def test_a_released_claim_is_undone_and_only_its_own_message_can_release_it(benc
     a = bench.take()
     bench.claim(a)
     claims.release(ID, "b")
-    assert claims.state(ID) == "sending"
+    assert bench.state(ID) == "sending"
     claims.release(ID, a)
-    assert claims.state(ID) is None
+    assert bench.state(ID) is None
 
 
 @pytest.mark.parametrize(
@@ -257,7 +262,7 @@ def test_dead_lettering_a_second_message_does_not_affect_the_first(bench: Bench)
     bench.claim(b, digest="e")
     bench.bury(b, "dead")
     assert bench.events() == ["duplicate"]
-    assert bench.claims.state(ID) == "sending"
+    assert bench.state(ID) == "sending"
 
 
 @pytest.mark.parametrize(
@@ -275,11 +280,25 @@ def test_a_message_that_ends_before_its_claim_ends_the_wait_of_its_id(
     bench.postpone(a, state)
     b, c = bench.take(), bench.take()
     bench.holder.leases.bury(b, "another's", Event(Name.DEAD, ID), state=ClaimState.DEAD)
-    assert bench.claims.state(ID) == state
+    assert bench.state(ID) == state
     bench.holder.leases.bury(c, "its own", Event(Name.DEAD, ID), state=ClaimState.DEAD, token=token)
     assert bench.events() == ["duplicate", event]
     assert bench.in_doubt() == in_doubt
     assert bench.verdict(bench.take())[0] is then
+
+
+def test_a_message_that_ends_before_its_claim_leaves_a_dead_workers_send_in_doubt(bench: Bench):
+    """
+    Its worker died during the send, and then it expired. It may have been sent, so the id must not be forgotten.
+    """
+    a = bench.take()
+    bench.claim(a)
+    bench.die(a)
+    ((b, _),) = bench.holder.fetch(1)
+    bench.holder.leases.bury(b, "expired", Event(Name.DEAD, ID), state=ClaimState.DEAD)
+    assert bench.events() == ["held"]
+    assert bench.in_doubt() == [ID.encode()]
+    assert bench.verdict(bench.take()) == (Verdict.LOOK_UP, "unknown")
 
 
 def test_a_resend_that_certainly_failed_leaves_the_first_send_in_doubt(bench: Bench):
@@ -431,7 +450,7 @@ def test_no_payment_code_follows_a_message_cancelled_during_its_send(bench: Benc
     assert bench.claims.cancel(ID) == "sending"
     bench.settle(a, then=CODES)
     assert bench.waiting() == []
-    assert bench.claims.state(ID) == "sent"
+    assert bench.state(ID) == "sent"
 
 
 def test_waiting_payment_codes_are_cancelled_with_their_message(bench: Bench):
@@ -439,7 +458,7 @@ def test_waiting_payment_codes_are_cancelled_with_their_message(bench: Bench):
     bench.claim(a)
     bench.settle(a, then=CODES)
     assert bench.claims.cancel(ID) == "sent"
-    assert [bench.claims.state(id_) for id_, _ in CODES] == ["cancelled", "cancelled"]
+    assert [bench.state(id_) for id_, _ in CODES] == ["cancelled", "cancelled"]
 
 
 # -- poison

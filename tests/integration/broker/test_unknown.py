@@ -155,6 +155,20 @@ def test_an_id_in_doubt_is_found_where_its_message_is(bench: Bench, place: Place
     assert (doubt.letter is not None) == (place is Place.HELD)
 
 
+@pytest.mark.parametrize("reason", ["expired", "revoked"])
+def test_an_id_whose_worker_died_is_found_with_the_letter_of_a_message_that_ended_before_its_claim(
+    bench: Bench, reason: str
+):
+    tag = bench.take()
+    bench.verdict(tag)
+    bench.die(tag)
+    bench.bury(bench.fetch(), RAW, reason, "dead")
+    doubt = bench.doubt()
+    assert (doubt.place, doubt.letter and doubt.letter.reason) == (Place.HELD, reason)
+    assert bench.unknowns.resolve(doubt, Decision.RESEND).done
+    assert bench.verdict(bench.fetch()) is Verdict.LOOK_UP
+
+
 def test_a_resent_and_a_cancelled_id_are_marked_as_such(bench: Bench):
     in_flight(bench)
     assert bench.claims.cancel(ID) == "unknown"
