@@ -244,7 +244,7 @@ class Delivery:
             case Verdict.HELD:
                 raise AssertionError("HELD is answered only to a claim with held=True")
             case Verdict.LOOK_UP:
-                return self._look_up(message, claim, now)
+                return self._look_up(message, claim, now, held=hold is not None)
             case Verdict.DUPLICATE:
                 if claim.before:
                     log.info("ifinu.message.duplicate", id=notification.id, first=claim.before)
@@ -464,7 +464,7 @@ class Delivery:
         wait = self._wait(message, wait_s, at, ClaimState.WAITING, claim.token, deferred, reason, error=exc)
         return wait._replace(trouble=trouble, refund=refund)
 
-    def _look_up(self, message: _Message, claim: Claim, now: _Now) -> Settled | Wait | Failed:
+    def _look_up(self, message: _Message, claim: Claim, now: _Now, *, held: bool) -> Settled | Wait | Failed:
         """Look up a send in doubt: settle it if the gateway has it; else wait, resend it, or leave it to a person."""
         notification = message.notification
         started = claim.started or claim.at
@@ -491,7 +491,7 @@ class Delivery:
             return again(_LOOK_AGAIN_S)
         if (not_now := self._check(message, claim, now())) is not None:
             return not_now
-        if self.instances.is_held(message.instance):
+        if held:
             return again(_LOOK_AGAIN_S)
         resending = message.event(Name.RESENDING)
         match self.claims.resend(message.ref, resending, tenant=notification.tenant, pseudonym=message.pseudonym):

@@ -173,11 +173,6 @@ class Instances:
             spread_s = min(_LONGEST_SPREAD_S, state.held / _SPREAD_PER_S) * (0.5 + self._jitter())
             return Hold(state.until - now + spread_s, state.missing)
 
-    def is_held(self, name: str) -> bool:
-        """Whether messages of this instance wait; unlike `hold`, this changes nothing."""
-        state = self._states.get(name)
-        return state is not None and self._clock() < state.until
-
     def may_be_blameless(self, name: str, trouble: Trouble) -> bool:
         """Whether the instance, not the message, was at fault when the message's tries were counted."""
         state = self._states.get(name)

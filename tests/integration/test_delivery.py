@@ -244,6 +244,22 @@ def test_with_hold_a_message_in_doubt_is_held_and_not_resent(
     assert len(gateway.texts) == 1
 
 
+def test_a_message_in_doubt_is_the_probe_of_its_held_instance_if_no_other_message_is_left(
+    delivery: Delivery, carry: Callable[..., Any], gateway: Gateway, clock: Clock
+):
+    now_s = [0.0]
+    by = replace(delivery, instances=Instances(30.0, lambda: now_s[0]))
+    gateway.answers, gateway.state = [LOST, CLOSED], ConnectionState.CLOSE
+    token = carry(by=by).token
+    assert carry(NOTIFICATION.model_copy(update={"id": "inv-2"}), by=by).reason == "instance"
+    clock.pass_s(GRACE_S + 1)
+    assert carry(by=by, token=token).reason == "look_up"
+    assert len(gateway.texts) == 2
+    now_s[0] += 10
+    assert carry(by=by, token=token).state == "sent"
+    assert len(gateway.texts) == 3
+
+
 def test_a_failed_look_up_is_repeated_without_limit(carry: Callable[..., Any], gateway: Gateway, clock: Clock):
     gateway.answers, gateway.away = [LOST], True
     token = carry().token

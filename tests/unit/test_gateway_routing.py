@@ -571,7 +571,7 @@ def test_an_instance_that_no_process_holds_is_held_back_at_once_where_all_were_a
     for sharded, exc, counts in ((True, wrong, False), (False, wrong, True), (True, closed, True)):
         instances = Instances(30.0, clock, sharded=sharded)
         assert instances.failed("a", "n", exc, None, at_ms=1).counts is counts
-        assert instances.is_held("a") is not counts
+        assert (instances.hold("a") is None) is counts
 
 
 @pytest.mark.parametrize(
