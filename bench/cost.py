@@ -21,7 +21,9 @@ import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rig import Rig, WorkerProcess, push, raw, table, wait_for, wire
+import report
+from report import table
+from rig import Rig, WorkerProcess, push, raw, wait_for, wire
 
 from ifinu import wire as wire_form
 from ifinu.broker import NORMAL
@@ -98,19 +100,24 @@ def measure(rig: Rig, contender: Contender, messages: list[bytes]) -> Cost:
     worker = contender.start(rig)
     count, tenth = len(messages), len(messages) // 10
     wait_for(lambda: rig.sent() >= tenth, worker, 120)
-    before, cpu_before = rig.sent(), worker.cpu_s()
+    before, cpu_before = rig.sent(), worker.usage().all_cpu_s
     wait_for(lambda: rig.sent() >= count, worker, 600)
-    cost = Cost((worker.cpu_s() - cpu_before) / (count - before) * 1e6, worker.memory_mib())
+    used = worker.usage()
+    cost = Cost((used.all_cpu_s - cpu_before) / (count - before) * 1e6, used.all_memory_mib)
     worker.end()
     assert rig.sent() == count
     return cost
 
 
+def parser() -> argparse.ArgumentParser:
+    made = report.arguments(__doc__)
+    made.add_argument("--messages", type=int, default=5_000)
+    made.add_argument("--rounds", type=int, default=3)
+    return made
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--messages", type=int, default=5_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    given = parser().parse_args()
     of_stock = envelope()
     contenders = {
         "ifinu, threads": Contender(ifinu(), NORMAL, raw),
@@ -127,7 +134,7 @@ def main() -> int:
                 costs[name].append(measure(rig, contender, backlogs[name]))
     median = {name: Cost(*map(statistics.median, zip(*measured, strict=True))) for name, measured in costs.items()}
     ours, theirs = median["ifinu, threads"], median["stock, threads"]
-    table(
+    shown = table(
         ("worker, ten slots", "CPU µs a message", "of stock, threads", "of ifinu, threads", "memory MiB"),
         [
             (
@@ -140,6 +147,7 @@ def main() -> int:
             for name, cost in median.items()
         ],
     )
+    report.write(given, {"table": shown})
     return 0 if ours.cpu_us <= MOST_RATIO * theirs.cpu_us and ours.memory_mib <= MOST_MIB else 1
 
 

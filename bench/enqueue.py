@@ -14,7 +14,9 @@ import os
 import time
 from collections.abc import Callable
 
-from rig import Rig, push, raw, table, wire
+import report
+from report import table
+from rig import Rig, push, raw, wire
 
 from ifinu import enqueue_many, send_notification
 from ifinu.broker import NORMAL
@@ -31,10 +33,14 @@ def measure(rig: Rig, count: int, publish: Callable[[int], None]) -> tuple[float
     return count / took_s, cpu_s / count * 1e6
 
 
+def parser() -> argparse.ArgumentParser:
+    made = report.arguments(__doc__)
+    made.add_argument("--messages", type=int, default=20_000)
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--messages", type=int, default=20_000)
-    given = parser.parse_args()
+    given = parser().parse_args()
 
     def one_at_a_time(count: int) -> None:
         for number in range(count):
@@ -55,7 +61,8 @@ def main() -> None:
         for name, count, publish in ways:
             per_s, cpu_us = measure(rig, count, publish)
             rows.append((name, str(count), f"{per_s:,.0f}", f"{cpu_us:.1f}"))
-    table(("publisher", "messages", "messages a second", "CPU µs a message"), rows)
+    shown = table(("publisher", "messages", "messages a second", "CPU µs a message"), rows)
+    report.write(given, {"table": shown})
 
 
 if __name__ == "__main__":

@@ -8,15 +8,17 @@ CPU time of this process, not wall time: the server is another process, and core
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import socket
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+import report
 import requests
 import urllib3
+from report import table
 
 from ifinu.gateway.http_transport import HttpTransport
 
@@ -87,7 +89,14 @@ def cpu_us(post: Callable[[], int], posts: int) -> float:
     return (time.process_time() - start) / posts * 1e6
 
 
-def main(posts: int) -> None:
+def parser() -> argparse.ArgumentParser:
+    made = report.arguments(__doc__)
+    made.add_argument("posts", type=int, nargs="?", default=1_000, help="POSTs of each client in a round")
+    return made
+
+
+def main() -> None:
+    given = parser().parse_args()
     ours, theirs = multiprocessing.Pipe()
     server = multiprocessing.Process(target=serve, args=(theirs,), daemon=True)
     server.start()
@@ -96,13 +105,16 @@ def main(posts: int) -> None:
     # Take the best of several interleaved rounds: noise only adds time, and a slow spell affects every client.
     for _ in range(ROUNDS):
         for name, (post, close) in contenders.items():
-            measured[name] = min(cpu_us(post, posts), measured.get(name, float("inf")))
+            measured[name] = min(cpu_us(post, given.posts), measured.get(name, float("inf")))
             close()
     server.terminate()
     least = min(measured.values())
-    for name, cost in measured.items():
-        print(f"{name:20} {cost:7.1f} µs CPU per POST  {cost / least:4.1f}×")
+    shown = table(
+        ("client", "CPU µs a POST", "of the cheapest"),
+        [(name, f"{cost:.1f}", f"{cost / least:.1f}") for name, cost in measured.items()],
+    )
+    report.write(given, {"table": shown})
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    main()

@@ -20,8 +20,10 @@ import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import report
 from cost import SLOTS, Contender, measure
-from rig import Rig, WorkerProcess, table, wire
+from report import table
+from rig import Rig, WorkerProcess, wire
 
 from ifinu.broker import NORMAL
 
@@ -50,11 +52,15 @@ def scrape(port: int, stop: threading.Event, seen: list[int]) -> None:
             continue  # no worker runs just now
 
 
+def parser() -> argparse.ArgumentParser:
+    made = report.arguments(__doc__)
+    made.add_argument("--messages", type=int, default=5_000)
+    made.add_argument("--rounds", type=int, default=7)
+    return made
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--messages", type=int, default=5_000)
-    parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args()
+    given = parser().parse_args()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     counts = Contender(worker("ifinu", IFINU_METRICS_PORT=str(port)), NORMAL, raw)
@@ -74,13 +80,14 @@ def main() -> int:
         stop.set()
         scraper.join()
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-    table(
+    shown = table(
         ("worker, ten slots", "CPU µs a message", "of the one that does not count"),
         [
             ("counts, scraped every second", f"{statistics.median(p[0] for p in pairs):.0f}", f"{ratio:.3f}"),
             ("does not count", f"{statistics.median(p[1] for p in pairs):.0f}", "1.000"),
         ],
     )
+    report.write(given, {"table": shown})
     print(f"{len(scrapes)} scrapes of {statistics.median(scrapes):.0f} bytes")
     return 0 if ratio <= MOST else 1
 

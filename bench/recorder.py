@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import redis
-from rig import table
+import report
+import usage
+from report import table
 from sqlalchemy import create_engine, make_url
 
 from ifinu.broker import NORMAL
@@ -36,7 +38,6 @@ from ifinu.ledger.migrate import migrate
 
 LEAST_EVENTS_PER_S = 5_000
 _PAGE = 1_000
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class Cost(NamedTuple):
@@ -87,17 +88,13 @@ def measure(valkey: Valkey, database_url: str, postgres: int | None, messages: i
         count = fill(client, messages, receipts)
         with _recorder(valkey.url, database_url) as process:
             _wait(client, count * 9 // 10, process)
-            left, before, database_before, at = (
-                client.xlen(EVENTS),
-                _cpu_s(process.pid),
-                _of(postgres),
-                time.monotonic(),
-            )
+            pids = (process.pid, *([] if postgres is None else [postgres]))
+            left, before, at = client.xlen(EVENTS), usage.of(*pids), time.monotonic()
             _wait(client, 0, process)
-            took_s, spent = time.monotonic() - at, _cpu_s(process.pid) - before
+            took_s, after = time.monotonic() - at, usage.of(*pids)
             share = left / count * messages
-            memory = int(_stat(process.pid)[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-            return Cost(spent / share * 1e6, (_of(postgres) - database_before) / share * 1e6, left / took_s, memory)
+            spent_us = [(now.all_cpu_s - then.all_cpu_s) / share * 1e6 for now, then in zip(after, before, strict=True)]
+            return Cost(spent_us[0], sum(spent_us[1:]), left / took_s, after[0].all_memory_mib)
 
 
 @contextlib.contextmanager
@@ -122,26 +119,6 @@ def _wait(client: redis.Redis, length: int, process: subprocess.Popen[bytes], de
         time.sleep(0.01)
 
 
-def _stat(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _cpu_s(pid: int) -> float:
-    return sum(int(ticks) for ticks in _stat(pid)[11:13]) * _TICK_S
-
-
-def _of(postmaster: int | None) -> float:
-    """CPU time of PostgreSQL's processes; those that ended count too."""
-    if postmaster is None:
-        return 0.0
-    total = sum(int(ticks) for ticks in _stat(postmaster)[11:15]) * _TICK_S
-    for file in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if int(_stat(int(file.name))[1]) == postmaster:
-                total += _cpu_s(int(file.name))
-    return total
-
-
 def _database(server: Postgres, name: str) -> str:
     url = make_url(server.url)
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
@@ -155,12 +132,15 @@ def _database(server: Postgres, name: str) -> str:
     return made
 
 
+def parser() -> argparse.ArgumentParser:
+    made = report.arguments(__doc__)
+    made.add_argument("--messages", type=int, default=20_000)
+    made.add_argument("--rounds", type=int, default=3)
+    return made
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--messages", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    given = parser.parse_args()
+    given = parser().parse_args()
     streams = {"sends": (), "sends and two receipts of each": ("server_ack", "delivered")}
     costs: dict[tuple[str, str], list[Cost]] = {}
     with contextlib.ExitStack() as stack:
@@ -187,12 +167,10 @@ def main() -> int:
             for (kind, stream), cost in median.items()
         ],
     )  # fmt: skip
-    if given.json is not None:
-        given.json.write_text(
-            json.dumps(
-                [{"ledger": kind, "events": stream, **cost._asdict()} for (kind, stream), cost in median.items()]
-            )
-        )
+    report.write(
+        given,
+        {"costs": [{"ledger": kind, "events": stream, **cost._asdict()} for (kind, stream), cost in median.items()]},
+    )
     slowest = min(cost.events_per_s for (kind, _), cost in median.items() if kind == "PostgreSQL")
     return 0 if slowest >= LEAST_EVENTS_PER_S else 1
 

@@ -7,6 +7,7 @@ those of workers and webhooks. The gateway's database is a table of messages as 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -20,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from rig import push, raw, table
+import report
+from report import table
+from rig import push, raw
 from sqlalchemy import create_engine, make_url
 
 from ifinu.broker import NORMAL
@@ -42,7 +45,15 @@ CREATE INDEX ON "Message" (at);
 """
 
 
-def main(count: int) -> None:
+def parser() -> argparse.ArgumentParser:
+    made = report.arguments(__doc__)
+    made.add_argument("thousands", type=int, nargs="?", default=100, help="thousands of notifications")
+    return made
+
+
+def main() -> None:
+    given = parser().parse_args()
+    count = 1_000 * given.thousands
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ifinu-bench-")))
         root.chmod(0o755)  # PostgreSQL runs under another account
@@ -60,7 +71,8 @@ def main(count: int) -> None:
             "--into-evolution-database", _database(there, "drill_2"),
         )  # fmt: skip
         restored, restore_s = _run(_environment(target.url, empty, root / "store"), "restore", "--yes", "--json")
-        _print(taken, drill, restored, (backup_s, drill_s, restore_s))
+        shown = _print(taken, drill, restored, (backup_s, drill_s, restore_s))
+        report.write(given, {"table": shown, "seconds": {"backup": backup_s, "drill": drill_s, "restore": restore_s}})
 
 
 def _fill(server: Valkey, postgres: Postgres, count: int) -> tuple[str, str]:
@@ -106,14 +118,14 @@ def _sent(pipe: Any, number: int) -> None:
     pipe.pexpire(claim_key(id_), _DAYS_MS)
 
 
-def _print(taken: Any, drill: Any, restored: Any, walls_s: tuple[float, float, float]) -> None:
+def _print(taken: Any, drill: Any, restored: Any, walls_s: tuple[float, float, float]) -> list[dict[str, str]]:
     drilled = {one["part"]: one["took_s"] for one in drill["restored"]}
     rows = []
     for part, about in taken["parts"].items():
         what = f"{about['rows']:,} rows" if about["rows"] is not None else f"{about['keys']:,} keys"
         took = f"{drilled[part]:.1f} s" if part in drilled else "see below"
         rows.append((part, what, f"{about['bytes'] / 1e6:.1f} MB", took))
-    table(("part", "holds", "in the store", "restored and compared in"), rows)
+    shown = table(("part", "holds", "in the store", "restored and compared in"), rows)
     backup_s, drill_s, restore_s = walls_s
     queue = restored["queue"]
     print(
@@ -124,6 +136,7 @@ def _print(taken: Any, drill: Any, restored: Any, walls_s: tuple[float, float, f
         f"  {queue['waiting']:,} messages wait, {queue['settled']:,} known to be sent\n"
         f"RPO: the time between two backups, and {backup_s:.1f} s"
     )
+    return shown
 
 
 @contextlib.contextmanager
@@ -175,4 +188,4 @@ def _run(environment: dict[str, str], *arguments: str) -> tuple[Any, float]:
 
 
 if __name__ == "__main__":
-    main(1_000 * int(sys.argv[1] if len(sys.argv) > 1 else 100))
+    main()

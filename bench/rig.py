@@ -10,18 +10,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import redis
+import usage
+from sqlalchemy import create_engine, make_url
+from usage import Usage
 
-from ifinu.embedded import Valkey
+from ifinu.embedded import Postgres, Valkey
 from ifinu.simulator import Control
 
-_KEY = "a-key-of-the-benches"
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+API_KEY = "a-key-of-the-benches"
 
 
 class Rig:
@@ -30,22 +32,33 @@ class Rig:
 
     Args:
         latency_ms: Duration of each send at the gateway, in milliseconds.
+        ledger: `sqlite`, or `postgresql` for an embedded PostgreSQL.
     """
 
     client: redis.Redis
     control: Control
 
-    def __init__(self, latency_ms: float) -> None:
+    def __init__(self, latency_ms: float, ledger: str = "sqlite") -> None:
         self._latency_ms = latency_ms
         self._folder = tempfile.TemporaryDirectory(prefix="ifinu-bench-")
         self.directory = Path(self._folder.name)
+        self.directory.chmod(0o755)  # PostgreSQL runs as another account
         self._valkey = Valkey(self.directory / "valkey")
+        self._postgres = Postgres(self.directory / "postgres") if ledger == "postgresql" else None
+        self._ledgers = 0
         self._simulator: subprocess.Popen[str] | None = None
         self._workers: list[WorkerProcess] = []
 
     @property
     def redis_url(self) -> str:
         return self._valkey.url
+
+    @property
+    def server_pids(self) -> dict[str, int]:
+        """Process id of each server."""
+        assert self._simulator is not None
+        postgres = {} if self._postgres is None else {"PostgreSQL": self._postgres.pid}
+        return {"Redis": self._valkey.pid, "gateway": self._simulator.pid, **postgres}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -55,21 +68,24 @@ class Rig:
             **clean,
             "IFINU_REDIS_URL": self.redis_url,
             "IFINU_EVOLUTION_URL": self.control.url,
-            "IFINU_EVOLUTION_API_KEY": _KEY,
-            "IFINU_DATABASE_URL": f"sqlite:///{self.directory / 'ledger.db'}",
+            "IFINU_EVOLUTION_API_KEY": API_KEY,
+            "IFINU_DATABASE_URL": self._ledger_url(),
         }
 
     def __enter__(self) -> Self:
         self._valkey.start()
+        if self._postgres is not None:
+            self._postgres.start()
         self.client = redis.Redis.from_url(self.redis_url)
         key_file = self.directory / "key"
-        key_file.write_text(_KEY)
+        key_file.write_text(API_KEY)
         command = [sys.executable, "-m", "ifinu.simulator", "--api-key-file", str(key_file), "--plain"]
         self._simulator = subprocess.Popen(
             [*command, "--latency-ms", str(self._latency_ms)], stdout=subprocess.PIPE, text=True
         )
         assert self._simulator.stdout is not None
-        self.control = Control(self._simulator.stdout.readline().split()[-1], _KEY)
+        self.control = Control(self._simulator.stdout.readline().split()[-1], API_KEY)
+        self.reset()
         return self
 
     def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -78,34 +94,52 @@ class Rig:
         if self._simulator is not None:
             self._simulator.terminate()
             self._simulator.wait(20)
+        if self._postgres is not None:
+            self._postgres.stop()
         self._valkey.stop()
         self._folder.cleanup()
 
     def start(self, *celery: str, **environment: str) -> WorkerProcess:
         """Start `celery …` in the directory of the benches."""
+        return self.run([sys.executable, "-m", "celery", *celery], **environment)
+
+    def run(self, command: Sequence[str], **environment: str) -> WorkerProcess:
+        """Start another worker there."""
         log = self.directory / f"worker-{len(self._workers)}.log"
-        worker = WorkerProcess(celery, {**self.environment, **environment}, log)
+        worker = WorkerProcess(command, {**self.environment, **environment}, log)
         self._workers.append(worker)
         return worker
 
     def sent(self) -> int:
         """The number of messages sent to the gateway since the last `reset`."""
-        return int(self.control.summary()["sends"]["total"])
+        return self.control.total()
 
     def reset(self) -> None:
-        """Forget all sends, queued messages and known ids."""
+        """Forget all sends, queued messages and known ids, and give the next workers an empty ledger."""
         self.client.flushall()
         self.control.reset()
+        self._ledgers += 1
+        if self._postgres is not None:
+            engine = create_engine(self._postgres.url, isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
+                connection.exec_driver_sql(f"CREATE DATABASE ledger_{self._ledgers}")
+            engine.dispose()
+
+    def _ledger_url(self) -> str:
+        if self._postgres is None:
+            return f"sqlite:///{self.directory}/ledger-{self._ledgers}.db"
+        url = make_url(self._postgres.url).set(database=f"ledger_{self._ledgers}")
+        return url.render_as_string(hide_password=False)
 
 
 class WorkerProcess:
-    """A worker and the processes that it starts."""
+    """A worker and its child processes."""
 
-    def __init__(self, celery: tuple[str, ...], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self._log = log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "celery", *celery],
+                list(command),
                 env=dict(environment),
                 cwd=Path(__file__).parent,
                 stdout=out,
@@ -113,34 +147,36 @@ class WorkerProcess:
                 start_new_session=True,
             )
 
-    def cpu_s(self) -> float:
-        """CPU time of all its processes so far, in seconds."""
-        return sum(int(ticks) for stat in self._stats() for ticks in stat[11:13]) * _TICK_S
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
-    def memory_mib(self) -> float:
-        """Resident memory of all its processes, in MiB, as `ps` and Kubernetes count; shared pages count for each."""
-        return sum(int(stat[21]) for stat in self._stats()) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    def usage(self) -> Usage:
+        return usage.of(self.pid)[0]
+
+    def ready(self) -> bool:
+        """Whether a Celery worker consumes."""
+        self.check()
+        return "ready." in self._log.read_text(errors="replace")
 
     def check(self) -> None:
-        """Raise unless the worker runs."""
+        """End the bench, with the worker's log, if the worker has ended."""
         if self._process.poll() is not None:
             raise SystemExit(f"the worker ended:\n{self._log.read_text(errors='replace')[-3000:]}")
 
-    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """SIGTERM lets it finish its sends; SIGKILL also ends its children."""
+    def send(self, number: signal.Signals) -> None:
+        """SIGTERM lets the worker finish its sends; SIGKILL also ends its children."""
         with contextlib.suppress(ProcessLookupError):
-            (os.killpg if number is signal.SIGKILL else os.kill)(self._process.pid, number)
-        self._process.wait(60)
+            (os.killpg if number is signal.SIGKILL else os.kill)(self.pid, number)
 
-    def _stats(self) -> Iterator[list[str]]:
-        """For each process, the fields of /proc/<pid>/stat after the name; see proc_pid_stat(5)."""
-        for file in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = file.read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[3]) == self._process.pid:  # the session id
-                yield fields
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send the signal, and wait for the end; SIGKILL if it does not come."""
+        self.send(number)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.send(signal.SIGKILL)
+            self._process.wait()
 
 
 def wire(number: int) -> dict[str, Any]:
@@ -168,11 +204,3 @@ def wait_for(fact: Callable[[], bool], worker: WorkerProcess, deadline_s: float)
         if time.monotonic() > give_up_at:
             raise SystemExit(f"not done after {deadline_s:.0f} s")
         time.sleep(0.05)
-
-
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a table, with the first column left-aligned and the others right-aligned."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        others = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        print("  ".join((row[0].ljust(widths[0]), *others)))

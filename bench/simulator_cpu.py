@@ -22,6 +22,9 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import report
+from report import table
+
 from ifinu.simulator import Control
 
 _KEY = "bench"
@@ -48,12 +51,16 @@ def flood(address: tuple[str, int], requests: int, client: int) -> None:
                 received += part
 
 
+def parser() -> argparse.ArgumentParser:
+    made = report.arguments(__doc__)
+    made.add_argument("--requests", type=int, default=20_000)
+    made.add_argument("--clients", type=int, default=10)
+    made.add_argument("--latency-ms", default="0", help="a latency makes each request a task and a timer")
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--clients", type=int, default=10)
-    parser.add_argument("--latency-ms", default="0", help="a latency makes each request a task and a timer")
-    given = parser.parse_args()
+    given = parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
         key_file = Path(folder, "key")
         key_file.write_text(_KEY)
@@ -90,10 +97,11 @@ def main() -> None:
     total = each * given.clients
     assert summary["sends"]["total"] == total, summary
     cpu_s = usage.ru_utime + usage.ru_stime
-    print(f"requests            {total}")
-    print(f"requests per second {total / took_s:.0f} (wall time, clients on the same cores)")
-    print(f"CPU per request     {cpu_s * 1000 / total:.3f} ms, start-up of the process included")
-    print(f"peak memory         {usage.ru_maxrss / 1024:.0f} MiB")
+    shown = table(
+        ("requests", "a second, its clients on the same cores", "CPU ms each, the start included", "peak MiB"),
+        [(f"{total:,}", f"{total / took_s:.0f}", f"{cpu_s * 1000 / total:.3f}", f"{usage.ru_maxrss / 1024:.0f}")],
+    )
+    report.write(given, {"table": shown})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 
 import jwt
-from rig import table
+import report
+from report import table
 
 from ifinu.embedded import Valkey, free_port
 
@@ -73,12 +74,16 @@ def row(name: str, times: list[float], over_s: float) -> tuple[str, ...]:
     return (name, f"{len(times) / over_s:,.0f}", *(f"{ms:.1f}" for ms in at), f"{times[-1] * 1000:.1f}")
 
 
+def parser() -> argparse.ArgumentParser:
+    made = report.arguments(__doc__)
+    made.add_argument("--hooks", type=int, default=4_000)
+    made.add_argument("--connections", type=int, default=16)
+    made.add_argument("--rate", type=float, default=400.0)
+    return made
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--hooks", type=int, default=4_000)
-    parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=400.0)
-    given = parser.parse_args()
+    given = parser().parse_args()
     port = free_port()
     with tempfile.TemporaryDirectory() as folder, Valkey(Path(folder) / "valkey") as server:
         environment = {**os.environ, "IFINU_REDIS_URL": server.url, "IFINU_WEBHOOK_SECRET": SECRET}
@@ -106,10 +111,11 @@ def main() -> int:
         finally:
             process.terminate()
             process.wait(20)
-    table(
+    shown = table(
         (f"{given.hooks:,} over {given.connections} connections", "a second", "half, ms", "99 of 100, ms", "all, ms"),
         rows,
     )
+    report.write(given, {"table": shown})
     return 0 if steady[int(len(steady) * 0.99)] <= MOST_S else 1
 
 

@@ -119,7 +119,7 @@ class Simulated:
         return self.control.sends_since(0)
 
     def total(self) -> int:
-        return int(self.control.summary()["sends"]["total"])
+        return self.control.total()
 
     def unrecorded(self) -> int:
         """How many sends have no row because the gateway was killed between sending and recording."""

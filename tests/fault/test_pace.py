@@ -24,7 +24,7 @@ def test_the_pace_is_reached_and_never_exceeded(
     """
     A backlog goes at the limit, not at Celery's 1/s, and no second exceeds the limit plus the declared burst.
 
-    The lower bound is loose, since a shared machine may stall; bench/pace.py measures.
+    The lower bound is loose, since a shared machine may stall; bench/fleet.py measures.
     """
     simulator.control.set_fault(latency_ms=30)
     queue.push(*numbered(count))

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def measured(bench: str, folder: Path, *arguments: str) -> dict[str, Any]:
+    """What a short run writes; its exit code says whether a mark was met, which a busy machine decides."""
+    file = folder / f"{bench}.json"
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "bench" / f"{bench}.py"), *arguments, "--json", str(file)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert file.exists(), ended.stderr
+    document: dict[str, Any] = json.loads(file.read_text())
+    assert document["bench"] == bench
+    return document
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the sources are not in a repository")
+def test_the_fleet_of_an_older_commit_takes_turns_with_this_one(tmp_path: Path):
+    """
+    HEAD stands for the older commit: the same workers, from its package.
+    """
+    document = measured(
+        "fleet",
+        tmp_path,
+        "--workers",
+        "1",
+        "--seconds",
+        "1",
+        "--warm-up",
+        "0.5",
+        "--against",
+        "HEAD",
+        "--ledger",
+        "none",
+    )
+    ours, theirs = document["runs"]
+    assert (ours["name"], theirs["name"]) == ("this tree", "HEAD")
+    for run in (ours, theirs):
+        assert run["per_s"] == sum(run["paces"].values()) > 10
+        assert run["cpu_us"]["workers"] > 0
+        assert run["sent_twice"] == 0
+    assert document["ratio"]["workers"] == ours["cpu_us"]["workers"] / theirs["cpu_us"]["workers"]
+
+
+def test_each_idle_message_and_each_start_is_timed_to_its_post(tmp_path: Path):
+    document = measured("latency", tmp_path, "--messages", "5", "--gap-ms", "20", "--starts", "1")
+    idle, delay, start = document["each_s"].values()
+    assert [len(idle), len(delay), len(start)] == [5, 5, 1]
+    assert all(0 < itself < whole for itself, whole in zip(delay, idle, strict=True))
+    assert start[0] > 0.1
