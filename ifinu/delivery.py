@@ -1,8 +1,32 @@
 """
 The delivery of one message: claim its id, check that it may go now, render it, send it, and return the outcome.
 
-This module is independent of Celery. It returns how the message ended (`Settled`), that it must wait (`Wait`) or that a
-try failed (`Failed`), or raises the reason for which it cannot be sent.
+    outcome    what the worker does with the message
+    Settled    acknowledge it: it was sent, or must not be sent
+    Wait       put it into the delayed set; no try is counted
+    Retry      put it into the delayed set; this try is counted
+    GiveBack   return it to its queue unchanged; no try is counted
+    Dead       move it to the dead letters
+
+What follows a failed send, the usual outcome first:
+
+    error          outcomes           reasons
+    NotSent        GiveBack           unreachable, unavailable
+    NotSent        Wait, Retry        gateway_database
+    NotSent        Retry, Wait        connection_closed, never_connected, wrong_shard, lookup_timeout, gateway_error
+    Throttled      Wait               rate_overlimit, too_many_requests
+    Misconfigured  Wait, Retry, Dead  unauthorized, instance_not_found, route_not_found, redirected, license_required
+    Refused        Dead               number_not_on_whatsapp, invalid_request, group_not_found, too_large,
+                                      refused_by_meta
+    MaybeSent      Wait               timeout, connection_lost, send_timeout, send_failed, gateway_5xx,
+                                      unexpected_answer
+    MaybeSent      Dead               unknown
+
+A message waits if its instance or the gateway is at fault, and is retried if others are sent meanwhile, since then the
+fault is its own. The last retry ends in Dead where another would follow. After `missing_ttl_s` without its instance a
+message is Dead. After `MaybeSent` it is looked up, and Dead if it stays in doubt.
+
+This module is independent of Celery.
 """
 
 from __future__ import annotations
@@ -15,7 +39,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
 import redis
@@ -31,14 +55,16 @@ from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.errors import (
     GatewayError,
     IdReused,
+    InvalidNotification,
     MaybeSent,
     Misconfigured,
     NotSent,
+    Poison,
     Reason,
     SendError,
     Throttled,
 )
-from ifinu.gateway import Gateway, Sent
+from ifinu.gateway import Sent
 from ifinu.gateway.breaker import is_outage
 from ifinu.gateway.instances import Hold, Instances, Trouble
 from ifinu.gateway.message_records import ConnectionState
@@ -59,7 +85,6 @@ _CLOCKS_DIFFER_LITTLE = timedelta(minutes=5)
 _YOUNG_S = 2.0  # within this time after its claim a message is sent without a second claim
 _FIRST_LOOK_S = 5.0
 _LOOK_AGAIN_S = 10.0  # after the gateway could not be queried
-_MOST_PAGES = 20
 _BROKEN = (Reason.CONNECTION_LOST, Reason.GATEWAY_5XX)
 _ENDED = {
     Name.EXPIRED: "ifinu.message.expired",
@@ -102,12 +127,12 @@ class Wait(NamedTuple):
     refund: int = 0
 
 
-class Failed(NamedTuple):
+class Retry(NamedTuple):
     """
-    Nothing was sent and the message may be retried. This try counts.
+    Nothing was sent, and the message is tried again. This try counts.
 
     Attributes:
-        error: The error.
+        error: The gateway's error.
         at: Time of the failure, by Redis' clock.
         token: The token for the retry.
         event: The event to write.
@@ -119,6 +144,64 @@ class Failed(NamedTuple):
     token: str
     event: Event
     trouble: Trouble | None = None
+
+
+class GiveBack(NamedTuple):
+    """
+    Nothing was sent, and the message goes back to its queue as it came.
+
+    Attributes:
+        error: What is away: the gateway (`breaker.is_outage`) or Redis.
+    """
+
+    error: Exception
+
+
+class Dead(NamedTuple):
+    """
+    The message ends in the dead letters.
+
+    Attributes:
+        error: Why.
+        fields: Fields of its event, the `id` among them.
+    """
+
+    error: InvalidNotification | SendError
+    fields: dict[str, Any]
+
+    @property
+    def maybe_sent(self) -> bool:
+        """Whether it may have been sent, so that a person decides."""
+        return isinstance(self.error, MaybeSent)
+
+    @property
+    def reason(self) -> str:
+        """The reason in the dead letters: one of a fixed set of words."""
+        match self.error:
+            case SendError():
+                return self.error.reason
+            case IdReused():
+                return "id_reused"
+            case Poison():
+                return "poison"
+        return "invalid"
+
+
+Outcome = Settled | Wait | Retry | GiveBack | Dead
+
+
+class Gateway(Protocol):
+    """What a delivery asks of the gateway: `gateway.Evolution` and `gateway.Shards` answer it."""
+
+    def send_text(
+        self, instance: str, number_e164: str, text: str, *, before: Callable[[], None] | None = None
+    ) -> Sent: ...
+
+    def find_sent(
+        self, instance: str, number_e164: str, is_it: Callable[[str], bool], *, since: datetime, until: datetime
+    ) -> str: ...
+
+    def connection_state(self, instance: str) -> ConnectionState: ...
 
 
 class _Overtaken(Exception):  # noqa: N818 - it ends a send before it begins
@@ -175,6 +258,9 @@ class _Message(NamedTuple):
             "attempt": self.event_fields["attempts"],
         }
 
+    def dead(self, error: InvalidNotification | SendError) -> Dead:
+        return Dead(error, {"id": self.notification.id, **self.event_fields})
+
     def untried(self, name: Name, **data: Any) -> Event:
         """An event that does not count this try, since nothing went to the gateway."""
         return self.event(name, attempts=self.event_fields["attempts"] - 1, **data)
@@ -214,8 +300,14 @@ class Delivery:
     tracer: Tracer = OFF
 
     def deliver(
-        self, notification: Notification, ref: MessageRef, *, attempt: int, trouble: Trouble | None = None
-    ) -> Settled | Wait | Failed:
+        self,
+        notification: Notification,
+        ref: MessageRef,
+        *,
+        attempt: int,
+        trouble: Trouble | None = None,
+        last: bool = False,
+    ) -> Outcome:
         """
         Send one notification, if it may be sent.
 
@@ -224,16 +316,19 @@ class Delivery:
             ref: The message that brought it.
             attempt: Number of this try, from 1.
             trouble: The message's failures so far.
+            last: Whether no other try may follow this one.
 
         Raises:
-            InvalidNotification: It can never be sent as it stands.
-            NotSent: The gateway is away (`breaker.is_outage`); the message is not at fault.
-            Refused: The gateway refused it, and would refuse it again.
-            Misconfigured: Its instance was missing at the gateway for too long.
-            MaybeSent: It may have been sent, and a person must decide.
-            redis.RedisError: Its id could not be claimed; nothing was sent.
+            redis.RedisError: Redis did not answer. Nothing was sent, and the message goes back to its queue.
         """
         message = self._message(notification, ref, attempt, trouble)
+        try:
+            outcome = self._outcome(message)
+        except InvalidNotification as exc:  # it has no text, or one that is not true
+            return message.dead(exc)
+        return message.dead(outcome.error) if last and isinstance(outcome, Retry) else outcome
+
+    def _outcome(self, message: _Message) -> Outcome:
         hold = self.instances.hold(message.instance)
         claim, now = self._claim(message, held=hold is not None)
         match claim.verdict:
@@ -247,16 +342,16 @@ class Delivery:
                 return self._look_up(message, claim, now, held=hold is not None)
             case Verdict.DUPLICATE:
                 if claim.before:
-                    log.info("ifinu.message.duplicate", id=notification.id, first=claim.before)
+                    log.info("ifinu.message.duplicate", id=message.notification.id, first=claim.before)
                 else:  # there is no first message: this one is not in flight at the Redis of the claims
-                    log.warning("ifinu.message.not_held", id=notification.id, queue=ref.queue)
+                    log.warning("ifinu.message.not_held", id=message.notification.id, queue=message.ref.queue)
                 return Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=claim.before))
             case Verdict.CANCELLED:
                 return _ended(message, ClaimState.CANCELLED, Name.CANCELLED)
             case Verdict.OPTED_OUT:
                 return _ended(message, ClaimState.SUPPRESSED, Name.SUPPRESSED, reason="opt_out")
             case Verdict.REUSED:
-                raise IdReused("id", "was used before, for a notification that says something else")
+                return message.dead(IdReused("id", "was used before, for a notification that says something else"))
 
     def text(self, notification: Notification, at: datetime) -> str:
         """
@@ -305,7 +400,7 @@ class Delivery:
         """A digest of the whole content."""
         return self.pseudonyms.digest(json.dumps(wire.encode(notification), sort_keys=True))
 
-    def _held(self, message: _Message, claim: Claim, hold: Hold) -> Wait:
+    def _held(self, message: _Message, claim: Claim, hold: Hold) -> Wait | Dead:
         """Wait without a try, since the instance is held back."""
         trouble, at_ms = message.trouble, _ms(claim.at)
         wait_s, refund = hold.wait_s, 0
@@ -314,7 +409,8 @@ class Delivery:
                 trouble = (trouble or Trouble(Reason.INSTANCE_NOT_FOUND, at_ms, at_ms, 0)).again(
                     Reason.INSTANCE_NOT_FOUND, at_ms
                 )
-            self._give_up_if_missing(message, trouble, claim.at)
+            if (given_up := self._missed_too_long(message, trouble, claim.at)) is not None:
+                return given_up
             wait_s = max(wait_s, self.instances.patience_s(trouble, at_ms))
         elif trouble is not None and self.instances.may_be_blameless(message.instance, trouble):
             refund, trouble = trouble.counted, trouble._replace(counted=0)
@@ -322,21 +418,19 @@ class Delivery:
         wait = self._wait(message, wait_s, claim.at, ClaimState.WAITING, claim.token, deferred, "instance", free=True)
         return wait._replace(trouble=trouble, refund=refund)
 
-    def _give_up_if_missing(self, message: _Message, trouble: Trouble, at: datetime) -> None:
-        """
-        End a message that has waited too long for a missing instance.
-
-        Raises:
-            Misconfigured: It has waited too long.
-        """
+    def _missed_too_long(self, message: _Message, trouble: Trouble, at: datetime) -> Dead | None:
+        """The end of a message that has waited too long for a missing instance; None while it may wait."""
         waited_s = (_ms(at) - trouble.since_ms) / 1000
-        if waited_s >= self.missing_ttl_s:
-            raise Misconfigured(
+        if waited_s < self.missing_ttl_s:
+            return None
+        return message.dead(
+            Misconfigured(
                 f"{_masked(message.instance)}: the gateway has no such instance, and had none for {waited_s:.0f} s: "
                 "create it, or correct its name, then `ifinu dlq replay`",
                 reason=Reason.INSTANCE_NOT_FOUND,
                 instance=message.instance,
             )
+        )
 
     def _check(self, message: _Message, claim: Claim, now: datetime) -> Settled | Wait | None:
         """
@@ -363,7 +457,7 @@ class Delivery:
         wait = self._wait(message, wait_s, now, state, claim.token, deferred, reason, free=True)
         return wait._replace(trouble=message.trouble)
 
-    def _send(self, message: _Message, claim: Claim, now: _Now) -> Settled | Wait | Failed:
+    def _send(self, message: _Message, claim: Claim, now: _Now) -> Outcome:
         with self.tracer.step(SpanName.RENDER):
             text = self.text(message.notification, now())
         began, started = now(), monotonic()
@@ -407,13 +501,8 @@ class Delivery:
         if (not_now := self._check(message, claim, now())) is not None:
             raise _Overtaken(not_now)
 
-    def _not_sent(self, message: _Message, claim: Claim, exc: SendError, at: datetime) -> Wait | Failed:
-        """
-        Decide what follows a failed send.
-
-        Raises:
-            SendError: The error ends this message, or the gateway is away.
-        """
+    def _not_sent(self, message: _Message, claim: Claim, exc: SendError, at: datetime) -> Outcome:
+        """Decide what follows a failed send, by the table above."""
         match exc:
             case MaybeSent():
                 log.warning(
@@ -424,7 +513,9 @@ class Delivery:
                 wait = self._wait(message, wait_s, at, ClaimState.UNKNOWN, claim.token, unknown, "unknown", error=exc)
                 return wait._replace(lost=exc.reason in _BROKEN)
             case NotSent() if is_outage(exc):
-                raise exc
+                with contextlib.suppress(redis.RedisError):  # then its next worker looks it up first
+                    self.claims.release(message.notification.id, message.ref.tag)
+                return GiveBack(exc)
             case NotSent() | Throttled() | Misconfigured():
                 is_open = functools.partial(self._is_open, message.instance)
                 trouble, wait_s, counts = self.instances.failed(
@@ -436,8 +527,8 @@ class Delivery:
                     "ifinu.message.not_sent", **message.log_fields(), reason=exc.reason, took_s=_rounded(exc.took_s)
                 )
                 retrying = message.event(Name.RETRYING, reason=exc.reason, error=str(exc))
-                return Failed(exc, at, claim.token, retrying, trouble)
-        raise exc
+                return Retry(exc, at, claim.token, retrying, trouble)
+        return message.dead(exc)
 
     def _is_open(self, instance: str) -> bool:
         """Whether an instance is connected; False if the gateway cannot say, since it could not send either."""
@@ -448,14 +539,16 @@ class Delivery:
 
     def _held_back(
         self, message: _Message, claim: Claim, exc: SendError, at: datetime, wait_s: float, trouble: Trouble
-    ) -> Wait:
+    ) -> Wait | Dead:
         """Wait without counting a try, since the instance or the gateway is at fault, not the message."""
         instance = _masked(message.instance)
         log.warning("ifinu.instance.held", instance=instance, reason=exc.reason, wait_s=round(wait_s, 1))
         if isinstance(exc, Misconfigured):
             log.error("ifinu.instance.misconfigured", instance=instance, reason=exc.reason, error=str(exc))
         if exc.reason is Reason.INSTANCE_NOT_FOUND:
-            self._give_up_if_missing(message, trouble, at)
+            given_up = self._missed_too_long(message, trouble, at)
+            if given_up is not None:
+                return given_up
         reason = {Throttled: "throttled", Misconfigured: "misconfigured"}.get(type(exc), "instance")
         refund = 0
         if self.instances.may_be_blameless(message.instance, trouble):
@@ -464,7 +557,7 @@ class Delivery:
         wait = self._wait(message, wait_s, at, ClaimState.WAITING, claim.token, deferred, reason, error=exc)
         return wait._replace(trouble=trouble, refund=refund)
 
-    def _look_up(self, message: _Message, claim: Claim, now: _Now, *, held: bool) -> Settled | Wait | Failed:
+    def _look_up(self, message: _Message, claim: Claim, now: _Now, *, held: bool) -> Outcome:
         """Look up a send in doubt: settle it if the gateway has it; else wait, resend it, or leave it to a person."""
         notification = message.notification
         started = claim.started or claim.at
@@ -485,7 +578,7 @@ class Delivery:
         if waited_s < self.grace_s:
             return again(min(max(waited_s, _FIRST_LOOK_S), self.grace_s - waited_s))
         if self.on_unknown is OnUnknown.HOLD:
-            raise self._undecided(message, "it is held, as IFINU_ON_UNKNOWN asks")
+            return self._undecided(message, "it is held, as IFINU_ON_UNKNOWN asks")
         if abs(claim.off_s) > TOO_FAR_OFF_S:  # one of the two clocks is wrong, so the grace may not be over
             log.error("ifinu.message.not_resent", id=notification.id, off_s=round(claim.off_s, 1))
             return again(_LOOK_AGAIN_S)
@@ -499,7 +592,7 @@ class Delivery:
                 log.warning("ifinu.message.resending", id=notification.id)
                 return self._send(message, claim, now)
             case Resend.AGAIN:
-                raise self._undecided(message, "it was sent once more already")
+                return self._undecided(message, "it was sent once more already")
             case Resend.CANCELLED:
                 return _ended(message, ClaimState.CANCELLED, Name.CANCELLED)
             case Resend.OPTED_OUT:
@@ -523,19 +616,8 @@ class Delivery:
         """
         is_it = self._recognised(message.notification, since, started)
         margin = _CLOCKS_DIFFER if self.renderer.reference else _CLOCKS_DIFFER_LITTLE
-        since, until = since - margin, now + margin
-        for form in phone.ninth_digit_forms(message.notification.phone):
-            jid = f"{phone.digits(form)}@s.whatsapp.net"
-            for page in range(1, _MOST_PAGES + 1):
-                found = self.gateway.find_messages(
-                    message.instance, since=since, until=until, remote_jid=jid, page=page
-                )
-                for one in found.messages:
-                    if one.text and is_it(one.text):
-                        return one.key_id
-                if page >= found.pages:
-                    break
-        return ""
+        number, since, until = message.notification.phone, since - margin, now + margin
+        return self.gateway.find_sent(message.instance, number, is_it, since=since, until=until)
 
     def _recognised(self, notification: Notification, *sent_at: datetime) -> Callable[[str], bool]:
         """A test for a notification's text among others to the same person: by its reference, or by the whole text."""
@@ -545,12 +627,14 @@ class Delivery:
         mine = {self.text(notification, at) for at in sent_at}  # "today" may differ
         return lambda text: text in mine
 
-    def _undecided(self, message: _Message, cause: str) -> MaybeSent:
-        return MaybeSent(
-            f"{message.instance}: it may have been sent, was looked for during {self.grace_s:g} s, not found; {cause}: "
-            "look at the phone, then `ifinu unknown resolve`",
-            reason=Reason.UNKNOWN,
-            instance=message.instance,
+    def _undecided(self, message: _Message, cause: str) -> Dead:
+        return message.dead(
+            MaybeSent(
+                f"{message.instance}: it may have been sent, was looked for during {self.grace_s:g} s, not found; "
+                f"{cause}: look at the phone, then `ifinu unknown resolve`",
+                reason=Reason.UNKNOWN,
+                instance=message.instance,
+            )
         )
 
     def _sent(self, message: _Message, sent: Sent, by: str, at: datetime, took_s: float | None = None) -> Settled:

@@ -23,7 +23,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from queue import Empty
-from time import monotonic, time_ns
+from time import monotonic
 from typing import Any, NamedTuple
 
 import redis
@@ -35,8 +35,8 @@ from kombu.utils.json import dumps
 from ifinu.broker import clock, dead_letters, intake, leases
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
-from ifinu.broker.headers import POSTPONES, SUSPECT, WAIT
-from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, claim_key, script
+from ifinu.broker.headers import SUSPECT, WAIT
+from ifinu.broker.keys import QUEUES, Keys, script
 from ifinu.broker.purge import purge
 
 log = structlog.get_logger(__name__)
@@ -397,15 +397,12 @@ class Channel(stock.Channel):
         # A copy: if the connection breaks, Kombu publishes the message that it gave once more.
         message = {**message, "headers": dict(message.get("headers") or {})}
         headers = message["headers"]
-        eta, wait_ms, postponed = _take_eta(headers), headers.pop(WAIT, None), headers.pop(POSTPONES, None)
-        if postponed is not None:
-            self._postpone(queue, message, wait_ms or 0, postponed)
-            return
+        eta, wait_ms = _take_eta(headers), headers.pop(WAIT, None)
         due_ms = None if eta is None and wait_ms is None else self._due_ms(eta, wait_ms)
         if due_ms is None:
             super()._put(queue, message, **kwargs)
             return
-        entry = {dumps(_stamped(message)): due_ms}
+        entry = {dumps(intake.stamped(message)): due_ms}
         batch = kwargs.pop("_publish_batch", None)
         if batch is not None:
             batch.add("zadd", Keys.of(queue).delayed, entry)
@@ -420,28 +417,6 @@ class Channel(stock.Channel):
         due = now + timedelta(milliseconds=wait_ms) if wait_ms is not None else eta
         return None if due is None or due <= now else int(due.timestamp() * 1000)
 
-    def _postpone(self, queue: str, message: dict[str, Any], wait_ms: int, postponed: dict[str, Any]) -> None:
-        """Replace a message by its retry in one step, so that never both and never neither exist."""
-        message = _stamped(message)
-        origin = Keys.of(postponed["queue"])
-        event = postponed.get("event")
-        event_arguments = () if event is None else (event[0], dumps(event[1]))
-        stream = () if event is None else (EVENTS,)
-        claim = claim_key(postponed["id"])
-        with self.conn_or_acquire() as client:
-            script("postpone")(
-                client,
-                (origin.in_flight, origin.deadlines, Keys.of(queue).delayed, claim, UNKNOWN, *stream),
-                (
-                    postponed["tag"],
-                    dumps(message),
-                    wait_ms,
-                    postponed["state"],
-                    postponed["id"],
-                    *event_arguments,
-                ),
-            )
-
     def _restore(self, message: Any, leftmost: bool = False) -> None:
         self.leases.give_back((message.delivery_tag,))
 
@@ -449,15 +424,6 @@ class Channel(stock.Channel):
 def _priority(keys: Keys) -> int:
     """The rank of a queue in the order of service; foreign queues come last."""
     return QUEUES.index(keys.ready) if keys.ready in QUEUES else len(QUEUES)
-
-
-def _stamped(message: dict[str, Any]) -> dict[str, Any]:
-    """
-    A message for the delayed set, its time of publishing first.
-
-    Thousands may be due at one moment, as when a window opens, and Redis orders those by their bytes.
-    """
-    return {"since": f"{time_ns():020}", **message}
 
 
 def _take_eta(headers: dict[str, Any]) -> datetime | None:

@@ -12,10 +12,8 @@ Headers of a message that are ours, beside Celery's own.
     ifinu_suspect       one that may kill workers    its digest
     ifinu_wait_ms       one being published          how long it waits, in ms; Redis adds it to its own clock, while an
                                                      `eta` would go by this machine's
-    ifinu_postpones     a retry being published      the message that it replaces, {"queue", "tag", "id"}, the "state"
-                                                     that the claim waits in, and the "event": its name and data
 
-The last two are removed before the message is written to Redis.
+The last one is removed before the message is written to Redis.
 """
 
 from __future__ import annotations
@@ -29,4 +27,3 @@ FIRST_TRY = "ifinu_first_at"
 TROUBLE = "ifinu_trouble"
 SUSPECT = "ifinu_suspect"
 WAIT = "ifinu_wait_ms"
-POSTPONES = "ifinu_postpones"

@@ -15,8 +15,9 @@ import base64
 import binascii
 import json
 import re
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
@@ -74,9 +75,45 @@ def admit(raw: bytes, *, queue: str, tag: str, max_bytes: int) -> dict[str, Any]
     body = _json(text, "not_json")
     if not isinstance(body, dict):
         raise Unreadable("not_an_object", f"a JSON {type(body).__name__}, not an object")
-    if "headers" in body and "properties" in body and "body" in body:
+    if _is_envelope(body):
         return _envelope(body, queue, tag)
     return _wrapped(text, body, queue, tag)
+
+
+def successor(raw: bytes, admitted: Mapping[str, Any], *, reply_to: str | None, retries: int, **ours: Any) -> str:
+    """
+    Write the message that takes the place of an admitted one: the same call, in an envelope.
+
+    Args:
+        raw: The bytes that were admitted.
+        admitted: The headers that `admit` made of them.
+        reply_to: The queue of its result, if it has one.
+        retries: Number of counted tries so far.
+        ours: Its headers of ours (`headers.py`).
+    """
+    body = json.loads(raw)
+    args, kwargs = call_of(body) if _is_envelope(body) else ([raw.decode()], {})  # a producer's own bytes are kept
+    kept = {name: admitted[name] for name in ("id", "expires", "ignore_result", "argsrepr") if name in admitted}
+    return json.dumps(
+        stamped(
+            {
+                "body": json.dumps([args, kwargs, _EMBED]),
+                "content-encoding": "utf-8",
+                "content-type": "application/json",
+                "headers": {"lang": "py", "task": TASK, **kept, "retries": retries, **ours},
+                "properties": {"body_encoding": "utf-8", "reply_to": reply_to},
+            }
+        )
+    )
+
+
+def stamped(message: dict[str, Any]) -> dict[str, Any]:
+    """
+    A message for the delayed set, its time of publishing first.
+
+    Thousands may be due at one moment, as when a window opens, and Redis orders those by their bytes.
+    """
+    return {"since": f"{time.time_ns():020}", **message}
 
 
 def call_of(payload: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -161,6 +198,10 @@ def is_text(value: object) -> TypeGuard[str]:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
         return False
+
+
+def _is_envelope(body: Mapping[str, Any]) -> bool:
+    return "headers" in body and "properties" in body and "body" in body
 
 
 def _json(text: str, reason: str) -> Any:

@@ -11,6 +11,7 @@ Commands that Redis cannot take while it is away (an ack, a message given back) 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 import time
@@ -209,6 +210,33 @@ class Leases:
                 *itertools.chain.from_iterable(then),
             ),
         )
+
+    def postpone(
+        self, tag: str, successor: str, wait_s: float, *, state: ClaimState, notification_id: str, event: Event | None
+    ) -> None:
+        """
+        Put another message into the delayed set in place of one, in one step, if this process still holds that.
+
+        Args:
+            tag: The message.
+            successor: The message that takes its place.
+            state: The state that the id's claim waits in.
+            event: An event to write in the same step, if any.
+
+        Raises:
+            redis.RedisError: Redis does not answer, or refuses it. It may have been done.
+        """
+        if (held := self._held.get(tag)) is None:
+            return
+        keys = held[0]
+        stream: tuple[str, ...] = () if event is None else (EVENTS,)
+        fields = () if event is None else event.arguments()
+        self._runner.run(
+            script("postpone"),
+            (keys.in_flight, keys.deadlines, keys.delayed, claim_key(notification_id), UNKNOWN, *stream),
+            (tag, successor, math.ceil(wait_s * 1000), state, notification_id, *fields[::2]),
+        )
+        self._let_go(tag)
 
     def bury(self, tag: str, record: bytes | str, event: Event, *, state: ClaimState, token: str = "") -> None:
         """

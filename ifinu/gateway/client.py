@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from ifinu import phone
 from ifinu.gateway import http_transport, message_records, outcomes
 from ifinu.gateway.calls import Calls, headers_of, path, to_json
+from ifinu.gateway.sent_search import SentSearch
 
 _PAGE = 50  # messages in one answer of a search
 
 
-class Evolution:
+class Evolution(SentSearch):
     """
     A client of one gateway process.
 

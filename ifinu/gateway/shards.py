@@ -17,12 +17,13 @@ from ifinu.gateway.addresses import Resolve, resolve
 from ifinu.gateway.client import Evolution
 from ifinu.gateway.outcomes import Sent
 from ifinu.gateway.routing import LocationStore, routing_to
+from ifinu.gateway.sent_search import SentSearch
 
 # Nothing was sent, and another process may hold the instance.
 _ELSEWHERE = frozenset({Reason.WRONG_SHARD, Reason.UNREACHABLE, Reason.UNAVAILABLE})
 
 
-class Shards:
+class Shards(SentSearch):
     """
     All gateway processes of one host name, with the methods of one; threads may share it.
 

@@ -6,53 +6,31 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import redis
 import structlog
-from billiard.einfo import ExceptionWithTraceback
-from celery import exceptions
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery.exceptions import TaskRevokedError
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
-from kombu.exceptions import OperationalError
 
 from ifinu import wire
 from ifinu.broker import intake
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.clock import Difference
-from ifinu.broker.headers import ACCEPTED, FIRST_TRY, QUEUE, TRACEPARENT
-from ifinu.broker.leases import DUPLICATE
-from ifinu.delivery import Wait
-from ifinu.errors import ConfigurationError, IdReused, InvalidNotification, MaybeSent, Poison, Reason, SendError
-from ifinu.gateway.breaker import is_outage
+from ifinu.broker.headers import TRACEPARENT
+from ifinu.broker.leases import DUPLICATE, Settled
+from ifinu.delivery import Dead, GiveBack, Retry, Wait
+from ifinu.errors import Reason, SendError
 from ifinu.logs import exceptions as log_exceptions
-from ifinu.notification import Notification
-from ifinu.worker import outcome
+from ifinu.worker import spans
+from ifinu.worker.attempt import Attempt
 
 log = structlog.get_logger(__name__)
 
-# These do not end a message: it is retried, returned to the queue, or handled by Celery.
-_NOT_THE_END = (
-    exceptions.Retry, exceptions.Ignore, exceptions.Reject, exceptions.WorkerLostError, exceptions.Terminated,
-    SystemExit, KeyboardInterrupt, MemoryError,
-)  # fmt: skip
-
-
-def first_try_at(headers: dict[str, Any] | None, now: datetime) -> datetime:
-    """Time of a message's first try: from its header if it is a retry, otherwise now."""
-    return intake.aware((headers or {}).get(FIRST_TRY)) or now
-
-
-def reason_of(exc: BaseException) -> str:
-    """The dead-letter reason of an exception: one of a fixed set of words."""
-    if isinstance(exc, SendError):
-        return exc.reason
-    if isinstance(exc, IdReused):
-        return "id_reused"
-    if isinstance(exc, Poison):
-        return "poison"
-    return "invalid" if isinstance(exc, InvalidNotification) else "error"
+_NO_HEADERS: dict[str, Any] = {}  # else Celery searches a message's headers for those that are not its own
+_Traced = tuple[int, Any, float | None]  # whether the task raised; what it raised, or the repr of its result; seconds
 
 
 def _ending(callback: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,183 +47,198 @@ def _ending(callback: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as exc:
             log.exception("ifinu.message.unfinished", id=self.id)
             state.task_ready(self)
-            self._bury("error", f"{type(exc).__name__} after the task")
+            self._bury_unforeseen(f"{type(exc).__name__} after the task")
             return None
 
     return call
 
 
 class Request(CeleryRequest):
-    """One message in the worker's main process."""
+    """
+    One message in a worker.
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Make the subclass that Celery derives for each task settle a message before it acknowledges it."""
-        super().__init_subclass__(**kwargs)
-        acknowledge = cls.on_success
+    Args:
+        message: The message, as the channel admitted it.
+        consumer: The worker's consumer.
 
-        def on_success(self: Request, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> Any:
-            failed, returned, _ = failed__retval__runtime
-            if not failed:
-                self._settle(returned)  # the repr of the task's result, in either pool
-            return acknowledge(self, failed__retval__runtime, **kwargs)
+    Attributes:
+        attempt: What its task finds of it, and leaves of its outcome.
+    """
 
-        cls.on_success = _ending(on_success)
+    def __init__(self, message: Any, *, task: Any, app: Any, on_ack: Any, on_reject: Any, consumer: Any) -> None:
+        super().__init__(
+            message,
+            task=task,
+            app=app,
+            on_ack=on_ack,
+            on_reject=on_reject,
+            hostname=consumer.hostname,
+            eventer=consumer.event_dispatcher,
+            connection_errors=consumer.connection_errors,
+            body=message.payload,
+            decoded=True,
+        )
+        self.attempt = Attempt(message)
 
-    def _settle(self, returned: str | None) -> None:
-        if returned is None:  # Celery itself failed around the task, e.g. over an invalid link
-            self._bury("error", "failed outside of the task")
-            return
-        tag, leases = self.message.delivery_tag, self.message.channel.leases
-        settled = outcome.decode(returned)
-        self._report_to_claim_gate(None)
-        if settled.state is ClaimState.SENT:
-            self._report_to_breaker(None)
+    def execute_using_pool(self, pool: Any, **_: Any) -> None:
+        """Run the task in the pool, which is in this process: the outcome stays in `attempt`."""
+        if self.revoked():
+            raise TaskRevokedError(self.id)
+        pool.apply_async(self._run, accept_callback=self.on_accepted, callback=self.on_success, correlation_id=self.id)
+
+    def _run(self) -> _Traced:
+        tracer = self.app.delivery.tracer
+        if not tracer.on:
+            return self._trace()
+        span = spans.begin(tracer, self.attempt)
+        try:
+            with span.current():
+                failed, returned, took_s = self._trace()
+            spans.record(span, self.attempt, returned.exception if failed else None)
+            outcome = self.attempt.outcome
+            if span.sampled and isinstance(outcome, Settled) and outcome.key_id:
+                self.app.trails.leave(outcome.key_id, span.traceparent)
+        finally:
+            span.end()
+        return failed, returned, took_s
+
+    def _trace(self) -> _Traced:
+        """Run the task under Celery's tracer."""
+        self._request_dict.update(attempt=self.attempt, headers=_NO_HEADERS, is_eager=False)
+        try:
+            returned, info, took_s, shown = self.task.__trace__(self.id, self._args, self._kwargs, self._request_dict)
+        except Exception:  # the pool would swallow it, and the message would stay in flight
+            return 1, ExceptionInfo(), None
+        return (1, returned, took_s) if info else (0, shown, took_s)
+
+    @_ending
+    def on_success(self, failed__retval__runtime: _Traced, **kwargs: Any) -> Any:
+        """The task ended: carry out its outcome before the message is acknowledged."""
+        if not failed__retval__runtime[0]:
+            self._conclude("failed outside of the task", tried=True)
+        return super().on_success(failed__retval__runtime, **kwargs)
+
+    @_ending
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """The task raised, as it also does for a message that waits or goes back: carry out its outcome."""
+        exc = exc_info.exception
+        name = type(exc.exc if isinstance(exc, ExceptionWithTraceback) else exc).__name__
+        self._conclude(name, tried=False)
+        return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _conclude(self, failure: str, *, tried: bool) -> None:
+        """
+        Carry out the outcome of the task.
+
+        Args:
+            failure: The error, if there is no outcome.
+            tried: Whether this counts as a try, if there is no outcome.
+        """
+        outcome, claiming = self.attempt.outcome, self.app.claiming
+        if isinstance(outcome, GiveBack) and isinstance(outcome.error, redis.RedisError):
+            claiming.refused(outcome.error)
+        else:
+            claiming.answered()
+        match outcome:
+            case Settled():
+                self._settle(outcome)
+            case Wait() if self.attempt.postponed:
+                self._waits(outcome)
+            case Retry() if self.attempt.postponed:
+                self._gateway_answered()
+                self.app.sending.failed(outcome.error, retried=True)
+            case GiveBack():
+                if isinstance(outcome.error, SendError):
+                    self._gateway_away(outcome.error)
+                    self.app.sending.failed(outcome.error, retried=False)
+            case Dead():
+                self._bury(outcome)
+            case _:  # it failed before it had an outcome, or before the outcome took effect
+                self._bury_unforeseen(failure, tried=tried)
+
+    def _settle(self, settled: Settled) -> None:
+        tag, leases, sent = self.message.delivery_tag, self.message.channel.leases, settled.state is ClaimState.SENT
+        if sent:
+            self._gateway_answered()
         elif self.app.bucket is not None:
             self.app.bucket.put_back()  # nothing went to the gateway: its token is free again
         if settled.state == DUPLICATE:
             leases.ack(tag, settled.event)
         else:
-            queue = self.message.headers[QUEUE]
-            then = self._codes() if settled.state is ClaimState.SENT and self.app.settings.pix_separate else ()
-            leases.settle(tag, settled, queue=queue, ttl_s=self.app.settings.claim_ttl_s, then=then)
-        self.app.sending.settled(settled, accepted_at=self._accepted_at(), started_at=self._first_start())
+            then = self._codes() if sent and self.app.settings.pix_separate else ()
+            leases.settle(tag, settled, queue=self.attempt.ref.queue, ttl_s=self.app.settings.claim_ttl_s, then=then)
+        started_at = None if self.attempt.ref.waited else self.time_start
+        self.app.sending.settled(settled, accepted_at=intake.aware(self.attempt.accepted), started_at=started_at)
 
     def _codes(self) -> list[tuple[str, bytes]]:
         """Ids and JSON of the messages that follow it with its payment codes."""
-        notification = self._notification()
-        more = {name: self.request_dict[name] for name in (TRACEPARENT,) if self.request_dict.get(name)}
-        more["criado_em"] = self.message.channel.leases.clock.now().isoformat(timespec="milliseconds")
+        notification = self.attempt.notification
+        assert notification is not None  # noqa: S101 - it was sent
+        more = {TRACEPARENT: self.attempt.traceparent} if self.attempt.traceparent else {}
+        more["criado_em"] = self._clock.now().isoformat(timespec="milliseconds")
         return [
             (code.id, json.dumps({**wire.encode(code), **more}, ensure_ascii=False).encode())
             for code in notification.code_messages(notification.instance or self.app.settings.evolution_instance)
         ]
 
-    @_ending
-    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """A task raised: dead-letter its message before it is acknowledged, unless it will run again."""
-        exc = exc_info.exception
-        if isinstance(exc, ExceptionWithTraceback):
-            exc = exc.exc
-        self._report_to_breaker(exc)
-        self._report_to_claim_gate(exc)
-        self._count(exc)
-        if isinstance(exc, exceptions.WorkerLostError):
-            self.message.channel.leases.give_back((self.message.delivery_tag,), suspect=True)
-        elif isinstance(exc, exceptions.Ignore):
-            self._waits(exc.args[0] if exc.args else None)
-        elif not isinstance(exc, _NOT_THE_END):
-            self._bury_failed(exc)
-        return super().on_failure(exc_info, send_failed_event, return_ok)
-
-    def _waits(self, wait: Any) -> None:
-        """Count a message that is in the delayed set now."""
-        if not isinstance(wait, Wait):  # from another task, or from Celery
-            return
+    def _waits(self, wait: Wait) -> None:
         self.app.sending.waits(wait)
         if wait.free and self.app.bucket is not None:
             self.app.bucket.put_back()  # nothing went to the gateway: its token is free again
-        elif wait.lost and self.app.breaker.failed():  # if this repeats, every send would end in doubt
-            log.error("ifinu.gateway.away", error="it takes requests and does not answer")
+        elif wait.lost:  # if this repeats, every send would end in doubt
+            self._gateway_away("it takes requests and does not answer")
         elif (
             wait.error is not None
             and wait.error.reason is Reason.GATEWAY_DATABASE
             and not self.app.settings.evolution_sharded  # otherwise only its instances are held back
-            and self.app.breaker.failed()
         ):
-            log.error("ifinu.gateway.away", error=str(wait.error))
+            self._gateway_away(wait.error)
 
-    @property
-    def _clock(self) -> Difference:
-        difference: Difference = self.message.channel.leases.clock
-        return difference
+    def _gateway_away(self, error: object) -> None:
+        if self.app.breaker.failed():
+            log.error("ifinu.gateway.away", error=str(error))
 
-    def _count(self, exc: BaseException) -> None:
-        """Count an error of the gateway in the metrics."""
-        error: Any = exc
-        match exc:
-            case exceptions.Retry():
-                error = exc.exc
-            case exceptions.Reject():
-                error = exc.reason
-        if isinstance(error, SendError):
-            self.app.sending.failed(error, retried=isinstance(exc, exceptions.Retry))
-
-    def _accepted_at(self) -> datetime | None:
-        """When a producer handed the message over; None if its header does not say."""
-        return intake.aware(self.request_dict.get(ACCEPTED))
-
-    def _first_start(self) -> float | None:
-        """When the task started, in epoch seconds; None if this is not the message's first start."""
-        return None if FIRST_TRY in self.request_dict else self.time_start
-
-    def _report_to_breaker(self, exc: BaseException | None) -> None:
-        """Report to the breaker whether the gateway answered; None means that a send succeeded."""
-        if isinstance(exc, exceptions.Retry):
-            exc = exc.exc
-        if isinstance(exc, exceptions.Reject) and is_outage(exc.reason):
-            if self.app.breaker.failed():
-                log.error("ifinu.gateway.away", error=str(exc.reason))
-        elif (exc is None or isinstance(exc, SendError)) and self.app.breaker.answered():
+    def _gateway_answered(self) -> None:
+        if self.app.breaker.answered():
             log.info("ifinu.gateway.back")
 
-    def _report_to_claim_gate(self, exc: BaseException | None) -> None:
-        """Report whether Redis let the message claim or wait; None means that it ended."""
-        if isinstance(exc, exceptions.Reject) and isinstance(exc.reason, (redis.RedisError, OperationalError)):
-            self.app.claiming.refused(exc.reason)
-        else:
-            self.app.claiming.answered()
-
-    def _bury_failed(self, exc: BaseException) -> None:
-        foreseen = isinstance(exc, (SendError, InvalidNotification))
-        self._bury(
-            reason_of(exc),
-            # The texts of our errors are masked; other exceptions may quote personal data.
-            str(exc) if foreseen else type(exc).__name__,
-            tried=isinstance(exc, SendError),
-            # An unforeseen error may come from anywhere, also from the middle of a send.
-            maybe_sent=not foreseen or isinstance(exc, MaybeSent),
-            # Workers may have died of reading it, so it is not read here.
-            about={"id": self.id} if isinstance(exc, Poison) else None,
+    def _bury(self, dead: Dead) -> None:
+        tried = isinstance(dead.error, SendError)
+        if isinstance(dead.error, SendError):
+            self._gateway_answered()
+            self.app.sending.failed(dead.error, retried=False)
+        self._dead_letter(
+            dead.reason,
+            str(dead.error),
+            attempts=self.attempt.number - (not tried),
+            fields=dead.fields,
+            maybe_sent=dead.maybe_sent,
         )
 
-    def _bury(
-        self,
-        reason: str,
-        error: str,
-        *,
-        tried: bool = True,
-        maybe_sent: bool = True,
-        about: dict[str, Any] | None = None,
-    ) -> None:
-        """Dead-letter the message, by default as one that may have been sent."""
+    def _bury_unforeseen(self, error: str, *, tried: bool = True) -> None:
+        """Dead-letter a message as one that may have been sent: the error may come from the middle of a send."""
+        fields = {"id": self.id}
+        if (notification := self.attempt.notification) is not None:
+            with contextlib.suppress(Exception):  # its cause may be the cause of this one too
+                fields = {"id": notification.id, **self.app.delivery.event_fields(notification)}
+        attempts = self.attempt.number - (not tried)
+        self._dead_letter("error", error, attempts=attempts, fields=fields, maybe_sent=True)
+
+    def _dead_letter(self, reason: str, error: str, *, attempts: int, fields: dict[str, Any], maybe_sent: bool) -> None:
         self.message.channel.bury(
             self.message.delivery_tag,
             reason=reason,
             error=error,
-            attempts=self.request_dict.get("retries", 0) + tried,
-            first_at=first_try_at(self.request_dict, self._clock.now()),
-            event_fields=about or self._event_fields(),
+            attempts=attempts,
+            first_at=self.attempt.first_at or self._clock.now(),
+            event_fields=fields,
             maybe_sent=maybe_sent,
         )
 
-    def _event_fields(self) -> dict[str, Any]:
-        """Fields of the event: those of the notification if it can be read, otherwise the task's id."""
-        with contextlib.suppress(InvalidNotification, redis.RedisError, LookupError, TypeError, ConfigurationError):
-            notification = self._notification()
-            return {"id": notification.id, **self.app.delivery.event_fields(notification)}
-        return {"id": self.id}
-
-    def _notification(self) -> Notification:
-        """
-        Parse the notification in its arguments.
-
-        Raises:
-            InvalidNotification: They hold no valid notification.
-            LookupError: There are no arguments.
-        """
-        first = self._args[0]
-        body = wire.parse(first) if isinstance(first, str) else first
-        return wire.decode(body, sandbox_number=self.app.settings.sandbox_number)
+    @property
+    def _clock(self) -> Difference:
+        clock: Difference = self.message.channel.leases.clock
+        return clock
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
         """Send a task event, without the texts of exceptions that may quote personal data."""
@@ -254,17 +247,24 @@ class Request(CeleryRequest):
             fields |= {"exception": log_exceptions.retold(raised), "traceback": log_exceptions.frames_in(where)}
         super().send_event(type, **fields)
 
+    def announce(self) -> None:
+        """Send the event `task-received`."""
+        self.send_event(
+            "task-received",
+            name=self.name,
+            args=self.argsrepr,
+            kwargs=self.kwargsrepr,
+            root_id=self.root_id,
+            parent_id=self.parent_id,
+            retries=self.attempt.number - 1,
+            eta=None,
+            expires=self.expires and self.expires.isoformat(),
+        )
+
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Answer `inspect` without the arguments."""
         fields: dict[str, Any] = super().info(safe=True)
         return fields
-
-    @_ending
-    def on_timeout(self, soft: bool, timeout: float) -> Any:
-        """Return a message whose process the pool killed (`--time-limit`): it may have been sent, and is looked up."""
-        if not soft:
-            self.message.channel.leases.give_back((self.message.delivery_tag,), suspect=True)
-        return super().on_timeout(soft, timeout)
 
     def maybe_expire(self) -> bool:
         """

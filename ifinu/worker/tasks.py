@@ -17,28 +17,21 @@ from kombu.exceptions import OperationalError
 
 from ifinu import loop, producer, tracing, wire
 from ifinu.broker import intake
-from ifinu.broker.claims import ClaimState, MessageRef
-from ifinu.broker.headers import (
-    ACCEPTED,
-    FIRST_TRY,
-    POSTPONES,
-    QUEUE,
-    SUSPECT,
-    TAG,
-    TOKEN,
-    TRACEPARENT,
-    TROUBLE,
-    WAIT,
-)
+from ifinu.broker.headers import ACCEPTED, TRACEPARENT, WAIT
 from ifinu.broker.leases import DEATHS, Settled, one_suspect
-from ifinu.delivery import Failed, Wait
-from ifinu.errors import BrokerUnavailable, InvalidNotification, MaybeSent, NotSent, Poison, SendError
-from ifinu.gateway.instances import Trouble
-from ifinu.notification import Notification
-from ifinu.tracing import NO_SPAN, Span, SpanName, Tracer
+from ifinu.delivery import Dead, GiveBack, Outcome, Retry, Wait
+from ifinu.errors import (
+    BrokerUnavailable,
+    InvalidNotification,
+    Misconfigured,
+    NotSent,
+    Poison,
+    SendError,
+    Throttled,
+)
+from ifinu.tracing import SpanName
 from ifinu.worker.app import app
-from ifinu.worker.outcome import LONGEST, encode
-from ifinu.worker.request import first_try_at, reason_of
+from ifinu.worker.attempt import Attempt
 from ifinu.worker.retry import backoff_s
 
 log = structlog.get_logger(__name__)
@@ -47,16 +40,17 @@ log = structlog.get_logger(__name__)
 class NotificationTask(Task):
     """Base of the task: how it is called, and how it waits."""
 
-    Request = "ifinu.worker.request:Request"
-    resultrepr_maxsize = LONGEST
+    Strategy = "ifinu.worker.strategy:strategy"
 
     @classmethod
     def on_bound(cls, application: Any) -> None:
-        """Take the pace and the number of tries from the application's settings."""
+        """Take the pace, the number of tries and their waits from the application's settings."""
         config = application.settings
         cls.rate_limit = config.rate_limit
         cls.rate_burst = config.rate_burst
         cls.max_retries = config.max_retries
+        cls.retry_backoff = config.retry_backoff_s
+        cls.retry_backoff_max = config.retry_backoff_max_s
 
     def delay(self, *args: Any, **fields: Any) -> AsyncResult:
         """
@@ -126,45 +120,59 @@ class NotificationTask(Task):
             options["headers"] = {**(options.get("headers") or {}), WAIT: max(0, math.ceil(countdown * 1000))}
         return super().apply_async(*args, **options)
 
-    def try_again(self, failed: Failed) -> NoReturn:
-        """Retry with our backoff; if Redis cannot take the retry, the message itself goes back."""
-        countdown = backoff_s(
-            self.request.retries,
-            base_s=app.settings.retry_backoff_s,
-            most_s=app.settings.retry_backoff_max_s,
-            jitter=random.random(),
-        )
-        headers = self._headers(ClaimState.WAITING, failed)
-        try:
-            raise self.retry(
-                exc=failed.error, countdown=countdown, headers=headers, argsrepr=self.request.argsrepr, kwargsrepr="{}"
-            )
-        except exceptions.Reject as reject:
-            raise exceptions.Reject(reject.reason, requeue=True) from failed.error
+    def retry(self, *args: Any, **options: Any) -> NoReturn:
+        """
+        Put the message into the delayed set in place of itself, in one step. Celery's autoretry calls this.
 
-    def wait(self, outcome: Wait) -> NoReturn:
-        """Wait in the delayed set without counting a try, since the message is not at fault."""
-        again = self.signature_from_request(
-            self.request,
-            countdown=outcome.wait_s,
-            retries=max(0, self.request.retries - outcome.refund),
-            headers=self._headers(outcome.claim, outcome),
-            argsrepr=self.request.argsrepr,
-            kwargsrepr="{}",
-        )
-        try:
-            again.apply_async()
-        except Exception as error:
-            raise exceptions.Reject(error, requeue=True) from error
-        raise exceptions.Ignore(outcome)
+        Celery would publish the retry before it acknowledges the message, and wait for whole seconds by the decorator's
+        numbers. The wait is drawn here, by the settings.
 
-    def ref(self) -> MessageRef:
-        """The message that this task runs for."""
-        headers = self.request.headers or {}
-        return MessageRef(headers[QUEUE], headers[TAG], headers.get(TOKEN, ""), FIRST_TRY in headers)
+        Raises:
+            Exception: The error of a message that is not tried again.
+            exceptions.Retry: It waits for its retry.
+            exceptions.Reject: Redis cannot take the retry, and the message itself goes back.
+        """
+        outcome = self.request.attempt.outcome
+        if not isinstance(outcome, Retry):  # `autoretry_for` knows no more than the class of the error
+            raise options["exc"]
+        wait_s = backoff_s(
+            self.request.retries, base_s=self.retry_backoff, most_s=self.retry_backoff_max, jitter=random.random()
+        )
+        self._postpone(outcome, wait_s, retries=self.request.retries + 1)
+        raise exceptions.Retry(exc=outcome.error, when=wait_s)
+
+    def _postpone(self, outcome: Wait | Retry, wait_s: float, *, retries: int) -> None:
+        attempt: Attempt = self.request.attempt
+        try:
+            attempt.postpone(outcome, wait_s, retries=retries)
+        except redis.RedisError as exc:
+            attempt.outcome = GiveBack(exc)
+            raise exceptions.Reject(exc, requeue=True) from exc
+
+    def outcome_of(self, message: str | Mapping[str, object]) -> Outcome:
+        """Decode a message and deliver it, unless workers died of it."""
+        attempt: Attempt = self.request.attempt
+        try:
+            with self._refusing_poison(attempt) if attempt.suspect else _NOTHING:
+                attempt.notification = notification = wire.decode(
+                    wire.parse(message) if isinstance(message, str) else message,
+                    sandbox_number=app.settings.sandbox_number,
+                    ignored=lambda field: log.warning("ifinu.message.key_ignored", id=self.request.id, field=field),
+                )
+                return app.delivery.deliver(
+                    notification,
+                    attempt.ref,
+                    attempt=attempt.number,
+                    trouble=attempt.trouble,
+                    last=attempt.number > self.max_retries,
+                )
+        except redis.RedisError as exc:
+            return GiveBack(exc)
+        except InvalidNotification as exc:
+            return Dead(exc, {"id": self.request.id})
 
     @contextlib.contextmanager
-    def refusing_poison(self) -> Iterator[None]:
+    def _refusing_poison(self, attempt: Attempt) -> Iterator[None]:
         """
         Run a message that a worker may have died of, and count its start. If this worker survives, it is acquitted.
 
@@ -175,9 +183,7 @@ class NotificationTask(Task):
             Poison: Several workers in a row died of this message.
             redis.RedisError: The count could not be read.
         """
-        headers = self.request.headers or {}
-        suspect, claims = headers[SUSPECT], app.delivery.claims
-        queue = headers[QUEUE]
+        suspect, queue, claims = attempt.suspect, attempt.ref.queue, app.delivery.claims
         with loop.held(one_suspect) if claims.started(queue, suspect) else contextlib.nullcontext():
             try:
                 if claims.starts(queue, suspect) >= DEATHS:
@@ -187,66 +193,6 @@ class NotificationTask(Task):
                 with contextlib.suppress(redis.RedisError):  # then it may run alone once more
                     claims.acquit(queue, suspect)
 
-    def give_back(self, notification: Notification, exc: BaseException) -> NoReturn:
-        """Return the message to its queue unchanged; no try is counted."""
-        with contextlib.suppress(redis.RedisError):  # then the claim is orphaned, and the message is looked up
-            app.delivery.claims.release(notification.id, (self.request.headers or {})[TAG])
-        raise exceptions.Reject(exc, requeue=True) from exc
-
-    def traced(self) -> contextlib.AbstractContextManager[Span]:
-        """A span for this try if tracing is on; an exception within sets its outcome."""
-        tracer = app.delivery.tracer
-        return self._traced(tracer) if tracer.on else NO_SPAN
-
-    @contextlib.contextmanager
-    def _traced(self, tracer: Tracer) -> Iterator[Span]:
-        headers = self.request.headers or {}
-        facts = {tracing.QUEUE: headers.get(QUEUE, ""), tracing.ATTEMPT: self.request.retries + 1}
-        span = tracer.start(SpanName.DELIVER, facts, parent=headers.get(TRACEPARENT))
-        # A retry has the parent of its message, or else the first try as its parent.
-        self.request.ifinu_traceparent = tracing.traceparent(headers.get(TRACEPARENT)) or span.traceparent
-        try:
-            with span.current():
-                yield span
-        except (exceptions.Retry, exceptions.Ignore):
-            raise  # it waits, and the outcome is set
-        except exceptions.Reject as exc:
-            error = exc.reason if isinstance(exc.reason, Exception) else exc
-            span.set_attributes({tracing.OUTCOME: "returned"})
-            span.fail(error)
-            raise
-        except Exception as exc:
-            dead = isinstance(exc, _EXPECTED) and not isinstance(exc, MaybeSent)
-            span.set_attributes({tracing.OUTCOME: "dead" if dead else "held"})
-            span.fail(exc, reason_of(exc))
-            raise
-        finally:
-            span.end()
-
-    def trouble(self) -> Trouble | None:
-        """The message's failures so far, from its header."""
-        return Trouble.read((self.request.headers or {}).get(TROUBLE))
-
-    def _headers(self, claim: ClaimState, outcome: Wait | Failed) -> dict[str, Any]:
-        """Headers of the message that takes this one's place."""
-        mine, event = self.request.headers or {}, outcome.event
-        kept = {ACCEPTED: mine[ACCEPTED]} if ACCEPTED in mine else {}
-        if parent := self.request.get("ifinu_traceparent") or tracing.traceparent(mine.get(TRACEPARENT)):
-            kept[TRACEPARENT] = parent
-        return {
-            **kept,
-            FIRST_TRY: first_try_at(mine, outcome.at).isoformat(),
-            TOKEN: outcome.token,
-            **({} if outcome.trouble is None else {TROUBLE: outcome.trouble}),
-            POSTPONES: {
-                "queue": mine[QUEUE],
-                "tag": mine[TAG],
-                "id": self.request.ifinu_id,
-                "state": claim,
-                "event": event and [event.name.value, event.data],
-            },
-        }
-
 
 def _due(countdown: float | None, eta: datetime | None) -> datetime:
     """The earliest time to send a message, from which its time in the queue counts."""
@@ -255,12 +201,23 @@ def _due(countdown: float | None, eta: datetime | None) -> datetime:
     return eta or datetime.now(UTC)
 
 
-# They become dead letters with a log line; a traceback would add nothing.
-_EXPECTED = (InvalidNotification, SendError)
 _NOTHING = contextlib.nullcontext()
 
 
-@app.task(bind=True, base=NotificationTask, name=intake.TASK, throws=_EXPECTED)
+@app.task(
+    bind=True,
+    base=NotificationTask,
+    name=intake.TASK,
+    acks_late=True,
+    # Defaults; `on_bound` takes the settings instead.
+    rate_limit="50/s",
+    max_retries=3,
+    retry_backoff=5,
+    retry_backoff_max=600,
+    retry_jitter=True,
+    autoretry_for=(NotSent, Throttled, Misconfigured),
+    throws=(InvalidNotification, SendError),  # they become dead letters with a log line, and need no traceback
+)
 def send_notification(self: NotificationTask, message: str | Mapping[str, object]) -> str:
     """
     Send one notification; run by a worker.
@@ -270,50 +227,17 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
         message: A wire object, or its JSON text.
 
     Returns:
-        The outcome, in the form of `outcome.py`: `sent 3EB0… {…}`.
+        How it ended, and the gateway's id of it: `sent 3EB0…`.
     """
-    with self.traced() as span:
-        try:
-            with self.refusing_poison() if SUSPECT in (self.request.headers or ()) else _NOTHING:
-                body = wire.parse(message) if isinstance(message, str) else message
-                notification = wire.decode(
-                    body,
-                    sandbox_number=app.settings.sandbox_number,
-                    ignored=lambda field: log.warning("ifinu.message.key_ignored", id=self.request.id, field=field),
-                )
-                self.request.ifinu_id = notification.id
-                if span.sampled:
-                    span.set_attributes({tracing.ID: notification.id, tracing.KIND: notification.kind.value})
-                outcome = app.delivery.deliver(
-                    notification, self.ref(), attempt=self.request.retries + 1, trouble=self.trouble()
-                )
-        except redis.RedisError as exc:
-            raise exceptions.Reject(exc, requeue=True) from exc
-        except NotSent as exc:
-            self.give_back(notification, exc)
-        if span.sampled:
-            _record(span, outcome)
-        match outcome:
-            case Failed():
-                self.try_again(outcome)
-            case Wait():
-                self.wait(outcome)
-        return encode(outcome)
-
-
-def _record(span: Span, outcome: Settled | Wait | Failed) -> None:
-    """Set the outcome of a try on its span; after a send, store the link from receipts to the trace."""
+    self.request.attempt.outcome = outcome = self.outcome_of(message)
     match outcome:
         case Settled():
-            span.set_attributes({tracing.OUTCOME: outcome.state})
-            if outcome.key_id:
-                app.trails.leave(outcome.key_id, span.traceparent)
-        case Failed():
-            span.set_attributes({tracing.OUTCOME: "retrying"})
-            span.fail(outcome.error)
+            return f"{outcome.state} {outcome.key_id}".rstrip()
         case Wait():
-            span.set_attributes({tracing.OUTCOME: "unknown" if outcome.claim is ClaimState.UNKNOWN else "deferred"})
-            if outcome.error is not None:
-                span.fail(outcome.error)
-            else:
-                span.set_attributes({tracing.REASON: outcome.reason})
+            # Its instance or the gateway is at fault, or its time has not come: no try is counted.
+            self._postpone(outcome, outcome.wait_s, retries=max(0, self.request.retries - outcome.refund))
+            raise exceptions.Ignore(outcome.reason)
+        case GiveBack():
+            raise exceptions.Reject(outcome.error, requeue=True)
+        case Retry() | Dead():
+            raise outcome.error

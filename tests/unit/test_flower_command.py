@@ -92,6 +92,12 @@ def test_any_other_description_of_arguments_is_not_shown(args):
 @pytest.mark.parametrize(
     ("returned", "result"),
     [
+        ("'sent 3EB0A1'", "sent 3EB0A1"),
+        ("'duplicate'", "duplicate"),
+        ("sent 3EB0A1", "sent 3EB0A1"),
+        ("'sent 3EB0A1 Maria'", None),
+        ("'maria'", None),
+        # As older releases return it.
         ('\'sent 3EB0A1 {"id": "inv-42", "data": {"phone": "+55 77 9****-6740"}}\'', "sent 3EB0A1"),
         ('\'duplicate  {"id": "inv-42"}\'', "duplicate"),
         ("sent 3EB0A1 {", "sent 3EB0A1"),

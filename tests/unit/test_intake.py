@@ -17,6 +17,7 @@ from ifinu.broker.intake import (
     Unreadable,
     admit,
     call_of,
+    successor,
     token_of,
 )
 from ifinu.settings import load
@@ -388,6 +389,38 @@ ENVELOPES = st.fixed_dictionaries(
         "content-encoding": st.just("utf-8") | JSON,
     },
 )
+
+
+TOKENS = {TOKEN: "a-token", FIRST_TRY: "2026-11-01T10:00:00+00:00"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "call"),
+    [
+        ('{"id": "ação", "tipo_notificacao": "lembrete" }', (['{"id": "ação", "tipo_notificacao": "lembrete" }'], {})),
+        (
+            json.dumps(envelope(body='[[{"id": "i"}], {"a": 1}, {}]', headers__expires="2026-12-01")),
+            ([{"id": "i"}], {"a": 1}),
+        ),
+    ],
+)
+def test_the_successor_of_a_message_makes_the_same_call_as_often_as_it_is_retried(raw: str, call: Any):
+    admitted = admit(raw.encode(), **PLACE)
+    for retries in (1, 2):
+        text = successor(raw.encode(), admitted["headers"], reply_to=None, retries=retries, **TOKENS)
+        again = admit(text.encode(), **PLACE)
+        same = ("id", "expires", "argsrepr", "ignore_result")
+        assert call_of(again) == call
+        assert again["headers"]["retries"] == retries
+        assert {name: again["headers"][name] for name in TOKENS} == TOKENS
+        assert [again["headers"].get(name) for name in same] == [admitted["headers"].get(name) for name in same]
+        raw = text
+
+
+def test_successors_are_due_in_the_order_in_which_they_were_written():
+    raw = b'{"id": "z"}', b'{"id": "a"}'
+    texts = [successor(each, admit(each, **PLACE)["headers"], reply_to=None, retries=1) for each in raw]
+    assert sorted(texts) == texts
 
 
 def is_sane(payload: dict[str, Any]) -> bool:

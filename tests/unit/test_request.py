@@ -3,29 +3,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from billiard.einfo import ExceptionInfo
 from celery import exceptions
 from celery.worker import state
-from celery.worker.request import create_request_cls
 from kombu.message import Message
 
 from ifinu import errors
+from ifinu.broker import NORMAL
+from ifinu.broker.claims import ClaimState
 from ifinu.broker.clock import Difference
-from ifinu.broker.headers import FIRST_TRY
+from ifinu.broker.events import Event, Name
+from ifinu.broker.headers import FIRST_TRY, QUEUE, TAG
+from ifinu.broker.leases import Settled
+from ifinu.delivery import Dead, GiveBack, Outcome, Retry
 from ifinu.errors import Reason
 from ifinu.settings import load
 from ifinu.worker.app import app
-from ifinu.worker.request import Request, first_try_at, reason_of
+from ifinu.worker.attempt import Attempt
+from ifinu.worker.request import Request
 from ifinu.worker.tasks import send_notification
 
 THEN = "2026-11-01T10:00:00+00:00"
+CLOSED = errors.NotSent("closed", reason=Reason.CONNECTION_CLOSED)
 
 
 @pytest.mark.parametrize(
-    ("exc", "reason"),
+    ("error", "reason"),
     [
         (errors.NotSent("x", reason=Reason.CONNECTION_CLOSED), "connection_closed"),
         (errors.MaybeSent("x", reason=Reason.UNKNOWN), "unknown"),
@@ -35,12 +41,14 @@ THEN = "2026-11-01T10:00:00+00:00"
         (errors.Misconfigured("x", reason=Reason.UNAUTHORIZED), "unauthorized"),
         (errors.InvalidNotification("telefone", "is required"), "invalid"),
         (errors.IdReused("id", "was used before"), "id_reused"),
-        (errors.GatewayError("x"), "error"),
-        (ValueError("77998616740"), "error"),
     ],
 )
-def test_the_reason_of_an_exception_is_one_word_of_a_closed_set(exc: Exception, reason: str):
-    assert reason_of(exc) == reason
+def test_the_reason_of_a_dead_letter_is_one_word_of_a_closed_set(error: Any, reason: str):
+    assert Dead(error, {}).reason == reason
+
+
+def attempt_of(**headers: Any) -> Attempt:
+    return Attempt(Message(headers={"retries": 0, QUEUE: NORMAL, TAG: "a-tag", **headers}))
 
 
 @pytest.mark.parametrize(
@@ -48,19 +56,16 @@ def test_the_reason_of_an_exception_is_one_word_of_a_closed_set(exc: Exception, 
     [
         ({FIRST_TRY: THEN}, datetime(2026, 11, 1, 10, tzinfo=UTC)),
         ({FIRST_TRY: "2026-11-01T07:00:00-03:00"}, datetime(2026, 11, 1, 10, tzinfo=UTC)),
+        # Without a readable time the first attempt is now.
+        ({}, None),
+        ({FIRST_TRY: None}, None),
+        ({FIRST_TRY: 7}, None),
+        ({FIRST_TRY: "yesterday"}, None),
+        ({FIRST_TRY: "2026-11-01T10:00:00"}, None),
     ],
 )
-def test_the_first_attempt_time_comes_from_the_retry(headers: dict[str, Any], at: datetime):
-    assert first_try_at(headers, datetime.now(UTC)) == at
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [None, {}, {FIRST_TRY: None}, {FIRST_TRY: 7}, {FIRST_TRY: "yesterday"}, {FIRST_TRY: "2026-11-01T10:00:00"}],
-)
-def test_without_a_readable_time_the_first_attempt_is_now(headers: dict[str, Any] | None):
-    now = datetime.now(UTC)
-    assert first_try_at(headers, now) == now
+def test_the_first_attempt_time_comes_from_the_retry(headers: dict[str, Any], at: datetime | None):
+    assert attempt_of(**headers).first_at == at
 
 
 class Channel:
@@ -80,12 +85,11 @@ class Channel:
     def leases(self) -> Channel:
         return self
 
-    def give_back(self, tags: tuple[str, ...], *, suspect: bool) -> None:
-        assert tags == ("a-tag",)
-        self.seen.append(f"given back{', suspect' * suspect}")
-
     def acknowledge(self, *args: Any) -> None:
         self.seen.append("acknowledged")
+
+    def reject(self, logger: Any, errors: Any, requeue: bool) -> None:
+        self.seen.append("requeued" if requeue else "rejected")
 
 
 @pytest.fixture
@@ -105,13 +109,16 @@ def request_of(channel: Channel) -> Callable[..., Request]:
             delivery_tag="a-tag",
             content_type="application/json",
             content_encoding="utf-8",
-            headers={"task": send_notification.name, "id": "inv-1", "retries": 0, **headers},
+            headers={
+                "task": send_notification.name, "id": "inv-1", "retries": 0, QUEUE: NORMAL, TAG: "a-tag", **headers,
+            },
             channel=channel,
-        )
+        )  # fmt: skip
+        consumer = SimpleNamespace(hostname="w@host", event_dispatcher=None, connection_errors=())
         task = app.tasks[send_notification.name]
-        pool = SimpleNamespace(apply_async=None)
-        derived = create_request_cls(Request, task, pool, "w@host", None, app=app)
-        return cast(Request, derived(message, app=app, task=task, on_ack=channel.acknowledge))
+        return Request(
+            message, task=task, app=app, on_ack=channel.acknowledge, on_reject=channel.reject, consumer=consumer
+        )
 
     return make
 
@@ -123,59 +130,77 @@ def failed_with(exc: BaseException) -> ExceptionInfo:
         return ExceptionInfo()
 
 
+def dead(error: Any) -> Dead:
+    return Dead(error, {"id": "inv-1"})
+
+
 @pytest.mark.parametrize(
-    ("exc", "retries", "letter"),
+    ("outcome", "raised", "retries", "letter"),
     [
         (
-            errors.NotSent("closed", reason=Reason.CONNECTION_CLOSED), 3,
+            dead(CLOSED), CLOSED, 3,
             {"reason": "connection_closed", "error": "closed", "attempts": 4, "maybe_sent": False},
         ),
         (
-            errors.MaybeSent("lost", reason=Reason.UNKNOWN), 0,
+            dead(errors.MaybeSent("lost", reason=Reason.UNKNOWN)), CLOSED, 0,
             {"reason": "unknown", "error": "lost", "attempts": 1, "maybe_sent": True},
         ),
         (
-            errors.Poison("", "3 workers died of it in a row"), 0,
+            dead(errors.Poison("", "3 workers died of it in a row")), CLOSED, 0,
             {"reason": "poison", "error": "3 workers died of it in a row", "attempts": 0, "maybe_sent": False},
         ),
         (
-            errors.InvalidNotification("telefone", "is required"), 0,
+            dead(errors.InvalidNotification("telefone", "is required")), CLOSED, 0,
             {"reason": "invalid", "error": "telefone: is required", "attempts": 0, "maybe_sent": False},
         ),
         # A foreign exception may quote its input, and an unforeseen one may come from the middle of a send.
-        (KeyError("77998616740"), 2, {"reason": "error", "error": "KeyError", "attempts": 2, "maybe_sent": True}),
+        (None, KeyError("77998616740"), 2, {"reason": "error", "error": "KeyError", "attempts": 2, "maybe_sent": True}),
+        # It was to be retried, and failed before it was in the delayed set.
+        (
+            Retry(CLOSED, datetime.now(UTC), "token", Event(Name.RETRYING, "inv-1", {})), KeyError("x"), 1,
+            {"reason": "error", "error": "KeyError", "attempts": 1, "maybe_sent": True},
+        ),
     ],
 )  # fmt: skip
 def test_a_task_that_failed_for_good_is_dead_lettered_and_then_acknowledged(
-    request_of: Callable[..., Request], channel: Channel, exc: Exception, retries: int, letter: dict[str, Any]
+    request_of: Callable[..., Request],
+    channel: Channel,
+    outcome: Outcome | None,
+    raised: Exception,
+    retries: int,
+    letter: dict[str, Any],
 ):
-    request_of(retries=retries, **{FIRST_TRY: THEN}).on_failure(failed_with(exc))
+    request = request_of(retries=retries, **{FIRST_TRY: THEN})
+    request.attempt.outcome = outcome
+    request.on_failure(failed_with(raised))
     assert channel.buried == [
         {**letter, "first_at": datetime(2026, 11, 1, 10, tzinfo=UTC), "event_fields": {"id": "inv-1"}}
     ]
     assert channel.seen == ["buried", "acknowledged"]
 
 
-def test_a_task_that_will_run_again_is_not_dead_lettered(request_of: Callable[..., Request], channel: Channel):
-    request_of().on_failure(failed_with(exceptions.Retry("later")))
-    assert channel.buried == []
-
-
-@pytest.mark.parametrize(("soft", "seen"), [(True, []), (False, ["given back, suspect", "acknowledged"])])
-def test_a_task_killed_for_its_time_limit_comes_back_to_be_looked_up(
-    request_of: Callable[..., Request], channel: Channel, soft: bool, seen: list[str]
+@pytest.mark.parametrize(
+    ("outcome", "raised", "seen"),
+    [
+        (
+            Retry(CLOSED, datetime.now(UTC), "token", Event(Name.RETRYING, "inv-1", {})),
+            exceptions.Retry("later"),
+            "acknowledged",
+        ),
+        (
+            GiveBack(errors.NotSent("away", reason=Reason.UNREACHABLE)),
+            exceptions.Reject("away", requeue=True),
+            "requeued",
+        ),
+    ],
+)
+def test_a_task_that_will_run_again_is_not_dead_lettered(
+    request_of: Callable[..., Request], channel: Channel, outcome: Outcome, raised: Exception, seen: str
 ):
-    """
-    `celery worker --time-limit` kills a child of the prefork pool in the middle of a send.
-    """
-    request_of().on_timeout(soft, 30)
-    assert channel.seen == seen
-
-
-def test_a_message_whose_process_died_comes_back_and_is_suspect(request_of: Callable[..., Request], channel: Channel):
-    request_of().on_failure(failed_with(exceptions.WorkerLostError("signal 9")))
-    assert channel.seen[0] == "given back, suspect"
-    assert channel.buried == []
+    request = request_of()
+    request.attempt.outcome, request.attempt.postponed = outcome, isinstance(outcome, Retry)
+    request.on_failure(failed_with(raised))
+    assert channel.seen == [seen]
 
 
 def test_a_task_around_which_celery_failed_is_dead_lettered_as_one_that_may_have_been_sent(
@@ -211,6 +236,7 @@ def test_a_callback_that_breaks_leaves_no_message_in_flight(
     The callback runs in a thread of the pool, where an exception would be lost.
     """
     request = request_of()
+    request.attempt.outcome = Settled(ClaimState.SENT, Event(Name.SENT, "inv-1", {}), "3EB0")
     monkeypatch.setattr(request, "_settle", lambda outcome: 1 / 0)
     request.on_success((False, "'sent 3EB0'", 0.1))
     (letter,) = channel.buried

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ifinu.broker import intake
+from ifinu.broker.claims import ClaimState
+from ifinu.broker.leases import DUPLICATE
 from ifinu.logs import exceptions
 
 _EVENTS = frozenset(
@@ -24,7 +26,8 @@ _HARMLESS = (
     "type", "uuid", "name", "hostname", "timestamp", "local_received", "utcoffset", "clock", "pid", "root_id",
     "parent_id", "retries", "eta", "expires", "runtime", "terminated", "signum", "expired", "requeue",
 )  # fmt: skip
-_OUTCOME = re.compile(r"'?([a-z_]+) ([\w-]{0,80}) \{")  # as `worker.outcome.encode` writes it
+# As the task returns it; a brace follows in the results of older releases.
+_OUTCOME = re.compile(rf"'?({'|'.join((*ClaimState, DUPLICATE))})(?: ([\w-]{{0,80}}))?(?:'?$| {{)")
 _REPEATING = frozenset({"InvalidNotification", "IdReused", "Poison"})  # their text may quote a value of the message
 
 
@@ -59,7 +62,7 @@ def request(published: Mapping[str, Any]) -> dict[str, Any]:
 def result(returned: str) -> str | None:
     """The outcome and the gateway's id of the message: `sent 3EB0…`."""
     found = _OUTCOME.match(returned)
-    return f"{found[1]} {found[2]}".strip() if found else None
+    return f"{found[1]} {found[2] or ''}".strip() if found else None
 
 
 def exception(written: str) -> str:

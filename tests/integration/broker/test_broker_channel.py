@@ -13,7 +13,9 @@ from holders import KEYS, Account, Consumer, wire, wires
 from processes import wait_until
 
 from ifinu.broker import LOW, NORMAL, URGENT, leases
-from ifinu.broker.headers import POSTPONES, WAIT
+from ifinu.broker.claims import ClaimState
+from ifinu.broker.connections import ScriptRunner
+from ifinu.broker.headers import WAIT
 from ifinu.broker.intake import TASK
 from ifinu.broker.keys import EVENTS, script
 
@@ -308,13 +310,13 @@ def test_a_message_published_with_a_future_time_waits_in_redis(
         assert json.loads(message)["headers"]["eta"] is None  # no worker delays it again
 
 
-def losing_an_answer_to(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    """Make the next command that begins with these words run, and its connection break before its answer comes."""
-    run, left = redis.Redis.execute_command, [words]
+def losing_an_answer_to(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """Make the next command of this name run, and its connection break before its answer comes."""
+    run, left = redis.Redis.execute_command, [word]
 
     def execute_command(self: redis.Redis, *args: Any, **options: Any) -> Any:
         answer = run(self, *args, **options)
-        if args[: len(words)] in left:
+        if args[0] in left:
             left.clear()
             raise redis.ConnectionError("Connection reset by peer")
         return answer
@@ -349,14 +351,22 @@ def test_a_message_postponed_again_after_a_lost_answer_is_in_one_place(
     account.push(wire(0))
     consumer = Consumer(connection)
     consumer.drain(lambda: consumer.messages)
+    exchange, lost = ScriptRunner._exchange, []
+
+    def losing_one_answer(self: ScriptRunner, *command: Any) -> Any:
+        answer = exchange(self, *command)
+        if not lost:
+            lost.append(answer)
+            raise redis.ConnectionError("Connection reset by peer")
+        return answer
+
     script("postpone").load(account.queue.client)
-    postpones = {"queue": NORMAL, "tag": consumer.messages[0].delivery_tag, "id": "id-0", "state": "waiting"}
-    losing_an_answer_to(monkeypatch, "EVALSHA", script("postpone").sha)
-    with connection.clone() as another, another.Producer() as producer:
-        producer.publish(
-            [[], {}, {}], routing_key=NORMAL, retry=True, retry_policy={"max_retries": 1},
-            headers={"task": TASK, "id": "id-0", WAIT: 3_600_000, POSTPONES: postpones},
-        )  # fmt: skip
+    monkeypatch.setattr(ScriptRunner, "_exchange", losing_one_answer)
+    message = consumer.messages[0]
+    message.channel.leases.postpone(
+        message.delivery_tag, "{}", 3_600.0, state=ClaimState.WAITING, notification_id="id-0", event=None
+    )
+    assert lost == [1]
     account.balance(delayed=1)
 
 

@@ -1,0 +1,140 @@
+"""
+The table at the top of `delivery.py`, against the delivery, Celery's autoretry and the documentation.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ifinu import delivery, errors
+from ifinu.broker import NORMAL
+from ifinu.broker.claims import Claim, MessageRef, Verdict
+from ifinu.broker.pseudonyms import Pseudonyms
+from ifinu.delivery import Dead, Delivery, Outcome, Retry
+from ifinu.errors import Reason, SendError, Throttled
+from ifinu.gateway import Sent
+from ifinu.gateway.instances import Instances
+from ifinu.gateway.message_records import ConnectionState
+from ifinu.notification import Kind, Notification
+from ifinu.render import Renderer
+from ifinu.settings import OnUnknown
+from ifinu.window import Windows
+from ifinu.worker.tasks import send_notification
+
+NOTIFICATION = Notification(id="inv-1", kind=Kind.REMINDER, phone="+5577998616740", text="Olá!")
+SENDING = Path(__file__).parents[2] / "docs/sending.md"
+
+
+class Row(NamedTuple):
+    """What follows one kind of error; the usual outcome comes first."""
+
+    error: str
+    outcomes: tuple[str, ...]
+    reasons: frozenset[str]
+
+
+def in_the_code() -> list[Row]:
+    table = (delivery.__doc__ or "").partition("    error  ")[2].partition("\n\n")[0]
+    text = re.sub(r"\n {30,}", " ", table)  # a line goes on in the next one
+    found = (re.fullmatch(r" {4}(\w+) +((?:\w+, )*\w+)  +(.+)", line) for line in text.splitlines()[1:])
+    return [Row(row[1], tuple(row[2].split(", ")), frozenset(row[3].split(", "))) for row in found if row]
+
+
+def in_the_documentation() -> list[Row]:
+    rows = [line.split("|")[1:-1] for line in SENDING.read_text(encoding="utf-8").splitlines() if "| `" in line]
+    named = [(re.search(r"\(`(\w+)`\)", proves), *rest) for proves, *rest in rows]
+    words = re.compile(r"`(\w+)`").findall
+    return [
+        Row(error[1], tuple(words(outcomes)), frozenset(words(reasons)))
+        for error, outcomes, _, reasons in named
+        if error is not None
+    ]
+
+
+CASES = [(row, Reason(reason)) for row in in_the_code() for reason in sorted(row.reasons)]
+
+
+def test_the_table_names_each_reason_once():
+    assert sorted(reason for _, reason in CASES) == sorted(Reason)
+
+
+def test_the_documentation_shows_the_same_table():
+    assert in_the_documentation() == in_the_code()
+
+
+class Claims:
+    """Claims that always answer alike."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+        self.released: list[str] = []
+
+    def claim(self, *_: Any, **__: Any) -> Claim:
+        now = datetime.now(UTC)
+        then = now - timedelta(hours=1)
+        return Claim(self.verdict, "", "token", then, then, False, "", now, 0.0)
+
+    def release(self, notification_id: str, tag: str) -> None:
+        self.released.append(notification_id)
+
+
+class Gateway:
+    """A gateway that fails every send and has stored nothing."""
+
+    def __init__(self, error: SendError) -> None:
+        self.error = error
+
+    def send_text(self, *_: Any, **__: Any) -> Sent:
+        raise self.error
+
+    def find_sent(self, *_: Any, **__: Any) -> str:
+        return ""
+
+    def connection_state(self, instance: str) -> ConnectionState:
+        return ConnectionState.OPEN
+
+
+def outcome_of(row: Row, reason: Reason, *, last: bool = False) -> tuple[Outcome, Claims]:
+    kind = getattr(errors, row.error)
+    error = kind("x", retry_after_s=1.0, reason=reason) if kind is Throttled else kind("x", reason=reason)
+    claims = Claims(Verdict.LOOK_UP if reason is Reason.UNKNOWN else Verdict.GO)
+    outcome = Delivery(
+        gateway=Gateway(error),
+        renderer=Renderer(reference=True),
+        claims=claims,  # type: ignore[arg-type]  # as much of them as a send needs
+        instances=Instances(30.0),
+        missing_ttl_s=86_400.0,
+        windows=Windows.load(None, None),
+        pseudonyms=Pseudonyms(b"a key of the tests"),
+        instance="wa1",
+        on_unknown=OnUnknown.HOLD,
+        grace_s=60.0,
+        compares=True,
+    ).deliver(NOTIFICATION, MessageRef(NORMAL, "tag"), attempt=1, last=last)
+    return outcome, claims
+
+
+@pytest.mark.parametrize(("row", "reason"), CASES, ids=[f"{row.error}-{reason}" for row, reason in CASES])
+def test_each_error_of_a_send_has_the_usual_outcome_of_its_row(row: Row, reason: Reason):
+    outcome, claims = outcome_of(row, reason)
+    assert type(outcome).__name__ == row.outcomes[0]
+    assert claims.released == (["inv-1"] if row.outcomes[0] == "GiveBack" else [])
+
+
+@pytest.mark.parametrize(("row", "reason"), [case for case in CASES if case[0].outcomes[0] == "Retry"])
+def test_the_last_try_ends_in_the_dead_letters(row: Row, reason: Reason):
+    retry, _ = outcome_of(row, reason)
+    dead, _ = outcome_of(row, reason, last=True)
+    assert isinstance(retry, Retry)
+    assert isinstance(dead, Dead)
+    assert (dead.reason, dead.fields["id"], dead.maybe_sent) == (reason, "inv-1", False)
+
+
+def test_celery_retries_each_error_that_may_be_retried_and_no_other_class_that_ends_a_message():
+    may_be_retried = {row.error for row in in_the_code() if "Retry" in row.outcomes}
+    assert may_be_retried <= {error.__name__ for error in send_notification.autoretry_for}
