@@ -103,7 +103,7 @@ def parse(raw: bytes | str) -> dict[str, object]:
     """
     try:
         text = raw.decode() if isinstance(raw, bytes) else raw
-        body = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite_float)
+        body = _read(text)
     except UnicodeDecodeError as exc:
         raise InvalidNotification("", f"is not UTF-8, at byte {exc.start}") from exc
     except json.JSONDecodeError as exc:
@@ -114,7 +114,8 @@ def parse(raw: bytes | str) -> dict[str, object]:
         raise InvalidNotification("", f"nests deeper than {_DEEPEST} levels") from exc
     if not isinstance(body, dict):
         raise InvalidNotification("", f"must be a JSON object, not {_json_type(body)}")
-    if nests_deeper(body, _DEEPEST):
+    # Text with few brackets cannot be deep.
+    if text.count("{") + text.count("[") > _DEEPEST and nests_deeper(body, _DEEPEST):
         raise InvalidNotification("", f"nests deeper than {_DEEPEST} levels")
     return body
 
@@ -474,3 +475,6 @@ def _json_type(value: object) -> str:
         case list() | tuple():
             return "a list"
     return "something else"
+
+
+_read = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite_float).decode

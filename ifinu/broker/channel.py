@@ -35,7 +35,7 @@ from kombu.utils.json import dumps
 from ifinu.broker import clock, dead_letters, intake, leases
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
-from ifinu.broker.headers import SUSPECT, WAIT
+from ifinu.broker.headers import QUEUE, SUSPECT, TAG, WAIT
 from ifinu.broker.keys import QUEUES, Keys, script
 from ifinu.broker.purge import purge
 
@@ -105,10 +105,30 @@ class QoS(virtual.QoS):
         """Do nothing: the sweep in `leases.py` restores messages."""
 
 
+class Message(virtual.Message):
+    """A message that was admitted, and so is decoded; or a message of stock's, as remote control sends and gets."""
+
+    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
+        if not isinstance(payload, intake.Admitted):
+            super().__init__(payload, channel, **kwargs)
+            return
+        headers = payload.headers
+        # Not virtual.Message's, which decodes a body.
+        super(virtual.Message, self).__init__(
+            channel=channel,
+            delivery_tag=headers[TAG],
+            headers=headers,
+            properties={"reply_to": payload.reply_to, "correlation_id": headers["id"], "priority": 0},
+            delivery_info={"exchange": "", "routing_key": headers[QUEUE]},
+        )
+        self._decoded_cache = payload.args, payload.kwargs, intake.EMBED
+
+
 class Channel(stock.Channel):
     """The channel described above, with the transport options `lease_s`, `max_message_bytes` and `wait_on`."""
 
     QoS = QoS
+    Message = Message
 
     lease_s: float = 15.0
     max_message_bytes: int = 262_144
@@ -221,10 +241,10 @@ class Channel(stock.Channel):
             if not taken:
                 return None
             self.leases.watch(Keys.of(queue))
-            payload = self._admit(taken[0])
-            if payload is None:
+            admitted = self._admit(taken[0])
+            if admitted is None:
                 continue
-            message = self.Message(payload, channel=self)
+            message = self.Message(admitted, channel=self)
             self.qos.append(message, message.delivery_tag)
             if no_ack:
                 self.qos.ack(message.delivery_tag)
@@ -308,20 +328,20 @@ class Channel(stock.Channel):
             taken.append(_Taken(tag.decode(), keys, raw, suspect.decode()))
         return taken
 
-    def _admit(self, taken: _Taken) -> dict[str, Any] | None:
+    def _admit(self, taken: _Taken) -> intake.Admitted | None:
         """The message for its consumer; None if it became a dead letter, or waits for its `eta`."""
         try:
-            payload = intake.admit(taken.raw, queue=taken.keys.ready, tag=taken.tag, max_bytes=self.max_message_bytes)
+            admitted = intake.admit(taken.raw, queue=taken.keys.ready, tag=taken.tag, max_bytes=self.max_message_bytes)
         except intake.Unreadable as exc:
             self.bury(taken.tag, reason=exc.reason, error=str(exc))
             return None
-        headers = payload["headers"]
+        headers = admitted.headers
         eta, headers["eta"] = headers["eta"], None
         if eta is not None and self.leases.delay(taken.tag, datetime.fromisoformat(eta)):
             return None
         if taken.suspect:
             headers[SUSPECT] = taken.suspect
-        return payload
+        return admitted
 
     def _deliver(self, taken: list[_Taken]) -> None:
         left = [one.tag for one in taken]
@@ -349,8 +369,8 @@ class Channel(stock.Channel):
             self.bury(one.tag, reason="undeliverable", error=type(exc).__name__)
 
     def _hand_over(self, one: _Taken) -> None:
-        if (payload := self._admit(one)) is not None:
-            self.connection._deliver(payload, one.keys.ready)
+        if (admitted := self._admit(one)) is not None:
+            self.connection._deliver(admitted, one.keys.ready)
 
     def _hand_over_suspect(self, one: _Taken) -> None:
         """

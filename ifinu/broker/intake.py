@@ -1,12 +1,12 @@
 """
-Intake: bytes from a queue -> the message that Kombu delivers.
+Intake: bytes from a queue -> the call of the task that they ask for.
 
 Two forms are admitted: Celery's envelope (protocol 2), as `send_notification.delay` publishes it, and a bare JSON
 object, as any language can `LPUSH` it, which is wrapped as a call of `send_notification`. Anything else would make
 Celery crash, loop or drop it; here it raises `Unreadable`, with a reason.
 
-A producer can put anything into an envelope, so no envelope is handed on unchanged: the payload is always built here,
-and a few checked values of the envelope are copied into it.
+A producer can put anything into an envelope, so no envelope is handed on unchanged: the headers are always written
+here, and a few checked values of the envelope are copied into them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from ifinu import phone, wire
 from ifinu.broker.headers import ACCEPTED, FIRST_TRY, QUEUE, TAG, TOKEN, TRACEPARENT, TROUBLE
+from ifinu.errors import InvalidNotification
 from ifinu.notification import Kind
 from ifinu.tracing import traceparent
 
 TASK = "ifinu.send_notification"
-_EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _DEEPEST = 500
 _MAX_ID = 200  # as notification.Notification.id
 _MOST_RETRIES = 100  # as settings.Settings.max_retries
@@ -50,7 +51,24 @@ class Unreadable(ValueError):  # noqa: N818
         self.reason = reason
 
 
-def admit(raw: bytes, *, queue: str, tag: str, max_bytes: int) -> dict[str, Any]:
+class Admitted(NamedTuple):
+    """
+    A call of the task.
+
+    Attributes:
+        headers: Celery's headers and ours (`headers.py`); `eta` is the time before which it must not start, or None.
+        args: Its arguments. The first one is a wire object; its JSON text if that has to be read again for its fault.
+        kwargs: Its keyword arguments.
+        reply_to: The queue of its result; None without one.
+    """
+
+    headers: dict[str, Any]
+    args: list[Any]
+    kwargs: dict[str, Any]
+    reply_to: str | None = None
+
+
+def admit(raw: bytes, *, queue: str, tag: str, max_bytes: int) -> Admitted:
     """
     Read one message.
 
@@ -59,9 +77,6 @@ def admit(raw: bytes, *, queue: str, tag: str, max_bytes: int) -> dict[str, Any]
         queue: The list they were on.
         tag: The delivery tag that acknowledges them.
         max_bytes: Larger messages are not read.
-
-    Returns:
-        A payload of Kombu's virtual transports, its `delivery_tag` set to `tag`.
 
     Raises:
         Unreadable: The message belongs in the dead letters.
@@ -72,12 +87,16 @@ def admit(raw: bytes, *, queue: str, tag: str, max_bytes: int) -> dict[str, Any]
         text = raw.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise Unreadable("not_utf8", f"byte {exc.start} is not UTF-8") from None
-    body = _json(text, "not_json")
+    argument: Any
+    try:
+        argument = body = wire.parse(text)
+    except InvalidNotification:  # an envelope may be less strict, and a faulty notification is a fault of its fields
+        argument, body = text, _json(text, "not_json")
     if not isinstance(body, dict):
         raise Unreadable("not_an_object", f"a JSON {type(body).__name__}, not an object")
     if _is_envelope(body):
         return _envelope(body, queue, tag)
-    return _wrapped(text, body, queue, tag)
+    return _wrapped(argument, body, queue, tag)
 
 
 def successor(raw: bytes, admitted: Mapping[str, Any], *, reply_to: str | None, retries: int, **ours: Any) -> str:
@@ -97,7 +116,7 @@ def successor(raw: bytes, admitted: Mapping[str, Any], *, reply_to: str | None, 
     return json.dumps(
         stamped(
             {
-                "body": json.dumps([args, kwargs, _EMBED]),
+                "body": json.dumps([args, kwargs, EMBED]),
                 "content-encoding": "utf-8",
                 "content-type": "application/json",
                 "headers": {"lang": "py", "task": TASK, **kept, "retries": retries, **ours},
@@ -218,7 +237,7 @@ def _json(text: str, reason: str) -> Any:
     return value
 
 
-def _envelope(given: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
+def _envelope(given: dict[str, Any], queue: str, tag: str) -> Admitted:
     """
     Celery's envelope, written anew from the values below, each checked for its type and range.
 
@@ -242,9 +261,11 @@ def _envelope(given: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
         named = task if _TASK_NAME.fullmatch(task) else "what its header says"
         raise Unreadable("unknown_task", f"no task is named {phone.mask_in(named)}")
     # Celery runs the tasks they name after the send; on an invalid one it fails where nothing ends the message.
-    if embed.keys() - _EMBED.keys() or any(place.get(name) for place in (headers, embed) for name in _EMBED):
+    if embed.keys() - EMBED.keys() or any(place.get(name) for place in (headers, embed) for name in EMBED):
         raise Unreadable("bad_envelope", "it asks for other tasks to be run after it")
-    return _payload(
+    headers = _headers(
+        queue,
+        tag,
         {
             "id": task_id,
             "retries": _number(headers, "retries", most=_MOST_RETRIES),
@@ -255,14 +276,11 @@ def _envelope(given: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
             TOKEN: _word(headers, TOKEN),
             **{name: headers[name] for name, fits in _OURS.items() if fits(headers.get(name))},
         },
-        json.dumps([args, kwargs, _EMBED]),
-        queue=queue,
-        tag=tag,
-        reply_to=_reply_to(properties.get("reply_to")),
     )
+    return Admitted(headers, args, kwargs, _reply_to(properties.get("reply_to")))
 
 
-def _wrapped(text: str, body: dict[str, Any], queue: str, tag: str) -> dict[str, Any]:
+def _wrapped(argument: Any, body: dict[str, Any], queue: str, tag: str) -> Admitted:
     given = body.get("id")
     if isinstance(given, int) and not isinstance(given, bool):
         given = str(given)
@@ -280,36 +298,18 @@ def _wrapped(text: str, body: dict[str, Any], queue: str, tag: str) -> dict[str,
         headers[ACCEPTED] = accepted
     if parent := traceparent(body.get(TRACEPARENT)):
         headers[TRACEPARENT] = parent
-    # The text, not the parsed object: a retry and a dead letter keep the producer's own bytes.
-    return _payload(headers, json.dumps([[text], {}, _EMBED]), queue=queue, tag=tag)
+    return Admitted(_headers(queue, tag, headers), [argument], {})
 
 
-def _payload(
-    headers: dict[str, Any], body: str, *, queue: str, tag: str, reply_to: str | None = None
-) -> dict[str, Any]:
-    """The payload that Kombu delivers; `headers` override those of a plain call."""
-    task_id = headers["id"]
+def _headers(queue: str, tag: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Headers of a plain call, and those given."""
     return {
-        "body": body,
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {
-            "lang": "py", "task": TASK, "root_id": task_id, "parent_id": None, "group": None, "shadow": None,
-            "eta": None, "expires": None, "timelimit": [None, None],
-            **{name: value for name, value in headers.items() if value is not None},
-            TAG: tag, QUEUE: queue,
-            # Flower and the logs show this: never the producer's own text.
-            "argsrepr": shown(headers["argsrepr"]), "kwargsrepr": "{}",
-        },
-        "properties": {
-            "correlation_id": task_id,
-            "reply_to": reply_to,
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": queue},  # the queue of a retry
-            "priority": 0,
-            "body_encoding": "utf-8",
-            "delivery_tag": tag,
-        },
+        "lang": "py", "task": TASK, "root_id": given["id"], "parent_id": None, "group": None, "shadow": None,
+        "eta": None, "expires": None, "timelimit": [None, None],
+        **{name: value for name, value in given.items() if value is not None},
+        TAG: tag, QUEUE: queue,
+        # Flower and the logs show this: never the producer's own text.
+        "argsrepr": shown(given["argsrepr"]), "kwargsrepr": "{}",
     }  # fmt: skip
 
 

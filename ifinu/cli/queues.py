@@ -153,8 +153,8 @@ def _preview(queue: str, raw: bytes, sandbox_number: str | None) -> dict[str, An
         "problem": None,
     }
     try:
-        args, kwargs = intake.call_of(intake.admit(raw, queue=queue, tag="", max_bytes=len(raw)))
-        given = args[0] if args else kwargs
+        call = intake.admit(raw, queue=queue, tag="", max_bytes=len(raw))
+        given = call.args[0] if call.args else call.kwargs
         body = wire.parse(given) if isinstance(given, str) else given
         notification = wire.decode(body, sandbox_number=sandbox_number)
     except intake.Unreadable as exc:

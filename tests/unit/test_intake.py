@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,22 +11,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kombu import Connection
 
+from ifinu import wire
 from ifinu.broker import NORMAL
 from ifinu.broker.headers import ACCEPTED, FIRST_TRY, QUEUE, TAG, TOKEN, TRACEPARENT, TROUBLE
 from ifinu.broker.intake import (
     TASK,
+    Admitted,
     Unreadable,
     admit,
     call_of,
     successor,
     token_of,
 )
+from ifinu.errors import InvalidNotification
 from ifinu.settings import load
 from ifinu.worker.app import app
 
 PLACE = {"queue": "a:queue", "tag": "a-tag", "max_bytes": 10_000}
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 def envelope(**changes: Any) -> dict[str, Any]:
@@ -126,22 +129,17 @@ def test_the_detail_of_a_refusal_quotes_nothing_of_the_message():
     assert "Maria" not in str(caught.value)
 
 
-def plain(**headers: Any) -> dict[str, Any]:
-    """The message admitted for an envelope that calls the task with `{"id": "id-1"}` and has these `headers`."""
-    return {
-        "body": json.dumps([[{"id": "id-1"}], {}, EMBED]),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {
+def plain(**headers: Any) -> Admitted:
+    """What is admitted of an envelope that calls the task with `{"id": "id-1"}` and has these `headers`."""
+    return Admitted(
+        {
             "lang": "py", "task": TASK, "id": "id-1", "root_id": "id-1", "parent_id": None, "group": None,
             "shadow": None, "eta": None, "expires": None, "retries": 0, "timelimit": [None, None],
             "argsrepr": "<?>", "kwargsrepr": "{}", TAG: "a-tag", QUEUE: "a:queue", **headers,
         },
-        "properties": {
-            "correlation_id": "id-1", "reply_to": None, "delivery_mode": 2, "priority": 0, "body_encoding": "utf-8",
-            "delivery_info": {"exchange": "", "routing_key": "a:queue"}, "delivery_tag": "a-tag",
-        },
-    }  # fmt: skip
+        [{"id": "id-1"}],
+        {},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -160,9 +158,8 @@ def test_an_envelope_from_celery_calls_the_task_and_controls_nothing_else(
     options: dict[str, Any], headers: dict[str, Any]
 ):
     admitted = admit(json.dumps(published_by_celery(**options)).encode(), **PLACE)
-    admitted["properties"]["reply_to"] = None  # differs for each producer; see below
-    admitted["headers"].pop("ignore_result", None)
-    assert admitted == plain(**headers)
+    admitted.headers.pop("ignore_result", None)
+    assert admitted._replace(reply_to=None) == plain(**headers)  # it differs for each producer; see below
 
 
 STEERING = {
@@ -204,9 +201,7 @@ def test_an_envelope_cannot_choose_where_its_retry_and_result_go(properties: dic
     given = published_by_celery()
     given["headers"].pop("ignore_result", None)
     given["properties"] = {"body_encoding": "base64", **properties}
-    expected = plain()
-    expected["properties"]["reply_to"] = reply_to
-    assert admit(json.dumps(given).encode(), **PLACE) == expected
+    assert admit(json.dumps(given).encode(), **PLACE) == plain()._replace(reply_to=reply_to)
 
 
 # A retry as version 0.1.0 published it, before headers were checked one by one. It can wait during a rolling update.
@@ -223,7 +218,7 @@ OLD_RETRY = {
 def test_a_retry_keeps_its_tries_its_token_and_its_first_attempt_time():
     given = published_by_celery()
     given["headers"] = OLD_RETRY
-    headers = admit(json.dumps(given).encode(), **PLACE)["headers"]
+    headers = admit(json.dumps(given).encode(), **PLACE).headers
     kept = ("retries", "ignore_result", "argsrepr", ACCEPTED, FIRST_TRY, TOKEN, TROUBLE, TRACEPARENT)
     assert {name: headers[name] for name in kept} == {name: OLD_RETRY[name] for name in kept}
 
@@ -237,7 +232,7 @@ def test_a_retry_keeps_its_tries_its_token_and_its_first_attempt_time():
     ],
 )
 def test_the_time_of_an_envelope_is_converted_to_utc(given: str, eta: str):
-    assert admit(json.dumps(envelope(headers__eta=given)).encode(), **PLACE)["headers"]["eta"] == eta
+    assert admit(json.dumps(envelope(headers__eta=given)).encode(), **PLACE).headers["eta"] == eta
 
 
 @pytest.mark.parametrize(
@@ -259,7 +254,7 @@ def test_the_token_of_a_retry_is_read_without_trusting_the_message(message: Any,
 
 def test_two_copies_of_one_envelope_get_different_delivery_tags():
     raw = json.dumps(envelope()).encode()
-    tags = [admit(raw, queue="q", tag=tag, max_bytes=10_000)["properties"]["delivery_tag"] for tag in ("a", "b")]
+    tags = [admit(raw, queue="q", tag=tag, max_bytes=10_000).headers[TAG] for tag in ("a", "b")]
     assert tags == ["a", "b"]
 
 
@@ -268,21 +263,27 @@ def test_two_copies_of_one_envelope_get_different_delivery_tags():
     [
         '{"id":"test_1","tipo_notificacao":"lembrete"}',
         '{ "id" : "a",\n\t"valor": 1.50, "nome":"Jo\\u00e3o" }',
-        '{"nome":"João","emoji":"💸","id":"a","id":"b"}',
+        '{"nome":"João","emoji":"💸","id":"a"}',
         '{"valor":100000000000000000000000000.10}',
         "{}",
         '{"headers":{},"properties":{}}',
+        '{"id":"a","id":"b"}',
+        '{"valor":NaN}',
+        '{"valor":1e999}',
     ],
 )
-def test_a_bare_object_is_wrapped_with_the_producers_exact_text(text: str):
-    payload = admit(text.encode(), **PLACE)
-    assert call_of(payload) == ([text], {})
-    assert payload["headers"]["task"] == TASK
-    assert payload["headers"]["retries"] == 0
-    assert payload["properties"]["delivery_tag"] == "a-tag"
-    assert payload["properties"]["delivery_info"]["routing_key"] == "a:queue"
-    # A retry publishes it again, so it must also pass as an envelope.
-    assert call_of(admit(json.dumps(payload).encode(), **PLACE)) == ([text], {})
+def test_a_bare_object_is_the_argument_of_a_call_and_its_exact_text_that_of_the_retry(text: str):
+    admitted = admit(text.encode(), **PLACE)
+    try:
+        assert admitted.args == [wire.parse(text)]
+    except InvalidNotification:  # the task parses it again, and the error names the fault
+        assert admitted.args == [text]
+    assert admitted.headers["task"] == TASK
+    assert admitted.headers["retries"] == 0
+    assert admitted.headers[TAG] == "a-tag"
+    assert admitted.headers[QUEUE] == "a:queue"
+    retry = successor(text.encode(), admitted.headers, reply_to=None, retries=1)
+    assert admit(retry.encode(), **PLACE).args == [text]
 
 
 @pytest.mark.parametrize(
@@ -305,7 +306,7 @@ def test_a_bare_object_is_wrapped_with_the_producers_exact_text(text: str):
 def test_a_wrapped_message_is_the_task_of_its_notification_id_or_of_a_new_one(
     body: dict[str, Any], task_id: str | None
 ):
-    ids = [admit(json.dumps(body).encode(), **PLACE)["headers"]["id"] for _ in range(2)]
+    ids = [admit(json.dumps(body).encode(), **PLACE).headers["id"] for _ in range(2)]
     assert ids == [task_id, task_id] if task_id else ids[0] != ids[1] and all(len(each) == 32 for each in ids)
 
 
@@ -314,7 +315,7 @@ def test_a_wrapped_message_is_the_task_of_its_notification_id_or_of_a_new_one(
 )
 def test_flower_and_the_logs_see_only_the_kind_of_a_wrapped_message(given, shown):
     raw = f'{{"tipo_notificacao":{given},"telefone":"77998616740"}}'.encode()
-    headers = admit(raw, **PLACE)["headers"]
+    headers = admit(raw, **PLACE).headers
     assert (headers["argsrepr"], headers["kwargsrepr"]) == (shown, "{}")
 
 
@@ -322,7 +323,7 @@ def test_flower_and_the_logs_see_only_the_kind_of_a_wrapped_message(given, shown
     ("given", "accepted_at"), [('"2026-11-24T10:00:00Z"', "2026-11-24T10:00:00Z"), ("7", None), ('"\\ud800"', None)]
 )
 def test_a_bare_message_may_say_when_it_was_accepted(given, accepted_at):
-    headers = admit(f'{{"tipo_notificacao":"atraso","criado_em":{given}}}'.encode(), **PLACE)["headers"]
+    headers = admit(f'{{"tipo_notificacao":"atraso","criado_em":{given}}}'.encode(), **PLACE).headers
     assert headers.get(ACCEPTED) == accepted_at
 
 
@@ -407,26 +408,25 @@ TOKENS = {TOKEN: "a-token", FIRST_TRY: "2026-11-01T10:00:00+00:00"}
 def test_the_successor_of_a_message_makes_the_same_call_as_often_as_it_is_retried(raw: str, call: Any):
     admitted = admit(raw.encode(), **PLACE)
     for retries in (1, 2):
-        text = successor(raw.encode(), admitted["headers"], reply_to=None, retries=retries, **TOKENS)
+        text = successor(raw.encode(), admitted.headers, reply_to=None, retries=retries, **TOKENS)
         again = admit(text.encode(), **PLACE)
         same = ("id", "expires", "argsrepr", "ignore_result")
-        assert call_of(again) == call
-        assert again["headers"]["retries"] == retries
-        assert {name: again["headers"][name] for name in TOKENS} == TOKENS
-        assert [again["headers"].get(name) for name in same] == [admitted["headers"].get(name) for name in same]
+        assert (again.args, again.kwargs) == call
+        assert again.headers["retries"] == retries
+        assert {name: again.headers[name] for name in TOKENS} == TOKENS
+        assert [again.headers.get(name) for name in same] == [admitted.headers.get(name) for name in same]
         raw = text
 
 
 def test_successors_are_due_in_the_order_in_which_they_were_written():
     raw = b'{"id": "z"}', b'{"id": "a"}'
-    texts = [successor(each, admit(each, **PLACE)["headers"], reply_to=None, retries=1) for each in raw]
+    texts = [successor(each, admit(each, **PLACE).headers, reply_to=None, retries=1) for each in raw]
     assert sorted(texts) == texts
 
 
-def is_sane(payload: dict[str, Any]) -> bool:
+def is_sane(admitted: Admitted) -> bool:
     """Whether every value but the call was set by ifinu."""
-    headers, properties = payload["headers"], payload["properties"]
-    args, kwargs = call_of(payload)
+    headers = admitted.headers
     return (
         headers["task"] == TASK
         and 0 < len(headers["id"]) <= 200
@@ -435,9 +435,10 @@ def is_sane(payload: dict[str, Any]) -> bool:
         and all(headers[name] is None or datetime.fromisoformat(headers[name]).tzinfo for name in ("eta", "expires"))
         and headers.get("ignore_result") in (None, True, False)
         and [headers[name] for name in ("group", "shadow", "parent_id", "timelimit")] == [None, None, None, [None] * 2]
-        and headers.keys() <= plain().keys() | {*plain()["headers"], *OLD_RETRY} - {"stamps", "stamped_headers"}
-        and properties == plain()["properties"] | {"correlation_id": headers["id"], "reply_to": properties["reply_to"]}
-        and payload["body"] == json.dumps([args, kwargs, EMBED])
+        and headers.keys() <= {*plain().headers, *OLD_RETRY} - {"stamps", "stamped_headers"}
+        and isinstance(admitted.args, list)
+        and isinstance(admitted.kwargs, dict)
+        and (admitted.reply_to is None or str(uuid.UUID(admitted.reply_to)) == admitted.reply_to)
     )
 
 
@@ -452,10 +453,10 @@ def is_sane(payload: dict[str, Any]) -> bool:
 @example(json.dumps(envelope(body="[[1e999, NaN], {}, {}]")).encode())
 def test_any_bytes_give_a_valid_message_or_unreadable(raw: bytes):
     try:
-        payload = admit(raw, **PLACE)
+        admitted = admit(raw, **PLACE)
     except Unreadable:
         return
-    assert is_sane(payload)
+    assert is_sane(admitted)
 
 
 @pytest.mark.parametrize("described", ["<atraso>", "77998616740", ["<atraso>"], {"a": 1}, 7])
@@ -463,5 +464,5 @@ def test_an_envelopes_description_of_its_arguments_is_shown_only_if_it_is_a_kind
     """
     A description of any type is accepted.
     """
-    headers = admit(json.dumps(envelope(headers__argsrepr=described)).encode(), **PLACE)["headers"]
+    headers = admit(json.dumps(envelope(headers__argsrepr=described)).encode(), **PLACE).headers
     assert headers["argsrepr"] == ("<atraso>" if described == "<atraso>" else "<?>")

@@ -45,7 +45,7 @@ def test_a_malformed_traceparent_is_ignored(given: object):
 
 
 def admitted(message: object) -> dict:
-    return intake.admit(json.dumps(message).encode(), queue=NORMAL, tag="t", max_bytes=10_000)["headers"]
+    return intake.admit(json.dumps(message).encode(), queue=NORMAL, tag="t", max_bytes=10_000).headers
 
 
 def test_a_bare_messages_traceparent_becomes_a_header():

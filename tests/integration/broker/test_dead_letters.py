@@ -15,13 +15,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ifinu.broker import NORMAL, DeadLetter, DeadLetters, Filter, Keys, dead_letters
-from ifinu.broker.intake import admit, call_of
+from ifinu.broker.intake import admit, successor
 
 KEYS = Keys.of(NORMAL)
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 EVERY = Filter()
 TEXT = '{"id":"inv-1","tipo_notificacao":"lembrete","nome":"João"}'
-WRAPPED = admit(TEXT.encode(), queue=NORMAL, tag="a-tag", max_bytes=10_000)
+CALL = admit(TEXT.encode(), queue=NORMAL, tag="a-tag", max_bytes=10_000)
+WRAPPED = json.loads(successor(TEXT.encode(), CALL.headers, reply_to=None, retries=1))
 
 
 @pytest.fixture
@@ -200,9 +201,9 @@ def test_an_exhausted_envelope_starts_afresh_with_its_arguments(client: redis.Re
     bury(client, record(envelope([{"id": "inv-1"}], eta="2026-11-24T12:00:00+00:00")))
     letters.clear(EVERY, NOW, letters.replay)
     (raw,) = ready(client)
-    payload = admit(raw, queue=NORMAL, tag="t", max_bytes=10_000)
-    assert (payload["headers"]["retries"], payload["headers"]["eta"]) == (0, None)
-    assert call_of(payload) == ([{"id": "inv-1"}], {})
+    call = admit(raw, queue=NORMAL, tag="t", max_bytes=10_000)
+    assert (call.headers["retries"], call.headers["eta"]) == (0, None)
+    assert (call.args, call.kwargs) == ([{"id": "inv-1"}], {})
 
 
 def test_non_text_bytes_are_replayed_unchanged(client: redis.Redis, letters: DeadLetters):

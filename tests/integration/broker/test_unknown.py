@@ -52,10 +52,10 @@ class Bench:
         return answer.verdict
 
     def look_up(self) -> bytes:
-        """The look-up message, as Celery publishes it."""
-        payload = intake.admit(RAW, queue=NORMAL, tag="t", max_bytes=10_000)
-        payload["headers"][TOKEN] = self.token
-        return json.dumps(payload).encode()
+        """The look-up message, as a worker writes it; the same one for each call."""
+        headers = intake.admit(RAW, queue=NORMAL, tag="t", max_bytes=10_000).headers
+        message = json.loads(intake.successor(RAW, headers, reply_to=None, retries=0, **{TOKEN: self.token}))
+        return json.dumps({**message, "since": "0"}).encode()
 
     def postpone(self, tag: str, state: str = "unknown") -> None:
         keys = Keys.of(NORMAL)
