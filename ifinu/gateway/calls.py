@@ -110,7 +110,7 @@ def headers_of(api_key: str, client: str | None) -> dict[str, str]:
     """
     headers = {"apikey": api_key.strip()} | ({"X-Ifinu-Worker": client} if client else {})
     for name, value in headers.items():
-        if not (value.isascii() and value.isprintable() and value.strip() == value != ""):
+        if not http_transport.is_plain(value):
             raise errors.ConfigurationError(
                 f"the value for the header {name} is empty or has characters HTTP does not take"
             )

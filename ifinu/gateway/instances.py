@@ -19,7 +19,6 @@ on it are not probed at all.
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Collection
 from time import monotonic
 from typing import NamedTuple
@@ -121,7 +120,7 @@ class _State:
 
 class Instances:
     """
-    The instances that one process has sent from.
+    The instances that one process has sent from. Tasks of one loop share it, so only one of them runs at a time.
 
     Args:
         misconfigured_wait_s: The first wait in seconds if the key or the instance is wrong.
@@ -144,7 +143,6 @@ class Instances:
         self._sure = frozenset({Reason.WRONG_SHARD, Reason.GATEWAY_DATABASE}) if sharded else frozenset[Reason]()
         self._clock = clock
         self._jitter = jitter
-        self._lock = threading.Lock()
         self._states: dict[str, _State] = {}
         self._whole = _State()  # state of the gateway
         self._sent_ms: dict[str, int] = {}  # when the last message of an instance was sent, by Redis' clock
@@ -159,19 +157,18 @@ class Instances:
         state = self._states.get(name)
         if state is None:
             return None
-        with self._lock:
-            if listed and state.missing:
-                self._states.pop(name, None)
-                return None
-            now = self._clock()
-            if now >= state.until:
-                state.probing = state.wait_s > 0
-                state.until = now + state.wait_s  # the next one waits for the outcome of this one
-                state.held = 0
-                return None
-            state.held += 1
-            spread_s = min(_LONGEST_SPREAD_S, state.held / _SPREAD_PER_S) * (0.5 + self._jitter())
-            return Hold(state.until - now + spread_s, state.missing)
+        if listed and state.missing:
+            self._states.pop(name, None)
+            return None
+        now = self._clock()
+        if now >= state.until:
+            state.probing = state.wait_s > 0
+            state.until = now + state.wait_s  # the next one waits for the outcome of this one
+            state.held = 0
+            return None
+        state.held += 1
+        spread_s = min(_LONGEST_SPREAD_S, state.held / _SPREAD_PER_S) * (0.5 + self._jitter())
+        return Hold(state.until - now + spread_s, state.missing)
 
     def may_be_blameless(self, name: str, trouble: Trouble) -> bool:
         """Whether the instance, not the message, was at fault when the message's tries were counted."""
@@ -188,10 +185,9 @@ class Instances:
         Returns:
             Whether this ends a hold.
         """
-        with self._lock:
-            self._sent_ms[name] = self._sent_ms[""] = at_ms
-            state = self._states.pop(name, None)
-            self._whole.numbers.clear()
+        self._sent_ms[name] = self._sent_ms[""] = at_ms
+        state = self._states.pop(name, None)
+        self._whole.numbers.clear()
         return state is not None and state.wait_s > 0
 
     def failed(
@@ -218,16 +214,15 @@ class Instances:
         if isinstance(exc, Throttled):
             return Judged(trouble, self._throttled(name, exc) + patience_s, counts=False)
         of_gateway = exc.reason is Reason.GATEWAY_DATABASE and not self._sure
-        with self._lock:
-            state = self._whole if of_gateway else self._states.setdefault(name, _State())
-            if self._is_own("" if of_gateway else name, number, state, exc, before):
-                return Judged(trouble._replace(own=True, counted=trouble.counted + 1), 0.0, counts=True)
-            if len(state.numbers) < _NUMBERS_TO_HOLD:
-                state.numbers.add(number)
-            if of_gateway:  # the breaker holds back all messages
-                return Judged(trouble, patience_s, counts=False)
-            sure = isinstance(exc, Misconfigured) or exc.reason in self._sure
-            holds = sure or state.wait_s > 0 or len(state.numbers) >= _NUMBERS_TO_HOLD
+        state = self._whole if of_gateway else self._states.setdefault(name, _State())
+        if self._is_own("" if of_gateway else name, number, state, exc, before):
+            return Judged(trouble._replace(own=True, counted=trouble.counted + 1), 0.0, counts=True)
+        if len(state.numbers) < _NUMBERS_TO_HOLD:
+            state.numbers.add(number)
+        if of_gateway:  # the breaker holds back all messages
+            return Judged(trouble, patience_s, counts=False)
+        sure = isinstance(exc, Misconfigured) or exc.reason in self._sure
+        holds = sure or state.wait_s > 0 or len(state.numbers) >= _NUMBERS_TO_HOLD
         if not holds and exc.reason in _DISCONNECTED:
             holds = not is_open()
         if not holds:
@@ -252,34 +247,32 @@ class Instances:
         return before.own and not state.numbers - {number}
 
     def _throttled(self, name: str, exc: Throttled) -> float:
-        with self._lock:
-            state = self._states.setdefault(name, _State())
-            now = self._clock()
-            state.until = max(state.until, now + exc.retry_after_s)
-            return state.until - now
+        state = self._states.setdefault(name, _State())
+        now = self._clock()
+        state.until = max(state.until, now + exc.retry_after_s)
+        return state.until - now
 
     def _hold(self, name: str, exc: SendError) -> float:
         """Hold an instance, or hold it longer if a probe failed; returns the seconds until the next probe."""
-        with self._lock:
-            state = self._states.setdefault(name, _State())  # another send may have succeeded meanwhile
-            now = self._clock()
-            state.missing = exc.reason is Reason.INSTANCE_NOT_FOUND
-            if state.missing:
-                self._sent_ms.pop(name, None)
-                if sum(each.missing for each in self._states.values()) >= _MISSING_TO_LIST:
-                    self._list.miss()
-            if state.wait_s and not state.probing:
-                return max(0.0, state.until - now)  # a message that was already under way failed too
-            first_s, longest_s = _SHORT_WAITS_S.get(exc.reason, _WAITS_S)
-            if isinstance(exc, Misconfigured):
-                first_s = self._misconfigured_wait_s
-            held = sum(1 for each in self._states.values() if each.wait_s)
-            longest_s = max(longest_s, first_s, held / _PROBES_PER_S)
-            state.probing = False
-            state.wait_s = min(longest_s, state.wait_s * 2) if state.wait_s else max(first_s, held / _PROBES_PER_S)
-            state.until = now + state.wait_s
-            state.held = 0
-            return state.wait_s
+        state = self._states.setdefault(name, _State())  # another send may have succeeded meanwhile
+        now = self._clock()
+        state.missing = exc.reason is Reason.INSTANCE_NOT_FOUND
+        if state.missing:
+            self._sent_ms.pop(name, None)
+            if sum(each.missing for each in self._states.values()) >= _MISSING_TO_LIST:
+                self._list.miss()
+        if state.wait_s and not state.probing:
+            return max(0.0, state.until - now)  # a message that was already under way failed too
+        first_s, longest_s = _SHORT_WAITS_S.get(exc.reason, _WAITS_S)
+        if isinstance(exc, Misconfigured):
+            first_s = self._misconfigured_wait_s
+        held = sum(1 for each in self._states.values() if each.wait_s)
+        longest_s = max(longest_s, first_s, held / _PROBES_PER_S)
+        state.probing = False
+        state.wait_s = min(longest_s, state.wait_s * 2) if state.wait_s else max(first_s, held / _PROBES_PER_S)
+        state.until = now + state.wait_s
+        state.held = 0
+        return state.wait_s
 
 
 class _List:
@@ -289,7 +282,6 @@ class _List:
         self._ask = names
         self._clock = clock
         self._every_s = every_s
-        self._asking = threading.Lock()
         self._names: Collection[str] | None = None
         self._ask_at = 0.0
         self._wanted_until: float | None = None
@@ -305,13 +297,13 @@ class _List:
         if self._clock() >= self._wanted_until:
             self._wanted_until = self._names = None
             return None
-        if self._clock() >= self._ask_at and self._asking.acquire(blocking=False):
+        if self._clock() >= self._ask_at:
+            self._ask_at = float("inf")  # one message reads the list, and the others go on
             try:
                 self._names = loop.in_thread(self._ask)
             except GatewayError:
                 self._names = None
             finally:
                 self._ask_at = self._clock() + self._every_s
-                self._asking.release()
         names = self._names
         return None if names is None else name in names

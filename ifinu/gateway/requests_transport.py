@@ -38,7 +38,7 @@ class RequestsTransport:
 
     Args:
         url: `http://host:port` or `https://host`, with an optional path that prefixes every route.
-        headers: Sent with every request; no repr or error contains them.
+        headers: Sent with every request, as `is_plain` allows; no repr or error contains them.
         connect_timeout_s: Longest wait for a connection, for each address of the host, and then for the TLS handshake.
         read_timeout_s: Longest wait for the head of the answer; its body may take as long again.
         address: IP address to connect to; `Host` and TLS still use the URL's host.

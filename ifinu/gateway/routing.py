@@ -181,10 +181,15 @@ class Routing(Generic[Client]):
             fresh: As for `Addresses.__call__`.
         """
         addresses = self._where(fresh=fresh)
+        made: dict[str, Shard[Client]] = {}
+        if new := [address for address in addresses if address not in self._shards]:
+            # Slow: each client reads the system's certificates, and the first one loads requests.
+            made = loop.in_thread(lambda: {address: self._connect(address) for address in new})
         with self._lock:
             if addresses != tuple(self._shards):
                 gone = [shard for address, shard in self._shards.items() if address not in addresses]
-                self._shards = {address: self._shards.get(address) or self._connect(address) for address in addresses}
+                known = made | self._shards
+                self._shards = {address: known.get(address) or self._connect(address) for address in addresses}
                 for shard in gone:
                     shard.close()
             return self._shards

@@ -231,7 +231,9 @@ def test_the_wait_for_a_trickling_answer_ends(
     gateway = serve(trickle, tls=server_context() if tls else None)
     client = connect(gateway.url, read_timeout_s=0.2)
     began = time.monotonic()
-    assert failure(client) == f"{LOST}TimeoutError: timed out"
+    said = failure(client)
+    assert said.startswith(f"{LOST}TimeoutError: ")
+    assert said.endswith("timed out")  # the words before it are OpenSSL's
     assert time.monotonic() - began < DEADLINE_S
 
 

@@ -498,9 +498,10 @@ def test_nothing_that_may_block_runs_in_the_thread_of_the_loop(fleet: Fleet, clo
     ]:
         setattr(owner, name, noting(name, getattr(owner, name)))
     addresses = Addresses("gateway", 80, noting("look_up", Names("2")), clock)  # type: ignore[arg-type]
-    holders = Routing(addresses, fleet.process, name="gateway:80", memory=fleet.memory)
+    connect = noting("connect", fleet.process)
+    holders = Routing(addresses, connect, name="gateway:80", memory=fleet.memory)  # type: ignore[arg-type]
     thread = run(lambda: holders.anew("a", holders.of("a")))
-    assert {*threads} == {"look_up", "recall", "remember", "forget", "connection_state"}
+    assert {*threads} == {"look_up", "connect", "recall", "remember", "forget", "connection_state"}
     assert all(thread not in found for found in threads.values())
 
 
