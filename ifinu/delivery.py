@@ -284,6 +284,7 @@ class Delivery:
         grace_s: How long to search the gateway for such a message, in seconds.
         compares: Whether to refuse an id that was used for other content.
         tracer: Traces the steps.
+        on_post: Called with a message's delivery tag when its request is about to be written.
     """
 
     gateway: Gateway
@@ -298,6 +299,7 @@ class Delivery:
     grace_s: float
     compares: bool
     tracer: Tracer = OFF
+    on_post: Callable[[str], None] = lambda tag: None
 
     def deliver(
         self,
@@ -490,8 +492,11 @@ class Delivery:
             _Overtaken: The claim is lost, or the message has expired or must wait by now.
             redis.RedisError: Redis could not be asked; nothing was sent.
         """
-        if now.age_s() <= min(_YOUNG_S, self.grace_s / 4):
-            return
+        if now.age_s() > min(_YOUNG_S, self.grace_s / 4):
+            self._confirm_again(message)
+        self.on_post(message.ref.tag)
+
+    def _confirm_again(self, message: _Message) -> None:
         claim, now = self._claim(message)
         if claim.verdict is not Verdict.GO:
             with contextlib.suppress(redis.RedisError):  # then the worker that has the message by now looks it up

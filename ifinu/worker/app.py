@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import kombu
@@ -135,8 +136,18 @@ class Application(Celery):
         if self._delivery is None:
             with self._making:
                 if self._delivery is None:
-                    self._delivery = delivery_of(self.settings)
+                    self._delivery = delivery_of(self.settings, self.goes)
         return self._delivery
+
+    def goes(self, tag: str) -> None:
+        """A message, by its delivery tag, goes to the gateway now: the pace counts it."""
+        if self.bucket is not None:
+            self.bucket.goes(tag)
+
+    def ended(self, tag: str) -> None:
+        """A message that was started ended."""
+        if self.bucket is not None:
+            self.bucket.ended(tag)
 
     def check(self) -> None:
         """
@@ -190,12 +201,13 @@ class Application(Celery):
         self._settings = config
 
 
-def delivery_of(config: Settings) -> Delivery:
+def delivery_of(config: Settings, on_post: Callable[[str], None] = lambda tag: None) -> Delivery:
     """
     Make the delivery by these settings.
 
     Args:
         config: The settings.
+        on_post: As for `Delivery`.
 
     Raises:
         ConfigurationError: The gateway's key is missing, or tracing is on and OpenTelemetry cannot be used.
@@ -225,6 +237,7 @@ def delivery_of(config: Settings) -> Delivery:
         # Sandbox data change from day to day, and load tests reuse their ids.
         compares=config.sandbox_number is None,
         tracer=tracing.tracer(config.tracing, tracing.WORKER, gateway_url=config.evolution_url),
+        on_post=on_post,
     )
 
 

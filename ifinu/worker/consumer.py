@@ -65,9 +65,7 @@ class PacedConsumer(Consumer):
                 while bucket.contents:
                     self._start(bucket.contents.popleft())
                 continue
-            new.contents.extend(bucket.contents)
-            new.take()  # the old one's last token may just have been used
-            bucket.contents.clear()
+            new.follow(bucket)
             self._release(new)
 
     def _limit_task(self, request: Any, bucket: TokenBucket, tokens: int) -> None:
@@ -104,19 +102,22 @@ class PacedConsumer(Consumer):
         if away_s > 0:
             bucket.pause()
             return away_s
-        return 0.0 if bucket.take() else max(bucket.wait_s(), _SHORTEST_WAIT_S)
+        tag = bucket.contents[0].message.delivery_tag
+        return 0.0 if bucket.take(tag) else max(bucket.wait_s(), _SHORTEST_WAIT_S)
 
     def _start(self, request: Any) -> None:
         """Hand a message to the pool. If that fails, it ends this message only."""
         tag = request.message.delivery_tag
         if self.leases is not None and not self.leases.holds(tag):
             request.message.channel.qos.let_go(tag)  # its lease ran out: another worker may have it
+            self.app.ended(tag)
             return
         try:
             self._limit_move_to_pool(request)
         except Exception as exc:
             log.exception("ifinu.message.undeliverable")
             state.task_ready(request)  # its slot is free again
+            self.app.ended(tag)
             request.message.channel.bury(tag, reason="undeliverable", error=type(exc).__name__)
 
     def _wake_in(self, bucket: TokenBucket, delay_s: float) -> None:

@@ -47,6 +47,7 @@ def _ending(callback: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as exc:
             log.exception("ifinu.message.unfinished", id=self.id)
             state.task_ready(self)
+            self.app.ended(self.message.delivery_tag)
             self._bury_unforeseen(f"{type(exc).__name__} after the task")
             return None
 
@@ -135,6 +136,7 @@ class Request(CeleryRequest):
             tried: Whether this counts as a try, if there is no outcome.
         """
         outcome, claiming = self.attempt.outcome, self.app.claiming
+        self.app.ended(self.message.delivery_tag)
         if isinstance(outcome, GiveBack) and isinstance(outcome.error, redis.RedisError):
             claiming.refused(outcome.error)
         else:

@@ -15,15 +15,16 @@ from time import monotonic
 from typing import Any
 
 _WINDOW_S = 1.0
+_SOON_S = 0.01  # while all that may go in a second has started, and has not gone
 
 
 class TokenBucket:
     """
     The messages that wait to start, and the tokens that let them.
 
-    In any one second at most `rate_per_s + burst` tokens are taken. While messages wait for tokens alone, the average
-    is `rate_per_s`: a late wake-up finds the tokens of the time it was late, and takes them as far as the limit of a
-    second allows.
+    In any one second at most `rate_per_s + burst` messages go to the gateway: a message that has started and not gone
+    counts as one that goes now. While messages wait for tokens alone, the average is `rate_per_s`: a late wake-up finds
+    the tokens of the time it was late, and takes them as far as the limit of a second allows.
 
     Args:
         rate_per_s: Tokens added per second.
@@ -43,22 +44,38 @@ class TokenBucket:
         self._at = clock()
         self._awaited = False  # whether a wake-up is awaited for tokens alone
         self._most = math.floor(rate_per_s * _WINDOW_S + burst)
-        self._taken: deque[float] = deque(maxlen=self._most)  # when the last tokens were taken
+        self._started: set[str] = set()  # tags of messages that have a token and have not gone
+        self._gone: deque[float] = deque(maxlen=self._most)  # when the last ones went
 
-    def take(self) -> bool:
-        """Take a token; False if there is none."""
+    def take(self, tag: str) -> bool:
+        """Take a token for a message that starts, by its delivery tag; False without one. `ended` has to follow."""
         now = self._fill()
         if self._level < 1.0 or self._window_s(now) > 0:
             return False
         self._level -= 1.0
-        self._taken.append(now)
+        self._started.add(tag)
         return True
+
+    def goes(self, tag: str) -> None:
+        """A message goes to the gateway now."""
+        self._started.discard(tag)
+        self._gone.append(self._clock())
+
+    def ended(self, tag: str) -> None:
+        """A message that has started ended; it may have gone."""
+        self._started.discard(tag)
+
+    def follow(self, old: TokenBucket) -> None:
+        """Go on in the place of a bucket with another rate: with its messages, and after what it has let go."""
+        self.contents.extend(old.contents)
+        old.contents.clear()
+        self._started = old._started.copy()
+        self._gone.extend(old._gone)
+        self._level = 0.0  # its last token may just have been used
 
     def put_back(self) -> None:
         """Return an unused token."""
         self._level += 1.0
-        if self._taken:
-            self._taken.pop()
         if not self._awaited:
             self._level = min(self.burst, self._level)
 
@@ -94,7 +111,10 @@ class TokenBucket:
         return now
 
     def _window_s(self, now: float) -> float:
-        """Seconds until another token may be taken without exceeding a second's limit."""
-        if len(self._taken) < self._most:
+        """Seconds until another message may go without exceeding a second's limit."""
+        while self._gone and self._gone[0] <= now - _WINDOW_S:
+            self._gone.popleft()
+        excess = len(self._gone) + len(self._started) + 1 - self._most
+        if excess <= 0:
             return 0.0
-        return max(0.0, self._taken[0] + _WINDOW_S - now)
+        return self._gone[excess - 1] + _WINDOW_S - now if excess <= len(self._gone) else _SOON_S

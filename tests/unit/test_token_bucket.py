@@ -17,7 +17,8 @@ class Clock:
 
 def drain(bucket: TokenBucket) -> int:
     taken = 0
-    while bucket.take():
+    while bucket.take("tag"):
+        bucket.goes("tag")
         taken += 1
     return taken
 
@@ -54,7 +55,8 @@ def test_a_timer_set_by_the_wait_gives_the_exact_average(rate: float):
     bucket = TokenBucket(rate, 3, clock=clock)
     taken = 0
     while taken < 1000:
-        if bucket.take():
+        if bucket.take("tag"):
+            bucket.goes("tag")
             taken += 1
         else:
             clock.now += bucket.wait_s() + 1e-9
@@ -123,12 +125,49 @@ def test_no_tokens_are_kept_once_no_message_waits():
     assert drain(bucket) == 3
 
 
-def test_a_token_that_is_put_back_is_taken_again_in_the_same_second():
-    clock = Clock()
-    bucket = TokenBucket(50, 3, level=3, clock=clock)
+def test_a_token_that_is_put_back_is_taken_again():
+    bucket = TokenBucket(50, 3, level=3, clock=Clock())
     assert drain(bucket) == 3
     bucket.put_back()
     assert drain(bucket) == 1
+
+
+def test_messages_that_have_not_gone_count_as_ones_that_go_now():
+    """
+    The process stands still after 53 have started: when they go at last, no other may go in the same second.
+    """
+    clock = Clock()
+    bucket = TokenBucket(50, 3, clock=clock)
+    bucket.contents.extend(range(1000))
+    started: list[str] = []
+    while len(started) < 53:
+        clock.now += bucket.wait_s()
+        if bucket.take(tag := f"n{len(started)}"):
+            started.append(tag)
+    clock.now += 5
+    assert not bucket.take("one more")
+    for tag in started[1:]:
+        bucket.goes(tag)
+    bucket.ended(started[0])
+    assert drain(bucket) == 1
+    clock.now += 0.99
+    assert drain(bucket) == 0
+    clock.now += 0.02
+    assert drain(bucket) > 0
+
+
+def test_a_new_rate_goes_on_after_what_the_old_one_let_go():
+    clock = Clock()
+    old = TokenBucket(50, 3, level=3, clock=clock)
+    old.contents.extend(range(10))
+    assert drain(old) == 3
+    assert not old.take("tag")
+    new = TokenBucket(1, 3, clock=clock)
+    new.follow(old)
+    assert (list(new.contents), list(old.contents)) == (list(range(10)), [])
+    assert drain(new) == 0
+    clock.now += 1.01
+    assert drain(new) == 1
 
 
 @given(
@@ -145,7 +184,10 @@ def test_no_window_of_any_width_has_more_than_its_rate_and_the_burst(
     taken: list[float] = []
     for pause_s, tries in steps:
         clock.now += pause_s
-        taken += [clock.now for _ in range(tries) if bucket.take()]
+        for _ in range(tries):
+            if bucket.take("tag"):
+                bucket.goes("tag")
+                taken.append(clock.now)
     for first, start in enumerate(taken):
         for last in range(first, len(taken)):
             width_s = taken[last] - start
@@ -156,7 +198,7 @@ def test_forgetting_waiting_tasks_keeps_the_level():
     clock = Clock()
     bucket = TokenBucket(50, 3, clock=clock)
     bucket.contents.extend(["a", "b"])
-    assert bucket.take()
+    assert bucket.take("a")
     bucket.clear_pending()
     assert not bucket.contents
-    assert not bucket.take()
+    assert not bucket.take("b")
