@@ -23,8 +23,8 @@ class Shard(Generic[Client]):
     """
     One gateway process, at an address.
 
-    While it does not answer, only one thread at a time asks it. Otherwise every slot of a worker would wait for it, and
-    so would the messages for other processes.
+    While it does not answer, only one thread at a time asks it. Otherwise all helper threads of a worker would wait for
+    it, and so would the messages for other processes.
 
     Args:
         gateway: Its client, for sending or for management.
@@ -105,7 +105,7 @@ def ask_all(
     if len(shards) == 1:
         ask(*shards.values())
     else:
-        # New threads each time: a pool would not survive a fork, and this is rare.
+        # New threads each time, since this is rare.
         for shard in shards.values():
             threading.Thread(target=ask, args=(shard,), name=f"ask {shard.address}", daemon=True).start()
     answers: dict[str, _T | errors.GatewayError] = {}

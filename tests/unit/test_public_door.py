@@ -56,6 +56,7 @@ def test_a_worker_that_does_not_record_loads_no_database_no_other_command_and_no
         "ifinu.tracing.sdk",
         "prompt_toolkit",
         "psycopg2",
+        "requests",
         "sqlalchemy",
         "sqlite3",
         "starlette",
