@@ -138,9 +138,8 @@ class TemplateSet:
     def _check(self, path: Path) -> None:
         """See that it can be read, is a template, names values that there are, and holds no damage."""
         try:
-            source = path.read_text(encoding="utf-8")
-            tree = self._environment.parse(source, path.name, str(path))
-            self._environment.compile(source, path.name, str(path))
+            self._environment.get_template(path.name)  # which keeps it compiled for the kinds
+            tree = self._environment.parse(path.read_text(encoding="utf-8"), path.name, str(path))
         except OSError as exc:
             self._report(f"{path}: {exc.strerror}")
         except UnicodeDecodeError as exc:
