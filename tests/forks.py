@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -63,9 +64,15 @@ while True:
         os.environ.update(environment)
         break
 exec(compile(script, "<string>", "exec"))
+# A script that ends by itself ends here, since to free each object that the parent imported takes longest of all.
+import atexit, threading
+threading._shutdown()
+atexit._run_exitfuncs()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(0)
 """
 
-_AS_MODULE = "import runpy, sys; sys.argv[:] = {argv!r}; runpy.run_module({module!r}, None, '__main__', True)"
 _NOT_COMPARED = ("IFINU_", "PYTEST_CURRENT_TEST")  # the settings are read when a program runs, not at an import
 
 
@@ -127,11 +134,16 @@ class Forks:
         self._ends: dict[int, int] = {}
         self._lock = threading.RLock()
 
-    def run(self, script: str, folder: Path) -> Ended:
-        """Run one script; its output goes through two files in `folder`."""
-        out, err = folder / "out", folder / "err"
-        code = self._start(script, dict(os.environ), out, err, truncates=True).wait()
-        return Ended(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+    def run(self, script: str) -> Ended:
+        """Run one script and wait for its end."""
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            forked = self._start(script, dict(os.environ), out, err, truncates=True)
+            try:
+                code = forked.wait(timeout=60)
+            finally:
+                forked.kill()
+            return Ended(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
 
     def start(self, module: str, arguments: Sequence[str], environment: Mapping[str, str], out: Path) -> Forked | None:
         """
@@ -151,8 +163,7 @@ class Forks:
             self._ensure_parent()
             if _compared(environment) != self._environment:
                 return None
-        script = _AS_MODULE.format(module=module, argv=[module, *arguments])
-        return self._start(script, environment, out, out, truncates=False)
+        return self._start(as_module(module, *arguments), environment, out, out, truncates=False)
 
     def ended(self, pid: int) -> int | None:
         """The exit code of a process that has ended."""
@@ -204,17 +215,41 @@ class Forks:
         return None
 
 
+def as_module(module: str, *arguments: str) -> str:
+    """The script that does what `python -m MODULE ARGUMENTS` does."""
+    return (
+        f"import runpy, sys; sys.argv[:] = {[module, *arguments]!r}; "
+        f"runpy.run_module({module!r}, None, '__main__', True)"
+    )
+
+
 def _compared(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(_NOT_COMPARED)}
 
 
 @functools.cache
 def programs() -> Forks:
-    """The parent of workers and simulators, until pytest ends."""
-    forks = Forks(
+    """The parent of workers and simulators, until pytest ends. It has not configured the logging."""
+    return _until_the_end(
         "import celery.__main__, celery.apps.worker, celery.bin.celery, celery.concurrency.thread, celery.worker\n"
         "import ifinu.simulator.process, ifinu.worker.consumer, ifinu.worker.inspection, ifinu.worker.tasks\n"
         "import kombu.transport.redis, uvicorn"
     )
+
+
+@functools.cache
+def bare() -> Forks:
+    """A parent that has imported only some modules of Python's library."""
+    return _until_the_end("")
+
+
+@functools.cache
+def libraries() -> Forks:
+    """A parent that has imported nothing of ifinu, only libraries that each of its commands needs."""
+    return _until_the_end("import phonenumbers, pydantic, redis, rich, typer")
+
+
+def _until_the_end(imports: str) -> Forks:
+    forks = Forks(imports)
     atexit.register(forks.close)
     return forks

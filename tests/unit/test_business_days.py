@@ -1,8 +1,7 @@
-import subprocess
-import sys
 from datetime import date, timedelta
 
 import pytest
+from forks import libraries
 
 from ifinu import business_days
 
@@ -77,4 +76,4 @@ def test_only_brazils_calendar_is_loaded_and_only_on_first_use():
         "business_days.is_holiday(date(2026, 7, 9), 'SP')\n"
         "assert 'holidays' in sys.modules and 'holidays.countries' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert libraries().run(code).code == 0

@@ -1,11 +1,9 @@
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import redis
 from command_line import Shell
+from forks import as_module, libraries, programs
 
 from ifinu import cli
 from ifinu.errors import (
@@ -130,27 +128,21 @@ def test_a_misspelt_setting_ends_with_2(ifinu, monkeypatch):
 
 def test_a_worker_does_not_start_without_the_key(ifinu):
     # In a separate process, since it configures the application.
-    ended = subprocess.run(
-        [sys.executable, "-m", "ifinu", "worker"], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("error: IFINU_EVOLUTION_API_KEY is not set")
+    ended = programs().run(as_module("ifinu", "worker"))
+    assert ended.code == 2
+    assert ended.err.startswith("error: IFINU_EVOLUTION_API_KEY is not set")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",)])
 def test_a_closed_pipe_is_no_traceback(arguments):
-    reading, writing = os.pipe()
-    os.close(reading)
-    command = [sys.executable, "-m", "ifinu", *arguments]
-    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=30, check=False)
-    os.close(writing)
-    assert (ended.returncode, ended.stderr) == (1, b"")
+    closed = "import os\nreading, writing = os.pipe()\nos.close(reading)\nos.dup2(writing, 1)\n"
+    ended = libraries().run(closed + as_module("ifinu", *arguments))
+    assert (ended.code, ended.err) == (1, "")
 
 
 def test_help_does_not_load_what_only_some_commands_need():
     code = "import sys, ifinu.cli; print(*{'celery', 'kombu', 'urllib3', 'babel', 'jinja2'} & set(sys.modules))"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert ended.stdout.strip() == ""
+    assert libraries().run(code) == (0, "\n", "")
 
 
 def test_exit_codes_are_those_of_the_help():

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import traceback
 from typing import Any
 
 import pytest
 from command_line import Shell
+from forks import libraries
 
 from ifinu.broker import intake
 from ifinu.cli.flower import shown
@@ -59,13 +58,11 @@ def test_wrong_options_end_with_2(ifinu, monkeypatch, wrong):
     assert wrong[0] in ended.err
 
 
-def test_without_the_extra_it_says_what_to_install():
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("IFINU_FLOWER_AUTH", LOGIN)
     code = "import sys\nsys.modules['flower'] = None\nfrom ifinu.cli import main\nsys.exit(main(['flower']))"
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={"IFINU_FLOWER_AUTH": LOGIN}
-    )
-    assert (ended.returncode, ended.stderr) == (2, "error: Flower is not installed: pip install 'ifinu[flower]'\n")
+    ended = libraries().run(code)
+    assert (ended.code, ended.err) == (2, "error: Flower is not installed: pip install 'ifinu[flower]'\n")
 
 
 def test_the_login_may_come_from_a_file(ifinu, monkeypatch, tmp_path):

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from forks import Forks
+from forks import programs
 
 PRELUDE = """
 import logging, structlog
@@ -19,22 +16,13 @@ def fail():
     secret = "in a local variable"
     raise ValueError("one\\ntwo")
 """
-# Logging is not configured in the parent, so `configure` is tested from scratch.
-FORKS = Forks("import ifinu.logs, ifinu.settings, structlog, celery.app.trace, celery.worker.consumer.consumer")
 NAME, PHONE, TEXT = "Zulmira Canário", "(77) 99861-5555", "a fatura do Zé"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _forks() -> Iterator[None]:
-    yield
-    FORKS.close()
 
 
 def lines_of(script: str, level: str = "info", style: str = "JSON", limit: int = 0, code: int = 0) -> list[str]:
     """The lines on stderr of a process that configures logging and runs `script`."""
     source = PRELUDE.format(level=level, style=style, limit=limit) + script
-    with tempfile.TemporaryDirectory() as folder:
-        ended = FORKS.run(source, Path(folder))
+    ended = programs().run(source)
     assert (ended.code, ended.out) == (code, ""), ended.err
     return ended.err.splitlines()
 

@@ -28,9 +28,10 @@ def test_needs_nothing():
 
 def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_some.py").write_text(SOME_NEED_PROGRAMS)
+    alone = {"PYTHONPATH": str(TESTS), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-ra", "-p", "programs", "-p", "no:cacheprovider", f"--rootdir={folder}"],
-        cwd=folder, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(TESTS), **environment},
+        cwd=folder, env={"PATH": os.environ["PATH"], **alone, **environment},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+from forks import Forks, bare, libraries
 
 import ifinu
 
@@ -25,27 +23,28 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = ifinu.send  # type: ignore[attr-defined]  # that is the point
 
 
-def loaded_by(statement: str) -> set[str]:
-    """The top-level modules and those of ifinu that a fresh interpreter has loaded after `statement`."""
-    script = f"{statement}\nimport sys\nprint(*sys.modules)"
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return {name for name in answer.stdout.split() if "." not in name or name.startswith("ifinu.")}
+def loaded_by(statement: str, interpreter: Forks) -> set[str]:
+    """The top-level modules and those of ifinu that an interpreter has loaded after `statement`."""
+    ended = interpreter.run(f"{statement}\nimport sys\nprint(*sys.modules)")
+    assert ended.code == 0, ended.err
+    return {name for name in ended.out.split() if "." not in name or name.startswith("ifinu.")}
 
 
 def test_importing_the_package_loads_neither_celery_nor_a_module_of_ifinu():
-    loaded = loaded_by("import ifinu")
+    loaded = loaded_by("import ifinu", bare())
     assert not loaded & {"celery", "kombu", "redis", "pydantic", "requests", "phonenumbers"}
     assert not [name for name in loaded if name.startswith("ifinu.")]
 
 
 @pytest.mark.parametrize("name", ["Notification", "Kind", "cancel", "enqueue_many"])
 def test_a_producer_in_bulk_needs_neither_celery_nor_the_gateways_client(name: str):
-    loaded = loaded_by(f"from ifinu import {name}")
+    loaded = loaded_by(f"from ifinu import {name}", libraries())
     assert not loaded & {"celery", "ifinu.gateway", "ifinu.worker"}
 
 
 def test_a_worker_that_does_not_record_loads_no_database_no_other_command_and_nothing_that_traces():
-    loaded = loaded_by("import ifinu.worker.tasks, ifinu.worker.consumer, ifinu.worker.inspection, celery.bin.worker")
+    statement = "import ifinu.worker.tasks, ifinu.worker.consumer, ifinu.worker.inspection, celery.bin.worker"
+    loaded = loaded_by(statement, bare())
     assert "ifinu.worker.app" in loaded
     assert not loaded & {
         "alembic",

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
+from forks import bare, programs
 
 from ifinu import tracing
 from ifinu.broker import NORMAL, intake
@@ -79,8 +79,8 @@ def test_importing_all_modules_does_not_import_the_tracing_extra(before: str):
         "traces = 'opentelemetry.sdk.trace', 'opentelemetry.exporter', 'ifinu.tracing.sdk';"
         "print([name for name in sys.modules if name.startswith(traces)])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr
+    done = (bare() if before else programs()).run(code)
+    assert done.out == "[]\n", done.err
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
