@@ -27,9 +27,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("unhurried")
 
 
+def pytest_collectstart() -> None:
+    """Collect no garbage while modules are imported and tests collected, since nearly all of that stays."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Freeze the imported modules and collected tests, so that the garbage collector skips them."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

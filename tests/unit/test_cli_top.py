@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 from collections import Counter
@@ -232,6 +233,7 @@ def test_every_order_has_its_turn():
 # -- fitting
 
 
+@functools.cache
 def busy_model(workers=20):
     """With long names, wide characters, many of everything."""
     names = [f"celery@ifinu-worker-6f7d9c5b8-x{number:02}-日本" for number in range(workers)]

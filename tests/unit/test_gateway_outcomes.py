@@ -257,9 +257,9 @@ def test_every_reason_but_those_that_no_answer_gives_has_a_row_above(reason: Rea
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: (
-        st.lists(inner)
+        st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["response", "message", "error", "key", "id", "code", "type", "output"]), inner
+            st.sampled_from(["response", "message", "error", "key", "id", "code", "type", "output"]), inner, max_size=4
         )
     ),
 )

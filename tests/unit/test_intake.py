@@ -346,7 +346,7 @@ def test_the_call_of_a_message_is_read_from_every_encoding(
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
     max_leaves=8,
 )
 HEADERS = ("eta", "expires", "retries", "ignore_result", "argsrepr", "task", "id", *OLD_RETRY, *STEERING)

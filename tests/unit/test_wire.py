@@ -446,12 +446,13 @@ def test_encoding_and_decoding_change_nothing(fields):
 any_text = st.text(st.characters(codec=None)) | st.sampled_from(["usuário", "validade", "Nome", "kind", "\ud800"])
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | any_text,
-    lambda inner: st.lists(inner),
+    lambda inner: st.lists(inner, max_size=3),
     max_leaves=4,
 )
 json_bodies = st.dictionaries(
     st.sampled_from([*wire._TOP, "cobranca"]) | any_text,
-    json_values | st.dictionaries(st.sampled_from([*wire._CHARGE, "cliente"]) | any_text, json_values),
+    json_values | st.dictionaries(st.sampled_from([*wire._CHARGE, "cliente"]) | any_text, json_values, max_size=4),
+    max_size=6,
 )
 
 
