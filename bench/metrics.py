@@ -4,7 +4,7 @@ Share of a message's CPU time that a worker spends on metrics.
     python bench/metrics.py [--messages 5000] [--rounds 7]
 
 Two workers take turns at the same simulated gateway (20 ms a send): ifinu's worker, scraped every second, and
-`bench/uncounted.py`, which counts nothing. CPU time is measured as in `cost.py`. The result is the median over the
+`bench/uncounted.py`, which counts nothing. CPU time is measured as in `peers.py`. The result is the median over the
 rounds of the ratio of both workers' CPU time in one round. The exit code is 1 when the metrics cost more than 3 %.
 """
 
@@ -17,25 +17,17 @@ import statistics
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import report
-from cost import SLOTS, Contender, measure
-from report import table
-from rig import Rig, WorkerProcess, wire
+from report import Progress, table
+from rig import Rig, push, wire
+from unpaced import Contender, ifinu, measure
 
 from ifinu.broker import NORMAL
 
 MOST = 1.03
 _SCRAPE_EVERY_S = 1.0
-
-
-def worker(application: str, **more: str) -> Callable[[Rig], WorkerProcess]:
-    return lambda rig: rig.start(
-        "-A", application, "worker",
-        IFINU_RATE_LIMIT="5000/s", IFINU_RATE_BURST="1000", IFINU_CONCURRENCY=SLOTS, IFINU_RECORDER="false", **more,
-    )  # fmt: skip
 
 
 def raw(number: int) -> bytes:
@@ -63,22 +55,29 @@ def main() -> int:
     given = parser().parse_args()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    counts = Contender(worker("ifinu", IFINU_METRICS_PORT=str(port)), NORMAL, raw)
-    silent = Contender(worker("uncounted"), NORMAL, raw)
-    messages = [raw(number) for number in range(given.messages)]
+
+    def fill(rig: Rig, messages: int) -> None:
+        push(rig.client, NORMAL, [raw(number) for number in range(messages)])
+
+    counts = Contender(ifinu(IFINU_METRICS_PORT=str(port)), fill)
+    silent = Contender(ifinu(application="uncounted"), fill)
     stop, scrapes = threading.Event(), list[int]()
     scraper = threading.Thread(target=scrape, args=(port, stop, scrapes))
     scraper.start()
-    pairs = []
+    pairs, progress = [], Progress()
     try:
         with Rig(latency_ms=20) as rig:
             for round_ in range(given.rounds):
                 order = (counts, silent) if round_ % 2 else (silent, counts)
-                cost = {contender: measure(rig, contender, messages).cpu_us for contender in order}
+                cost = {
+                    contender: measure(rig, contender, given.messages, f"round {round_ + 1}", progress).cpu_us
+                    for contender in order
+                }
                 pairs.append((cost[counts], cost[silent]))
     finally:
         stop.set()
         scraper.join()
+        progress.end()
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
     shown = table(
         ("worker, ten slots", "CPU µs a message", "of the one that does not count"),

@@ -25,7 +25,10 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the docstring's lines, and names each default."""
+    """Keeps the docstring's lines, and names the defaults that are values."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
 
 
 class Progress:

@@ -30,7 +30,7 @@ def commands() -> list[tuple[str, str]]:
     found = [
         (bench, arguments.split("  ")[0].strip())
         for page in PAGES
-        for bench, arguments in re.findall(r"bench/(\w+)\.py((?: +[\w./,-]+)*)", page.read_text())
+        for bench, arguments in re.findall(r"bench/(\w+)\.py((?: +(?:--|\d)[\w ./,-]+)?)", page.read_text())
     ]
     return sorted({(bench, arguments) for bench, arguments in found if bench in BENCHES})
 
