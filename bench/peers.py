@@ -62,7 +62,7 @@ def contenders(python: Path) -> dict[str, Contender]:
 
     return {
         "ifinu": Contender(ifinu(), fill),
-        "ifinu-ledger": Contender(ifinu(records=True), fill),
+        "ifinu-ledger": Contender(ifinu(records=True), fill, starts_first=True),
         "ifinu-events": Contender(ifinu("--task-events"), fill),
         "stock-threads": stock("threads"),
         "stock-prefork": stock("prefork"),

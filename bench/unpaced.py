@@ -15,6 +15,8 @@ import usage
 from report import Progress
 from rig import Rig, WorkerProcess, wait_for
 
+from ifinu.broker.keys import EVENTS
+
 SLOTS = "10"
 _FIRST_S, _ALL_S = 120.0, 900.0
 
@@ -24,6 +26,7 @@ class Contender(NamedTuple):
 
     start: Callable[[Rig], WorkerProcess]
     fill: Callable[[Rig, int], None]
+    starts_first: bool = False  # before its backlog is there
 
 
 class Cost(NamedTuple):
@@ -43,12 +46,19 @@ class Cost(NamedTuple):
 def ifinu(
     *flags: str, application: str = "ifinu", records: bool = False, **more: str
 ) -> Callable[[Rig], WorkerProcess]:
-    """Start ifinu's worker without a pace that it could reach."""
-    return lambda rig: rig.start(
-        "-A", application, "worker", *flags,
-        IFINU_RATE_LIMIT="5000/s", IFINU_RATE_BURST="1000", IFINU_CONCURRENCY=SLOTS,
-        IFINU_RECORDER=str(records), **more,
-    )  # fmt: skip
+    """Start ifinu's worker without a pace that it could reach; one that records is returned once it does."""
+
+    def start(rig: Rig) -> WorkerProcess:
+        worker = rig.start(
+            "-A", application, "worker", *flags,
+            IFINU_RATE_LIMIT="5000/s", IFINU_RATE_BURST="1000", IFINU_CONCURRENCY=SLOTS,
+            IFINU_RECORDER=str(records), **more,
+        )  # fmt: skip
+        if records:
+            wait_for(lambda: bool(rig.client.exists(EVENTS)), worker, _FIRST_S)  # it makes the stream when it begins
+        return worker
+
+    return start
 
 
 def measure(rig: Rig, contender: Contender, messages: int, name: str, progress: Progress) -> Cost:
@@ -58,9 +68,13 @@ def measure(rig: Rig, contender: Contender, messages: int, name: str, progress: 
     Counted is what comes after the first tenth of the messages, so that its start does not matter.
     """
     rig.reset()
+    if contender.starts_first:
+        worker = contender.start(rig)
     progress.show(f"{name}: {messages:,} messages are published")
     contender.fill(rig, messages)
-    worker, redis = contender.start(rig), rig.server_pids["Redis"]
+    if not contender.starts_first:
+        worker = contender.start(rig)
+    redis = rig.server_pids["Redis"]
 
     def sent(count: int) -> bool:
         progress.show(f"{name}: {(so_far := rig.sent()):,} of {messages:,} sent")
