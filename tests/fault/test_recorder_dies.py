@@ -96,10 +96,11 @@ def test_a_recorder_ends_with_its_killed_worker_and_another_worker_records(
 
 
 @pytest.mark.fault
+@pytest.mark.timeout(600)
 def test_a_killed_recorder_is_started_again_while_sending_goes_on(
     fleet: Fleet, queue: Queue, simulator: Simulated, ledger_url: str, sized, report
 ):
-    messages, kills = sized((500, 2), (5_000, 8))
+    messages, kills = sized((500, 2), (5_000, 4))
     port = free_port()
     worker = fleet.start(
         IFINU_RECORDER="true", IFINU_DATABASE_URL=ledger_url, IFINU_METRICS_PORT=str(port), **RATE
