@@ -35,7 +35,7 @@ from ifinu.ledger.stream import Fields, Stream
 
 log = structlog.get_logger(__name__)
 
-_BATCH = 500
+_BATCH = 1000  # Redis needs 2 ms to hand them over
 _WAIT_S = 1.0  # for the next event, and so the longest time until a stop is noticed
 _GATHER_S = 0.25  # pause after a small batch, so that the next one is larger and the database has less to do
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
