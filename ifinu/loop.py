@@ -140,6 +140,7 @@ class Loop:
         self.pipelines: dict[tuple[Any, ...], Any] = {}
         self.selector = selectors.DefaultSelector()
         self._root = greenlet.getcurrent()
+        self._idle: list[_Task] = []
         self._hub: Hub | None = None
         self._soon: collections.deque[Callable[[], None]] = collections.deque()
         self._flushes: collections.deque[Callable[[], None]] = collections.deque()
@@ -164,13 +165,17 @@ class Loop:
 
     def spawn(self, run: Callable[[], object]) -> None:
         """Start a task: at once, or soon if the caller is a task itself."""
-        task = _Task(functools.partial(self._run, run), self._root)
-        task.loop = self
         self.tasks += 1
-        if greenlet.getcurrent() is self._root:
-            task.switch()
+        if self._idle:
+            task = self._idle.pop()
+            task.gr_context = None  # each task begins with an empty one
         else:
-            self._soon.append(task.switch)
+            task = _Task(self._serve, self._root)
+            task.loop = self
+        if greenlet.getcurrent() is self._root:
+            task.switch(run)
+        else:
+            self._soon.append(functools.partial(task.switch, run))
 
     def turn(self) -> None:
         """Do what was left for the end of this turn: call before each wait for events."""
@@ -209,6 +214,8 @@ class Loop:
         """Close what belongs to the loop; no task may be under way."""
         for pipeline in self.pipelines.values():
             pipeline.close()
+        for task in self._idle:
+            task.throw()
         self._threads.shutdown(wait=False)
         self.selector.close()
         self._waker.close()
@@ -264,6 +271,15 @@ class Loop:
         future.add_done_callback(lambda _: self.call_from_thread(resume))
         self._root.switch()
         return future.result()
+
+    def _serve(self, run: Callable[[], object]) -> None:
+        """Run tasks one after the other: a new greenlet for each would map and unmap memory for its stack."""
+        here = greenlet.getcurrent()
+        assert isinstance(here, _Task)  # noqa: S101 - `spawn` made it
+        while True:
+            self._run(run)
+            self._idle.append(here)
+            run = self._root.switch()
 
     def _run(self, run: Callable[[], object]) -> None:
         try:
