@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import redis
@@ -22,9 +22,10 @@ from ifinu.cli.durations import span
 from ifinu.errors import ConfigurationError, IfinuError
 
 _CHUNK = 500  # messages a trip
-_POLL_S = 0.2
+_POLL_S = 0.1
 _LINE_EVERY_S = 2.0
 _RATE_OVER_S = 5.0
+_SHORTEST_S = 1.0  # of a pace that means something
 _STALLED_S = 60.0
 
 
@@ -32,13 +33,41 @@ class Stalled(IfinuError):  # noqa: N818 - this program did not fail
     """The backlog no longer shrinks."""
 
 
-@dataclass(frozen=True)
-class LoadProgress:
-    """Progress of a run: messages left, dead letters since it began, and messages drained a second."""
+class Drain:
+    """What was seen of a backlog that shrinks, look by look."""
 
-    left: int
-    dead: int
-    rate_per_s: float
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, int]] = deque()  # of the last five seconds: time, messages left
+        self._still: tuple[float, int] | None = None  # the last look before it moved
+        self.moved_at = -math.inf
+        self.fastest_per_s: float | None = None  # over any five seconds; None for a shorter drain
+
+    def saw(self, now: float, left: int) -> None:
+        if self._looks and left != self._looks[-1][1]:
+            self._still = self._still or self._looks[-1]
+            self.moved_at = now
+        elif not self._looks:
+            self.moved_at = now
+        while self._looks and now - self._looks[0][0] > _RATE_OVER_S:
+            self.fastest_per_s = max(self.fastest_per_s or 0.0, self.rate_per_s)
+            self._looks.popleft()
+        self._looks.append((now, left))
+
+    @property
+    def left(self) -> int:
+        return self._looks[-1][1]
+
+    @property
+    def rate_per_s(self) -> float:
+        """Messages that left it a second, over the last five seconds."""
+        return _falling_per_s(self._looks[0], self._looks[-1])
+
+    @property
+    def pace_per_s(self) -> float | None:
+        """The same, from its first move to the last one; None if that took less than a second."""
+        if self._still is None or self.moved_at - self._still[0] < _SHORTEST_S:
+            return None
+        return _falling_per_s(self._still, (self.moved_at, self.left))
 
 
 def load(
@@ -53,7 +82,7 @@ def load(
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Push N test messages, and watch the workers process them.
+    Push N test messages, watch the workers process them, and report the time and the pace.
 
     Each is [bold]{"id":"test_<run>_<i>","tipo_notificacao":"lembrete"}[/bold] and has no phone:
     workers send it to their [bold]IFINU_SANDBOX_NUMBER[/bold]. Use the simulator, or set
@@ -82,15 +111,14 @@ def load(
         document: dict[str, Any] = {"run": run, "pushed": count, "push_s": round(time.monotonic() - started, 3)}
         notes.print(f"{count:,} pushed in {span(document['push_s'])}: ids test_{run}_1 to test_{run}_{count}")
         if wait:
-            dead = _watch(client, dead_before, count, show=not as_json)
+            drain, dead = _watch(client, dead_before, count, show=not as_json)
             took_s = time.monotonic() - started
             document |= {"drained_s": round(took_s, 3), "per_s": round(count / took_s, 2), "dead": dead}
+            document |= {"pace_per_s": _rounded(drain.pace_per_s), "fastest_per_s": _rounded(drain.fastest_per_s)}
     if as_json:
         terminal.print_json(document)
     elif wait:
-        terminal.results().print(
-            f"{count:,} messages in {span(took_s)}: {document['per_s']:g} per second; {dead:,} dead letters"
-        )
+        terminal.results().print(f"{count:,} messages in {span(took_s)}: {_paces(document)}; {dead:,} dead letters")
 
 
 def _paced(bodies: Iterable[dict[str, str]], rate: str | None) -> Iterator[list[dict[str, str]]]:
@@ -123,44 +151,37 @@ def _dead(client: redis.Redis) -> int:
     return sum(queue.dead for queue in backlog.survey(client))
 
 
-def _watch(client: redis.Redis, dead_before: int, pushed: int, *, show: bool) -> int:
+def _watch(client: redis.Redis, dead_before: int, pushed: int, *, show: bool) -> tuple[Drain, int]:
     """
     Show the backlog until every message has ended.
 
     Returns:
-        Dead letters since the run began.
+        What was seen, and the dead letters since the run began.
 
     Raises:
         Stalled: The backlog has not changed for a minute.
     """
     notes = terminal.notes()
-    seen: deque[tuple[float, int]] = deque()
-    moved_at = line_at = time.monotonic()
+    drain, line_at = Drain(), time.monotonic()
     live = Live(console=notes, auto_refresh=False) if show and notes.is_terminal else None
     if live:
         live.start()
     try:
         while True:
             queues = backlog.survey(client)
-            now, left = time.monotonic(), sum(queue.unsettled for queue in queues)
-            dead = sum(queue.dead for queue in queues) - dead_before
-            if seen and left != seen[-1][1]:
-                moved_at = now
-            seen.append((now, left))
-            while now - seen[0][0] > _RATE_OVER_S:
-                seen.popleft()
-            progress = LoadProgress(left, dead, _falling_per_s(seen))
+            now, dead = time.monotonic(), sum(queue.dead for queue in queues) - dead_before
+            drain.saw(now, sum(queue.unsettled for queue in queues))
             if live:
-                live.update(_line(progress, pushed), refresh=True)
+                live.update(_line(drain, dead, pushed), refresh=True)
             elif show and now - line_at >= _LINE_EVERY_S:
                 line_at = now
-                notes.print(_line(progress, pushed))
-            if left == 0:
-                return dead
-            if now - moved_at > _STALLED_S:
+                notes.print(_line(drain, dead, pushed))
+            if drain.left == 0:
+                return drain, dead
+            if now - drain.moved_at > _STALLED_S:
                 raise Stalled(
-                    f"{left:,} messages are left, and their number has not changed for {_STALLED_S:.0f} s: check with "
-                    "`ifinu status --workers` that a worker runs and no queue is paused"
+                    f"{drain.left:,} messages are left, and their number has not changed for {_STALLED_S:.0f} s: check "
+                    "with `ifinu status --workers` that a worker runs and no queue is paused"
                 )
             time.sleep(_POLL_S)
     finally:
@@ -168,12 +189,24 @@ def _watch(client: redis.Redis, dead_before: int, pushed: int, *, show: bool) ->
             live.stop()
 
 
-def _falling_per_s(seen: deque[tuple[float, int]]) -> float:
-    (then, before), (now, after) = seen[0], seen[-1]
+def _falling_per_s(first: tuple[float, int], last: tuple[float, int]) -> float:
+    (then, before), (now, after) = first, last
     return max(0.0, (before - after) / (now - then)) if now > then else 0.0
 
 
-def _line(progress: LoadProgress, pushed: int) -> str:
-    done = max(0, pushed - progress.left - progress.dead)
-    eta = f"{span(progress.left / progress.rate_per_s)} to go" if progress.rate_per_s else "–"
-    return f"{progress.rate_per_s:.0f}/s   {progress.left:,} left   {done:,} sent   {progress.dead:,} dead   {eta}"
+def _line(drain: Drain, dead: int, pushed: int) -> str:
+    done = max(0, pushed - drain.left - dead)
+    eta = f"{span(drain.left / drain.rate_per_s)} to go" if drain.rate_per_s else "–"
+    return f"{drain.rate_per_s:.0f}/s   {drain.left:,} left   {done:,} sent   {dead:,} dead   {eta}"
+
+
+def _paces(document: dict[str, Any]) -> str:
+    """Say how fast: of the whole run, or, once it lasted long enough to tell, of the workers alone."""
+    if document["pace_per_s"] is None:
+        return f"{document['per_s']:g} per second"
+    fastest = document["fastest_per_s"]
+    return f"pace {document['pace_per_s']:g} per second" + (f", {fastest:g} at its fastest" if fastest else "")
+
+
+def _rounded(per_s: float | None) -> float | None:
+    return None if per_s is None else round(per_s, 2)

@@ -290,6 +290,8 @@ def test_a_worker_of_the_command_line_drains_a_load_and_ends_on_sigterm(valkey, 
         assert loaded.returncode == 0, loaded.stderr
         report = json.loads(loaded.stdout)
         assert (report["pushed"], report["dead"]) == (100, 0)
+        assert report["per_s"] == pytest.approx(100 / report["drained_s"], rel=0.01)
+        assert {"push_s", "pace_per_s", "fastest_per_s"} <= set(report)
         assert len(simulator.control.sends) == 100
         assert list(simulator.control.summary()["clients"]) == ["w1"]
 
