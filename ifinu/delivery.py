@@ -91,6 +91,7 @@ _ENDED = {
     Name.SUPPRESSED: "ifinu.message.suppressed",
     Name.CANCELLED: "ifinu.message.cancelled",
 }
+_sorted_json = json.JSONEncoder(sort_keys=True).encode  # `json.dumps` would make an encoder each time
 _masked = functools.lru_cache(maxsize=1024)(phone.mask_in)  # an instance may be named after its phone
 
 
@@ -400,7 +401,7 @@ class Delivery:
 
     def _digest(self, notification: Notification) -> str:
         """A digest of the whole content."""
-        return self.pseudonyms.digest(json.dumps(wire.encode(notification), sort_keys=True))
+        return self.pseudonyms.digest(_sorted_json(wire.encode(notification)))
 
     def _held(self, message: _Message, claim: Claim, hold: Hold) -> Wait | Dead:
         """Wait without a try, since the instance is held back."""

@@ -8,6 +8,7 @@ a line derived from the notification's id: `_Ref. K7Q2-M9XT_`. The line reveals 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 
@@ -15,6 +16,7 @@ _LINE = re.compile(r"_Ref\. ([A-Z2-7]{4}-[A-Z2-7]{4})_")
 _AROUND = " \t>*_~`"  # WhatsApp's marks of formatting
 
 
+@functools.lru_cache(maxsize=1024)  # a send needs it twice
 def reference_of(notification_id: str) -> str:
     """
     The reference of a notification id: `K7Q2-M9XT`, 40 bits of its hash.

@@ -243,14 +243,24 @@ class Request(CeleryRequest):
         return clock
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
-        """Send a task event, without the texts of exceptions that may quote personal data."""
+        """Send a task event if anyone asked for them, without the texts of exceptions: they may quote personal data."""
+        if not self._has_listeners:
+            return
         if "exception" in fields:
             raised, where = str(fields["exception"]), str(fields.get("traceback") or "")
             fields |= {"exception": log_exceptions.retold(raised), "traceback": log_exceptions.frames_in(where)}
         super().send_event(type, **fields)
 
+    @property
+    def _has_listeners(self) -> bool:
+        """Whether task events are on (`-E`, `control enable_events`); if not, Celery makes each one and drops it."""
+        eventer = self._eventer
+        return eventer is not None and eventer.enabled and (not eventer.groups or "task" in eventer.groups)
+
     def announce(self) -> None:
         """Send the event `task-received`."""
+        if not self._has_listeners:
+            return
         self.send_event(
             "task-received",
             name=self.name,

@@ -480,6 +480,23 @@ def test_a_worker_obeys_its_own_applications_control_and_no_others(
     assert stats["w0@test"]["pool"]["max-concurrency"] == 10
 
 
+def test_a_revoked_message_is_dead_lettered_and_the_others_are_sent(
+    fleet: Fleet, queue: Queue, simulator: Simulated, producer
+):
+    """
+    One is revoked while it waits for its turn, and one before the worker has fetched it.
+    """
+    fleet.start(IFINU_RATE_LIMIT="1/m").ready()
+    queue.push(*(raw(i) for i in range(3)))
+    wait_until(lambda: simulator.total() == 1 and queue.counts()["in_flight"] == 2, seen=queue.counts)
+    app.control.revoke(["test_2", "test_3"], reply=True, timeout=3)
+    queue.push(raw(3))
+    app.control.rate_limit("ifinu.send_notification", "100/s")
+    wait_until(lambda: simulator.total() == 2 and queue.idle(), seen=queue.counts)
+    dead = {letter["id"]: letter["reason"] for letter in queue.dead()}
+    assert dead == {"test_2": "revoked", "test_3": "revoked"}
+
+
 def test_the_heartbeat_file_exists_while_the_worker_consumes(tmp_path: Path, fleet: Fleet):
     beat = tmp_path / "beat"
     worker = fleet.start(IFINU_HEARTBEAT_FILE=str(beat)).ready()
