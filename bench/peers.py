@@ -19,7 +19,7 @@ more than 0.30 of stock Celery's threads, more than half of the cheapest of the 
   python bench/peers.py                                          all of them, three rounds: ten minutes
   python bench/peers.py --rounds 1 --messages 3000               three minutes
   python bench/peers.py --only ifinu,arq,stock-threads --busy --json busy.json
-  python bench/peers.py --only ifinu --messages 100000 --rounds 1     the memory after many messages
+  python bench/peers.py --only ifinu --messages 100000 --rounds 1 --latency-ms 2      the memory after many messages
 """
 
 from __future__ import annotations
