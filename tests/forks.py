@@ -229,10 +229,11 @@ def _compared(environment: Mapping[str, str]) -> dict[str, str]:
 
 @functools.cache
 def programs() -> Forks:
-    """The parent of workers and simulators, until pytest ends. It has not configured the logging."""
+    """The parent of workers, simulators and other services, until pytest ends. It has not configured the logging."""
     return _until_the_end(
         "import celery.__main__, celery.apps.worker, celery.bin.celery, celery.concurrency.thread, celery.worker\n"
-        "import ifinu.simulator.process, ifinu.worker.consumer, ifinu.worker.inspection, ifinu.worker.tasks\n"
+        "import ifinu.cli, ifinu.receipts.webhook_app, ifinu.simulator.process\n"
+        "import ifinu.worker.consumer, ifinu.worker.inspection, ifinu.worker.tasks\n"
         "import kombu.transport.redis, uvicorn"
     )
 

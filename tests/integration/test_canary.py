@@ -30,7 +30,7 @@ from canaries import CONTACT, DESCRIPTION, INBOUND, LID, LINK, NAME, PIX, TEXT, 
 from command_line import Shell
 from integration.quoting_app import QUOTED
 from integration.receipts.conftest import SECRET, token
-from processes import API_KEY, Fleet, Queue, Simulated, stopping, wait_until
+from processes import API_KEY, Fleet, Queue, Simulated, start, stopping, wait_until
 from sqlalchemy import text as sql
 
 from ifinu.broker import QUEUES, Keys
@@ -268,13 +268,9 @@ class Scene:
     def webhook(self) -> Iterator[str]:
         """Run `ifinu webhook`, and yield its URL."""
         port = self.ports["hook"]
-        with self.webhook_log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ifinu", "webhook", "--host", "127.0.0.1", "--port", str(port)],
-                env={**os.environ, **self.settings, "IFINU_METRICS_PORT": str(self.ports["webhook"])},
-                stdout=out,
-                stderr=out,
-            )
+        environment = {**os.environ, **self.settings, "IFINU_METRICS_PORT": str(self.ports["webhook"])}
+        arguments = ["webhook", "--host", "127.0.0.1", "--port", str(port)]
+        process = start("ifinu", arguments, environment, self.webhook_log)
         try:
             read = self.webhook_log.read_text
             wait_until(lambda: "startup complete" in read() or process.poll() is not None, seen=read)
@@ -509,8 +505,9 @@ def test_personal_data_is_written_only_in_payloads(
 
 
 def inspect(what: str, *environment: tuple[str, str], ids: Sequence[str] = ()) -> str:
-    """The workers' answers to Celery's remote control."""
+    """The worker's answer to Celery's remote control."""
     command = [sys.executable, "-m", "celery", "-A", "ifinu", "inspect", "--json", "--timeout", "10", what, *ids]
+    command += ["--destination", "w0@test"]  # whose answer it waits for, in place of the whole time
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | dict(environment))
     return ended.stdout + ended.stderr
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 from command_line import Shell
-from processes import API_KEY, redis_server, wait_until
+from processes import API_KEY, redis_server, start, wait_until
 
 from ifinu.broker import LOW, NORMAL, QUEUES, Keys, dead_letters
 
@@ -280,11 +280,7 @@ def test_a_worker_of_the_command_line_drains_a_load_and_ends_on_sigterm(valkey, 
         "IFINU_DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db",
     }
     log = tmp_path / "worker.log"
-    with log.open("wb") as out:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "ifinu", "worker", "--name", "w1", "--rate-limit", "500/s"],
-            env=os.environ | environment, stdout=out, stderr=out,
-        )  # fmt: skip
+    worker = start("ifinu", ["worker", "--name", "w1", "--rate-limit", "500/s"], os.environ | environment, log)
     try:
         loaded = run("load", "100", "--json", **environment)
         assert loaded.returncode == 0, loaded.stderr

@@ -19,7 +19,7 @@ import redis
 import requests
 from chromium import Browser
 from flower.urls import handlers
-from processes import API_KEY, Fleet, Queue, Simulated, fleet_of, raw, redis_server, wait_until
+from processes import API_KEY, Fleet, Queue, Simulated, fleet_of, raw, redis_server, start, wait_until
 from quoting_app import QUOTED
 
 from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, Keys
@@ -47,13 +47,8 @@ class Watched:
     def __init__(self, log: Path, environment: dict[str, str], *command: str, prefix: str = "") -> None:
         self.log = log
         port = free_port()
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *command, f"--port={port}"],
-                env={**os.environ, **environment},
-                stdout=out,
-                stderr=out,
-            )
+        module, *arguments = *command, f"--port={port}"
+        self.process = start(module, arguments, {**os.environ, **environment}, log)
         self.url = f"http://127.0.0.1:{port}{prefix}"
         self.login: tuple[str, str] | None = (LOGIN[:3], LOGIN[4:])
         try:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from processes import API_KEY, numbered, wait_until
+from processes import API_KEY, numbered, start, wait_until
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -87,10 +87,7 @@ class Command:
 
     def __init__(self, log, *arguments: str, **environment: str) -> None:
         self.log = log
-        with log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "ifinu", *arguments], env={**os.environ, **environment}, stdout=out, stderr=out
-            )
+        self.process = start("ifinu", arguments, {**os.environ, **environment}, log)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

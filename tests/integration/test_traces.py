@@ -28,7 +28,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Wire
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
-from processes import API_KEY, Fleet, Queue, Simulated, raw, stopping, wait_until
+from processes import API_KEY, Fleet, Queue, Simulated, raw, start, stopping, wait_until
 
 from ifinu.broker.events import decode
 from ifinu.broker.keys import EVENTS
@@ -164,11 +164,8 @@ def webhook_of(valkey: Valkey, log: Path, **environment: str) -> Iterator[str]:
     """Run `ifinu webhook`, and yield its URL."""
     port = free_port()
     settings = {"IFINU_REDIS_URL": valkey.url, "IFINU_WEBHOOK_SECRET": SECRET}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ifinu", "webhook", "--host", "127.0.0.1", "--port", str(port)],
-            env={**os.environ, **settings, **environment}, stdout=out, stderr=out,
-        )  # fmt: skip
+    arguments = ["webhook", "--host", "127.0.0.1", "--port", str(port)]
+    process = start("ifinu", arguments, {**os.environ, **settings, **environment}, log)
     try:
         started = b"startup complete"
         wait_until(lambda: started in log.read_bytes() or process.poll() is not None, 60, log.read_text)

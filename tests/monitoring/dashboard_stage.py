@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import redis
-from processes import API_KEY, Fleet, Simulated, Worker, fleet_of, wait_until
+from processes import API_KEY, Fleet, Simulated, Worker, fleet_of, start, wait_until
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from ifinu import Notification, enqueue_many
@@ -58,14 +57,7 @@ class Process:
 
     def __init__(self, directory: Path, name: str, *arguments: str, environment: Mapping[str, str]) -> None:
         self._log = directory / f"{name}.log"
-        with self._log.open("ab") as out:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "ifinu", *arguments],
-                env={**os.environ, **environment},
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+        self._process = start("ifinu", arguments, {**os.environ, **environment}, self._log)
 
     def text(self) -> str:
         return self._log.read_text(errors="replace")

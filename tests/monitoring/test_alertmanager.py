@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +17,7 @@ import yaml
 from alert_rules import ALERTMANAGER, RULES, alerts, parsed
 from alert_sink import PAGERDUTY, SLACK, SLACK_QUIET, Sink
 from ledgers import migrated
-from processes import API_KEY, Queue, Simulated, raw, wait_until
+from processes import API_KEY, Queue, Simulated, raw, start, wait_until
 from programs import program
 from prometheus import Alertmanager, alertmanager, prometheus
 
@@ -82,14 +81,7 @@ def exporter(directory: Path, valkey: Valkey, simulator: Simulated) -> Iterator[
         "IFINU_EVOLUTION_API_KEY": API_KEY,
         "IFINU_LOG_FORMAT": "json",
     }
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ifinu", "metrics", "--host", "127.0.0.1", "--port", "0"],
-            env={**os.environ, **environment},
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
+    process = start("ifinu", ["metrics", "--host", "127.0.0.1", "--port", "0"], {**os.environ, **environment}, log)
     try:
         serving = wait_until(
             lambda: process.poll() is not None or re.search(r'"port": ?(\d+)', log.read_text()), 40.0, log.read_text

@@ -9,14 +9,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 from command_line import Shell
-from processes import wait_until
+from forks import Forked
+from processes import start, wait_until
 from recording import add_event, table
 from sqlalchemy import Engine
 
@@ -65,14 +65,8 @@ def test_migrate_without_a_database_names_the_setting_to_check(shell: Shell, mon
 
 
 @contextlib.contextmanager
-def _recorder(log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ifinu", "recorder"],
-            env=os.environ | environment | {"IFINU_LOG_FORMAT": "json"},
-            stdout=out,
-            stderr=out,
-        )
+def _recorder(log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes] | Forked]:
+    process = start("ifinu", ["recorder"], os.environ | environment | {"IFINU_LOG_FORMAT": "json"}, log)
     try:
         yield process
     finally:

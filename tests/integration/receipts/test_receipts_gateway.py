@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 from command_line import Shell
 from integration.receipts.conftest import PHONE_KEY, SECRET, Receiver, events_of, token
-from processes import API_KEY, FIRST_NUMBER, raw, stopping, wait_until
+from processes import API_KEY, FIRST_NUMBER, raw, start, stopping, wait_until
 
 from ifinu.broker import URGENT
 from ifinu.broker.keys import EVENTS as STREAM
@@ -220,13 +220,7 @@ def test_the_webhook_serves_as_a_command_takes_the_secret_before_too_and_ends_at
         "IFINU_REDIS_URL": valkey.url, "IFINU_LOG_FORMAT": "json",
         "IFINU_WEBHOOK_SECRET": SECRET, "IFINU_WEBHOOK_SECRET_PREVIOUS": before,
     }  # fmt: skip
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ifinu", "webhook", "--host", "127.0.0.1", "--port", str(port)],
-            env=os.environ | settings,
-            stdout=out,
-            stderr=out,
-        )
+    process = start("ifinu", ["webhook", "--host", "127.0.0.1", "--port", str(port)], os.environ | settings, log)
     try:
         wait_until(lambda: "startup complete" in log.read_text() or process.poll() is not None, seen=log.read_text)
         for key_id, shown in (("A", SECRET), ("B", before)):
