@@ -25,6 +25,10 @@ BENCHES := "fleet" "fleet --workers 1 --limit 5/s,50/s,100/s --seconds 30" laten
 # tests takes half of those that another still has, so that none of them is the last to end for long.
 SIDE_BY_SIDE := --numprocesses=4 --dist=worksteal
 
+# Those that hold a pace mostly wait too, and share a machine with one another. The longest comes first.
+ALONE := tests/integration/test_cli_top_live.py tests/fault/test_pace.py
+PACED := --numprocesses=2 --dist=worksteal -m alone $(ALONE)
+
 # What does not depend on the version of Python, Celery, Redis or PostgreSQL.
 OF_NO_VERSION := tests/chart tests/monitoring tests/unit/test_docker.py tests/unit/test_workflows.py
 
@@ -74,11 +78,11 @@ check: $(DEV) ## ruff, mypy --strict, import-linter, shellcheck, hadolint
 
 test: $(DEV) ## All tests, the faults in their short form; without `make programs` some are skipped
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not alone' $(call report,test)
-	@$(BIN)/python -m pytest -m alone $(call report,alone)
+	@$(BIN)/python -m pytest $(PACED) $(call report,alone)
 
 versions: $(DEV) ## The tests that depend on the version of Python, Celery, Redis or PostgreSQL; a part of `make test`
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not alone' $(OF_NO_VERSION:%=--ignore=%) $(call report,test)
-	@$(BIN)/python -m pytest -m alone $(OF_NO_VERSION:%=--ignore=%) $(call report,alone)
+	@$(BIN)/python -m pytest $(PACED) $(call report,alone)
 
 bare: $(DEV) ## The tests that need `make programs`, with none of it in PATH: they are skipped, and nothing fails
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && IFS=: && \

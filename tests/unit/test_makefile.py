@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -17,3 +18,11 @@ def planned(target: str, folder: Path) -> str:
 def test_a_wheel_is_built_without_what_development_needs(tmp_path: Path):
     assert "--editable '.[demo,test,lint]'" in planned("test", tmp_path)
     assert "--editable" not in planned("wheel", tmp_path)
+
+
+def test_each_file_with_a_test_that_runs_alone_is_named():
+    marking = re.compile(r"^(@|pytestmark = )pytest\.mark\.alone$", re.MULTILINE)
+    files = [path for path in ROOT.glob("tests/*/**/*.py") if marking.search(path.read_text(encoding="utf-8"))]
+    named = re.search(r"^ALONE := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named
+    assert {*named[1].split()} == {str(path.relative_to(ROOT)) for path in files}
