@@ -64,6 +64,7 @@ class ScriptRunner:
     def __init__(self, client: redis.Redis) -> None:
         self._pool = client.connection_pool
         self._local = threading.local()
+        self._server = tuple(self._pool.connection_kwargs.get(name) for name in ("host", "port", "path", "db"))
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """
@@ -128,11 +129,9 @@ class ScriptRunner:
         here = loop.current()
         if here is None:
             return None
-        settings = self._pool.connection_kwargs
-        server = tuple(settings.get(name) for name in ("host", "port", "path", "db"))
-        if server not in here.pipelines:
-            here.pipelines[server] = Pipeline(here, self._pool)
-        found: Pipeline = here.pipelines[server]
+        found: Pipeline | None = here.pipelines.get(self._server)
+        if found is None:
+            found = here.pipelines[self._server] = Pipeline(here, self._pool)
         return found
 
 

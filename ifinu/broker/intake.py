@@ -199,6 +199,8 @@ def accepted_at(raw: bytes) -> datetime | None:
 
 def aware(stamp: object) -> datetime | None:
     """An ISO time with its zone; None for any other value, since a producer can push anything."""
+    if stamp is None:  # the usual case, without the cost of an exception
+        return None
     try:
         at = datetime.fromisoformat(stamp)  # type: ignore[arg-type]  # another type raises TypeError, caught below
     except (TypeError, ValueError):

@@ -91,6 +91,7 @@ class Keys(NamedTuple):
     suspects: str
 
     @classmethod
+    @functools.lru_cache(maxsize=64)
     def of(cls, queue: str) -> Keys:
         return cls(
             queue, *(f"{queue}:{s}" for s in ("agendadas", "em_voo", "em_voo:prazos", "dlq", "pausada", "suspeitas"))
