@@ -1,5 +1,5 @@
 """
-The series of a worker, counted in its main process for either pool; docs/metrics.md lists them.
+The series of a worker, counted from the outcomes of its tasks; docs/metrics.md lists them.
 
 Counts that other objects keep already (leases, the bucket, the breaker) are read when a scrape asks for them.
 """

@@ -149,9 +149,8 @@ class NotificationTask(Task):
             attempt.outcome = GiveBack(exc)
             raise exceptions.Reject(exc, requeue=True) from exc
 
-    def outcome_of(self, message: str | Mapping[str, object]) -> Outcome:
+    def outcome_of(self, attempt: Attempt, message: str | Mapping[str, object]) -> Outcome:
         """Decode a message and deliver it, unless workers died of it."""
-        attempt: Attempt = self.request.attempt
         try:
             with self._refusing_poison(attempt) if attempt.suspect else _NOTHING:
                 attempt.notification = notification = wire.decode(
@@ -229,7 +228,8 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
     Returns:
         How it ended, and the gateway's id of it: `sent 3EB0…`.
     """
-    self.request.attempt.outcome = outcome = self.outcome_of(message)
+    attempt: Attempt = self.request.attempt
+    attempt.outcome = outcome = self.outcome_of(attempt, message)
     match outcome:
         case Settled():
             return f"{outcome.state} {outcome.key_id}".rstrip()

@@ -4,27 +4,30 @@ The table at the top of `delivery.py`, against the delivery, Celery's autoretry 
 
 from __future__ import annotations
 
+import inspect
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from celery import Celery
 
 from ifinu import delivery, errors
 from ifinu.broker import NORMAL
 from ifinu.broker.claims import Claim, MessageRef, Verdict
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.delivery import Dead, Delivery, Outcome, Retry
-from ifinu.errors import Reason, SendError, Throttled
+from ifinu.errors import NotSent, Reason, SendError, Throttled
 from ifinu.gateway import Sent
 from ifinu.gateway.instances import Instances
 from ifinu.gateway.message_records import ConnectionState
 from ifinu.notification import Kind, Notification
 from ifinu.render import Renderer
-from ifinu.settings import OnUnknown
+from ifinu.settings import OnUnknown, load
 from ifinu.window import Windows
-from ifinu.worker.tasks import send_notification
+from ifinu.worker import tasks
+from ifinu.worker.tasks import NotificationTask, send_notification
 
 NOTIFICATION = Notification(id="inv-1", kind=Kind.REMINDER, phone="+5577998616740", text="Olá!")
 SENDING = Path(__file__).parents[2] / "docs/sending.md"
@@ -133,6 +136,26 @@ def test_the_last_try_ends_in_the_dead_letters(row: Row, reason: Reason):
     assert isinstance(retry, Retry)
     assert isinstance(dead, Dead)
     assert (dead.reason, dead.fields["id"], dead.maybe_sent) == (reason, "inv-1", False)
+
+
+def test_the_decorator_shows_the_defaults_of_the_settings():
+    shown = inspect.getsource(tasks).partition("@app.task(")[2]
+    config = load()
+    assert f'rate_limit="{config.rate_limit}"' in shown
+    assert f"max_retries={config.max_retries}," in shown
+    assert f"retry_backoff={config.retry_backoff_s:g}," in shown
+    assert f"retry_backoff_max={config.retry_backoff_max_s:g}," in shown
+
+
+def test_the_settings_override_what_the_decorator_shows():
+    another = Celery("another", set_as_current=False)
+    another.settings = load(rate_limit="7/s", max_retries=2, retry_backoff_s=0.5, retry_backoff_max_s=9.0)
+
+    @another.task(base=NotificationTask, rate_limit="50/s", max_retries=3, retry_backoff=5, autoretry_for=(NotSent,))
+    def task() -> None: ...
+
+    numbers = task.rate_limit, task.max_retries, task.retry_backoff, task.retry_backoff_max
+    assert numbers == ("7/s", 2, 0.5, 9.0)
 
 
 def test_celery_retries_each_error_that_may_be_retried_and_no_other_class_that_ends_a_message():
