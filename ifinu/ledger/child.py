@@ -1,7 +1,7 @@
 """
-The recorder as a child process of the worker that leads: both ends of what connects the two.
+The recorder as a child process of the worker that leads: both ends of the pipes between them.
 
-    worker ── stdin ───▶ child   nothing is written; its end means: record what is there, and end
+    worker ── stdin ───▶ child   no data; its end means: record what is there, and end
     worker ◀── stdout ── child   once a second the child's `Progress`, as a line of JSON
     environment                  the worker's settings
     stderr                       shared: the child's log lines stand among the worker's
@@ -33,7 +33,7 @@ from ifinu.settings import Settings
 FINISH_S = 5.0  # to record the last events; the next leader records the rest
 _EVERY_S = 1.0
 # A terminal's Ctrl-C, and systemd's SIGTERM, reach the child too; it ends with its worker, after the last send.
-_UNHEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+_BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 
 class RecorderError(RuntimeError):
@@ -82,7 +82,7 @@ def record_in_child(config: Settings, stop: threading.Event, progress: Progress,
 def _started(config: Settings, name: str) -> subprocess.Popen[bytes]:
     # The command line may have overridden these two.
     overridden = {"IFINU_LOG_LEVEL": config.log_level, "IFINU_WORKER_NAME": config.worker_name or ""}
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, _UNHEARD)  # inherited, so the child never hears them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)  # the child inherits this
     try:
         child = subprocess.Popen(
             [sys.executable, "-m", __name__, name],
@@ -92,7 +92,7 @@ def _started(config: Settings, name: str) -> subprocess.Popen[bytes]:
             env=os.environ | overridden,
         )
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert child.stdout is not None  # noqa: S101 - for mypy
     os.set_blocking(child.stdout.fileno(), False)
     return child
@@ -109,7 +109,7 @@ def _read(reports: IO[bytes], before: Progress, progress: Progress) -> None:
 
 
 def main() -> None:
-    """Record, as the child of a worker whose name as a leader is the one argument."""
+    """Record. The one argument is the name by which the worker leads."""
     config = settings.load()
     logs.configure(config.log_level, config.log_format, config.log_limit, config.worker_name)
     stop, progress = threading.Event(), Progress()
@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def _attend(stop: threading.Event, progress: Progress) -> None:
-    """Report to the worker until it lets go; then end, at the latest after `FINISH_S`."""
+    """Report to the worker until it closes the pipe or ends; then end this process, `FINISH_S` later at the latest."""
     while not select.select([sys.stdin], [], [], _EVERY_S)[0]:
         _report(progress)
     stop.set()

@@ -39,8 +39,8 @@ log = structlog.get_logger(__name__)
 _TASKS = "celery.worker.consumer.tasks:Tasks"
 _BEAT_EVERY_S = 5.0
 _FIRST_BEAT_S = 0.5  # by then a connection that Redis refuses is lost again
-_AGAIN_S = (3.0, 5.0, 15.0, 60.0)  # pauses before the next recorder, while one after the other dies
-_LONG_S = 60.0  # a recorder that lived longer is not one after the other
+_AGAIN_S = (3.0, 5.0, 15.0, 60.0)  # pauses before the next recorder; the longer, the more died in a row
+_LONG_S = 60.0  # a recorder that ran longer than this starts a new row
 _REAPED_S = 1.0  # for a recorder that had to be killed
 
 

@@ -1,5 +1,5 @@
 """
-The worker's step that stands by to record: whatever fails in it, sending goes on.
+The worker's step that stands by to record: no failure in it stops the worker.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def test_an_unforeseen_error_is_logged_and_it_stands_by_again(monkeypatch: pytes
     assert _threads() == []
 
 
-def test_the_pause_grows_while_one_recorder_after_the_other_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pause_grows_with_each_recorder_that_dies_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_by = _StandBy(*(RecorderError(-9) for _ in range(4)))
     monkeypatch.setattr(bootsteps, "stand_by", stand_by)
     monkeypatch.setattr(bootsteps, "_AGAIN_S", (0.01, 0.02, 0.03))
