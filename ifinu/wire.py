@@ -228,6 +228,8 @@ def encode(notification: Notification) -> dict[str, str]:
 
 def _written(value: object) -> str:
     match value:
+        case str():  # most fields, and so the first one to look for
+            return str(value)
         case Decimal():
             return f"{value:.2f}"
         case date():  # also a datetime

@@ -16,7 +16,7 @@ from ifinu.notification import Notification
 
 class Attempt:
     """
-    A request makes it, and its task finds it as `self.request.attempt`; both run in one process.
+    One try of a message. Its request makes it, and its task finds it as `self.request.attempt`, in the same process.
 
     Args:
         message: The message, as the channel admitted it.
