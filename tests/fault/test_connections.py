@@ -85,7 +85,7 @@ def test_a_worker_stopped_past_its_lease_sends_no_message_that_another_took_over
     messages = sized(300, 1_500)
     simulator.control.set_fault(latency_ms=20)
     queue.push(*numbered(messages))
-    grace = {"IFINU_UNKNOWN_GRACE_S": "60"}
+    grace = {"IFINU_UNKNOWN_GRACE_S": sized("30", "60")}  # for which a message in doubt waits
     sleeper = fleet.start(**grace).ready()
     fleet.start(**grace).ready()
     wait_until(lambda: simulator.total() >= 50)

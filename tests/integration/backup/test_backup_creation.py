@@ -20,7 +20,8 @@ import pytest
 import redis
 from backups import ROWS, Store, digest, manifest_of, run
 from command_line import Shell
-from processes import Queue, numbered, redis_server, wait_until
+from forks import Forked
+from processes import Queue, numbered, redis_server, start, wait_until
 from sqlalchemy import make_url
 
 from ifinu.backup import manifest, rotation
@@ -58,11 +59,10 @@ def complete(store: Store) -> list[str]:
     return [name for name, files in store.files().items() if "manifest.json" in files]
 
 
-def begun(store: Store) -> tuple[subprocess.Popen[bytes], float]:
+def begun(store: Store) -> tuple[subprocess.Popen[bytes] | Forked, float]:
     """Start a backup in a new process group. Returns it and the time when its folder appeared or it ended."""
     before = store.names()
-    out = subprocess.DEVNULL
-    process = subprocess.Popen(COMMAND, stdout=out, stderr=out, start_new_session=True)
+    process = start("ifinu", ["backup"], os.environ, Path(os.devnull))
     wait_until(lambda: store.names() != before or process.poll() is not None, 60)
     return process, time.monotonic()
 
