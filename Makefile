@@ -29,8 +29,8 @@ SIDE_BY_SIDE := --numprocesses=4 --dist=worksteal
 ALONE := tests/integration/test_cli_top_live.py tests/fault/test_pace.py
 PACED := --numprocesses=2 --dist=worksteal -m alone $(ALONE)
 
-# What does not depend on the version of Python, Celery, Redis or PostgreSQL.
-OF_NO_VERSION := tests/chart tests/monitoring tests/unit/test_docker.py tests/unit/test_workflows.py
+# What does not depend on the version of Python, Celery, Redis or PostgreSQL; the simulation is for the newest.
+OF_NO_VERSION := tests/chart tests/monitoring tests/simulation tests/unit/test_docker.py tests/unit/test_workflows.py
 
 # A folder for what each run of tests took, test by test, in JUnit's format; empty for none.
 REPORTS ?=

@@ -23,6 +23,7 @@ _USUAL = {
     "failed_unknown": 0.08,
     "throttled": 0.04,
     "unfound": 0.10,
+    "unstored": 0.05,
 }
 
 

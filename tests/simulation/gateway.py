@@ -89,17 +89,20 @@ class Gateway:
             self.world.after(wait_s, lambda: self._sent(body, written_at, reply))
 
     def _sent(self, body: dict[str, Any], written_at: float, reply: Callable[[Response], None]) -> None:
+        if self.world.faults.happens("unstored"):  # WhatsApp has it, and the gateway's database refuses its row
+            self._to_whatsapp(body, written_at, stored=False)
+            reply(_error(400, "PrismaClientUnknownRequestError: x"))
+            return
         sent = self._to_whatsapp(body, written_at)
         key = {"remoteJid": f"{body['number']}@s.whatsapp.net", "fromMe": True, "id": sent.key_id}
         reply(_json(201, {"key": key, "status": "PENDING", "message": {"conversation": body["text"]}}))
 
-    def _to_whatsapp(self, body: dict[str, Any], written_at: float) -> Sent:
+    def _to_whatsapp(self, body: dict[str, Any], written_at: float, *, stored: bool = True) -> Sent:
         self._count += 1
-        sent = Sent(
-            self.world.now, body["number"], body["text"], f"3EB0{self._count:04X}", body["by"], written_at, True
-        )
+        key_id = f"3EB0{self._count:04X}"
+        sent = Sent(self.world.now, body["number"], body["text"], key_id, body["by"], written_at, stored)
         self.sent.append(sent)
-        self.world.trace("SENT", reference=reference_in(sent.text), by=sent.by, key=sent.key_id)
+        self.world.trace("SENT", reference=reference_in(sent.text), by=sent.by, key=key_id, unstored=not stored or None)
         self.world.promises.sent(sent)
         return sent
 
