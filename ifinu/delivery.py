@@ -34,6 +34,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ from zoneinfo import ZoneInfo
 import redis
 import structlog
 
-from ifinu import phone, wire
+from ifinu import loop, phone, wire
 from ifinu.broker.claims import Claim, Claims, ClaimState, MessageRef, Resend, Verdict
 from ifinu.broker.clock import TOO_FAR_OFF_S
 from ifinu.broker.events import Event, Name
@@ -92,6 +93,7 @@ _ENDED = {
     Name.CANCELLED: "ifinu.message.cancelled",
 }
 _sorted_json = json.JSONEncoder(sort_keys=True).encode  # `json.dumps` would make an encoder each time
+one_resend = threading.Lock()  # held while a message that a worker died with is sent again
 _masked = functools.lru_cache(maxsize=1024)(phone.mask_in)  # an instance may be named after its phone
 
 
@@ -588,11 +590,16 @@ class Delivery:
         if abs(claim.off_s) > TOO_FAR_OFF_S:  # one of the two clocks is wrong, so the grace may not be over
             log.error("ifinu.message.not_resent", id=notification.id, off_s=round(claim.off_s, 1))
             return again(_LOOK_AGAIN_S)
+        # Should it kill this worker too, no second one of those that were sent beside it then may be in doubt again.
+        with loop.held(one_resend) if claim.died else contextlib.nullcontext():
+            return self._resend(message, claim, now, again if held else None)
+
+    def _resend(self, message: _Message, claim: Claim, now: _Now, again: Callable[[float], Wait] | None) -> Outcome:
         if (not_now := self._check(message, claim, now())) is not None:
             return not_now
-        if held:
+        if again is not None:
             return again(_LOOK_AGAIN_S)
-        resending = message.event(Name.RESENDING)
+        notification, resending = message.notification, message.event(Name.RESENDING)
         match self.claims.resend(message.ref, resending, tenant=notification.tenant, pseudonym=message.pseudonym):
             case Resend.GO:
                 log.warning("ifinu.message.resending", id=notification.id)

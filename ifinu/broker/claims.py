@@ -13,6 +13,7 @@ A worker claims the id just before it sends. The claim is a hash, `ifinu:claim:<
     started    when the last send began, likewise
     letter     digest of the dead letter that it ended in
     resent     set once it was sent again because the gateway did not have it
+    died       set once a worker died while it sent it
     cancelled  set while it is cancelled
     codes      ids of the messages with its payment codes, which were queued when it was sent (JSON)
     codes_off  set if it was cancelled while it was being sent: then no codes follow
@@ -111,6 +112,7 @@ class Claim(NamedTuple):
         seen: The gateway's id of it if a webhook reported it as sent; else empty.
         at: Redis' time.
         off_s: Seconds that this machine's clock is ahead of Redis'.
+        died: Whether a worker died while it sent it.
     """
 
     verdict: Verdict
@@ -122,6 +124,7 @@ class Claim(NamedTuple):
     seen: str
     at: datetime
     off_s: float
+    died: bool = False
 
 
 class Withdrawn(NamedTuple):
@@ -192,10 +195,21 @@ class Claims:
         args = (ref.tag, digest, ref.token, self._ttl_ms, notification_id, pseudonym, data, int(held))
         question = clock.Question()
         answer = self._runner.run(script("claim"), keys, args)
-        verdict, before, token, since, started, resent, seen, at_ms = (part.decode() for part in answer)
+        verdict, before, token, since, started, resent, seen, at_ms, died = (part.decode() for part in answer)
         at = datetime.fromtimestamp(int(at_ms) / 1000, UTC)
         off_s = question.off_s(int(at_ms) / 1000)
-        return Claim(Verdict(verdict), before, token, _instant(since), _instant(started), bool(resent), seen, at, off_s)
+        return Claim(
+            Verdict(verdict),
+            before,
+            token,
+            _instant(since),
+            _instant(started),
+            bool(resent),
+            seen,
+            at,
+            off_s,
+            bool(died),
+        )
 
     def resend(self, ref: MessageRef, event: Event, *, tenant: str | None, pseudonym: str) -> Resend:
         """

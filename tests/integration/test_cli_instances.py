@@ -184,7 +184,7 @@ def impatient(monkeypatch):
 
 def test_a_code_that_changes_is_drawn_again(ifinu, impatient, monkeypatch):
     monkeypatch.setattr(qr, "_RENEWED_S", 0.02)
-    with Simulator(api_key=API_KEY, pairing_ms=600, reconnect_ms=50, qr_ms=250) as quick:
+    with Simulator(api_key=API_KEY, pairing_ms=2_000, reconnect_ms=50, qr_ms=700) as quick:
         ifinu._monkeypatch.setenv("IFINU_EVOLUTION_URL", quick.url)
         ifinu("instance", "create", "acme")
         lines = [json.loads(line) for line in ifinu("instance", "connect", "acme", "--json").out.splitlines()]

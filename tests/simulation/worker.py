@@ -22,6 +22,7 @@ from celery.worker import state as celery_state
 from kombu.connection import ConnectionPool
 from kombu.pools import ProducerPool
 
+from ifinu import delivery as delivery_module
 from ifinu.broker import channel as channels
 from ifinu.broker import connections, intake
 from ifinu.broker import leases as leases_module
@@ -85,9 +86,8 @@ def install() -> None:
     app.finalize()
     task = app.tasks[intake.TASK]
     task.__trace__ = build_tracer(task.name, task, app.loader, "simulated", app=app)
-    for name in ("one_suspect",):
-        for module in (leases_module, tasks):
-            setattr(module, name, _OfTheProcess(name))
+    leases_module.one_suspect = tasks.one_suspect = _OfTheProcess("one_suspect")
+    delivery_module.one_resend = _OfTheProcess("one_resend")
     _silence()
 
 
@@ -294,7 +294,7 @@ class Worker(Process):
         super().__init__(name, clock_off_s)
         self.world = world
         self.loop = Loop(self)
-        self.locks = {"one_suspect": _Lock()}
+        self.locks = {"one_suspect": _Lock(), "one_resend": _Lock()}
         self.prefix = ""
         self.stopping = False
         self._globals: dict[str, Any] = {

@@ -4,6 +4,7 @@ The table at the top of `delivery.py`, against the delivery, Celery's autoretry 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from datetime import UTC, datetime, timedelta
@@ -15,13 +16,14 @@ from celery import Celery
 
 from ifinu import delivery, errors
 from ifinu.broker import NORMAL
-from ifinu.broker.claims import Claim, MessageRef, Verdict
+from ifinu.broker.claims import Claim, MessageRef, Resend, Verdict
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.delivery import Dead, Delivery, Outcome, Retry
 from ifinu.errors import NotSent, Reason, SendError, Throttled
 from ifinu.gateway import Sent
 from ifinu.gateway.instances import Instances
 from ifinu.gateway.message_records import ConnectionState
+from ifinu.loop import Loop, sleep
 from ifinu.notification import Kind, Notification
 from ifinu.render import Renderer
 from ifinu.settings import OnUnknown, load
@@ -161,3 +163,59 @@ def test_the_settings_override_what_the_decorator_shows():
 def test_celery_retries_each_error_that_may_be_retried_and_no_other_class_that_ends_a_message():
     may_be_retried = {row.error for row in in_the_code() if "Retry" in row.outcomes}
     assert may_be_retried <= {error.__name__ for error in send_notification.autoretry_for}
+
+
+class Died(Claims):
+    """Claims in doubt, by the death of a worker or otherwise."""
+
+    def __init__(self, *, died: bool) -> None:
+        super().__init__(Verdict.LOOK_UP)
+        self._died = died
+
+    def claim(self, *_: Any, **__: Any) -> Claim:
+        return super().claim()._replace(died=self._died)
+
+    def resend(self, *_: Any, **__: Any) -> Resend:
+        return Resend.GO
+
+
+class SlowGateway(Gateway):
+    """A gateway that sends, and counts the sends under way."""
+
+    def __init__(self) -> None:
+        super().__init__(NotSent("x", reason=Reason.UNREACHABLE))
+        self.under_way = self.most = 0
+
+    def send_text(self, *_: Any, **__: Any) -> Sent:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        sleep(0.005)
+        self.under_way -= 1
+        return Sent("3EB0", None, None)
+
+
+@pytest.mark.parametrize(("died", "at_once"), [(True, 1), (False, 3)])
+def test_messages_that_a_worker_died_with_are_sent_again_one_at_a_time(died: bool, at_once: int):
+    """One of them may kill this worker too, and the others would be in doubt for the second time."""
+    gateway = SlowGateway()
+    sender = Delivery(
+        gateway=gateway,
+        renderer=Renderer(reference=True),
+        claims=Died(died=died),  # type: ignore[arg-type]  # as much of them as a resend needs
+        instances=Instances(30.0),
+        missing_ttl_s=86_400.0,
+        windows=Windows.load(None, None),
+        pseudonyms=Pseudonyms(b"a key of the tests"),
+        instance="wa1",
+        on_unknown=OnUnknown.RESEND_ONCE,
+        grace_s=60.0,
+        compares=True,
+    )
+    with contextlib.closing(Loop()) as loop:
+        outcomes: list[Outcome] = []
+        for number in range(3):
+            ref = MessageRef(NORMAL, f"tag-{number}")
+            loop.spawn(lambda ref=ref: outcomes.append(sender.deliver(NOTIFICATION, ref, attempt=1)))
+        loop.run_until(lambda: not loop.tasks)
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Settled"] * 3
+    assert gateway.most == at_once

@@ -4,18 +4,19 @@
 --       opt-outs of all tenants
 -- ARGV: tag, digest of the content ('' if it is not compared), token of the retry ('' for a first message), ttl (ms),
 --       id, the phone's pseudonym, data of the event `unknown`, '1' while the instance is held back: then nothing is sent
--- Returns {verdict, state before, token, since (ms), started (ms), '1' if sent again before, gateway id seen, now (ms)}
+-- Returns {verdict, state before, token, since (ms), started (ms), '1' if sent again before, gateway id seen, now (ms),
+--          '1' if a worker died while it sent it}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local clock = string.format('%.0f', now)
-local was = redis.call('HMGET', KEYS[1], 'state', 'content', 'in_flight', 'tag', 'token', 'since', 'started', 'resent', 'cancelled')
+local was = redis.call('HMGET', KEYS[1], 'state', 'content', 'in_flight', 'tag', 'token', 'since', 'started', 'resent', 'cancelled', 'died')
 local state, digest, home, tag, token = was[1], was[2], was[3], was[4], was[5]
-local since, started, resent, cancelled = was[6], was[7], was[8], was[9]
+local since, started, resent, cancelled, died = was[6], was[7], was[8], was[9], was[10]
 local known = state and state ~= 'dead'
 
 local function answer(verdict)
   local seen = verdict == 'look_up' and redis.call('GET', KEYS[4])
-  return {verdict, state or '', token or ARGV[1], since or '', started or '', resent or '', seen or '', clock}
+  return {verdict, state or '', token or ARGV[1], since or '', started or '', resent or '', seen or '', clock, died or ''}
 end
 
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
@@ -54,7 +55,8 @@ elseif state == 'sending' then
   elseif not orphaned then
     return answer('duplicate')
   end
-  redis.call('HSET', KEYS[1], 'state', 'unknown', 'in_flight', KEYS[2], 'tag', ARGV[1])
+  died = '1'
+  redis.call('HSET', KEYS[1], 'state', 'unknown', 'in_flight', KEYS[2], 'tag', ARGV[1], 'died', died)
   redis.call('HDEL', KEYS[1], 'letter')
   redis.call('PERSIST', KEYS[1]) -- if it expired, the id would be sent again
   redis.call('ZADD', KEYS[5], 'NX', since, ARGV[5])
@@ -86,7 +88,7 @@ redis.call('HDEL', KEYS[1], 'letter') -- a replay or purge of that dead letter d
 started = clock
 if not (known and resent) then -- else the send before this one stays in doubt, and a third must not follow
   since, resent = started, nil
-  redis.call('HDEL', KEYS[1], 'resent')
+  redis.call('HDEL', KEYS[1], 'resent', 'died')
 end
 redis.call('HSET', KEYS[1], 'state', 'sending', 'content', ARGV[2], 'in_flight', KEYS[2], 'tag', ARGV[1], 'token', token,
   'since', since, 'started', started)
