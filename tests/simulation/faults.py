@@ -16,7 +16,7 @@ _USUAL = {
     "freeze": 0.01,
     "not_delivered": 0.05,
     "answer_lost": 0.10,
-    "request_lost": 0.05,
+    "send_lost": 0.05,
     "slow_gateway": 0.10,
     "refused": 0.05,
     "failed": 0.08,

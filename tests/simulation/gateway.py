@@ -14,7 +14,7 @@ from simulation.world import Task, World, here
 
 READ_TIMEOUT_S = 4.0
 SLOWEST_S = 3.0  # from the request to its send; well within the grace
-_CONNECT_S = 1.0
+_SEND = "/message/sendText"
 
 
 class Sent(NamedTuple):
@@ -149,12 +149,11 @@ class Transport:
                 before()
             finally:
                 process.confirming -= 1
-        is_send = path.startswith("/message/sendText")
         # Nothing waits from here to the first byte of the request.
         if faults.happens("not_delivered"):
             world.trace("NOT DELIVERED", path=path)
             raise RequestNotDelivered("BrokenPipeError: broken pipe") from BrokenPipeError()
-        if is_send:
+        if path.startswith(_SEND):
             world.promises.posted(process)
             world.promises.requested(process, json.loads(body)["text"])
             body = json.dumps({**json.loads(body), "by": process.name}).encode()
@@ -178,8 +177,8 @@ class Transport:
             world.after(faults.latency_s(), lambda: arrive(None if lost else answer))
 
         written_at = world.now
-        if faults.happens("request_lost"):
-            world.trace("request lost", path=path)
+        if path.startswith(_SEND) and faults.happens("send_lost"):
+            world.trace("SEND LOST")
         else:
             world.after(faults.latency_s(), lambda: gateway.handle(method, path, body, written_at, reply))
         faults.strike(0.1, often=4)

@@ -8,7 +8,6 @@ from typing import Any
 
 from ifinu.broker.keys import script
 from ifinu.delivery import Delivery
-from ifinu.worker.app import Application
 
 
 def _in_lua(name: str, guard: str, instead: str = "") -> Callable[[], None]:
@@ -48,6 +47,5 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "bury: forgets what a dead worker was sending": _in_lua(
         "bury", "elseif was[1] == 'sending' and", "elseif false and"
     ),
-    "the pace: not counted where a request is written": _in_python(Application, "goes", lambda *_: None),
     "no confirmation of the claim before the request": _in_python(Delivery, "_confirm_again", lambda *_: None),
 }

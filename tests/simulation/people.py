@@ -103,7 +103,7 @@ class Person:
 
     def _envelope(self, name: str, wire: dict[str, Any], queue: str, eta: str | None) -> dict[str, Any]:
         expires = None
-        if self._world.rng.random() < 0.1:
+        if self._world.rng.random() < 0.3:
             expires = datetime.fromtimestamp(self._world.now, UTC) + timedelta(seconds=self._world.rng.uniform(1, 20))
         return {
             "body": json.dumps([[wire], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),

@@ -67,14 +67,18 @@ class _Life:
     def __init__(self, world: World) -> None:
         rng = world.rng
         self.world = world
-        self.for_s = rng.uniform(4, 14)
+        # A few last long enough for a second doubt: the first look-ups alone take a grace.
+        is_long = rng.random() < 0.08
+        self.for_s = rng.uniform(25, 40) if is_long else rng.uniform(4, 14)
         world.queues = [NORMAL] if rng.random() < 0.8 else [URGENT, NORMAL]
         world.faults = Faults(world, self.for_s)
+        if is_long:
+            world.faults.rates = {"send_lost": 0.8, "kill": 0.003}
         world.server = Server(world, {name: script(name) for name in SCRIPTS})
         world.gateway = Gateway(world)
         world.promises = Promises(world)
         self.workers = [self._worker(number) for number in range(rng.choice((2, 2, 3, 3, 4)))]
-        Person(world, rng.choice((2, 4, 6, 10)), self.for_s)
+        Person(world, rng.choice((2, 4, 6, 10)), min(self.for_s, 14.0))
         self._outages()
 
     def _worker(self, number: int) -> Worker:
