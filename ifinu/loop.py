@@ -147,6 +147,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
         self._armed_at = float("inf")
+        self._alarm: Any = None  # the hub's timer for the first of ours
         self._threads = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="ifinu-loop")
         self._waker, self._wakes = socket.socketpair()
         self._waker.setblocking(False)
@@ -306,11 +307,13 @@ class Loop:
             heapq.heappop(self._timers)
         if self._hub is None or not self._timers or self._timers[0][0] >= self._armed_at:
             return
+        if self._alarm is not None:  # one at a time: a hub that fires many in one turn sleeps for a second afterwards
+            self._alarm.cancel()
         self._armed_at = self._timers[0][0]
-        self._hub.call_later(max(0.0, self._armed_at - monotonic()), self._on_hub_timer)
+        self._alarm = self._hub.call_later(max(0.0, self._armed_at - monotonic()), self._on_hub_timer)
 
     def _on_hub_timer(self) -> None:
-        self._armed_at = float("inf")
+        self._armed_at, self._alarm = float("inf"), None
         self.poll(0.0)  # what has arrived by now is in time
 
     def _drain(self) -> None:

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -310,12 +311,16 @@ class Hub:
         self.on_tick = set()
         self.timers: list[tuple[float, object, tuple]] = []
         self.reader = None
+        self.most = 0
 
     def add_reader(self, fd, callback, *args) -> None:
         self.reader = fd, callback, args
 
-    def call_later(self, delay, callback, *args) -> None:
-        self.timers.append((time.monotonic() + delay, callback, args))
+    def call_later(self, delay, callback, *args) -> SimpleNamespace:
+        timer = time.monotonic() + delay, callback, args
+        self.timers.append(timer)
+        self.most = max(self.most, len(self.timers))
+        return SimpleNamespace(cancel=lambda: self.timers.remove(timer))
 
     def run_until(self, done) -> None:
         poll = loop_module.select.poll()
@@ -358,3 +363,18 @@ def test_a_new_hub_takes_over_what_the_old_one_was_to_do(loop: Loop):
     loop.attach(hub)
     hub.run_until(lambda: not loop.tasks)
     assert ended == [None]
+
+
+def test_a_hub_has_one_timer_of_ours_at_a_time(loop: Loop):
+    """Kombu's hub sleeps for a second after a turn in which it fired ten, and each one that fires would set another."""
+    hub = Hub()
+    loop.attach(hub)
+    loop.call_at(after(0.3), lambda: None)
+
+    def task() -> None:
+        for _ in range(50):
+            sleep(0.001)
+
+    loop.spawn(task)
+    hub.run_until(lambda: not loop.tasks)
+    assert hub.most == 1
