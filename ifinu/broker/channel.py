@@ -158,7 +158,7 @@ class Channel(stock.Channel):
         if self._leases is None:
             params = self._connparams()
             server = tuple(params.get(name) for name in ("host", "port", "path", "db"))
-            # Kombu's limit of ten connections is meant for one channel; a worker has more threads.
+            # Kombu's limit of ten connections is meant for one channel; a worker has several.
             params["max_connections"] = _MOST_CONNECTIONS
             self._leases = leases.of_server(
                 server, lambda: redis.Redis(connection_pool=redis.ConnectionPool(**params)), self.lease_s

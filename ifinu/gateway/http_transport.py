@@ -177,7 +177,7 @@ class HttpTransport:
             self._close_idle()
             return
         # Unused connections on the left would otherwise stay half-closed by the gateway.
-        with contextlib.suppress(IndexError):  # another thread took the last one
+        with contextlib.suppress(IndexError):  # there is none left
             while len(self._idle) > _MOST_IDLE or now - self._idle[0][1] >= _LONGEST_IDLE_S:
                 self._idle.popleft()[0].close()
 

@@ -2,7 +2,7 @@
 The steps that Celery takes when a worker connects, and undoes when it stops.
 
     TakeOver         the consumer decides what goes back to the queue
-    WarmUp           connect every sending thread to Redis, once
+    WarmUp           connect to Redis before the first message, once
     Heartbeat        touch the file for probes
     RecorderProcess  write the ledger in a child process, while this worker is the one that records
     Metrics          serve `/metrics`
