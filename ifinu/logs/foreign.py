@@ -14,6 +14,8 @@ _QUIET = ("celery.worker.strategy", "kombu", "alembic.runtime.plugins")
 _SILENT = ("urllib3", "celery.app.trace")
 # They format their text before they log it, and the reprs of exceptions follow from the second line on.
 _FIRST_LINE_ONLY = ("asyncio",)
+# Celery 5.6 warns of a lost connection with a traceback; its next line names the error.
+_NO_TRACEBACK = "celery.worker.consumer.consumer"
 
 
 def set_levels(number: int) -> None:
@@ -39,6 +41,8 @@ def place(record: logging.LogRecord) -> str:
 def redact(record: logging.LogRecord) -> bool:
     """Remove possible data from a line. Always True: this filter lets every line pass."""
     args = record.args
+    if record.name == _NO_TRACEBACK and record.levelno == logging.WARNING:
+        record.exc_info = None
     if isinstance(args, tuple):
         if any(isinstance(arg, BaseException) for arg in args):
             record.args = tuple(
