@@ -19,6 +19,7 @@ import contextvars
 import functools
 import heapq
 import itertools
+import math
 import select
 import selectors
 import socket
@@ -37,8 +38,9 @@ log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 _LONGEST_POLL_S = 1.0
-_CHUNK_BYTES = 65_536
-_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+CHUNK_BYTES = 65_536  # that one read of a socket takes at most
+# What a non-blocking socket raises when it has to be waited for.
+NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _TRY_AGAIN_S = 0.05
 _EXPIRED = object()
 
@@ -248,7 +250,7 @@ class Loop:
 
     def park(self, deadline: float | None = None) -> Any:
         """
-        Let the calling task wait until another part resumes it (`resume`), and return what that part passed.
+        Let the calling task wait until another part switches to it, and return what that part passed.
 
         Args:
             deadline: Time of `time.monotonic`; None to wait for ever.
@@ -357,7 +359,7 @@ class Stream:
         while True:
             try:
                 sent = self._sock.send(view)
-            except _NOT_NOW as exc:
+            except NOT_NOW as exc:
                 self._wait(deadline, write=not isinstance(exc, ssl.SSLWantReadError))
             else:
                 view = view[sent:]
@@ -378,8 +380,8 @@ class Stream:
             self._wait(deadline, write=False)
         while True:
             try:
-                return self._sock.recv(_CHUNK_BYTES)
-            except _NOT_NOW as exc:
+                return self._sock.recv(CHUNK_BYTES)
+            except NOT_NOW as exc:
                 self._wait(deadline, write=isinstance(exc, ssl.SSLWantWriteError))
 
     def close(self) -> None:
@@ -443,10 +445,10 @@ def sleep(seconds: float) -> None:
         loop.park(monotonic() + seconds)
 
 
-def acquire(lock: threading.Lock, timeout_s: float) -> bool:
+def acquire(lock: threading.Lock, timeout_s: float = math.inf) -> bool:
     """Acquire a lock that another task of this thread may hold while it waits; False if it takes longer than that."""
     if current() is None:
-        return lock.acquire(timeout=timeout_s)
+        return lock.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX))
     deadline = after(timeout_s)
     while not lock.acquire(blocking=False):
         if monotonic() >= deadline:
@@ -458,8 +460,7 @@ def acquire(lock: threading.Lock, timeout_s: float) -> bool:
 @contextlib.contextmanager
 def held(lock: threading.Lock) -> Iterator[None]:
     """Hold a lock that another task of this thread may hold while it waits."""
-    while not lock.acquire(blocking=current() is None):
-        sleep(_TRY_AGAIN_S)
+    acquire(lock)
     try:
         yield
     finally:

@@ -23,9 +23,7 @@ from ifinu.broker.keys import Script
 
 _OPTIONAL_S = 1.0
 _ANSWER_S = 10.0
-_CHUNK_BYTES = 65_536
 _OF_PUSHES = ("maint_notifications", "oss_cluster_maint_notifications")
-_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def connect(url: str) -> redis.Redis:
@@ -237,7 +235,7 @@ class Pipeline:
         try:
             while self._unsent:
                 self._unsent = self._unsent[self._connection._sock.send(self._unsent) :]
-        except _NOT_NOW:
+        except loop.NOT_NOW:
             self._watch.once_writable(self._send, only=False)
         except OSError as exc:
             self._fail(redis.ConnectionError, f"Error while writing to Redis: {exc}")
@@ -245,12 +243,12 @@ class Pipeline:
     def _on_readable(self) -> None:
         sock, reader = self._connection._sock, self._reader
         try:
-            while data := sock.recv(_CHUNK_BYTES):
+            while data := sock.recv(loop.CHUNK_BYTES):
                 reader.feed(data)
                 self._resume(reader)
-                if reader is not self._reader or (len(data) < _CHUNK_BYTES and not _holds_more(sock)):
+                if reader is not self._reader or (len(data) < loop.CHUNK_BYTES and not _holds_more(sock)):
                     return
-        except _NOT_NOW:
+        except loop.NOT_NOW:
             return
         except (OSError, hiredis.ProtocolError) as exc:
             self._fail(redis.ConnectionError, f"Error while reading from Redis: {exc}")

@@ -31,7 +31,7 @@ from ifinu import errors, loop
 _LONGEST_IDLE_S = 4.0
 _MOST_IDLE = 32
 # Larger than any real answer; the rest is cut off, so that it cannot fill a worker's memory.
-_LARGEST_BODY_BYTES = 16 * 1024 * 1024
+LARGEST_BODY_BYTES = 16 * 1024 * 1024
 _LARGEST_HEAD_BYTES = 64 * 1024
 _PORTS = {"http": 80, "https": 443}
 _FIRST_FINAL = 200
@@ -260,7 +260,7 @@ class _Reading:
             httptools.HttpParserError: The answer is not HTTP.
         """
         head_bytes = 0
-        while not self._ended and len(self._body) < _LARGEST_BODY_BYTES:
+        while not self._ended and len(self._body) < LARGEST_BODY_BYTES:
             data = stream.receive(deadline)
             if not data:
                 if self._headed and not self._framed:  # the end of the connection ends it
@@ -273,13 +273,13 @@ class _Reading:
 
     @property
     def answer(self) -> Response:
-        return Response(self._parser.get_status_code(), bytes(self._body[:_LARGEST_BODY_BYTES]), self._retry_after)
+        return Response(self._parser.get_status_code(), bytes(self._body[:LARGEST_BODY_BYTES]), self._retry_after)
 
     @property
     def reusable(self) -> bool:
         """Whether the connection may carry another request; after an interim answer (1xx) the final one follows."""
         status: int = self._parser.get_status_code()
-        cut = len(self._body) > _LARGEST_BODY_BYTES
+        cut = len(self._body) > LARGEST_BODY_BYTES
         return self._keeps and not cut and not self._surplus and status >= _FIRST_FINAL
 
 

@@ -24,10 +24,8 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
 
-from ifinu.gateway.http_transport import AnswerLost, RequestNotDelivered, Response, endpoint
+from ifinu.gateway.http_transport import LARGEST_BODY_BYTES, AnswerLost, RequestNotDelivered, Response, endpoint
 
-# Larger than any real answer; the rest is cut off.
-_LARGEST_BODY_BYTES = 16 * 1024 * 1024
 _CHUNK_BYTES = 65_536
 _NOT_DELIVERED = (ConnectTimeoutError, NewConnectionError, SSLError)
 
@@ -165,11 +163,11 @@ def _break_off(sock: socket.socket) -> None:
 def _body(raw: Any, timeout_s: float) -> bytes:
     """The body, up to its limit."""
     body, deadline = bytearray(), time.monotonic() + timeout_s
-    while len(body) < _LARGEST_BODY_BYTES and (piece := raw.read1(_CHUNK_BYTES)):
+    while len(body) < LARGEST_BODY_BYTES and (piece := raw.read1(_CHUNK_BYTES)):
         body += piece
         if time.monotonic() > deadline:
             raise TimeoutError("timed out")
-    return bytes(body[:_LARGEST_BODY_BYTES])
+    return bytes(body[:LARGEST_BODY_BYTES])
 
 
 @contextlib.contextmanager

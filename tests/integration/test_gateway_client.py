@@ -345,7 +345,7 @@ def test_an_interim_answer_is_not_used_for_the_next_request(serve: Any, connect:
 
 
 def test_an_answer_too_large_is_cut(serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_transport, "_LARGEST_BODY_BYTES", 1000)
+    monkeypatch.setattr(http_transport, "LARGEST_BODY_BYTES", 1000)
     gateway = serve(reply(201, sent("x" * 2000)), reply(201, sent()))
     client = connect(gateway.url)
     error = failure(client)

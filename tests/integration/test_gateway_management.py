@@ -238,7 +238,7 @@ def test_the_wait_for_a_trickling_answer_ends(
 
 
 def test_a_large_answer_is_cut(serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests_transport, "_LARGEST_BODY_BYTES", 1000)
+    monkeypatch.setattr(requests_transport, "LARGEST_BODY_BYTES", 1000)
     gateway = serve(reply(500, b"<title>" + b"x" * 900 + b"</title>" + b"y" * 100_000_000))
     with pytest.raises(GatewayError) as raised:
         connect(gateway.url).fetch_instances()
