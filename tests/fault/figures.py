@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from processes import FIRST_NUMBER, Queue, Simulated
+from sqlalchemy import select
 
 from ifinu.broker.keys import EVENTS, UNKNOWN
+from ifinu.ledger.engine import connect
+from ifinu.ledger.schema import events
 
 _PAGE = 5_000
 
@@ -123,6 +126,17 @@ def judge(queue: Queue, simulator: Simulated, messages: int, events: Iterable[En
         tries=tries,
         unrecorded=simulator.unrecorded(),
     )
+
+
+def recorded(url: str) -> list[Entry]:
+    """All events in the ledger."""
+    engine = connect(url)
+    try:
+        with engine.connect() as connection:
+            rows = connection.execute(select(events.c.name, events.c.notification_id, events.c.data))
+            return [(row.name, row.notification_id, row.data) for row in rows]
+    finally:
+        engine.dispose()
 
 
 def _of_the_stream(queue: Queue) -> Iterator[Entry]:

@@ -5,15 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 from command_line import Shell
-from figures import Entry, judge
+from figures import judge, recorded
 from ledgers import database, migrated
 from processes import API_KEY, Fleet, Queue, Simulated, numbered, postgres_server, wait_until
-from sqlalchemy import select
 
 from ifinu.broker.keys import EVENTS
 from ifinu.embedded import Postgres, Valkey
-from ifinu.ledger.engine import connect
-from ifinu.ledger.schema import events
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +37,6 @@ def ifinu(capsys, monkeypatch, valkey: Valkey, simulator: Simulated, ledger_url:
 def levels(ifinu: Shell) -> dict[str, str]:
     """The levels of `ifinu doctor`, by check."""
     return {check["check"]: check["level"] for check in ifinu("doctor", "--json").json["checks"]}
-
-
-def recorded(url: str) -> list[Entry]:
-    """All events in the ledger."""
-    engine = connect(url)
-    try:
-        with engine.connect() as connection:
-            rows = connection.execute(select(events.c.name, events.c.notification_id, events.c.data))
-            return [(row.name, row.notification_id, row.data) for row in rows]
-    finally:
-        engine.dispose()
 
 
 @pytest.mark.fault

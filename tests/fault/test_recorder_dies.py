@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from figures import Entry, judge
+from figures import judge, recorded
 from processes import Fleet, Queue, Simulated, Worker, numbered, wait_until
-from sqlalchemy import select
 
 from ifinu.broker.keys import EVENTS
 from ifinu.embedded import free_port
-from ifinu.ledger.engine import connect
-from ifinu.ledger.schema import events
 
 RATE = {"IFINU_RATE_LIMIT": "100/s", "IFINU_RATE_BURST": "10"}
 
@@ -39,17 +36,6 @@ def commands() -> dict[int, str]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
-
-
-def recorded(url: str) -> list[Entry]:
-    """All events in the ledger."""
-    engine = connect(url)
-    try:
-        with engine.connect() as connection:
-            rows = connection.execute(select(events.c.name, events.c.notification_id, events.c.data))
-            return [(row.name, row.notification_id, row.data) for row in rows]
-    finally:
-        engine.dispose()
 
 
 def lines(worker: Worker) -> list[dict[str, Any]]:
