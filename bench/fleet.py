@@ -57,7 +57,7 @@ _HELD = 50  # messages that a worker may hold beside
 
 
 class Look(NamedTuple):
-    """What was used and sent up to one moment."""
+    """The CPU time used and the messages sent up to one moment."""
 
     at: float  # time.monotonic()
     posts: dict[str, int]  # by worker

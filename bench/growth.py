@@ -163,7 +163,7 @@ def _drain(rig: Rig, messages: int, bytes_each: float, name: str, progress: Prog
 
 
 class Command(NamedTuple):
-    """What a command needed."""
+    """The time and the memory that one command took."""
 
     took_s: float
     cpu_s: float
