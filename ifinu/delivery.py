@@ -60,7 +60,6 @@ from ifinu.errors import (
     MaybeSent,
     Misconfigured,
     NotSent,
-    Poison,
     Reason,
     SendError,
     Throttled,
@@ -70,6 +69,7 @@ from ifinu.gateway.breaker import is_outage
 from ifinu.gateway.instances import Hold, Instances, Trouble
 from ifinu.gateway.message_records import ConnectionState
 from ifinu.notification import Notification
+from ifinu.outcome import Dead, GiveBack, Outcome, Retry, Wait
 from ifinu.reference import reference_in, reference_of
 from ifinu.render import Renderer
 from ifinu.settings import OnUnknown
@@ -95,102 +95,6 @@ _ENDED = {
 _sorted_json = json.JSONEncoder(sort_keys=True).encode  # `json.dumps` would make an encoder each time
 one_resend = threading.Lock()  # held while a message that a worker died with is sent again
 _masked = functools.lru_cache(maxsize=1024)(phone.mask_in)  # an instance may be named after its phone
-
-
-class Wait(NamedTuple):
-    """
-    The message must wait, in the delayed set.
-
-    Attributes:
-        wait_s: The wait in seconds.
-        at: Start of the wait, by Redis' clock.
-        claim: State of its id's claim while it waits: `waiting` or `unknown`.
-        token: The token for its next message.
-        event: The event to write; None if it was written before.
-        instance: The instance to send from.
-        reason: One word: `look_up`, `unknown`, or a reason of the event `deferred`.
-        free: Whether nothing went to the gateway, so that the pace need not count it.
-        lost: Whether the gateway took the request and its connection, or the proxy's, broke.
-        error: The gateway's error; None if no send was requested.
-        trouble: Its failures so far, for the header of its next message.
-        refund: Number of counted tries that were its instance's fault.
-    """
-
-    wait_s: float
-    at: datetime
-    claim: ClaimState
-    token: str
-    event: Event | None
-    instance: str
-    reason: str
-    free: bool = False
-    lost: bool = False
-    error: SendError | None = None
-    trouble: Trouble | None = None
-    refund: int = 0
-
-
-class Retry(NamedTuple):
-    """
-    Nothing was sent, and the message is tried again. This try counts.
-
-    Attributes:
-        error: The gateway's error.
-        at: Time of the failure, by Redis' clock.
-        token: The token for the retry.
-        event: The event to write.
-        trouble: Its failures so far, for the header of the retry.
-    """
-
-    error: SendError
-    at: datetime
-    token: str
-    event: Event
-    trouble: Trouble | None = None
-
-
-class GiveBack(NamedTuple):
-    """
-    Nothing was sent, and the message goes back to its queue as it came.
-
-    Attributes:
-        error: What is away: the gateway (`breaker.is_outage`) or Redis.
-    """
-
-    error: Exception
-
-
-class Dead(NamedTuple):
-    """
-    The message ends in the dead letters.
-
-    Attributes:
-        error: Why.
-        fields: Fields of its event, the `id` among them.
-    """
-
-    error: InvalidNotification | SendError
-    fields: dict[str, Any]
-
-    @property
-    def maybe_sent(self) -> bool:
-        """Whether it may have been sent, so that a person decides."""
-        return isinstance(self.error, MaybeSent)
-
-    @property
-    def reason(self) -> str:
-        """The reason in the dead letters: one of a fixed set of words."""
-        match self.error:
-            case SendError():
-                return self.error.reason
-            case IdReused():
-                return "id_reused"
-            case Poison():
-                return "poison"
-        return "invalid"
-
-
-Outcome = Settled | Wait | Retry | GiveBack | Dead
 
 
 class Gateway(Protocol):
@@ -569,36 +473,32 @@ class Delivery:
         """Look up a send in doubt: settle it if the gateway has it; else wait, resend it, or leave it to a person."""
         notification = message.notification
         started = claim.started or claim.at
-
-        def again(wait_s: float) -> Wait:
-            wait = self._wait(message, wait_s, now(), ClaimState.UNKNOWN, claim.token, None, "look_up")
-            return wait._replace(trouble=message.trouble)
-
         try:
             with self.tracer.step(SpanName.LOOK_UP):
                 found = claim.seen or self._find(message, claim.since or started, started, now())
         except GatewayError as exc:
             log.warning("ifinu.message.not_looked_up", id=notification.id, error=str(exc))
-            return again(min(_LOOK_AGAIN_S, self.grace_s))
+            return self._look_again(message, claim, now(), min(_LOOK_AGAIN_S, self.grace_s))
         if found:
             return self._sent(message, Sent(found, None, None), "webhook" if claim.seen else "look_up", now())
         waited_s = max(0.0, (now() - started).total_seconds())
         if waited_s < self.grace_s:
-            return again(min(max(waited_s, _FIRST_LOOK_S), self.grace_s - waited_s))
+            wait_s = min(max(waited_s, _FIRST_LOOK_S), self.grace_s - waited_s)
+            return self._look_again(message, claim, now(), wait_s)
         if self.on_unknown is OnUnknown.HOLD:
             return self._undecided(message, "it is held, as IFINU_ON_UNKNOWN asks")
         if abs(claim.off_s) > TOO_FAR_OFF_S:  # one of the two clocks is wrong, so the grace may not be over
             log.error("ifinu.message.not_resent", id=notification.id, off_s=round(claim.off_s, 1))
-            return again(_LOOK_AGAIN_S)
+            return self._look_again(message, claim, now(), _LOOK_AGAIN_S)
         # Should it kill this worker too, no second one of those that were sent beside it then may be in doubt again.
         with loop.held(one_resend) if claim.died else contextlib.nullcontext():
-            return self._resend(message, claim, now, again if held else None)
+            return self._resend(message, claim, now, held=held)
 
-    def _resend(self, message: _Message, claim: Claim, now: _Now, again: Callable[[float], Wait] | None) -> Outcome:
+    def _resend(self, message: _Message, claim: Claim, now: _Now, *, held: bool) -> Outcome:
         if (not_now := self._check(message, claim, now())) is not None:
             return not_now
-        if again is not None:
-            return again(_LOOK_AGAIN_S)
+        if held:
+            return self._look_again(message, claim, now(), _LOOK_AGAIN_S)
         notification, resending = message.notification, message.event(Name.RESENDING)
         match self.claims.resend(message.ref, resending, tenant=notification.tenant, pseudonym=message.pseudonym):
             case Resend.GO:
@@ -613,6 +513,10 @@ class Delivery:
             case Resend.LOST:
                 log.info("ifinu.message.duplicate", id=notification.id, first=ClaimState.UNKNOWN.value)
                 return Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=ClaimState.UNKNOWN.value))
+
+    def _look_again(self, message: _Message, claim: Claim, at: datetime, wait_s: float) -> Wait:
+        wait = self._wait(message, wait_s, at, ClaimState.UNKNOWN, claim.token, None, "look_up")
+        return wait._replace(trouble=message.trouble)
 
     def _find(self, message: _Message, since: datetime, started: datetime, now: datetime) -> str:
         """

@@ -21,9 +21,9 @@ from prometheus_client.registry import Collector
 
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.leases import Settled, Tally
-from ifinu.delivery import Wait
 from ifinu.errors import SendError
 from ifinu.metrics.labels import MOST, Bounded
+from ifinu.outcome import Wait
 
 _SEND_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 75.0)
 _WAIT_S = (0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0)

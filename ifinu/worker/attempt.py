@@ -9,9 +9,9 @@ from ifinu.broker import intake
 from ifinu.broker.claims import ClaimState, MessageRef
 from ifinu.broker.headers import ACCEPTED, FIRST_TRY, QUEUE, SUSPECT, TAG, TOKEN, TRACEPARENT, TROUBLE
 from ifinu.broker.leases import Leases
-from ifinu.delivery import Outcome, Retry, Wait
 from ifinu.gateway.instances import Trouble
 from ifinu.notification import Notification
+from ifinu.outcome import Outcome, Retry, Wait
 
 
 class Attempt:

@@ -21,9 +21,9 @@ from ifinu.broker.claims import ClaimState
 from ifinu.broker.clock import Difference
 from ifinu.broker.headers import TRACEPARENT
 from ifinu.broker.leases import DUPLICATE, Settled
-from ifinu.delivery import Dead, GiveBack, Retry, Wait
 from ifinu.errors import Reason, SendError
 from ifinu.logs import exceptions as log_exceptions
+from ifinu.outcome import Dead, GiveBack, Retry, Wait
 from ifinu.worker import spans
 from ifinu.worker.attempt import Attempt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ifinu import tracing
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.leases import Settled
-from ifinu.delivery import Dead, GiveBack, Retry, Wait
+from ifinu.outcome import Dead, GiveBack, Retry, Wait
 from ifinu.tracing import Span, SpanName, Tracer
 from ifinu.worker.attempt import Attempt
 

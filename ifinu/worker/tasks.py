@@ -19,7 +19,6 @@ from ifinu import loop, producer, tracing, wire
 from ifinu.broker import intake
 from ifinu.broker.headers import ACCEPTED, TRACEPARENT, WAIT
 from ifinu.broker.leases import DEATHS, Settled, one_suspect
-from ifinu.delivery import Dead, GiveBack, Outcome, Retry, Wait
 from ifinu.errors import (
     BrokerUnavailable,
     InvalidNotification,
@@ -29,6 +28,7 @@ from ifinu.errors import (
     SendError,
     Throttled,
 )
+from ifinu.outcome import Dead, GiveBack, Outcome, Retry, Wait
 from ifinu.tracing import SpanName
 from ifinu.worker.app import app
 from ifinu.worker.attempt import Attempt

@@ -17,13 +17,14 @@ from ifinu.broker.events import Event
 from ifinu.broker.keys import EVENTS, UNKNOWN, claim_key, optout_key, script, seen_key
 from ifinu.broker.leases import Settled
 from ifinu.broker.pseudonyms import Pseudonyms
-from ifinu.delivery import Dead, Delivery, Outcome, Retry, Wait
+from ifinu.delivery import Delivery
 from ifinu.errors import GatewayError, InvalidNotification, MaybeSent, Misconfigured, NotSent, Reason, Throttled
 from ifinu.gateway import FoundMessage, FoundMessages, Sent
 from ifinu.gateway.instances import Instances, Trouble
 from ifinu.gateway.message_records import ConnectionState
 from ifinu.gateway.sent_search import SentSearch
 from ifinu.notification import Kind, Notification
+from ifinu.outcome import Dead, Outcome, Retry, Wait
 from ifinu.reference import reference_of
 from ifinu.render import Renderer
 from ifinu.settings import OnUnknown

@@ -18,13 +18,14 @@ from ifinu import delivery, errors
 from ifinu.broker import NORMAL
 from ifinu.broker.claims import Claim, MessageRef, Resend, Verdict
 from ifinu.broker.pseudonyms import Pseudonyms
-from ifinu.delivery import Dead, Delivery, Outcome, Retry
+from ifinu.delivery import Delivery
 from ifinu.errors import NotSent, Reason, SendError, Throttled
 from ifinu.gateway import Sent
 from ifinu.gateway.instances import Instances
 from ifinu.gateway.message_records import ConnectionState
 from ifinu.loop import Loop, sleep
 from ifinu.notification import Kind, Notification
+from ifinu.outcome import Dead, Outcome, Retry
 from ifinu.render import Renderer
 from ifinu.settings import OnUnknown, load
 from ifinu.window import Windows

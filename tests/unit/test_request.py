@@ -18,8 +18,8 @@ from ifinu.broker.clock import Difference
 from ifinu.broker.events import Event, Name
 from ifinu.broker.headers import FIRST_TRY, QUEUE, TAG
 from ifinu.broker.leases import Settled
-from ifinu.delivery import Dead, GiveBack, Outcome, Retry
 from ifinu.errors import Reason
+from ifinu.outcome import Dead, GiveBack, Outcome, Retry
 from ifinu.settings import load
 from ifinu.worker.app import app
 from ifinu.worker.attempt import Attempt

@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
 from ifinu.broker.leases import Settled, Tally
-from ifinu.delivery import Wait
 from ifinu.errors import MaybeSent, NotSent, Reason, Throttled
 from ifinu.metrics.labels import OTHER, Bounded
 from ifinu.metrics.worker_series import Now, WorkerSeries
+from ifinu.outcome import Wait
 
 TOLD = {"kind": "atraso", "instance": "ifinu", "confirmed": True, "by": "gateway"}
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
