@@ -43,6 +43,7 @@ import redis
 import redis.asyncio.client
 
 from ifinu.broker.keys import EVENTS
+from ifinu.json_encoder import encoder
 
 
 class Name(enum.StrEnum):
@@ -68,9 +69,7 @@ class Name(enum.StrEnum):
     CONNECTION = "connection"
 
 
-# Two events are encoded for each message, and `json.dumps` with separators would make an encoder each time. ASCII
-# escapes let half a surrogate pair in an error be stored.
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode = encoder(separators=(",", ":"))  # ASCII escapes let half a surrogate pair in an error be stored
 
 
 @dataclass(frozen=True, slots=True)

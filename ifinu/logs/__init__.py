@@ -13,7 +13,6 @@ line shows no argument of a task (`foreign.py`). docs/logs.md lists the events.
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
 import socket
@@ -25,6 +24,7 @@ from typing import Any
 import structlog
 
 from ifinu.escapes import visible, visible_json
+from ifinu.json_encoder import encoder
 from ifinu.logs import exceptions, foreign, uncaught
 from ifinu.logs.floods import QUIET, Dropped, Floods
 from ifinu.settings import LogFormat
@@ -139,7 +139,7 @@ def _written(value: object) -> str:
     return exceptions.describe(value) if isinstance(value, BaseException) else str(value)
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, default=_written).encode
+_encode = encoder(ascii_only=False, default=_written)
 
 
 def _as_json(_: Any, __: str, line: dict[str, Any]) -> str:
