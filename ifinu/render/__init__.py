@@ -27,14 +27,15 @@ from ifinu.payment_codes import spaced
 from ifinu.reference import with_reference, without_references
 from ifinu.render.template_sets import LONGEST_TEXT, TEMPLATE_FAULTS, source_of, wordings
 
-_FORMATTING = re.compile(r"[*~`]|(?<![^\W_])_|_(?![^\W_])")
+_FORMATTING = re.compile(r"[*~`_](?:(?<!_)|(?<![^\W_]_)|(?![^\W_]))")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _TRAILING_SPACE = re.compile(r"[ \t]+$", re.MULTILINE)
+_MARKS = str.maketrans(",.", ".,")
 
 
 def money(amount: Decimal) -> str:
     """Write an amount in BRL the Brazilian way, `R$ 1.234,50`; exact at any size."""
-    return "R$ " + f"{amount:,.2f}".translate(str.maketrans(",.", ".,"))
+    return "R$ " + f"{amount:,.2f}".translate(_MARKS)
 
 
 def br_date(day: date) -> str:
@@ -125,6 +126,7 @@ def sample(kind: Kind, today: date, *, tenant: str | None = None, bare: bool = F
 
 def _values(notification: Notification, today: date, *, codes_apart: bool = False) -> dict[str, object]:
     due = notification.due_date
+    days = None if due is None else (due - today).days
     codes: dict[str, object] = {
         "pix_copia_cola": notification.pix_code,
         "linha_digitavel": notification.boleto_line and spaced(notification.boleto_line),
@@ -139,8 +141,8 @@ def _values(notification: Notification, today: date, *, codes_apart: bool = Fals
         "descricao": _plain(notification.description),
         "link_pagamento": notification.payment_link,
         **codes,
-        "dias_para_vencer": None if due is None else (due - today).days,
-        "dias_de_atraso": None if due is None else (today - due).days,
+        "dias_para_vencer": days,
+        "dias_de_atraso": None if days is None else -days,
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -157,7 +159,9 @@ def _plain(value: str | None) -> str | None:
 
 
 def _tidy(text: str) -> str:
-    return _BLANK_LINES.sub("\n\n", _TRAILING_SPACE.sub("", text)).strip()
+    if " \n" in text or "\t\n" in text:
+        text = _TRAILING_SPACE.sub("", text)
+    return (_BLANK_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip()
 
 
 _SAMPLE_DAY = date(2026, 12, 1)

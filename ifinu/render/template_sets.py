@@ -60,6 +60,12 @@ class _Absent(jinja2.StrictUndefined):
         return False
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    def make_globals(self, d: Mapping[str, Any] | None) -> dict[str, Any]:
+        # Each rendering copies it. A copy of Jinja's chain of dictionaries takes as long as the rendering itself.
+        return {**self.globals, **(d or {})}
+
+
 class TemplateSet:
     """
     One template for each kind.
@@ -80,7 +86,7 @@ class TemplateSet:
     ) -> None:
         self._samples = samples
         self._names = names
-        self._environment = ImmutableSandboxedEnvironment(
+        self._environment = _Environment(
             loader=jinja2.FileSystemLoader([*folders, _OURS]),
             undefined=_Absent,
             autoescape=False,  # plain text: an escaped & would reach the phone as &amp;

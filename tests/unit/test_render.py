@@ -1,12 +1,15 @@
+import re
 from datetime import date, timedelta
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pix import pix
 
 from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.notification import Kind, Notification
-from ifinu.render import Renderer, br_date, money
+from ifinu.render import Renderer, _tidy, br_date, money
 
 TODAY = date(2026, 12, 1)
 BARE = {"id": "inv-42", "phone": "+5577998616740", "name": "Maria Silva", "amount": Decimal("1234.5")}
@@ -173,6 +176,12 @@ def test_no_text_has_a_blank_edge_or_two_blank_lines(renderer, kind, lacking):
     assert text == text.strip()
     assert "\n\n\n" not in text
     assert [line for line in text.splitlines() if line != line.rstrip()] == []
+
+
+@given(st.text("a \t\n"))
+def test_a_text_loses_its_trailing_space_and_its_second_blank_line(text):
+    lines = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
+    assert _tidy(text) == re.sub(r"\n{3,}", "\n\n", lines).strip()
 
 
 def test_a_custom_text_is_sent_unchanged(renderer):
