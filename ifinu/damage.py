@@ -117,26 +117,23 @@ _LINK = re.compile(r"\w{2,10}://\S+")
 _LINE_BREAK = re.compile(r"\\(?:r\\)?n")
 _PATH = re.compile(r"[A-Za-z]:\\|\\\\")
 
-# Every mark within a value holds one of these. Most texts hold none, and need no further check.
-_SUSPICIOUS = re.compile(
-    "[\ufffdÃÂâðï├‡Æ=&<{%#*\\[\\\\\u061c\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
-    "|undefined|NaN|null|NULL|None|nan|Invalid Date|Err:|://|\\?|(?<!R)\\$|__|@@|\\(\\("
-)
+# Every mark within a value holds one of these. Most values hold none, and need no further check. As each alternative
+# begins with a character, not with a class, a search skips all characters that begin none.
+_INVISIBLES = map(chr, (0x061C, 0x00AD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF))
+_HINTS = (
+    "undefined", "NaN", "null", "NULL", "None", "nan", "Invalid Date", "Err:", r"\$(?<!R\$)", "__", "@@", r"\(\(",
+    "=[C?]", *map(re.escape, "\ufffdÃÂâðï├‡Æ<{%#*[\\"), *_INVISIBLES,
+)  # fmt: skip
+_SUSPICIOUS = re.compile("|".join((*_HINTS, "://", r"\?", "&")))
+_SUSPICIOUS_IN_LINKS = re.compile("|".join((*_HINTS, "nil", "&[nN]", *map(re.escape, ";>}|^`"))))
+_HAS_HOST = re.compile(r"https?://[a-z0-9.-]+(?:[/?#]|\Z)", re.ASCII | re.IGNORECASE)
 
 
 def refuse_in_text(text: str) -> None:
     """Check a free text."""
     _refuse_no_value(text)
-    if not _SUSPICIOUS.search(text):
-        return
-    _refuse_entities(text)
-    _refuse(text, (*_ANYWHERE, _OVERRIDE))
-    for found in _LINE_BREAK.finditer(text):
-        word = text[text.rfind(" ", 0, found.start()) + 1 : found.end()]
-        if not _PATH.match(word):
-            raise ValueError(f"has {found.group()!r:.8}, a line break that was escaped once too often")
-    for link in _LINK.finditer(text):
-        _refuse(link.group(), (_IN_LINKS[1], _IN_LINKS[2], _BIDI_CONTROLS))
+    if _SUSPICIOUS.search(text):
+        _refuse_in_suspicious(text)
 
 
 def refuse_in_template(line: str) -> None:
@@ -147,33 +144,35 @@ def refuse_in_template(line: str) -> None:
 
 def refuse_in_line(text: str) -> None:
     """Check a description."""
-    refuse_in_text(text)
-    _refuse(text, (_BIDI_CONTROLS,))
+    _refuse_no_value(text)
+    if _SUSPICIOUS.search(text):
+        _refuse_in_suspicious(text)
+        _refuse(text, (_BIDI_CONTROLS,))
 
 
 def refuse_in_name(text: str) -> None:
     """Check a person's name."""
-    refuse_in_line(text)
-    _refuse(text, _IN_NAMES)
+    _refuse_no_value(text)
+    if _SUSPICIOUS.search(text):
+        _refuse_in_suspicious(text)
+        _refuse(text, (_BIDI_CONTROLS, *_IN_NAMES))
 
 
 def refuse_in_link(url: str) -> None:
     """Check a link."""
     _refuse_no_value(url)
-    _refuse_entities(url)
-    _refuse(url, (*_ANYWHERE, *_IN_LINKS, _BIDI_CONTROLS))
-    try:
-        host = urlsplit(url.strip()).hostname
-    except ValueError:
-        host = None
-    if url.strip().lower().startswith(("http://", "https://")) and not host:
-        raise ValueError("has no host, such as example.com")
+    if _SUSPICIOUS_IN_LINKS.search(url):
+        _refuse_entities(url)
+        _refuse(url, (*_ANYWHERE, *_IN_LINKS, _BIDI_CONTROLS))
+    if not _HAS_HOST.match(url):
+        _refuse_without_host(url)
 
 
 def refuse_in_code(text: str) -> None:
     """Check an id, or a payment code."""
     _refuse_no_value(text)
-    _refuse(text, (_ANYWHERE[0], _BIDI_CONTROLS))
+    if not text.isascii():
+        _refuse(text, (_ANYWHERE[0], _BIDI_CONTROLS))
 
 
 def checking(refuse: Callable[[str], None]) -> Callable[[object], object]:
@@ -189,7 +188,7 @@ def checking(refuse: Callable[[str], None]) -> Callable[[object], object]:
 
 def _refuse_no_value(text: str) -> None:
     word = text.strip()
-    if word not in _NAMES and _NO_VALUES.fullmatch(word):
+    if _NO_VALUES.fullmatch(word) and word not in _NAMES:
         raise ValueError(f"is {word[:20]!r}, {_SPREADSHEET if word[0] == '#' else _NO_VALUE}")
 
 
@@ -197,6 +196,26 @@ def _refuse(text: str, marks: tuple[_Mark, ...]) -> None:
     for mark in marks:
         if found := mark.pattern.search(text):
             raise ValueError(f"has {mark.shown or _shown(found.group())}, {mark.meaning}")
+
+
+def _refuse_in_suspicious(text: str) -> None:
+    _refuse_entities(text)
+    _refuse(text, (*_ANYWHERE, _OVERRIDE))
+    for found in _LINE_BREAK.finditer(text):
+        word = text[text.rfind(" ", 0, found.start()) + 1 : found.end()]
+        if not _PATH.match(word):
+            raise ValueError(f"has {found.group()!r:.8}, a line break that was escaped once too often")
+    for link in _LINK.finditer(text):
+        _refuse(link.group(), (_IN_LINKS[1], _IN_LINKS[2], _BIDI_CONTROLS))
+
+
+def _refuse_without_host(url: str) -> None:
+    try:
+        host = urlsplit(url.strip()).hostname
+    except ValueError:
+        host = None
+    if url.strip().lower().startswith(("http://", "https://")) and not host:
+        raise ValueError("has no host, such as example.com")
 
 
 def _refuse_entities(text: str) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -63,6 +64,7 @@ def test_text_that_people_write_is_not_refused(given):
         ("description", "Plano \u2066anual", "U+2066"),
         ("text", "Pague: https://exemplo.com/\u200fa", "U+200F"),
         ("text", "Pague: https://exemplo.com/undefined", "undefined"),
+        ("text", "Pague: https://exemplo.com/nil", "nil"),
         ("text", "Pague: https://exemplo.com/a?b=1&amp;c=2", "&amp;"),
         ("payment_link", "https://exemplo.com/b?id=1&amp;t=2", "&amp;"),
         ("payment_link", "https://undefined", "undefined"),
@@ -76,6 +78,7 @@ def test_text_that_people_write_is_not_refused(given):
         ("payment_link", "https://exemplo.com/a\u200bb", "U+200B"),
         ("payment_link", "https://exemplo.com/Jo\ufffdo", "U+FFFD"),
         ("payment_link", "https:///pagar", "has no host"),
+        ("payment_link", "https://loja@/pagar", "has no host"),
         ("payment_link", "https://[object Object]", "[object Object]"),
         ("attachment", "https://exemplo.com/{{arquivo}}.pdf", "{{arquivo}}"),
         ("attachment", "https://exemplo.com/#N/D", "#N/D"),
@@ -135,11 +138,46 @@ def test_any_text_is_accepted_or_refused(text):
             refuse(text)
 
 
-@given(st.text("{}<>%$#[]*|&;\\nome /!?Ã€ab_@(R:"))
-def test_the_quick_check_passes_no_text_that_the_full_one_refuses(text):
-    """The quick check spares most texts the full one."""
-    if not damage._SUSPICIOUS.search(text):
-        assert not any(mark.pattern.search(text) for mark in damage._ANYWHERE)
+MARKS = [
+    *((damage.refuse_in_name, mark) for mark in (*damage._ANYWHERE, damage._BIDI_CONTROLS, *damage._IN_NAMES)),
+    *((damage.refuse_in_link, mark) for mark in (*damage._ANYWHERE, damage._BIDI_CONTROLS, *damage._IN_LINKS)),
+    (damage.refuse_in_code, damage._ANYWHERE[0]),
+    (damage.refuse_in_code, damage._BIDI_CONTROLS),
+]
+
+
+@pytest.mark.parametrize(("refuse", "mark"), MARKS)
+@given(data=st.data())
+def test_the_quick_check_passes_no_mark(refuse, mark, data):
+    """The quick check spares most values the full one."""
+    text = data.draw(st.from_regex(mark.pattern))
+    with pytest.raises(ValueError, match=r"has|is"):
+        refuse(text)
+
+
+PIECES = (
+    *"{}<>%$#[]*|&;\\?!()@_=/:. aR\u200b\u202e\ufffd", "nome", "&amp;", "&nbsp", "https://", "HTTP://", "a.b", "[::1]",
+    "nil", "null", "undefined", "NaN", "None", "\\n", "C3=A3", "R$", "Err:502", "N/D", "%s", "Ã£", "b>", "7D", "(?",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "refuse", [damage.refuse_in_text, damage.refuse_in_line, damage.refuse_in_name, damage.refuse_in_link]
+)
+@given(text=st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_the_quick_check_changes_no_answer(refuse, text):
+    everything = re.compile("")
+    nothing = re.compile("(?!)")
+    with mock.patch.multiple(damage, _SUSPICIOUS=everything, _SUSPICIOUS_IN_LINKS=everything, _HAS_HOST=nothing):
+        full = answer(refuse, text)
+    assert answer(refuse, text) == full
+
+
+def answer(refuse, text):
+    try:
+        return refuse(text)
+    except ValueError as exc:
+        return str(exc)
 
 
 def test_a_file_of_texts_that_programs_left_damaged():
