@@ -70,10 +70,6 @@ def _sendable(value: object) -> object:
     return _UNSENDABLE.sub("", _LINE_ENDS.sub("\n", value)).strip() if isinstance(value, str) else value
 
 
-def _is_blank(value: object) -> bool:
-    return isinstance(value, str) and not value.strip()
-
-
 # The last validator runs first and sees the raw value.
 _Id = Annotated[
     str,
@@ -183,7 +179,11 @@ class Notification(BaseModel):
     def _blank_is_absent(cls, given: object) -> object:
         if not isinstance(given, Mapping):
             return given
-        return {name: value for name, value in given.items() if not (name in _OPTIONAL and _is_blank(value))}
+        return {
+            name: value
+            for name, value in given.items()
+            if not isinstance(value, str) or value.strip() or name not in _OPTIONAL
+        }
 
     @field_validator("phone", mode="before")
     @classmethod

@@ -66,6 +66,8 @@ _DDDS = {
 _STATES = {ddd: state for state, ddds in _DDDS.items() for ddd in ddds.split()}
 # People type one digit eight times to get past a form.
 _NATIONAL = re.compile(rf"{_DDD}(?!9?(\d)\1{{7}}$)(?:9\d{{8}}|[2-9]\d{{7}})")
+# The usual spellings of a mobile. Each is grouped as one number is.
+_USUAL = re.compile(r"(?:\+?55 ?)?(\()?(\d\d)(?(1)\)) ?(9\d{4})[ -]?(\d{4})", re.ASCII)
 _E164 = re.compile(r"\+55(\d\d)(\d)\d{3,4}(\d{4})")
 _SERVICE = re.compile(r"(?:300|303|500|800|900)\d{6,7}|400[34]\d{4}|\d\d400[34]\d{4}")
 # Only known carriers: with any two digits, one digit too many would make somebody else's number.
@@ -98,6 +100,8 @@ def normalize(raw: str) -> str:
     Raises:
         ValueError: It is not a Brazilian number; the message says why, without the digits.
     """
+    if (usual := _USUAL.fullmatch(raw)) and _NATIONAL.fullmatch(national := "".join(usual.groups()[1:])):
+        return f"+{COUNTRY}{national}"
     national, spelling = _national(raw)
     if _SERVICE.fullmatch(national) or not _NATIONAL.fullmatch(national):
         raise ValueError(_objection(national))

@@ -15,6 +15,7 @@ from decimal import Decimal
 AMOUNT_HELP = "write 1234.50 or '1.234,50'"
 DATE_HELP = "write 2026-12-01, 01/12/2026 or 2026-12-01T18:00:00-03:00"
 
+_PLAIN = re.compile(r"\d+(?:\.\d\d)?", re.ASCII)
 _REAL = re.compile(r"^(?:R\$|BRL)\s*|\s*(?:BRL|reais)$", re.IGNORECASE)
 _OTHER_MONEY = re.compile(r"[$€£]|\b(?:USD|EUR)\b", re.IGNORECASE)
 _NEGATIVE = re.compile(r"^[-\u2212].*\d|\d\s*[-\u2212]$|^\(.*\d.*\)$")
@@ -25,6 +26,7 @@ _GROUPED = re.compile(r"\d{1,3}(?:(?:\.\d{3})+,\d+|(?:,\d{3})+\.\d+|(?:\.\d{3}){
 _CENT = Decimal("0.01")
 _DUST = Decimal("1e-9")  # the error of binary fractions: 89.90000000000001
 
+_ISO_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _CLOCK = r"(?:[T ,]+(\d{1,2}:\d\d.*))?"
 _YEAR_FIRST = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}}){_CLOCK}", re.ASCII)
 _DAY_FIRST = re.compile(rf"(\d{{1,2}})([-/.])(\d{{1,2}})\2(\d{{4}}|\d\d){_CLOCK}", re.ASCII)
@@ -49,6 +51,8 @@ def amount(text: str) -> Decimal:
     Raises:
         ValueError: The text is not an amount, or has two meanings; the message says which.
     """
+    if _PLAIN.fullmatch(text):
+        return Decimal(text)
     bare = _REAL.sub("", text.strip()).strip()
     if bare.startswith("="):
         raise ValueError(f"is a formula, not its result; {AMOUNT_HELP}")
@@ -97,11 +101,13 @@ def day_or_time(text: str) -> date | datetime:
     Raises:
         ValueError: The text is not a date, or has two meanings; the message says which.
     """
-    text = " ".join(text.split())
-    if _AMERICAN.search(text):
-        raise ValueError(f"is an American time, where the month may come first; {DATE_HELP}")
+    is_usual = _ISO_DAY.fullmatch(text) is not None
+    if not is_usual:
+        text = " ".join(text.split())
+        if _AMERICAN.search(text):
+            raise ValueError(f"is an American time, where the month may come first; {DATE_HELP}")
     try:
-        found = _read(text)
+        found = date.fromisoformat(text) if is_usual else _read(text)
     except (ValueError, OverflowError) as exc:
         raise ValueError("is not in the calendar") from exc
     if found is not None:

@@ -154,7 +154,7 @@ def decode(
         InvalidNotification: A field is wrong; the error names the field and never repeats its value. If several are
             wrong, `.field` is the first and `.reason` lists the others too.
     """
-    if not isinstance(body, Mapping):  # an envelope may call the task with anything
+    if not isinstance(body, (dict, Mapping)):  # an envelope may call the task with anything
         raise InvalidNotification("", f"must be a JSON object, not {_json_type(body)}")
     taken = _Taken()
     if body.get("cobranca") is not None:
@@ -274,7 +274,8 @@ class _Taken:
                 continue
             try:
                 self.values[field] = _READERS.get(field, _string)(raw)
-                self.problems.pop(_WIRE[field], None)  # a nested one that this overrides
+                if self.problems:
+                    self.problems.pop(_WIRE[field], None)  # a nested one that this overrides
             except ValueError as exc:
                 self.problems[_WIRE[field]] = str(exc)
 

@@ -5,6 +5,7 @@ phone_corpus.csv: `raw` with Python's escapes; `expected_or_error` is E.164, or 
 import csv
 import re
 from pathlib import Path
+from unittest import mock
 
 import phonenumbers
 import pytest
@@ -145,6 +146,20 @@ def test_normalizing_twice_changes_nothing(ddd, line):
     once = phone.normalize(ddd + line)
     assert phone.normalize(once) == once
     assert phone.normalize(phone.digits(once)) == once
+
+
+@given(st.from_regex(phone._USUAL, fullmatch=True))
+def test_a_usual_spelling_is_read_as_any_other(usual):
+    with mock.patch.object(phone, "_USUAL", re.compile("(?!)")):
+        read = number_or_error(usual)
+    assert number_or_error(usual) == read
+
+
+def number_or_error(text):
+    try:
+        return phone.normalize(text)
+    except ValueError as exc:
+        return str(exc)
 
 
 @given(st.one_of(st.text(), st.text("0123456789+-() .x@", max_size=30)))

@@ -1,6 +1,8 @@
 import contextlib
+import re
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -134,6 +136,23 @@ def test_a_date_of_one_meaning_is_read(text, read):
 def test_a_date_of_two_meanings_or_of_none_is_refused_in_words(text, reason):
     with pytest.raises(ValueError, match=f"^{reason}"):
         values.day_or_time(text)
+
+
+@given(
+    st.from_regex(values._PLAIN, fullmatch=True), st.from_regex(values._ISO_DAY, fullmatch=True) | st.dates().map(str)
+)
+def test_a_usual_spelling_is_read_as_any_other(number, day):
+    never = re.compile("(?!)")
+    with mock.patch.multiple(values, _PLAIN=never, _ISO_DAY=never):
+        read = value_or_error(values.amount, number), value_or_error(values.day_or_time, day)
+    assert (value_or_error(values.amount, number), value_or_error(values.day_or_time, day)) == read
+
+
+def value_or_error(read, text):
+    try:
+        return repr(read(text))
+    except ValueError as exc:
+        return str(exc)
 
 
 @given(st.text() | st.text("0123456789.,-/: RT$EZe+'()", max_size=24))
