@@ -31,6 +31,19 @@ def simulator(
         typer.Option(min=0, help="Time until a shown QR code is scanned, in milliseconds; by default it never is."),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Let every send succeed, for any number.")] = False,
+    gap_ms: Annotated[
+        float | None, typer.Option(min=0, help="Throttle an instance with a shorter gap between two sends.")
+    ] = None,
+    a_minute: Annotated[
+        int | None, typer.Option(min=0, help="Throttle an instance that sends more than this in a minute.")
+    ] = None,
+    new_chats: Annotated[
+        int | None, typer.Option(min=0, help="Refuse the new chats of an instance beyond this number in 24 hours.")
+    ] = None,
+    ban_after: Annotated[
+        int | None, typer.Option(min=1, help="Ban an instance that breaks these rules this many times in 24 hours.")
+    ] = None,
+    speed: Annotated[float, typer.Option(min=0.001, help="How many times as fast the times of these rules run.")] = 1.0,
     ledger: Annotated[Path | None, typer.Option(help="Append every send to this JSON Lines file.")] = None,
     webhook: Annotated[
         str | None,
@@ -44,17 +57,26 @@ def simulator(
     WhatsApp, 0002 fails twice, 0003 always fails. It sends [bold]IFINU_WEBHOOK_SECRET[/bold] to
     the webhook if that is set.
 
+    [bold]--gap-ms[/bold], [bold]--a-minute[/bold] and [bold]--new-chats[/bold] are rules of WhatsApp: an instance that
+    is too fast gets rate-overlimit, and new chats beyond the number get the receipt
+    ERROR. With [bold]--ban-after[/bold] one that goes on is banned.
+
     [bold]Examples[/bold]
 
     IFINU_EVOLUTION_API_KEY=secret ifinu simulator
     ifinu simulator --port 0 --api-key-file key --plain --latency-ms 200
     ifinu simulator --plays 2.3.6 --pairing-ms 5000
+    ifinu simulator --gap-ms 5000 --new-chats 60 --ban-after 10
     """
     from ifinu.simulator import SimulatorConfig, run
+    from ifinu.simulator.ban_rules import for_all
 
     config = settings.load(webhook_url=webhook)
     secret = config.webhook_secret
-    script: dict[str, Any] = {"latency_ms": latency_ms} | ({"endings": {}} if plain else {})
+    script: dict[str, Any] = {"latency_ms": latency_ms, "speed": speed} | ({"endings": {}} if plain else {})
+    script |= for_all(
+        {"gap_ms": gap_ms, "a_minute": a_minute, "new_chats": new_chats, "ban_after": ban_after},
+    )
     try:
         run(
             SimulatorConfig(

@@ -10,6 +10,7 @@ from ifinu.errors import ConfigurationError
 from ifinu.simulator import control
 from ifinu.simulator.config import SimulatorConfig
 from ifinu.simulator.host import Host
+from ifinu.simulator.number_figures import by_instance
 from ifinu.simulator.send_ledger import Ledger, Send
 from ifinu.simulator.state import Link, Storage
 from ifinu.simulator.threaded import Threaded
@@ -57,6 +58,10 @@ class Cluster(Threaded):
     def summary(self) -> dict[str, Any]:
         """The figures of all processes together; see `Ledger.summary`."""
         return self._call(self._ledger.summary)
+
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """The figures of each instance that sent, of all processes; see `number_figures.by_instance`."""
+        return self._call(lambda: by_instance(self._ledger))
 
     def holder(self, instance: str) -> str:
         """The name of the process that holds an instance, even if the process is killed."""

@@ -3,11 +3,13 @@ The control surface: `/_simulator/…`, on the gateway's own port, for the globa
 
 GET  ledger?since=N&limit=M   {"total", "next", "sends": [the fields of `Send`]}
 GET  summary                  the figures of `Ledger.summary`, and `webhooks`
+GET  numbers?utc_offset_s=N   by instance: the figures of `number_figures.by_instance`, and `breaches`, `throttled`,
+                              `restricted`, `banned`; N is the zone of its days, Brasília's by default
 GET  faults                   the script in force
 POST faults                   changes it; `for_s` beside `gateway` puts the gateway back up after that time
 POST reset                    deletes recorded sends and messages, keeps faults and instances
 POST instances/{name}         {"state": "open|close|connecting", "socket": "alive|dead", "held": true|false,
-                              "phone": "scans"}, each of them optional
+                              "phone": "scans"}, each of them optional; `open` lifts a ban and other punishments
 POST inbound                  {"instance", "number", "text", "name"?, "quoted"?, "variant"?}
                               where variant is plain, lid or lid_alone; answers {"key_id"}
 """
@@ -15,6 +17,7 @@ POST inbound                  {"instance", "number", "text", "name"?, "quoted"?,
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -23,6 +26,7 @@ from ifinu.errors import ConfigurationError
 from ifinu.simulator import numbers
 from ifinu.simulator.envelopes import JsonResponse, answer, error
 from ifinu.simulator.fault_script import Gateway
+from ifinu.simulator.number_figures import BRASILIA_S, NOTHING_SENT, by_instance
 from ifinu.simulator.server import HttpRequest
 from ifinu.simulator.state import ELSEWHERE, Link
 from ifinu.simulator.world import World
@@ -42,6 +46,8 @@ def answer_control(world: World, request: HttpRequest) -> JsonResponse:
             return _ledger(world, request.query)
         if where == ("GET", "summary"):
             return answer(200, summary(world))
+        if where == ("GET", "numbers"):
+            return _numbers(world, request.query)
         if where == ("GET", "faults"):
             return answer(200, world.faults.as_script())
         if where == ("POST", "faults"):
@@ -62,6 +68,17 @@ def answer_control(world: World, request: HttpRequest) -> JsonResponse:
 def summary(world: World) -> dict[str, Any]:
     """The ledger's figures and the webhooks'."""
     return {**world.ledger.summary(), "webhooks": world.couriers.report()}
+
+
+def numbers_of(world: World, utc_offset_s: int = BRASILIA_S) -> dict[str, dict[str, Any]]:
+    """The figures of each instance that exists or has sent, and what WhatsApp holds against it."""
+    sent = by_instance(world.ledger, utc_offset_s)
+    figures: dict[str, dict[str, Any]] = {}
+    for name in sorted({*world.instances, *sent}):
+        instance = world.instances.get(name)
+        banned = instance is not None and instance.banned
+        figures[name] = {**sent.get(name, NOTHING_SENT), **world.bans.report(name), "banned": banned}
+    return figures
 
 
 def set_faults(world: World, script: Mapping[str, Any], *, reachable: bool) -> None:
@@ -112,6 +129,8 @@ def set_instance(world: World, name: str, changes: Mapping[str, Any]) -> dict[st
         raise ConfigurationError("state is open, close or connecting; socket is alive or dead; held is true or false")
     if state is not None:
         world.sockets.set_state(instance, Link(state))
+        if state == Link.OPEN:
+            world.bans.forgive(instance)
     if "socket" in changes:
         instance.socket_alive = _OPENNESS[socket]
     if "phone" in changes and (changes["phone"] != "scans" or not world.sockets.scan(instance)):
@@ -147,6 +166,7 @@ def inbound(world: World, body: Mapping[str, Any]) -> str:
         raise ConfigurationError(f"variant must be one of {', '.join(_VARIANTS)}")
     name, quoted = str(body.get("name", "Maria")), body.get("quoted")
     jid = numbers.canonical(number)
+    world.bans.met(instance, numbers.digits(jid))
     return world.events.inbound(instance, jid, text, quoted=quoted, name=name, variant=variant).key_id
 
 
@@ -163,6 +183,14 @@ def _ledger(world: World, query: str) -> JsonResponse:
         "sends": [send._asdict() for send in sends],
     }
     return answer(200, body)
+
+
+def _numbers(world: World, query: str) -> JsonResponse:
+    wanted = {key: values[0] for key, values in parse_qs(query).items()}
+    offset = wanted.pop("utc_offset_s", str(BRASILIA_S))
+    if wanted or not re.fullmatch(r"-?\d{1,5}", offset, re.ASCII):
+        raise ConfigurationError("numbers takes utc_offset_s, a whole number")
+    return answer(200, numbers_of(world, int(offset)))
 
 
 def _back_up(world: World, from_gateway: Gateway) -> None:

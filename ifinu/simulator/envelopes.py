@@ -25,6 +25,8 @@ class JsonResponse(NamedTuple):
     content_type: str = JSON
 
 
+_END_OF_SESSION = {401: "Intentional Logout"}
+
 # In place of an answer: the connection is reset (RST), as when a pod is killed or a proxy gives up.
 RESET = JsonResponse(0, b"")
 
@@ -89,6 +91,14 @@ def invalid_argument(call: str, argument: str, expected: str, given: object) -> 
         f"\nInvalid `prisma.{call}` invocation:\n\n\nArgument `{argument}`: Invalid value provided. "
         f"Expected {expected}, provided {kinds.get(type(given), 'Null')}."
     )
+
+
+def disconnection(code: int, at: str | None) -> str:
+    """`disconnectionObject`: Baileys' error for the end of a session, as text."""
+    phrase = http.HTTPStatus(code).phrase
+    payload = {"statusCode": code, "error": phrase, "message": _END_OF_SESSION.get(code, "Connection Failure")}
+    output = {"statusCode": code, "payload": payload, "headers": {}}
+    return encode({"error": {"data": None, "isBoom": True, "isServer": False, "output": output}, "date": at}).decode()
 
 
 def proxy_page(status: int) -> JsonResponse:

@@ -17,13 +17,13 @@ from __future__ import annotations
 import collections
 import enum
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from ifinu.errors import ConfigurationError
-
-_E = TypeVar("_E", bound=enum.StrEnum)
+from ifinu.simulator.ban_rules import ALL, BanRules, read_bans
+from ifinu.simulator.script_values import above_zero, amount, floats, known, mapping, member
 
 
 class Outcome(enum.StrEnum):
@@ -136,7 +136,7 @@ class Latency:
             value = {"fixed": value}
         if isinstance(value, Mapping) and len(value) == 1:
             ((shape, arguments),) = value.items()
-            numbers = _floats(arguments if isinstance(arguments, Sequence) else [arguments])
+            numbers = floats(arguments if isinstance(arguments, Sequence) else [arguments])
             if numbers and len(numbers) == {"fixed": 1, "uniform": 2, "lognormal": 2}.get(shape):
                 return cls(shape, *numbers)
         raise ConfigurationError(
@@ -168,10 +168,12 @@ class Faults:
         self.duplicate_rate = 0.0
         self.drop_rate = 0.0
         self.shuffle_s = 0.0
+        self.speed = 1.0
         self.server_ack_ms, self.delivery_ack_ms, self.read_ms = 200.0, 800.0, 3000.0
         self._next: collections.deque[Outcome] = collections.deque()
         self._instances: dict[str, Outcome] = {}
         self._rates: dict[Outcome, float] = {}
+        self._bans: dict[str, BanRules] = {}
         self._endings: dict[str, tuple[Outcome, ...]] = {}
         self._lengths: tuple[int, ...] = ()
         self._taken: dict[str, int] = {}
@@ -189,6 +191,10 @@ class Faults:
         if self._rates:
             return self._by_chance()
         return Outcome.OK
+
+    def rules_of(self, instance: str) -> BanRules | None:
+        """The rules by which WhatsApp bans an instance; None if it bans it for nothing."""
+        return (self._bans.get(instance) or self._bans.get(ALL)) if self._bans else None
 
     def is_on_whatsapp(self, number: str) -> bool:
         """Whether a look-up finds a number. The look-up of a number scripted as missing advances its outcomes."""
@@ -209,21 +215,24 @@ class Faults:
         Args:
             script: `gateway`, `latency_ms`, `insert_ms` (from a send to its row, which a kill between them prevents),
                 `hang_ms`, `next`, `instances`, `endings`, `rates`, `receipts_ms` (`server_ack`, `delivery_ack`,
-                `read`) and `webhooks` (`duplicate`, `drop`, `shuffle_ms`, and `event_ms`: what each event of an
-                instance takes, one after the other).
+                `read`), `webhooks` (`duplicate`, `drop`, `shuffle_ms`, and `event_ms`: what each event of an
+                instance takes, one after the other), `bans` (see `ban_rules.py`) and `speed` (how many times as fast as
+                the clock the times of `bans` run).
 
         Raises:
             ConfigurationError: A part is invalid; the message names it.
         """
         readers: dict[str, Callable[[Any], dict[str, Any]]] = {
-            "gateway": lambda v: {"gateway": _member(Gateway, v)},
+            "gateway": lambda v: {"gateway": member(Gateway, v)},
             "latency_ms": lambda v: {"latency": Latency.parse(v)},
-            "insert_ms": lambda v: {"insert_s": _float("insert_ms", v) / 1000},
-            "hang_ms": lambda v: {"hang_s": _float("hang_ms", v) / 1000},
+            "insert_ms": lambda v: {"insert_s": amount("insert_ms", v) / 1000},
+            "hang_ms": lambda v: {"hang_s": amount("hang_ms", v) / 1000},
             "next": lambda v: {"_next": collections.deque(_outcomes(v))},
-            "instances": lambda v: {"_instances": {k: _member(Outcome, o) for k, o in _mapping(v).items() if o}},
+            "instances": lambda v: {"_instances": {k: member(Outcome, o) for k, o in mapping(v).items() if o}},
             "rates": lambda v: {"_rates": _rates(v)},
-            "endings": lambda v: {"_endings": {k: _outcomes(o) for k, o in _mapping(v).items()}},
+            "endings": lambda v: {"_endings": {k: _outcomes(o) for k, o in mapping(v).items()}},
+            "bans": lambda v: {"_bans": read_bans(v)},
+            "speed": lambda v: {"speed": above_zero("speed", v)},
             "receipts_ms": self._read_receipts,
             "webhooks": self._read_webhooks,
         }
@@ -249,6 +258,8 @@ class Faults:
             "instances": self._instances,
             "endings": self._endings,
             "rates": self._rates,
+            "bans": {name: rules.as_script() for name, rules in self._bans.items()},
+            "speed": self.speed,
             "receipts_ms": {
                 "server_ack": self.server_ack_ms,
                 "delivery_ack": self.delivery_ack_ms,
@@ -285,7 +296,7 @@ class Faults:
     @staticmethod
     def _read_receipts(value: object) -> dict[str, Any]:
         names = {"server_ack": "server_ack_ms", "delivery_ack": "delivery_ack_ms", "read": "read_ms"}
-        return {names[_known(k, names)]: _float(f"receipts_ms.{k}", v) for k, v in _mapping(value).items()}
+        return {names[known(k, names)]: amount(f"receipts_ms.{k}", v) for k, v in mapping(value).items()}
 
     @staticmethod
     def _read_webhooks(value: object) -> dict[str, Any]:
@@ -297,51 +308,19 @@ class Faults:
         }
         scale = {"shuffle_ms": 0.001, "event_ms": 0.001}
         return {
-            names[_known(k, names)]: _float(f"webhooks.{k}", v) * scale.get(k, 1.0) for k, v in _mapping(value).items()
+            names[known(k, names)]: amount(f"webhooks.{k}", v) * scale.get(k, 1.0) for k, v in mapping(value).items()
         }
-
-
-def _known(key: str, names: Iterable[str]) -> str:
-    if key not in names:
-        raise ConfigurationError(f"{key}: unknown; there are {', '.join(names)}")
-    return key
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigurationError("a fault of several parts must be a JSON object")
-    return value
-
-
-def _floats(values: Sequence[object]) -> list[float] | None:
-    if all(isinstance(v, int | float) and not isinstance(v, bool) and v >= 0 for v in values):
-        return [float(v) for v in values]  # type: ignore[arg-type]  # the line above has checked it
-    return None
-
-
-def _float(name: str, value: object) -> float:
-    numbers = _floats([value])
-    if numbers is None:
-        raise ConfigurationError(f"{name} must be a number, zero or more")
-    return numbers[0]
-
-
-def _member(kind: type[_E], value: object) -> _E:
-    try:
-        return kind(str(value))
-    except ValueError:
-        raise ConfigurationError(f"{value}: must be one of {', '.join(kind)}") from None
 
 
 def _outcomes(value: object) -> tuple[Outcome, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
         raise ConfigurationError("outcomes must be a name or a list of names")
-    return tuple(_member(Outcome, v) for v in values)
+    return tuple(member(Outcome, v) for v in values)
 
 
 def _rates(value: object) -> dict[Outcome, float]:
-    rates = {_member(Outcome, k): _float(f"rates.{k}", v) for k, v in _mapping(value).items()}
+    rates = {member(Outcome, k): amount(f"rates.{k}", v) for k, v in mapping(value).items()}
     if sum(rates.values()) > 1:
         raise ConfigurationError("rates must add up to 1 or less")
     return rates

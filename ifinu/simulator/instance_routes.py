@@ -8,11 +8,10 @@ import uuid
 from typing import Any
 from urllib.parse import parse_qs
 
-from ifinu.simulator.envelopes import JsonResponse, answer, encode, error, hidden_error, invalid_argument
+from ifinu.simulator.envelopes import JsonResponse, answer, disconnection, error, hidden_error, invalid_argument
 from ifinu.simulator.server import HttpRequest
 from ifinu.simulator.state import BAILEYS, BUSINESS, EVOLUTION, Link, SimulatedInstance
 from ifinu.simulator.webhook_routes import webhook_of, webhook_problems
-from ifinu.simulator.whatsapp_sockets import LOGGED_OUT
 from ifinu.simulator.world import World
 
 _NUMBER = re.compile(r"\d+[\.@\w-]+")
@@ -30,19 +29,6 @@ _SETTINGS = {
     "readStatus": False,
     "syncFullHistory": False,
     "wavoipToken": "",
-}
-# Baileys' error for a session that was logged out.
-_LAST_DISCONNECT = {
-    "error": {
-        "data": None,
-        "isBoom": True,
-        "isServer": False,
-        "output": {
-            "statusCode": LOGGED_OUT,
-            "payload": {"statusCode": LOGGED_OUT, "error": "Unauthorized", "message": "Intentional Logout"},
-            "headers": {},
-        },
-    }
 }
 
 
@@ -249,7 +235,7 @@ def _row(world: World, instance: SimulatedInstance) -> dict[str, Any]:
         "token": instance.token,
         "clientName": instance.client_name,
         "disconnectionReasonCode": code,
-        "disconnectionObject": None if code is None else encode(_LAST_DISCONNECT | {"date": at}).decode(),
+        "disconnectionObject": None if code is None else disconnection(code, at),
         "disconnectionAt": at,
         **times,
         "Chatwoot": None,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ifinu.errors import ConfigurationError
+from ifinu.simulator.ban_rules import for_all
 from ifinu.simulator.config import VERSIONS, SimulatorConfig
 from ifinu.simulator.host import Host
 
@@ -72,6 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--boot-ms", type=float, help="time after that during which they are close")
     parser.add_argument("--pairing-ms", type=float, help="time until a phone scans a code; without it none does")
     parser.add_argument("--reconnect-ms", type=float, help="time a socket is close when it reconnects")
+    parser.add_argument("--gap-ms", type=float, help="WhatsApp throttles an instance with a shorter gap between sends")
+    parser.add_argument("--a-minute", type=int, help="WhatsApp throttles an instance that sends more in a minute")
+    parser.add_argument("--new-chats", type=int, help="beyond so many in 24 hours WhatsApp refuses new chats")
+    parser.add_argument("--ban-after", type=int, help="WhatsApp bans an instance after so many breaches of these rules")
+    parser.add_argument("--speed", type=float, help="how many times as fast the times of these rules run")
     parser.add_argument("--seed", type=int, help="of every draw")
     given = vars(parser.parse_args(arguments))
     try:
@@ -93,7 +99,8 @@ def _key(file: Path) -> str:
 def _script(given: dict[str, Any]) -> dict[str, Any]:
     """Take the options that make the script out of `given`."""
     script: dict[str, Any] = {"endings": {}} if given.pop("plain", False) else {}
-    script |= {name: given.pop(name) for name in ("latency_ms", "insert_ms") if name in given}
+    script |= {name: given.pop(name) for name in ("latency_ms", "insert_ms", "speed") if name in given}
+    script |= for_all({name: given.pop(name, None) for name in ("gap_ms", "a_minute", "new_chats", "ban_after")})
     if (file := given.pop("script", None)) is not None:
         try:
             script |= json.loads(file.read_bytes())

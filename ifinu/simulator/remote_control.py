@@ -43,6 +43,10 @@ class Control:
     def summary(self) -> dict[str, Any]:
         return self._ask("GET", "summary")
 
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """The figures of each instance, by which to judge its pace: `GET numbers`."""
+        return self._ask("GET", "numbers")
+
     def set_fault(self, **script: Any) -> None:
         self._ask("POST", "faults", script)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import collections
+import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,19 @@ class Send(NamedTuple):
     text: str
     key_id: str
     outcome: str  # an `Outcome`: how the gateway answered its client
+    begun_monotonic: float = 0.0  # when its POST arrived
+    ended_monotonic: float | None = None  # when that was answered; None while it is not
+
+
+class Call:
+    """One POST to a send route that may send, from its arrival until its answer."""
+
+    __slots__ = ("begun", "instance", "row")
+
+    def __init__(self, instance: str) -> None:
+        self.instance = instance
+        self.begun = time.monotonic()
+        self.row = -1  # number of its send, counted from the start of the ledger; -1 without one
 
 
 class Ledger:
@@ -40,6 +54,8 @@ class Ledger:
     def __init__(self, file: Path | None = None) -> None:
         # Plain tuples, not `Send`: the garbage collector stops tracking those.
         self._rows: list[tuple[Any, ...]] = []
+        self._ends = array.array("d")  # when the POST of each row was answered; NaN while it is not
+        self._forgotten = 0  # rows that were reset
         self._arrivals: dict[str, array.array[float]] = {}
         self._counts: collections.Counter[str] = collections.Counter()
         self._in_flight: collections.Counter[str] = collections.Counter()
@@ -57,24 +73,32 @@ class Ledger:
     def ended(self, how: str) -> None:
         self._counts[how] += 1
 
-    def begins(self, instance: str) -> None:
+    def begins(self, instance: str) -> Call:
         now = self._in_flight[instance] = self._in_flight[instance] + 1
         if now > self._peak.get(instance, 0):
             self._peak[instance] = now
+        return Call(instance)
 
-    def finishes(self, instance: str) -> None:
-        self._in_flight[instance] -= 1
+    def finishes(self, call: Call) -> None:
+        self._in_flight[call.instance] -= 1
+        if call.row >= self._forgotten:
+            self._ends[call.row - self._forgotten] = time.monotonic()
 
-    def sent(self, instance: str, number: str, text: str, key_id: str, outcome: str) -> None:
+    def sent(self, call: Call, number: str, text: str, key_id: str, outcome: str) -> None:
+        """Record that WhatsApp got the message of a call."""
         now = time.monotonic()
-        row = (now, now + self._epoch, instance, number, text, key_id, outcome)
+        row = (now, now + self._epoch, call.instance, number, text, key_id, outcome, call.begun)
+        call.row = self._forgotten + len(self._rows)
         self._rows.append(row)
+        self._ends.append(math.nan)
         if self._file:
-            self._file.write(encode(Send._make(row)._asdict()) + b"\n")
+            self._file.write(encode(Send._make((*row, None))._asdict()) + b"\n")
 
     def sends(self, since: int = 0, limit: int | None = None) -> list[Send]:
         """Sends from number `since` (counted from 0) on."""
-        return [Send._make(row) for row in self._rows[since : None if limit is None else since + limit]]
+        until = None if limit is None else since + limit
+        rows = zip(self._rows[since:until], self._ends[since:until], strict=True)
+        return [Send._make((*row, None if math.isnan(end) else end)) for row, end in rows]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -105,9 +129,15 @@ class Ledger:
             "peak_in_flight": dict(self._peak),
         }
 
+    def peak_in_flight(self, instance: str) -> int:
+        """The most calls of an instance under way at once, whatever became of them."""
+        return self._peak.get(instance, 0)
+
     def reset(self) -> None:
         """Delete all records, except the counts of sends under way."""
+        self._forgotten += len(self._rows)
         self._rows.clear()
+        del self._ends[:]
         self._arrivals.clear()
         self._counts.clear()
         self._peak.clear()
@@ -128,11 +158,11 @@ class Ledger:
         }
 
 
-def worst_window(times: Sequence[float]) -> int:
-    """The most events in any second, closed on the left and open on the right; `times` are seconds, ascending."""
+def worst_window(times: Sequence[float], window_s: float = 1.0) -> int:
+    """The most events in any window, closed on the left and open on the right; `times` are seconds, ascending."""
     worst = start = 0
     for end, at in enumerate(times):
-        while at - times[start] >= 1.0:
+        while at - times[start] >= window_s:
             start += 1
         worst = max(worst, end - start + 1)
     return worst

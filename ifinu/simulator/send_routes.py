@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Coroutine
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from ifinu.simulator import numbers
+from ifinu.simulator.ban_rules import Penalty
 from ifinu.simulator.envelopes import RESET, JsonResponse, answer, context_info, error, proxy_page, unreadable
 from ifinu.simulator.fault_script import HANGING, REALLY_SENT, Outcome
 from ifinu.simulator.schemas import MEDIA, is_url_or_base64, media_problems, text_problems
+from ifinu.simulator.send_ledger import Call
 from ifinu.simulator.server import HttpRequest
 from ifinu.simulator.state import EVOLUTION, Message, SimulatedInstance, new_key_id
+from ifinu.simulator.whatsapp_sockets import BANNED, LOGGED_OUT
 from ifinu.simulator.world import World
 
 _PRISMA = (
@@ -46,7 +50,11 @@ _SENT_NOT_STORED = {
 }
 
 
-class _Job(NamedTuple):
+_ENDS = {Penalty.LOG_OUT: LOGGED_OUT, Penalty.BAN: BANNED}
+
+
+@dataclass(slots=True)
+class _Job:
     """One send, past its validation."""
 
     instance: SimulatedInstance
@@ -57,6 +65,8 @@ class _Job(NamedTuple):
     delay_s: float
     quoted: bool  # whether it quotes an object without a key, on which the gateway fails
     outcome: Outcome
+    call: Call
+    penalty: Penalty = Penalty.NONE
 
 
 def send_text(world: World, request: HttpRequest, name: str) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
@@ -108,22 +118,21 @@ def _start(
         outcome = Outcome.NOT_ON_WHATSAPP  # no digit was given
     latency_s = world.faults.latency.draw_s(world.rng)
     quoted = "quoted" in body and "key" not in body["quoted"]
-    job = _Job(instance, number, jid, content, text, (body.get("delay") or 0) / 1000, quoted, outcome)
+    call = world.ledger.begins(instance.name)
+    job = _Job(instance, number, jid, content, text, (body.get("delay") or 0) / 1000, quoted, outcome, call)
     if latency_s or job.delay_s or outcome in HANGING or world.faults.insert_s:
         return _slowly(world, job, latency_s)
-    world.ledger.begins(instance.name)
     try:
         if failure := _looked_up(world, job):
             return failure
         handed = _handed_over(world, job)
         return _stored(world, job, handed) if isinstance(handed, str) else handed
     finally:
-        world.ledger.finishes(instance.name)
+        world.ledger.finishes(call)
 
 
 async def _slowly(world: World, job: _Job, latency_s: float) -> JsonResponse:
     """A send that takes time; it continues when the client has disconnected."""
-    world.ledger.begins(job.instance.name)
     key_id: str | None = None  # sent, and not stored
     try:
         await asyncio.sleep(latency_s)
@@ -133,7 +142,7 @@ async def _slowly(world: World, job: _Job, latency_s: float) -> JsonResponse:
         if failure := _looked_up(world, job):
             return failure
         await asyncio.sleep(job.delay_s)
-        if job.outcome is Outcome.SLOW_INSERT and job.instance.can_send:
+        if job.outcome is Outcome.SLOW_INSERT and job.instance.can_send and not _is_throttled(world, job):
             key_id = _really_send(world, job)
             await asyncio.sleep(world.faults.hang_s)
             return _stored(world, job, key_id)
@@ -150,12 +159,18 @@ async def _slowly(world: World, job: _Job, latency_s: float) -> JsonResponse:
         world.ledger.ended("dropped" if key_id is None else "dropped_before_its_row")
         raise
     finally:
-        world.ledger.finishes(job.instance.name)
+        world.ledger.finishes(job.call)
 
 
 def _looked_up(world: World, job: _Job) -> JsonResponse | None:
     """The look-up before the send: its error, or None when the send goes on."""
     outcome = job.outcome
+    if job.jid not in world.known_jids and job.instance.can_send:
+        penalty = world.bans.at_look_up(job.instance)
+        if penalty is Penalty.THROTTLE:
+            return _ended(world, Outcome.LOOKUP_OVERLIMIT, error(500, _LOOKUP_FAILS[Outcome.LOOKUP_OVERLIMIT]))
+        if penalty is Penalty.BAN:
+            world.sockets.lose(job.instance, BANNED)
     if outcome is Outcome.OK and job.instance.can_send:
         world.known_jids.add(job.jid)
         return None
@@ -189,6 +204,8 @@ def _handed_over(world: World, job: _Job) -> JsonResponse | str:
         return _ended(world, Outcome.CONNECTION_CLOSED, error(400, ["Error: Connection Closed"]))
     if failure := _HAND_OVER_FAILS.get(outcome):
         return _ended(world, outcome, error(400, [failure]))
+    if job.penalty is Penalty.THROTTLE or _is_throttled(world, job):
+        return _ended(world, Outcome.RATE_OVERLIMIT, error(400, [_HAND_OVER_FAILS[Outcome.RATE_OVERLIMIT]]))
     key_id = _really_send(world, job)
     if failure := _SENT_NOT_STORED.get(outcome):
         return _ended(world, outcome, error(400, [failure]))
@@ -199,13 +216,28 @@ def _really_send(world: World, job: _Job) -> str:
     if job.outcome not in REALLY_SENT:
         raise LookupError(f"{job.outcome} sends nothing, and no table of this module has its answer")
     key_id = new_key_id(world.rng)
-    world.ledger.sent(job.instance.name, numbers.digits(job.jid), job.text, key_id, job.outcome.value)
+    world.ledger.sent(job.call, numbers.digits(job.jid), job.text, key_id, _as_received(job).value)
+    if code := _ENDS.get(job.penalty):
+        world.sockets.lose(job.instance, code)
     return key_id
+
+
+def _is_throttled(world: World, job: _Job) -> bool:
+    """Let WhatsApp judge the hand-over; whether it refuses it."""
+    job.penalty = world.bans.judge(job.instance, numbers.digits(job.jid))
+    return job.penalty is Penalty.THROTTLE
+
+
+def _as_received(job: _Job) -> Outcome:
+    """The outcome that decides the receipts: a restricted number gets ERROR, and one whose session ended gets none."""
+    if job.penalty is Penalty.RESTRICT:
+        return Outcome.REFUSED_LATER
+    return Outcome.NO_RECEIPTS if job.penalty in _ENDS else job.outcome
 
 
 def _stored(world: World, job: _Job, key_id: str) -> JsonResponse:
     """Insert the row, write the event and answer."""
-    message = world.messages.insert(key_id, job.instance.name, job.jid, job.content, outcome=job.outcome)
+    message = world.messages.insert(key_id, job.instance.name, job.jid, job.content, outcome=_as_received(job))
     body = sent_body(message, job.instance)
     world.events.sent(job.instance, message, body)
     if job.outcome is Outcome.SENT_THEN_RESET:

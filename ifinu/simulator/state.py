@@ -84,6 +84,7 @@ class SimulatedInstance:
     has_session: bool = False  # paired, and not logged out since
     ever_connected: bool = False  # has a socket, dead or alive
     socket_alive: bool = True
+    banned: bool = False  # no phone can pair it any more
     qr_code: str = ""
     qr_until: float = 0.0  # when WhatsApp replaces it, by `time.monotonic`
     qr_count: int = 0

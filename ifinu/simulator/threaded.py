@@ -119,6 +119,10 @@ class Simulator(Threaded):
         """The figures so far, as in `GET /_simulator/summary`."""
         return self._call(lambda: control.summary(self._host.world))
 
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """The figures of each instance, by which to judge its pace, as in `GET /_simulator/numbers`."""
+        return self._call(lambda: control.numbers_of(self._host.world))
+
     def token(self, instance: str) -> str:
         """The key of one instance."""
         return self._call(lambda: self._host.world.instances[instance].token)

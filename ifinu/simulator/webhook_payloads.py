@@ -1,8 +1,8 @@
 """
 The events that an instance sends to its webhooks.
 
-`send.message`, `messages.update`, `messages.upsert`, `connection.update`, each to the instance's own webhook
-and to the global one. With no webhook at all nothing here costs more than two look-ups.
+`send.message`, `messages.update`, `messages.upsert`, `connection.update`, `status.instance`, `logout.instance`, each to
+the instance's own webhook and to the global one. With no webhook at all nothing here costs more than two look-ups.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ifinu.simulator import receipt_timeline
+from ifinu.simulator import envelopes, receipt_timeline
 from ifinu.simulator.couriers import Couriers
 from ifinu.simulator.fault_script import Faults, Outcome
 from ifinu.simulator.state import Message, Messages, SimulatedInstance, new_key_id
@@ -113,6 +113,19 @@ class Events:
         if instance.state == "open":
             data |= {"wuid": instance.owner_jid, "profileName": instance.name, "profilePictureUrl": None}
         self._emit(instance, "connection.update", data)
+
+    def lost(self, instance: SimulatedInstance) -> None:
+        """Send the two events of a session that WhatsApp ended, before that of the connection."""
+        code, at = instance.disconnected or (None, None)
+        data = {
+            "instance": instance.name,
+            "status": "closed",
+            "disconnectionAt": at,
+            "disconnectionReasonCode": code,
+            "disconnectionObject": None if code is None else envelopes.disconnection(code, at),
+        }
+        self._emit(instance, "status.instance", data)
+        self._emit(instance, "logout.instance", None)
 
     def _receipt(self, instance: SimulatedInstance, message: Message, status: str) -> None:
         data = {

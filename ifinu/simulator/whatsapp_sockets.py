@@ -20,6 +20,7 @@ from ifinu.simulator.state import BAILEYS, Link, SimulatedInstance, now_iso
 from ifinu.simulator.webhook_payloads import Events
 
 LOGGED_OUT = 401
+BANNED = 403
 _KICK_MS = 50.0
 
 
@@ -64,9 +65,9 @@ class Sockets:
         Simulate that a phone scans the code.
 
         Returns:
-            Whether there was a code to scan.
+            Whether there was a code to scan, and a phone that may: not one that is banned.
         """
-        if instance.state is not Link.CONNECTING or instance.has_session:
+        if instance.state is not Link.CONNECTING or instance.has_session or instance.banned:
             return False
         instance.has_session = True
         instance.pair()
@@ -79,18 +80,29 @@ class Sockets:
 
     def log_out(self, instance: SimulatedInstance) -> None:
         """End the session; the database keeps its owner and the reason of its end."""
-        instance.generation += 1
-        instance.sockets, instance.has_session = 0, False
-        instance.stored = Link.CLOSE
-        instance.disconnected = (LOGGED_OUT, now_iso())
+        self._end(instance, LOGGED_OUT)
         self._change(instance, Link.CLOSE, LOGGED_OUT)
 
+    def lose(self, instance: SimulatedInstance, code: int) -> None:
+        """End the session from WhatsApp's side: `LOGGED_OUT`, or `BANNED` for good."""
+        instance.banned = code == BANNED
+        self._end(instance, code)
+        self._events.lost(instance)
+        self._change(instance, Link.CLOSE, code)
+
     def set_state(self, instance: SimulatedInstance, state: Link) -> None:
-        """Put an instance into a state for good; pending changes are dropped."""
+        """Put an instance into a state for good; pending changes are dropped, and `open` lifts a ban."""
         instance.generation += 1
         instance.sockets = 0 if state is Link.CLOSE else 1
         instance.stored = state
+        instance.banned = instance.banned and state is not Link.OPEN
         self._change(instance, state)
+
+    def _end(self, instance: SimulatedInstance, code: int) -> None:
+        instance.generation += 1
+        instance.sockets, instance.has_session = 0, False
+        instance.stored = Link.CLOSE
+        instance.disconnected = (code, now_iso())
 
     def _opened(self, instance: SimulatedInstance) -> None:
         self._change(instance, Link.OPEN)

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from ifinu.errors import ConfigurationError
+from ifinu.simulator.bans import Bans
 from ifinu.simulator.config import VERSIONS, SimulatorConfig
 from ifinu.simulator.couriers import Couriers
 from ifinu.simulator.fault_script import Faults
@@ -38,6 +39,7 @@ class World:
         self.faults = Faults(self.rng)
         self.faults.apply(config.script)
         self.ledger = Ledger(config.ledger_file) if ledger is None else ledger
+        self.bans = Bans(self.faults)
         self._owns_ledger = ledger is None
         database = Storage() if database is None else database
         self.instances = database.instances
@@ -94,9 +96,10 @@ class World:
         return [one for one in self.instances.values() if one.client_name == self.config.client_name]
 
     def reset(self) -> None:
-        """Delete the ledger, stored messages and known numbers, and start the fault script again."""
+        """Delete the ledger, stored messages, known numbers and chats, and start the fault script again."""
         self.ledger.reset()
         self.messages.clear()
         self.known_jids.clear()
         self.faults.forget_turns()
+        self.bans.reset()
         self.couriers.reset()

@@ -68,6 +68,11 @@ def test_a_look_up_consumes_only_the_false_negative_of_a_script(faults):
         ({"instances": []}, "JSON object"),
         ({"receipts_ms": {"seen": 3}}, "seen: unknown"),
         ({"webhooks": {"duplicates": 1}}, "duplicates: unknown"),
+        ({"bans": {"wa1": {"gap": 1}}}, "bans.gap: unknown"),
+        ({"bans": {"wa1": {"gap_ms": "1"}}}, "bans.gap_ms must be a number"),
+        ({"bans": {"wa1": {"new_chats": 1.5}}}, "bans.new_chats must be a whole number"),
+        ({"bans": {"wa1": {"too_fast": "jail"}}}, "jail: must be one of none"),
+        ({"speed": 0}, "speed must be above zero"),
     ],
 )
 def test_a_wrong_script_changes_nothing_and_says_why(faults, script, says):
@@ -89,6 +94,19 @@ def test_a_script_can_be_read_back_and_applied_again(faults):
         "rates": {"hang": 0.5},
         "receipts_ms": {"server_ack": 1.0, "delivery_ack": 2.0, "read": 3.0},
         "webhooks": {"duplicate": 0.1, "drop": 0.2, "shuffle_ms": 500.0, "event_ms": 20.0},
+        "bans": {
+            "*": {
+                "gap_ms": 5.0,
+                "a_minute": 6,
+                "new_chats": 7,
+                "too_fast": "restrict",
+                "too_many_new": "ban",
+                "ban_after": None,
+                "throttle_s": 8.0,
+                "restrict_s": 9.0,
+            }
+        },
+        "speed": 10.0,
     }
     faults.apply(script)
     assert faults.as_script() == script

@@ -30,7 +30,7 @@ def test_the_mean_rate_counts_gaps(times, rate):
 def test_the_same_text_to_the_same_number_is_a_duplicate():
     ledger = Ledger()
     for instance, number, text in [("a", "1", "x"), ("b", "1", "x"), ("a", "1", "y"), ("a", "2", "x")]:
-        ledger.sent(instance, number, text, "3EB0", "ok")
+        ledger.sent(ledger.begins(instance), number, text, "3EB0", "ok")
     assert duplicates(ledger.sends()) == {("1", "x"): 2}
     sends = ledger.summary()["sends"]
     assert (sends["total"], sends["distinct"], sends["duplicates"]) == (4, 3, 1)
@@ -48,8 +48,7 @@ def test_arrivals_are_grouped_by_worker():
 def test_the_peak_in_flight_is_per_instance():
     ledger = Ledger()
     ledger.begins("a")
-    ledger.begins("a")
-    ledger.finishes("a")
+    ledger.finishes(ledger.begins("a"))
     ledger.begins("b")
     ledger.begins("a")
     assert ledger.summary()["peak_in_flight"] == {"a": 2, "b": 1}
@@ -58,19 +57,29 @@ def test_the_peak_in_flight_is_per_instance():
 def test_each_send_is_in_the_file_before_the_next(tmp_path):
     file = tmp_path / "ledger.jsonl"
     ledger = Ledger(file)
-    ledger.sent("ifinu", "5511987654321", "Olá, Conceição", "3EB0A", "ok")
+    ledger.sent(ledger.begins("ifinu"), "5511987654321", "Olá, Conceição", "3EB0A", "ok")
     (line,) = file.read_text(encoding="utf-8").splitlines()
     ledger.close()
     row = json.loads(line)
     assert row["text"] == "Olá, Conceição"
-    assert set(row) == {"at_monotonic", "at", "instance", "number", "text", "key_id", "outcome"}
+    assert set(row) == {
+        "at_monotonic",
+        "at",
+        "instance",
+        "number",
+        "text",
+        "key_id",
+        "outcome",
+        "begun_monotonic",
+        "ended_monotonic",
+    }
 
 
 def test_a_reset_forgets():
     ledger = Ledger()
     ledger.arrived("a")
     ledger.ended("ok")
-    ledger.sent("ifinu", "1", "x", "3EB0", "ok")
+    ledger.sent(ledger.begins("ifinu"), "1", "x", "3EB0", "ok")
     ledger.reset()
     assert len(ledger) == 0
     assert ledger.summary()["posts"] == {

@@ -135,7 +135,7 @@ def test_the_surface_answers_while_the_gateway_is_down(api, control, gateway):
         (lambda c: c.set_fault(gateway="refuse"), "refuse needs for_s"),
         (lambda c: c.set_fault(for_s=3), "for_s must be"),
         (lambda c: c.set_fault(gateway="up", for_s=-1), "for_s must be"),
-        (lambda c: c.set_fault(speed=3), "speed: no such fault"),
+        (lambda c: c.set_fault(haste=3), "haste: no such fault"),
         (lambda c: c.set_instance("missing", state="open"), "missing: no such instance"),
         (lambda c: c.set_instance("ifinu", state="broken"), "state is open"),
         (lambda c: c.set_instance("ifinu", mood="bad"), "mood: unknown"),
@@ -211,7 +211,7 @@ def test_a_process_that_stops_drops_the_requests_under_way(key_file, eventually)
 
 @pytest.mark.parametrize(
     ("key", "script", "says"),
-    [("", "{}", "holds no key"), ("k", "{", "script.json: "), ("k", '{"speed": 1}', "speed: no such fault")],
+    [("", "{}", "holds no key"), ("k", "{", "script.json: "), ("k", '{"haste": 1}', "haste: no such fault")],
 )
 def test_wrong_arguments_are_reported_in_one_line(tmp_path, capsys, key, script, says):
     (tmp_path / "key").write_text(key)
