@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -68,6 +67,7 @@ from ifinu.gateway import Sent
 from ifinu.gateway.breaker import is_outage
 from ifinu.gateway.instances import Hold, Instances, Trouble
 from ifinu.gateway.message_records import ConnectionState
+from ifinu.json_encoder import encoder
 from ifinu.notification import Notification
 from ifinu.outcome import Dead, GiveBack, Outcome, Retry, Wait
 from ifinu.reference import reference_in, reference_of
@@ -92,7 +92,7 @@ _ENDED = {
     Name.SUPPRESSED: "ifinu.message.suppressed",
     Name.CANCELLED: "ifinu.message.cancelled",
 }
-_sorted_json = json.JSONEncoder(sort_keys=True).encode  # `json.dumps` would make an encoder each time
+_sorted_json = encoder(sort_keys=True)
 one_resend = threading.Lock()  # held while a message that a worker died with is sent again
 _masked = functools.lru_cache(maxsize=1024)(phone.mask_in)  # an instance may be named after its phone
 
@@ -367,9 +367,9 @@ class Delivery:
         return wait._replace(trouble=message.trouble)
 
     def _send(self, message: _Message, claim: Claim, now: _Now) -> Outcome:
-        with self.tracer.step(SpanName.RENDER):
-            text = self.text(message.notification, now())
         began, started = now(), monotonic()
+        with self.tracer.step(SpanName.RENDER):
+            text = self.text(message.notification, began)
         try:
             sent = self._post(message, text, functools.partial(self._confirm, message, now))
         except _Overtaken as exc:
@@ -565,7 +565,7 @@ class Delivery:
             took_s=_rounded(took_s),
         )
         # A reply of this person concerns this tenant.
-        key = senders_key(message.instance, f"{at:%Y-%m}")
+        key = senders_key(message.instance, f"{at.year}-{at.month:02}")
         sender = key, message.pseudonym, notification.tenant or ""
         event = message.event(Name.SENT, key_id=sent.key_id, confirmed=sent.confirmed, by=by)
         return Settled(ClaimState.SENT, event, sent.key_id or "", sender, took_s)

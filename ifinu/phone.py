@@ -24,7 +24,6 @@ digit, and does not say what is wrong.
 
 from __future__ import annotations
 
-import hmac
 import itertools
 import re
 import unicodedata
@@ -148,18 +147,6 @@ def mask(e164: str) -> str:
         ddd, first, last = match.groups()
         return f"+{COUNTRY} {ddd} {first}{'*' * (len(e164) - 10)}-{last}"
     return "****" + (e164[-2:] if len(e164) >= 8 else "")
-
-
-def pseudonym(e164: str, key: bytes) -> str:
-    """
-    The pseudonym of a number, 32 hex digits: always the same for one number and key.
-
-    A plain hash could be reversed in an hour, since Brazil has few numbers; a keyed one cannot without the key.
-
-    Args:
-        e164: A number as `normalize` returns it, so with its ninth digit.
-    """
-    return hmac.digest(key, e164.encode(), "sha256").hex()[:32]
 
 
 def mask_in(text: str) -> str:

@@ -7,7 +7,7 @@ gateway has checked the key.
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
@@ -15,9 +15,11 @@ from urllib.parse import quote
 from ifinu import errors
 from ifinu.errors import Reason
 from ifinu.gateway import http_transport, message_records, outcomes, responses
+from ifinu.json_encoder import encoder
 
 _T = TypeVar("_T")
 
+_encode = encoder(ascii_only=False, separators=(",", ":"))
 _REASONS = {401: Reason.UNAUTHORIZED} | dict.fromkeys((301, 302, 303, 307, 308), Reason.REDIRECTED)
 
 
@@ -117,6 +119,7 @@ def headers_of(api_key: str, client: str | None) -> dict[str, str]:
     return headers
 
 
+@functools.lru_cache(maxsize=1024)
 def path(route: str, instance: str | None) -> str:
     """The path of a route, quoted."""
     return f"/{route}" if instance is None else f"/{route}/{quote(instance, safe='')}"
@@ -125,4 +128,4 @@ def path(route: str, instance: str | None) -> str:
 def to_json(body: dict[str, Any]) -> bytes:
     """A body as the gateway takes it."""
     # Half a surrogate pair is not a character; the gateway's database would refuse it after the send.
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _encode(body).encode("utf-8", "replace")

@@ -16,7 +16,7 @@ import contextlib
 import functools
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
@@ -133,14 +133,14 @@ class HttpTransport:
         request = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}{content}\r\n".encode("ascii") + body
         conn = self._take()
         try:
-            with _failing_as(RequestNotDelivered):
+            with _NOT_DELIVERED:
                 stream = conn.open()
             if before is not None:
                 before()
-            with _failing_as(RequestNotDelivered):
+            with _NOT_DELIVERED:
                 stream.send_all(request, loop.after(self._read_timeout_s))
             reading = _Reading()
-            with _failing_as(AnswerLost):
+            with _ANSWER_LOST:
                 reading.read(stream, deadline=loop.after(self._read_timeout_s))
         except BaseException:
             conn.close()
@@ -162,13 +162,14 @@ class HttpTransport:
                 self._idle.pop()[0].close()
 
     def _take(self) -> _Connection:
-        with contextlib.suppress(IndexError):  # there is none
+        try:
             while True:
                 conn, since = self._idle.pop()
                 if time.monotonic() - since < _LONGEST_IDLE_S and conn.is_quiet():
                     return conn
                 conn.close()
-        return _Connection(self._open())
+        except IndexError:  # there is none
+            return _Connection(self._open())
 
     def _keep(self, conn: _Connection) -> None:
         now = time.monotonic()
@@ -283,13 +284,27 @@ class _Reading:
         return self._keeps and not cut and not self._surplus and status >= _FIRST_FINAL
 
 
-@contextlib.contextmanager
-def _failing_as(kind: type[RequestNotDelivered | AnswerLost]) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, HTTPError, httptools.HttpParserError) as exc:
-        cause = exc.__cause__ or exc  # urllib3 wraps some of these errors
-        raise kind(f"{type(cause).__name__}: {cause}") from cause
+class _FailingAs:
+    """
+    A `with` block whose failure proves the same thing, whatever failed. `contextlib` would make a generator each time.
+
+    Args:
+        kind: What the failure proves.
+    """
+
+    def __init__(self, kind: type[RequestNotDelivered | AnswerLost]) -> None:
+        self._kind = kind
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        if isinstance(exc, (OSError, HTTPError, httptools.HttpParserError)):
+            cause = exc.__cause__ or exc  # urllib3 wraps some of these errors
+            raise self._kind(f"{type(cause).__name__}: {cause}") from cause
+
+
+_NOT_DELIVERED = _FailingAs(RequestNotDelivered)
+_ANSWER_LOST = _FailingAs(AnswerLost)
 
 
 def endpoint(url: str) -> tuple[str, int]:

@@ -20,6 +20,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import pydantic_core
+
 from ifinu import phone
 
 _LONGEST_WORDS = 200
@@ -38,6 +40,10 @@ def decode(body: bytes) -> Any:
     Raises:
         ValueError: It is not JSON.
     """
+    try:
+        return pydantic_core.from_json(body, cache_strings="keys")  # twice as fast, and stricter
+    except ValueError:
+        pass
     try:
         return json.loads(body)
     except RecursionError as exc:

@@ -13,6 +13,7 @@ from ifinu import phone
 from ifinu.broker import NORMAL, Keys, dead_letters
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, RECORDER, UNKNOWN, claim_key, senders_key
+from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.cli import ledger_status
 from ifinu.ledger import retention, schema
 from ifinu.ledger.states import State
@@ -40,7 +41,7 @@ def there(ifinu, monkeypatch, ledger_url, ledger):
 
 
 def hash_of(e164):
-    return phone.pseudonym(e164, KEY.encode())
+    return Pseudonyms(KEY.encode()).of(e164)
 
 
 def sent(engine, number, e164=MARIA, state=State.DELIVERED):
