@@ -169,7 +169,7 @@ class Windows:
         if self._is_always:
             return None
         state = phones.state(phone)
-        zone = ZoneInfo(_ZONES[state])
+        zone = ZoneInfo(zone_of(phone))
         window = _both(self._tenants.get(tenant or "", self._default), self._states.get(state, _ALWAYS))
         today = now.astimezone(zone).date()
         for day in (today + timedelta(days=ahead) for ahead in range(_LONGEST_CLOSURE_DAYS)):
@@ -187,6 +187,11 @@ class Windows:
             if not {written, written[5:]}.isdisjoint(self._closed.get(place, ())):
                 return True
         return (self._rest or window.rests) and business_days.is_holiday(day, state)
+
+
+def zone_of(phone: str) -> str:
+    """The name of the time zone of an E.164 number's state."""
+    return _ZONES[phones.state(phone)]
 
 
 def expires_at(notification: Notification) -> datetime | None:

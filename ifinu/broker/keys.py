@@ -24,6 +24,13 @@ The Redis keys of a queue, and the moves between them.
     ifinu:instancia:<name>:criando  STRING  lock while the instance is being created; expires after two minutes
     ifinu:remetentes:<instance>:<month>  HASH  phone's pseudonym -> the tenant that last wrote to it (empty: no tenant);
                            for two months
+    ifinu:numeros          SET    names of the registered numbers; this and the next five are the registry's
+                           copy (see `numbers/cache.py`)
+    ifinu:numeros:geracao  STRING generation of the copy; absent: nothing is registered, or the copy is gone
+    ifinu:numeros:carga    STRING lock of the process that writes the copy
+    ifinu:numero:<name>    HASH   a number: its pace, and what it has sent today
+    ifinu:inquilinos       SET    names of the tenants
+    ifinu:inquilino:<tenant>  HASH  a tenant: its numbers, its policy and its weight
     ifinu:recorder         STRING the process that may write the ledger (see `ledger/leader.py`)
     ifinu:chave:telefone   STRING the key of pseudonyms, unless one was set (see `pseudonyms.py`)
 
@@ -42,6 +49,7 @@ A message is in exactly one of ready, delayed, in flight and dead, and every mov
     purge_dead_letter  dead -> gone
     resolve    dead -> gone, and a person's decision is recorded in the id's claim
     purge      ready, delayed -> gone, after they were set aside; ends the claims that waited for them
+    load_numbers  moves no message: writes a part of the registry's copy
     reconcile  moves no message: writes the ledger's knowledge of an id into its claim, after a restore
 
 Due messages join the ready list at the end where new ones do, the earliest first. They keep the order of their due
@@ -76,6 +84,10 @@ RECORDER = "ifinu:recorder"
 UNKNOWN = "ifinu:desconhecidas"
 REPLIES = "ifinu:respostas"
 NEW_REPLIES = "ifinu:respostas:novas"
+NUMBERS = "ifinu:numeros"
+GENERATION = "ifinu:numeros:geracao"
+LOADING = "ifinu:numeros:carga"
+TENANTS = "ifinu:inquilinos"
 EVERY_TENANT = "*"  # in the opt-outs: all tenants
 
 
@@ -122,6 +134,14 @@ def instance_key(name: str) -> str:
 
 def creation_key(name: str) -> str:
     return f"{instance_key(name)}:criando"
+
+
+def number_key(name: str) -> str:
+    return f"ifinu:numero:{name}"
+
+
+def tenant_key(name: str) -> str:
+    return f"ifinu:inquilino:{name}"
 
 
 def senders_key(instance: str, month: str) -> str:

@@ -21,7 +21,7 @@ from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, script
 from ifinu.errors import ConfigurationError
 
 WORKER = (
-    "ack", "bury", "claim", "fetch", "give_back", "postpone",
+    "ack", "bury", "claim", "fetch", "give_back", "load_numbers", "postpone",
     "release", "renew", "resend", "settle", "suspect", "sweep",
 )  # fmt: skip
 RECORDING = ("forget_events", "lead", "read_events", "resign")
@@ -47,7 +47,8 @@ _TRIES = {
     "ZREM": "ZREM Z b", "ZREMRANGEBYSCORE": "ZREMRANGEBYSCORE Z 5 6", "ZSCORE": "ZSCORE Z a",
 }  # fmt: skip
 _FIRST = ("LPUSH L a", "ZADD Z 1 a", "HSET H a 1", "SET S 1", "XADD X * a 1", "XGROUP CREATE X g 0")
-_FAMILIES = ("claim", "visto", "optout", "instancia", "remetentes", "rastro")  # many keys each: `ifinu:<family>:…`
+# Many keys each: `ifinu:<family>:…`.
+_FAMILIES = ("claim", "visto", "optout", "instancia", "remetentes", "rastro", "numero", "inquilino")
 
 
 class MissingRight(NamedTuple):

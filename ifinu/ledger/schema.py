@@ -5,7 +5,10 @@ The ledger's tables, one definition for PostgreSQL and SQLite.
     events         all events of the stream `ifinu:eventos`; append-only
     receipts       one row per WhatsApp message id: its receipts; it may exist before its notification is `sent`
     opt_outs       opt-outs of people from tenants; `removed_at` is set when one is lifted
-    instances      the WhatsApp numbers and the last state of their connection
+    instances      the instances that the gateway reported, and the last state of their connection
+    numbers        the registry: WhatsApp numbers with a pace; see `numbers/registry.py`
+    tenants        the registry: how a tenant uses its numbers
+    registry       one row once a number was registered: the generation of `numbers` and `tenants`
     recorder       one row: the position up to which the stream was recorded; locked by every writer of the ledger
     gaps           losses of the stream before it was recorded
 
@@ -24,8 +27,10 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Dialect,
+    Float,
     Index,
     Integer,
     MetaData,
@@ -160,6 +165,49 @@ instances = Table(
     Column("at", UtcDateTime, nullable=False),
     Column("ms", BigInteger, nullable=False),  # the last event's id in the stream
     Column("seq", BigInteger, nullable=False),
+)
+
+numbers = Table(
+    "numbers",
+    metadata,
+    Column("name", Text, primary_key=True),  # of its instance at the gateway
+    Column("tenant", Text),  # NULL: all tenants may send from it
+    Column("channel", Text, nullable=False),  # BAILEYS | BUSINESS | EVOLUTION
+    Column("phone", Text),  # masked
+    Column("phone_hash", Text),
+    Column("zone", Text, nullable=False),  # time zone of its days, as `America/Sao_Paulo`
+    Column("preset", Text, nullable=False),  # one of `numbers.presets.Preset`
+    Column("overrides", _JSON, nullable=False),  # instead of the preset's, by the names of `numbers.presets.Pace`
+    Column("paired_at", UtcDateTime),  # NULL before it was paired
+    Column("warm_up", Boolean, nullable=False),  # whether it is warmed up when it is paired
+    Column("warm_up_from", Date),  # its day 0; later by each day that was not calm; NULL: no warm-up
+    Column("risk", Integer, nullable=False),  # the guard's estimate, 0 (calm) to 100
+    Column("brake", Float, nullable=False),  # the guard's factor on its pace, 0.1 to 1
+    Column("held_until", UtcDateTime),  # it sends nothing before this
+    Column("held_reason", Text),
+    Column("no_new_chats_until", UtcDateTime),  # it writes to nobody for the first time before this
+    Column("guard", _JSON, nullable=False),  # what the guard remembers from one pass to the next
+    Column("banned_at", UtcDateTime),
+    Column("registered_at", UtcDateTime, nullable=False),
+    Column("missing_since", UtcDateTime),  # first of the gateway's answers in a row that it has no such instance
+    Column("missing_count", Integer, nullable=False),  # how many of them in a row
+    Index(None, "tenant"),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("policy", Text, nullable=False),  # fixo | rodizio: one number for a person, or its numbers in turns
+    Column("weight", Integer, nullable=False),  # turns it gets where tenants share a number
+)
+
+registry = Table(
+    "registry",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("generation", Text, nullable=False),  # random, and another one after each change
+    Column("changed_at", UtcDateTime, nullable=False),
 )
 
 recorder = Table(

@@ -1,0 +1,361 @@
+"""
+The registry of WhatsApp numbers and tenants, in the ledger's database.
+
+A number is the instance of the same name at the gateway, with a pace. Redis has a copy (`cache.py`), which workers read
+(`directory.py`). What workers route by (numbers, their tenants, bans, weights) has a generation; a change of it gives
+the registry another one, by which a worker notices. A change of pace, hold or brake does not.
+
+What a number has sent is counted from the ledger's notifications, and stored nowhere else.
+"""
+
+from __future__ import annotations
+
+import enum
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection, Engine, case, delete, func, insert, inspect, or_, select, update
+
+from ifinu.errors import ConfigurationError
+from ifinu.ledger.engine import writing
+from ifinu.ledger.schema import instances, notifications, numbers, registry, tenants
+from ifinu.ledger.states import State
+from ifinu.numbers import presets
+from ifinu.numbers.presets import Preset
+from ifinu.window import BRASILIA
+
+UNTIL_RELEASED = datetime(2999, 1, 1, tzinfo=UTC)  # the end of a hold that has no end by itself
+GONE_AFTER = 3  # answers in a row that the gateway has no such instance
+GONE_FOR = timedelta(minutes=10)  # from the first of them to the last
+
+_HOUR_MS = 3_600_000
+_MAYBE_SENT = or_(notifications.c.sent_at.is_not(None), notifications.c.state == State.UNKNOWN)
+_OF_THE_DIRECTORY = frozenset({"tenant", "channel", "banned_at"})
+
+
+class Channel(enum.StrEnum):
+    """The service that a number's instance connects to; `gateway.Integration` without its prefix."""
+
+    BAILEYS = "BAILEYS"  # WhatsApp Web, paired with a QR code
+    BUSINESS = "BUSINESS"  # Meta's Cloud API
+    EVOLUTION = "EVOLUTION"  # none; for tests
+
+
+class Policy(enum.StrEnum):
+    """Which of its numbers a tenant's message is sent from."""
+
+    STICKY = "fixo"  # always the same one for a person
+    IN_TURNS = "rodizio"  # one after another
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A registered number; each field is the column of that name in `schema.numbers`."""
+
+    name: str
+    registered_at: datetime
+    tenant: str | None = None
+    channel: Channel = Channel.BAILEYS
+    phone: str | None = None
+    phone_hash: str | None = None
+    zone: str = BRASILIA
+    preset: Preset = Preset.CONSERVATIVE
+    overrides: Mapping[str, int | None] = field(default_factory=dict)
+    paired_at: datetime | None = None
+    warm_up: bool = True
+    warm_up_from: date | None = None
+    risk: int = 0
+    brake: float = 1.0
+    held_until: datetime | None = None
+    held_reason: str | None = None
+    no_new_chats_until: datetime | None = None
+    guard: Mapping[str, Any] = field(default_factory=dict)
+    banned_at: datetime | None = None
+    missing_since: datetime | None = None
+    missing_count: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channel", Channel(self.channel))
+        object.__setattr__(self, "preset", Preset(self.preset))
+
+    def local(self, now: datetime) -> datetime:
+        """A time in the number's zone."""
+        return now.astimezone(ZoneInfo(self.zone))
+
+    def pace(self, now: datetime) -> presets.Pace:
+        """Its pace on its local day, without brake and holds."""
+        pace = presets.pace(self, self.local(now).date())
+        closed = self.no_new_chats_until is not None and self.no_new_chats_until > now
+        return replace(pace, new_chats=0) if closed else pace
+
+    def warm_up_day(self, now: datetime) -> int | None:
+        """As `presets.warm_up_day`, on its local day."""
+        return presets.warm_up_day(self, self.local(now).date())
+
+    def is_gone(self, now: datetime) -> bool:
+        """Whether the gateway has said often and long enough that it has no such instance."""
+        since = self.missing_since
+        return since is not None and self.missing_count >= GONE_AFTER and now - since >= GONE_FOR
+
+
+_NUMBER = tuple(numbers.c[each.name] for each in fields(Number))
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """How a tenant uses its numbers; `weight` is its turns where it shares a number."""
+
+    name: str
+    policy: Policy = Policy.STICKY
+    weight: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "policy", Policy(self.policy))
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """All that is registered; `generation` is empty if nothing ever was."""
+
+    generation: str
+    numbers: tuple[Number, ...]
+    tenants: tuple[Tenant, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """
+    What a number has done since a time.
+
+    Attributes:
+        sent: Messages that the gateway took.
+        failed: Those that WhatsApp could not deliver, and dead letters.
+        last_at: Time of its last event.
+    """
+
+    sent: int
+    failed: int
+    last_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LastConnection:
+    """The last state of an instance's connection that a webhook reported."""
+
+    state: str | None
+    code: int | None
+    at: datetime
+
+
+def exists(engine: Engine) -> bool:
+    """Whether the ledger has the registry's tables."""
+    with engine.connect() as connection:
+        return inspect(connection).has_table(numbers.name)
+
+
+def read(engine: Engine) -> Registry:
+    """Read the registry. Rows may be newer than the generation; the next one then has them read again."""
+    with engine.connect() as connection:
+        generation = connection.execute(select(registry.c.generation)).scalar() or ""
+        found = tuple(Number(**row._mapping) for row in connection.execute(select(*_NUMBER).order_by(numbers.c.name)))
+        of = connection.execute(select(tenants).order_by(tenants.c.name))
+        return Registry(generation, found, tuple(Tenant(**row._mapping) for row in of))
+
+
+def number(engine: Engine, name: str) -> Number | None:
+    """A registered number, or None."""
+    with engine.connect() as connection:
+        return _number(connection, name)
+
+
+def registered(engine: Engine, name: str) -> Number:
+    """
+    A registered number.
+
+    Raises:
+        ConfigurationError: There is none of this name.
+    """
+    if (found := number(engine, name)) is None:
+        raise _unknown(name)
+    return found
+
+
+def register(engine: Engine, new: Number) -> None:
+    """
+    Add a number.
+
+    Raises:
+        ConfigurationError: The name is registered already, or a value that replaces the preset's is wrong.
+    """
+    presets.checked(new.preset, new.overrides)
+    with writing(engine) as connection:
+        if _number(connection, new.name) is not None:
+            raise ConfigurationError(f"{new.name} is registered already")
+        connection.execute(insert(numbers).values({each.name: getattr(new, each.name) for each in fields(Number)}))
+        _know(connection, new.tenant)
+        _changed(connection)
+
+
+def change(engine: Engine, name: str, **values: Any) -> Number:
+    """
+    Change columns of a number, and return it as it is now.
+
+    Raises:
+        ConfigurationError: The number is not registered, or its pace would be wrong.
+    """
+    with writing(engine) as connection:
+        before = _number(connection, name)
+        if before is None:
+            raise _unknown(name)
+        presets.checked(Preset(values.get("preset", before.preset)), values.get("overrides", before.overrides))
+        connection.execute(update(numbers).where(numbers.c.name == name).values(values))
+        if "tenant" in values:
+            _know(connection, values["tenant"])
+        if any(getattr(before, column) != values[column] for column in _OF_THE_DIRECTORY & values.keys()):
+            _changed(connection)
+        after = _number(connection, name)
+    assert after is not None  # noqa: S101 - this transaction has just written it
+    return after
+
+
+def hold(engine: Engine, name: str, until: datetime, reason: str) -> Number:
+    """Record that a number sends nothing before a time. The hold itself is in Redis, where workers see it at once."""
+    return change(engine, name, held_until=until, held_reason=reason)
+
+
+def release(engine: Engine, name: str) -> Number:
+    """End a number's hold, its ban, and its time without new chats."""
+    return change(engine, name, held_until=None, held_reason=None, no_new_chats_until=None, banned_at=None)
+
+
+def paired(engine: Engine, name: str, at: datetime) -> Number:
+    """Record a pairing of a number. The first one begins its warm-up."""
+    known = registered(engine, name)
+    if known.paired_at is not None:
+        return known
+    today = known.local(at).date()
+    begins = presets.warm_up_start(known.preset, today, today) if known.warm_up else None
+    return change(engine, name, paired_at=at, warm_up_from=known.warm_up_from or begins)
+
+
+def missing(engine: Engine, name: str, now: datetime) -> Number:
+    """Record one more answer of the gateway that it has no such instance."""
+    known = registered(engine, name)
+    since = known.missing_since or now
+    return change(engine, name, missing_since=since, missing_count=known.missing_count + 1)
+
+
+def found(engine: Engine, name: str) -> Number:
+    """Forget that the gateway had no such instance, since it has."""
+    return change(engine, name, missing_since=None, missing_count=0)
+
+
+def remove(engine: Engine, name: str) -> None:
+    """
+    Remove a number from the registry.
+
+    Raises:
+        ConfigurationError: It is not registered.
+    """
+    with writing(engine) as connection:
+        if connection.execute(delete(numbers).where(numbers.c.name == name)).rowcount == 0:
+            raise _unknown(name)
+        _changed(connection)
+
+
+def set_tenant(engine: Engine, name: str, *, policy: Policy | None = None, weight: int | None = None) -> Tenant:
+    """
+    Set how a tenant uses its numbers; None leaves a value as it is.
+
+    Raises:
+        ConfigurationError: The weight is outside 1 to 100.
+    """
+    if weight is not None and not 1 <= weight <= 100:
+        raise ConfigurationError(f"a tenant's weight is from 1 to 100, not {weight}")
+    given = {"policy": policy, "weight": weight}
+    values = {column: value for column, value in given.items() if value is not None}
+    with writing(engine) as connection:
+        _know(connection, name)
+        if values:
+            connection.execute(update(tenants).where(tenants.c.name == name).values(values))
+        _changed(connection)
+        row = connection.execute(select(tenants).where(tenants.c.name == name)).one()
+    return Tenant(**row._mapping)
+
+
+def activity(engine: Engine, names: Iterable[str], since: datetime) -> dict[str, Activity]:
+    """What numbers have done since a time; those that did nothing are left out."""
+    row = notifications.c
+    sent = func.sum(case((row.sent_at >= since, 1), else_=0))
+    failed = func.sum(case((row.state.in_((State.FAILED, State.DEAD)), 1), else_=0))
+    query = (
+        select(row.instance, sent, failed, func.max(row.last_at))
+        .where(row.last_at >= since, row.instance.in_(tuple(names)))
+        .group_by(row.instance)
+    )
+    with engine.connect() as connection:
+        return {name: Activity(int(a), int(b), last) for name, a, b, last in connection.execute(query)}
+
+
+def sent_by_hour(engine: Engine, since: datetime) -> dict[str, dict[int, int]]:
+    """
+    How many messages each instance sent, or may have, since a time.
+
+    Returns:
+        By instance and hour, counted in hours since the epoch.
+    """
+    row = notifications.c
+    hour = row.state_ms // _HOUR_MS  # of the send: no receipt changes it
+    query = (
+        select(row.instance, hour, func.count())
+        .where(row.last_at >= since, row.state_ms >= round(since.timestamp() * 1000), _MAYBE_SENT)
+        .group_by(row.instance, hour)
+    )
+    counted: dict[str, dict[int, int]] = {}
+    with engine.connect() as connection:
+        for name, at, count in connection.execute(query):
+            counted.setdefault(name, {})[at] = count
+    return counted
+
+
+def first_sent(engine: Engine, name: str) -> datetime | None:
+    """When an instance sent its first message that the ledger knows, or None. Scans all notifications."""
+    with engine.connect() as connection:
+        query = select(func.min(notifications.c.sent_at)).where(notifications.c.instance == name)
+        return connection.execute(query).scalar()
+
+
+def connection_of(engine: Engine, name: str) -> LastConnection | None:
+    """The last state of an instance's connection that a webhook reported, or None."""
+    with engine.connect() as connection:
+        query = select(instances.c.state, instances.c.code, instances.c.at).where(instances.c.name == name)
+        row = connection.execute(query).one_or_none()
+    return None if row is None else LastConnection(*row)
+
+
+def _number(connection: Connection, name: str) -> Number | None:
+    row = connection.execute(select(*_NUMBER).where(numbers.c.name == name)).one_or_none()
+    return None if row is None else Number(**row._mapping)
+
+
+def _know(connection: Connection, tenant: str | None) -> None:
+    """Add a tenant that has no row yet."""
+    if tenant is None:
+        return
+    if connection.execute(select(tenants.c.name).where(tenants.c.name == tenant)).first() is None:
+        connection.execute(insert(tenants).values(name=tenant, policy=Policy.STICKY, weight=1))
+
+
+def _changed(connection: Connection) -> None:
+    """Give the registry another generation. It is random: after a restore, a number could come a second time."""
+    values = {"generation": secrets.token_hex(8), "changed_at": datetime.now(UTC)}
+    if connection.execute(update(registry).values(values)).rowcount == 0:
+        connection.execute(insert(registry).values(id=1, **values))
+
+
+def _unknown(name: str) -> ConfigurationError:
+    return ConfigurationError(f"{name} is not registered: `ifinu instance assign` registers it")

@@ -1,0 +1,460 @@
+"""
+The registry in the ledger's database, its copy in Redis, and the directory that workers read there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import ledger_rows
+import pytest
+import redis
+from processes import wait_until
+from sqlalchemy import Engine, create_engine
+
+from ifinu.broker import clock
+from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, TENANTS, number_key, tenant_key
+from ifinu.errors import BrokerUnavailable, ConfigurationError, LedgerUnavailable
+from ifinu.ledger.states import State
+from ifinu.numbers import cache, registry
+from ifinu.numbers.cache import ensure, load
+from ifinu.numbers.directory import EMPTY, Directory
+from ifinu.numbers.presets import Preset
+from ifinu.numbers.registry import UNTIL_RELEASED, Channel, Number, Policy, Tenant
+
+NOW = datetime(2026, 12, 1, 15, 0, tzinfo=UTC)
+
+
+def add(engine: Engine, name: str, **values: Any) -> None:
+    registry.register(engine, Number(name, NOW, **values))
+
+
+def hash_of(client: redis.Redis, key: str) -> dict[str, str]:
+    return {field.decode(): value.decode() for field, value in client.hgetall(key).items()}
+
+
+def number_hash(client: redis.Redis, name: str) -> dict[str, str]:
+    return hash_of(client, number_key(name))
+
+
+# -- the registry
+
+
+def test_a_number_is_registered_read_and_removed(ledger: Engine) -> None:
+    whole = Number(
+        "n1", NOW, tenant="u1", channel=Channel.BUSINESS, phone="+55 92 9****-6740", phone_hash="ab" * 16,
+        zone="America/Manaus", preset=Preset.MODERATE, overrides={"per_day": None, "new_chats": 7}, paired_at=NOW,
+        warm_up=False, warm_up_from=date(2026, 12, 1), risk=40, brake=0.5, held_until=NOW, held_reason="x",
+        no_new_chats_until=NOW, guard={"a": [1]}, banned_at=NOW, missing_since=NOW, missing_count=2,
+    )  # fmt: skip
+    registry.register(ledger, whole)
+    add(ledger, "n2")
+    assert registry.number(ledger, "n1") == whole
+    found = registry.read(ledger)
+    assert [one.name for one in found.numbers] == ["n1", "n2"]
+    assert found.tenants == (Tenant("u1", Policy.STICKY, 1),)
+    registry.remove(ledger, "n1")
+    assert registry.number(ledger, "n1") is None
+
+
+def test_an_empty_registry_has_no_generation(ledger: Engine) -> None:
+    assert registry.read(ledger) == registry.Registry("", (), ())
+
+
+def test_what_workers_route_by_changes_the_generation_and_nothing_else_does(ledger: Engine) -> None:
+    seen = {""}
+
+    def is_new() -> bool:
+        before = len(seen)
+        seen.add(registry.read(ledger).generation)
+        return len(seen) > before
+
+    add(ledger, "n1")
+    assert is_new()
+    for values in ({"tenant": "u1"}, {"banned_at": NOW}, {"channel": Channel.EVOLUTION}):
+        registry.change(ledger, "n1", **values)
+        assert is_new(), values
+    registry.change(ledger, "n1", tenant="u1", brake=0.5, preset=Preset.DIRECT)
+    registry.hold(ledger, "n1", NOW, "reason")
+    assert not is_new()
+    registry.set_tenant(ledger, "u1", policy=Policy.IN_TURNS, weight=3)
+    assert is_new()
+    registry.remove(ledger, "n1")
+    assert is_new()
+
+
+def test_an_unknown_name_a_second_one_and_a_wrong_pace_are_refused(ledger: Engine) -> None:
+    add(ledger, "n1")
+    refused = [
+        ("n2 is not registered", lambda: registry.registered(ledger, "n2")),
+        ("n2 is not registered", lambda: registry.change(ledger, "n2", risk=1)),
+        ("n2 is not registered", lambda: registry.remove(ledger, "n2")),
+        ("registered already", lambda: add(ledger, "n1")),
+        ("per_day must be", lambda: add(ledger, "n3", overrides={"per_day": -1})),
+        ("shortest gap", lambda: registry.change(ledger, "n1", overrides={"gap_min_ms": 30_000})),
+        ("weight is from 1", lambda: registry.set_tenant(ledger, "u1", weight=0)),
+    ]
+    for words, act in refused:
+        with pytest.raises(ConfigurationError, match=words):
+            act()
+
+
+def test_the_first_pairing_begins_the_warm_up_in_the_numbers_zone(ledger: Engine) -> None:
+    late = datetime(2026, 12, 2, 3, 30, tzinfo=UTC)  # 23:30 of the day before in Manaus
+    for name, values in {
+        "new": {},
+        "old hand": {"warm_up": False},
+        "cloud": {"preset": Preset.CLOUD},
+    }.items():
+        add(ledger, name, zone="America/Manaus", **values)
+        registry.paired(ledger, name, late)
+        again = registry.paired(ledger, name, late + timedelta(days=9))
+        assert again.paired_at == late
+        assert again.warm_up_from == (date(2026, 12, 1) if name == "new" else None)
+    assert registry.registered(ledger, "new").pace(late).per_day == 0
+    assert registry.registered(ledger, "new").pace(late + timedelta(hours=1)).per_day == 20
+
+
+def test_without_new_chats_a_number_goes_on_with_the_people_it_knows(ledger: Engine) -> None:
+    add(ledger, "n1", no_new_chats_until=NOW + timedelta(hours=1))
+    found = registry.registered(ledger, "n1")
+    assert (found.pace(NOW).new_chats, found.pace(NOW).per_day) == (0, 400)
+    assert found.pace(NOW + timedelta(hours=1)).new_chats == 60
+
+
+def test_a_number_is_gone_after_three_answers_over_ten_minutes(ledger: Engine) -> None:
+    add(ledger, "n1")
+    seen = []
+    for minutes in (0, 1, 9, 10):
+        at = NOW + timedelta(minutes=minutes)
+        seen.append(registry.missing(ledger, "n1", at).is_gone(at))
+    assert seen == [False, False, False, True]
+    assert not registry.found(ledger, "n1").is_gone(NOW + timedelta(minutes=10))
+    registry.missing(ledger, "n1", NOW)
+    late = NOW + timedelta(hours=1)
+    assert not registry.missing(ledger, "n1", late).is_gone(late)  # only two
+
+
+def test_the_counters_come_from_the_ledger(ledger: Engine) -> None:
+    rows = [
+        ("a", State.READ, 0, {"instance": "n1", "sent_at": NOW}),
+        ("b", State.FAILED, 1, {"instance": "n1", "sent_at": NOW}),
+        ("c", State.DEAD, 2, {"instance": "n1"}),
+        ("d", State.SENT, -60 * 24, {"instance": "n1", "sent_at": NOW - timedelta(days=1)}),
+        ("e", State.SENT, 0, {"instance": "n2", "sent_at": NOW}),
+    ]
+    for id_, state, minutes, values in rows:
+        ledger_rows.notification(ledger, id_, state, NOW + timedelta(minutes=minutes), **values)
+    found = registry.activity(ledger, ["n1", "n3"], NOW - timedelta(hours=1))
+    assert found == {"n1": registry.Activity(2, 2, NOW + timedelta(minutes=2))}
+    assert registry.first_sent(ledger, "n1") == NOW - timedelta(days=1)
+    assert registry.first_sent(ledger, "n3") is None
+
+
+# -- the copy
+
+
+def test_the_copy_has_what_the_scripts_and_the_workers_need(ledger: Engine, client: redis.Redis) -> None:
+    add(ledger, "n1", tenant="u1", zone="America/Manaus", paired_at=NOW, overrides={"new_chats": None})
+    add(ledger, "n2", preset=Preset.DIRECT, held_until=UNTIL_RELEASED, held_reason="mão", brake=0.5)
+    add(ledger, "n3", tenant="u1", banned_at=NOW)
+    registry.set_tenant(ledger, "u1", policy=Policy.IN_TURNS, weight=3)
+    generation = load(client, ledger)
+    now_ms = round(clock.now(client).timestamp() * 1000)
+    n1, n2, n3 = (number_hash(client, name) for name in ("n1", "n2", "n3"))
+    assert abs(int(n1.pop("livre")) - now_ms - 25_000) < 5_000
+    day = (now_ms - 4 * 3_600_000) // 86_400_000
+    hour = (now_ms - 4 * 3_600_000) // 3_600_000
+    assert n1 == {
+        "par": "1", "min": "8000", "max": "25000", "teto": "400", "fuso": str(-4 * 3_600_000), "dia": str(day),
+        "hoje": "0", "hora": str(hour), "nesta_hora": "0", "presa": "0", "motivo": "", "fator": "1.0",
+        "desde": str(round(NOW.timestamp() * 1000)), "inquilino": "u1", "canal": "BAILEYS",
+    }  # fmt: skip
+    until = str(round(UNTIL_RELEASED.timestamp() * 1000))
+    assert {name: n2.get(name) for name in ("teto", "novos", "presa", "motivo", "fator", "inquilino")} == {
+        "teto": None, "novos": None, "presa": until, "motivo": "mão", "fator": "0.5", "inquilino": "",
+    }  # fmt: skip
+    assert (n3["presa"], n3["motivo"]) == (until, "banido")
+    assert hash_of(client, tenant_key("u1")) == {"numeros": '["n1", "n3"]', "politica": "rodizio", "peso": "3"}
+    assert client.get(GENERATION) == generation.encode() == registry.read(ledger).generation.encode()
+    assert client.smembers(NUMBERS) == {b"n1", b"n2", b"n3"}
+    assert not client.exists(LOADING)
+
+
+def test_what_only_redis_knows_stays_and_the_pace_changes(ledger: Engine, client: redis.Redis) -> None:
+    add(ledger, "n1")
+    load(client, ledger)
+    known = {"livre": "5", "hoje": "7", "hora": "1", "nesta_hora": "2", "presa": "9", "motivo": "z", "fator": "0.3"}
+    client.hset(number_key("n1"), mapping=known)
+    registry.change(ledger, "n1", preset=Preset.DIRECT, held_until=UNTIL_RELEASED, brake=0.9)
+    load(client, ledger)
+    found = number_hash(client, "n1")
+    assert {name: found[name] for name in known} == known
+    assert (found["par"], "teto" in found, "novos" in found) == ("10", False, False)
+    registry.change(ledger, "n1", preset=Preset.CONSERVATIVE)
+    load(client, ledger)
+    assert number_hash(client, "n1")["teto"] == "400"
+
+
+def sent_today(ledger: Engine, client: redis.Redis, *, zone: str = "America/Sao_Paulo") -> int:
+    """Write what an instance did around its midnight; return how much of it counts for today."""
+    while (now := clock.now(client)).minute == 59 and now.second > 40:
+        time.sleep(1)  # this hour's count is compared, too
+    midnight = Number("n1", now, zone=zone).local(now).replace(hour=0, minute=0, second=0, microsecond=0)
+    before = midnight - timedelta(minutes=1)
+    rows = [
+        ("yesterday", State.SENT, {"sent_at": before}, before),
+        ("sent", State.READ, {"sent_at": now}, now),
+        ("in doubt", State.UNKNOWN, {}, now),
+        ("failed", State.FAILED, {"sent_at": now}, now),
+        ("not sent", State.RETRYING, {}, now),
+        ("another's", State.SENT, {"sent_at": now, "instance": "n2"}, now),
+    ]
+    for id_, state, values, at in rows:
+        ledger_rows.notification(ledger, id_, state, at, **({"instance": "n1"} | values))
+    ledger_rows.notification(ledger, "read today", State.READ, before, instance="n1", sent_at=before, read_at=now)
+    return 3
+
+
+@pytest.mark.parametrize("zone", ["America/Sao_Paulo", "America/Rio_Branco"])
+def test_after_a_flushall_the_caps_come_from_the_ledger_and_the_first_gap_is_kept(
+    ledger: Engine, client: redis.Redis, ledger_url: str, zone: str
+) -> None:
+    add(ledger, "n1", zone=zone, held_until=UNTIL_RELEASED, held_reason="x", brake=0.5)
+    count = sent_today(ledger, client, zone=zone)
+    load(client, ledger)
+    client.flushall()
+    assert ensure(client, ledger_url).number("n1") is not None
+    found = number_hash(client, "n1")
+    assert (found["hoje"], found["nesta_hora"], found["motivo"], found["fator"]) == (str(count), str(count), "x", "0.5")
+    assert int(found["livre"]) > clock.now(client).timestamp() * 1000 + 20_000
+
+
+@pytest.mark.parametrize(("in_redis", "expected"), [(1, 3), (9, 9)])
+def test_a_recount_keeps_the_higher_count(ledger: Engine, client: redis.Redis, in_redis: int, expected: int) -> None:
+    add(ledger, "n1")
+    sent_today(ledger, client)
+    load(client, ledger)
+    client.hset(number_key("n1"), mapping={"hoje": in_redis, "nesta_hora": in_redis})
+    load(client, ledger)
+    assert number_hash(client, "n1")["hoje"] == str(in_redis)
+    load(client, ledger, recount=True)
+    found = number_hash(client, "n1")
+    assert (found["hoje"], found["nesta_hora"]) == (str(expected), str(expected))
+    client.hset(number_key("n1"), mapping={"dia": 1, "hora": 1, "hoje": 50, "nesta_hora": 50})  # of another day
+    load(client, ledger, recount=True)
+    assert number_hash(client, "n1")["hoje"] == "3"
+
+
+def test_what_is_no_longer_registered_leaves_redis(ledger: Engine, client: redis.Redis) -> None:
+    add(ledger, "n1", tenant="u1")
+    add(ledger, "n2")
+    load(client, ledger)
+    registry.remove(ledger, "n1")
+    load(client, ledger)
+    assert (client.smembers(NUMBERS), client.exists(number_key("n1"))) == ({b"n2"}, 0)
+    registry.remove(ledger, "n2")
+    assert load(client, ledger) == ""
+    assert client.keys("ifinu:*") == []
+    assert Directory.load(client) is EMPTY
+
+
+def test_while_nothing_is_registered_nothing_is_written(
+    ledger: Engine, client: redis.Redis, ledger_url: str, tmp_path: Path
+) -> None:
+    assert ensure(client, ledger_url) is EMPTY
+    assert ensure(client, f"sqlite:///{tmp_path}/missing.db") is EMPTY
+    assert not (tmp_path / "missing.db").exists()
+    assert client.keys() == []
+
+
+def test_a_ledger_of_the_version_before_registers_nothing(client: redis.Redis, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/old.db"
+    with create_engine(url).begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE notifications (id TEXT)")
+    assert ensure(client, url) is EMPTY
+
+
+def test_without_a_copy_and_a_database_it_is_not_known_whether_anything_is_registered(
+    ledger: Engine, client: redis.Redis
+) -> None:
+    nowhere = "postgresql+psycopg2://ifinu@127.0.0.1:1/x"
+    with pytest.raises(LedgerUnavailable):
+        ensure(client, nowhere)
+    add(ledger, "n1")
+    load(client, ledger)
+    assert len(ensure(client, nowhere)) == 1  # Redis alone is enough
+
+
+def test_many_loaders_at_once_leave_one_whole_copy(ledger: Engine, client: redis.Redis, ledger_url: str) -> None:
+    for n in range(5):
+        add(ledger, f"n{n}", tenant=f"u{n % 2}")
+    found: list[Directory] = []
+    threads = [threading.Thread(target=lambda: found.append(ensure(client, ledger_url))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {one.generation for one in found} == {registry.read(ledger).generation}
+    assert {len(one) for one in found} == {5}
+
+
+def test_a_loader_that_lost_its_lock_writes_nothing_more(
+    ledger: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It starts again, with the registry as it is by then.
+    """
+    add(ledger, "n1")
+    real, reads = registry.read, []
+
+    def slowly(engine: Engine) -> registry.Registry:
+        found = real(engine)
+        reads.append(found.generation)
+        if len(reads) == 1:  # the lock expires, and the registry changes
+            client.delete(LOADING)
+            add(ledger, "n2")
+        return found
+
+    monkeypatch.setattr(registry, "read", slowly)
+    assert load(client, ledger) == reads[1] != reads[0]
+    assert client.smembers(NUMBERS) == {b"n1", b"n2"}
+
+
+def test_a_loader_waits_for_another_and_gives_up_in_the_end(
+    ledger: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(ledger, "n1")
+    monkeypatch.setattr(cache, "_WAIT_S", 0.2)
+    client.set(LOADING, "another")
+    with pytest.raises(BrokerUnavailable, match="another process"):
+        load(client, ledger)
+    client.pexpire(LOADING, 100)
+    assert load(client, ledger)
+
+
+KILLED_MIDWAY = """
+import sys, time
+import redis
+from ifinu.ledger.engine import connect
+from ifinu.numbers import cache
+
+url, database = sys.argv[1:]
+client = redis.Redis.from_url(url)
+real, steps = cache._step, []
+
+def step(*args, **part):
+    if len(steps) == 2:
+        client.set("halfway", 1)
+        time.sleep(60)
+    steps.append(1)
+    real(*args, **part)
+
+cache._step, cache._PART = step, 2
+cache.load(client, connect(database))
+"""
+
+
+@pytest.fixture
+def halfway(ledger: Engine, client: redis.Redis, valkey: Any, ledger_url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A loader that has written four of nine numbers."""
+    for n in range(9):
+        add(ledger, f"n{n}")
+    process = subprocess.Popen([sys.executable, "-c", KILLED_MIDWAY, valkey.url, ledger_url], env=os.environ)
+    try:
+        wait_until(lambda: client.exists("halfway"), 30)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_loader_killed_midway_leaves_nothing_visible_and_the_next_completes(
+    halfway: subprocess.Popen[bytes],
+    client: redis.Redis,
+    ledger: Engine,
+    ledger_url: str,
+) -> None:
+    halfway.send_signal(signal.SIGKILL)
+    halfway.wait()
+    assert client.scard(NUMBERS) == 4
+    assert not client.exists(GENERATION)
+    assert Directory.load(client) is EMPTY
+    assert 0 < client.pttl(LOADING) <= 15_000
+    client.pexpire(LOADING, 200)
+    assert len(ensure(client, ledger_url)) == 9
+
+
+# -- the directory
+
+
+def test_the_directory_says_who_may_send_from_what(ledger: Engine, client: redis.Redis) -> None:
+    add(ledger, "n1", tenant="u1")
+    add(ledger, "n2", tenant="u1", channel=Channel.BUSINESS)
+    add(ledger, "n3", tenant="u1", banned_at=NOW)
+    add(ledger, "shared")
+    load(client, ledger)
+    found = Directory.load(client)
+    assert found.generation == registry.read(ledger).generation
+    assert (found.number("n2").channel, found.number("n2").tenant, found.number("other")) == ("BUSINESS", "u1", None)
+    assert {
+        (tenant, name): found.allowed(tenant, name)
+        for tenant in ("u1", "u2", "", None)
+        for name in ("n1", "n3", "shared", "other")
+    } == {
+        ("u1", "n1"): True, ("u1", "n3"): True, ("u1", "shared"): True, ("u1", "other"): True,
+        ("u2", "n1"): False, ("u2", "n3"): False, ("u2", "shared"): True, ("u2", "other"): True,
+        ("", "n1"): False, ("", "n3"): False, ("", "shared"): True, ("", "other"): True,
+        (None, "n1"): False, (None, "n3"): False, (None, "shared"): True, (None, "other"): True,
+    }  # fmt: skip
+    assert (found.numbers_of("u1"), found.numbers_of("u2"), found.numbers_of(None)) == (("n1", "n2"), (), ())
+    registry.change(ledger, "n1", banned_at=NOW)
+    registry.change(ledger, "n2", banned_at=NOW)
+    load(client, ledger)  # a ban takes effect though Redis knows the number
+    assert Directory.load(client).numbers_of("u1") == ("n1",)  # its messages wait there
+    assert (found.tenant("u1").policy, found.tenant("u1").weight) == ("fixo", 1)
+
+
+def test_the_empty_directory_allows_everything() -> None:
+    assert (EMPTY.generation, len(EMPTY), EMPTY.allowed("u1", "n1"), EMPTY.number("n1")) == ("", 0, True, None)
+
+
+def test_a_directory_is_read_again_if_the_registry_changes_meanwhile(
+    ledger: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(ledger, "n1", tenant="u1")
+    load(client, ledger)
+    real, asked = client.smembers, []
+
+    def smembers(key: str) -> Any:
+        found = real(key)
+        if not asked:
+            asked.append(key)
+            registry.change(ledger, "n1", tenant="u2")
+            load(client, ledger)
+            asked.append(key)
+        return found
+
+    monkeypatch.setattr(client, "smembers", smembers)
+    assert Directory.load(client).allowed("u2", "n1")
+    assert not Directory.load(client).allowed("u1", "n1")
+
+
+def test_names_may_hold_any_character(ledger: Engine, client: redis.Redis) -> None:
+    name, tenant = 'Loja "do" João: 1\\2', "ação {}%"
+    add(ledger, name, tenant=tenant)
+    load(client, ledger)
+    found = Directory.load(client)
+    assert found.numbers_of(tenant) == (name,)
+    assert json.loads(client.hget(tenant_key(tenant), "numeros")) == [name]
+    assert client.smembers(TENANTS) == {tenant.encode()}
