@@ -64,6 +64,6 @@ def open_store(where: str | None) -> Store:
 
         bucket, _, prefix = where.removeprefix("s3://").partition("/")
         return Bucket(bucket, prefix.strip("/"))
-    from ifinu.backup.directory import Directory
+    from ifinu.backup.folder import Folder
 
-    return Directory(Path(where))
+    return Folder(Path(where))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ifinu.backup import manifest, rotation
-from ifinu.backup.directory import Directory
+from ifinu.backup.folder import Folder
 from ifinu.errors import BackupFailed
 
 NOW = datetime(2026, 12, 31, 12, 0, 0, tzinfo=UTC)
@@ -14,16 +14,16 @@ ALIEN = "20260101T000000Z-copy"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Directory:
+def store(tmp_path: Path) -> Folder:
     (tmp_path / ALIEN).mkdir()
-    return Directory(tmp_path)
+    return Folder(tmp_path)
 
 
 def named(age: timedelta) -> str:
     return manifest.name_of(NOW - age)
 
 
-def add(store: Directory, *ages: timedelta, complete: bool = True) -> None:
+def add(store: Folder, *ages: timedelta, complete: bool = True) -> None:
     for age in ages:
         store.begin(named(age))
         for file in ("redis.rdb", *(["manifest.json"] if complete else [])):
@@ -41,7 +41,7 @@ def add(store: Directory, *ages: timedelta, complete: bool = True) -> None:
         ([-0.1, 3], [], [-0.1, 3], []),  # a clock was set back
     ],
 )
-def test_the_backups_that_rotation_keeps(store: Directory, complete, unfinished, kept_complete, kept_unfinished):
+def test_the_backups_that_rotation_keeps(store: Folder, complete, unfinished, kept_complete, kept_unfinished):
     add(store, *(timedelta(days=age) for age in complete))
     add(store, *(timedelta(days=age) for age in unfinished), complete=False)
     gone = rotation.prune(store, NOW, 14)
@@ -52,7 +52,7 @@ def test_the_backups_that_rotation_keeps(store: Directory, complete, unfinished,
     assert rotation.prune(store, NOW, 14) == []
 
 
-def test_the_latest_backup_is_the_newest_complete_one(store: Directory):
+def test_the_latest_backup_is_the_newest_complete_one(store: Folder):
     add(store, timedelta(days=2))
     add(store, timedelta(days=1), complete=False)
     assert rotation.complete(store) == [named(timedelta(days=2))]
@@ -67,7 +67,7 @@ def test_the_latest_backup_is_the_newest_complete_one(store: Directory):
         ("20261231T120000Z", "20261231T120000Z is incomplete"),
     ],
 )
-def test_an_incomplete_backup_is_not_chosen(store: Directory, name: str, message: str):
+def test_an_incomplete_backup_is_not_chosen(store: Folder, name: str, message: str):
     add(store, timedelta(0), complete=False)
     with pytest.raises(BackupFailed, match=message):
         rotation.find(store, name)

@@ -25,7 +25,7 @@ from processes import Queue, numbered, redis_server, start, wait_until
 from sqlalchemy import make_url
 
 from ifinu.backup import manifest, rotation
-from ifinu.backup.directory import Directory
+from ifinu.backup.folder import Folder
 from ifinu.cli import connection
 from ifinu.embedded import Valkey
 
@@ -175,7 +175,7 @@ def test_a_backup_killed_at_any_moment_never_looks_complete(
     listed = {one["name"]: one["complete"] for one in _lines(ifinu("backup", "list", "--json").out)}
     assert {name for name, is_complete in listed.items() if not is_complete} == left
 
-    gone = rotation.prune(Directory(store.path), datetime.now(UTC) + timedelta(days=1, minutes=5), 14)
+    gone = rotation.prune(Folder(store.path), datetime.now(UTC) + timedelta(days=1, minutes=5), 14)
     assert set(gone) == left
     assert store.names() == complete(store)
 

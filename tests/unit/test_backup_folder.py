@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ifinu.backup.directory import Directory
+from ifinu.backup.folder import Folder
 from ifinu.errors import BackupFailed
 
 NAME = "20261201T030000Z"
@@ -22,12 +22,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "backups"
 
 
-def written(store: Directory, name: str, file: str, content: bytes) -> None:
+def written(store: Folder, name: str, file: str, content: bytes) -> None:
     with store.writing(name, file) as sink:
         sink.write(content)
 
 
-def read(store: Directory, name: str, file: str) -> bytes:
+def read(store: Folder, name: str, file: str) -> bytes:
     with store.reading(name, file) as source:
         return source.read(1000)
 
@@ -35,7 +35,7 @@ def read(store: Directory, name: str, file: str) -> bytes:
 def test_a_file_appears_when_it_is_complete_and_only_its_owner_can_read_it(root: Path):
     before = os.umask(0)
     try:
-        store = Directory(root)
+        store = Folder(root)
         assert store.begin(NAME)
         with store.writing(NAME, "redis.rdb") as sink:
             sink.write(b"one ")
@@ -49,7 +49,7 @@ def test_a_file_appears_when_it_is_complete_and_only_its_owner_can_read_it(root:
 
 
 def test_a_write_that_fails_leaves_no_file(root: Path):
-    store = Directory(root)
+    store = Folder(root)
     store.begin(NAME)
 
     def half() -> None:
@@ -63,7 +63,7 @@ def test_a_write_that_fails_leaves_no_file(root: Path):
 
 
 def test_a_full_disk_is_reported_and_leaves_no_file(root: Path, monkeypatch: pytest.MonkeyPatch):
-    store = Directory(root)
+    store = Folder(root)
     store.begin(NAME)
 
     def full(_descriptor: int) -> None:
@@ -77,12 +77,12 @@ def test_a_full_disk_is_reported_and_leaves_no_file(root: Path, monkeypatch: pyt
 
 
 def test_two_backups_do_not_share_a_folder(root: Path):
-    store = Directory(root)
-    assert [store.begin(NAME), Directory(root).begin(NAME)] == [True, False]
+    store = Folder(root)
+    assert [store.begin(NAME), Folder(root).begin(NAME)] == [True, False]
 
 
 def test_only_files_named_like_backups_are_listed_and_deleted(root: Path):
-    store = Directory(root)
+    store = Folder(root)
     assert store.names() == []
     for name in ("20261202T030000Z", NAME):
         store.begin(name)
@@ -103,10 +103,10 @@ def test_a_symbolic_link_is_not_taken_for_a_backup(root: Path, tmp_path: Path):
     (tmp_path / "elsewhere").mkdir()
     root.mkdir()
     (root / NAME).symlink_to(tmp_path / "elsewhere")
-    assert Directory(root).names() == []
+    assert Folder(root).names() == []
 
 
 def test_a_store_that_cannot_be_written_is_reported(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BackupFailed, match=f"the store {tmp_path}/file/x: Not a directory"):
-        Directory(tmp_path / "file" / "x").begin(NAME)
+        Folder(tmp_path / "file" / "x").begin(NAME)

@@ -16,7 +16,7 @@ from ifinu.errors import BackupFailed
 _UNFINISHED = re.compile(r"\.[a-z.]+\.part")
 
 
-class Directory:
+class Folder:
     """
     A store in a file system; `Store` documents the methods.
 
