@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 _LONGEST_POLL_S = 1.0
+_FEWEST_TIMERS = 256  # from which it pays to look for cancelled ones
 CHUNK_BYTES = 65_536  # that one read of a socket takes at most
 # What a non-blocking socket raises when it has to be waited for.
 NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -147,6 +148,7 @@ class Loop:
         self._soon: collections.deque[Callable[[], None]] = collections.deque()
         self._flushes: collections.deque[Callable[[], None]] = collections.deque()
         self._timers: list[tuple[float, int, Timer]] = []
+        self._tidy_at = _FEWEST_TIMERS
         self._numbers = itertools.count()
         self._armed_at = float("inf")
         self._alarm: Any = None  # the hub's timer for the first of ours
@@ -242,6 +244,8 @@ class Loop:
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call back at a time of `time.monotonic`."""
+        if len(self._timers) >= self._tidy_at:
+            self._tidy()
         timer = Timer(callback)
         heapq.heappush(self._timers, (when, next(self._numbers), timer))
         if when < self._armed_at:
@@ -302,6 +306,12 @@ class Loop:
             heapq.heappop(self._timers)[2].fire()
             self._run_soon()
         self._arm()
+
+    def _tidy(self) -> None:
+        """Forget cancelled timers: an answer in time leaves its deadline behind, a minute or more ahead."""
+        self._timers = [entry for entry in self._timers if not entry[2].is_cancelled]
+        heapq.heapify(self._timers)
+        self._tidy_at = max(_FEWEST_TIMERS, 2 * len(self._timers))
 
     def _arm(self) -> None:
         """Have the hub look when the next timer is due."""

@@ -154,7 +154,12 @@ class Notification(BaseModel):
         pydantic.ValidationError: Some fields are wrong; it names each.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        cache_strings="none",  # pydantic would keep the ids of 16,384 messages, a megabyte
+    )
 
     id: _Id
     kind: Kind

@@ -1,4 +1,6 @@
+import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -375,3 +377,24 @@ def test_contradictory_settings_are_refused_without_showing_a_secret(monkeypatch
     assert said in str(caught.value)
     assert "hush" not in str(caught.value)
     assert "other" not in str(caught.value)
+
+
+def test_no_pattern_repeats_a_class_a_hundred_times():
+    """
+    Pydantic's engine compiles a copy of the class for each time; `[\\w.@-]{1,100}` took 8 MiB of every process.
+    """
+    patterns = re.findall(r'"pattern": "(.*?)"[,}]', json.dumps(Settings.model_json_schema()))
+    assert patterns
+    assert [pattern for pattern in patterns if re.search(r"\{\d+,\d*\}", pattern)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"), [("w" * 100, True), ("é.@-_1", True), ("w" * 101, False), ("a b", False)]
+)
+def test_the_name_of_a_worker_is_a_word_of_at_most_a_hundred_characters(monkeypatch, name, accepted):
+    monkeypatch.setenv("IFINU_WORKER_NAME", name)
+    if accepted:
+        assert settings.load().worker_name == name
+    else:
+        with pytest.raises(ConfigurationError, match="IFINU_WORKER_NAME"):
+            settings.load()
