@@ -218,18 +218,17 @@ def encode(notification: Notification) -> dict[str, str]:
 
     Absent fields, the normal priority and false values are left out.
     """
+    values = vars(notification)
     body = {}
     for wire, field in _TOP.items():
-        value = getattr(notification, field)
+        value = values[field]
         if value is not None and value is not Priority.NORMAL and value is not False:
-            body[wire] = _written(value)
+            body[wire] = value if type(value) is str else _written(value)
     return body
 
 
 def _written(value: object) -> str:
     match value:
-        case str():  # most fields, and so the first one to look for
-            return str(value)
         case Decimal():
             return f"{value:.2f}"
         case date():  # also a datetime
