@@ -218,11 +218,11 @@ def encode(notification: Notification) -> dict[str, str]:
 
     Absent fields, the normal priority and false values are left out.
     """
-    values = vars(notification)
+    values, normal = vars(notification), Priority.NORMAL
     body = {}
     for wire, field in _TOP.items():
         value = values[field]
-        if value is not None and value is not Priority.NORMAL and value is not False:
+        if value is not None and value is not normal and value is not False:
             body[wire] = value if type(value) is str else _written(value)
     return body
 

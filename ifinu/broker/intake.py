@@ -265,21 +265,18 @@ def _envelope(given: dict[str, Any], queue: str, tag: str) -> Admitted:
     # Celery runs the tasks they name after the send; on an invalid one it fails where nothing ends the message.
     if embed.keys() - EMBED.keys() or any(place.get(name) for place in (headers, embed) for name in EMBED):
         raise Unreadable("bad_envelope", "it asks for other tasks to be run after it")
-    headers = _headers(
-        queue,
-        tag,
-        {
-            "id": task_id,
-            "retries": _number(headers, "retries", most=_MOST_RETRIES),
-            "eta": _time(headers, "eta"),
-            "expires": _time(headers, "expires"),
-            "ignore_result": _flag(headers, "ignore_result"),
-            "argsrepr": headers.get("argsrepr"),
-            TOKEN: _word(headers, TOKEN),
-            **{name: headers[name] for name, fits in _OURS.items() if fits(headers.get(name))},
-        },
-    )
-    return Admitted(headers, args, kwargs, _reply_to(properties.get("reply_to")))
+    checked = {
+        "id": task_id,
+        "retries": _number(headers, "retries", most=_MOST_RETRIES),
+        "eta": _time(headers, "eta"),
+        "expires": _time(headers, "expires"),
+        "ignore_result": _flag(headers, "ignore_result"),
+        "argsrepr": headers.get("argsrepr"),
+        TOKEN: _word(headers, TOKEN),
+        **{name: headers[name] for name, fits in _OURS.items() if fits(headers.get(name))},
+    }
+    present = {name: value for name, value in checked.items() if value is not None}
+    return Admitted(_headers(queue, tag, present), args, kwargs, _reply_to(properties.get("reply_to")))
 
 
 def _wrapped(argument: Any, body: dict[str, Any], queue: str, tag: str) -> Admitted:
@@ -308,10 +305,10 @@ def _headers(queue: str, tag: str, given: dict[str, Any]) -> dict[str, Any]:
     return {
         "lang": "py", "task": TASK, "root_id": given["id"], "parent_id": None, "group": None, "shadow": None,
         "eta": None, "expires": None, "timelimit": [None, None],
-        **{name: value for name, value in given.items() if value is not None},
+        **given,
         TAG: tag, QUEUE: queue,
         # Flower and the logs show this: never the producer's own text.
-        "argsrepr": shown(given["argsrepr"]), "kwargsrepr": "{}",
+        "argsrepr": shown(given.get("argsrepr")), "kwargsrepr": "{}",
     }  # fmt: skip
 
 
