@@ -22,6 +22,9 @@ def simulator(
         list[str] | None,
         typer.Option(help="Name of a connected instance; repeatable. IFINU_EVOLUTION_INSTANCE by default."),
     ] = None,
+    business: Annotated[
+        list[str] | None, typer.Option(help="Name of an instance of WHATSAPP-BUSINESS; repeatable.")
+    ] = None,
     latency_ms: Annotated[float, typer.Option(min=0, help="Duration of a send, in milliseconds.")] = 20.0,
     plays: Annotated[
         Literal["2.3.6", "2.3.7"], typer.Option(help="Release of the Evolution API to simulate.")
@@ -84,6 +87,7 @@ def simulator(
                 host=host,
                 port=port,
                 instances=tuple(instance or [config.evolution_instance]),
+                business=tuple(business or ()),
                 version=plays,
                 pairing_ms=pairing_ms,
                 ledger_file=ledger,

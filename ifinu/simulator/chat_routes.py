@@ -20,7 +20,7 @@ from ifinu.simulator.envelopes import (
 )
 from ifinu.simulator.schemas import numbers_problems
 from ifinu.simulator.server import HttpRequest
-from ifinu.simulator.state import EVOLUTION, Message, SimulatedInstance
+from ifinu.simulator.state import BAILEYS, BUSINESS, EVOLUTION, Message, SimulatedInstance
 from ifinu.simulator.world import World
 
 
@@ -34,6 +34,8 @@ def whatsapp_numbers(world: World, request: HttpRequest, name: str) -> JsonRespo
         return answer(400, {})
     if instance.integration == EVOLUTION:
         return raw_error(["Method not available on Evolution Channel"])
+    if instance.integration == BUSINESS:
+        return raw_error(["Method not available on WhatsApp Business API"])
     answers = [(number, numbers.canonical(number)) for number in asked]
     if any(jid not in world.known_jids for _, jid in answers):
         if not instance.ever_connected:
@@ -53,7 +55,7 @@ def find_messages(world: World, request: HttpRequest, name: str) -> JsonResponse
     if refused := _unpageable(request, "message.findMany()"):
         return refused
     where = _object(request.json.get("where"))
-    found = list(_matching(world, name, where))
+    found = list(_matching(world, instance, where))
     size, page = _count(request.json.get("offset"), 50), _count(request.json.get("page"), 1)
     records = [_record(world, instance, m) for m in found[(page - 1) * size : page * size]]
     pages = -(-len(found) // size)
@@ -80,8 +82,7 @@ def find_status_message(world: World, request: HttpRequest, name: str) -> JsonRe
             "id": f"{message.row_id}{index}",
             "keyId": message.key_id,
             "remoteJid": jid,
-            "fromMe": True,
-            "participant": None,
+            **receipt_timeline.sides(message),
             "pollUpdates": None,
             "status": status,
             "messageId": message.row_id,
@@ -101,7 +102,7 @@ def _existence(world: World, number: str, jid: str) -> dict[str, Any]:
     return {"jid": jid, "exists": True, "number": number}
 
 
-def _matching(world: World, instance: str, where: dict[str, Any]) -> Iterator[Message]:
+def _matching(world: World, instance: SimulatedInstance, where: dict[str, Any]) -> Iterator[Message]:
     key = _object(where.get("key"))
     times = _object(where.get("messageTimestamp"))
     since, until = _epoch(times.get("gte")), _epoch(times.get("lte"))
@@ -117,12 +118,12 @@ def _matching(world: World, instance: str, where: dict[str, Any]) -> Iterator[Me
         if message.at < since:
             return  # newest first: the rest is older
         if (
-            message.instance == instance
+            message.instance == instance.name
             and message.at <= until
             and (key.get("remoteJid") in (None, message.jid))
             and (message.from_me or key.get("fromMe") is not True)  # false is ignored
             and kind in (None, message.type)
-            and source in (None, "web" if message.from_me else "ios")
+            and source in (None, _source(message, instance))
             and where.get("id") in (None, message.row_id)
         ):
             yield message
@@ -138,10 +139,14 @@ def _record(world: World, instance: SimulatedInstance, message: Message) -> dict
         "message": message.message,
         "messageTimestamp": message.at,
         "instanceId": instance.id,
-        "source": "web" if message.from_me else "ios",
-        "contextInfo": context_info(message.at) if message.from_me and instance.integration != EVOLUTION else None,
+        "source": _source(message, instance),
+        "contextInfo": context_info(message.at) if message.from_me and instance.integration == BAILEYS else None,
         "MessageUpdate": [{"status": status} for status in updates],
     }
+
+
+def _source(message: Message, instance: SimulatedInstance) -> str:
+    return instance.source if message.from_me or instance.integration == BUSINESS else "ios"
 
 
 def _unpageable(request: HttpRequest, call: str) -> JsonResponse | None:

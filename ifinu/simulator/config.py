@@ -20,6 +20,7 @@ class SimulatorConfig:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         instances: Names of the instances that exist and are connected from the start.
+        business: Names of the instances of the channel WHATSAPP-BUSINESS that exist from the start.
         client_name: Name of this process, which holds the instances with the same `client_name`.
         version: The release to simulate: one of `VERSIONS`.
         load_ms: Time after a start during which it answers, without an instance in memory.
@@ -41,6 +42,7 @@ class SimulatorConfig:
     host: str = "127.0.0.1"
     port: int = 0
     instances: tuple[str, ...] = ("ifinu",)
+    business: tuple[str, ...] = ()
     client_name: str = "evolution_exchange"
     version: str = "2.3.7"
     load_ms: float = 0.0

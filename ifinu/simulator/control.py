@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -167,6 +168,7 @@ def inbound(world: World, body: Mapping[str, Any]) -> str:
     name, quoted = str(body.get("name", "Maria")), body.get("quoted")
     jid = numbers.canonical(number)
     world.bans.met(instance, numbers.digits(jid))
+    world.wrote_at[instance.name, numbers.digits(jid)] = time.monotonic()
     return world.events.inbound(instance, jid, text, quoted=quoted, name=name, variant=variant).key_id
 
 

@@ -101,6 +101,15 @@ def disconnection(code: int, at: str | None) -> str:
     return encode({"error": {"data": None, "isBoom": True, "isServer": False, "output": output}, "date": at}).decode()
 
 
+def pool_timeout(call: str) -> str:
+    """Prisma's error for a database that gives no connection in time."""
+    return (
+        f"\nInvalid `prisma.{call}` invocation:\n\n\n"
+        "Timed out fetching a new connection from the connection pool. "
+        "(Current connection pool timeout: 10, connection limit: 5)"
+    )
+
+
 def proxy_page(status: int) -> JsonResponse:
     title = f"{status} {http.HTTPStatus(status).phrase}"
     page = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>"

@@ -56,6 +56,20 @@ class Outcome(enum.StrEnum):
     RECEIPTS_DISORDERED = "receipts_disordered"  # 201; DELIVERY_ACK, READ, READ again, SERVER_ACK
     RECEIPTS_LID = "receipts_lid"  # 201; receipts name an @lid
     ANSWERS_STOP = "answers_stop"  # 201; the person reads it and answers SAIR
+    # Of the channel BUSINESS, where each is 201 without a key, not sent; `ok` elsewhere.
+    META_UNAUTHORIZED = "meta_190"
+    META_BLOCKED = "meta_368"
+    META_THROUGHPUT = "meta_130429"
+    META_UNAVAILABLE = "meta_131016"
+    META_UNDELIVERABLE = "meta_131026"
+    META_LOCKED = "meta_131031"
+    META_UNPAID = "meta_131042"
+    META_RE_ENGAGEMENT = "meta_131047"
+    META_SPAM = "meta_131048"
+    META_KEPT_BACK = "meta_131049"
+    META_PAIR = "meta_131056"
+    META_NO_TEMPLATE = "meta_132001"
+    META_DOWN = "meta_down"  # 400 TypeError, not sent
 
 
 HANGING = frozenset({Outcome.HANG, Outcome.HANG_UNSENT, Outcome.SLOW_INSERT})
@@ -75,6 +89,8 @@ REALLY_SENT = frozenset(
         Outcome.ANSWERS_STOP,
     }
 )
+
+OF_META = frozenset(outcome for outcome in Outcome if outcome.startswith("meta_"))
 
 ENDINGS: Mapping[str, tuple[Outcome, ...]] = {
     "0001": (Outcome.NOT_ON_WHATSAPP,),
@@ -104,7 +120,28 @@ ENDINGS: Mapping[str, tuple[Outcome, ...]] = {
     "0025": (Outcome.CONNECTION_CLOSED,),
     "0026": (Outcome.RATE_OVERLIMIT, Outcome.OK),
     "0027": (Outcome.LOOKUP_OVERLIMIT, Outcome.OK),
+    "0031": (Outcome.META_UNAUTHORIZED,),
+    "0032": (Outcome.META_BLOCKED,),
+    "0033": (Outcome.META_THROUGHPUT, Outcome.OK),
+    "0034": (Outcome.META_UNAVAILABLE, Outcome.OK),
+    "0035": (Outcome.META_UNDELIVERABLE,),
+    "0036": (Outcome.META_LOCKED,),
+    "0037": (Outcome.META_UNPAID,),
+    "0038": (Outcome.META_RE_ENGAGEMENT,),
+    "0039": (Outcome.META_SPAM, Outcome.OK),
+    "0040": (Outcome.META_KEPT_BACK,),
+    "0041": (Outcome.META_PAIR, Outcome.OK),
+    "0042": (Outcome.META_NO_TEMPLATE,),
+    "0043": (Outcome.META_DOWN,),
 }
+
+
+class Window(enum.StrEnum):
+    """How Meta refuses anything but a template more than 24 hours after a person's last message."""
+
+    LATER = "later"  # it is accepted, and FAILED follows
+    AT_ONCE = "at_once"
+    OFF = "off"  # it does not
 
 
 class Gateway(enum.StrEnum):
@@ -169,6 +206,7 @@ class Faults:
         self.drop_rate = 0.0
         self.shuffle_s = 0.0
         self.speed = 1.0
+        self.window = Window.LATER
         self.server_ack_ms, self.delivery_ack_ms, self.read_ms = 200.0, 800.0, 3000.0
         self._next: collections.deque[Outcome] = collections.deque()
         self._instances: dict[str, Outcome] = {}
@@ -216,8 +254,8 @@ class Faults:
             script: `gateway`, `latency_ms`, `insert_ms` (from a send to its row, which a kill between them prevents),
                 `hang_ms`, `next`, `instances`, `endings`, `rates`, `receipts_ms` (`server_ack`, `delivery_ack`,
                 `read`), `webhooks` (`duplicate`, `drop`, `shuffle_ms`, and `event_ms`: what each event of an
-                instance takes, one after the other), `bans` (see `ban_rules.py`) and `speed` (how many times as fast as
-                the clock the times of `bans` run).
+                instance takes, one after the other), `bans` (see `ban_rules.py`), `window` (see `Window`) and `speed`
+                (how many times as fast as the clock the times of both run).
 
         Raises:
             ConfigurationError: A part is invalid; the message names it.
@@ -233,6 +271,7 @@ class Faults:
             "endings": lambda v: {"_endings": {k: _outcomes(o) for k, o in mapping(v).items()}},
             "bans": lambda v: {"_bans": read_bans(v)},
             "speed": lambda v: {"speed": above_zero("speed", v)},
+            "window": lambda v: {"window": member(Window, v)},
             "receipts_ms": self._read_receipts,
             "webhooks": self._read_webhooks,
         }
@@ -260,6 +299,7 @@ class Faults:
             "rates": self._rates,
             "bans": {name: rules.as_script() for name, rules in self._bans.items()},
             "speed": self.speed,
+            "window": self.window,
             "receipts_ms": {
                 "server_ack": self.server_ack_ms,
                 "delivery_ack": self.delivery_ack_ms,

@@ -44,15 +44,15 @@ def name_problem(world: World, request: HttpRequest) -> JsonResponse | None:
 
 
 def create(world: World, request: HttpRequest, _name: str) -> JsonResponse:
-    """`POST /instance/create`; WHATSAPP-BUSINESS is not simulated, only its validation."""
+    """`POST /instance/create`."""
     body = request.json
     integration, hook = body.get("integration"), body.get("webhook")
     if problems := _create_problems(body):
         return error(400, [problems])
-    if integration == BUSINESS:
-        missing = next((key for key in ("token", "number") if not body.get(key)), None)
-        return error(400, [f"{missing} is required" if missing else "Invalid integration"])
-    if integration not in (BAILEYS, EVOLUTION):
+    missing = next((key for key in ("token", "number") if not body.get(key)), None)
+    if integration == BUSINESS and missing:
+        return error(400, [f"{missing} is required"])
+    if integration not in (BAILEYS, BUSINESS, EVOLUTION):
         return error(400, ["Invalid integration"])
     if hook is not None and "url" not in hook:
         return error(400, ['Invalid "url" property'])
@@ -66,7 +66,7 @@ def create(world: World, request: HttpRequest, _name: str) -> JsonResponse:
     )
     if hook is not None:
         instance.webhook = webhook_of({**hook, "enabled": True}, instance)
-    if integration == EVOLUTION:
+    if integration != BAILEYS:
         instance.state = instance.stored = Link.OPEN
     world.instances[name] = instance
     qrcode = None
@@ -84,8 +84,8 @@ def create(world: World, request: HttpRequest, _name: str) -> JsonResponse:
             "instanceName": name,
             "instanceId": instance.id,
             "integration": integration,
-            "webhookWaBusiness": None,
-            "accessTokenWaBusiness": "",
+            "webhookWaBusiness": f"{world.url}/webhook/meta" if integration == BUSINESS else None,
+            "accessTokenWaBusiness": "evolution" if integration == BUSINESS else "",
             "status": instance.state,
         },
         "hash": instance.token,

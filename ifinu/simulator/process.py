@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         help="name of a connected instance; repeatable (default: ifinu)",
     )
+    parser.add_argument("--business", action="append", help="name of an instance of WHATSAPP-BUSINESS; repeatable")
     parser.add_argument(
         "--ledger", dest="ledger_file", type=Path, help="JSON Lines file to which every real send is appended"
     )

@@ -24,6 +24,7 @@ Route = Callable[[World, HttpRequest, str], JsonResponse | Coroutine[Any, Any, J
 _SENDS: dict[tuple[str, str], Route] = {
     ("POST", "message/sendText"): send_routes.send_text,
     ("POST", "message/sendMedia"): send_routes.send_media,
+    ("POST", "message/sendTemplate"): send_routes.send_template,
 }
 _WITH_INSTANCE: dict[tuple[str, str], Route] = {
     **_SENDS,

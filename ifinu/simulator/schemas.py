@@ -86,6 +86,14 @@ _MEDIA: dict[str, _Check] = {
 }
 
 
+_TEMPLATE: dict[str, _Check] = {
+    "number": _number,
+    "name": _string("name"),
+    "language": _string("language"),
+    "components": _of_type("components", list, "array"),
+}
+
+
 def text_problems(body: dict[str, Any]) -> list[str]:
     """The errors of sendText's JSON schema: those of properties in order, then missing properties."""
     return _problems(body, _TEXT, ("number", "text"))
@@ -98,6 +106,10 @@ def numbers_problems(body: dict[str, Any]) -> list[str]:
 
 def media_problems(body: dict[str, Any]) -> list[str]:
     return _problems(body, _MEDIA, ("number", "mediatype"))
+
+
+def template_problems(body: dict[str, Any]) -> list[str]:
+    return _problems(body, _TEMPLATE, ("name", "language", "number", "components"))
 
 
 def is_url_or_base64(media: str) -> bool:

@@ -1,5 +1,5 @@
 """
-`message/sendText` and `message/sendMedia`, the only routes that send.
+`message/sendText`, `message/sendMedia` and `message/sendTemplate`, the only routes that send.
 
 A send has two steps. Errors of the look-up (is the number on WhatsApp?) are answered with 500, errors of the hand-over
 to WhatsApp with 400. So the same fault gives 500 for a new number, and 400 for a cached one.
@@ -13,28 +13,32 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from ifinu.simulator import numbers
+from ifinu.simulator import business_routes, numbers
 from ifinu.simulator.ban_rules import Penalty
-from ifinu.simulator.envelopes import RESET, JsonResponse, answer, context_info, error, proxy_page, unreadable
-from ifinu.simulator.fault_script import HANGING, REALLY_SENT, Outcome
-from ifinu.simulator.schemas import MEDIA, is_url_or_base64, media_problems, text_problems
+from ifinu.simulator.envelopes import (
+    RESET,
+    JsonResponse,
+    answer,
+    context_info,
+    error,
+    pool_timeout,
+    proxy_page,
+    unreadable,
+)
+from ifinu.simulator.fault_script import HANGING, OF_META, REALLY_SENT, Outcome
+from ifinu.simulator.schemas import MEDIA, is_url_or_base64, media_problems, template_problems, text_problems
 from ifinu.simulator.send_ledger import Call
 from ifinu.simulator.server import HttpRequest
-from ifinu.simulator.state import EVOLUTION, Message, SimulatedInstance, new_key_id
+from ifinu.simulator.state import BUSINESS, EVOLUTION, Message, SimulatedInstance, new_key_id
 from ifinu.simulator.whatsapp_sockets import BANNED, LOGGED_OUT
 from ifinu.simulator.world import World
 
-_PRISMA = (
-    "\nInvalid `prisma.{call}` invocation:\n\n\n"
-    "Timed out fetching a new connection from the connection pool. "
-    "(Current connection pool timeout: 10, connection limit: 5)"
-)
 _LOOKUP_FAILS = {
     Outcome.LOOKUP_CLOSED: "Connection Closed",
     Outcome.LOOKUP_TIMEOUT: "Timed Out",
     Outcome.LOOKUP_OVERLIMIT: "rate-overlimit",
     Outcome.NEVER_CONNECTED: "Cannot read properties of undefined (reading 'onWhatsApp')",
-    Outcome.DATABASE_DOWN: _PRISMA.format(call="isOnWhatsapp.findMany()"),
+    Outcome.DATABASE_DOWN: pool_timeout("isOnWhatsapp.findMany()"),
 }
 _TYPE_ERROR = "TypeError: Cannot read properties of undefined (reading 'id')"
 _HAND_OVER_FAILS = {
@@ -46,7 +50,7 @@ _HAND_OVER_FAILS = {
 }
 _SENT_NOT_STORED = {
     Outcome.SENT_THEN_TYPE_ERROR: _TYPE_ERROR,
-    Outcome.SENT_THEN_DATABASE_ERROR: "PrismaClientKnownRequestError: " + _PRISMA.format(call="message.create()"),
+    Outcome.SENT_THEN_DATABASE_ERROR: "PrismaClientKnownRequestError: " + pool_timeout("message.create()"),
 }
 
 
@@ -79,6 +83,8 @@ def send_text(world: World, request: HttpRequest, name: str) -> JsonResponse | C
     text: str = body["text"]
     if instance.integration == EVOLUTION:
         return _plumbing(world, instance, body["number"], text)
+    if instance.integration == BUSINESS:
+        return business_routes.send(world, instance, body, text, text)
     if not text.strip():
         return _ended(world, "invalid", error(400, ["Text is required"]))
     return _start(world, instance, body, text, text)
@@ -103,7 +109,25 @@ def send_media(world: World, request: HttpRequest, name: str) -> JsonResponse | 
     text = f"{kind} {file_name}: {caption}"
     if instance.integration == EVOLUTION:
         return _plumbing(world, instance, body["number"], content)
+    if instance.integration == BUSINESS:
+        return business_routes.send(world, instance, body, content, text)
     return _start(world, instance, body, content, text)
+
+
+def send_template(world: World, request: HttpRequest, name: str) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
+    """`POST /message/sendTemplate/{instance}`, which only the channel BUSINESS has."""
+    body = request.json
+    if problems := template_problems(body):
+        return _ended(world, "invalid", error(400, [problems]))
+    instance = world.held(name)
+    if instance is None:
+        return _ended(world, "wrong_shard", unreadable("templateMessage"))
+    if instance.integration == EVOLUTION:
+        return _ended(world, "invalid", error(400, ["Method not available on Evolution Channel"]))
+    if instance.integration != BUSINESS:
+        return _ended(world, "invalid", error(500, "Method not available in the Baileys service"))
+    shown, text = f"▶️{body['name']}◀️", business_routes.template_text(body)
+    return business_routes.send(world, instance, body, shown, text, is_template=True)
 
 
 def _start(
@@ -112,6 +136,8 @@ def _start(
     number = body["number"]
     jid = numbers.canonical(number)
     outcome = world.faults.outcome(instance.name, numbers.digits(number))
+    if outcome in OF_META:
+        outcome = Outcome.OK
     if jid.endswith("@g.us"):
         outcome = Outcome.GROUP_NOT_FOUND  # these numbers are in no group
     elif jid == numbers.USER:

@@ -6,6 +6,7 @@ The stored messages are those whose INSERT succeeded. They differ on purpose fro
 
 from __future__ import annotations
 
+import base64
 import collections
 import datetime
 import enum
@@ -101,6 +102,11 @@ class SimulatedInstance:
     def can_send(self) -> bool:
         """Whether its socket works."""
         return self.state is Link.OPEN and self.socket_alive
+
+    @property
+    def source(self) -> str:
+        """`source` of its own messages."""
+        return "web" if self.integration == BAILEYS else "unknown"
 
     def pair(self) -> None:
         """Set the owner: the JID of the paired phone."""
@@ -204,14 +210,29 @@ class Storage:
 
     Attributes:
         known_jids: Table IsOnWhatsapp: canonical JIDs that were looked up before.
+        wrote_at: When a person, by digits, last wrote to an instance, by `time.monotonic`; Meta's, not the gateway's.
     """
 
     def __init__(self) -> None:
         self.instances: dict[str, SimulatedInstance] = {}
         self.messages = Messages()
         self.known_jids: set[str] = set()
+        self.wrote_at: dict[tuple[str, str], float] = {}
 
 
 def new_key_id(rng: random.Random) -> str:
     """A message id in Baileys' format."""
     return f"3EB0{rng.getrandbits(72):018X}"
+
+
+def wamid(rng: random.Random, person: str) -> str:
+    """An id of Meta's, which names the person."""
+    digits = person.encode()
+    raw = (
+        b"\x1c\x18"
+        + bytes([len(digits)])
+        + digits
+        + b"\x15\x02\x00\x11\x18\x12"
+        + f"{rng.getrandbits(72):018X}".encode()
+    )
+    return f"wamid.{base64.b64encode(raw + bytes(1)).decode()}"

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ifinu.simulator import envelopes, receipt_timeline
+from ifinu.simulator import envelopes, numbers, receipt_timeline
 from ifinu.simulator.couriers import Couriers
 from ifinu.simulator.fault_script import Faults, Outcome
-from ifinu.simulator.state import Message, Messages, SimulatedInstance, new_key_id
+from ifinu.simulator.state import BUSINESS, Message, Messages, SimulatedInstance, new_key_id, wamid
 
 # The stock image runs in America/Sao_Paulo and writes its wall time with a `Z` that is not true.
 _IMAGE_ZONE = datetime.timezone(datetime.timedelta(hours=-3))
@@ -57,7 +57,7 @@ class Events:
             return
         self._emit(instance, "send.message", body)
         last_ms = 0.0
-        for after_ms, status in receipt_timeline.timeline(message.outcome, self._faults):
+        for after_ms, status in receipt_timeline.timeline(message.key_id, message.outcome, self._faults):
             self._later(after_ms / 1000, self._receipt, instance, message, status)
             last_ms = max(last_ms, after_ms)
         if stops:
@@ -81,6 +81,8 @@ class Events:
             quoted: `key.id` of the message that it quotes, or None.
             variant: `plain`, `lid` (a LID and the phone beside it) or `lid_alone`.
         """
+        if instance.integration == BUSINESS:
+            return self._inbound_by_meta(instance, jid, text, quoted, name)
         message = self._messages.insert(new_key_id(self._rng), instance.name, jid, text, from_me=False, push_name=name)
         key: dict[str, Any] = {"remoteJid": jid, "fromMe": False, "id": message.key_id}
         if variant != "plain":
@@ -108,6 +110,27 @@ class Events:
         self._emit(instance, "messages.upsert", data)
         return message
 
+    def _inbound_by_meta(
+        self, instance: SimulatedInstance, jid: str, text: str, quoted: str | None, name: str
+    ) -> Message:
+        key_id = wamid(self._rng, numbers.digits(jid))
+        message = self._messages.insert(
+            key_id, instance.name, numbers.jid(numbers.digits(jid)), text, from_me=False, push_name=name
+        )
+        context = {"contextInfo": {"stanzaId": quoted}} if quoted else {}
+        data = {
+            "key": {"id": key_id, "remoteJid": message.jid, "fromMe": False},
+            "pushName": name,
+            "message": {**message.message, **context},
+            **context,
+            "messageType": message.type,
+            "messageTimestamp": message.at,
+            "source": "unknown",
+            "instanceId": instance.id,
+        }
+        self._emit(instance, "messages.upsert", data)
+        return message
+
     def connection(self, instance: SimulatedInstance, reason: int) -> None:
         data: dict[str, Any] = {"instance": instance.name, "state": instance.state, "statusReason": reason}
         if instance.state == "open":
@@ -131,8 +154,7 @@ class Events:
         data = {
             "keyId": message.key_id,
             "remoteJid": receipt_timeline.jid_in_receipts(message),
-            "fromMe": True,
-            "participant": None,
+            **receipt_timeline.sides(message),
             "status": status,
             "instanceId": instance.id,
             "messageId": message.row_id,

@@ -13,9 +13,11 @@ from ifinu.simulator.config import VERSIONS, SimulatorConfig
 from ifinu.simulator.couriers import Couriers
 from ifinu.simulator.fault_script import Faults
 from ifinu.simulator.send_ledger import Ledger
-from ifinu.simulator.state import Link, SimulatedInstance, Storage, WebhookSettings
+from ifinu.simulator.state import BUSINESS, Link, SimulatedInstance, Storage, WebhookSettings
 from ifinu.simulator.webhook_payloads import Events
 from ifinu.simulator.whatsapp_sockets import Sockets
+
+_FIRST_ID = 106_540_352_242_922  # of Meta's, for a phone number
 
 
 class World:
@@ -45,6 +47,7 @@ class World:
         self.instances = database.instances
         self.messages = database.messages
         self.known_jids = database.known_jids
+        self.wrote_at = database.wrote_at
         self.couriers = Couriers(self.faults, self.rng, retry_s=config.webhook_retry_s)
         everybody = config.webhook_url if config.webhook_secret is None else None
         self.events = Events(self.messages, self.faults, self.couriers, self.rng, everybody)
@@ -58,10 +61,17 @@ class World:
                 name, token, config.client_name, has_session=True, ever_connected=True, stored=Link.OPEN
             )
             instance.pair()
-            if config.webhook_url and config.webhook_secret:
-                headers = {"jwt_key": config.webhook_secret}
-                instance.webhook = WebhookSettings(config.webhook_url, True, [], headers, False, False, instance.id)
-            self.instances[name] = instance
+            self._add(instance)
+        for number, name in enumerate(config.business):
+            instance = SimulatedInstance(name, f"EAAG{number}", config.client_name, BUSINESS, str(_FIRST_ID + number))
+            instance.state = instance.stored = Link.OPEN
+            self._add(instance)
+
+    def _add(self, instance: SimulatedInstance) -> None:
+        if self.config.webhook_url and self.config.webhook_secret:
+            headers = {"jwt_key": self.config.webhook_secret}
+            instance.webhook = WebhookSettings(self.config.webhook_url, True, [], headers, False, False, instance.id)
+        self.instances[instance.name] = instance
 
     @property
     def url(self) -> str:
@@ -100,6 +110,7 @@ class World:
         self.ledger.reset()
         self.messages.clear()
         self.known_jids.clear()
+        self.wrote_at.clear()
         self.faults.forget_turns()
         self.bans.reset()
         self.couriers.reset()

@@ -107,6 +107,7 @@ def test_a_script_can_be_read_back_and_applied_again(faults):
             }
         },
         "speed": 10.0,
+        "window": "at_once",
     }
     faults.apply(script)
     assert faults.as_script() == script
