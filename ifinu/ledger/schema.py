@@ -105,6 +105,8 @@ notifications = Table(
     Index(None, "tenant", "last_at"),
     Index(None, "last_at"),
 )
+# For the guard: the last messages of a number.
+Index("notifications_instance_sent_at_idx", notifications.c.instance, notifications.c.sent_at)
 # For the sweep for missing receipts: nearly empty while receipts come.
 Index(
     "notifications_unconfirmed_idx",
@@ -125,6 +127,14 @@ events = Table(
     Column("data", _JSON, nullable=False),
     Index(None, "notification_id"),
     Index(None, "key_id"),
+)
+
+# For the guard: refusals because a number sends too fast.
+Index(
+    "events_trouble_idx",
+    events.c.ms,
+    postgresql_where=events.c.name.in_(("deferred", "retrying")),
+    sqlite_where=events.c.name.in_(("deferred", "retrying")),
 )
 
 receipts = Table(
