@@ -9,9 +9,9 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local clock = string.format('%.0f', now)
-local was = redis.call('HMGET', KEYS[1], 'state', 'content', 'in_flight', 'tag', 'token', 'since', 'started', 'resent', 'cancelled', 'died')
+local was = redis.call('HMGET', KEYS[1], 'state', 'content', 'in_flight', 'tag', 'token', 'since', 'started', 'resent', 'cancelled', 'died', 'letter')
 local state, digest, home, tag, token = was[1], was[2], was[3], was[4], was[5]
-local since, started, resent, cancelled, died = was[6], was[7], was[8], was[9], was[10]
+local since, started, resent, cancelled, died, letter = was[6], was[7], was[8], was[9], was[10], was[11]
 local known = state and state ~= 'dead'
 
 local function answer(verdict)
@@ -84,11 +84,15 @@ end
 if not known then
   token = ARGV[1]
 end
-redis.call('HDEL', KEYS[1], 'letter') -- a replay or purge of that dead letter does not concern this send
+if letter then
+  redis.call('HDEL', KEYS[1], 'letter') -- a replay or purge of that dead letter does not concern this send
+end
 started = clock
 if not (known and resent) then -- else the send before this one stays in doubt, and a third must not follow
+  if resent or died then
+    redis.call('HDEL', KEYS[1], 'resent', 'died')
+  end
   since, resent = started, nil
-  redis.call('HDEL', KEYS[1], 'resent', 'died')
 end
 redis.call('HSET', KEYS[1], 'state', 'sending', 'content', ARGV[2], 'in_flight', KEYS[2], 'tag', ARGV[1], 'token', token,
   'since', since, 'started', started)

@@ -190,7 +190,7 @@ def test_a_full_redis_can_be_drained(account: Account, holder: Holder):
     account.balance(ready=12, in_flight=7, dead=1)
 
 
-@pytest.mark.parametrize("wrong", ["ready", "delayed", "in_flight", "deadlines"])
+@pytest.mark.parametrize("wrong", ["ready", "delayed", "in_flight", "deadlines", "suspects"])
 def test_a_key_of_the_wrong_type_makes_a_fetch_fail_before_anything_has_moved(
     account: Account, holder: Holder, wrong: str
 ):
