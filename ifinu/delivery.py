@@ -13,11 +13,14 @@ What follows a failed send, the usual outcome first:
     error          outcomes           reasons
     NotSent        GiveBack           unreachable, unavailable
     NotSent        Wait, Retry        gateway_database
-    NotSent        Retry, Wait        connection_closed, never_connected, wrong_shard, lookup_timeout, gateway_error
+    NotSent        Retry, Wait        connection_closed, never_connected, wrong_shard, lookup_timeout, gateway_error,
+                                      meta_unavailable
     Throttled      Wait               rate_overlimit, too_many_requests
-    Misconfigured  Wait, Retry, Dead  unauthorized, instance_not_found, route_not_found, redirected, license_required
+    Throttled      Wait               pair_limit
+    Misconfigured  Wait, Retry, Dead  unauthorized, instance_not_found, route_not_found, redirected, license_required,
+                                      meta_unauthorized, number_not_registered, account_restricted
     Refused        Dead               number_not_on_whatsapp, invalid_request, group_not_found, too_large,
-                                      refused_by_meta
+                                      cannot_receive, needs_template, refused_by_meta
     MaybeSent      Wait               timeout, connection_lost, send_timeout, send_failed, gateway_5xx,
                                       unexpected_answer
     MaybeSent      Dead               unknown
@@ -454,7 +457,12 @@ class Delivery:
     ) -> Wait | Dead:
         """Wait without counting a try, since the instance or the gateway is at fault, not the message."""
         instance = _masked(message.instance)
-        log.warning("ifinu.instance.held", instance=instance, reason=exc.reason, wait_s=round(wait_s, 1))
+        if exc.reason is Reason.PAIR_LIMIT:
+            log.warning(
+                "ifinu.message.not_sent", **message.log_fields(), reason=exc.reason, took_s=_rounded(exc.took_s)
+            )
+        else:
+            log.warning("ifinu.instance.held", instance=instance, reason=exc.reason, wait_s=round(wait_s, 1))
         if isinstance(exc, Misconfigured):
             log.error("ifinu.instance.misconfigured", instance=instance, reason=exc.reason, error=str(exc))
         if exc.reason is Reason.INSTANCE_NOT_FOUND:

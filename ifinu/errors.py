@@ -31,7 +31,9 @@ class Reason(enum.StrEnum):
     INVALID_REQUEST = "invalid_request"
     GROUP_NOT_FOUND = "group_not_found"
     TOO_LARGE = "too_large"
-    REFUSED_BY_META = "refused_by_meta"  # WhatsApp Business channel only
+    CANNOT_RECEIVE = "cannot_receive"  # Meta's: no WhatsApp, an old one, or terms not accepted
+    NEEDS_TEMPLATE = "needs_template"  # Meta's: the person has not written for 24 hours
+    REFUSED_BY_META = "refused_by_meta"  # for any other reason
 
     # Misconfigured
     UNAUTHORIZED = "unauthorized"
@@ -39,10 +41,14 @@ class Reason(enum.StrEnum):
     ROUTE_NOT_FOUND = "route_not_found"  # the URL is not that of an Evolution API
     REDIRECTED = "redirected"  # e.g. http:// where the gateway wants https://
     LICENSE_REQUIRED = "license_required"  # 2.4 before it is activated
+    META_UNAUTHORIZED = "meta_unauthorized"  # the instance's token at Meta has expired, or lacks a right
+    NUMBER_NOT_REGISTERED = "number_not_registered"  # Meta does not know the sender, or not yet
+    ACCOUNT_RESTRICTED = "account_restricted"  # Meta has blocked the sender's account, or was not paid
 
     # Throttled
     RATE_OVERLIMIT = "rate_overlimit"  # WhatsApp's word
     TOO_MANY_REQUESTS = "too_many_requests"  # a proxy's, or Meta's
+    PAIR_LIMIT = "pair_limit"  # Meta's, for messages to one person
 
     # NotSent
     UNREACHABLE = "unreachable"
@@ -52,6 +58,7 @@ class Reason(enum.StrEnum):
     LOOKUP_TIMEOUT = "lookup_timeout"  # WhatsApp did not say in time whether the number exists
     GATEWAY_DATABASE = "gateway_database"  # the gateway's own database is away
     GATEWAY_ERROR = "gateway_error"  # any other 500
+    META_UNAVAILABLE = "meta_unavailable"  # Meta's own outage
     UNAVAILABLE = "unavailable"  # a proxy found no gateway behind it
 
     # MaybeSent

@@ -212,6 +212,8 @@ class Instances:
         trouble = (before or Trouble(exc.reason, at_ms, at_ms, 0)).again(exc.reason, at_ms)
         patience_s = min(_LONGEST_PATIENCE_S, 2.0 ** min(trouble.failures - 1, 10)) * (0.5 + self._jitter())
         if isinstance(exc, Throttled):
+            if exc.reason is Reason.PAIR_LIMIT:  # others of the instance may go
+                return Judged(trouble, exc.retry_after_s + patience_s, counts=False)
             return Judged(trouble, self._throttled(name, exc) + patience_s, counts=False)
         of_gateway = exc.reason is Reason.GATEWAY_DATABASE and not self._sure
         state = self._whole if of_gateway else self._states.setdefault(name, _State())

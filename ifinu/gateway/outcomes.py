@@ -4,7 +4,7 @@ The outcome of a send: what an answer to `POST /message/sendText/{instance}` pro
 | answer | outcome |
 |---|---|
 | 201 with `key.id` | `Sent` |
-| 201 with Meta's error in it | Refused; Misconfigured or Throttled by its code |
+| 201 with Meta's error in it | by its code, see `meta_refusals.py` |
 | any other 2xx | MaybeSent |
 | 3xx | Misconfigured: redirects are not followed |
 | 400 errors of the schema, `exists: false`, `[object Object]`, any other text | Refused |
@@ -38,7 +38,7 @@ from typing import Any
 
 from ifinu import errors
 from ifinu.errors import MaybeSent, Misconfigured, NotSent, Reason, Refused, Throttled
-from ifinu.gateway import http_transport, responses
+from ifinu.gateway import http_transport, meta_refusals, responses
 
 _Verdict = tuple[type[errors.SendError], Reason]
 
@@ -91,9 +91,6 @@ _ENVOY = re.compile(
     rb"disconnect/reset before headers"
     rb"(?!.*(?:connection failure|connection timeout|overflow|refused stream))"
 )
-# Source: Meta, WhatsApp Cloud API, "Error codes": authorization and throttling.
-_META_UNAUTHORIZED = frozenset({0, 3, 10, 190, *range(200, 300)})
-_META_THROTTLED = frozenset({4, 80007, 130429, 131048, 131056})
 
 _HINTS = {
     Reason.UNAUTHORIZED: "check IFINU_EVOLUTION_API_KEY",
@@ -104,6 +101,11 @@ _HINTS = {
     Reason.UNREACHABLE: "check IFINU_EVOLUTION_URL, and that the gateway is up",
     Reason.NUMBER_NOT_ON_WHATSAPP: "the number is not on WhatsApp",
     Reason.WRONG_SHARD: "another gateway process holds this instance",
+    Reason.META_UNAUTHORIZED: "renew the instance's token at Meta, or give it the right to send",
+    Reason.NUMBER_NOT_REGISTERED: "register the number in WhatsApp Manager",
+    Reason.ACCOUNT_RESTRICTED: "see the account's status and its payment in WhatsApp Manager",
+    Reason.CANNOT_RECEIVE: "the number has no WhatsApp, an old one, or its terms were not accepted",
+    Reason.NEEDS_TEMPLATE: "more than 24 hours after the person's last message Meta takes templates only",
     Reason.GATEWAY_DATABASE: "the gateway's own database is away, or refuses it",
 }
 
@@ -149,6 +151,8 @@ def classify(
     if isinstance(judged, Sent):
         return judged
     said = responses.words(body, hide=hide)
+    if retry_after_s is None:
+        retry_after_s = meta_refusals.wait_s(answer)
     raise _error(judged, f"HTTP {status}", said, instance=instance, status=status, retry_after_s=retry_after_s)
 
 
@@ -227,13 +231,7 @@ def _success(answer: Any) -> Sent | _Verdict:
     key = answer.get("key")
     if isinstance(key, dict) and isinstance(key.get("id"), str) and key["id"]:
         return Sent(key["id"], status=_text(answer.get("status")), remote_jid=_text(key.get("remoteJid")))
-    # The WhatsApp Business channel also answers 201 if Meta refuses.
-    code = answer.get("code")
-    if isinstance(code, int) and isinstance(answer.get("message"), str) and "type" in answer:
-        if code in _META_UNAUTHORIZED:
-            return Misconfigured, Reason.UNAUTHORIZED
-        return (Throttled, Reason.TOO_MANY_REQUESTS) if code in _META_THROTTLED else (Refused, Reason.REFUSED_BY_META)
-    return MaybeSent, Reason.UNEXPECTED_ANSWER
+    return meta_refusals.read(answer) or (MaybeSent, Reason.UNEXPECTED_ANSWER)
 
 
 def _failure(status: int, answer: Any, body: bytes) -> Sent | _Verdict:

@@ -231,6 +231,13 @@ def test_a_throttled_number_waits_for_its_retry_after_and_then_sends(instances: 
     assert instances.hold("a") is instances.hold("a") is None
 
 
+def test_a_limit_for_one_person_holds_back_no_one_else(instances: Instances, clock: Clock):
+    to_her = Message(instances, clock)
+    waits = [to_her.fail(Throttled("x", retry_after_s=6.0, reason=Reason.PAIR_LIMIT)) for _ in range(3)]
+    assert [(judged.wait_s, judged.counts) for judged in waits] == [(7.0, False), (8.0, False), (10.0, False)]
+    assert instances.hold("a") is None
+
+
 # -- instances that the gateway does not have
 
 

@@ -66,6 +66,10 @@ def test_answers_that_mean_sent(status: int, body: str, sent: Sent) -> None:
     assert classify(status, body.encode(), instance="wa1") == sent
 
 
+def of_meta(code: int) -> str:
+    return json.dumps({"message": f"(#{code}) Meta's words", "type": "OAuthException", "code": code, "fbtrace_id": "A"})
+
+
 NOT_SENT: list[tuple[int, str, type[errors.SendError], Reason]] = [
     # 2xx without a message id
     (201, "", MaybeSent, Reason.UNEXPECTED_ANSWER),
@@ -78,24 +82,20 @@ NOT_SENT: list[tuple[int, str, type[errors.SendError], Reason]] = [
     (201, '["3EB0"]', MaybeSent, Reason.UNEXPECTED_ANSWER),
     (201, SENT[:90], MaybeSent, Reason.UNEXPECTED_ANSWER),
     # Meta's refusals, which the gateway passes on as 201
-    (
-        201,
-        '{"message":"(#131026) Message undeliverable","type":"OAuthException","code":131026}',
-        Refused,
-        Reason.REFUSED_BY_META,
-    ),
-    (
-        201,
-        '{"message":"(#130429) Rate limit hit","type":"OAuthException","code":130429}',
-        Throttled,
-        Reason.TOO_MANY_REQUESTS,
-    ),
-    (
-        201,
-        '{"message":"Error validating access token","type":"OAuthException","code":190}',
-        Misconfigured,
-        Reason.UNAUTHORIZED,
-    ),
+    *((201, of_meta(code), Misconfigured, Reason.META_UNAUTHORIZED) for code in (0, 3, 10, 190, 200, 299, 131005)),
+    *((201, of_meta(code), Misconfigured, Reason.NUMBER_NOT_REGISTERED) for code in (33, 131037, 131045, 133010)),
+    *((201, of_meta(code), Misconfigured, Reason.ACCOUNT_RESTRICTED) for code in (368, 131031, 131042)),
+    *((201, of_meta(code), Throttled, Reason.TOO_MANY_REQUESTS) for code in (4, 80007, 130429, 131048)),
+    (201, of_meta(131056), Throttled, Reason.PAIR_LIMIT),
+    *((201, of_meta(code), NotSent, Reason.META_UNAVAILABLE) for code in (2, 131000, 131016, 131057, 133004)),
+    (201, of_meta(131026), Refused, Reason.CANNOT_RECEIVE),
+    (201, of_meta(131047), Refused, Reason.NEEDS_TEMPLATE),
+    *((201, of_meta(code), Refused, Reason.REFUSED_BY_META) for code in (1, 100, 300, 130472, 131049, 132001, 999999)),
+    (201, '{"message":"x","type":"OAuthException"}', Refused, Reason.REFUSED_BY_META),
+    (201, '{"message":"x","error_data":{"details":"y"},"code":131047}', Refused, Reason.NEEDS_TEMPLATE),
+    (201, '{"message":"x","fbtrace_id":"A","code":"131047"}', Refused, Reason.REFUSED_BY_META),
+    (201, '{"message":"x","code":131047}', MaybeSent, Reason.UNEXPECTED_ANSWER),  # not Meta's
+    (201, '{"type":"OAuthException","code":131047}', MaybeSent, Reason.UNEXPECTED_ANSWER),
     # 3xx
     (301, "", Misconfigured, Reason.REDIRECTED),
     (302, HTML.format("302 Found"), Misconfigured, Reason.REDIRECTED),
