@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from ifinu.broker.intake import (
     TASK,
     Admitted,
     Unreadable,
+    _loads,
     admit,
     call_of,
     successor,
@@ -443,6 +445,38 @@ def is_sane(admitted: Admitted) -> bool:
 
 
 @settings(max_examples=400)
+@given(
+    (JSON | st.floats() | st.floats().map(str) | st.integers()).map(json.dumps)
+    | st.from_regex(r"-?[0-9]{1,25}(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+    | st.lists(st.sampled_from(['"', "\\\\", "u", "d800", "dc00", "00e9", "/", "é", "\n", "[", "]", "1", ","])).map(
+        "".join
+    )
+)
+@example('{"a": 1, "a": 2}')
+@example('"\\ud800"')
+@example('"\\ud83d\\ude00"')
+@example("[" * 400 + "]" * 400)
+@example("9" * 4_400)
+@example("[1e999, -1e999, NaN, -Infinity, 1e-999, -0, -0.0, 01]")
+@example("\ufeff1")
+def test_json_is_read_as_the_standard_library_reads_it(text: str):
+    assert read_or_error(_loads, text) == read_or_error(json.loads, text)
+
+
+def read_or_error(read: Callable[[str], Any], text: str) -> str:
+    try:
+        return repr(read(text))
+    except ValueError as exc:
+        return str(exc)
+
+
+def test_an_envelope_may_be_a_value_in_a_message_of_another_form():
+    raw = json.dumps({"id": "a", "tipo_notificacao": "lembrete", "x": json.dumps(envelope()), "properties": 1}).encode()
+    assert admit(raw, **PLACE).headers["origin"] == "wire"
+    with pytest.raises(InvalidNotification, match="duplicate"):
+        wire.decode(wire.parse(admit(raw.replace(b'"x":', b'"id":'), **PLACE).args[0]))
+
+
 @given(st.binary() | st.text().map(str.encode) | (JSON | ENVELOPES).map(lambda body: json.dumps(body).encode()))
 @example(b'{"id": "\\ud800", "tipo_notificacao": "\\udfff"}')
 @example(b'\xef\xbb\xbf{"id": 1}')
