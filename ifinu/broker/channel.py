@@ -67,7 +67,7 @@ class QoS(virtual.QoS):
     def can_consume(self) -> bool:
         """Whether to fetch: not for a single free place, so that a round trip to Redis brings a batch."""
         room = self.room()
-        return room is None or room >= max(1, min(8, self.prefetch_count // 4))
+        return room is None or room >= max(1, min(16, self.prefetch_count * 2 // 5))
 
     def room(self) -> int | None:
         """How many messages the channel may still take; None without a limit."""

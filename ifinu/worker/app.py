@@ -55,7 +55,7 @@ from ifinu.worker.bootsteps import Heartbeat, Metrics, RecorderProcess, TakeOver
 from ifinu.worker.claim_gate import ClaimGate
 from ifinu.worker.token_bucket import TokenBucket
 
-# Fetched messages per slot: with a pace of 5/s per slot this keeps the bucket fed and lets a trip bring eight at once.
+# Fetched messages per slot: with a pace of 5/s per slot this keeps the bucket fed and lets a trip bring 16 at once.
 _PREFETCH_MULTIPLIER = 4
 
 
