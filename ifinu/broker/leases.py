@@ -62,6 +62,10 @@ class Settled(NamedTuple):
     sender: tuple[str, str, str] | None = None
     took_s: float | None = None
 
+    def __str__(self) -> str:
+        """The state and the gateway's id: `sent 3EB0…`."""
+        return f"{self.state} {self.key_id}".rstrip()
+
 
 @dataclass(slots=True)
 class Tally:

@@ -31,12 +31,13 @@ class Attempt:
         traceparent: The trace that its next message continues, or empty.
         notification: The notification, once it was read.
         outcome: What became of it; None until that is decided.
+        failure: What was raised instead of an outcome, if it is to be raised again under Celery's tracer.
         postponed: Whether another message has taken its place in the delayed set.
     """
 
     __slots__ = (
-        "_message", "accepted", "first_at", "notification", "number", "outcome", "postponed", "ref", "suspect",
-        "traceparent", "trouble",
+        "_message", "accepted", "failure", "first_at", "notification", "number", "outcome", "postponed", "ref",
+        "suspect", "traceparent", "trouble",
     )  # fmt: skip
 
     def __init__(self, message: Any) -> None:
@@ -51,7 +52,14 @@ class Attempt:
         self.traceparent = tracing.traceparent(headers.get(TRACEPARENT))
         self.notification: Notification | None = None
         self.outcome: Outcome | None = None
+        self.failure: Exception | None = None
         self.postponed = False
+
+    @property
+    def id(self) -> str:
+        """The id of the message's task: that of its notification, where a producer gave one."""
+        task_id: str = self._message.headers["id"]
+        return task_id
 
     def postpone(self, outcome: Wait | Retry, wait_s: float, *, retries: int) -> None:
         """

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import structlog
+from celery.exceptions import InvalidTaskError
 from celery.platforms import EX_FAILURE
 from celery.utils.time import rate
 from celery.worker import state
@@ -70,7 +72,8 @@ class PacedConsumer(Consumer):
 
     def _limit_task(self, request: Any, bucket: TokenBucket, tokens: int) -> None:
         bucket.contents.append(request)
-        self._release(bucket)
+        if len(bucket.contents) == 1:  # else the first one waits, and so does this one
+            self._release(bucket)
 
     def _limit_post_eta(self, request: Any, bucket: TokenBucket, tokens: int) -> None:
         self.qos.decrement_eventually()
@@ -141,23 +144,27 @@ class PacedConsumer(Consumer):
         for bucket in tuple(self._no_slot):
             self._release(bucket)
 
-    # -- acknowledgements
+    # -- messages
 
-    def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
+    def create_task_handler(self, *_: Any) -> Callable[[Any], None]:
         """
-        Run an acknowledgement now, in the task that ends; anything else in Celery's event loop, as stock does.
+        Make the handler of messages: as stock's, with acknowledgements that run in the task that ends.
 
-        There it would be lost with the connection (which resets that loop) and late in a warm shutdown (which ends that
-        loop first).
+        Stock runs them in Celery's event loop. There they would be lost with the connection (which resets that loop)
+        and late in a warm shutdown (which ends that loop first).
         """
-        if getattr(p, "__name__", "") not in ("ack_log_error", "reject_log_error"):
-            return super().call_soon(p, *args, **kwargs)
-        p(*args, **kwargs)
-        return p
+        stock, strategy = super().create_task_handler(), self.strategies[intake.TASK]
 
-    def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
-        """`call_soon` by its name in Celery 5.7."""
-        return self.call_soon(p, *args, **kwargs)
+        def receive(message: Any) -> None:
+            if message.headers.get("task") != intake.TASK:
+                stock(message)
+                return
+            try:
+                strategy(message, None, message.ack_log_error, message.reject_log_error, self.on_task_message)
+            except InvalidTaskError as exc:
+                self.on_invalid_task(None, message, exc)
+
+        return receive
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
         """Dead-letter a message that Celery cannot read, which stock drops."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
 import structlog
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery import signals
 from celery.exceptions import TaskRevokedError
+from celery.utils.saferepr import saferepr
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
@@ -30,6 +33,7 @@ from ifinu.worker.attempt import Attempt
 log = structlog.get_logger(__name__)
 
 _NO_HEADERS: dict[str, Any] = {}  # else Celery searches a message's headers for those that are not its own
+_SIGNALS = signals.task_prerun, signals.task_postrun, signals.task_success
 _Traced = tuple[int, Any, float | None]  # whether the task raised; what it raised, or the repr of its result; seconds
 
 
@@ -104,7 +108,21 @@ class Request(CeleryRequest):
         return failed, returned, took_s
 
     def _trace(self) -> _Traced:
-        """Run the task under Celery's tracer."""
+        """
+        Run the task, under Celery's tracer where that has something to do: signals, a result, a retry, an error.
+
+        The tracer runs the task again, which then ends as it did before.
+        """
+        if self._ignore_result and not any(signal.receivers for signal in _SIGNALS):
+            attempt, began = self.attempt, time.monotonic()
+            if len(self._args) == 1 and not self._kwargs:  # else Celery says what is wrong with them
+                try:
+                    attempt.outcome = self.task.outcome_of(attempt, self._args[0])
+                except Exception as exc:
+                    attempt.failure = exc
+            if isinstance(attempt.outcome, Settled):
+                shown = saferepr(str(attempt.outcome)) if self._has_listeners else ""
+                return 0, shown, time.monotonic() - began
         self._request_dict.update(attempt=self.attempt, headers=_NO_HEADERS, is_eager=False)
         try:
             returned, info, took_s, shown = self.task.__trace__(self.id, self._args, self._kwargs, self._request_dict)
@@ -112,12 +130,25 @@ class Request(CeleryRequest):
             return 1, ExceptionInfo(), None
         return (1, returned, took_s) if info else (0, shown, took_s)
 
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """The task starts: count it, without the counter that stock makes for each message."""
+        self.worker_pid, self.time_start = pid, time.time()
+        state.task_accepted(self, add_to_total_count=_count)
+        self.send_event("task-started")
+        if self._terminate_on_ack is not None:
+            self.terminate(*self._terminate_on_ack)
+
     @_ending
     def on_success(self, failed__retval__runtime: _Traced, **kwargs: Any) -> Any:
         """The task ended: carry out its outcome before the message is acknowledged."""
-        if not failed__retval__runtime[0]:
-            self._conclude("failed outside of the task", tried=True)
-        return super().on_success(failed__retval__runtime, **kwargs)
+        failed, shown, took_s = failed__retval__runtime
+        if failed:
+            return super().on_success(failed__retval__runtime, **kwargs)
+        self._conclude("failed outside of the task", tried=True)
+        state.task_ready(self)  # not as `successful`: Celery would keep its id to find duplicates, which claims do
+        self.acknowledge()
+        self.send_event("task-succeeded", result=shown, runtime=took_s)
+        return None
 
     @_ending
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
@@ -293,3 +324,8 @@ class Request(CeleryRequest):
             error=f"{reason} before it was sent",
         )
         super()._announce_revoked(reason, terminated, signum, expired)
+
+
+def _count(started: Mapping[str, int]) -> None:
+    for name, number in started.items():
+        state.total_count[name] += number

@@ -156,7 +156,7 @@ class NotificationTask(Task):
                 attempt.notification = notification = wire.decode(
                     wire.parse(message) if isinstance(message, str) else message,
                     sandbox_number=app.settings.sandbox_number,
-                    ignored=lambda field: log.warning("ifinu.message.key_ignored", id=self.request.id, field=field),
+                    ignored=lambda field: log.warning("ifinu.message.key_ignored", id=attempt.id, field=field),
                 )
                 return app.delivery.deliver(
                     notification,
@@ -168,7 +168,7 @@ class NotificationTask(Task):
         except redis.RedisError as exc:
             return GiveBack(exc)
         except InvalidNotification as exc:
-            return Dead(exc, {"id": self.request.id})
+            return Dead(exc, {"id": attempt.id})
 
     @contextlib.contextmanager
     def _refusing_poison(self, attempt: Attempt) -> Iterator[None]:
@@ -229,10 +229,13 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
         How it ended, and the gateway's id of it: `sent 3EB0…`.
     """
     attempt: Attempt = self.request.attempt
-    attempt.outcome = outcome = self.outcome_of(attempt, message)
-    match outcome:
+    if attempt.failure is not None:
+        raise attempt.failure
+    if attempt.outcome is None:
+        attempt.outcome = self.outcome_of(attempt, message)
+    match outcome := attempt.outcome:
         case Settled():
-            return f"{outcome.state} {outcome.key_id}".rstrip()
+            return str(outcome)
         case Wait():
             # Its instance or the gateway is at fault, or its time has not come: no try is counted.
             self._postpone(outcome, outcome.wait_s, retries=max(0, self.request.retries - outcome.refund))

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from billiard.einfo import ExceptionInfo
-from celery import exceptions
+from celery import exceptions, signals
+from celery.app.trace import build_tracer
 from celery.worker import state
 from kombu.message import Message
 
@@ -243,3 +244,86 @@ def test_a_callback_that_breaks_leaves_no_message_in_flight(
     assert (letter["reason"], letter["error"], letter["maybe_sent"]) == (
         "error", "ZeroDivisionError after the task", True,
     )  # fmt: skip
+
+
+class Runs:
+    """The delivery of one message, and the tracer around it; both remember that they ran."""
+
+    def __init__(self, ends: Outcome | Exception) -> None:
+        self.ends = ends
+        self.seen: list[str] = []
+
+    def deliver(self, attempt: Attempt, message: str) -> Outcome:
+        self.seen.append(f"delivered {message}")
+        if isinstance(self.ends, Exception):
+            raise self.ends
+        return self.ends
+
+    def trace(self, *call: Any) -> Any:
+        self.seen.append("traced")
+        task = app.tasks[send_notification.name]
+        return build_tracer(task.name, task, app.loader, "w@host", app=app)(*call)
+
+
+SENT = Settled(ClaimState.SENT, Event(Name.SENT, "inv-1", {}), "3EB0")
+
+
+@pytest.fixture
+def ran_as(request_of: Callable[..., Request], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, list[str]]]:
+    """Run a message that ends in a certain way; return what its request returns and what ran."""
+
+    def run(ends: Outcome | Exception, **headers: Any) -> tuple[Any, list[str]]:
+        request, runs = request_of(**headers), Runs(ends)
+        task = app.tasks[send_notification.name]
+        monkeypatch.setattr(task, "outcome_of", runs.deliver, raising=False)
+        monkeypatch.setattr(task, "__trace__", runs.trace, raising=False)
+        request._args = ["{}"]
+        return request._trace(), runs.seen
+
+    return run
+
+
+def test_a_message_that_is_settled_is_not_traced_where_nothing_listens(ran_as: Callable[..., tuple[Any, list[str]]]):
+    (failed, _, took_s), ran = ran_as(SENT)
+    assert not failed
+    assert took_s >= 0
+    assert ran == ["delivered {}"]
+
+
+def test_a_message_is_traced_for_the_receivers_of_signals(ran_as: Callable[..., tuple[Any, list[str]]]):
+    heard: list[str] = []
+
+    def hear(task_id: str, **_: Any) -> None:
+        heard.append(task_id)
+
+    signals.task_prerun.connect(hear)
+    try:
+        (failed, shown, _), ran = ran_as(SENT)
+    finally:
+        signals.task_prerun.disconnect(hear)
+    assert (failed, shown) == (0, "'sent 3EB0'")
+    assert ran == ["traced", "delivered {}"]
+    assert heard == ["inv-1"]
+
+
+def test_a_message_whose_result_is_kept_is_traced(ran_as: Callable[..., tuple[Any, list[str]]]):
+    (failed, shown, _), ran = ran_as(SENT, ignore_result=False)
+    assert (failed, shown) == (0, "'sent 3EB0'")
+    assert ran == ["traced", "delivered {}"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "raised"),
+    [
+        (GiveBack(errors.NotSent("away", reason=Reason.UNREACHABLE)), exceptions.Reject),
+        (dead(errors.InvalidNotification("telefone", "is required")), errors.InvalidNotification),
+        (KeyError("unforeseen"), KeyError),
+    ],
+)
+def test_a_message_that_is_not_settled_is_delivered_once_and_then_traced(
+    ran_as: Callable[..., tuple[Any, list[str]]], ends: Outcome | Exception, raised: type[Exception]
+):
+    (failed, returned, _), ran = ran_as(ends)
+    assert failed
+    assert isinstance(getattr(returned.exception, "exc", returned.exception), raised)
+    assert ran == ["delivered {}", "traced"]
