@@ -28,6 +28,7 @@ from ifinu.cli import (
     load,
     metrics,
     optout,
+    plan,
     queues,
     recorder,
     restore,
@@ -86,6 +87,7 @@ app.add_typer(templates.app, name="template")
 app.command()(webhook.webhook)
 app.command()(flower.flower)
 app.add_typer(instances.app, name="instance")
+app.command()(plan.plan)
 app.command()(load.load)
 app.command()(doctor.doctor)
 app.command()(recorder.migrate)

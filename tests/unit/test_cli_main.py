@@ -17,8 +17,8 @@ from ifinu.errors import (
 )
 
 COMMANDS = [
-    "demo", "worker", "send", "enqueue", "cancel", "status", "top", "show", "load", "doctor", "erase", "simulator",
-    "migrate", "recorder", "metrics", "flower", "restore",
+    "demo", "worker", "send", "enqueue", "cancel", "status", "top", "show", "plan", "load", "doctor", "erase",
+    "simulator", "migrate", "recorder", "metrics", "flower", "restore",
     "backup", "backup list", "backup verify",
     "queue size", "queue peek", "queue pause", "queue resume", "queue purge",
     "dlq list", "dlq show", "dlq replay", "dlq purge", "dlq export",
