@@ -1,20 +1,27 @@
 """
-What grows with the queue: the cost of a message, its place in Redis, and the time of the commands for dead letters.
+What grows: with the queue the cost of a message, its place in Redis and the time of the commands for dead letters; with
+the messages that it sent, the memory of a worker.
 
 backlog       A worker without a pace drains a queue whose length is kept: as many messages are pushed as it sends. CPU
               time of the worker and of Redis, per message, and the ratio to the shortest backlog.
 delayed       The same with a short backlog beside messages that wait for their time; then all of them are due at once,
               as after an outage, and the worker takes them from there.
-dead-letters  `ifinu dlq list`, `show` and `replay --all`, each as a program of its own: time, CPU time and memory.
+dead-letters  `ifinu dlq list`, `show` and `replay --all`, each as a program of its own: time, CPU time and memory for
+              each number of dead letters, and the ratios to the first number.
+memory        Resident memory of one worker, started by `celery -A ifinu worker` and by `ifinu worker`, after so many
+              messages to a gateway that answers at once. `celery` also loads the commands of each package that is
+              installed, Flower's for one; --python runs the workers in another environment.
 
 "Bytes" is what a message takes in Redis: its own bytes, and what Redis adds. The exit code is 1 when a message costs
-more than 10 % more in the longest backlog than in the shortest.
+more than 10 % more in the longest backlog than in the shortest, or when `ifinu worker` takes more than 80 MiB, or 1 MiB
+more after the last messages than before them.
 
-  python bench/growth.py                                              all of it: ten minutes, 2 GB of memory
+  python bench/growth.py                                              all of it: twenty minutes, 2 GB of memory
   python bench/growth.py --only backlog --backlogs 1000,1000000 --rounds 2
   python bench/growth.py --only delayed --rounds 1
-  python bench/growth.py --only dead-letters --dead 300000 --json dead.json
-  python bench/growth.py --backlogs 100,1000 --delayed 1000 --dead 100 --messages 200 --rounds 1    does it run at all?
+  python bench/growth.py --only dead-letters --dead 3000,300000 --json dead.json
+  python bench/growth.py --only memory --sent 1000,10000,100000 --python base/bin/python
+  python bench/growth.py --backlogs 100,1000 --delayed 1000 --dead 50,100 --sent 100,200 --messages 200 --rounds 1
 """
 
 from __future__ import annotations
@@ -31,20 +38,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import report
 import usage
 from report import Progress, table
 from rig import Rig, WorkerProcess, push, raw, wait_for
-from unpaced import ifinu
+from unpaced import UNPACED, ifinu
 
 from ifinu.broker import NORMAL
 from ifinu.broker.keys import Keys
 
 MOST_GROWTH = 1.10
+MOST_MIB, MOST_MORE_MIB = 80.0, 1.0
 KEYS = Keys.of(NORMAL)
-PARTS = ("backlog", "delayed", "dead-letters")
+PARTS = ("backlog", "delayed", "dead-letters", "memory")
 _PAGE = 1_000
 _SHORT = 1_000  # messages of the backlog beside the delayed ones
 _FEED_EVERY_S = 0.05
@@ -170,20 +179,21 @@ class Command(NamedTuple):
     memory_mib: float  # at its peak
 
 
-def dead_letters(rig: Rig, given: argparse.Namespace, progress: Progress) -> tuple[float, dict[str, Command]]:
+def dead_letters(rig: Rig, count: int, progress: Progress) -> tuple[float, dict[str, Command]]:
     """Bytes of a dead letter in Redis, and what each command needs for so many of them."""
     rig.reset()
     record = json.loads(_dead_letter(rig))
-    records = [json.dumps({**record, "id": f"bench-{number}"}).encode() for number in range(given.dead)]
-    push(rig.client, KEYS.dead, records)
-    bytes_each = _bytes_each(rig, KEYS.dead, given.dead)
+    for start in range(0, count, _PAGE):
+        page = range(start, min(start + _PAGE, count))
+        push(rig.client, KEYS.dead, [json.dumps({**record, "id": f"bench-{number}"}).encode() for number in page])
+    bytes_each = _bytes_each(rig, KEYS.dead, count)
     needed = {
         "dlq list": _run(rig, progress, "dlq", "list"),
         "dlq show, the oldest by its id": _run(rig, progress, "dlq", "show", "bench-0"),
-        "dlq show, the oldest by its number": _run(rig, progress, "dlq", "show", str(given.dead)),
+        "dlq show, the oldest by its number": _run(rig, progress, "dlq", "show", str(count)),
         "dlq replay --all": _run(rig, progress, "dlq", "replay", "--all"),
     }
-    if (left := rig.client.llen(KEYS.dead)) or rig.client.llen(KEYS.ready) != given.dead:
+    if (left := rig.client.llen(KEYS.dead)) or rig.client.llen(KEYS.ready) != count:
         raise SystemExit(f"{left:,} dead letters were not replayed")
     return bytes_each, needed
 
@@ -218,6 +228,30 @@ def _run(rig: Rig, progress: Progress, *command: str) -> Command:
     return Command(took_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
+def memory(given: argparse.Namespace, progress: Progress) -> dict[str, list[float]]:
+    """Resident memory of a worker, in MiB, after each number of messages, by the command that started it."""
+    taken = {}
+    for command in (("celery", "-A", "ifinu", "worker"), ("ifinu", "worker")):
+        with Rig(latency_ms=0) as rig:  # another simulator: one that remembers many sends slows down
+            feeder = Feeder(rig, progress)
+            worker = rig.run([str(given.python), "-m", *command], **UNPACED, IFINU_RECORDER="false")
+            taken[" ".join(command)] = [
+                _memory_after(rig, feeder, worker, count, progress) for count in sorted(given.sent)
+            ]
+            worker.end()
+    return taken
+
+
+def _memory_after(rig: Rig, feeder: Feeder, worker: WorkerProcess, count: int, progress: Progress) -> float:
+    def sent() -> bool:
+        progress.show(f"memory: {(so_far := rig.sent()):,} of {count:,} sent")
+        return so_far >= count
+
+    feeder.queue(count - rig.sent())
+    wait_for(sent, worker, _DEADLINE_S)
+    return worker.usage().memory_mib
+
+
 def _counts(text: str) -> list[int]:
     return [int(count) for count in text.split(",")]
 
@@ -233,17 +267,42 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", type=_parts, default=",".join(PARTS), metavar="PARTS", help="some of the parts")
     made.add_argument("--backlogs", type=_counts, default="1000,10000,100000,1000000", help="lengths of the queue")
     made.add_argument("--delayed", type=int, default=1_000_000, help="messages that wait for their time")
-    made.add_argument("--dead", type=int, default=300_000, help="dead letters")
+    made.add_argument("--dead", type=_counts, default="3000,300000", help="numbers of dead letters")
+    made.add_argument("--sent", type=_counts, default="1000,10000,100000", help="messages before a look at the memory")
+    made.add_argument("--python", type=Path, default=sys.executable, help="the interpreter of those workers")
     made.add_argument("--messages", type=int, default=5_000, help="messages that a worker sends for one cost")
     made.add_argument("--rounds", type=int, default=3, help="how often each cost is measured")
     return made
+
+
+def _print_dead_letters(needed: dict[int, tuple[float, dict[str, Command]]]) -> dict[str, Any]:
+    """Print each command's needs, and their ratios to those for the first number of dead letters."""
+    first = next(iter(needed.values()))[1]
+    table(
+        ("dead letters", "bytes", "seconds", "CPU seconds", "of the first", "peak MiB", "of the first"),
+        [
+            (
+                f"{count:,}: {name}", f"{bytes_each:.0f}", f"{command.took_s:.1f}", f"{command.cpu_s:.2f}",
+                f"{command.cpu_s / first[name].cpu_s:.2f}", f"{command.memory_mib:.0f}",
+                f"{command.memory_mib / first[name].memory_mib:.2f}",
+            )
+            for count, (bytes_each, commands) in needed.items()
+            for name, command in commands.items()
+        ],
+    )  # fmt: skip
+    return {
+        str(count): {
+            "bytes_each": bytes_each, "commands": {name: command._asdict() for name, command in commands.items()}
+        }
+        for count, (bytes_each, commands) in needed.items()
+    }  # fmt: skip
 
 
 def main() -> int:
     given, progress = parser().parse_args(), Progress()
     costs: dict[str, list[Cost]] = {}
     measured: dict[str, Any] = {}
-    growth = 1.0
+    growth, in_bounds = 1.0, True
     with Rig(latency_ms=20) as rig:
         if "backlog" in given.only:
             costs |= backlogs(rig, given, progress)
@@ -254,7 +313,9 @@ def main() -> int:
         if "delayed" in given.only:
             costs |= delayed(rig, given, progress)
         if "dead-letters" in given.only:
-            bytes_each, needed = dead_letters(rig, given, progress)
+            needed = {count: dead_letters(rig, count, progress) for count in given.dead}
+    if "memory" in given.only:
+        taken = memory(given, progress)
     progress.end()
     if costs:
         middle = {name: Cost(*map(statistics.median, zip(*each, strict=True))) for name, each in costs.items()}
@@ -274,19 +335,19 @@ def main() -> int:
             "rounds": {name: [cost._asdict() for cost in each] for name, each in costs.items()},
         }
     if "dead-letters" in given.only:
-        print(f"\na dead letter takes {bytes_each:.0f} bytes in Redis")
+        print()
+        measured["dead_letters"] = _print_dead_letters(needed)
+    if "memory" in given.only:
+        print()
         table(
-            (f"{given.dead:,} dead letters", "seconds", "CPU seconds", "peak MiB"),
-            [
-                (name, f"{command.took_s:.1f}", f"{command.cpu_s:.1f}", f"{command.memory_mib:.0f}")
-                for name, command in needed.items()
-            ],
+            ("MiB of a worker", *(f"after {count:,}" for count in sorted(given.sent))),
+            [(name, *(f"{mib:.1f}" for mib in each)) for name, each in taken.items()],
         )
-        measured["dead_letters"] = {
-            "bytes_each": bytes_each, "commands": {name: command._asdict() for name, command in needed.items()}
-        }  # fmt: skip
+        measured["memory_mib"] = taken
+        *before, last = taken["ifinu worker"]
+        in_bounds = last <= MOST_MIB and last - (before or [last])[-1] <= MOST_MORE_MIB
     report.write(given, measured)
-    return 0 if growth <= MOST_GROWTH else 1
+    return 0 if growth <= MOST_GROWTH and in_bounds else 1
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from rig import Rig, WorkerProcess, wait_for
 from ifinu.broker.keys import EVENTS
 
 SLOTS = "10"
+UNPACED = {"IFINU_RATE_LIMIT": "5000/s", "IFINU_RATE_BURST": "1000", "IFINU_CONCURRENCY": SLOTS}
 _FIRST_S, _ALL_S = 120.0, 900.0
 
 
@@ -49,11 +50,7 @@ def ifinu(
     """Start ifinu's worker without a pace that it could reach; one that records is returned once it does."""
 
     def start(rig: Rig) -> WorkerProcess:
-        worker = rig.start(
-            "-A", application, "worker", *flags,
-            IFINU_RATE_LIMIT="5000/s", IFINU_RATE_BURST="1000", IFINU_CONCURRENCY=SLOTS,
-            IFINU_RECORDER=str(records), **more,
-        )  # fmt: skip
+        worker = rig.start("-A", application, "worker", *flags, **UNPACED, IFINU_RECORDER=str(records), **more)
         if records:
             wait_for(lambda: bool(rig.client.exists(EVENTS)), worker, _FIRST_S)  # it makes the stream when it begins
         return worker

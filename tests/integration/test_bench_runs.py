@@ -58,3 +58,17 @@ def test_each_idle_message_and_each_start_is_timed_to_its_post(tmp_path: Path):
     assert [len(idle), len(delay), len(start)] == [5, 5, 1]
     assert min(*idle, *delay) > 0
     assert start[0] > 0.1
+
+
+def test_the_memory_of_a_worker_is_read_after_each_number_of_messages_in_both_ways_to_start_it(tmp_path: Path):
+    document = measured("growth", tmp_path, "--only", "memory", "--sent", "20,40")
+    assert set(document["memory_mib"]) == {"celery -A ifinu worker", "ifinu worker"}
+    for first, second in document["memory_mib"].values():
+        assert 20 < first <= second < 200
+
+
+def test_each_command_for_dead_letters_is_measured(tmp_path: Path):
+    measured_for = measured("growth", tmp_path, "--only", "dead-letters", "--dead", "2")["dead_letters"]["2"]
+    assert measured_for["bytes_each"] > 100
+    assert len(measured_for["commands"]) == 4
+    assert all(command["cpu_s"] > 0.01 < command["memory_mib"] for command in measured_for["commands"].values())

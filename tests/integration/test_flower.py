@@ -26,11 +26,6 @@ from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, Keys
 from ifinu.embedded import Valkey, free_port
 from ifinu.notification import Kind
 
-# While Celery 5.6 writes events, it drops those that the pool's threads add; 5.7 keeps them.
-needs_every_event = pytest.mark.skipif(
-    (celery.VERSION.major, celery.VERSION.minor) < (5, 7), reason="Celery 5.6 loses events of a pool of threads"
-)
-
 LOGIN = "ops:a-password-of-the-tests"
 REDIS_PASSWORD = "hush-of-redis"  # without a password, Redis accepts any
 TASK = "ifinu.send_notification"
@@ -221,7 +216,6 @@ def test_flower_executes_commands_if_control_is_allowed(flower: Flowering, fleet
     assert worker.process.wait(30) == 0
 
 
-@needs_every_event
 def test_workers_send_events_only_while_flower_runs(
     flower: Flowering, fleet: Fleet, client: redis.Redis, queue: Queue, simulator: Simulated
 ):
@@ -252,7 +246,6 @@ def test_workers_send_events_only_while_flower_runs(
     assert events(3) == {"worker-heartbeat"}
 
 
-@needs_every_event
 def test_no_page_or_answer_contains_personal_data(
     flower: Flowering, fleet: Fleet, valkey: Valkey, queue: Queue, simulator: Simulated
 ):
@@ -436,7 +429,6 @@ def test_an_unusable_address_is_reported_in_one_line(valkey: Valkey, host: str):
     assert re.fullmatch(rf"error: {host}:{port}: .*\n", ended.stderr), ended.stderr
 
 
-@needs_every_event
 def test_a_person_sees_workers_queues_and_tasks(
     tmp_path: Path, flower: Flowering, fleet: Fleet, queue: Queue, simulator: Simulated
 ):
