@@ -24,7 +24,7 @@ _TOO_MANY_NEW = "too_many_new"
 
 
 @dataclass(slots=True)
-class _Record:
+class Record:
     """What WhatsApp remembers of one number; times are those of its own clock."""
 
     last_minute: collections.deque[float] = field(default_factory=collections.deque)
@@ -41,14 +41,16 @@ class Bans:
     Judges the sends of all instances. Only the simulator's event loop may use it.
 
     Args:
+        records: What WhatsApp remembers, by instance; it outlives a process of the gateway.
         clock: Seconds; `Faults.speed` multiplies them.
     """
 
-    def __init__(self, faults: Faults, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, faults: Faults, records: dict[str, Record], clock: Callable[[], float] = time.monotonic) -> None:
         self._faults = faults
         self._clock = clock
-        self._records: dict[str, _Record] = {}
-        self._read_at, self._speed, self._now_s = clock(), faults.speed, _DAY_S
+        self._records = records
+        self._read_at, self._speed = clock(), faults.speed
+        self._now_s = self._read_at * self._speed  # so that processes agree
 
     def at_look_up(self, instance: SimulatedInstance) -> Penalty:
         """Judge the look-up of a number: `throttle`, or `ban` for one breach too many; else `none`."""
@@ -99,7 +101,7 @@ class Bans:
 
     def report(self, instance: str) -> dict[str, Any]:
         """The breaches of an instance by rule, and whether it is throttled or restricted now."""
-        record, now = self._records.get(instance, _Record()), self._now()
+        record, now = self._records.get(instance, Record()), self._now()
         return {
             "breaches": {rule: record.breaches[rule] for rule in (_TOO_FAST, _TOO_MANY_NEW)},
             "throttled": now < record.throttled_until,
@@ -109,28 +111,28 @@ class Bans:
     def forgive(self, instance: SimulatedInstance) -> None:
         """Lift the punishments of an instance, and forget its breaches; its chats stay known."""
         if (record := self._records.get(instance.name)) is not None:
-            self._records[instance.name] = _Record(known=record.known)
+            self._records[instance.name] = Record(known=record.known)
 
     def reset(self) -> None:
         """Forget everything."""
         self._records.clear()
 
-    def _rules_of(self, instance: SimulatedInstance) -> tuple[BanRules, _Record] | None:
+    def _rules_of(self, instance: SimulatedInstance) -> tuple[BanRules, Record] | None:
         rules = self._faults.rules_of(instance.name)
         if rules is None or instance.integration != BAILEYS:
             return None
         record = self._records.get(instance.name)
         if record is None:
-            record = self._records[instance.name] = _Record()
+            record = self._records[instance.name] = Record()
         return rules, record
 
-    def _is_too_fast(self, rules: BanRules, record: _Record, now: float) -> bool:
+    def _is_too_fast(self, rules: BanRules, record: Record, now: float) -> bool:
         times = record.last_minute
         if rules.a_minute is not None and len(times) >= rules.a_minute:
             return True
         return bool(times) and (now - times[-1]) * 1000 < rules.gap_ms
 
-    def _punish(self, rules: BanRules, record: _Record, rule: str, penalty: Penalty, now: float) -> Penalty:
+    def _punish(self, rules: BanRules, record: Record, rule: str, penalty: Penalty, now: float) -> Penalty:
         record.breaches[rule] += 1
         _drop_until(record.breached, now - _DAY_S)
         record.breached.append(now)

@@ -15,9 +15,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ifinu.simulator.fault_script import Outcome
+
+if TYPE_CHECKING:
+    from ifinu.simulator.bans import Record
 
 BAILEYS = "WHATSAPP-BAILEYS"
 BUSINESS = "WHATSAPP-BUSINESS"
@@ -211,6 +214,7 @@ class Storage:
     Attributes:
         known_jids: Table IsOnWhatsapp: canonical JIDs that were looked up before.
         wrote_at: When a person, by digits, last wrote to an instance, by `time.monotonic`; Meta's, not the gateway's.
+        ban_records: What WhatsApp remembers of each instance; see `bans.py`.
     """
 
     def __init__(self) -> None:
@@ -218,6 +222,7 @@ class Storage:
         self.messages = Messages()
         self.known_jids: set[str] = set()
         self.wrote_at: dict[tuple[str, str], float] = {}
+        self.ban_records: dict[str, Record] = {}
 
 
 def new_key_id(rng: random.Random) -> str:

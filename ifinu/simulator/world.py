@@ -41,13 +41,13 @@ class World:
         self.faults = Faults(self.rng)
         self.faults.apply(config.script)
         self.ledger = Ledger(config.ledger_file) if ledger is None else ledger
-        self.bans = Bans(self.faults)
         self._owns_ledger = ledger is None
         database = Storage() if database is None else database
         self.instances = database.instances
         self.messages = database.messages
         self.known_jids = database.known_jids
         self.wrote_at = database.wrote_at
+        self.bans = Bans(self.faults, database.ban_records)
         self.couriers = Couriers(self.faults, self.rng, retry_s=config.webhook_retry_s)
         everybody = config.webhook_url if config.webhook_secret is None else None
         self.events = Events(self.messages, self.faults, self.couriers, self.rng, everybody)

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ifinu.errors import GatewayError, MaybeSent, Misconfigured, NotSent, Reason, Refused, SendError, Throttled
-from ifinu.gateway import Evolution
+from ifinu.gateway import Evolution, Management
+from ifinu.gateway.message_records import Integration
 from ifinu.simulator import Simulator
 from ifinu.simulator.fault_script import OF_META
 
@@ -85,3 +86,15 @@ def test_a_number_of_meta_is_connected(client: Evolution):
     assert client.connection_state("meta") == "open"
     with pytest.raises(GatewayError):
         client.connection_state("other")
+
+
+def test_an_instance_of_meta_is_created_and_sends(simulator: Simulator, client: Evolution):
+    management = Management(simulator.url, "key")
+    created = management.create_instance("wa2", channel=Integration.BUSINESS, number="106540352242923", token="EAAG")
+    management.close()
+    assert created.token == "EAAG"
+    simulator.inbound(instance="wa2", number=PHONE[1:], text="oi")
+    assert client.send_text("wa2", PHONE, "Fatura 1").confirmed
+    with pytest.raises(GatewayError) as raised:
+        client.send_text("wa3", PHONE, "Fatura 1")
+    assert isinstance(raised.value, Misconfigured)

@@ -19,7 +19,7 @@ class Whatsapp:
         self.now = 1000.0
         self.faults = Faults(random.Random(1))
         self.faults.apply({"bans": {"wa1": rules}, "speed": speed})
-        self.bans = Bans(self.faults, lambda: self.now)
+        self.bans = Bans(self.faults, {}, lambda: self.now)
         self.instance = SimulatedInstance("wa1", "token", "pod-0")
 
     def send(self, person="maria", after_s=0.0):

@@ -90,3 +90,14 @@ def test_a_code_stays_until_whatsapp_replaces_it():
             ask(running, "pod-0", "DELETE", "/instance/logout/a")
             first, second = (ask(running, "pod-0", "GET", "/instance/connect/a")[1] for _ in range(2))
             assert ((first["code"], first["count"]) == (second["code"], second["count"])) is same
+
+
+def test_whatsapp_remembers_a_number_when_its_process_dies():
+    rules = {"bans": {"a": {"gap_ms": 60_000, "ban_after": 3}}, "endings": {}}
+    with pods({"pod-0": ["a"]}, script=rules) as running:
+        assert [send(running, "pod-0", "a")[0] for _ in range(2)] == [201, 400]
+        running.kill("pod-0")
+        running.revive("pod-0")
+        status, body = send(running, "pod-0", "a")
+        assert (status, body["response"]["message"]) == (400, ["Error: rate-overlimit"])
+        assert running.numbers()["a"]["sends"] == 1
