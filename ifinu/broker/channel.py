@@ -76,7 +76,8 @@ class QoS(virtual.QoS):
         return max(0, int(self.prefetch_count) - (len(self._delivered) - len(self._dirty)))
 
     def ack(self, delivery_tag: str) -> None:
-        self.channel.leases.ack(delivery_tag)
+        if self.channel.leases.holds(delivery_tag):  # else it is settled
+            self.channel.leases.ack(delivery_tag)
         self.let_go(delivery_tag)
 
     def let_go(self, delivery_tag: str) -> None:

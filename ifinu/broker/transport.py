@@ -27,7 +27,8 @@ def _is_quiet(channel: Any) -> bool:
         return False
     if channel._in_poll:
         return bool(channel.qos.can_consume())
-    return not (channel.qos.can_consume() and channel.active_queues)
+    has_list = len(channel._active_queues) > len(channel.active_fanout_queues)  # which are among them
+    return not (has_list and channel.qos.can_consume())
 
 
 class Transport(stock.Transport):

@@ -87,7 +87,7 @@ class Request(CeleryRequest):
 
     def execute_using_pool(self, pool: Any, **_: Any) -> None:
         """Run the task in the pool, which is in this process: the outcome stays in `attempt`."""
-        if self.revoked():
+        if self.may_be_revoked and self.revoked():
             raise TaskRevokedError(self.id)
         pool.apply_async(self._run, accept_callback=self.on_accepted, callback=self.on_success, correlation_id=self.id)
 
@@ -308,6 +308,11 @@ class Request(CeleryRequest):
         """Answer `inspect` without the arguments."""
         fields: dict[str, Any] = super().info(safe=True)
         return fields
+
+    @property
+    def may_be_revoked(self) -> bool:
+        """Whether `revoked`, which costs more, has something to look at; an admitted message has no stamps."""
+        return self._expires is not None or self._already_revoked or self.id in state.revoked
 
     def maybe_expire(self) -> bool:
         """

@@ -21,7 +21,7 @@ def strategy(task: Task, app: Any, consumer: Any) -> Callable[..., None]:
 
     def receive(message: Any, _: Any, ack: Any, reject: Any, callbacks: Any) -> None:
         request = Request(message, task=task, app=app, on_ack=ack, on_reject=reject, consumer=consumer)
-        if (request.expires or request.id in state.revoked) and request.revoked():
+        if request.may_be_revoked and request.revoked():
             return
         signals.task_received.send(sender=consumer, request=request)
         request.announce()
