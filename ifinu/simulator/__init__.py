@@ -10,11 +10,13 @@ the messages that "WhatsApp" really got. Tests such as "nothing is sent twice" c
 
     run(SimulatorConfig(api_key="…", port=8080))    # this process, until SIGTERM; `python -m ifinu.simulator`
     Control(url, api_key).summary()                 # and from another one
+    Control(url, api_key).numbers()                 # by which to judge the pace of each instance
 """
 
 from ifinu.simulator.cluster import Cluster
 from ifinu.simulator.config import SimulatorConfig
 from ifinu.simulator.fault_script import ENDINGS, Gateway, Outcome
+from ifinu.simulator.number_figures import figures
 from ifinu.simulator.process import run
 from ifinu.simulator.remote_control import Control
 from ifinu.simulator.send_ledger import Send, duplicates
@@ -30,5 +32,6 @@ __all__ = [
     "Simulator",
     "SimulatorConfig",
     "duplicates",
+    "figures",
     "run",
 ]

@@ -69,6 +69,7 @@ class _Job:
     number: str  # as asked
     content: str | dict[str, Any]
     text: str  # for the ledger
+    is_text: bool
     is_template: bool
     quotes_nothing: bool
     outcome: Outcome
@@ -100,9 +101,15 @@ def send(
     number = body["number"]
     outcome = world.faults.outcome(instance.name, numbers.digits(numbers.canonical(number)))
     outcome = _AS_META.get(outcome, outcome)
-    quotes_nothing = "quoted" in body and "key" not in body["quoted"]
+    is_text, quoted = content == text, body.get("quoted")
+    quotes_nothing = quoted is not None and "key" not in quoted
+    if quoted is not None and not quotes_nothing:
+        content = {"conversation": content} if isinstance(content, str) else content
+        content = {**content, "contextInfo": {"stanzaId": quoted["key"]["id"]}}
     call = world.ledger.begins(instance.name)
-    return _run(world, _Job(instance, number, content, text, is_template, quotes_nothing, outcome, call, outcome))
+    return _run(
+        world, _Job(instance, number, content, text, is_text, is_template, quotes_nothing, outcome, call, outcome)
+    )
 
 
 async def _run(world: World, job: _Job) -> JsonResponse:
@@ -132,7 +139,7 @@ async def _run(world: World, job: _Job) -> JsonResponse:
 
 def _refused(world: World, job: _Job) -> JsonResponse | None:
     """The answer to a message that Meta does not take; None if it takes it."""
-    outcome, text = job.outcome, job.content
+    outcome, text = job.outcome, job.text if job.is_text else None
     if job.quotes_nothing:
         return _ended(world, "invalid", error(400, ["Message not found"]))
     if text == "":  # the gateway finds nothing to send
@@ -141,7 +148,7 @@ def _refused(world: World, job: _Job) -> JsonResponse | None:
         return _ended(world, outcome, RESET)
     if outcome is Outcome.BAD_GATEWAY:
         return _ended(world, outcome, proxy_page(502))
-    if isinstance(text, str) and not job.is_template and (not text.strip() or len(text) > _LONGEST_TEXT):
+    if text is not None and (not text.strip() or len(text) > _LONGEST_TEXT):
         problem = "must be at most 4096 characters long." if text.strip() else "must not be empty."
         return _ended(world, "invalid", _error_of_meta(world, _Refusal(100, f"Param text['body'] {problem}")))
     if refusal := _REFUSALS.get(outcome):

@@ -76,6 +76,13 @@ def test_a_text_is_taken_while_the_person_wrote_lately(api, hooked, eventually):
     assert (record["key"]["id"], record["source"], record["contextInfo"]) == (key_id, "unknown", None)
 
 
+def test_a_quotation_is_part_of_the_message(api):
+    writes(api)
+    sent = text(api, quoted={"key": {"id": "wamid.Y"}})
+    assert sent.body["message"] == {"conversation": "Fatura 1", "contextInfo": {"stanzaId": "wamid.Y"}}
+    assert sent.body["messageType"] == "conversation"
+
+
 def test_outside_the_window_a_text_fails_later_and_a_template_does_not(api, hooked, eventually):
     assert text(api).body["key"]["id"].startswith("wamid.")
     eventually(hooked.statuses, ["FAILED"])
@@ -95,10 +102,10 @@ def test_the_window_can_refuse_at_once_or_not_at_all(api):
 
 
 def test_the_window_closes(api):
-    api.simulator.set_fault(window="at_once", speed=86_400 / 0.2)  # a day takes 0.2 s
+    api.simulator.set_fault(window="at_once", speed=86_400)  # a day takes a second
     writes(api)
     assert "key" in text(api).body
-    time.sleep(0.25)
+    time.sleep(1.05)
     assert text(api).body["code"] == 131047
     writes(api)
     assert "key" in text(api).body
