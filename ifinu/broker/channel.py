@@ -20,11 +20,12 @@ Waiting: one connection alternates between two commands. `fetch.lua` answers at 
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from queue import Empty
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import redis
 import structlog
@@ -35,7 +36,7 @@ from kombu.utils.json import dumps
 from ifinu.broker import clock, dead_letters, intake, leases
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
-from ifinu.broker.headers import QUEUE, SUSPECT, TAG, WAIT
+from ifinu.broker.headers import NUMBER, QUEUE, SUSPECT, TAG, WAIT
 from ifinu.broker.keys import QUEUES, Keys, script
 from ifinu.broker.purge import purge
 
@@ -47,16 +48,25 @@ _ASIDE_S = 1.0  # wait of a suspect message while another one may kill the worke
 _IDLE_SHARED_S = 0.25  # as _IDLE_S, while more queues than the one waited on are consumed
 _UNLIMITED_BATCH = 100
 _MOST_CONNECTIONS = 2_000
+_LOOKS = 300  # the most messages that wait for their number that one fetch moves into lanes
+_RELOAD = -2  # what a fetch answers if this process' directory of numbers is not Redis'
 _MOST = 500  # Lua's unpack takes a few thousand arguments at most
 
 
 class _Taken(NamedTuple):
-    """A fetched message; `suspect` is its digest if a worker may have died because of it, else empty."""
+    """
+    A fetched message.
+
+    Attributes:
+        suspect: Its digest if a worker may have died because of it, else empty.
+        number: The number whose pace it keeps, or empty.
+    """
 
     tag: str
     keys: Keys
     raw: bytes
     suspect: str
+    number: str
 
 
 class QoS(virtual.QoS):
@@ -126,7 +136,10 @@ class Message(virtual.Message):
 
 
 class Channel(stock.Channel):
-    """The channel described above, with the transport options `lease_s`, `max_message_bytes` and `wait_on`."""
+    """
+    The channel described above, with the transport options `lease_s`, `max_message_bytes`, `wait_on` and
+    `default_instance`.
+    """
 
     QoS = QoS
     Message = Message
@@ -135,18 +148,24 @@ class Channel(stock.Channel):
     max_message_bytes: int = 262_144
     #: The queue to wait on while all are empty: its messages are taken at once, those of others within 0.25 s.
     wait_on: str | None = None
+    #: The instance of messages that name none, and whose tenant has no number.
+    default_instance: str = ""
+    #: Loads the directory of numbers, and returns its generation. Without it, nothing is fetched while Redis has one.
+    reload_directory: ClassVar[staticmethod[[], str] | None] = None
 
     from_transport_options = (
         *stock.Channel.from_transport_options,
         "lease_s",
         "max_message_bytes",
         "wait_on",
+        "default_instance",
     )
 
     _command: str | None = None  # the command sent last
     _fetching: tuple[Keys, ...] = ()  # the queues of the fetch under way, in its order
     _wait_s = 0.0  # how long the next command waits; 0: the next command is a fetch
     _some_paused = False
+    _reloaded = False  # whether the last fetch asked for another directory
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._leased: dict[str, Keys] = {}
@@ -237,7 +256,11 @@ class Channel(stock.Channel):
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """Take one message; None when there is none."""
         while True:
-            answer = script("fetch")(self.client, Keys.of(queue), (1, self.leases.lease_ms, self.leases.next_prefix()))
+            answer = script("fetch")(self.client, Keys.of(queue), self._fetch_arguments(1))
+            if answer[0] == _RELOAD and not self._reloaded:
+                self._reload()
+                continue
+            self._reloaded = False
             taken = self._hold(answer, [Keys.of(queue)])
             if not taken:
                 return None
@@ -277,14 +300,37 @@ class Channel(stock.Channel):
         want = min(_MOST, _UNLIMITED_BATCH if room is None else max(1, room))
         keys = [key for queue in self._fetching for key in queue]
         fetch = script("fetch")
-        connection.send_command(
-            _FETCH, fetch.sha, len(keys), *keys, want, self.leases.lease_ms, self.leases.next_prefix()
-        )
+        connection.send_command(_FETCH, fetch.sha, len(keys), *keys, *self._fetch_arguments(want))
+
+    def _fetch_arguments(self, want: int) -> tuple[Any, ...]:
+        leases = self.leases
+        arguments = want, leases.lease_ms, leases.next_prefix()
+        if not leases.generation:
+            return arguments
+        return (*arguments, leases.generation, repr(random.random()), _LOOKS, self.default_instance)
+
+    def _reload(self) -> None:
+        """
+        Load the directory of numbers. Only the first of several attempts in a row is followed by a fetch at once: the
+        registry may be away, or change again and again.
+        """
+        again, self._reloaded = self._reloaded, True
+        self._wait_s = _IDLE_S if again else 0.0
+        if (load := self.reload_directory) is None:
+            self._wait_s = _IDLE_S
+            return
+        try:
+            self.leases.generation = load()
+        except (redis.RedisError, OSError):
+            raise
+        except Exception:
+            log.exception("ifinu.numbers.not_loaded")
+            self._wait_s = _IDLE_S
 
     def _wait_command(self) -> tuple[Any, ...]:
         queue = self.wait_on if self.wait_on in self._leased else next(iter(self._leased))
-        if self._some_paused:
-            # A paused queue that is not empty would wake it at once, again and again: wait on a list that stays empty.
+        if self._some_paused or self._reloaded:
+            # A list from which nothing is taken would wake it at once, again and again: wait on one that stays empty.
             return "BLPOP", f"{queue}:pausada:espera", self._wait_s
         return _WAIT, queue, queue, "RIGHT", "RIGHT", self._wait_s
 
@@ -298,6 +344,10 @@ class Channel(stock.Channel):
         if self._command == _WAIT:
             self._wait_s = 0.0
             raise Empty
+        if answer[0] == _RELOAD:
+            self._reload()
+            raise Empty
+        self._reloaded = False
         taken = self._hold(answer, self._fetching)
         self._some_paused = bool(answer[1])
         self._wait_s = 0.0 if taken else self._idle_s(answer[0])
@@ -323,10 +373,11 @@ class Channel(stock.Channel):
 
     def _hold(self, answer: list[Any], queues: Sequence[Keys]) -> list[_Taken]:
         taken = []
-        for index, tag, raw, suspect in zip(answer[2::4], answer[3::4], answer[4::4], answer[5::4], strict=True):
-            keys = queues[index]
-            self.leases.hold(tag.decode(), keys, raw)
-            taken.append(_Taken(tag.decode(), keys, raw, suspect.decode()))
+        for index, tag, raw, mark in zip(answer[2::4], answer[3::4], answer[4::4], answer[5::4], strict=True):
+            suspect, _, number = mark.decode().partition(" ")
+            one = _Taken(tag.decode(), queues[index], raw, suspect, number)
+            self.leases.hold(one.tag, one.keys, raw, one.number)
+            taken.append(one)
         return taken
 
     def _admit(self, taken: _Taken) -> intake.Admitted | None:
@@ -342,6 +393,8 @@ class Channel(stock.Channel):
             return None
         if taken.suspect:
             headers[SUSPECT] = taken.suspect
+        if taken.number:
+            headers[NUMBER] = taken.number
         return admitted
 
     def _deliver(self, taken: list[_Taken]) -> None:

@@ -90,12 +90,14 @@ class MessageRef(NamedTuple):
         tag: Its delivery tag.
         token: The token that a retry or a look-up carries; empty for a first message.
         waited: Whether it was in the delayed set before.
+        number: The number whose pace it keeps; empty without one.
     """
 
     queue: str
     tag: str
     token: str = ""
     waited: bool = False
+    number: str = ""
 
 
 class Claim(NamedTuple):

@@ -10,6 +10,8 @@ Headers of a message that are ours, beside Celery's own.
     ifinu_first_at      a retry or a look-up         when the first try was (ISO, aware)
     ifinu_trouble       a retry or a look-up         its failures so far (`gateway.instances.Trouble`)
     ifinu_suspect       one that may kill workers    its digest
+    ifinu_linha         an envelope of ours          its tenant, instance and phone, for the scripts (`lanes.line`)
+    ifinu_numero        every message admitted       the number whose pace it keeps; absent without one
     ifinu_wait_ms       one being published          how long it waits, in ms; Redis adds it to its own clock, while an
                                                      `eta` would go by this machine's
 
@@ -26,4 +28,6 @@ TOKEN = "ifinu_token"  # noqa: S105 - a header's name
 FIRST_TRY = "ifinu_first_at"
 TROUBLE = "ifinu_trouble"
 SUSPECT = "ifinu_suspect"
+LINE = "ifinu_linha"
+NUMBER = "ifinu_numero"
 WAIT = "ifinu_wait_ms"

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeGuard
 import pydantic_core
 
 from ifinu import phone, wire
-from ifinu.broker.headers import ACCEPTED, FIRST_TRY, QUEUE, TAG, TOKEN, TRACEPARENT, TROUBLE
+from ifinu.broker.headers import ACCEPTED, FIRST_TRY, LINE, QUEUE, TAG, TOKEN, TRACEPARENT, TROUBLE
 from ifinu.errors import InvalidNotification
 from ifinu.notification import Kind
 from ifinu.tracing import traceparent
@@ -366,6 +366,11 @@ def _reply_to(value: object) -> str | None:
         return None
 
 
+def _line(value: object) -> bool:
+    """Whether it may be a `lanes.line`."""
+    return is_text(value) and len(value) <= 2 * _MAX_ID + 10 and value.count("\t") == 2
+
+
 def _trouble(value: object) -> bool:
     """Whether it may be a `gateway.instances.Trouble`, whose reader checks the rest."""
     return isinstance(value, list) and len(value) <= _MOST_OF_TROUBLE
@@ -377,4 +382,5 @@ _OURS: dict[str, Callable[[object], object]] = {
     FIRST_TRY: lambda value: aware(value) is not None,
     TRACEPARENT: traceparent,
     TROUBLE: _trouble,
+    LINE: _line,
 }

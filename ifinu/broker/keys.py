@@ -11,6 +11,29 @@ The Redis keys of a queue, and the moves between them.
     <queue>:suspeitas      HASH   digest of a message whose worker died -> how often it was started since; for an hour.
                                   `<digest>:handed` -> how often it was handed to a task since a worker survived that
 
+    A number is an instance with a pace. A message that waits for its number is in a lane; LLEN does not count it, since
+    another worker could not take it either:
+
+    <queue>:espera:<number>:<tenant>  LIST  a lane; LPUSH adds, the tail is served next
+    <queue>:turnos         ZSET   number with lanes -> when it is looked at next, in ms
+    <queue>:na_espera      STRING how many messages are in lanes
+    <queue>:em_voo:numeros HASH   in flight: tag -> `<local hour in which it was taken> <number>`
+    ifinu:numeros          SET    names of the registered numbers, which have no `:`; from here on it is, for the most
+                           part, the registry's copy (see `numbers/cache.py`)
+    ifinu:numeros:geracao  STRING generation of the copy; absent: nothing is registered, or the copy is gone
+    ifinu:numeros:carga    STRING lock of the process that writes the copy
+    ifinu:numeros:desde    STRING no number sends before this, in ms: set after a restart of Redis
+    ifinu:numero:<number>  HASH   `par` most messages in flight, `min` and `max` gap after the end of a send in ms,
+                           `fator` 0.1 to 1: gaps are divided by it, `teto` most messages a day, `novos` most new chats,
+                           `fuso` offset of its local time in ms; `dia`, `hoje`, `hora`, `nesta_hora` count what it has
+                           taken on this day and in this hour; `livre` end of its gap, `presa` and `motivo` end of its
+                           hold and why
+    ifinu:numero:<number>:voo  SET  `<queue> <tag>` of its messages in flight; others are dropped when it looks full
+    ifinu:numero:<number>:roda:<queue>  LIST  the tenants with lanes, each as often as its weight; they take turns
+    ifinu:inquilinos       SET    names of the tenants
+    ifinu:inquilino:<tenant>   HASH  `numeros` its numbers (JSON), `politica` (fixo | rodizio), `peso` its weight, `vez`
+                           its last turn of rodizio
+
     ifinu:claim:<id>       HASH   the state of a notification id, for days (see `claims.py`)
     ifinu:desconhecidas    ZSET   ids that may have been sent -> since when, in ms
     ifinu:visto:<ref>:<digest>  STRING  the gateway's id of a message with this reference that a webhook reported sent;
@@ -24,36 +47,36 @@ The Redis keys of a queue, and the moves between them.
     ifinu:instancia:<name>:criando  STRING  lock while the instance is being created; expires after two minutes
     ifinu:remetentes:<instance>:<month>  HASH  phone's pseudonym -> the tenant that last wrote to it (empty: no tenant);
                            for two months
-    ifinu:numeros          SET    names of the registered numbers; this and the next five are the registry's
-                           copy (see `numbers/cache.py`)
-    ifinu:numeros:geracao  STRING generation of the copy; absent: nothing is registered, or the copy is gone
-    ifinu:numeros:carga    STRING lock of the process that writes the copy
-    ifinu:numero:<name>    HASH   a number: its pace, and what it has sent today
-    ifinu:inquilinos       SET    names of the tenants
-    ifinu:inquilino:<tenant>  HASH  a tenant: its numbers, its policy and its weight
     ifinu:recorder         STRING the process that may write the ledger (see `ledger/leader.py`)
     ifinu:chave:telefone   STRING the key of pseudonyms, unless one was set (see `pseudonyms.py`)
 
-A message is in exactly one of ready, delayed, in flight and dead, and every move is one Lua script in `scripts/`:
+A message is in exactly one of ready, delayed, lane, in flight and dead, and every move is one Lua script in `scripts/`:
 
-    fetch      delayed -> ready when due, up to 200 per call; ready -> in flight, a batch per call
+    fetch      delayed -> ready when due, up to 200 per call; lane -> in flight when its number may send; ready -> in
+               flight, or -> lane, a batch per call
     ack        in flight -> gone
     settle     in flight -> gone, and the outcome is recorded in the id's claim
     postpone   in flight -> delayed, as its retry or its next look-up
     delay      in flight -> delayed, unchanged, since its `eta` has not come
-    give_back  in flight -> ready, to be served next
+    give_back  in flight -> ready or its lane, to be served next
+    reroute    in flight -> another number's lane
+    move_lane  lane -> another number's lane
     bury       in flight -> dead
     renew      in flight stays in flight, with a later deadline
-    sweep      in flight -> ready when the deadline has passed; delayed -> ready when due
+    sweep      in flight -> ready or its lane when the deadline has passed; delayed -> ready when due
     replay     dead -> ready
     purge_dead_letter  dead -> gone
     resolve    dead -> gone, and a person's decision is recorded in the id's claim
-    purge      ready, delayed -> gone, after they were set aside; ends the claims that waited for them
+    purge      ready, delayed, lanes -> gone, after they were set aside; ends the claims that waited for them
+    hold_number, release_number  move no message: they set from when a number may send
     load_numbers  moves no message: writes a part of the registry's copy
     reconcile  moves no message: writes the ledger's knowledge of an id into its claim, after a restore
 
 Due messages join the ready list at the end where new ones do, the earliest first. They keep the order of their due
 times, do not overtake messages that waited before them, and count in LLEN.
+
+Whatever frees a number (`settle`, `ack`, `bury`, `postpone`, `delay`, `give_back`, `sweep`, `reroute`) sets its next
+turn in the same step. `broker/scripts/include/numbers.lua` has what these scripts and `fetch` share.
 
 Times are Redis' own (`TIME`), so that workers' clocks do not matter. A move takes hardly any memory, so the scripts run
 even when Redis is full (`allow-oom`): a full queue can always be drained.
@@ -63,6 +86,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
@@ -89,6 +113,9 @@ GENERATION = "ifinu:numeros:geracao"
 LOADING = "ifinu:numeros:carga"
 TENANTS = "ifinu:inquilinos"
 EVERY_TENANT = "*"  # in the opt-outs: all tenants
+
+
+_USES = re.compile(r"^ *-- uses: (\w+)\n", re.MULTILINE)
 
 
 class Keys(NamedTuple):
@@ -132,12 +159,12 @@ def instance_key(name: str) -> str:
     return f"ifinu:instancia:{name}"
 
 
-def creation_key(name: str) -> str:
-    return f"{instance_key(name)}:criando"
-
-
 def number_key(name: str) -> str:
     return f"ifinu:numero:{name}"
+
+
+def creation_key(name: str) -> str:
+    return f"{instance_key(name)}:criando"
 
 
 def tenant_key(name: str) -> str:
@@ -190,11 +217,18 @@ def script(name: str) -> Script:
     """
     One of the Lua scripts in `scripts/`, read from the package once in a process.
 
+    A line `-- uses: <name>` stands for the text of `scripts/include/<name>.lua`. So its functions are made where a
+    number has a pace, and cost nothing elsewhere.
+
     Args:
         name: Its file's name without `.lua`.
 
     Raises:
         FileNotFoundError: There is no such script.
     """
-    path = resources.files(__package__).joinpath("scripts", f"{name}.lua")
-    return Script(name, path.read_text(encoding="utf-8"))
+    scripts = resources.files(__package__).joinpath("scripts")
+
+    def text(*path: str) -> str:
+        return scripts.joinpath(*path).read_text(encoding="utf-8")
+
+    return Script(name, _USES.sub(lambda line: text("include", f"{line[1]}.lua"), text(f"{name}.lua")))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import random
 import threading
 import time
 import uuid
@@ -40,7 +41,16 @@ DEATHS = 3  # a message with which as many workers died in a row becomes a dead 
 one_suspect = threading.Lock()
 
 _SWEEP_MOST = 500
+_UNPACED = ("", "")
 _SENDERS_TTL_MS = 62 * 86_400_000
+
+
+class _Held(NamedTuple):
+    """A message of this process; `number` is the number whose pace it keeps, or empty."""
+
+    keys: Keys
+    raw: bytes
+    number: str = ""
 
 
 class Settled(NamedTuple):
@@ -96,6 +106,7 @@ class Leases:
             nothing back, so that messages being sent stay with this process.
         tally: Counts for metrics.
         clock: The difference between this machine's clock and Redis'.
+        generation: That of the directory of numbers that this process has; empty while it has none.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis], lease_s: float) -> None:
@@ -103,11 +114,12 @@ class Leases:
         self.managed = False
         self.tally = Tally()
         self.clock = Difference()
+        self.generation = ""
         self._client = connect()
         self._runner = ScriptRunner(self._client)
         self._id = f"{uuid.uuid4().hex[:12]}."
         self._batches = itertools.count()
-        self._held: dict[str, tuple[Keys, bytes]] = {}
+        self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._pending: deque[tuple[Script, Sequence[str], Sequence[Any]]] = deque()
         self._queues: set[Keys] = set()
@@ -140,10 +152,15 @@ class Leases:
         """A prefix for the tags of one batch, unique among all processes."""
         return f"{self._id}{next(self._batches):08x}."  # they sort in the order of their use
 
-    def hold(self, tag: str, keys: Keys, raw: bytes) -> None:
-        """Record that this process holds the message `tag` of the queue `keys`, whose bytes are `raw`."""
+    def hold(self, tag: str, keys: Keys, raw: bytes, number: str = "") -> None:
+        """
+        Record that this process holds the message `tag` of the queue `keys`, whose bytes are `raw`.
+
+        Args:
+            number: The number whose pace it keeps, or empty.
+        """
         with self._lock:
-            self._held[tag] = keys, raw
+            self._held[tag] = _Held(keys, raw, number)
 
     def holds(self, tag: str) -> bool:
         """Whether this process holds a message: False once its lease ran out and another worker may have it."""
@@ -152,12 +169,12 @@ class Leases:
     def raw(self, tag: str) -> bytes | None:
         """The bytes of a held message, as they were on the list; None if it is not held."""
         held = self._held.get(tag)
-        return held and held[1]
+        return held and held.raw
 
     def queue(self, tag: str) -> str | None:
         """The queue of a held message; None if it is not held."""
         held = self._held.get(tag)
-        return held and held[0].ready
+        return held and held.keys.ready
 
     def count(self) -> int:
         """How many messages this process holds."""
@@ -175,13 +192,20 @@ class Leases:
             tag: The message.
             event: An event to write in the same step, if any.
         """
-        if (keys := self._let_go(tag)) is not None:
+        if (held := self._let_go(tag)) is not None:
             stream: tuple[str, ...] = () if event is None else (EVENTS,)
-            fields: tuple[str, ...] = () if event is None else event.arguments()
-            self._run(script("ack"), (keys.in_flight, keys.deadlines, *stream), (tag, *fields))
+            fields: tuple[str, ...] = ("", "", "") if event is None else event.arguments()
+            self._run(script("ack"), (held.keys.in_flight, held.keys.deadlines, *stream), (tag, *fields, held.number))
 
     def settle(
-        self, tag: str, outcome: Settled, *, queue: str, ttl_s: float, then: Sequence[tuple[str, bytes]] = ()
+        self,
+        tag: str,
+        outcome: Settled,
+        *,
+        queue: str,
+        ttl_s: float,
+        then: Sequence[tuple[str, bytes]] = (),
+        number: str = "",
     ) -> None:
         """
         Acknowledge a message and record its end in its id's claim. Never raises, like `ack`.
@@ -196,6 +220,7 @@ class Leases:
             ttl_s: Seconds for which its id is remembered.
             then: Ids and bytes of the messages that follow it once it was sent, in this order. They are put at the head
                 of the queue in the same step, and only by the first call that records the id as sent.
+            number: The number whose pace it keeps, or empty: it pauses even if the lease ran out meanwhile.
         """
         self._let_go(tag)
         keys = Keys.of(queue)
@@ -211,12 +236,21 @@ class Leases:
             (
                 *(tag, outcome.state, outcome.key_id, int(ttl_s * 1000), notification_id, name, data),
                 *written_to,
+                *_pace(number),
                 *itertools.chain.from_iterable(then),
             ),
         )
 
     def postpone(
-        self, tag: str, successor: str, wait_s: float, *, state: ClaimState, notification_id: str, event: Event | None
+        self,
+        tag: str,
+        successor: str,
+        wait_s: float,
+        *,
+        state: ClaimState,
+        notification_id: str,
+        event: Event | None,
+        aside: bool = False,
     ) -> None:
         """
         Put another message into the delayed set in place of one, in one step, if this process still holds that.
@@ -226,19 +260,25 @@ class Leases:
             successor: The message that takes its place.
             state: The state that the id's claim waits in.
             event: An event to write in the same step, if any.
+            aside: Whether its number, and not the message, is at fault: then it waits at the front of its lane, and
+                `wait_s` has no effect. A message that keeps no pace waits as ever.
 
         Raises:
             redis.RedisError: Redis does not answer, or refuses it. It may have been done.
         """
         if (held := self._held.get(tag)) is None:
             return
-        keys = held[0]
+        keys = held.keys
         stream: tuple[str, ...] = () if event is None else (EVENTS,)
-        fields = () if event is None else event.arguments()
+        name, _, data = ("", "", "") if event is None else event.arguments()
         self._runner.run(
             script("postpone"),
             (keys.in_flight, keys.deadlines, keys.delayed, claim_key(notification_id), UNKNOWN, *stream),
-            (tag, successor, math.ceil(wait_s * 1000), state, notification_id, *fields[::2]),
+            (
+                *(tag, successor, math.ceil(wait_s * 1000), state, notification_id, name, data),
+                *_pace(held.number),
+                "1" if aside else "",
+            ),
         )
         self._let_go(tag)
 
@@ -253,7 +293,8 @@ class Leases:
             state: The state that the claim ends in: `dead`, or `unknown` when it may have been sent.
             token: The token that a retry or a look-up carries; empty for a first message.
         """
-        if (keys := self._let_go(tag)) is not None:
+        if (held := self._let_go(tag)) is not None:
+            keys = held.keys
             reason = event.data.get("reason", "")
             with self._lock:  # another thread may read it
                 self.tally.buried[event.data.get("kind") or "", state, reason] += 1
@@ -262,7 +303,7 @@ class Leases:
             self._run(
                 script("bury"),
                 (keys.in_flight, keys.deadlines, keys.dead, EVENTS, UNKNOWN, *claim),
-                (tag, record, state, notification_id, name, data, token),
+                (tag, record, state, notification_id, name, data, token, *_pace(held.number)),
             )
 
     def give_back(self, tags: Iterable[str], *, suspect: bool = False) -> None:
@@ -275,8 +316,8 @@ class Leases:
         """
         by_queue: dict[Keys, list[str]] = {}
         for tag in tags:
-            if (keys := self._let_go(tag)) is not None:
-                by_queue.setdefault(keys, []).append(tag)
+            if (held := self._let_go(tag)) is not None:
+                by_queue.setdefault(held.keys, []).append(tag)
         for keys, mine in by_queue.items():
             suspects = (keys.suspects,) if suspect else ()
             for some in reversed(list(_batches(mine, 500))):  # the last one given back is served first
@@ -289,9 +330,9 @@ class Leases:
         Raises:
             redis.RedisError: Redis does not answer; this process still holds the message.
         """
-        keys = self._held[tag][0]
+        keys, _, number = self._held[tag]
         until_ms = int(until.timestamp() * 1000)
-        waits = script("delay")(self._client, (keys.in_flight, keys.deadlines, keys.delayed), (tag, until_ms))
+        waits = script("delay")(self._client, (keys.in_flight, keys.deadlines, keys.delayed), (tag, until_ms, number))
         if waits:
             self._let_go(tag)
         return bool(waits)
@@ -361,10 +402,9 @@ class Leases:
         self._runner.close()
         self._client.close()
 
-    def _let_go(self, tag: str) -> Keys | None:
+    def _let_go(self, tag: str) -> _Held | None:
         with self._lock:
-            held = self._held.pop(tag, None)
-        return held and held[0]
+            return self._held.pop(tag, None)
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> None:
         if not self._pending:
@@ -436,7 +476,7 @@ class Leases:
         with self._lock:
             held = list(self._held.items())
         by_queue: dict[Keys, list[str]] = {}
-        for tag, (keys, _) in held:
+        for tag, (keys, _, _) in held:
             by_queue.setdefault(keys, []).append(tag)
         lost = 0
         for keys, tags in by_queue.items():
@@ -451,11 +491,18 @@ class Leases:
     def _sweep(self) -> None:
         for keys in self._queues:
             reaped, _moved = script("sweep")(
-                self._client, (keys.ready, keys.delayed, keys.in_flight, keys.deadlines, keys.suspects), (_SWEEP_MOST,)
+                self._client,
+                (keys.ready, keys.delayed, keys.in_flight, keys.deadlines, keys.suspects),
+                (_SWEEP_MOST, repr(random.random())) if self.generation else (_SWEEP_MOST,),
             )
             if reaped:
                 self.tally.reaped += reaped
                 log.warning("ifinu.leases.reaped", count=reaped, queue=keys.ready)
+
+
+def _pace(number: str) -> tuple[str, str]:
+    """What a script needs to free a number: its name, and a random number that chooses its gap."""
+    return (number, repr(random.random())) if number else _UNPACED
 
 
 def _batches(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from ifinu.broker import intake
+from ifinu.broker import intake, lanes
 from ifinu.broker.dead_letters import identity
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, claim_key, script
@@ -31,7 +31,7 @@ class Purged(NamedTuple):
 
 def purge(client: redis.Redis, keys: Keys, *, delayed: bool) -> Purged:
     """
-    Delete the ready messages for good; messages in flight and dead letters stay.
+    Delete the ready messages, and those that wait for their number, for good; messages in flight and dead letters stay.
 
     A retry's claim waits for days. Once the retry is deleted nothing would ever be sent for its id, so the claim is
     deleted too, and the event `unqueued` is written for the ledger. An id that may have been sent stays in doubt.
@@ -51,6 +51,12 @@ def purge(client: redis.Redis, keys: Keys, *, delayed: bool) -> Purged:
         is_set_aside = False
         while not is_set_aside:
             is_set_aside = _set_aside(client, key, aside)
+            deleted += _delete(client, aside, keys.ready, in_doubt)
+    aside = f"{keys.ready}:purga"
+    for lane in lanes.counts(client, (keys.ready,)):
+        is_set_aside = False
+        while not is_set_aside:
+            is_set_aside = lanes.set_aside(client, lane, aside)
             deleted += _delete(client, aside, keys.ready, in_doubt)
     return Purged(deleted, len(in_doubt))
 

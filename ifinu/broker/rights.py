@@ -21,8 +21,8 @@ from ifinu.broker.keys import EVENTS, QUEUES, UNKNOWN, Keys, script
 from ifinu.errors import ConfigurationError
 
 WORKER = (
-    "ack", "bury", "claim", "fetch", "give_back", "load_numbers", "postpone",
-    "release", "renew", "resend", "settle", "suspect", "sweep",
+    "ack", "bury", "claim", "delay", "fetch", "give_back", "load_numbers", "postpone",
+    "release", "renew", "reroute", "resend", "settle", "suspect", "sweep",
 )  # fmt: skip
 RECORDING = ("forget_events", "lead", "read_events", "resign")
 
@@ -30,14 +30,16 @@ _CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")
 _DENIED = ("NOPERM", "ACL failure", "no permissions", "executing the script can't")  # the last is Redis 7.0's
 # How to try each command that a script may run: L is a list, Z a sorted set, H a hash, S a string, X a stream, A a set.
 _TRIES = {
+    "DECR": "DECR S", "DECRBY": "DECRBY S 1",
     "DEL": "DEL S", "EXISTS": "EXISTS S", "EXPIRE": "EXPIRE S 60", "GET": "GET S", "HDEL": "HDEL H a",
     "HEXISTS": "HEXISTS H a", "HGET": "HGET H a", "HGETALL": "HGETALL H", "HINCRBY": "HINCRBY H n 1", "HLEN": "HLEN H",
     "HMGET": "HMGET H a", "HSET": "HSET H a 1", "HSETNX": "HSETNX H a 1", "HSCAN": "HSCAN H 0", "INCR": "INCR S",
     "LINDEX": "LINDEX L 0", "LLEN": "LLEN L", "LMOVE": "LMOVE L L LEFT LEFT", "LPOP": "LPOP L", "LPUSH": "LPUSH L a",
     "LRANGE": "LRANGE L 0 0", "LREM": "LREM L 0 b", "LSET": "LSET L 0 a", "LTRIM": "LTRIM L 0 9",
-    "PERSIST": "PERSIST S", "PEXPIRE": "PEXPIRE S 60000", "PTTL": "PTTL S", "RENAME": "RENAME S S", "RPOP": "RPOP L",
+    "PERSIST": "PERSIST S", "PEXPIRE": "PEXPIRE S 60000", "PTTL": "PTTL S", "RENAME": "RENAME S S",
+    "RENAMENX": "RENAMENX S S", "RPOP": "RPOP L",
     "RPUSH": "RPUSH L a", "SADD": "SADD A a", "SCARD": "SCARD A", "SET": "SET S 1",
-    "SMEMBERS": "SMEMBERS A", "SREM": "SREM A a",
+    "SISMEMBER": "SISMEMBER A a", "SMEMBERS": "SMEMBERS A", "SREM": "SREM A a",
     "TIME": "TIME", "TYPE": "TYPE S", "UNLINK": "UNLINK S", "XACK": "XACK X g 0-1", "XADD": "XADD X * a 1",
     "XDEL": "XDEL X 0-1", "XINFO": "XINFO STREAM X", "XLEN": "XLEN X", "XPENDING": "XPENDING X g",
     "XRANGE": "XRANGE X - + COUNT 1", "XREADGROUP": "XREADGROUP GROUP g c COUNT 1 STREAMS X >",

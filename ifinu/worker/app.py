@@ -251,6 +251,7 @@ def configuration(config: Settings) -> dict[str, Any]:
             "lease_s": config.lease_s,
             "max_message_bytes": config.max_message_bytes,
             "wait_on": NORMAL,
+            "default_instance": config.evolution_instance,
             "queue_order_strategy": "priority",
             "priority_steps": [0],  # one plain list a queue, so that LLEN is the backlog
             "body_encoding": "utf-8",

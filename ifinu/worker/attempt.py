@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ifinu import tracing
-from ifinu.broker import intake
+from ifinu.broker import intake, lanes
 from ifinu.broker.claims import ClaimState, MessageRef
-from ifinu.broker.headers import ACCEPTED, FIRST_TRY, QUEUE, SUSPECT, TAG, TOKEN, TRACEPARENT, TROUBLE
+from ifinu.broker.headers import ACCEPTED, FIRST_TRY, LINE, NUMBER, QUEUE, SUSPECT, TAG, TOKEN, TRACEPARENT, TROUBLE
 from ifinu.broker.leases import Leases
 from ifinu.gateway.instances import Trouble
 from ifinu.notification import Notification
@@ -43,7 +43,8 @@ class Attempt:
     def __init__(self, message: Any) -> None:
         headers = message.headers
         self._message = message
-        self.ref = MessageRef(headers[QUEUE], headers[TAG], headers.get(TOKEN, ""), FIRST_TRY in headers)
+        waited = FIRST_TRY in headers
+        self.ref = MessageRef(headers[QUEUE], headers[TAG], headers.get(TOKEN, ""), waited, headers.get(NUMBER, ""))
         self.number: int = headers["retries"] + 1
         self.accepted: str | None = headers.get(ACCEPTED)
         self.first_at = intake.aware(headers.get(FIRST_TRY))
@@ -82,6 +83,7 @@ class Attempt:
                 ACCEPTED: self.accepted,
                 TRACEPARENT: self.traceparent,
                 TROUBLE: outcome.trouble,
+                LINE: lanes.line(self.notification.tenant, self.notification.instance, self.notification.phone),
             }
             leases.postpone(
                 self.ref.tag,

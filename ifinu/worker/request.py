@@ -199,7 +199,8 @@ class Request(CeleryRequest):
             leases.ack(tag, settled.event)
         else:
             then = self._codes() if sent and self.app.settings.pix_separate else ()
-            leases.settle(tag, settled, queue=self.attempt.ref.queue, ttl_s=self.app.settings.claim_ttl_s, then=then)
+            ref, ttl_s = self.attempt.ref, self.app.settings.claim_ttl_s
+            leases.settle(tag, settled, queue=ref.queue, ttl_s=ttl_s, then=then, number=ref.number)
         started_at = None if self.attempt.ref.waited else self.time_start
         self.app.sending.settled(settled, accepted_at=intake.aware(self.attempt.accepted), started_at=started_at)
 

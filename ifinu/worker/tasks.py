@@ -16,8 +16,8 @@ from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
 from ifinu import loop, producer, tracing, wire
-from ifinu.broker import intake
-from ifinu.broker.headers import ACCEPTED, TRACEPARENT, WAIT
+from ifinu.broker import intake, lanes
+from ifinu.broker.headers import ACCEPTED, LINE, TRACEPARENT, WAIT
 from ifinu.broker.leases import DEATHS, Settled, one_suspect
 from ifinu.errors import (
     BrokerUnavailable,
@@ -92,7 +92,10 @@ class NotificationTask(Task):
         notification = producer.notification_of(
             fields if source is None else source, sandbox_number=app.settings.sandbox_number
         )
-        headers = {ACCEPTED: _due(countdown, eta).isoformat()}
+        headers = {
+            ACCEPTED: _due(countdown, eta).isoformat(),
+            LINE: lanes.line(notification.tenant, notification.instance, notification.phone),
+        }
         tracer = tracing.tracer(app.settings.tracing, tracing.PRODUCER)
         brought = source.get(TRACEPARENT) if isinstance(source, Mapping) else None
         with tracer.start(SpanName.ENQUEUE, producer.facts_of(notification), parent=brought) as span:

@@ -61,6 +61,15 @@ def _with_lua() -> FakeServer:
     return first
 
 
+def fake_server() -> FakeServer:
+    """An empty server that runs our scripts."""
+    fake = FakeServer(version=(8,))
+    for name, value in vars(_with_lua()).items():
+        if name.startswith("_lua"):
+            setattr(fake, name, value)
+    return fake
+
+
 class Server:
     """
     The one Redis of a world.
@@ -79,10 +88,7 @@ class Server:
         self.away_until = 0.0
         self.watch_before: Callable[[str, list[str]], None] = lambda *_: None
         self.watch: Watch = lambda *_: None
-        self.fake = FakeServer(version=(8,))
-        for name, value in vars(_with_lua()).items():
-            if name.startswith("_lua"):
-                setattr(self.fake, name, value)
+        self.fake = fake_server()
         self._socket = FakeSocket(self.fake, 0, client_class=redis.Redis)
         self._names = {script.sha: name for name, script in scripts.items()}
         self._sources = {script.sha: script.source for script in scripts.values()}

@@ -2,7 +2,7 @@
 -- Move a message in flight to the dead letters. Only the process that still holds it can, so it happens once.
 -- KEYS: in flight, deadlines, dead, events, unknown, claim (absent if the notification's id could not be read)
 -- ARGV: tag, record, state that the claim ends in (dead | unknown), id, event, its data, token that the message carries
---       ('' for a first message)
+--       ('' for a first message), number whose pace it kept ('' or absent for none), a random number from 0 to 1 for it
 -- Returns 1, or 0 if it was not in flight any more.
 redis.call('LLEN', KEYS[3]) -- a key of a wrong type fails here, before the message has left
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
@@ -11,9 +11,11 @@ end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('LPUSH', KEYS[3], ARGV[2])
 local event = 'dead' -- without a claim nothing was sent
+local was_sending = false
 if KEYS[6] then
   local was = redis.call('HMGET', KEYS[6], 'state', 'tag', 'resent', 'token', 'in_flight', 'since')
   -- A poison or revoked message ends before it has claimed: then its token shows that the claim waits for it.
+  was_sending = was[1] == 'sending' and was[2] == ARGV[1]
   local expected = was[4] == ARGV[7] and (was[1] == 'waiting' or was[1] == 'unknown')
   if was[2] == ARGV[1] or expected then
     local state = ARGV[3]
@@ -40,6 +42,10 @@ if KEYS[6] then
   elseif was[1] and was[1] ~= 'dead' then
     event = 'duplicate' -- a second message with this id: the claim belongs to the first
   end
+end
+if ARGV[8] and ARGV[8] ~= '' then
+  -- uses: numbers
+  free(string.sub(KEYS[1], 1, -8), ARGV[8], ARGV[1], was_sending and ARGV[3] == 'unknown', ARGV[9])
 end
 redis.call('XADD', KEYS[4], '*', 'event', event, 'id', ARGV[4], 'data', ARGV[6])
 return 1

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Return messages of dead workers, and due messages, to the queue.
+-- Return messages of dead workers, and due messages, to the queue; those that kept a number's pace to the front of its lanes.
 -- KEYS: ready, delayed, in flight, deadlines, suspects
--- ARGV: the most messages of each
+-- ARGV: the most messages of each, a random number from 0 to 1 (absent if the sweeper knows no numbers)
 -- Returns {messages of dead workers, due messages}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -13,11 +13,27 @@ if #due > 0 then
 end
 
 local expired = redis.call('ZRANGE', KEYS[4], '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[1])
+local to_lane -- as in give_back
+if #expired > 0 and redis.call('EXISTS', KEYS[3] .. ':numeros') == 1 then
+  -- uses: numbers
+  to_lane = function(tag, message)
+    local taken = redis.call('HGET', KEYS[3] .. ':numeros', tag)
+    local number = taken and string.match(taken, '^%-?%d+ (.*)$')
+    local at = number and free(KEYS[1], number, tag, true, ARGV[2]) -- it may have been sent before its worker died
+    if at then
+      local tenant = line(message)
+      aside(KEYS[1], number, tenant, message, at, true)
+    end
+    return at
+  end
+end
 local reaped = 0
 for i = #expired, 1, -1 do
   local message = redis.call('HGET', KEYS[3], expired[i])
   if message then
-    redis.call('RPUSH', KEYS[1], message)
+    if not (to_lane and to_lane(expired[i], message)) then
+      redis.call('RPUSH', KEYS[1], message)
+    end
     redis.call('HDEL', KEYS[3], expired[i])
     -- Its worker may have died because of it: from here on its starts are counted.
     redis.call('HSETNX', KEYS[5], redis.sha1hex(message), 0)

@@ -1,0 +1,192 @@
+"""
+Lanes: messages that wait for their number (see `keys.py`), and the holds of numbers.
+
+A fetch moves a message into a lane, and out of it when the number may send. `LLEN` of a queue does not count them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import redis
+
+from ifinu.broker.keys import QUEUES, number_key, script
+
+_PAGE = 200  # messages of a call, which takes Redis about a millisecond
+
+
+class Lane(NamedTuple):
+    """
+    One lane.
+
+    Attributes:
+        queue: The queue that its messages came from.
+        number: The number that they wait for.
+        tenant: Their tenant, or empty.
+        length: How many they are.
+        next_ms: When the number is looked at next, in ms by Redis' clock.
+    """
+
+    queue: str
+    number: str
+    tenant: str
+    length: int
+    next_ms: float
+
+    @property
+    def key(self) -> str:
+        return f"{self.queue}:espera:{self.number}:{self.tenant}"
+
+
+class Hold(NamedTuple):
+    """A hold of a number that is in force: its end in ms by Redis' clock, and why."""
+
+    until_ms: int
+    reason: str
+
+
+def line(tenant: str | None, instance: str | None, phone: str) -> str:
+    """
+    The header `ifinu_linha` of an envelope, by which the scripts find its lane.
+
+    Args:
+        tenant: Its tenant, if it has one.
+        instance: The instance that it names, if any.
+        phone: Its recipient.
+    """
+    return "\t".join((tenant or "", instance or "", "".join(filter(str.isdigit, phone))[-8:]))
+
+
+def total(client: redis.Redis, queue: str) -> int:
+    """
+    How many messages of a queue are in lanes.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    return int(client.get(f"{queue}:na_espera") or 0)
+
+
+def counts(client: redis.Redis, queues: Sequence[str] = QUEUES) -> list[Lane]:
+    """
+    The lanes of some queues.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    found = []
+    for queue in queues:
+        turns: Any = client.zrange(f"{queue}:turnos", 0, -1, withscores=True)
+        names = [(name.decode(), next_ms) for name, next_ms in turns]
+        rings = _each(client, [("LRANGE", f"{number_key(name)}:roda:{queue}", 0, -1) for name, _ in names])
+        lanes = [
+            Lane(queue, name, tenant.decode(), 0, next_ms)
+            for (name, next_ms), ring in zip(names, rings, strict=True)
+            for tenant in dict.fromkeys(ring)
+        ]
+        lengths = _each(client, [("LLEN", lane.key) for lane in lanes])
+        found += [lane._replace(length=length) for lane, length in zip(lanes, lengths, strict=True)]
+    return found
+
+
+def peek(client: redis.Redis, lane: Lane, count: int) -> list[bytes]:
+    """
+    The messages of a lane that are served next, without moving them.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    found: list[Any] = client.lrange(lane.key, -count, -1)
+    return found[::-1]
+
+
+def scan(client: redis.Redis, queue: str) -> Iterator[bytes]:
+    """
+    The messages of a queue that are in lanes. One that moves meanwhile may come twice or not at all.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    for lane in counts(client, (queue,)):
+        seen = 0
+        while page := client.lrange(lane.key, -seen - _PAGE, -seen - 1):
+            messages: list[Any] = page[::-1]
+            yield from messages
+            seen += len(page)
+
+
+def move(client: redis.Redis, source: str, target: str, queues: Sequence[str] = QUEUES) -> int:
+    """
+    Move what waits for a number to another one. Messages that name the number stay.
+
+    Args:
+        source: The number that they wait for.
+        target: The other number.
+
+    Returns:
+        How many have moved; none if the other number is not registered.
+
+    Raises:
+        redis.RedisError: Redis went away; what has not moved is where it was.
+    """
+    moved = 0
+    for lane in (lane for lane in counts(client, queues) if lane.number == source):
+        passed, looked = 0, 1
+        while looked:
+            arguments = (source, lane.tenant, target, passed, _PAGE)
+            looked, gone = script("move_lane")(client, (lane.queue,), arguments)
+            passed += looked - gone
+            moved += gone
+    return moved
+
+
+def set_aside(client: redis.Redis, lane: Lane, aside: str) -> bool:
+    """Rename the key of a lane's messages, in one step; False while another purge's messages are still set aside."""
+    return bool(script("purge_lane")(client, (lane.queue, aside), (lane.number, lane.tenant)))
+
+
+def hold(client: redis.Redis, number: str, until_ms: float, reason: str) -> Hold | None:
+    """
+    Hold a number: it sends nothing before a time. A hold for another reason that lasts longer stays.
+
+    Returns:
+        The hold that is in force; None if the number is not registered.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    arguments = (number, math.ceil(until_ms), reason)
+    until, why = script("hold_number")(client, (number_key(number),), arguments)
+    return Hold(int(until), why.decode()) if int(until) else None
+
+
+def release(client: redis.Redis, number: str, reason: str = "") -> bool:
+    """
+    End the hold of a number; False if it is not held for this reason (empty: any).
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    return bool(script("release_number")(client, (number_key(number),), (number, reason)))
+
+
+def look_at(client: redis.Redis, *numbers: str) -> None:
+    """
+    Let the next fetch look at numbers whose pace has changed. Else a cap that is raised has no effect until midnight.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    if numbers:
+        for queue in QUEUES:
+            client.zadd(f"{queue}:turnos", dict.fromkeys(numbers, 0), xx=True)
+
+
+def _each(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    pipe: Any = client.pipeline(transaction=False)
+    for command in commands:
+        pipe.execute_command(*command)
+    found: list[Any] = pipe.execute()
+    return found
