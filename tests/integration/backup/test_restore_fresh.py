@@ -165,6 +165,10 @@ ROWS = {
     "receipts": "(key_id, status, rank, last_at) VALUES ('k', 'read', 3, now())",
     "opt_outs": "(tenant, phone_hash, ms, seq) VALUES ('t1', 'h', 1, 0)",
     "instances": "(name, at, ms, seq) VALUES ('vendas', now(), 1, 0)",
+    "numbers": "(name, channel, zone, preset, overrides, warm_up, risk, brake, guard, registered_at, missing_count)"
+    " VALUES ('vendas', 'BAILEYS', 'America/Sao_Paulo', 'conservador', '{}', true, 0, 1, '{}', now(), 0)",
+    "tenants": "(name, policy, weight) VALUES ('t1', 'fixo', 1)",
+    "registry": "(id, generation, changed_at) VALUES (1, 'a', now())",
     "recorder": "(id, ms, seq, updated_at) VALUES (2, 0, 0, now())",
     "gaps": "(found_at, ms, seq, cause) VALUES (now(), 0, 0, 'restored')",
 }
@@ -189,10 +193,10 @@ def test_a_foreign_object_makes_the_ledgers_database_non_empty(ledger: Database,
     The ledger may share its database with empty tables of another application.
     """
     url, fresh = fresh_urls[0], FRESH[Part.LEDGER]
-    run(url, "CREATE TABLE mine (a int)", "CREATE VIEW ours AS SELECT 1 AS one", "CREATE SEQUENCE numbers")
-    held = ["sequence public.numbers", "table public.mine", "view public.ours"]
+    run(url, "CREATE TABLE mine (a int)", "CREATE VIEW ours AS SELECT 1 AS one", "CREATE SEQUENCE counted")
+    held = ["sequence public.counted", "table public.mine", "view public.ours"]
     assert sorted(ledger.empty(fresh)) == sorted(ledger.beyond(fresh)) == held
-    run(url, "DROP VIEW ours", "DROP SEQUENCE numbers", "DROP TABLE mine", "DROP TABLE ledger_version")
+    run(url, "DROP VIEW ours", "DROP SEQUENCE counted", "DROP TABLE mine", "DROP TABLE ledger_version")
     assert "table public.notifications" in ledger.beyond(fresh)
 
 
