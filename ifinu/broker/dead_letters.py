@@ -4,8 +4,8 @@ Dead letters: their records, and what an operator does with them.
 A record is a JSON object on the list `<queue>:dlq`, newest first:
 
     reason    a short word from a bounded set; the transport's own are not_utf8, not_json, not_an_object, too_large,
-              bad_envelope, unknown_task, undeliverable, rejected, revoked, expired, poison; the others say why
-              a send failed; `unknown` means that it may have been sent, and a person decides
+              bad_envelope, unknown_task, undeliverable, rejected, revoked, expired, poison, number_deleted; the others
+              say why a send failed; `unknown` means that it may have been sent, and a person decides
     error     text of the last error, phones masked
     attempts  number of sends tried
     first_at  time of the first try, ISO 8601 UTC

@@ -24,7 +24,7 @@ from ifinu.cli import (
     enqueue,
     erase,
     flower,
-    instances,
+    instance,
     load,
     metrics,
     optout,
@@ -86,7 +86,7 @@ app.add_typer(optout.app, name="optout")
 app.add_typer(templates.app, name="template")
 app.command()(webhook.webhook)
 app.command()(flower.flower)
-app.add_typer(instances.app, name="instance")
+app.add_typer(instance.app, name="instance")
 app.command()(plan.plan)
 app.command()(load.load)
 app.command()(doctor.doctor)

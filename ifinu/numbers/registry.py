@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine, case, delete, func, insert, inspect, 
 
 from ifinu.errors import ConfigurationError
 from ifinu.ledger.engine import writing
-from ifinu.ledger.schema import instances, notifications, numbers, registry, tenants
+from ifinu.ledger.schema import events, notifications, numbers, registry, tenants
 from ifinu.ledger.states import State
 from ifinu.numbers import presets
 from ifinu.numbers.presets import Preset
@@ -140,15 +140,6 @@ class Activity:
     sent: int
     failed: int
     last_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class LastConnection:
-    """The last state of an instance's connection that a webhook reported."""
-
-    state: str | None
-    code: int | None
-    at: datetime
 
 
 def exists(engine: Engine) -> bool:
@@ -329,12 +320,17 @@ def first_sent(engine: Engine, name: str) -> datetime | None:
         return connection.execute(query).scalar()
 
 
-def connection_of(engine: Engine, name: str) -> LastConnection | None:
-    """The last state of an instance's connection that a webhook reported, or None."""
+def steps(engine: Engine, name: str, limit: int) -> list[tuple[datetime, dict[str, Any]]]:
+    """The latest events of a number (holds, and the guard's steps), the newest first."""
+    query = (
+        select(events.c.at, events.c.data)
+        .where(events.c.notification_id.is_(None), events.c.name == "number")
+        .where(events.c.data["number"].as_string() == name)
+        .order_by(events.c.ms.desc(), events.c.seq.desc())
+        .limit(limit)
+    )
     with engine.connect() as connection:
-        query = select(instances.c.state, instances.c.code, instances.c.at).where(instances.c.name == name)
-        row = connection.execute(query).one_or_none()
-    return None if row is None else LastConnection(*row)
+        return [(at, data) for at, data in connection.execute(query)]
 
 
 def _number(connection: Connection, name: str) -> Number | None:

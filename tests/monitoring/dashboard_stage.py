@@ -31,7 +31,7 @@ from ifinu.broker import QUEUES, Keys
 from ifinu.broker.keys import optout_key
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
-from ifinu.cli.instances import EVENTS
+from ifinu.cli.instance.webhooks import EVENTS
 from ifinu.embedded import free_port
 from ifinu.gateway import Management
 from ifinu.notification import Kind, Priority

@@ -25,8 +25,8 @@ from ifinu.tables import Fields, Table
 from ifinu.worker.tasks import send_notification
 
 ROOT = Path(__file__).parents[2]
-MESSAGES, SENDING, CLI, SETTINGS, MEASURED, GLOSSARY = (
-    ROOT / f"docs/{name}.md" for name in ("messages", "sending", "cli", "settings", "measured", "glossary")
+MESSAGES, SENDING, CLI, SETTINGS, MEASURED, GLOSSARY, NUMBERS = (
+    ROOT / f"docs/{name}.md" for name in ("messages", "sending", "cli", "settings", "measured", "glossary", "numbers")
 )
 READMES = [ROOT / "README.md", ROOT / "README.pt-BR.md"]
 MOST_WORDS = 60  # lines of the glossary
@@ -36,9 +36,11 @@ MOST_WORDS = 60  # lines of the glossary
 COMPUTED = {"33,000", "480", "620"}
 
 document = pytest.mark.parametrize(
-    "page", [*READMES, MESSAGES, SENDING, CLI, SETTINGS, MEASURED, GLOSSARY], ids=lambda page: page.name
+    "page", [*READMES, MESSAGES, SENDING, CLI, SETTINGS, MEASURED, GLOSSARY, NUMBERS], ids=lambda page: page.name
 )
-showing_commands = pytest.mark.parametrize("page", [*READMES, MESSAGES, SENDING, CLI], ids=lambda page: page.name)
+showing_commands = pytest.mark.parametrize(
+    "page", [*READMES, MESSAGES, SENDING, CLI, NUMBERS], ids=lambda page: page.name
+)
 showing_messages = pytest.mark.parametrize("page", [*READMES, MESSAGES], ids=lambda page: page.name)
 
 
