@@ -10,7 +10,8 @@ Every event of a notification carries what is known of: `kind`, `tenant`, `insta
 
     event       state of the notification      data
     sent        sent                           key_id (or null), confirmed (the gateway could store it),
-                                               by: gateway | look_up | webhook | person
+                                               by: gateway | look_up | webhook | person, new: true if it opened a
+                                               chat (absent: it did not)
     retrying    retrying                       reason, error, due_ms
     deferred    deferred                       reason: window | not_late | instance | throttled | misconfigured, due_ms
     unknown     unknown                        reason, error, due_ms (of the next look-up, or null)
@@ -30,6 +31,8 @@ Every event of a notification carries what is known of: `kind`, `tenant`, `insta
                 read | failed
     optout      (no notification)              id is empty; tenant, phone, hash, source, on: true | false
     connection  (no notification)              id is empty; instance, state, code
+    number      (no notification)              id is empty; number, step, signal, until, brake, risk, figures: a step of
+                                               the guard (see `numbers/guard.py`)
 """
 
 from __future__ import annotations
@@ -67,6 +70,7 @@ class Name(enum.StrEnum):
     RECEIPT = "receipt"
     OPTOUT = "optout"
     CONNECTION = "connection"
+    NUMBER = "number"
 
 
 _encode = encoder(separators=(",", ":"))  # ASCII escapes let half a surrogate pair in an error be stored

@@ -24,7 +24,9 @@ WORKER = (
     "ack", "bury", "claim", "delay", "fetch", "give_back", "load_numbers", "postpone",
     "release", "renew", "reroute", "resend", "settle", "suspect", "sweep",
 )  # fmt: skip
-RECORDING = ("forget_events", "lead", "read_events", "resign")
+RECORDING = (
+    "brake_number", "forget_events", "hold_number", "lead", "load_numbers", "read_events", "release_number", "resign",
+)  # fmt: skip
 
 _CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")
 _DENIED = ("NOPERM", "ACL failure", "no permissions", "executing the script can't")  # the last is Redis 7.0's

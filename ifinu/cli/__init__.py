@@ -24,6 +24,7 @@ from ifinu.cli import (
     enqueue,
     erase,
     flower,
+    guard,
     instance,
     load,
     metrics,
@@ -87,6 +88,7 @@ app.add_typer(templates.app, name="template")
 app.command()(webhook.webhook)
 app.command()(flower.flower)
 app.add_typer(instance.app, name="instance")
+app.command()(guard.guard)
 app.command()(plan.plan)
 app.command()(load.load)
 app.command()(doctor.doctor)

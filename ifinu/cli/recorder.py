@@ -40,9 +40,9 @@ def recorder() -> None:
 
     Workers also write it unless [bold]IFINU_RECORDER=false[/bold]. Only one recorder writes at
     a time; the others stand by and log who the leader is. While Redis or the
-    database is away it waits, and the events stay in Redis. SIGTERM stops it
-    cleanly. Prometheus scrapes its progress on the port [bold]IFINU_METRICS_PORT[/bold], if
-    that is set.
+    database is away it waits, and the events stay in Redis. Once a minute it runs
+    the guard ([bold]ifinu guard[/bold]) over the registered numbers. SIGTERM stops it cleanly.
+    Prometheus scrapes its progress on the port [bold]IFINU_METRICS_PORT[/bold], if that is set.
 
     [bold]Examples[/bold]
 
@@ -52,10 +52,11 @@ def recorder() -> None:
     from ifinu.ledger.progress import Progress
     from ifinu.ledger.standby import record, stand_by
     from ifinu.metrics import endpoint, recorder_series
+    from ifinu.numbers.guarded_recorder import guarding
 
     config = settings.load()
     logs.configure(config.log_level, config.log_format, config.log_limit)
     stop, progress, series = threading.Event(), Progress(), endpoint.registry()
     recorder_series.RecorderSeries(series, progress)
     with set_by_signals(stop), connection.broker() as client, endpoint.serving(series, config.metrics_port):
-        stand_by(client, stop, functools.partial(record, client, config, stop, progress))
+        stand_by(client, stop, functools.partial(record, client, config, stop, progress, beside=guarding(config)))

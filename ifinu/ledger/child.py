@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import IO
 
@@ -27,7 +28,7 @@ from ifinu import logs, settings
 from ifinu.broker import connections
 from ifinu.ledger.leader import Leadership
 from ifinu.ledger.progress import Progress
-from ifinu.ledger.standby import record, resigning
+from ifinu.ledger.standby import Beside, record, resigning
 from ifinu.settings import Settings
 
 FINISH_S = 5.0  # to record the last events; the next leader records the rest
@@ -49,7 +50,9 @@ class RecorderError(RuntimeError):
         self.code = code
 
 
-def record_in_child(config: Settings, stop: threading.Event, progress: Progress, leadership: Leadership) -> None:
+def record_in_child(
+    config: Settings, stop: threading.Event, progress: Progress, leadership: Leadership, module: str = __name__
+) -> None:
     """
     Let a child process record until `stop` is set or another process leads.
 
@@ -58,12 +61,13 @@ def record_in_child(config: Settings, stop: threading.Event, progress: Progress,
         stop: Ends it, within `FINISH_S`.
         progress: Updated as the child reports; its counts go on where the last child's ended.
         leadership: Held by this process; the child renews it.
+        module: What the child runs: this module, or one that calls `main`.
 
     Raises:
         RecorderError: The child failed or was killed.
     """
     before = replace(progress)
-    with _started(config, leadership.name) as child:
+    with _started(config, leadership.name, module) as child:
         assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - for mypy
         while child.poll() is None and not stop.wait(_EVERY_S):
             _read(child.stdout, before, progress)
@@ -79,13 +83,13 @@ def record_in_child(config: Settings, stop: threading.Event, progress: Progress,
         raise RecorderError(code)
 
 
-def _started(config: Settings, name: str) -> subprocess.Popen[bytes]:
+def _started(config: Settings, name: str, module: str) -> subprocess.Popen[bytes]:
     # The command line may have overridden these two.
     overridden = {"IFINU_LOG_LEVEL": config.log_level, "IFINU_WORKER_NAME": config.worker_name or ""}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)  # the child inherits this
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", __name__, name],
+            [sys.executable, "-m", module, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -108,8 +112,13 @@ def _read(reports: IO[bytes], before: Progress, progress: Progress) -> None:
         progress.gaps = before.gaps + counted.gaps
 
 
-def main() -> None:
-    """Record. The one argument is the name by which the worker leads."""
+def main(beside: Callable[[Settings], Beside] | None = None) -> None:
+    """
+    Record. The one argument of the command line is the name by which the worker leads.
+
+    Args:
+        beside: Makes what runs in a thread beside the recorder.
+    """
     config = settings.load()
     logs.configure(config.log_level, config.log_format, config.log_limit, config.worker_name)
     stop, progress = threading.Event(), Progress()
@@ -118,7 +127,7 @@ def main() -> None:
         leadership = Leadership(client, sys.argv[1])
         with resigning(leadership):
             if leadership.keep():  # the worker's lease may have expired meanwhile
-                record(client, config, stop, progress, leadership)
+                record(client, config, stop, progress, leadership, beside and beside(config))
     _report(progress)
 
 

@@ -22,6 +22,7 @@ _NEEDED = {
     Name.RECEIPT: ("key_id", "status"),
     Name.OPTOUT: ("hash",),
     Name.CONNECTION: ("instance",),
+    Name.NUMBER: ("number",),
 }
 
 

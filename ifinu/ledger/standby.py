@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import redis
 import structlog
@@ -20,9 +21,15 @@ from ifinu.ledger.leader import Leadership
 from ifinu.ledger.progress import Progress
 from ifinu.settings import Settings
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
 log = structlog.get_logger(__name__)
 
+Beside = Callable[["Engine", threading.Event], None]
+
 _ASK_EVERY_S = 3.0
+_ENDS_WITHIN_S = 3.0  # what runs beside the recorder; it is left behind after that
 _MAYBES_AGE = timedelta(days=30)  # `maybe` replies older than this are deleted
 
 
@@ -65,7 +72,12 @@ def resigning(leadership: Leadership) -> Iterator[None]:
 
 
 def record(
-    client: redis.Redis, settings: Settings, stop: threading.Event, progress: Progress, leadership: Leadership
+    client: redis.Redis,
+    settings: Settings,
+    stop: threading.Event,
+    progress: Progress,
+    leadership: Leadership,
+    beside: Beside | None = None,
 ) -> None:
     """
     Record until `stop` is set or another process leads. Wait while Redis or the database is away.
@@ -76,6 +88,7 @@ def record(
         stop: Ends it, within seconds.
         progress: Updated as it records.
         leadership: Held by this process; renewed here.
+        beside: Runs in a thread until its event is set, which is when recording ends.
 
     Raises:
         ConfigurationError: The ledger's URL is not a database URL.
@@ -101,8 +114,25 @@ def record(
     )
     progress.active = True
     try:
-        recorder.run(stop, leadership.keep)
+        with _running(beside, engine):
+            recorder.run(stop, leadership.keep)
     finally:
         progress.active = False
         engine.dispose()
         log.info("ifinu.recorder.ended", recorded=recorder.progress.recorded, lag=recorder.progress.lag)
+
+
+@contextlib.contextmanager
+def _running(beside: Beside | None, engine: Engine) -> Iterator[None]:
+    """Run something in a thread during the block, so that it does not delay the recorder."""
+    if beside is None:
+        yield
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=beside, args=(engine, ended), name="beside", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_ENDS_WITHIN_S)

@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import redis
 
@@ -18,6 +19,8 @@ from ifinu.broker.keys import GENERATION, NUMBERS, TENANTS, number_key, tenant_k
 from ifinu.errors import BrokerUnavailable
 
 BANNED = "banido"  # the reason of a hold by which the scripts know a banned number
+DISCONNECTED = "desconectado"  # the reason of a hold that ends when the connection is open again
+UNTIL_RELEASED = datetime(2999, 1, 1, tzinfo=UTC)  # the end of a hold that has no end by itself
 
 _MOST_TRIES = 20  # each one lost to a registry that changed meanwhile
 _BATCH = 1_000

@@ -17,14 +17,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol, Self
 
-from ifinu.numbers.directory import BANNED
-from ifinu.numbers.registry import UNTIL_RELEASED
+from ifinu.numbers.directory import BANNED, DISCONNECTED, UNTIL_RELEASED
 from ifinu.numbers.signals import FORBIDDEN, WINDOW, Figures, Level, Signal, levels
 
 SLOWEST = 0.1  # the least brake
-# Reasons of a hold, in the registry's row and in Redis; `directory.BANNED` is another one.
-DISCONNECTED = "desconectado"  # the webhook writes it too, and ends it
-OURS = "guarda:"  # then the signal
+OURS = "guarda:"  # what the reason of a hold by the guard begins with; then comes the signal
 
 _AN_HOUR = timedelta(hours=1)
 _A_DAY = timedelta(hours=24)

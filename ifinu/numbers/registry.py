@@ -25,10 +25,10 @@ from ifinu.ledger.engine import writing
 from ifinu.ledger.schema import events, notifications, numbers, registry, tenants
 from ifinu.ledger.states import State
 from ifinu.numbers import presets
+from ifinu.numbers.directory import UNTIL_RELEASED as UNTIL_RELEASED
 from ifinu.numbers.presets import Preset
 from ifinu.window import BRASILIA
 
-UNTIL_RELEASED = datetime(2999, 1, 1, tzinfo=UTC)  # the end of a hold that has no end by itself
 GONE_AFTER = 3  # answers in a row that the gateway has no such instance
 GONE_FOR = timedelta(minutes=10)  # from the first of them to the last
 
@@ -160,7 +160,7 @@ def read(engine: Engine) -> Registry:
 def number(engine: Engine, name: str) -> Number | None:
     """A registered number, or None."""
     with engine.connect() as connection:
-        return _number(connection, name)
+        return find(connection, name)
 
 
 def registered(engine: Engine, name: str) -> Number:
@@ -184,7 +184,7 @@ def register(engine: Engine, new: Number) -> None:
     """
     presets.checked(new.preset, new.overrides)
     with writing(engine) as connection:
-        if _number(connection, new.name) is not None:
+        if find(connection, new.name) is not None:
             raise ConfigurationError(f"{new.name} is registered already")
         connection.execute(insert(numbers).values({each.name: getattr(new, each.name) for each in fields(Number)}))
         _know(connection, new.tenant)
@@ -199,18 +199,30 @@ def change(engine: Engine, name: str, **values: Any) -> Number:
         ConfigurationError: The number is not registered, or its pace would be wrong.
     """
     with writing(engine) as connection:
-        before = _number(connection, name)
+        before = find(connection, name)
         if before is None:
             raise _unknown(name)
         presets.checked(Preset(values.get("preset", before.preset)), values.get("overrides", before.overrides))
-        connection.execute(update(numbers).where(numbers.c.name == name).values(values))
-        if "tenant" in values:
-            _know(connection, values["tenant"])
-        if any(getattr(before, column) != values[column] for column in _OF_THE_DIRECTORY & values.keys()):
-            _changed(connection)
-        after = _number(connection, name)
+        write(connection, before, values)
+        after = find(connection, name)
     assert after is not None  # noqa: S101 - this transaction has just written it
     return after
+
+
+def write(connection: Connection, before: Number, values: Mapping[str, Any]) -> None:
+    """
+    Write columns of a number.
+
+    Args:
+        connection: In a transaction of `engine.writing`.
+        before: The number as it is.
+        values: By the names of columns; they are not checked.
+    """
+    connection.execute(update(numbers).where(numbers.c.name == before.name).values(values))
+    if "tenant" in values:
+        _know(connection, values["tenant"])
+    if any(getattr(before, column) != values[column] for column in _OF_THE_DIRECTORY & values.keys()):
+        _changed(connection)
 
 
 def hold(engine: Engine, name: str, until: datetime, reason: str) -> Number:
@@ -333,7 +345,8 @@ def steps(engine: Engine, name: str, limit: int) -> list[tuple[datetime, dict[st
         return [(at, data) for at, data in connection.execute(query)]
 
 
-def _number(connection: Connection, name: str) -> Number | None:
+def find(connection: Connection, name: str) -> Number | None:
+    """A registered number, read within a transaction; or None."""
     row = connection.execute(select(*_NUMBER).where(numbers.c.name == name)).one_or_none()
     return None if row is None else Number(**row._mapping)
 

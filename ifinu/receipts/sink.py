@@ -11,14 +11,16 @@ import structlog
 
 from ifinu import phone as phones
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import seen_key
+from ifinu.broker.keys import number_key, script, seen_key
 from ifinu.ledger.states import State
+from ifinu.numbers.directory import DISCONNECTED, UNTIL_RELEASED
 from ifinu.receipts.optout_replies import ReplyHandler
 from ifinu.receipts.stop_words import wish_of
 from ifinu.receipts.webhook_events import ConnectionUpdate, Inbound, Receipt, SentEcho, WebhookEvent
 from ifinu.reference import reference_in
 
 SEEN_TTL_S = 172_800  # longer than any look-up of a message that may have been sent
+_UNTIL_OPEN_MS = round(UNTIL_RELEASED.timestamp() * 1000)
 _ANSWER_S = 4.0  # limit for one webhook
 
 log = structlog.get_logger()
@@ -49,6 +51,9 @@ class Sink:
                 match event:
                     case SentEcho():
                         await self._seen(pipe, event)
+                    case ConnectionUpdate():
+                        _hold_or_release(pipe, event)
+                        _add(pipe, event)
                     case _:
                         _add(pipe, event)
             if pipe.command_stack:
@@ -83,6 +88,19 @@ class Sink:
         pseudonym = await asyncio.to_thread(self._replies.pseudonym, echo.phone)
         # The first one stays: the text forwarded to the same person must not replace it.
         pipe.set(seen_key(reference, echo.instance, pseudonym), echo.key_id, ex=SEEN_TTL_S, nx=True)
+
+
+def _hold_or_release(pipe: redis.asyncio.client.Pipeline, update: ConnectionUpdate) -> None:
+    """
+    Hold a registered number while its connection is closed, so that its messages wait and no worker asks in vain.
+
+    A number that is not registered has no key, and gets none.
+    """
+    name, key = update.instance, number_key(update.instance)
+    if update.state == "close":
+        pipe.eval(script("hold_number").source, 1, key, name, _UNTIL_OPEN_MS, DISCONNECTED)
+    elif update.state == "open":
+        pipe.eval(script("release_number").source, 1, key, name, DISCONNECTED)
 
 
 def _add(pipe: redis.asyncio.client.Pipeline, event: Receipt | ConnectionUpdate | Inbound) -> None:

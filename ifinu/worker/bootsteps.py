@@ -4,7 +4,7 @@ The steps that Celery takes when a worker connects, and undoes when it stops.
     TakeOver         the consumer decides what goes back to the queue
     WarmUp           connect to Redis before the first message, once
     Heartbeat        touch the file for probes
-    RecorderProcess  write the ledger in a child process, while this worker is the one that records
+    RecorderProcess  write the ledger in a child process, with the guard, while this worker is the one that records
     Metrics          serve `/metrics`
 
 Celery calls `start` after each connection, `stop` when the connection is lost or a warm shutdown begins, and
@@ -36,6 +36,7 @@ from ifinu.worker.heartbeat import WorkState, stuck_by
 
 log = structlog.get_logger(__name__)
 
+_RECORDER = "ifinu.numbers.guarded_recorder"
 _TASKS = "celery.worker.consumer.tasks:Tasks"
 _BEAT_EVERY_S = 5.0
 _FIRST_BEAT_S = 0.5  # by then a connection that Redis refuses is lost again
@@ -191,7 +192,7 @@ class RecorderProcess(bootsteps.StartStopStep):
             self._thread.join(FINISH_S + _REAPED_S)
 
     def _run(self, settings: Settings) -> None:
-        run = functools.partial(record_in_child, settings, self._stop, self._progress)
+        run = functools.partial(record_in_child, settings, self._stop, self._progress, module=_RECORDER)
         failures = 0
         while not self._stop.is_set():
             began = time.monotonic()

@@ -17,7 +17,7 @@ from ifinu.errors import (
 )
 
 COMMANDS = [
-    "demo", "worker", "send", "enqueue", "cancel", "status", "top", "show", "plan", "load", "doctor", "erase",
+    "demo", "worker", "send", "enqueue", "cancel", "status", "top", "show", "guard", "plan", "load", "doctor", "erase",
     "simulator", "migrate", "recorder", "metrics", "flower", "restore",
     "backup", "backup list", "backup verify",
     "queue size", "queue peek", "queue pause", "queue resume", "queue purge",

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ifinu.numbers.directory import BANNED
-from ifinu.numbers.guard import DISCONNECTED, SLOWEST, Memory, Move, decide
-from ifinu.numbers.registry import UNTIL_RELEASED
+from ifinu.numbers.directory import BANNED, DISCONNECTED, UNTIL_RELEASED
+from ifinu.numbers.guard import SLOWEST, Memory, Move, decide
 from ifinu.numbers.signals import Figures, Level, Signal, levels
 
 NOW = datetime(2026, 11, 24, 15, 30, tzinfo=UTC)

@@ -26,6 +26,7 @@ from ifinu.ledger.leader import Leadership
 from ifinu.ledger.progress import Progress
 from ifinu.ledger.schema import events
 from ifinu.settings import load
+from ifinu.worker import bootsteps
 
 
 @pytest.fixture(autouse=True)
@@ -37,25 +38,27 @@ def _environment(monkeypatch: pytest.MonkeyPatch, valkey: Valkey, ledger_url: st
 
 
 @contextmanager
-def _recording(client: redis.Redis, progress: Progress, **overrides: str) -> Iterator[Future[None]]:
+def _recording(
+    client: redis.Redis, progress: Progress, module: str = "ifinu.ledger.child", **overrides: str
+) -> Iterator[Future[None]]:
     """A child that records until the end of the block."""
     stop, leadership = threading.Event(), Leadership(client)
     assert leadership.acquire()
     with ThreadPoolExecutor(1) as thread:
-        recording = thread.submit(record_in_child, load(**overrides), stop, progress, leadership)
+        recording = thread.submit(record_in_child, load(**overrides), stop, progress, leadership, module)
         try:
             yield recording
         finally:
             stop.set()
 
 
-def _child() -> int:
+def _child(module: str = "ifinu.ledger.child") -> int:
     """Process id of the one child of this process that records."""
     [pid] = [
         int(pid)
         for tasks in Path("/proc/self/task").glob("*/children")
         for pid in tasks.read_text().split()
-        if b"ifinu.ledger.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
     return pid
 
@@ -86,6 +89,19 @@ def test_a_child_ends_when_another_process_leads(client: redis.Redis) -> None:
         recording.result(10)
     assert not progress.active
     assert client.get(RECORDER) == b"another"
+
+
+def test_the_recorder_that_a_worker_starts_records_too(client: redis.Redis, ledger: Engine) -> None:
+    """
+    It is the one with the guard beside it.
+    """
+    progress = Progress()
+    add_event(client, "sent", "n1", key_id="K1")
+    with _recording(client, progress, bootsteps._RECORDER) as recording:
+        wait_until(lambda: progress.recorded == 1, seen=lambda: progress)
+        _child(bootsteps._RECORDER)
+    recording.result(10)
+    assert count(ledger, events) == 1
 
 
 def test_a_child_that_is_killed_is_an_error(client: redis.Redis) -> None:

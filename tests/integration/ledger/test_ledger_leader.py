@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -80,10 +81,11 @@ def test_names_of_leaders_are_unique(client: redis.Redis) -> None:
 
 
 @contextmanager
-def _standing_by(url: str, database_url: str) -> Iterator[threading.Event]:
+def _standing_by(url: str, database_url: str, **arguments: Any) -> Iterator[threading.Event]:
     stop = threading.Event()
     with redis.Redis.from_url(url) as client:
-        run = functools.partial(record, client, load(database_url=SecretStr(database_url)), stop, Progress())
+        config = load(database_url=SecretStr(database_url))
+        run = functools.partial(record, client, config, stop, Progress(), **arguments)
         thread = threading.Thread(target=stand_by, args=(client, stop, run))
         thread.start()
         try:
@@ -114,6 +116,32 @@ def test_one_of_two_recorders_leads_and_the_other_names_it_and_takes_over(
     assert [line["recorded"] for line in lines if line["event"] == "ifinu.recorder.ended"] == [1, 1]
 
 
+def test_what_runs_beside_the_recorder_ends_with_it_and_delays_nothing(
+    client: redis.Redis, valkey: Valkey, ledger: Engine, ledger_url: str
+) -> None:
+    """
+    It runs in the process that leads, and in that one only.
+    """
+    began, ended = threading.Semaphore(0), threading.Event()
+
+    def beside(engine: Engine, stop: threading.Event) -> None:
+        began.release()
+        with engine.connect():
+            stop.wait()
+        ended.set()
+
+    with _standing_by(valkey.url, ledger_url, beside=beside) as first:
+        assert began.acquire(timeout=10)
+        add_event(client, "sent", "n1", key_id="K1")
+        wait_until(lambda: client.xlen(EVENTS) == 0)
+        with _standing_by(valkey.url, ledger_url, beside=beside):
+            assert not began.acquire(timeout=0.3)
+            first.set()
+            assert ended.wait(10)
+            assert began.acquire(timeout=10)
+    assert table(ledger, notifications, "id") == [("n1",)]
+
+
 def test_a_recorder_waits_for_a_redis_that_has_not_started(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as lines, _standing_by("redis://127.0.0.1:1", f"sqlite:///{tmp_path / 'x'}"):
         wait_until(lambda: lines)
@@ -121,8 +149,12 @@ def test_a_recorder_waits_for_a_redis_that_has_not_started(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "module", ["ifinu.ledger", "ifinu.ledger.leader", "ifinu.ledger.standby", "ifinu.ledger.child", "ifinu.worker.app"]
-)
+    "module",
+    [
+        "ifinu.ledger", "ifinu.ledger.leader", "ifinu.ledger.standby", "ifinu.ledger.child",
+        "ifinu.numbers.guarded_recorder", "ifinu.worker.app",
+    ],
+)  # fmt: skip
 def test_a_standby_has_not_loaded_the_recorders_modules(module: str) -> None:
     loaded = f"import sys, {module}; print(*({{'sqlalchemy', 'alembic', 'psycopg2', 'sqlite3'}} & sys.modules.keys()))"
     run = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=60)

@@ -13,12 +13,13 @@ from processes import redis_server, stopping, wait_until
 from tcp_proxy import Proxy
 
 from ifinu import wire
-from ifinu.broker import URGENT
-from ifinu.broker.keys import EVENTS, optout_key, seen_key, senders_key
+from ifinu.broker import NORMAL, URGENT
+from ifinu.broker.keys import EVENTS, number_key, optout_key, seen_key, senders_key
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.replies import Replies
 from ifinu.notification import Priority
+from ifinu.numbers.directory import UNTIL_RELEASED
 from ifinu.receipts.auth import INSTANCE_HEADER, headers_of
 from ifinu.reference import reference_of, with_reference
 
@@ -50,6 +51,44 @@ def months():
 def test_a_receipt_is_on_the_stream_once_it_is_answered(receiver, client, path):
     assert receiver.post(update(), path) == 200
     assert events_of(client, "receipt") == [{"key_id": "3EB0AA", "status": "read", "instance": "wa1"}]
+
+
+def connection(state, code=200, instance="wa1"):
+    data = {"state": state, "statusReason": code}
+    return {"event": "connection.update", "instance": instance, "data": data}
+
+
+def hold_of(client, instance="wa1"):
+    until, reason = client.hmget(number_key(instance), "presa", "motivo")
+    return int(until or 0), reason
+
+
+@pytest.mark.parametrize("code", [401, 408, 428])
+def test_a_registered_number_is_held_from_its_closing_to_its_opening(receiver, client, code):
+    client.hset(number_key("wa1"), "par", 1)
+    client.zadd(f"{NORMAL}:turnos", {"wa1": 5})  # a message waits for it
+    far = round(UNTIL_RELEASED.timestamp() * 1000)
+    assert receiver.post(connection("close", code)) == 200
+    assert hold_of(client) == (far, b"desconectado")
+    assert client.zscore(f"{NORMAL}:turnos", "wa1") == far
+    assert receiver.post(connection("connecting")) == 200
+    assert hold_of(client) == (far, b"desconectado")
+    assert receiver.post(connection("open")) == 200
+    assert hold_of(client) == (0, None)
+    assert 5 < client.zscore(f"{NORMAL}:turnos", "wa1") < far  # it is looked at at once
+    assert [event["state"] for event in events_of(client, "connection")] == ["close", "connecting", "open"]
+
+
+def test_an_open_connection_ends_no_other_hold(receiver, client):
+    client.hset(number_key("wa1"), mapping={"par": 1, "presa": 9_999_999_999_999, "motivo": "guarda:too_fast"})
+    assert receiver.post(connection("open")) == 200
+    assert hold_of(client) == (9_999_999_999_999, b"guarda:too_fast")
+
+
+@pytest.mark.parametrize("state", ["close", "open"])
+def test_an_instance_that_is_not_registered_gets_no_key(receiver, client, state):
+    assert receiver.post(connection(state)) == 200
+    assert client.keys("*numero*") == []
 
 
 def test_several_receipts_of_one_hook_are_several_events(receiver, client):

@@ -1,0 +1,28 @@
+"""The recorder with the guard beside it: what a worker starts as its child, and what `ifinu recorder` runs."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from ifinu.ledger import child
+from ifinu.ledger.standby import Beside
+from ifinu.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+
+def guarding(config: Settings) -> Beside:
+    """The guard, as the recorder runs it."""
+
+    def watch(engine: Engine, stop: threading.Event) -> None:
+        from ifinu.numbers import patrol  # with the database's driver, which a process that stands by does without
+
+        patrol.watch(engine, config.redis_url.get_secret_value(), stop)
+
+    return watch
+
+
+if __name__ == "__main__":
+    child.main(guarding)
