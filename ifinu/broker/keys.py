@@ -69,7 +69,7 @@ A message is in exactly one of ready, delayed, lane, in flight and dead, and eve
     purge_dead_letter  dead -> gone
     resolve    dead -> gone, and a person's decision is recorded in the id's claim
     purge      ready, delayed, lanes -> gone, after they were set aside; ends the claims that waited for them
-    hold_number, release_number  move no message: they set from when a number may send
+    hold_number, release_number, brake_number  move no message: they set from when and how fast a number may send
     load_numbers  moves no message: writes a part of the registry's copy
     reconcile  moves no message: writes the ledger's knowledge of an id into its claim, after a restore
 
