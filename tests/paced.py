@@ -106,6 +106,7 @@ class Paced:
         self.ids, self.batches = count(), count()
         self.lines: dict[tuple[str, str, str], deque[Message]] = defaultdict(deque)  # by queue, number and tenant
         self.messages: dict[bytes, Message] = {}
+        self.pushed: dict[bytes, Message] = {}  # by the number that they say
         self.delayed: dict[bytes, float] = {}
         self.flight: dict[str, Message] = {}
         self.deadlines: dict[str, float] = {}
@@ -130,6 +131,7 @@ class Paced:
             body = {"headers": {"id": id_, "ifinu_linha": f"{tenant}\t{named}\t{phone[-8:]}"}, "body": "x"}
         raw = json.dumps(body).encode()
         message = Message(raw, id_, queue, self._number_of(tenant, named, phone), tenant)
+        self.pushed[raw] = message
         self.client.lpush(queue, raw)
         self._joins(message)
 
@@ -233,7 +235,7 @@ class Paced:
                 arguments = (tag, successor.raw, self.wait_ms, state, message.id, "", "", *pace, aside)
                 script("postpone")(self.client, (*home, keys.delayed, claim, UNKNOWN), arguments)
                 self._ended(tag, went_out, u, at)
-                self.messages[successor.raw] = successor
+                self.messages[successor.raw] = self.pushed[successor.raw] = successor
                 if aside and name:
                     self._joins(successor, first=True)
                 else:
@@ -242,6 +244,7 @@ class Paced:
             case "not yet due":
                 script("delay")(self.client, (*home, keys.delayed), (tag, int(at + self.wait_ms), name))
                 self._ended(tag, went_out, u, at)
+                self.messages[message.raw] = self.pushed[message.raw]  # where it was rerouted to is forgotten
                 self._read_due(message.raw, keys)
                 return
             case "given back":

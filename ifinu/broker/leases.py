@@ -236,7 +236,7 @@ class Leases:
             (
                 *(tag, outcome.state, outcome.key_id, int(ttl_s * 1000), notification_id, name, data),
                 *written_to,
-                *_pace(number),
+                *(_pace(number) if number or then else ()),  # most have neither
                 *itertools.chain.from_iterable(then),
             ),
         )

@@ -3,7 +3,8 @@
 -- KEYS: in flight, deadlines, claim, unknown, events, ready, senders (absent if nothing was sent to the phone)
 -- ARGV: tag, state, the gateway's message id, ttl (ms), id, event, its data, the phone's pseudonym, tenant, ttl of the
 --       senders (ms) (these three are '' without senders), number whose pace it kept ('' for none), a random number from 0
---       to 1 for it, then for each message that follows once this one was sent: its id, its bytes
+--       to 1 for it (these two may be absent), then for each message that follows once this one was sent: its id, its
+--       bytes
 -- Returns 1, or 0 if the message was not in flight any more; `sent` is recorded all the same.
 redis.call('ZREM', KEYS[2], ARGV[1])
 local held = redis.call('HDEL', KEYS[1], ARGV[1])
