@@ -6,6 +6,7 @@ The delivery of one message: claim its id, check that it may go now, render it, 
     Wait       put it into the delayed set; no try is counted
     Retry      put it into the delayed set; this try is counted
     GiveBack   return it to its queue unchanged; no try is counted
+    Reroute    move it to the lane of another number; no try is counted
     Dead       move it to the dead letters
 
 What follows a failed send, the usual outcome first:
@@ -40,7 +41,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
@@ -49,7 +50,7 @@ import redis
 import structlog
 
 from ifinu import loop, phone, wire
-from ifinu.broker.claims import Claim, Claims, ClaimState, MessageRef, Resend, Verdict
+from ifinu.broker.claims import Claim, Claims, ClaimState, Limits, MessageRef, Resend, Verdict
 from ifinu.broker.clock import TOO_FAR_OFF_S
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import seen_key, senders_key
@@ -71,8 +72,10 @@ from ifinu.gateway.breaker import is_outage
 from ifinu.gateway.instances import Hold, Instances, Trouble
 from ifinu.gateway.message_records import ConnectionState
 from ifinu.json_encoder import encoder
-from ifinu.notification import Notification
-from ifinu.outcome import Dead, GiveBack, Outcome, Retry, Wait
+from ifinu.notification import Kind, Notification, is_code_id
+from ifinu.numbers.assignment import route
+from ifinu.numbers.directory import EMPTY, Directory
+from ifinu.outcome import Dead, GiveBack, Outcome, Reroute, Retry, Wait
 from ifinu.reference import reference_in, reference_of
 from ifinu.render import Renderer
 from ifinu.settings import OnUnknown
@@ -86,9 +89,11 @@ _BRAZIL = ZoneInfo(BRASILIA)
 # sent the day before.
 _CLOCKS_DIFFER = timedelta(days=1)
 _CLOCKS_DIFFER_LITTLE = timedelta(minutes=5)
+_PAIR_GAP_MS = 6_000  # between two messages to a person; WhatsApp's Cloud API asks for as much
 _YOUNG_S = 2.0  # within this time after its claim a message is sent without a second claim
 _FIRST_LOOK_S = 5.0
 _LOOK_AGAIN_S = 10.0  # after the gateway could not be queried
+_NOT_THE_NUMBERS = (Reason.PAIR_LIMIT, Reason.GATEWAY_DATABASE)  # a wait for which its number need not be held
 _BROKEN = (Reason.CONNECTION_LOST, Reason.GATEWAY_5XX)
 _ENDED = {
     Name.EXPIRED: "ifinu.message.expired",
@@ -112,6 +117,14 @@ class Gateway(Protocol):
     ) -> str: ...
 
     def connection_state(self, instance: str) -> ConnectionState: ...
+
+
+class _Elsewhere(Exception):  # noqa: N818 - it ends a delivery before it begins
+    """The message belongs into the lane of another number."""
+
+    def __init__(self, number: str) -> None:
+        super().__init__()
+        self.outcome = Reroute(number)
 
 
 class _Overtaken(Exception):  # noqa: N818 - it ends a send before it begins
@@ -155,6 +168,7 @@ class _Message(NamedTuple):
     event_fields: dict[str, Any]
     pseudonym: str
     trouble: Trouble | None
+    paced: bool = False  # whether its instance is a registered number
 
     def event(self, name: Name, **data: Any) -> Event:
         return Event(name, self.notification.id, {**self.event_fields, **data})
@@ -190,6 +204,9 @@ class Delivery:
         windows: The sending windows.
         pseudonyms: The pseudonyms of phones.
         instance: WhatsApp instance for notifications without one.
+        numbers: The registered numbers, as this worker knows them.
+        registered_only: Whether nothing goes by an instance that is not registered.
+        reminders: The most reminders that a person gets a day from a tenant by registered numbers; 0: no limit.
         on_unknown: What to do with a message that may have been sent and that the gateway does not have.
         grace_s: How long to search the gateway for such a message, in seconds.
         compares: Whether to refuse an id that was used for other content.
@@ -208,6 +225,9 @@ class Delivery:
     on_unknown: OnUnknown
     grace_s: float
     compares: bool
+    numbers: Callable[[], Directory] = lambda: EMPTY
+    registered_only: bool = False
+    reminders: int = 0
     tracer: Tracer = OFF
     on_post: Callable[[str], None] = lambda tag: None
 
@@ -235,13 +255,42 @@ class Delivery:
         """
         message = self._message(notification, ref, attempt, trouble)
         try:
-            outcome = self._outcome(message)
-        except InvalidNotification as exc:  # it has no text, or one that is not true
+            outcome = self._outcome(self._routed(message))
+        except InvalidNotification as exc:  # it has no text, one that is not true, or no instance that may send it
             return message.dead(exc)
+        except _Elsewhere as exc:
+            return exc.outcome
         return message.dead(outcome.error) if last and isinstance(outcome, Retry) else outcome
+
+    def _routed(self, message: _Message) -> _Message:
+        """
+        The message with the instance by which it goes.
+
+        Raises:
+            InvalidNotification: No instance may send it.
+            _Elsewhere: It goes by another number than the one that the fetch took for it.
+        """
+        notification, taken, directory = message.notification, message.ref.number, self.numbers()
+        if not (directory.generation or self.registered_only):
+            return message
+        instance, paced = route(
+            directory,
+            tenant=notification.tenant,
+            named=notification.instance,
+            phone=notification.phone,
+            taken=taken,
+            default=self.instance,
+            registered_only=self.registered_only,
+        )
+        if paced and taken != instance:
+            raise _Elsewhere(instance)
+        fields = {**message.event_fields, "instance": instance}
+        return message._replace(instance=instance, event_fields=fields, paced=paced)
 
     def _outcome(self, message: _Message) -> Outcome:
         hold = self.instances.hold(message.instance)
+        if message.paced:  # its hold is in Redis, and the fetch keeps it; this one is a probe
+            hold = None
         claim, now = self._claim(message, held=hold is not None)
         match claim.verdict:
             case Verdict.GO:
@@ -258,6 +307,8 @@ class Delivery:
                 else:  # there is no first message: this one is not in flight at the Redis of the claims
                     log.warning("ifinu.message.not_held", id=message.notification.id, queue=message.ref.queue)
                 return Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=claim.before))
+            case Verdict.NEW_CHATS | Verdict.PERSON_CAP | Verdict.PAIR_GAP:
+                return self._limited(message, claim, now())
             case Verdict.CANCELLED:
                 return _ended(message, ClaimState.CANCELLED, Name.CANCELLED)
             case Verdict.OPTED_OUT:
@@ -303,10 +354,32 @@ class Delivery:
                 pseudonym=message.pseudonym,
                 seen=seen_key(reference_of(message.notification.id), message.instance, message.pseudonym),
                 held=held,
+                limits=self._limits(message) if message.paced else None,
             )
             if span.sampled:
                 span.set_attributes({VERDICT: claim.verdict.value})
         return claim, _Now(asked, claim.at)
+
+    def _limits(self, message: _Message) -> Limits:
+        """What a number with a pace asks of the claim. Payment codes belong to the message before them."""
+        notification, today = message.notification, datetime.now(UTC)
+        months = (f"{day:%Y-%m}" for day in (today, today.replace(day=1) - timedelta(days=1)))
+        this, last = (senders_key(message.instance, month) for month in months)
+        is_code = is_code_id(notification.id)
+        counts = self.reminders and notification.kind is not Kind.PAID and not is_code
+        return Limits(
+            message.instance,
+            (this, last),
+            reminders=self.reminders if counts else None,
+            gap_ms=None if is_code else _PAIR_GAP_MS,
+        )
+
+    def _limited(self, message: _Message, claim: Claim, now: datetime) -> Settled | Wait:
+        """Wait for a limit to end: of the person, for seconds or until tomorrow, or of the number's new chats."""
+        assert claim.until is not None  # noqa: S101 - the claim says so of a limit
+        notification = message.notification
+        opens = self.windows.opens_at(claim.until, phone=notification.phone, tenant=notification.tenant)
+        return self._not_before(message, claim, now, opens or claim.until, claim.verdict.value, "it may be sent")
 
     def _digest(self, notification: Notification) -> str:
         """A digest of the whole content."""
@@ -360,8 +433,16 @@ class Delivery:
         if goes is None:
             return None
         reason = "window" if late is None else "not_late"
+        its_charge = late is not None and expires is not None and late >= expires
+        then = "its charge is late" if its_charge else "its sending window opens"
+        return self._not_before(message, claim, now, goes, reason, then)
+
+    def _not_before(
+        self, message: _Message, claim: Claim, now: datetime, goes: datetime, reason: str, then: str
+    ) -> Settled | Wait:
+        """Wait until a time, or expire if that comes too late; `then` says in words what happens at that time."""
+        expires = expires_at(message.notification)
         if expires is not None and goes >= expires:
-            then = "its charge is late" if late is not None and late >= expires else "its sending window opens"
             return _ended(message, ClaimState.EXPIRED, Name.EXPIRED, reason=f"{then} after it has expired")
         state = ClaimState.UNKNOWN if claim.verdict is Verdict.LOOK_UP else ClaimState.WAITING
         deferred = message.untried(Name.DEFERRED, reason=reason)
@@ -383,7 +464,7 @@ class Delivery:
         took_s = monotonic() - started
         if self.instances.sent(message.instance, _ms(began)):
             log.info("ifinu.instance.back", instance=_masked(message.instance))
-        return self._sent(message, sent, "gateway", now(), took_s)
+        return self._sent(message, sent, "gateway", now(), took_s, new=claim.new)
 
     def _post(self, message: _Message, text: str, before: Callable[[], None]) -> Sent:
         with self.tracer.step(SpanName.SEND) as span:
@@ -475,7 +556,8 @@ class Delivery:
             refund, trouble = trouble.counted, trouble._replace(counted=0)
         deferred = message.event(Name.DEFERRED, reason=reason, error=str(exc))
         wait = self._wait(message, wait_s, at, ClaimState.WAITING, claim.token, deferred, reason, error=exc)
-        return wait._replace(trouble=trouble, refund=refund)
+        held = message.paced and exc.reason not in _NOT_THE_NUMBERS
+        return wait._replace(trouble=trouble, refund=refund, held=held)
 
     def _look_up(self, message: _Message, claim: Claim, now: _Now, *, held: bool) -> Outcome:
         """Look up a send in doubt: settle it if the gateway has it; else wait, resend it, or leave it to a person."""
@@ -483,7 +565,7 @@ class Delivery:
         started = claim.started or claim.at
         try:
             with self.tracer.step(SpanName.LOOK_UP):
-                found = claim.seen or self._find(message, claim.since or started, started, now())
+                found = self._seen(message, claim) or self._find(message, claim, claim.since or started, started, now())
         except GatewayError as exc:
             log.warning("ifinu.message.not_looked_up", id=notification.id, error=str(exc))
             return self._look_again(message, claim, now(), min(_LOOK_AGAIN_S, self.grace_s))
@@ -526,12 +608,19 @@ class Delivery:
         wait = self._wait(message, wait_s, at, ClaimState.UNKNOWN, claim.token, None, "look_up")
         return wait._replace(trouble=message.trouble)
 
-    def _find(self, message: _Message, since: datetime, started: datetime, now: datetime) -> str:
+    def _seen(self, message: _Message, claim: Claim) -> str:
+        """The gateway's id of a message that a webhook reported as sent; empty if none did."""
+        if claim.number in ("", message.instance):
+            return claim.seen
+        return self.claims.seen(seen_key(reference_of(message.notification.id), claim.number, message.pseudonym))
+
+    def _find(self, message: _Message, claim: Claim, since: datetime, started: datetime, now: datetime) -> str:
         """
         Search the gateway for a message. Returns the gateway's id of it, or empty.
 
         Args:
             message: The message.
+            claim: Its claim, which knows the number that may have sent it.
             since: Start of its first send in doubt.
             started: Start of its last one.
             now: The time.
@@ -542,7 +631,7 @@ class Delivery:
         is_it = self._recognised(message.notification, since, started)
         margin = _CLOCKS_DIFFER if self.renderer.reference else _CLOCKS_DIFFER_LITTLE
         number, since, until = message.notification.phone, since - margin, now + margin
-        return self.gateway.find_sent(message.instance, number, is_it, since=since, until=until)
+        return self.gateway.find_sent(claim.number or message.instance, number, is_it, since=since, until=until)
 
     def _recognised(self, notification: Notification, *sent_at: datetime) -> Callable[[str], bool]:
         """A test for a notification's text among others to the same person: by its reference, or by the whole text."""
@@ -562,7 +651,9 @@ class Delivery:
             )
         )
 
-    def _sent(self, message: _Message, sent: Sent, by: str, at: datetime, took_s: float | None = None) -> Settled:
+    def _sent(
+        self, message: _Message, sent: Sent, by: str, at: datetime, took_s: float | None = None, *, new: bool = False
+    ) -> Settled:
         notification = message.notification
         log.info(
             "ifinu.message.sent",
@@ -575,7 +666,8 @@ class Delivery:
         # A reply of this person concerns this tenant.
         key = senders_key(message.instance, f"{at.year}-{at.month:02}")
         sender = key, message.pseudonym, notification.tenant or ""
-        event = message.event(Name.SENT, key_id=sent.key_id, confirmed=sent.confirmed, by=by)
+        more = {"new": True} if new else {}  # the number had not written to this person before
+        event = message.event(Name.SENT, key_id=sent.key_id, confirmed=sent.confirmed, by=by, **more)
         return Settled(ClaimState.SENT, event, sent.key_id or "", sender, took_s)
 
     def _wait(

@@ -6,6 +6,8 @@ Everything ifinu can raise, named by what the caller may do next.
   - InvalidNotification      it can never be sent as it is: fix `.field`, or dead-letter it
     + IdReused               its id belongs to other content: give it another id
     + Poison                 several workers in a row died of it: find the cause before you replay it
+    + WrongTenant            it would go by another tenant's number: name one of its own, or none
+    + UnknownInstance        its instance is not registered, and IFINU_NUMBERS asks for that: register it
   - BrokerUnavailable        Redis did not answer in time: nothing is known to be lost, try again
   - LedgerUnavailable        the database did not answer, or lacks the ledger's tables: sending goes on without it
   - BackupFailed             a backup could not be made, is incomplete, or could not be restored
@@ -104,6 +106,14 @@ class IdReused(InvalidNotification):
 
 class Poison(InvalidNotification):
     """Several workers in a row died while they had this message."""
+
+
+class WrongTenant(InvalidNotification):
+    """It would go by a number that belongs to another tenant."""
+
+
+class UnknownInstance(InvalidNotification):
+    """Its instance is not registered, and only registered ones may send."""
 
 
 class BrokerUnavailable(IfinuError):  # noqa: N818

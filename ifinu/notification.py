@@ -121,6 +121,11 @@ def code_ids(notification_id: str) -> tuple[str, str]:
     return f"{stem}#pix", f"{stem}#boleto"
 
 
+def is_code_id(notification_id: str) -> bool:
+    """Whether `code_ids` made an id."""
+    return notification_id.endswith(("#pix", "#boleto"))
+
+
 class Notification(BaseModel):
     """
     One message to one person about one charge.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event
 from ifinu.broker.leases import Settled
-from ifinu.errors import IdReused, InvalidNotification, MaybeSent, Poison, SendError
+from ifinu.errors import IdReused, InvalidNotification, MaybeSent, Poison, SendError, UnknownInstance, WrongTenant
 from ifinu.gateway.instances import Trouble
 
 
@@ -29,6 +29,8 @@ class Wait(NamedTuple):
         error: The gateway's error; None if no send was requested.
         trouble: Its failures so far, for the header of its next message.
         refund: Number of counted tries that were its instance's fault.
+        held: Whether it waits because its number, which has a pace, must not send: then that number is held for the
+            wait, and the message stays the first in its lane.
     """
 
     wait_s: float
@@ -43,6 +45,7 @@ class Wait(NamedTuple):
     error: SendError | None = None
     trouble: Trouble | None = None
     refund: int = 0
+    held: bool = False
 
 
 class Retry(NamedTuple):
@@ -75,6 +78,17 @@ class GiveBack(NamedTuple):
     error: Exception
 
 
+class Reroute(NamedTuple):
+    """
+    Nothing was sent, and the message moves to the lane of the number by which it goes.
+
+    Attributes:
+        number: Name of that number.
+    """
+
+    number: str
+
+
 class Dead(NamedTuple):
     """
     The message ends in the dead letters.
@@ -102,7 +116,11 @@ class Dead(NamedTuple):
                 return "id_reused"
             case Poison():
                 return "poison"
+            case WrongTenant():
+                return "wrong_tenant"
+            case UnknownInstance():
+                return "unknown_instance"
         return "invalid"
 
 
-Outcome = Settled | Wait | Retry | GiveBack | Dead
+Outcome = Settled | Wait | Retry | GiveBack | Reroute | Dead

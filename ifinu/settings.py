@@ -49,6 +49,13 @@ class OnUnknown(enum.StrEnum):
     HOLD = "hold"  # a person decides: `ifinu unknown`
 
 
+class Numbers(enum.StrEnum):
+    """The choices for an instance that is not registered."""
+
+    OPEN = "open"  # it sends at the worker's pace alone
+    REGISTERED = "registered"  # it does not send: its messages are dead letters
+
+
 class LogFormat(enum.StrEnum):
     """How log lines look."""
 
@@ -265,6 +272,21 @@ class Settings(BaseSettings):
             "each in a message that holds nothing else and can be copied."
         ),
     ] = False
+    numbers: Annotated[
+        Numbers,
+        Field(
+            description="Which instances may send: `open`, all of them; `registered`, only those that `ifinu instance` "
+            "has registered, each at its pace."
+        ),
+    ] = Numbers.OPEN
+    reminders_per_person: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="The most reminders a day (`lembrete`, `vencimento`, `atraso`) that a person gets from a "
+            "tenant by registered numbers; `0`: any number.",
+        ),
+    ] = 1
     templates: Annotated[
         Path | None,
         _Optional,

@@ -14,6 +14,9 @@ A worker claims the id just before it sends. The claim is a hash, `ifinu:claim:<
     letter     digest of the dead letter that it ended in
     resent     set once it was sent again because the gateway did not have it
     died       set once a worker died while it sent it
+    number     the number that claimed it, if that has a pace: a look-up asks this one
+    person     prefix of the keys that count the messages to its person, likewise
+    counted    the one of them that holds its id, or empty
     cancelled  set while it is cancelled
     codes      ids of the messages with its payment codes, which were queued when it was sent (JSON)
     codes_off  set if it was cancelled while it was being sent: then no codes follow
@@ -34,14 +37,14 @@ from __future__ import annotations
 import enum
 import json
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import redis
 
 from ifinu.broker import clock
 from ifinu.broker.connections import ScriptRunner
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, EVERY_TENANT, UNKNOWN, Keys, claim_key, optout_key, script
+from ifinu.broker.keys import EVENTS, EVERY_TENANT, UNKNOWN, Keys, claim_key, number_key, optout_key, script
 
 CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was cancelled
 
@@ -69,6 +72,10 @@ class Verdict(enum.StrEnum):
     REUSED = "reused"  # the id belongs to other content
     CANCELLED = "cancelled"  # it was cancelled
     OPTED_OUT = "opted_out"  # the person opted out of this tenant
+    # Of numbers with a pace; nothing is claimed, and `Claim.until` says when the limit ends.
+    NEW_CHATS = "new_chats"  # the number may not write to more new people today
+    PERSON_CAP = "person_cap"  # the person got as many reminders as one may get a day
+    PAIR_GAP = "pair_gap"  # the person got a message seconds ago
 
 
 class Resend(enum.StrEnum):
@@ -100,6 +107,23 @@ class MessageRef(NamedTuple):
     number: str = ""
 
 
+class Limits(NamedTuple):
+    """
+    The limits of a message that goes by a number with a pace, beside that pace.
+
+    Attributes:
+        number: Name of the number.
+        senders: Keys of the people that it wrote to, this month and last (`keys.senders_key`).
+        reminders: The most reminders that the person gets a day from the tenant; None if it does not count as one.
+        gap_ms: The least time between two messages to the person; None without one.
+    """
+
+    number: str
+    senders: tuple[str, str]
+    reminders: int | None
+    gap_ms: int | None
+
+
 class Claim(NamedTuple):
     """
     The answer to a claim.
@@ -115,6 +139,9 @@ class Claim(NamedTuple):
         at: Redis' time.
         off_s: Seconds that this machine's clock is ahead of Redis'.
         died: Whether a worker died while it sent it.
+        number: The number with a pace that claimed it; empty without one.
+        new: Whether that number has not written to the person before.
+        until: When the limit ends that it has to wait for, or None.
     """
 
     verdict: Verdict
@@ -127,6 +154,9 @@ class Claim(NamedTuple):
     at: datetime
     off_s: float
     died: bool = False
+    number: str = ""
+    new: bool = False
+    until: datetime | None = None
 
 
 class Withdrawn(NamedTuple):
@@ -171,6 +201,7 @@ class Claims:
         pseudonym: str,
         seen: str,
         held: bool = False,
+        limits: Limits | None = None,
     ) -> Claim:
         """
         Ask to send. A message that holds the claim may ask again; its send then counts as begun at that time.
@@ -180,12 +211,13 @@ class Claims:
             digest: Digest of its content; empty if the content is not compared.
             seen: Key under which a webhook would have recorded it as sent (`keys.seen_key`).
             held: Whether its instance is held back: then a message that might be sent does not claim the id.
+            limits: The limits of its number, if that has a pace.
 
         Raises:
             redis.RedisError: The verdict is unknown; nothing may be sent.
         """
         _, notification_id, data = event.arguments()
-        keys = (
+        keys: tuple[str, ...] = (
             claim_key(notification_id),
             Keys.of(ref.queue).in_flight,
             optout_key(tenant),
@@ -194,10 +226,15 @@ class Claims:
             EVENTS,
             optout_key(EVERY_TENANT),
         )
-        args = (ref.tag, digest, ref.token, self._ttl_ms, notification_id, pseudonym, data, int(held))
+        args: tuple[Any, ...] = ref.tag, digest, ref.token, self._ttl_ms, notification_id, pseudonym, data, int(held)
+        if limits is not None:
+            keys = *keys, number_key(limits.number), *limits.senders
+            most = ("" if limit is None else limit for limit in (limits.reminders, limits.gap_ms))
+            args = *args, limits.number, tenant or "", *most
         question = clock.Question()
         answer = self._runner.run(script("claim"), keys, args)
-        verdict, before, token, since, started, resent, seen, at_ms, died = (part.decode() for part in answer)
+        verdict, before, token, since, started, resent, seen, at_ms, died, *paced = (part.decode() for part in answer)
+        number, new, until = paced or ("", "", "")
         at = datetime.fromtimestamp(int(at_ms) / 1000, UTC)
         off_s = question.off_s(int(at_ms) / 1000)
         return Claim(
@@ -211,7 +248,22 @@ class Claims:
             at,
             off_s,
             bool(died),
+            number,
+            bool(new),
+            _instant(until),
         )
+
+    def seen(self, key: str) -> str:
+        """
+        The gateway's id of a message that a webhook reported as sent; empty if none did.
+
+        Args:
+            key: As for `claim`.
+
+        Raises:
+            redis.RedisError: The server answered with an error, or not at all.
+        """
+        return (self._runner.command("GET", key) or b"").decode()
 
     def resend(self, ref: MessageRef, event: Event, *, tenant: str | None, pseudonym: str) -> Resend:
         """
@@ -239,7 +291,7 @@ class Claims:
         Raises:
             redis.RedisError: The claim stays, and counts as orphaned when the message comes again.
         """
-        self._runner.run(script("release"), (claim_key(notification_id),), (tag,))
+        self._runner.run(script("release"), (claim_key(notification_id),), (tag, notification_id))
 
     def started(self, queue: str, digest: str) -> int:
         """

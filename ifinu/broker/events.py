@@ -13,7 +13,8 @@ Every event of a notification carries what is known of: `kind`, `tenant`, `insta
                                                by: gateway | look_up | webhook | person, new: true if it opened a
                                                chat (absent: it did not)
     retrying    retrying                       reason, error, due_ms
-    deferred    deferred                       reason: window | not_late | instance | throttled | misconfigured, due_ms
+    deferred    deferred                       reason: window | not_late | instance | throttled | misconfigured |
+                                               new_chats | person_cap | pair_gap, due_ms
     unknown     unknown                        reason, error, due_ms (of the next look-up, or null)
     resending   unknown                        the gateway did not have it, and it is sent again
     held        unknown, in the dead letters   reason, error

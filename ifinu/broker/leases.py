@@ -30,7 +30,7 @@ from ifinu.broker.claims import ClaimState
 from ifinu.broker.clock import Difference
 from ifinu.broker.connections import ScriptRunner
 from ifinu.broker.events import Event
-from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, claim_key, script
+from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, claim_key, number_key, script
 
 log = structlog.get_logger(__name__)
 
@@ -281,6 +281,39 @@ class Leases:
             ),
         )
         self._let_go(tag)
+
+    def hold_number(self, number: str, until: datetime, reason: str, *, longest_s: float) -> None:
+        """
+        Hold a number, for all workers; a hold right after the last one is twice as long.
+
+        Args:
+            until: Its end, by Redis' clock, unless it is longer.
+            reason: Why, in one word.
+            longest_s: The longest time in seconds that it grows to.
+
+        Raises:
+            redis.RedisError: Redis does not answer. It may have been done.
+        """
+        arguments = number, int(until.timestamp() * 1000), reason, int(longest_s * 1000)
+        self._runner.run(script("hold_number"), (number_key(number),), arguments)
+
+    def reroute(self, tag: str, number: str) -> bool:
+        """
+        Move a message to the end of its tenant's lane at another number, if this process still holds it.
+
+        Returns:
+            Whether this process has the message no more; False if that number is not registered.
+
+        Raises:
+            redis.RedisError: Redis does not answer. It may have been done.
+        """
+        if (held := self._held.get(tag)) is None:
+            return True
+        places = held.keys.in_flight, held.keys.deadlines
+        if self._runner.run(script("reroute"), places, (tag, held.number, number)) < 0:
+            return False
+        self._let_go(tag)
+        return True
 
     def bury(self, tag: str, record: bytes | str, event: Event, *, state: ClaimState, token: str = "") -> None:
         """

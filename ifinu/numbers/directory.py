@@ -112,6 +112,7 @@ class Directory:
 
 
 EMPTY = Directory()
+UNLOADED = "?"  # the generation of a worker that sends nothing before it knows the registry
 _NO_NUMBERS = Tenancy()
 
 

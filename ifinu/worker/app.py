@@ -28,6 +28,7 @@ from prometheus_client import CollectorRegistry
 
 from ifinu import logs, loop, settings, tracing
 from ifinu.broker import NORMAL, QUEUES, connections, rights
+from ifinu.broker.channel import Channel
 from ifinu.broker.claims import Claims
 from ifinu.broker.keys import CONTROL, TASK_EVENTS
 from ifinu.broker.locations import Locations
@@ -41,6 +42,7 @@ from ifinu.gateway.instances import Instances
 from ifinu.ledger.progress import Progress
 from ifinu.metrics import endpoint, recorder_series
 from ifinu.metrics.worker_series import WorkerSeries
+from ifinu.numbers.directory import EMPTY, UNLOADED, Directory
 from ifinu.render import Renderer
 from ifinu.settings import Settings
 from ifinu.window import Windows
@@ -78,11 +80,13 @@ class Application(Celery):
         breaker: The breaker of the gateway, for the consumer.
         claiming: The gate of the claims, for the consumer.
         bucket: The task's token bucket, once there is a consumer.
+        directory: The registered numbers, as this worker knows them.
         progress: Progress of the recorder, if this worker records.
     """
 
     amqp_cls = _Messages
     bucket: TokenBucket | None = None
+    directory: Directory = EMPTY
     _settings: Settings | None = None
     _delivery: Delivery | None = None
     _making = threading.Lock()  # several threads may need it first
@@ -136,8 +140,32 @@ class Application(Celery):
         if self._delivery is None:
             with self._making:
                 if self._delivery is None:
-                    self._delivery = delivery_of(self.settings, self.goes)
+                    self._delivery = delivery_of(self.settings, self.goes, lambda: self.directory)
         return self._delivery
+
+    @property
+    def first_generation(self) -> str:
+        """The generation of the directory while nothing is known to be registered."""
+        return UNLOADED if self.settings.numbers is settings.Numbers.REGISTERED else ""
+
+    def reload_directory(self) -> str:
+        """
+        Load the directory of registered numbers from Redis.
+
+        A worker that knows numbers keeps them while Redis has none: then Redis was emptied, and nothing is fetched
+        until the recorder has loaded the registry again.
+
+        Returns:
+            Its generation, without which Redis gives out no message.
+
+        Raises:
+            redis.RedisError: Redis does not answer.
+        """
+        with contextlib.closing(connections.connect(self.settings.redis_url.get_secret_value())) as client:
+            found = Directory.load(client)
+        if found.generation or not self.directory.generation:
+            self.directory = found
+        return self.directory.generation or self.first_generation
 
     def goes(self, tag: str) -> None:
         """A message, by its delivery tag, goes to the gateway now: the pace counts it."""
@@ -201,13 +229,18 @@ class Application(Celery):
         self._settings = config
 
 
-def delivery_of(config: Settings, on_post: Callable[[str], None] = lambda tag: None) -> Delivery:
+def delivery_of(
+    config: Settings,
+    on_post: Callable[[str], None] = lambda tag: None,
+    numbers: Callable[[], Directory] = lambda: EMPTY,
+) -> Delivery:
     """
     Make the delivery by these settings.
 
     Args:
         config: The settings.
         on_post: As for `Delivery`.
+        numbers: As for `Delivery`.
 
     Raises:
         ConfigurationError: The gateway's key is missing, or tracing is on and OpenTelemetry cannot be used.
@@ -234,6 +267,9 @@ def delivery_of(config: Settings, on_post: Callable[[str], None] = lambda tag: N
         instance=config.evolution_instance,
         on_unknown=config.on_unknown,
         grace_s=config.unknown_grace_s,
+        numbers=numbers,
+        registered_only=config.numbers is settings.Numbers.REGISTERED,
+        reminders=config.reminders_per_person,
         # Sandbox data change from day to day, and load tests reuse their ids.
         compares=config.sandbox_number is None,
         tracer=tracing.tracer(config.tracing, tracing.WORKER, gateway_url=config.evolution_url),
@@ -308,6 +344,7 @@ def _make_ready(sender: Any, **_: Any) -> None:
         app.check()
         check_worker(sender.pool_cls)
         app.delivery  # noqa: B018 - making it is the point
+        Channel.reload_directory = staticmethod(app.reload_directory)
         app.check_rights()
     except Exception as exc:  # Celery would log it and go on, and each message would end as an error
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - to the person who starts the worker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from ifinu import tracing
@@ -11,7 +12,9 @@ from ifinu.broker.headers import ACCEPTED, FIRST_TRY, LINE, NUMBER, QUEUE, SUSPE
 from ifinu.broker.leases import Leases
 from ifinu.gateway.instances import Trouble
 from ifinu.notification import Notification
-from ifinu.outcome import Outcome, Retry, Wait
+from ifinu.outcome import Outcome, Reroute, Retry, Wait
+
+_LONGEST_HOLD_S = 60.0  # of a number in trouble, between two messages that try it
 
 
 class Attempt:
@@ -32,12 +35,12 @@ class Attempt:
         notification: The notification, once it was read.
         outcome: What became of it; None until that is decided.
         failure: What was raised instead of an outcome, if it is to be raised again under Celery's tracer.
-        postponed: Whether another message has taken its place in the delayed set.
+        moved: Whether it is not this worker's any more: another message has taken its place, or it is in another lane.
     """
 
     __slots__ = (
-        "_message", "accepted", "failure", "first_at", "notification", "number", "outcome", "postponed", "ref",
-        "suspect", "traceparent", "trouble",
+        "_message", "accepted", "failure", "first_at", "moved", "notification", "number", "outcome", "ref", "suspect",
+        "traceparent", "trouble",
     )  # fmt: skip
 
     def __init__(self, message: Any) -> None:
@@ -54,7 +57,7 @@ class Attempt:
         self.notification: Notification | None = None
         self.outcome: Outcome | None = None
         self.failure: Exception | None = None
-        self.postponed = False
+        self.moved = False
 
     @property
     def id(self) -> str:
@@ -85,6 +88,11 @@ class Attempt:
                 TROUBLE: outcome.trouble,
                 LINE: lanes.line(self.notification.tenant, self.notification.instance, self.notification.phone),
             }
+            held = False
+            if isinstance(outcome, Wait) and outcome.held:
+                held = True
+                until = outcome.at + timedelta(seconds=wait_s)
+                leases.hold_number(self.ref.number, until, outcome.reason, longest_s=_LONGEST_HOLD_S)
             leases.postpone(
                 self.ref.tag,
                 intake.successor(
@@ -98,5 +106,16 @@ class Attempt:
                 state=outcome.claim if isinstance(outcome, Wait) else ClaimState.WAITING,
                 notification_id=self.notification.id,
                 event=outcome.event,
+                aside=held,
             )
-        self.postponed = True
+        self.moved = True
+
+    def reroute(self, outcome: Reroute) -> None:
+        """
+        Move the message to the lane of another number, unless that is not registered any more.
+
+        Raises:
+            redis.RedisError: Redis cannot do it.
+        """
+        leases: Leases = self._message.channel.leases
+        self.moved = leases.reroute(self.ref.tag, outcome.number)

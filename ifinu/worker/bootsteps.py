@@ -53,6 +53,7 @@ class TakeOver(bootsteps.StartStopStep):
     def start(self, c: Any) -> None:
         c.leases = c.task_consumer.channel.leases
         c.leases.managed = True
+        c.leases.generation = c.leases.generation or c.app.first_generation
         c.app.claiming.answered()  # what Redis refused on the last connection may be tried at once on this one
 
 

@@ -26,7 +26,7 @@ from ifinu.broker.headers import TRACEPARENT
 from ifinu.broker.leases import DUPLICATE, Settled
 from ifinu.errors import Reason, SendError
 from ifinu.logs import exceptions as log_exceptions
-from ifinu.outcome import Dead, GiveBack, Retry, Wait
+from ifinu.outcome import Dead, GiveBack, Reroute, Retry, Wait
 from ifinu.worker import spans
 from ifinu.worker.attempt import Attempt
 
@@ -175,11 +175,13 @@ class Request(CeleryRequest):
         match outcome:
             case Settled():
                 self._settle(outcome)
-            case Wait() if self.attempt.postponed:
+            case Wait() if self.attempt.moved:
                 self._waits(outcome)
-            case Retry() if self.attempt.postponed:
+            case Retry() if self.attempt.moved:
                 self._gateway_answered()
                 self.app.sending.failed(outcome.error, retried=True)
+            case Reroute() if self.attempt.moved:
+                self._is_free()
             case GiveBack():
                 if isinstance(outcome.error, SendError):
                     self._gateway_away(outcome.error)
@@ -193,8 +195,8 @@ class Request(CeleryRequest):
         tag, leases, sent = self.message.delivery_tag, self.message.channel.leases, settled.state is ClaimState.SENT
         if sent:
             self._gateway_answered()
-        elif self.app.bucket is not None:
-            self.app.bucket.put_back()  # nothing went to the gateway: its token is free again
+        else:
+            self._is_free()
         if settled.state == DUPLICATE:
             leases.ack(tag, settled.event)
         else:
@@ -210,15 +212,16 @@ class Request(CeleryRequest):
         assert notification is not None  # noqa: S101 - it was sent
         more = {TRACEPARENT: self.attempt.traceparent} if self.attempt.traceparent else {}
         more["criado_em"] = self._clock.now().isoformat(timespec="milliseconds")
+        instance = notification.instance or self.attempt.ref.number or self.app.settings.evolution_instance
         return [
             (code.id, json.dumps({**wire.encode(code), **more}, ensure_ascii=False).encode())
-            for code in notification.code_messages(notification.instance or self.app.settings.evolution_instance)
+            for code in notification.code_messages(instance)
         ]
 
     def _waits(self, wait: Wait) -> None:
         self.app.sending.waits(wait)
-        if wait.free and self.app.bucket is not None:
-            self.app.bucket.put_back()  # nothing went to the gateway: its token is free again
+        if wait.free:
+            self._is_free()
         elif wait.lost:  # if this repeats, every send would end in doubt
             self._gateway_away("it takes requests and does not answer")
         elif (
@@ -227,6 +230,10 @@ class Request(CeleryRequest):
             and not self.app.settings.evolution_sharded  # otherwise only its instances are held back
         ):
             self._gateway_away(wait.error)
+
+    def _is_free(self) -> None:
+        if self.app.bucket is not None:
+            self.app.bucket.put_back()  # nothing went to the gateway: its token is free again
 
     def _gateway_away(self, error: object) -> None:
         if self.app.breaker.failed():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
@@ -27,8 +27,9 @@ from ifinu.errors import (
     Poison,
     SendError,
     Throttled,
+    UnknownInstance,
 )
-from ifinu.outcome import Dead, GiveBack, Outcome, Retry, Wait
+from ifinu.outcome import Dead, GiveBack, Outcome, Reroute, Retry, Wait
 from ifinu.tracing import SpanName
 from ifinu.worker.app import app
 from ifinu.worker.attempt import Attempt
@@ -145,9 +146,13 @@ class NotificationTask(Task):
         raise exceptions.Retry(exc=outcome.error, when=wait_s)
 
     def _postpone(self, outcome: Wait | Retry, wait_s: float, *, retries: int) -> None:
+        self._move(lambda attempt: attempt.postpone(outcome, wait_s, retries=retries))
+
+    def _move(self, move: Callable[[Attempt], None]) -> None:
+        """Move the message within Redis; if Redis cannot, the message itself goes back."""
         attempt: Attempt = self.request.attempt
         try:
-            attempt.postpone(outcome, wait_s, retries=retries)
+            move(attempt)
         except redis.RedisError as exc:
             attempt.outcome = GiveBack(exc)
             raise exceptions.Reject(exc, requeue=True) from exc
@@ -243,6 +248,12 @@ def send_notification(self: NotificationTask, message: str | Mapping[str, object
             # Its instance or the gateway is at fault, or its time has not come: no try is counted.
             self._postpone(outcome, outcome.wait_s, retries=max(0, self.request.retries - outcome.refund))
             raise exceptions.Ignore(outcome.reason)
+        case Reroute():
+            self._move(lambda attempt: attempt.reroute(outcome))
+            if not attempt.moved:  # the registry has changed: its next worker decides anew
+                attempt.outcome = GiveBack(UnknownInstance("instance", "is not registered any more"))
+                raise exceptions.Reject("reroute", requeue=True)
+            raise exceptions.Ignore("reroute")
         case GiveBack():
             raise exceptions.Reject(outcome.error, requeue=True)
         case Retry() | Dead():

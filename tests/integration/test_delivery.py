@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from ifinu.broker import NORMAL, Keys
 from ifinu.broker.claims import Claim, Claims, MessageRef
 from ifinu.broker.events import Event
-from ifinu.broker.keys import EVENTS, UNKNOWN, claim_key, optout_key, script, seen_key
+from ifinu.broker.keys import EVENTS, UNKNOWN, claim_key, number_key, optout_key, script, seen_key, senders_key
 from ifinu.broker.leases import Settled
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.delivery import Delivery
@@ -24,7 +24,8 @@ from ifinu.gateway.instances import Instances, Trouble
 from ifinu.gateway.message_records import ConnectionState
 from ifinu.gateway.sent_search import SentSearch
 from ifinu.notification import Kind, Notification
-from ifinu.outcome import Dead, Outcome, Retry, Wait
+from ifinu.numbers.directory import Directory, Entry, Tenancy
+from ifinu.outcome import Dead, Outcome, Reroute, Retry, Wait
 from ifinu.reference import reference_of
 from ifinu.render import Renderer
 from ifinu.settings import OnUnknown
@@ -44,6 +45,7 @@ class Gateway(SentSearch):
         self.answers: list[Any] = []
         self.stored: list[tuple[str, str, str]] = []  # JID, text, key id
         self.texts: list[str] = []
+        self.sent_by: list[str] = []
         self.asked: list[dict[str, Any]] = []
         self.away = False
         self.state = ConnectionState.OPEN
@@ -56,6 +58,7 @@ class Gateway(SentSearch):
         self.on_the_way()
         before()
         self.texts.append(text)
+        self.sent_by.append(instance)
         answer = self.answers.pop(0) if self.answers else Sent("3EB0", "PENDING")
         if isinstance(answer, Exception):
             raise answer
@@ -129,10 +132,11 @@ def carry(client: redis.Redis, delivery: Delivery) -> Iterator[Callable[..., Out
         token: str = "",
         by: Delivery = delivery,
         trouble: Trouble | None = None,
+        number: str = "",
     ) -> Any:
         tag = next(tags)
         client.hset(KEYS.in_flight, tag, b"m")
-        outcome = by.deliver(notification, MessageRef(NORMAL, tag, token), attempt=1, trouble=trouble)
+        outcome = by.deliver(notification, MessageRef(NORMAL, tag, token, number=number), attempt=1, trouble=trouble)
         match outcome:
             case Wait() | Retry():
                 wait_ms, state = (
@@ -523,3 +527,120 @@ def test_a_message_not_in_flight_is_not_logged_as_a_duplicate(
         carry()
     assert len(gateway.texts) == 1
     assert [(line["log_level"], line["event"]) for line in second] == [("info", "ifinu.message.duplicate")]
+
+
+# Registered numbers: n1 and n2 are those of the tenant t1, o1 is another tenant's.
+
+REGISTRY = Directory(
+    "1",
+    {name: Entry(name, tenant, "BAILEYS") for name, tenant in (("n1", "t1"), ("n2", "t1"), ("o1", "other"))},
+    {"t1": Tenancy(("n1", "n2")), "other": Tenancy(("o1",))},
+)
+
+
+@pytest.fixture
+def registered(client: redis.Redis, delivery: Delivery) -> Delivery:
+    for name in ("n1", "n2", "o1"):
+        client.hset(number_key(name), mapping={"par": 1, "fuso": 0})
+    return replace(delivery, numbers=lambda: REGISTRY, reminders=1)
+
+
+def another(id_: str, **fields: Any) -> Notification:
+    return NOTIFICATION.model_copy(update={"id": id_, **fields})
+
+
+def test_a_message_goes_by_the_number_whose_pace_the_fetch_took(
+    registered: Delivery, gateway: Gateway, carry: Callable[..., Any]
+):
+    outcome = carry(by=registered, number="n2")
+    assert gateway.sent_by == ["n2"]
+    assert outcome.event.data["instance"] == "n2"
+    assert outcome.event.data["new"] is True
+    assert outcome.sender[0].startswith("ifinu:remetentes:n2:")
+
+
+@pytest.mark.parametrize("taken", ["", "o1", "n2"], ids=["none", "another tenant's", "another of its own"])
+def test_a_message_that_names_another_number_moves_to_its_lane_before_it_claims_anything(
+    registered: Delivery, gateway: Gateway, client: redis.Redis, carry: Callable[..., Any], taken: str
+):
+    assert carry(another("inv-2", instance="n1"), by=registered, number=taken) == Reroute("n1")
+    assert gateway.sent_by == []
+    assert client.exists(claim_key("inv-2")) == 0
+
+
+@pytest.mark.parametrize("taken", ["", "o1"])
+def test_no_message_leaves_through_another_tenants_number(
+    registered: Delivery, gateway: Gateway, carry: Callable[..., Any], taken: str
+):
+    outcome = carry(another("inv-2", instance="o1"), by=registered, number=taken)
+    assert (type(outcome), outcome.reason) == (Dead, "wrong_tenant")
+    default = carry(another("inv-3", tenant="t9"), by=replace(registered, instance="o1"), number=taken)
+    assert (type(default), default.reason) == (Dead, "wrong_tenant")
+    assert gateway.sent_by == []
+
+
+def test_only_registered_instances_send_where_the_settings_ask_for_that(
+    registered: Delivery, gateway: Gateway, carry: Callable[..., Any]
+):
+    stranger = another("inv-2", tenant="t9")
+    assert carry(stranger, by=replace(registered, registered_only=True)).reason == "unknown_instance"
+    carry(stranger, by=registered)
+    assert gateway.sent_by == ["wa1"]
+
+
+def test_a_new_chat_over_the_numbers_cap_waits_for_tomorrow_and_a_known_person_does_not(
+    registered: Delivery, gateway: Gateway, client: redis.Redis, carry: Callable[..., Any]
+):
+    client.hset(number_key("n1"), "novos", 0)
+    wait = carry(by=registered, number="n1")
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    assert (wait.reason, wait.free, wait.event.data["reason"]) == ("new_chats", True, "new_chats")
+    assert abs(wait.at + timedelta(seconds=wait.wait_s) - tomorrow) < timedelta(seconds=1)
+    month = f"{datetime.now(UTC):%Y-%m}"
+    client.hset(senders_key("n1", month), registered.pseudonyms.of(NOTIFICATION.phone), "t1")
+    carry(by=registered, number="n1")
+    assert gateway.sent_by == ["n1"]
+
+
+def test_a_second_reminder_waits_for_tomorrow_or_expires_before_and_a_receipt_goes(
+    registered: Delivery, gateway: Gateway, client: redis.Redis, carry: Callable[..., Any]
+):
+    receipt = another("paid", kind=Kind.PAID)
+    carry(by=registered, number="n1")
+    assert carry(receipt, by=registered, number="n1").reason == "pair_gap"
+    client.delete(f"ifinu:contato:t1:{registered.pseudonyms.of(NOTIFICATION.phone)}:ultima")
+    assert carry(another("inv-2"), by=registered, number="n1").reason == "person_cap"
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    assert carry(another("inv-3", valid_until=soon), by=registered, number="n1").state == "expired"
+    assert carry(receipt, by=registered, number="n1").state == "sent"
+    assert gateway.sent_by == ["n1", "n1"]
+
+
+def test_a_send_in_doubt_is_looked_up_at_the_number_that_may_have_sent_it(
+    registered: Delivery, gateway: Gateway, clock: Clock, carry: Callable[..., Any]
+):
+    gateway.answers = [LOST]
+    doubt = carry(by=registered, number="n1")
+    clock.pass_s(doubt.wait_s)
+    carry(token=doubt.token, by=registered, number="n2")
+    assert {asked["instance"] for asked in gateway.asked} == {"n1"}
+
+
+def test_a_webhook_that_saw_it_at_the_number_that_sent_it_settles_a_send_in_doubt(
+    registered: Delivery, gateway: Gateway, clock: Clock, client: redis.Redis, carry: Callable[..., Any]
+):
+    gateway.answers = [LOST]
+    doubt = carry(by=registered, number="n1")
+    pseudonym = registered.pseudonyms.of(NOTIFICATION.phone)
+    client.set(seen_key(reference_of(NOTIFICATION.id), "n1", pseudonym), "3EB0")
+    found = carry(token=doubt.token, by=registered, number="n2")
+    assert (found.state, found.key_id) == ("sent", "3EB0")
+
+
+def test_a_number_in_trouble_is_held_and_its_message_stays_first_in_the_lane(
+    registered: Delivery, gateway: Gateway, carry: Callable[..., Any]
+):
+    gateway.answers = [Throttled("slow down", retry_after_s=30.0)]
+    wait = carry(by=registered, number="n1")
+    assert (wait.held, wait.reason) == (True, "throttled")
+    assert wait.wait_s >= 30.0

@@ -199,7 +199,7 @@ def test_a_task_that_will_run_again_is_not_dead_lettered(
     request_of: Callable[..., Request], channel: Channel, outcome: Outcome, raised: Exception, seen: str
 ):
     request = request_of()
-    request.attempt.outcome, request.attempt.postponed = outcome, isinstance(outcome, Retry)
+    request.attempt.outcome, request.attempt.moved = outcome, isinstance(outcome, Retry)
     request.on_failure(failed_with(raised))
     assert channel.seen == [seen]
 

@@ -51,6 +51,8 @@ VARIABLES = [
     ("unknown_grace_s", ("IFINU_UNKNOWN_GRACE_S",), "60", 60.0),
     ("reference", ("IFINU_REFERENCE",), "0", False),
     ("pix_separate", ("IFINU_PIX_SEPARATE",), "true", True),
+    ("numbers", ("IFINU_NUMBERS",), "registered", "registered"),
+    ("reminders_per_person", ("IFINU_REMINDERS_PER_PERSON",), "3", 3),
     ("templates", ("IFINU_TEMPLATES",), "/etc/ifinu/texts", Path("/etc/ifinu/texts")),
     ("sending_window", ("IFINU_SENDING_WINDOW",), "daily 08:00-20:00", "daily 08:00-20:00"),
     ("sending_holidays", ("IFINU_SENDING_HOLIDAYS",), "BR", "BR"),

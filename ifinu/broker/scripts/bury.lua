@@ -13,7 +13,7 @@ redis.call('LPUSH', KEYS[3], ARGV[2])
 local event = 'dead' -- without a claim nothing was sent
 local was_sending = false
 if KEYS[6] then
-  local was = redis.call('HMGET', KEYS[6], 'state', 'tag', 'resent', 'token', 'in_flight', 'since')
+  local was = redis.call('HMGET', KEYS[6], 'state', 'tag', 'resent', 'token', 'in_flight', 'since', 'counted')
   -- A poison or revoked message ends before it has claimed: then its token shows that the claim waits for it.
   was_sending = was[1] == 'sending' and was[2] == ARGV[1]
   local expected = was[4] == ARGV[7] and (was[1] == 'waiting' or was[1] == 'unknown')
@@ -32,6 +32,9 @@ if KEYS[6] then
     else
       redis.call('PEXPIRE', KEYS[6], 604800000, 'NX') -- an unknown claim did not expire
       redis.call('ZREM', KEYS[5], ARGV[4])
+      if was[7] and was[7] ~= '' then -- it does not count in this person's day
+        redis.call('SREM', was[7], ARGV[4])
+      end
     end
   elseif was[1] == 'sending' and redis.call('HEXISTS', was[5], was[2]) == 0 then
     -- Its worker died while it sent it. The claim keeps its tag, so that the next message with the id looks it up.

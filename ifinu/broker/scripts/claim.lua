@@ -1,22 +1,31 @@
 #!lua flags=allow-oom
 -- Claim a notification id before its send.
 -- KEYS: claim, in flight, opt-outs of the tenant, gateway id seen for the reference, unknown, events,
---       opt-outs of all tenants
+--       opt-outs of all tenants; then of a number with a pace: the number, the people it wrote to this month and last
 -- ARGV: tag, digest of the content ('' if it is not compared), token of the retry ('' for a first message), ttl (ms),
---       id, the phone's pseudonym, data of the event `unknown`, '1' while the instance is held back: then nothing is sent
+--       id, the phone's pseudonym, data of the event `unknown`, '1' while the instance is held back: then nothing is sent;
+--       then of a number with a pace: its name, the tenant, the most reminders that a person gets a day and the least time
+--       between two messages to a person (ms), each '' without such a limit
 -- Returns {verdict, state before, token, since (ms), started (ms), '1' if sent again before, gateway id seen, now (ms),
---          '1' if a worker died while it sent it}
+--          '1' if a worker died while it sent it}; with a pace also: name of the number that claimed it, '1' if it has not
+--          written to this person before, end of the wait for a limit (ms)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local clock = string.format('%.0f', now)
-local was = redis.call('HMGET', KEYS[1], 'state', 'content', 'in_flight', 'tag', 'token', 'since', 'started', 'resent', 'cancelled', 'died', 'letter')
+local was = redis.call('HMGET', KEYS[1], 'state', 'content', 'in_flight', 'tag', 'token', 'since', 'started', 'resent', 'cancelled', 'died',
+  'letter', 'number')
 local state, digest, home, tag, token = was[1], was[2], was[3], was[4], was[5]
 local since, started, resent, cancelled, died, letter = was[6], was[7], was[8], was[9], was[10], was[11]
+local number, new, ends = was[12] or '', '', ''
 local known = state and state ~= 'dead'
 
 local function answer(verdict)
   local seen = verdict == 'look_up' and redis.call('GET', KEYS[4])
-  return {verdict, state or '', token or ARGV[1], since or '', started or '', resent or '', seen or '', clock, died or ''}
+  local says = {verdict, state or '', token or ARGV[1], since or '', started or '', resent or '', seen or '', clock, died or ''}
+  if KEYS[8] or number ~= '' then
+    says[10], says[11], says[12] = number, new, ends
+  end
+  return says
 end
 
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
@@ -80,6 +89,48 @@ end
 if ARGV[8] == '1' then
   token = ARGV[3]
   return answer('held')
+end
+local counts = {}
+if KEYS[8] then
+  local of = redis.call('HMGET', KEYS[8], 'fuso', 'novos')
+  local zone = tonumber(of[1] or '') or 0
+  local day = math.floor((now + zone) / 86400000)
+  local tomorrow = string.format('%.0f', (day + 1) * 86400000 - zone)
+  local person = 'ifinu:contato:' .. ARGV[10] .. ':' .. ARGV[6]
+  local today = string.format('%s:%d', person, day)
+  local new_today = string.format('%s:novos:%d', KEYS[8], day)
+  local last = ARGV[12] ~= '' and tonumber(redis.call('GET', person .. ':ultima') or '')
+  if last and last + ARGV[12] > now then
+    token, ends = ARGV[3], string.format('%.0f', last + ARGV[12])
+    return answer('pair_gap')
+  end
+  -- A set of ids, so that the retries of a message count once.
+  if ARGV[11] ~= '' then
+    if redis.call('SISMEMBER', today, ARGV[5]) == 0 and redis.call('SCARD', today) >= tonumber(ARGV[11]) then
+      token, ends = ARGV[3], tomorrow
+      return answer('person_cap')
+    end
+    counts[#counts + 1] = {today, ARGV[5]}
+  end
+  if redis.call('HEXISTS', KEYS[9], ARGV[6]) == 0 and redis.call('HEXISTS', KEYS[10], ARGV[6]) == 0 then
+    new = '1'
+    if redis.call('SISMEMBER', new_today, ARGV[6]) == 0 then
+      if of[2] and of[2] ~= '' and redis.call('SCARD', new_today) >= tonumber(of[2]) then
+        token, ends = ARGV[3], tomorrow
+        return answer('new_chats')
+      end
+      counts[#counts + 1] = {new_today, ARGV[6]}
+    end
+  end
+  for _, each in ipairs(counts) do
+    redis.call('SADD', each[1], each[2])
+    redis.call('PEXPIRE', each[1], 172800000)
+  end
+  number = ARGV[9]
+  redis.call('HSET', KEYS[1], 'number', number, 'person', person, 'counted', ARGV[11] ~= '' and today or '')
+end
+if number ~= '' and not KEYS[8] then -- its number has no pace any more
+  redis.call('HDEL', KEYS[1], 'number', 'person', 'counted')
 end
 if not known then
   token = ARGV[1]

@@ -1,14 +1,23 @@
 #!lua flags=allow-oom
 -- Hold a number: it sends nothing before a time. A hold for another reason that lasts longer stays.
 -- KEYS: number's hash
--- ARGV: number, until (epoch ms), reason
+-- ARGV: number, until (epoch ms), reason, longest hold (ms; absent if it does not grow): one right after the last, for the
+--       same reason, is twice as long
 -- Returns {until, reason} of the hold that is in force; {'0', ''} if the number is not registered.
 -- uses: numbers
-local was = redis.call('HMGET', KEYS[1], 'presa', 'motivo', 'par')
+local was = redis.call('HMGET', KEYS[1], 'presa', 'motivo', 'par', 'espera')
 if not was[3] then
   return {'0', ''}
 end
 local till = tonumber(was[1]) or 0
+if ARGV[4] then
+  local wait, last = ARGV[2] - now, tonumber(was[4]) or 0
+  if was[2] == ARGV[3] and till <= now and now - till < last then -- its probe failed
+    wait = math.max(wait, math.min(2 * last, tonumber(ARGV[4])))
+  end
+  ARGV[2] = text(now + wait)
+  redis.call('HSET', KEYS[1], 'espera', text(wait))
+end
 if till > now and till > tonumber(ARGV[2]) and was[2] ~= ARGV[3] then
   return {text(till), was[2] or ''}
 end

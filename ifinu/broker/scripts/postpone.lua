@@ -11,7 +11,7 @@ if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
   return 0
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
-local was = redis.call('HMGET', KEYS[4], 'tag', 'since', 'resent', 'state')
+local was = redis.call('HMGET', KEYS[4], 'tag', 'since', 'resent', 'state', 'counted')
 local due
 if ARGV[8] and ARGV[8] ~= '' then
   -- uses: numbers
@@ -34,8 +34,13 @@ if was[1] == ARGV[1] then
   if ARGV[4] == 'unknown' then
     redis.call('PERSIST', KEYS[4]) -- if it expired, the id would be sent again
     redis.call('ZADD', KEYS[5], 'NX', was[2], ARGV[5])
-  elseif not was[3] then
-    redis.call('ZREM', KEYS[5], ARGV[5])
+  else
+    if not was[3] then
+      redis.call('ZREM', KEYS[5], ARGV[5])
+    end
+    if was[5] and was[5] ~= '' then -- it counts in this person's day when it is sent
+      redis.call('SREM', was[5], ARGV[5])
+    end
   end
 end
 if KEYS[6] and (was[1] == ARGV[1] or not was[4] or was[4] == 'dead') then -- else the claim is another message's

@@ -8,7 +8,7 @@
 -- Returns 1, or 0 if the message was not in flight any more; `sent` is recorded all the same.
 redis.call('ZREM', KEYS[2], ARGV[1])
 local held = redis.call('HDEL', KEYS[1], ARGV[1])
-local was = redis.call('HMGET', KEYS[3], 'state', 'tag', 'cancelled', 'codes_off')
+local was = redis.call('HMGET', KEYS[3], 'state', 'tag', 'cancelled', 'codes_off', 'person', 'counted')
 local follow -- puts a message where it is served next
 if ARGV[11] and ARGV[11] ~= '' then
   -- uses: numbers
@@ -40,6 +40,12 @@ if was[1] ~= ARGV[2] then -- recorded twice, it is one event
       redis.call('HSET', KEYS[3], 'codes', cjson.encode(codes))
     end
   end
+end
+if was[5] and ARGV[2] == 'sent' then -- the next message to this person keeps its distance
+  local time = redis.call('TIME')
+  redis.call('SET', was[5] .. ':ultima', time[1] * 1000 + math.floor(time[2] / 1000), 'PX', 60000)
+elseif was[6] and was[6] ~= '' then -- it does not count in this person's day
+  redis.call('SREM', was[6], ARGV[5])
 end
 -- Without its tag, a worker that is sending it again cannot overwrite this outcome.
 redis.call('HSET', KEYS[3], 'state', ARGV[2], 'key_id', ARGV[3], 'tag', '')

@@ -1,0 +1,184 @@
+"""The limits of numbers with a pace that are not their pace: new chats, reminders a person a day, pair gap."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+from holders import Holder
+from processes import Queue
+
+from ifinu.broker import NORMAL, Keys
+from ifinu.broker.claims import Claim, Claims, ClaimState, Limits, MessageRef, Verdict
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import UNKNOWN, claim_key, number_key, script, senders_key
+from ifinu.broker.leases import Settled
+
+NUMBER, TENANT = "n1", "acme"
+SENDERS = senders_key(NUMBER, "2026-11"), senders_key(NUMBER, "2026-10")
+DAY_MS = 86_400_000
+ZONE_MS = -3 * 3_600_000
+
+
+class Bench:
+    """Messages of several ids to several people, all by one number."""
+
+    def __init__(self, client: redis.Redis, queue: Queue, holder: Holder) -> None:
+        self.client, self.queue, self.holder = client, queue, holder
+        self.claims = Claims(client, ttl_s=60)
+        self.tags: dict[str, str] = {}
+
+    def number(self, **fields: Any) -> None:
+        self.client.hset(number_key(NUMBER), mapping={"par": 1, "fuso": ZONE_MS, **fields})
+
+    def claim(
+        self, id_: str, person: str = "p1", *, reminders: int | None = None, gap_ms: int | None = None, token: str = ""
+    ) -> Claim:
+        self.queue.push(id_.encode())
+        ((tag, _),) = self.holder.fetch(1)
+        self.tags[id_] = tag
+        return self.claims.claim(
+            MessageRef(NORMAL, tag, token),
+            Event(Name.UNKNOWN, id_),
+            digest="",
+            tenant=TENANT,
+            pseudonym=person,
+            seen="ifinu:visto:none",
+            limits=Limits(NUMBER, SENDERS, reminders, gap_ms),
+        )
+
+    def settle(self, id_: str, state: ClaimState = ClaimState.SENT, person: str = "p1") -> None:
+        sender = (SENDERS[0], person, TENANT) if state is ClaimState.SENT else None
+        outcome = Settled(state, Event(Name(state.value), id_), "3EB0", sender)
+        self.holder.leases.settle(self.tags[id_], outcome, queue=NORMAL, ttl_s=60)
+
+    def postpone(self, id_: str, state: str = "waiting") -> None:
+        keys = Keys.of(NORMAL)
+        script("postpone")(
+            self.client,
+            (keys.in_flight, keys.deadlines, keys.delayed, claim_key(id_), UNKNOWN),
+            (self.tags[id_], f"{id_} later", 60_000, state, id_),
+        )
+
+    def bury(self, id_: str) -> None:
+        self.holder.leases.bury(self.tags[id_], "record", Event(Name.DEAD, id_), state=ClaimState.DEAD)
+
+    def release(self, id_: str) -> None:
+        self.claims.release(id_, self.tags[id_])
+
+
+@pytest.fixture
+def bench(client: redis.Redis, queue: Queue, holder: Holder) -> Bench:
+    return Bench(client, queue, holder)
+
+
+def midnight() -> datetime:
+    """The next midnight at the number's place."""
+    now_ms = time.time() * 1000
+    return datetime.fromtimestamp(((now_ms + ZONE_MS) // DAY_MS + 1) * DAY_MS / 1000 - ZONE_MS / 1000, UTC)
+
+
+def test_a_number_writes_to_as_many_new_people_a_day_as_it_may(bench: Bench):
+    bench.number(novos=1)
+    first = bench.claim("a", "p1")
+    assert (first.verdict, first.new) == (Verdict.GO, True)
+    other = bench.claim("b", "p2")
+    assert (other.verdict, other.until) == (Verdict.NEW_CHATS, midnight())
+    assert bench.client.exists(claim_key("b")) == 0  # nothing is claimed: tomorrow it is a first message again
+
+
+def test_a_person_that_the_number_wrote_to_before_is_no_new_chat(bench: Bench):
+    bench.number(novos=0)
+    for month, person in zip(SENDERS, ("p1", "p2"), strict=True):
+        bench.client.hset(month, person, TENANT)
+    for id_, person in (("a", "p1"), ("b", "p2")):
+        claim = bench.claim(id_, person)
+        assert (claim.verdict, claim.new) == (Verdict.GO, False)
+    assert bench.claim("c", "p3").verdict is Verdict.NEW_CHATS
+
+
+def test_the_second_message_to_a_new_person_and_a_retry_take_no_second_place(bench: Bench):
+    bench.number(novos=1)
+    bench.claim("a")
+    bench.postpone("a")
+    token = bench.client.hget(claim_key("a"), "token")
+    assert isinstance(token, bytes)
+    assert bench.claim("a", token=token.decode()).verdict is Verdict.GO
+    assert bench.claim("b").verdict is Verdict.GO
+    assert bench.claim("c", "p2").verdict is Verdict.NEW_CHATS
+
+
+def test_a_number_without_a_cap_on_new_chats_still_reports_them(bench: Bench):
+    bench.number()
+    assert bench.claim("a").new
+    bench.settle("a")
+    assert not bench.claim("b").new
+
+
+def test_a_person_gets_as_many_reminders_a_day_as_one_may(bench: Bench):
+    bench.number()
+    assert bench.claim("a", reminders=2).verdict is Verdict.GO
+    assert bench.claim("b", reminders=2).verdict is Verdict.GO
+    third = bench.claim("c", reminders=2)
+    assert (third.verdict, third.until) == (Verdict.PERSON_CAP, midnight())
+    assert bench.claim("d", "p2", reminders=2).verdict is Verdict.GO
+    assert bench.claim("e").verdict is Verdict.GO  # a receipt does not count
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda bench: bench.settle("a", ClaimState.EXPIRED),
+        lambda bench: bench.postpone("a"),
+        lambda bench: bench.bury("a"),
+        lambda bench: bench.release("a"),
+    ],
+    ids=["expired", "postponed", "dead", "released"],
+)
+def test_a_reminder_that_was_not_sent_does_not_count(bench: Bench, end: Callable[[Bench], None]):
+    bench.number()
+    bench.claim("a", reminders=1)
+    assert bench.claim("b", reminders=1).verdict is Verdict.PERSON_CAP
+    end(bench)
+    assert bench.claim("c", reminders=1).verdict is Verdict.GO
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda bench: bench.settle("a"), lambda bench: bench.postpone("a", "unknown")],
+    ids=["sent", "in doubt"],
+)
+def test_a_reminder_that_was_or_may_have_been_sent_counts(bench: Bench, end: Callable[[Bench], None]):
+    bench.number()
+    bench.claim("a", reminders=1)
+    end(bench)
+    assert bench.claim("b", reminders=1).verdict is Verdict.PERSON_CAP
+
+
+def test_two_messages_to_a_person_keep_their_distance(bench: Bench):
+    bench.number()
+    bench.claim("a", gap_ms=6000)
+    bench.settle("a")
+    soon = bench.claim("b", gap_ms=6000)
+    assert soon.verdict is Verdict.PAIR_GAP
+    assert soon.until is not None
+    assert timedelta(0) < soon.until - datetime.now(UTC) <= timedelta(seconds=6)
+    assert bench.claim("c", "p2", gap_ms=6000).verdict is Verdict.GO
+    assert bench.claim("d").verdict is Verdict.GO  # a payment code follows its message at once
+    assert bench.claim("e", gap_ms=1).verdict is Verdict.GO  # the distance is over
+
+
+def test_a_look_up_reports_the_number_that_may_have_sent_it(bench: Bench):
+    bench.number()
+    bench.claim("a", reminders=1)
+    bench.queue.client.zadd(bench.queue.keys.deadlines, {bench.tags["a"]: 1})
+    bench.holder.sweep()
+    ((tag, _),) = bench.holder.fetch(1)
+    claim = bench.claims.claim(
+        MessageRef(NORMAL, tag), Event(Name.UNKNOWN, "a"), digest="", tenant=TENANT, pseudonym="p1", seen="none"
+    )
+    assert (claim.verdict, claim.number) == (Verdict.LOOK_UP, NUMBER)
