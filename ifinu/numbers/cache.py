@@ -106,6 +106,7 @@ def _lock(client: redis.Redis) -> Iterator[str]:
 
 def _write(client: redis.Redis, engine: Engine, token: str, *, recount: bool) -> str:
     now = clock.now(client)
+    registry.note_pairings(engine)
     all_ = registry.read(engine)
     generation = all_.generation if all_.numbers else ""
     counted = _counted(client, engine, all_, now, recount=recount)

@@ -10,6 +10,7 @@ What a number has sent is counted from the ledger's notifications, and stored no
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import secrets
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ from sqlalchemy import Connection, Engine, case, delete, func, insert, inspect, 
 
 from ifinu.errors import ConfigurationError
 from ifinu.ledger.engine import writing
-from ifinu.ledger.schema import events, notifications, numbers, registry, tenants
+from ifinu.ledger.schema import events, instances, notifications, numbers, registry, tenants
 from ifinu.ledger.states import State
 from ifinu.numbers import presets
 from ifinu.numbers.directory import UNTIL_RELEASED as UNTIL_RELEASED
@@ -87,14 +88,21 @@ class Number:
         return now.astimezone(ZoneInfo(self.zone))
 
     def pace(self, now: datetime) -> presets.Pace:
-        """Its pace on its local day, without brake and holds."""
-        pace = presets.pace(self, self.local(now).date())
+        """Its pace on its local day, without brake and holds. Before its pairing is known it is that of a first day."""
+        pace = presets.pace(self._begun(now), self.local(now).date())
         closed = self.no_new_chats_until is not None and self.no_new_chats_until > now
         return replace(pace, new_chats=0) if closed else pace
 
     def warm_up_day(self, now: datetime) -> int | None:
         """As `presets.warm_up_day`, on its local day."""
-        return presets.warm_up_day(self, self.local(now).date())
+        return presets.warm_up_day(self._begun(now), self.local(now).date())
+
+    def _begun(self, now: datetime) -> Number:
+        """It as if its warm-up had begun yesterday, where it begins with a pairing that is not known yet."""
+        waits = self.paired_at is None and self.warm_up and self.preset.warms_up and self.channel is Channel.BAILEYS
+        if self.warm_up_from is not None or not waits:
+            return self
+        return replace(self, warm_up_from=self.local(now).date() - timedelta(days=1))
 
     def is_gone(self, now: datetime) -> bool:
         """Whether the gateway has said often and long enough that it has no such instance."""
@@ -243,6 +251,20 @@ def paired(engine: Engine, name: str, at: datetime) -> Number:
     today = known.local(at).date()
     begins = presets.warm_up_start(known.preset, today, today) if known.warm_up else None
     return change(engine, name, paired_at=at, warm_up_from=known.warm_up_from or begins)
+
+
+def note_pairings(engine: Engine) -> None:
+    """Record the first pairing of the numbers whose connection a webhook has reported as open."""
+    query = (
+        select(numbers.c.name, instances.c.at)
+        .join(instances, instances.c.name == numbers.c.name)
+        .where(numbers.c.paired_at.is_(None), instances.c.state == "open")
+    )
+    with engine.connect() as connection:
+        opened = connection.execute(query).all()
+    for name, at in opened:
+        with contextlib.suppress(ConfigurationError):  # it was removed meanwhile
+            paired(engine, name, at)
 
 
 def missing(engine: Engine, name: str, now: datetime) -> Number:

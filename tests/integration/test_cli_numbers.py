@@ -91,7 +91,7 @@ def test_a_new_instance_is_registered_with_its_webhook_in_one_go(ifinu, one, eng
     assert (found.tenant, found.zone, found.phone) == ("u1", "America/Manaus", "+55 92 9****-6740")
     assert (found.paired_at, found.warm_up, found.warm_up_from) == (None, True, None)
     assert pace_in_redis(client, "acme") == {
-        "par": "1", "min": "8000", "max": "25000", "teto": "600", "novos": "60", "inquilino": "u1",
+        "par": "1", "min": "20000", "max": "60000", "teto": "20", "novos": "5", "inquilino": "u1",
     }  # fmt: skip
     assert "9986" not in ended.out
     again = ifinu("instance", "create", "acme", "--tenant", "u2")
@@ -122,6 +122,18 @@ def test_a_number_is_paired_and_its_warm_up_begins(ifinu, one, engine, client):
     assert found.warm_up_from == found.local(datetime.now(UTC)).date()
     assert pace_in_redis(client, "acme")["teto"] == "0"  # it rests on its first day
     assert "day 0 of its warm-up" in ifinu("instance", "pace", "acme").out
+
+
+@pytest.mark.parametrize(("phone", "warms_up"), [("77 99861-6740", False), ("77 99861-6741", True)])
+def test_another_phone_is_a_new_number(ifinu, one, engine, phone, warms_up):
+    ifinu("instance", "create", "acme", "--tenant", "u1", "--number", "77 99861-6740")
+    ifinu("instance", "connect", "acme", "--number", "77 99861-6740")
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    registry.change(engine, "acme", paired_at=long_ago, warm_up_from=None)
+    ifinu("instance", "logout", "acme", "--yes")
+    assert ifinu("instance", "connect", "acme", "--number", phone).code == 0
+    found = registry.registered(engine, "acme")
+    assert (found.warm_up_from is not None, found.paired_at == long_ago) == (warms_up, not warms_up)
 
 
 def test_existing_instances_are_registered_for_a_tenant(ifinu, one, engine, client):

@@ -25,6 +25,7 @@ from sqlalchemy import Engine, create_engine
 from ifinu.broker import clock
 from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, TENANTS, number_key, tenant_key
 from ifinu.errors import BrokerUnavailable, ConfigurationError, LedgerUnavailable
+from ifinu.ledger.schema import instances
 from ifinu.ledger.states import State
 from ifinu.numbers import cache, registry
 from ifinu.numbers.cache import ensure, load
@@ -36,6 +37,8 @@ NOW = datetime(2026, 12, 1, 15, 0, tzinfo=UTC)
 
 
 def add(engine: Engine, name: str, **values: Any) -> None:
+    """Register a number that is not warmed up, unless it is asked for."""
+    values.setdefault("warm_up", False)
     registry.register(engine, Number(name, NOW, **values))
 
 
@@ -112,9 +115,9 @@ def test_an_unknown_name_a_second_one_and_a_wrong_pace_are_refused(ledger: Engin
 def test_the_first_pairing_begins_the_warm_up_in_the_numbers_zone(ledger: Engine) -> None:
     late = datetime(2026, 12, 2, 3, 30, tzinfo=UTC)  # 23:30 of the day before in Manaus
     for name, values in {
-        "new": {},
-        "old hand": {"warm_up": False},
-        "cloud": {"preset": Preset.CLOUD},
+        "new": {"warm_up": True},
+        "old hand": {},
+        "cloud": {"warm_up": True, "preset": Preset.CLOUD},
     }.items():
         add(ledger, name, zone="America/Manaus", **values)
         registry.paired(ledger, name, late)
@@ -123,6 +126,32 @@ def test_the_first_pairing_begins_the_warm_up_in_the_numbers_zone(ledger: Engine
         assert again.warm_up_from == (date(2026, 12, 1) if name == "new" else None)
     assert registry.registered(ledger, "new").pace(late).per_day == 0
     assert registry.registered(ledger, "new").pace(late + timedelta(hours=1)).per_day == 20
+
+
+@pytest.mark.parametrize(
+    ("values", "per_day"),
+    [
+        ({}, 20),
+        ({"warm_up": False}, 400),
+        ({"paired_at": NOW - timedelta(days=400)}, 400),
+        ({"channel": Channel.EVOLUTION}, 400),
+        ({"preset": Preset.CLOUD}, 250),
+        ({"warm_up_from": date(2026, 12, 1)}, 0),
+    ],
+)
+def test_a_number_whose_pairing_is_not_known_is_paced_as_on_its_first_day(values: dict[str, Any], per_day: int) -> None:
+    assert Number("n1", NOW, **values).pace(NOW).per_day == per_day
+
+
+def test_a_pairing_that_only_a_webhook_reported_begins_the_warm_up(ledger: Engine, client: redis.Redis) -> None:
+    for name, state in {"n1": "open", "n2": "connecting", "n3": None}.items():
+        add(ledger, name, warm_up=True)
+        if state is not None:
+            ledger_rows.add(ledger, instances, name=name, state=state, at=clock.now(client), ms=1, seq=0)
+    load(client, ledger)
+    assert [number_hash(client, name)["teto"] for name in ("n1", "n2", "n3")] == ["0", "20", "20"]
+    assert registry.registered(ledger, "n1").paired_at is not None
+    assert registry.registered(ledger, "n2").paired_at is None
 
 
 def test_without_new_chats_a_number_goes_on_with_the_people_it_knows(ledger: Engine) -> None:

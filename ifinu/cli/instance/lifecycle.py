@@ -311,6 +311,9 @@ def _note_pairing(gateway: Management, name: str) -> None:
             phone = next((access.phone_of(one) for one in gateway.fetch_instances() if one.name == name), None)
             if phone is not None:
                 columns = registration.phone_columns(client, phone)
+                known = registry.registered(engine, name)
+                if known.phone_hash not in (None, columns["phone_hash"]):  # another phone is a new number
+                    columns |= {"paired_at": None, "warm_up_from": None}
                 registry.change(engine, name, zone=window.zone_of(phone), **columns)
             registry.paired(engine, name, clock.now(client))
             cache.load(client, engine)
