@@ -147,6 +147,34 @@ def test_tenants_that_share_a_number_take_turns_by_their_weight(client: redis.Re
     assert order[1:9] == ["x1", "heavy0", "heavy1", "y0", "x2", "heavy2", "heavy3", "y1"]
 
 
+def test_a_person_gets_all_messages_from_one_number_of_a_tenant_unless_that_is_banned(
+    client: redis.Redis, worker: Worker
+):
+    register(client, "a", "b", "c", par=50)
+    client.hset("ifinu:inquilino:t", mapping={"numeros": '["a", "b", "c", "gone"]', "politica": "fixo"})
+    phones = [f"779986167{number:02}" for number in range(40)]
+
+    def numbers_of(spelling: str) -> list[str]:
+        written = [spelling.format(phone[:2], phone[2:]) for phone in phones]
+        client.lpush(NORMAL, *(json.dumps({"id": p, "usuario_id": "t", "telefone": p}).encode() for p in written))
+        taken = [worker.leases._held[tag] for tag, _ in worker.take(50)]
+        worker.leases.give_back_all()
+        purge(client, KEYS, delayed=False)
+        assert [json.loads(held.raw)["telefone"] for held in taken] == written
+        return [held.number for held in taken]
+
+    before = numbers_of("{}{}")
+    assert {*before} == {"a", "b", "c"}
+    assert numbers_of("+55 ({}) {}") == before
+    client.hset("ifinu:numero:a", "motivo", "banido")
+    assert [now for was, now in zip(before, numbers_of("{}{}"), strict=True) if was != "a"] == [
+        was for was in before if was != "a"
+    ]
+    assert "a" not in numbers_of("{}{}")
+    client.hset("ifinu:inquilino:t", "politica", "rodizio")
+    assert sorted(numbers_of("{}{}")) == ["b"] * 20 + ["c"] * 20
+
+
 def test_the_lowest_queue_is_served_though_the_others_never_end(client: redis.Redis, worker: Worker):
     register(client, "a")
     for queue in QUEUES:
