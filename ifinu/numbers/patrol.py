@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy import Engine, exists, or_, select
 
 from ifinu import phone
-from ifinu.broker import clock, connections
+from ifinu.broker import clock, connections, lanes
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import number_key, script
 from ifinu.errors import IfinuError, Reason
@@ -232,9 +232,9 @@ class Patrol:
             if memory.held_until is not None and memory.is_held(now):
                 until_ms = round(memory.held_until.timestamp() * 1000)
                 if int(until or 0) < until_ms:
-                    script("hold_number")(self._client, [key], [name, until_ms, memory.held_reason or ""])
+                    lanes.hold(self._client, name, until_ms, memory.held_reason or "")
             elif memory.held_until is None and reason and self._ends(each, reason.decode()):
-                script("release_number")(self._client, [key], [name, reason])
+                lanes.release(self._client, name, reason.decode())
 
     def _ends(self, each: Judged, reason: str) -> bool:
         """Whether a hold in Redis is over: one of the guard, or of a connection that is open again."""

@@ -12,8 +12,8 @@ import pytest
 import structlog
 from processes import wait_until
 
-from ifinu.broker import clock
-from ifinu.broker.keys import EVENTS, GENERATION, number_key, script
+from ifinu.broker import clock, lanes
+from ifinu.broker.keys import EVENTS, GENERATION, number_key
 from ifinu.ledger import schema
 from ifinu.ledger.entries import Entry
 from ifinu.ledger.states import State
@@ -109,7 +109,7 @@ def test_a_hold_of_the_guard_ends_in_redis_too(guard, client, ledger, now):
 def test_a_persons_hold_stays(guard, client, ledger, now):
     until = now + 5 * HOUR
     registry.hold(ledger, "n1", until, "ask first")
-    script("hold_number")(client, [number_key("n1")], ["n1", round(until.timestamp() * 1000), "ask first"])
+    lanes.hold(client, "n1", until.timestamp() * 1000, "ask first")
     throttle(ledger, now - timedelta(minutes=1), 3)
     assert run(guard) == {"n1": [Move.SLOWED]}
     assert in_redis(client)[1:3] == (round(until.timestamp() * 1000), "ask first")

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import socket
 import time
@@ -13,8 +14,8 @@ from processes import redis_server, stopping, wait_until
 from tcp_proxy import Proxy
 
 from ifinu import wire
-from ifinu.broker import NORMAL, URGENT
-from ifinu.broker.keys import EVENTS, number_key, optout_key, seen_key, senders_key
+from ifinu.broker import NORMAL, URGENT, Keys, lanes
+from ifinu.broker.keys import EVENTS, number_key, optout_key, script, seen_key, senders_key
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.replies import Replies
@@ -77,6 +78,30 @@ def test_a_registered_number_is_held_from_its_closing_to_its_opening(receiver, c
     assert hold_of(client) == (0, None)
     assert 5 < client.zscore(f"{NORMAL}:turnos", "wa1") < far  # it is looked at at once
     assert [event["state"] for event in events_of(client, "connection")] == ["close", "connecting", "open"]
+
+
+def test_a_closed_connection_stops_a_lane_within_a_fetch_and_an_open_one_starts_it(receiver, client):
+    """
+    What is fetched while the number is closed waits in its lane, in order.
+    """
+
+    def fetch():
+        answer = script("fetch")(client, Keys.of(NORMAL), (10, 60_000, f"w.{next(batches)}.", "g", "0.5", 300, ""))
+        return [json.loads(raw)["id"] for raw in answer[4::4]]
+
+    batches = itertools.count()
+    client.set("ifinu:numeros:geracao", "g")
+    client.sadd("ifinu:numeros", "wa1")
+    client.hset(number_key("wa1"), mapping={"par": 10, "min": 0, "max": 0})
+    for number in range(4):
+        client.lpush(NORMAL, json.dumps({"id": f"m{number}", "instancia": "wa1"}))
+        if number == 0:
+            assert fetch() == ["m0"]
+            assert receiver.post(connection("close", 428)) == 200
+    assert fetch() == []
+    assert (client.llen(NORMAL), lanes.total(client, NORMAL)) == (0, 3)
+    assert receiver.post(connection("open")) == 200
+    assert fetch() == ["m1", "m2", "m3"]
 
 
 def test_an_open_connection_ends_no_other_hold(receiver, client):
