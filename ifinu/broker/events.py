@@ -33,7 +33,8 @@ Every event of a notification carries what is known of: `kind`, `tenant`, `insta
     optout      (no notification)              id is empty; tenant, phone, hash, source, on: true | false
     connection  (no notification)              id is empty; instance, state, code
     number      (no notification)              id is empty; number, step, signal, until, brake, risk, figures: a step of
-                                               the guard (see `numbers/guard.py`)
+                                               the guard (see `numbers/guard.py`). By hand: number,
+                                               step (held | released), until, reason
 """
 
 from __future__ import annotations

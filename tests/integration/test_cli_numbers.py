@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import ledger_rows
 import pytest
 import redis
 from command_line import Shell
@@ -226,21 +227,37 @@ def test_a_hold_and_its_release_are_in_the_registry_and_in_redis_at_once(ifinu, 
     assert ifinu("instance", "release", "a").out == "a is released\n"
     assert not float(client.hget(number_key("a"), "presa") or 0)
     assert registry.registered(engine, "a").banned_at is None
+    steps = [json.loads(fields[b"data"]) for _, fields in client.xrange(EVENTS) if fields[b"event"] == b"number"]
+    assert [(step["number"], step["step"], step["reason"]) for step in steps] == [
+        ("a", "held", "new phone"), ("a", "held", "new phone"), ("a", "released", "by hand"),
+    ]  # fmt: skip
     assert Directory.load(client).numbers_of("u1") == ("a",)
     assert ifinu("instance", "release", "a", "--json").json["released"] is False
 
 
-def test_everything_of_a_number_is_shown(ifinu, one, client):
+def test_everything_of_a_number_is_shown(ifinu, one, engine, client):
     ifinu("instance", "assign", "u1", "a", *OLD)
     wait_for(client, "a", "u1", 3)
     client.hincrby(number_key("a"), "hoje", 7)
     ifinu("instance", "hold", "a", "--reason", "why")
+    at = datetime.now(UTC)
+    ledger_rows.event(engine, None, "number", at, number="a", step="slowed", signal="silent")
+    ledger_rows.event(engine, None, "number", at, seq=1, number="b", step="paused", signal="silent")
     shown = ifinu("instance", "show", "a", "--json").json
     assert (shown["state"], shown["tenant"], shown["today"]["sent"], shown["waiting"]) == ("open", "u1", 7, 3)
     assert shown["held"]["reason"] == "why"
     assert "phone_hash" not in shown
+    assert [(step["number"], step["step"]) for step in shown["steps"]] == [("a", "slowed")]
     text = ifinu("instance", "show", "a").out
-    for words in ("open", "tenant u1", "7 of 400 messages", "0 of 60 new chats", "until it is released", "why"):
+    for words in (
+        "open",
+        "tenant u1",
+        "7 of 400 messages",
+        "0 of 60 new chats",
+        "until it is released",
+        "why",
+        "slowed silent",
+    ):
         assert words in text, words
     one.set_fault(gateway="refuse")
     assert "does not answer" in ifinu("instance", "show", "a").out

@@ -163,7 +163,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
         table.add_row(f"[dim]{label}[/]", value)
     terminal.results().print(table)
     for at, data in steps:
-        why = " ".join(str(data[part]) for part in ("step", "signal") if data.get(part))
+        why = " ".join(str(data[part]) for part in ("step", "signal", "reason") if data.get(part))
         terminal.results().print(f"{written(at)}  {terminal.plain(why)}")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ifinu.broker import clock, lanes
+from ifinu.broker.events import Event, Name
 from ifinu.cli import durations, terminal
 from ifinu.cli.instance import access
 from ifinu.errors import ConfigurationError
@@ -191,6 +192,9 @@ def hold(
             known = registry.hold(engine, name, until, reason)
         if in_force is None:  # Redis has lost the copy
             cache.load(client, engine)
+        if known.held_reason == reason:
+            until_ = until.isoformat(timespec="seconds")
+            Event(Name.NUMBER, data={"number": name, "step": "held", "until": until_, "reason": reason}).write(client)
     if in_force is not None and in_force.reason != reason:
         document = {"name": name, "held_until": None, "held_reason": in_force.reason}
         words = f"{terminal.plain(name)} is held longer already ({terminal.plain(in_force.reason)})"
@@ -214,6 +218,8 @@ def release(name: access.Name, as_json: terminal.Json = False) -> None:
         now_free = registry.release(engine, name)
         cache.load(client, engine)
         was_held = lanes.release(client, name) or before.held_until is not None or before.banned_at is not None
+        if was_held:
+            Event(Name.NUMBER, data={"number": name, "step": "released", "reason": BY_HAND}).write(client)
     words = "is released" if was_held else "was not held"
     terminal.answer(
         {"name": name, "released": was_held, **held(now_free)}, f"{terminal.plain(name)} {words}", as_json=as_json
