@@ -26,7 +26,7 @@ def throttled(client, ledger):
     """Two numbers; WhatsApp has throttled `loja-2` three times."""
     now = clock.now(client)
     for name in ("loja-1", "loja-2"):
-        registry.register(ledger, Number(name, registered_at=now))
+        registry.register(ledger, Number(name, registered_at=now, paired_at=now - timedelta(days=90)))
     cache.load(client, ledger)
     for number in range(3):
         at = now - timedelta(minutes=number)
