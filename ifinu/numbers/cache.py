@@ -68,6 +68,17 @@ def ensure(client: redis.Redis, database_url: str) -> Directory:
     return Directory.load(client)
 
 
+def is_current(client: redis.Redis, engine: Engine) -> bool:
+    """
+    Whether Redis has the registry's present generation. It has not after a `FLUSHALL`, a restore or a failover.
+
+    Raises:
+        errors.LedgerUnavailable: The database does not answer, or is not migrated.
+        redis.RedisError: Redis does not answer.
+    """
+    return (client.get(GENERATION) or b"") == registry.generation(engine).encode()
+
+
 def load(client: redis.Redis, engine: Engine, *, recount: bool = False) -> str:
     """
     Write the copy: at once after a change of the registry, and now and then, since a warm-up changes with the day.

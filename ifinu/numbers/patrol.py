@@ -270,6 +270,8 @@ def watch(engine: Engine, redis_url: str, stop: threading.Event, every_s: float 
         patrol = Patrol(client, engine)
         while not stop.wait(every_s):
             try:
+                if not cache.is_current(client, engine):
+                    cache.load(client, engine, recount=True)
                 everyone = monotonic() >= everyone_at  # now and then, in case that Redis lost a step
                 judged, now = patrol.look(everyone=everyone)
                 for each in patrol.act(judged, now):

@@ -165,6 +165,12 @@ def read(engine: Engine) -> Registry:
         return Registry(generation, found, tuple(Tenant(**row._mapping) for row in of))
 
 
+def generation(engine: Engine) -> str:
+    """The registry's generation; empty if no number is registered."""
+    with engine.connect() as connection:
+        return connection.execute(select(registry.c.generation).where(select(numbers.c.name).exists())).scalar() or ""
+
+
 def number(engine: Engine, name: str) -> Number | None:
     """A registered number, or None."""
     with engine.connect() as connection:

@@ -285,6 +285,24 @@ def test_a_recount_keeps_the_higher_count(ledger: Engine, client: redis.Redis, i
     assert number_hash(client, "n1")["hoje"] == "3"
 
 
+def test_a_copy_that_is_gone_or_old_is_not_current(ledger: Engine, client: redis.Redis) -> None:
+    def current() -> bool:
+        before = cache.is_current(client, ledger)
+        load(client, ledger)
+        assert cache.is_current(client, ledger)
+        return before
+
+    assert current()  # nothing is registered
+    add(ledger, "n1")
+    assert not current()
+    client.flushall()
+    assert not current()
+    registry.change(ledger, "n1", tenant="u1")
+    assert not current()
+    registry.remove(ledger, "n1")
+    assert not current()
+
+
 def test_what_is_no_longer_registered_leaves_redis(ledger: Engine, client: redis.Redis) -> None:
     add(ledger, "n1", tenant="u1")
     add(ledger, "n2")
