@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -22,6 +23,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, Engine, case, delete, func, insert, inspect, or_, select, update
 
 from ifinu.errors import ConfigurationError
+from ifinu.escapes import CONTROLS
 from ifinu.ledger.engine import writing
 from ifinu.ledger.schema import events, instances, notifications, numbers, registry, tenants
 from ifinu.ledger.states import State
@@ -33,6 +35,7 @@ from ifinu.window import BRASILIA
 GONE_AFTER = 3  # answers in a row that the gateway has no such instance
 GONE_FOR = timedelta(minutes=10)  # from the first of them to the last
 
+_NOT_IN_NAMES = re.compile(f"[:{CONTROLS}]")
 _HOUR_MS = 3_600_000
 _MAYBE_SENT = or_(notifications.c.sent_at.is_not(None), notifications.c.state == State.UNKNOWN)
 _OF_THE_DIRECTORY = frozenset({"tenant", "channel", "banned_at"})
@@ -189,13 +192,28 @@ def registered(engine: Engine, name: str) -> Number:
     return found
 
 
+def check_name(name: str) -> None:
+    """
+    Check that an instance of this name can be registered. With a colon, two lanes could have the same key in Redis.
+
+    Raises:
+        ConfigurationError: It has a colon or a control character.
+    """
+    if found := _NOT_IN_NAMES.search(name):
+        raise ConfigurationError(
+            f"{name!r} cannot be registered: the name of a number has no colon and no control character, and this one "
+            f"has {found[0]!r}; create an instance with another name"
+        )
+
+
 def register(engine: Engine, new: Number) -> None:
     """
     Add a number.
 
     Raises:
-        ConfigurationError: The name is registered already, or a value that replaces the preset's is wrong.
+        ConfigurationError: The name is registered already or cannot be, or a value that replaces the preset's is wrong.
     """
+    check_name(new.name)
     presets.checked(new.preset, new.overrides)
     with writing(engine) as connection:
         if find(connection, new.name) is not None:

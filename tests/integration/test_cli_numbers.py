@@ -108,6 +108,14 @@ def test_an_instance_that_is_not_registered_is_created_as_ever(ifinu, one, engin
     assert (refused.code, "--tenant" in refused.err) == (2, True)
 
 
+def test_a_name_with_a_colon_is_refused_before_anything_is_created_or_registered(ifinu, one, engine):
+    refused = [ifinu("instance", "create", "loja:1", "--tenant", "u1"), ifinu("instance", "assign", "u1", "a", "b:1")]
+    assert [(each.code, "has no colon" in each.err) for each in refused] == [(2, True)] * 2
+    assert "loja:1" not in ifinu("instance", "list").out
+    assert registry.read(engine).numbers == ()
+    assert ifinu("instance", "create", "loja:1").code == 0  # an instance without a pace may have any name
+
+
 def test_a_name_is_made_up_and_a_telling_one_is_warned_of(ifinu, one):
     names = {ifinu("instance", "create", "--json").json["name"] for _ in range(2)}
     assert len(names) == 2

@@ -103,6 +103,8 @@ def test_an_unknown_name_a_second_one_and_a_wrong_pace_are_refused(ledger: Engin
         ("n2 is not registered", lambda: registry.change(ledger, "n2", risk=1)),
         ("n2 is not registered", lambda: registry.remove(ledger, "n2")),
         ("registered already", lambda: add(ledger, "n1")),
+        ("no colon.* has ':'", lambda: add(ledger, "n:1")),
+        (r"no control character.* has '\\t'", lambda: add(ledger, "n\t1")),
         ("per_day must be", lambda: add(ledger, "n3", overrides={"per_day": -1})),
         ("shortest gap", lambda: registry.change(ledger, "n1", overrides={"gap_min_ms": 30_000})),
         ("weight is from 1", lambda: registry.set_tenant(ledger, "u1", weight=0)),
@@ -497,8 +499,8 @@ def test_a_directory_is_read_again_if_the_registry_changes_meanwhile(
     assert not Directory.load(client).allowed("u1", "n1")
 
 
-def test_names_may_hold_any_character(ledger: Engine, client: redis.Redis) -> None:
-    name, tenant = 'Loja "do" João: 1\\2', "ação {}%"
+def test_names_may_hold_any_character_but_a_colon(ledger: Engine, client: redis.Redis) -> None:
+    name, tenant = 'Loja "do" João 1\\2', "ação: {}%"
     add(ledger, name, tenant=tenant)
     load(client, ledger)
     found = Directory.load(client)

@@ -89,7 +89,7 @@ def create(
         at = None if tenant is None else stack.enter_context(access.registry())
         client = stack.enter_context(connection.broker()) if at is None else at.client
         if at is not None:
-            _refuse_registered(at, name)
+            _refuse_name(at, name)
         stack.enter_context(creating(client, name))
         made = gateway.create_instance(name, number=number)
         try:
@@ -251,9 +251,10 @@ def logout(name: access.Name, yes: terminal.Yes = False, as_json: terminal.Json 
     terminal.answer({"name": name, "state": "close"}, words, as_json=as_json)
 
 
-def _refuse_registered(at: access.Registered, name: str) -> None:
+def _refuse_name(at: access.Registered, name: str) -> None:
     from ifinu.numbers import registry
 
+    registry.check_name(name)
     if registry.number(at.engine, name) is not None:
         raise ConfigurationError(f"{name} is registered already: see `ifinu instance show {shlex.quote(name)}`")
 

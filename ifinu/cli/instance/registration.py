@@ -113,6 +113,8 @@ def assign(
         now = clock.now(client)
         known = {name: registry.number(engine, name) for name in names}
         missing = [name for name, found in known.items() if found is None]
+        for name in missing:
+            registry.check_name(name)
         there = _instances(missing) if missing else {}
         for name, found in known.items():
             if found is not None and found.tenant != owner:

@@ -147,6 +147,34 @@ def test_tenants_that_share_a_number_take_turns_by_their_weight(client: redis.Re
     assert order[1:9] == ["x1", "heavy0", "heavy1", "y0", "x2", "heavy2", "heavy3", "y1"]
 
 
+def test_no_tenants_name_leads_into_the_lane_of_another_number_or_tenant(client: redis.Redis, worker: Worker):
+    """The tenant comes from producers, and stands last in the key; a number's name has no colon (`registry`)."""
+    numbers = ("a", "b", "voo", "espera")
+    tenants = ("t", "b:t", "a:t", ":t", "t:", "b", "voo", "espera:a:t", f"roda:{NORMAL}", "agendadas", "x:purga")
+    register(client, *numbers)
+    for number in numbers:
+        for tenant in tenants:
+            client.lpush(NORMAL, *of(number, f"{number} {tenant} 1", f"{number} {tenant} 2", tenant=tenant))
+    client.hset("ifinu:inquilino:b:t", "peso", 2)
+    taken = worker.take(100)
+    assert [id_ for _, id_ in taken] == [f"{number} t 1" for number in numbers]
+    each = {(number, tenant): 2 - (tenant == "t") for number in numbers for tenant in tenants}
+    assert waiting(client) == each
+    for lane in lanes.counts(client):
+        expected = [f"{lane.number} {lane.tenant} {n}" for n in range(3 - lane.length, 3)]
+        assert [json.loads(raw)["id"] for raw in lanes.peek(client, lane, 10)] == expected
+    seen = [id_ for _, id_ in taken]
+    while taken:
+        for tag, id_ in taken:
+            worker.settle(tag, id_, id_.partition(" ")[0])
+        taken = worker.take(100)
+        seen += [id_ for _, id_ in taken]
+    assert sorted(seen) == sorted(f"{number} {tenant} {n}" for number in numbers for tenant in tenants for n in (1, 2))
+    assert (waiting(client), lanes.total(client, NORMAL)) == ({}, 0)
+    assert not client.keys(f"{NORMAL}:espera:*")
+    assert not client.keys("ifinu:numero:*:roda:*")
+
+
 def test_a_person_gets_all_messages_from_one_number_of_a_tenant_unless_that_is_banned(
     client: redis.Redis, worker: Worker
 ):
