@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import redis
 
-from ifinu.broker.keys import QUEUES, Keys
+from ifinu.broker.keys import NUMBERS, QUEUES, Keys
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Backlog:
         next_due_in_s: Seconds until the first of those is due, zero or less when it is due; None without any.
         in_flight: Messages that workers hold.
         paused_since: ISO time since which the queue is paused, or None.
+        in_lanes: Messages that wait for their number; None while no number is registered and none wait.
     """
 
     queue: str
@@ -31,11 +33,19 @@ class Backlog:
     in_flight: int
     dead: int
     paused_since: str | None
+    in_lanes: int | None = None
 
     @property
     def unsettled(self) -> int:
-        """Messages that have not ended: ready, delayed and in flight."""
-        return self.ready + self.delayed + self.in_flight
+        """Messages that have not ended: ready, delayed, in lanes and in flight."""
+        return self.ready + self.delayed + self.in_flight + (self.in_lanes or 0)
+
+    def document(self) -> dict[str, Any]:
+        """Its fields, for JSON; without `in_lanes` where that is None."""
+        fields = asdict(self)
+        if self.in_lanes is None:
+            del fields["in_lanes"]
+        return fields
 
 
 def survey(client: redis.Redis, queues: Sequence[str] = QUEUES) -> list[Backlog]:
@@ -50,6 +60,7 @@ def survey(client: redis.Redis, queues: Sequence[str] = QUEUES) -> list[Backlog]
     """
     pipe = client.pipeline(transaction=True)  # so that a message that moves is not counted twice, or not at all
     pipe.time()
+    pipe.exists(NUMBERS)
     for queue in queues:
         keys = Keys.of(queue)
         pipe.llen(keys.ready)
@@ -58,12 +69,14 @@ def survey(client: redis.Redis, queues: Sequence[str] = QUEUES) -> list[Backlog]
         pipe.hlen(keys.in_flight)
         pipe.llen(keys.dead)
         pipe.get(keys.paused)
-    (seconds, micros), *answers = pipe.execute()
+        pipe.get(f"{queue}:na_espera")
+    (seconds, micros), registered, *answers = pipe.execute()
     now_ms = seconds * 1000 + micros / 1000
     found = []
     for index, queue in enumerate(queues):
-        ready, delayed, first, in_flight, dead, paused = answers[index * 6 : index * 6 + 6]
+        ready, delayed, first, in_flight, dead, paused, waiting = answers[index * 7 : index * 7 + 7]
         next_due_in_s = round((first[0][1] - now_ms) / 1000, 3) if first else None
         since = None if paused is None else paused.decode(errors="replace")
-        found.append(Backlog(queue, ready, delayed, next_due_in_s, in_flight, dead, since))
+        in_lanes = int(waiting or 0) if registered or int(waiting or 0) else None
+        found.append(Backlog(queue, ready, delayed, next_due_in_s, in_flight, dead, since, in_lanes))
     return found

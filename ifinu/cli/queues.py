@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import redis
 import typer
 
 from ifinu import phone, settings, wire
-from ifinu.broker import Keys, backlog, intake
+from ifinu.broker import Keys, backlog, intake, lanes
 from ifinu.broker.purge import purge as remove
 from ifinu.cli import connection, terminal
 from ifinu.cli.connection import QueueName
@@ -24,7 +23,9 @@ app = typer.Typer(no_args_is_help=True, help="Inspect, pause, resume and purge t
 @app.command()
 def size(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = False) -> None:
     """
-    Count the messages of a queue: ready, delayed, in flight and dead.
+    Count the messages of a queue: ready, in lanes, delayed, in flight and dead.
+
+    Messages in lanes wait for their number. They are shown once numbers are registered.
 
     [bold]Examples[/bold]
 
@@ -32,7 +33,7 @@ def size(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = Fa
     ifinu queue size --queue all --json
     """
     with connection.broker() as client:
-        rows = [asdict(one) for one in backlog.survey(client, queue.lists)]
+        rows = [one.document() for one in backlog.survey(client, queue.lists)]
     terminal.answer(rows, queue_table(rows), as_json=as_json)
 
 
@@ -40,33 +41,42 @@ def size(queue: connection.Queue = QueueName.NORMAL, as_json: terminal.Json = Fa
 def peek(
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="Number of messages to show.")] = 10,
     queue: connection.Queue = QueueName.NORMAL,
+    number: Annotated[
+        str | None, typer.Option("--number", metavar="NAME", help="Only messages that wait for this number.")
+    ] = None,
     as_json: terminal.Json = False,
 ) -> None:
     """
     Show the messages that are served next, without fetching them.
 
-    Phones are masked; names and texts are not shown.
+    Phones are masked; names and texts are not shown. After the ready messages come
+    as many of those that wait for their number, in the order in which the numbers
+    have their turns.
 
     [bold]Examples[/bold]
 
     ifinu queue peek
     ifinu queue peek -n 50 --queue urgente
+    ifinu queue peek --number acme
     """
     sandbox_number = settings.load().sandbox_number
     with connection.broker() as client:
-        seen = [one for key in queue.lists for one in _next_of(client, key, count, sandbox_number)]
+        seen = [] if number else [one for key in queue.lists for one in _next_of(client, key, count, sandbox_number)]
+        seen += [one for key in queue.lists for one in _in_lanes(client, key, number, count, sandbox_number)]
     if as_json:
         for one in seen:
             terminal.print_json(one)
         return
     if not seen:
-        terminal.results().print("Nothing is ready.")
+        terminal.results().print(f"Nothing waits for {terminal.plain(number)}." if number else "Nothing is ready.")
         return
+    waits = ("waits for",) if any("number" in one for one in seen) else ()
     table = terminal.columns(
-        "queue", "id", "kind", "phone", "bytes", "problem", right=("bytes",), whole=("queue", "phone")
+        "queue", *waits, "id", "kind", "phone", "bytes", "problem", right=("bytes",), whole=("queue", "phone")
     )
     for one in seen:
-        cells = (one["queue"], one["id"] or "–", one["kind"] or "–", one["phone"] or "–", str(one["bytes"]))
+        numbers = [one.get("number", "")] * len(waits)
+        cells = (one["queue"], *numbers, one["id"] or "–", one["kind"] or "–", one["phone"] or "–", str(one["bytes"]))
         table.add_row(*map(terminal.plain, cells), terminal.plain(one["problem"] or ""))
     terminal.results().print(table)
 
@@ -112,7 +122,7 @@ def purge(
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Delete the ready messages of a queue for good.
+    Delete the ready messages of a queue, and those that wait for their number, for good.
 
     Messages in flight and dead letters stay.
 
@@ -123,8 +133,10 @@ def purge(
     """
     with connection.broker() as client:
         there = backlog.survey(client, queue.lists)
-        count = sum(one.ready + one.delayed * delayed for one in there)
-        terminal.confirm(f"{count:,} messages of {', '.join(queue.lists)} will be deleted.", queue.value, yes=yes)
+        in_lanes = sum(one.in_lanes or 0 for one in there)
+        count = sum(one.ready + one.delayed * delayed for one in there) + in_lanes
+        which = f"{', '.join(queue.lists)}{f' ({in_lanes:,} in lanes)' if in_lanes else ''}"
+        terminal.confirm(f"{count:,} messages of {which} will be deleted.", queue.value, yes=yes)
         removed = {key: remove(client, Keys.of(key), delayed=delayed) for key in queue.lists}
     if as_json:
         deleted = {key: done.deleted for key, done in removed.items()}
@@ -140,6 +152,20 @@ def purge(
 def _next_of(client: redis.Redis, queue: str, count: int, sandbox_number: str | None) -> Iterator[dict[str, Any]]:
     for raw in reversed(client.lrange(queue, -count, -1)):
         yield _preview(queue, bytes(raw), sandbox_number)  # type: ignore[arg-type]  # this client returns bytes
+
+
+def _in_lanes(
+    client: redis.Redis, queue: str, number: str | None, count: int, sandbox_number: str | None
+) -> Iterator[dict[str, Any]]:
+    """The next messages that wait for a number (None: for any), the numbers in the order of their turns."""
+    found = [lane for lane in lanes.counts(client, (queue,)) if number in (None, lane.number)]
+    for lane in found:
+        if count <= 0:
+            return
+        seen = lanes.peek(client, lane, count)
+        count -= len(seen)
+        for raw in seen:
+            yield _preview(queue, raw, sandbox_number) | {"number": lane.number}
 
 
 def _preview(queue: str, raw: bytes, sandbox_number: str | None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,7 +58,8 @@ def status(
     """
     Show how many messages are in each state, and what became of the last day's.
 
-    A ready message can be taken now; a delayed one waits for a retry or its time;
+    A ready message can be taken now; one in a lane waits for its number (shown once
+    numbers are registered); a delayed one waits for a retry or its time;
     a worker holds one in flight; a dead one will not be sent (see [bold]ifinu dlq
     list[/bold]). If Redis, the ledger or the gateway does not answer, the rest is
     shown; without Redis the exit code is 3. [bold]ifinu top[/bold] shows rates.
@@ -113,13 +113,15 @@ def _seconds() -> Iterator[None]:
 
 
 def queue_table(queues: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """One row per queue, a `Backlog` as a dictionary; with the age of its next message where it has `oldest_s`."""
+    """One row per queue, a `Backlog`'s document; with the age of its next message where it has `oldest_s`."""
     ages = ("oldest",) if any("oldest_s" in queue for queue in queues) else ()
-    figures = ("ready", *ages, "delayed", "next due in", "in flight", "dead")
+    lanes = ("in lanes",) if any("in_lanes" in queue for queue in queues) else ()
+    figures = ("ready", *ages, *lanes, "delayed", "next due in", "in flight", "dead")
     table = terminal.columns("queue", *figures, "", right=figures, whole=("queue",))
     for queue in queues:
         since = queue["paused_since"]
-        cells = {name: f"{queue[name.replace(' ', '_')]:,}" for name in ("ready", "delayed", "in flight", "dead")}
+        counts = ("ready", "in lanes", "delayed", "in flight", "dead")
+        cells = {name: f"{queue.get(name.replace(' ', '_'), 0):,}" for name in counts}
         for name, seconds in (("oldest", queue.get("oldest_s")), ("next due in", queue["next_due_in_s"])):
             cells[name] = "" if seconds is None else span(seconds)
         paused = f"[yellow]paused since {terminal.plain(since)}[/]" if since else ""
@@ -165,7 +167,7 @@ def _read(
         "redis": {"error": None if away is None else str(away)},
         "queues": [] if state is None else [
             {
-                **asdict(queue),
+                **queue.document(),
                 "oldest_s": state.oldest_s[queue.queue],
                 "dead_by_reason": dict(state.dead[queue.queue].most_common()),
             }

@@ -6,6 +6,7 @@ import pytest
 from command_line import Shell
 
 from ifinu.broker import LOW, NORMAL, QUEUES, URGENT, Keys, backlog
+from ifinu.broker.keys import NUMBERS
 
 
 @pytest.fixture
@@ -39,6 +40,19 @@ def test_a_survey_counts_every_place(client):
     assert (normal.ready, normal.delayed, normal.in_flight, normal.dead, normal.unsettled) == (2, 2, 3, 1, 7)
     assert normal.paused_since == "2026-12-01T00:00:00+00:00"
     assert 55 < (normal.next_due_in_s or 0) <= 60
+
+
+def test_a_survey_counts_lanes_once_a_number_is_registered(client):
+    client.set(f"{NORMAL}:na_espera", 0)
+    assert [one.in_lanes for one in backlog.survey(client)] == [None, None, None]
+    client.sadd(NUMBERS, "acme")
+    client.set(f"{NORMAL}:na_espera", 4)
+    client.lpush(NORMAL, "a")
+    urgent, normal, _ = backlog.survey(client)
+    assert (urgent.in_lanes, normal.in_lanes, normal.ready, normal.unsettled) == (0, 4, 1, 5)
+    assert normal.document()["in_lanes"] == 4
+    client.delete(NUMBERS)  # what waits for a number that is gone still waits
+    assert [one.in_lanes for one in backlog.survey(client)] == [None, 4, None]
 
 
 def test_size(ifinu, client):

@@ -80,7 +80,7 @@ class _Queues:
         self._site = site
 
     async def queues(self, names: list[str]) -> list[dict[str, Any]]:
-        """Rows of the page: the queues in the order they are served, then the delayed messages and the dead letters."""
+        """Rows of the page: the queues in the order they are served, then lanes, delayed messages and dead letters."""
         try:
             rows: list[dict[str, Any]] = await self._site.io_loop.run_in_executor(None, self._rows)
         except redis.RedisError as exc:
@@ -103,7 +103,8 @@ class _Queues:
         ]
         delayed = [{"name": f"{one.queue}:agendadas", "messages": one.delayed} for one in found]
         dead = [{"name": f"{one.queue}:dlq", "messages": one.dead} for one in found]
-        return [*served, *delayed, *dead]
+        lanes = [{"name": f"{one.queue}:espera", "messages": one.in_lanes} for one in found if one.in_lanes is not None]
+        return [*served, *lanes, *delayed, *dead]
 
 
 class _QueuesPage(BrokerView):  # type: ignore[misc]  # Flower has no types

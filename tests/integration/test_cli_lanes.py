@@ -1,0 +1,93 @@
+"""The commands, while messages wait for their number."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import redis
+from command_line import Shell
+from waiting import fetch, hold, message, put_aside, register
+
+from ifinu.broker import LOW, NORMAL, URGENT, lanes
+from ifinu.embedded import Valkey
+
+
+@pytest.fixture
+def ifinu(capsys, monkeypatch, valkey: Valkey, _sqlite_template: Path, tmp_path: Path) -> Shell:
+    monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
+    monkeypatch.setenv("IFINU_DATABASE_URL", f"sqlite:///{shutil.copy(_sqlite_template, tmp_path / 'ledger.db')}")
+    return Shell(capsys, monkeypatch)
+
+
+@pytest.fixture
+def aside(client: redis.Redis) -> redis.Redis:
+    """Three messages wait for a number that is held, one for another, and one is ready."""
+    register(client, "a", "b")
+    hold(client, "a")
+    hold(client, "b", "too fast")
+    put_aside(client, *(message(f"a{n}", "a") for n in (1, 2, 3)), message("b1", "b", "u2"))
+    client.lpush(NORMAL, message("free", "unregistered"))
+    return client
+
+
+# -- queue, status
+
+
+def test_the_counts_have_lanes_apart_from_what_is_ready(ifinu, aside):
+    (row,) = ifinu("queue", "size", "--json").json
+    assert (row["ready"], row["in_lanes"]) == (1, 4)
+    assert "in lanes" in ifinu("queue", "size").out
+    found = ifinu("status", "--no-workers", "--json").json
+    assert {one["queue"]: (one["ready"], one["in_lanes"]) for one in found["queues"]} == {
+        URGENT: (0, 0), NORMAL: (1, 4), LOW: (0, 0),
+    }  # fmt: skip
+    assert "in lanes" in ifinu("status", "--no-workers").out
+
+
+def test_nothing_speaks_of_lanes_while_nothing_is_registered(ifinu, client):
+    client.lpush(NORMAL, message("free", "any"))
+    for arguments in (("queue", "size"), ("queue", "peek"), ("status", "--no-workers")):
+        assert "lane" not in ifinu(*arguments).out
+    assert sorted(ifinu("queue", "size", "--json").json[0]) == [
+        "dead", "delayed", "in_flight", "next_due_in_s", "paused_since", "queue", "ready",
+    ]  # fmt: skip
+    assert "number" not in ifinu("queue", "peek", "--json").json
+    assert "in_lanes" not in ifinu("status", "--no-workers", "--json").out
+
+
+def test_peek_shows_what_is_ready_and_then_what_waits_for_a_number(ifinu, aside):
+    def peeked(*arguments: str) -> list[tuple[str, str | None]]:
+        lines = ifinu("queue", "peek", *arguments, "--json").out.splitlines()
+        return [(shown["id"], shown.get("number")) for shown in map(json.loads, lines)]
+
+    assert peeked()[0] == ("free", None)
+    assert sorted(peeked()[1:]) == [("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b")]
+    assert peeked("--number", "a", "-n", "2") == [("a1", "a"), ("a2", "a")]
+    assert len(peeked("-n", "1")) == 2
+    assert "Nothing waits for c." in ifinu("queue", "peek", "--number", "c").out
+    table = ifinu("queue", "peek").out
+    assert "waits for" in table
+    for secret in ("99861", "Segredo"):
+        assert secret not in table
+    assert lanes.total(aside, NORMAL) == 4
+
+
+def test_a_paused_queue_serves_no_lane_until_it_is_resumed(ifinu, aside):
+    assert ifinu("queue", "pause").code == 0
+    lanes.release(aside, "a")
+    assert fetch(aside) == []
+    assert (lanes.total(aside, NORMAL), aside.llen(NORMAL)) == (4, 1)
+    assert ifinu("queue", "resume").code == 0
+    assert sorted(fetch(aside)) == ["a1", "free"]  # one message of a number at once
+
+
+def test_purge_asks_with_the_lanes_and_deletes_them_too(ifinu, aside, monkeypatch):
+    aside.lpush(LOW, message("low", "a"))
+    monkeypatch.setattr("ifinu.cli.terminal.is_there_somebody", lambda: True)
+    ended = ifinu("queue", "purge", "--json", stdin=b"whatsapp\n")
+    assert "5 messages of ifinu:fila:whatsapp (4 in lanes) will be deleted" in ended.err
+    assert ended.json["deleted"] == {NORMAL: 5}
+    assert (lanes.counts(aside), lanes.total(aside, NORMAL), aside.llen(LOW)) == ([], 0, 1)
