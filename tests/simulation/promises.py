@@ -140,7 +140,7 @@ class Promises:
             return
         if name in _END_ONE and answer == 1 and list(changed.values()) == [-1]:
             return
-        if name == "delay" and self._are_one(changed, keys[2]):
+        if name in ("delay", "postpone") and self._are_one(changed, keys[2]):
             return
         self._break(f"{name} changed the number of messages: {changed}")
 
