@@ -72,7 +72,7 @@ from ifinu.gateway.breaker import is_outage
 from ifinu.gateway.instances import Hold, Instances, Trouble
 from ifinu.gateway.message_records import ConnectionState
 from ifinu.json_encoder import encoder
-from ifinu.notification import Kind, Notification, is_code_id
+from ifinu.notification import Kind, Notification, is_answer
 from ifinu.numbers.assignment import route
 from ifinu.numbers.directory import EMPTY, Directory
 from ifinu.outcome import Dead, GiveBack, Outcome, Reroute, Retry, Wait
@@ -361,17 +361,17 @@ class Delivery:
         return claim, _Now(asked, claim.at)
 
     def _limits(self, message: _Message) -> Limits:
-        """What a number with a pace asks of the claim. Payment codes belong to the message before them."""
+        """What a number with a pace asks of the claim; nothing of the person for what answers at once."""
         notification, today = message.notification, datetime.now(UTC)
         months = (f"{day:%Y-%m}" for day in (today, today.replace(day=1) - timedelta(days=1)))
         this, last = (senders_key(message.instance, month) for month in months)
-        is_code = is_code_id(notification.id)
-        counts = self.reminders and notification.kind is not Kind.PAID and not is_code
+        answers = is_answer(notification.id)
+        counts = self.reminders and notification.kind is not Kind.PAID and not answers
         return Limits(
             message.instance,
             (this, last),
             reminders=self.reminders if counts else None,
-            gap_ms=None if is_code else _PAIR_GAP_MS,
+            gap_ms=None if answers else _PAIR_GAP_MS,
         )
 
     def _limited(self, message: _Message, claim: Claim, now: datetime) -> Settled | Wait:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from pydantic._internal._repr import ReprArgs  # what `__repr_args__` returns; it has no public name
 
 
+CONFIRMATION = "optout:"  # how the ids begin of the messages that confirm an opt-out
+
+
 class Kind(enum.StrEnum):
     """The reason for a message. Producers put these values in `tipo_notificacao`."""
 
@@ -121,9 +124,9 @@ def code_ids(notification_id: str) -> tuple[str, str]:
     return f"{stem}#pix", f"{stem}#boleto"
 
 
-def is_code_id(notification_id: str) -> bool:
-    """Whether `code_ids` made an id."""
-    return notification_id.endswith(("#pix", "#boleto"))
+def is_answer(notification_id: str) -> bool:
+    """Whether an id is that of a payment code, which belongs to the message before it, or of a confirmed opt-out."""
+    return notification_id.endswith(("#pix", "#boleto")) or notification_id.startswith(CONFIRMATION)
 
 
 class Notification(BaseModel):

@@ -25,14 +25,20 @@ The Redis keys of a queue, and the moves between them.
     ifinu:numeros:desde    STRING no number sends before this, in ms: set after a restart of Redis
     ifinu:numero:<number>  HASH   `par` most messages in flight, `min` and `max` gap after the end of a send in ms,
                            `fator` 0.1 to 1: gaps are divided by it, `teto` most messages a day, `novos` most new chats,
-                           `fuso` offset of its local time in ms; `dia`, `hoje`, `hora`, `nesta_hora` count what it has
-                           taken on this day and in this hour; `livre` end of its gap, `presa` and `motivo` end of its
-                           hold and why
+                           `espera` its last hold in trouble in ms, `fuso` offset of its local time in ms; `dia`,
+                           `hoje`, `hora`, `nesta_hora` count what it has taken on this day and in this hour; `livre`
+                           end of its gap, `presa` and `motivo` end of its hold and why
     ifinu:numero:<number>:voo  SET  `<queue> <tag>` of its messages in flight; others are dropped when it looks full
+    ifinu:numero:<number>:novos:<day>  SET  pseudonyms of the people it wrote to for the first time on its local day
+                           (days since 1970); for two days
     ifinu:numero:<number>:roda:<queue>  LIST  the tenants with lanes, each as often as its weight; they take turns
     ifinu:inquilinos       SET    names of the tenants
     ifinu:inquilino:<tenant>   HASH  `numeros` its numbers (JSON), `politica` (fixo | rodizio), `peso` its weight, `vez`
                            its last turn of rodizio
+
+    ifinu:contato:<tenant>:<pseudonym>:<day>  SET  ids of the reminders to a person on that day, by registered numbers,
+                           and the gateway's ids of what was typed on such a number's phone; for two days
+    ifinu:contato:<tenant>:<pseudonym>:ultima  STRING  when the last message to a person was sent, in ms; for a minute
 
     ifinu:claim:<id>       HASH   the state of a notification id, for days (see `claims.py`)
     ifinu:desconhecidas    ZSET   ids that may have been sent -> since when, in ms
@@ -113,6 +119,7 @@ NUMBERS = "ifinu:numeros"
 GENERATION = "ifinu:numeros:geracao"
 LOADING = "ifinu:numeros:carga"
 TENANTS = "ifinu:inquilinos"
+SENDERS_TTL_MS = 62 * 86_400_000
 EVERY_TENANT = "*"  # in the opt-outs: all tenants
 
 

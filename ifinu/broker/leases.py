@@ -30,7 +30,7 @@ from ifinu.broker.claims import ClaimState
 from ifinu.broker.clock import Difference
 from ifinu.broker.connections import ScriptRunner
 from ifinu.broker.events import Event
-from ifinu.broker.keys import EVENTS, UNKNOWN, Keys, Script, claim_key, number_key, script
+from ifinu.broker.keys import EVENTS, SENDERS_TTL_MS, UNKNOWN, Keys, Script, claim_key, number_key, script
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,6 @@ one_suspect = threading.Lock()
 
 _SWEEP_MOST = 500
 _UNPACED = ("", "")
-_SENDERS_TTL_MS = 62 * 86_400_000
 
 
 class _Held(NamedTuple):
@@ -229,7 +228,7 @@ class Leases:
         written_to: tuple[Any, ...] = ("", "", "")
         if outcome.sender is not None:
             key, pseudonym, tenant = outcome.sender
-            senders, written_to = (key,), (pseudonym, tenant, _SENDERS_TTL_MS)
+            senders, written_to = (key,), (pseudonym, tenant, SENDERS_TTL_MS)
         self._run(
             script("settle"),
             (keys.in_flight, keys.deadlines, claim_key(notification_id), UNKNOWN, EVENTS, keys.ready, *senders),

@@ -14,11 +14,11 @@ import structlog
 from ifinu import phone as phones
 from ifinu import wire
 from ifinu.broker import clock
-from ifinu.broker.keys import EVERY_TENANT, URGENT, senders_key
+from ifinu.broker.keys import EVERY_TENANT, URGENT, number_key, senders_key
 from ifinu.broker.optouts import Confirmation
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.replies import Replies, Reply
-from ifinu.notification import Kind, Notification, Priority
+from ifinu.notification import CONFIRMATION, Kind, Notification, Priority
 from ifinu.receipts.stop_words import Wish
 from ifinu.receipts.webhook_events import Inbound
 
@@ -66,7 +66,7 @@ class ReplyHandler:
         """
         reply = self._reply(inbound, wish)
         if wish is Wish.STOP and inbound.phone is not None:
-            confirmation = _confirmation(inbound, inbound.phone, reply)
+            confirmation = _confirmation(inbound, inbound.phone, reply, self._tenant_for(inbound.instance, reply))
             # A quoted message may be of another tenant than the last one.
             stays = not reply.known or reply.quoted is not None
             new, _ = self._replies.take(reply, stays=stays, confirmation=confirmation)
@@ -118,6 +118,11 @@ class ReplyHandler:
     def close(self) -> None:
         self._client.close()
 
+    def _tenant_for(self, instance: str, reply: Reply) -> str | None:
+        """The tenant of the confirmation: a number that belongs to one sends no other's messages."""
+        owner: Any = self._client.hget(number_key(instance), "inquilino")
+        return (owner and owner.decode()) or (reply.tenants[0] if reply.known and reply.tenants[0] else None)
+
     def _tenant(self, instance: str, pseudonym: str) -> str | None:
         """The tenant that last wrote to a person from this instance, empty for no tenant; None if Redis forgot it."""
         month = clock.now(self._client).replace(day=1)
@@ -129,14 +134,14 @@ class ReplyHandler:
         return None
 
 
-def _confirmation(inbound: Inbound, phone: str, reply: Reply) -> Confirmation:
+def _confirmation(inbound: Inbound, phone: str, reply: Reply, tenant: str | None) -> Confirmation:
     notification = Notification(
         # Derived from the reply: a webhook that comes again, even after an opt-in, is not confirmed again.
-        id=f"optout:{reply.hash}:{int(reply.at.timestamp() * 1000)}",
+        id=f"{CONFIRMATION}{reply.hash}:{int(reply.at.timestamp() * 1000)}",
         kind=Kind.REMINDER,
         phone=phone,
         instance=inbound.instance,
-        tenant=reply.tenants[0] if reply.known and reply.tenants[0] else None,
+        tenant=tenant,
         priority=Priority.URGENT,
         text=CONFIRMED,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import redis
 import redis.asyncio
@@ -11,7 +12,7 @@ import structlog
 
 from ifinu import phone as phones
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import number_key, script, seen_key
+from ifinu.broker.keys import SENDERS_TTL_MS, number_key, script, seen_key, senders_key
 from ifinu.ledger.states import State
 from ifinu.numbers.directory import DISCONNECTED, UNTIL_RELEASED
 from ifinu.receipts.optout_replies import ReplyHandler
@@ -83,9 +84,14 @@ class Sink:
 
     async def _seen(self, pipe: redis.asyncio.client.Pipeline, echo: SentEcho) -> None:
         reference = reference_in(echo.text)
-        if reference is None or echo.phone is None:
+        if echo.phone is None or (reference is None and not echo.by_hand):
             return
         pseudonym = await asyncio.to_thread(self._replies.pseudonym, echo.phone)
+        if reference is None:
+            people = senders_key(echo.instance, f"{datetime.now(UTC):%Y-%m}")
+            keys, arguments = (number_key(echo.instance), people), (pseudonym, echo.key_id, SENDERS_TTL_MS)
+            pipe.eval(script("hand_sent").source, len(keys), *keys, *arguments)
+            return
         # The first one stays: the text forwarded to the same person must not replace it.
         pipe.set(seen_key(reference, echo.instance, pseudonym), echo.key_id, ex=SEEN_TTL_S, nx=True)
 

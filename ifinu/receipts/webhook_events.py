@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeGuard
 
@@ -54,12 +54,18 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class SentEcho:
-    """A text that was sent, through the gateway or typed on the phone itself; `phone` as that of `Inbound`."""
+    """
+    A text that was sent; `phone` as that of `Inbound`.
+
+    Attributes:
+        by_hand: Whether it was typed on the phone itself, not sent through the gateway.
+    """
 
     instance: str
     key_id: str
     text: str = field(repr=False)
     phone: str | None = field(repr=False)
+    by_hand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +171,8 @@ def _echo(instance: str, data: _Fields, _: _Fields) -> SentEcho | None:
 def _message(instance: str, data: _Fields, envelope: _Fields) -> SentEcho | Inbound | None:
     key, content = _object(data.get("key")), _content(data.get("message"))
     if key.get("fromMe") is True:
-        return _echo(instance, data, envelope)
+        echo = _echo(instance, data, envelope)
+        return echo and replace(echo, by_hand=True)
     quoted = _quoted(data) or next((found for part in content.values() if (found := _quoted(_object(part)))), None)
     return _inbound(instance, key, _text_in(content), quoted, _time(data.get("messageTimestamp")))
 

@@ -616,6 +616,14 @@ def test_a_second_reminder_waits_for_tomorrow_or_expires_before_and_a_receipt_go
     assert gateway.sent_by == ["n1", "n1"]
 
 
+def test_what_answers_at_once_waits_for_no_limit_of_its_person(
+    registered: Delivery, gateway: Gateway, carry: Callable[..., Any]
+):
+    carry(by=registered, number="n1")
+    for id_ in ("inv-1#pix", "optout:0123:1"):
+        assert carry(another(id_), by=registered, number="n1").state == "sent"
+
+
 def test_a_send_in_doubt_is_looked_up_at_the_number_that_may_have_sent_it(
     registered: Delivery, gateway: Gateway, clock: Clock, carry: Callable[..., Any]
 ):

@@ -260,7 +260,37 @@ def test_a_client_that_disconnects_midway_disturbs_no_other(receiver, client):
     assert len(events_of(client, "receipt")) == 1
 
 
+# -- numbers with a pace
+
+
+def test_a_message_typed_on_a_registered_number_counts_for_its_person_and_one_of_ours_does_not(receiver, client):
+    client.hset(number_key("wa1"), mapping={"par": 1, "inquilino": "u1", "fuso": 0})
+    ours = upsert("Fatura", "3EB0AA", fromMe=True) | {"event": "send.message"}
+    assert receiver.post(ours) == 200
+    assert client.keys("ifinu:contato:*") == []
+    assert receiver.post(upsert("Oi, tudo bem?", "3EB0BB", fromMe=True)) == 200
+    assert receiver.post(upsert("Oi, tudo bem?", "3EB0BB", fromMe=True)) == 200
+    today = f"ifinu:contato:u1:{PSEUDONYM}:{int(time.time() // 86_400)}"
+    assert client.smembers(today) == {b"3EB0BB"}
+    assert 0 < client.pttl(today) <= 172_800_000
+    assert client.exists(f"ifinu:contato:u1:{PSEUDONYM}:ultima") == 1
+    assert client.hget(senders_key("wa1", months()[0]), PSEUDONYM) == b"u1"  # so it is no new chat
+
+
+def test_a_message_typed_on_an_instance_that_is_not_registered_leaves_nothing(receiver, client):
+    assert receiver.post(upsert("Oi, tudo bem?", "3EB0BB", fromMe=True)) == 200
+    assert client.keys("ifinu:contato:*") + client.keys("ifinu:remetentes:*") == []
+
+
 # -- opt-outs
+
+
+def test_a_confirmation_goes_as_its_numbers_tenant_since_no_other_may_send_from_it(receiver, client):
+    client.hset(number_key("wa1"), mapping={"par": 1, "inquilino": "u1"})
+    client.hset(senders_key("wa1", months()[0]), PSEUDONYM, "u9")  # the number was another tenant's
+    assert receiver.post(upsert("Sair!")) == 200
+    assert wire.decode(json.loads(client.lindex(URGENT, 0))).tenant == "u1"
+    assert client.hexists(optout_key("u9"), PSEUDONYM)
 
 
 @pytest.mark.parametrize(
