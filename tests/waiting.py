@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 
 import redis
 
@@ -29,15 +30,22 @@ def message(id_: str, number: str, tenant: str = "u1", **fields: str) -> bytes:
     return json.dumps(about | {"instancia": number, "usuario_id": tenant} | fields).encode()
 
 
-def fetch(client: redis.Redis, want: int = 10) -> list[str]:
-    """The ids of the messages that a worker takes now."""
+def take(client: redis.Redis, want: int = 10) -> list[tuple[str, bytes]]:
+    """The tags and bytes of the messages that a worker takes now."""
     keys = [key for queue in QUEUES for key in Keys.of(queue)]
-    answer = script("fetch")(client, keys, (want, 60_000, "t", "g1", 0.5, 300, "padrao"))
-    return [json.loads(raw)["id"] for raw in answer[4::4]]
+    generation = client.get(GENERATION) or b""
+    answer = script("fetch")(client, keys, (want, 60_000, secrets.token_hex(8), generation, 0.5, 300, "padrao"))
+    return [(tag.decode(), raw) for tag, raw in zip(answer[3::4], answer[4::4], strict=True)]
+
+
+def fetch(client: redis.Redis) -> list[str]:
+    """The ids of those messages."""
+    return [json.loads(raw)["id"] for _, raw in take(client)]
 
 
 def put_aside(client: redis.Redis, *messages: bytes, queue: str = NORMAL) -> None:
-    """Push messages of numbers that may not send, and let a fetch put them into lanes."""
-    client.lpush(queue, *messages)
-    assert fetch(client) == []
+    """Push messages of numbers that may not send, and let a fetch put them into lanes, with what is due."""
+    if messages:
+        client.lpush(queue, *messages)
+    assert take(client) == []
     assert not client.llen(queue)

@@ -4,6 +4,7 @@ Notifications that may have been sent: their ids, where their messages are, and 
 The ids are in `ifinu:desconhecidas` until they are settled. The place of an id's message decides what follows:
 
     delayed, ready     it is looked up at the gateway when it is due, or served
+    lane               it is looked up when its number may send
     in_flight          a worker looks it up, or sends it again
     held               the gateway did not have it; it is in the dead letters until a person decides
     gone               its message was purged, so that no worker looks it up
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from ifinu.broker import intake
+from ifinu.broker import intake, lanes
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.dead_letters import DeadLetter, DeadLetters, Filter, body_of, identity
 from ifinu.broker.events import Event, Name
@@ -36,6 +37,7 @@ class Place(enum.StrEnum):
 
     DELAYED = "delayed"
     READY = "ready"
+    LANE = "lane"
     IN_FLIGHT = "in_flight"
     HELD = "held"
     GONE = "gone"
@@ -188,7 +190,7 @@ class Unknowns:
             left = {claim.doubt.id: claim for claim in claims if claim.doubt.id not in found}
             found |= {doubt.id: doubt for doubt in _letters(self._client, queue, left)}
         # In the order in which a message moves, so that one that moves meanwhile is found.
-        for read in (_delayed, _ready, _in_flight):
+        for read in (_delayed, _ready, _in_lanes, _in_flight):
             for queue in QUEUES:
                 left = {claim.doubt.id: claim for claim in claims if claim.doubt.id not in found}
                 if left:  # else the backlog need not be read
@@ -248,6 +250,11 @@ def _ready(client: redis.Redis, keys: Keys) -> Iterator[_Message]:
         start += len(page)
         for raw in page:
             yield bytes(raw), Place.READY, None  # type: ignore[arg-type]  # this client returns bytes
+
+
+def _in_lanes(client: redis.Redis, keys: Keys) -> Iterator[_Message]:
+    for raw in lanes.scan(client, keys.ready):
+        yield raw, Place.LANE, None
 
 
 def _in_flight(client: redis.Redis, keys: Keys) -> Iterator[_Message]:

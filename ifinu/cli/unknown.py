@@ -135,6 +135,9 @@ def _status(doubt: Doubt, now: datetime, paused: set[str]) -> str:
         case Place.READY:
             queue = f"{doubt.queue}, which is paused" if doubt.queue in paused else doubt.queue
             return f"look-up waits on {queue}{off}"
+        case Place.LANE:
+            queue = f" on {doubt.queue}, which is paused" if doubt.queue in paused else ""
+            return f"look-up waits for its number{queue}{off}"
         case Place.IN_FLIGHT:
             return f"look-up under way{off}"
         case Place.HELD:

@@ -11,11 +11,12 @@ import pytest
 import redis
 from holders import Holder
 from processes import Queue
+from waiting import hold, put_aside, register, take
 
-from ifinu.broker import LOW, NORMAL, DeadLetters, Filter, Keys, dead_letters, intake
+from ifinu.broker import LOW, NORMAL, DeadLetters, Filter, Keys, dead_letters, intake, lanes
 from ifinu.broker.claims import Claims, ClaimState, MessageRef, Resend, Verdict
 from ifinu.broker.events import Event, Name
-from ifinu.broker.headers import TOKEN
+from ifinu.broker.headers import LINE, TOKEN
 from ifinu.broker.keys import EVENTS, UNKNOWN, claim_key, script
 from ifinu.broker.purge import purge
 from ifinu.broker.unknown import Decision, Doubt, Place, Unknowns
@@ -23,6 +24,7 @@ from ifinu.broker.unknown import Decision, Doubt, Place, Unknowns
 ID = "n1"
 FIELDS = {"id": ID, "tipo_notificacao": "lembrete", "instancia": "loja-1"}
 RAW = json.dumps(FIELDS).encode()
+LINE_OF_IT = lanes.line(None, "loja-1", "")
 WAIT_MS = 60_000
 
 
@@ -54,7 +56,9 @@ class Bench:
     def look_up(self) -> bytes:
         """The look-up message, as a worker writes it; the same one for each call."""
         headers = intake.admit(RAW, queue=NORMAL, tag="t", max_bytes=10_000).headers
-        message = json.loads(intake.successor(RAW, headers, reply_to=None, retries=0, **{TOKEN: self.token}))
+        message = json.loads(
+            intake.successor(RAW, headers, reply_to=None, retries=0, **{TOKEN: self.token, LINE: LINE_OF_IT})
+        )
         return json.dumps({**message, "since": "0"}).encode()
 
     def postpone(self, tag: str, state: str = "unknown") -> None:
@@ -118,6 +122,15 @@ def ready(bench: Bench) -> None:
     bench.die(tag)
 
 
+def lane(bench: Bench) -> None:
+    """Its number is held when its look-up is due."""
+    delayed(bench)
+    register(bench.client, "loja-1")
+    hold(bench.client, "loja-1")
+    bench.client.zadd(Keys.of(NORMAL).delayed, {bench.look_up(): 1})
+    put_aside(bench.client)
+
+
 def in_flight(bench: Bench) -> None:
     delayed(bench)
     assert bench.verdict(bench.come_due(), bench.token) is Verdict.LOOK_UP
@@ -135,7 +148,8 @@ def gone(bench: Bench) -> None:
 
 
 PLACES = {
-    Place.DELAYED: delayed, Place.READY: ready, Place.IN_FLIGHT: in_flight, Place.HELD: held, Place.GONE: gone,
+    Place.DELAYED: delayed, Place.READY: ready, Place.LANE: lane, Place.IN_FLIGHT: in_flight, Place.HELD: held,
+    Place.GONE: gone,
 }  # fmt: skip
 
 
@@ -213,6 +227,9 @@ def follow(bench: Bench) -> Verdict | None:
         return bench.verdict(bench.come_due(), bench.token)
     if bench.client.llen(NORMAL):
         return bench.verdict(bench.fetch())
+    if lanes.release(bench.client, "loja-1"):
+        ((tag, _),) = take(bench.client)
+        return bench.verdict(tag, bench.token)
     return None
 
 
@@ -228,6 +245,9 @@ def follow(bench: Bench) -> Verdict | None:
         (Place.READY, Decision.SENT, "sent", "sent", Verdict.DUPLICATE),
         (Place.READY, Decision.DISCARD, "cancelled", "cancelled", Verdict.CANCELLED),
         (Place.READY, Decision.RESEND, None, "replayed", Verdict.GO),
+        (Place.LANE, Decision.SENT, "sent", "sent", Verdict.DUPLICATE),
+        (Place.LANE, Decision.DISCARD, "cancelled", "cancelled", Verdict.CANCELLED),
+        (Place.LANE, Decision.RESEND, "waiting", "retrying", Verdict.GO),
         (Place.IN_FLIGHT, Decision.SENT, "sent", "sent", None),
         (Place.IN_FLIGHT, Decision.DISCARD, "cancelled", "cancelled", None),
         (Place.GONE, Decision.SENT, "sent", "sent", None),
