@@ -9,6 +9,7 @@ phones and pseudonyms in the names of keys.
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,14 +21,20 @@ from ifinu.broker import pseudonyms
 from ifinu.broker.keys import (
     CONTROL,
     EVENTS,
+    GENERATION,
+    LOADING,
     NEW_REPLIES,
+    NUMBERS,
     QUEUES,
     RECORDER,
     REPLIES,
     TASK_EVENTS,
+    TENANTS,
     UNKNOWN,
     Keys,
     instance_key,
+    number_key,
+    tenant_key,
 )
 from ifinu.broker.locations import SHARD
 from ifinu.ledger.migrate import VERSION_TABLE
@@ -90,7 +97,15 @@ _ALLOWED = {
     b"_kombu.binding_deadlines": b"zset",
     RECORDER.encode(): b"string",
     pseudonyms.KEY.encode(): b"string",  # the key that hashes phones; without phones it is worth nothing
+    # The copy of the registry: the recorder writes it as soon as it finds a Redis without one.
+    **{key.encode(): b"set" for key in (NUMBERS, TENANTS)},
+    **{key.encode(): b"string" for key in (GENERATION, LOADING)},
+    # About lanes, which are counted themselves.
+    **{f"{queue}:turnos".encode(): b"zset" for queue in QUEUES},
+    **{f"{queue}:na_espera".encode(): b"string" for queue in QUEUES},
 }
+_COPIED = re.compile(f"{number_key('')}[^:]+|{tenant_key('')}.+".encode(), re.DOTALL)
+_LANE = re.compile(f"((?:{'|'.join(QUEUES)}):espera):.*".encode(), re.DOTALL)
 _LOCATIONS = instance_key("").encode()
 _OURS = {key.encode() for key in (*(k for q in QUEUES for k in Keys.of(q)), EVENTS, UNKNOWN, REPLIES, NEW_REPLIES)}
 _SIZES = {b"list": "llen", b"zset": "zcard", b"hash": "hlen", b"set": "scard", b"stream": "xlen"}
@@ -156,9 +171,11 @@ def _size(client: redis.Redis, key: bytes) -> int:
     if key.startswith(_LOCATIONS) and type_ == b"hash":
         fields: Any = client.hkeys(key)
         return int(set(fields) != {SHARD.encode()})
+    if _COPIED.fullmatch(key) and type_ == b"hash":
+        return 0
     if key == EVENTS.encode() and type_ == b"stream":
         return int(client.xlen(key))  # the recorder deletes the events it has read
-    if key in _OURS and type_ in _SIZES:
+    if (key in _OURS or _LANE.fullmatch(key)) and type_ in _SIZES:
         return int(getattr(client, _SIZES[type_])(key))
     return 1
 
@@ -167,6 +184,8 @@ def _noun(key: bytes) -> str:
     """Noun for the entries of a key, in the singular."""
     if key in _OURS:
         return f"entry of {key.decode()}"
+    if lane := _LANE.fullmatch(key):
+        return f"entry of {lane[1].decode()}"
     ours, colon, rest = key.decode(errors="replace").partition(":")
     if (ours, colon) == ("ifinu", ":"):
         return f"key ifinu:{rest.partition(':')[0]}:…"

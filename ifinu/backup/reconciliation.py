@@ -33,6 +33,7 @@ from typing import Any
 import redis
 from sqlalchemy import Engine, func, select, tuple_
 
+from ifinu.broker import lanes
 from ifinu.broker.claims import CANCELLED_TTL_MS, ClaimState
 from ifinu.broker.dead_letters import identity
 from ifinu.broker.events import Event, Name
@@ -56,7 +57,7 @@ class Reconciled:
         known_to: Time of the ledger's last event; None if it has no event.
         claims: Number of changed claims, by their new state.
         opt_outs: Number of opt-outs written or removed.
-        waiting: Messages that are ready or delayed, or were in flight at the time of the snapshot.
+        waiting: Messages that are ready, delayed or in lanes, or were in flight at the time of the snapshot.
         settled: Waiting messages whose id was sent or has ended; a worker drops them.
         in_doubt: Waiting messages that may have been sent; a worker looks them up.
     """
@@ -209,6 +210,7 @@ def _waiting(client: redis.Redis) -> Iterator[list[str | None]]:
             yield _ids(client.lrange(keys.ready, start, start + _PAGE - 1))
         for start in range(0, client.zcard(keys.delayed), _PAGE):
             yield _ids(client.zrange(keys.delayed, start, start + _PAGE - 1))
+        yield from _pages_of(lanes.scan(client, keys.ready))
         yield from _pages_of(raw for _, raw in client.hscan_iter(keys.in_flight, count=_PAGE))
 
 

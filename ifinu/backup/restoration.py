@@ -26,6 +26,7 @@ from ifinu.ledger import upserts
 from ifinu.ledger.engine import writing
 from ifinu.ledger.migrate import migrate
 from ifinu.ledger.schema import gaps
+from ifinu.numbers import cache
 
 _ADVICE = (
     "Restore into other servers, or leave this one out with --only; "
@@ -168,6 +169,7 @@ def queue(
     report(f"Redis is as it was at {at:%Y-%m-%d %H:%M:%S} UTC, and on its disk")
     report("reconciling Redis with the ledger")
     reconciled = reconcile(client, ledger, at, claim_ttl_s=claim_ttl_s, resend=resend)
+    cache.load(client, ledger, recount=True)  # the snapshot does not know what its numbers have sent since
     for keys in map(Keys.of, QUEUES):
         client.set(keys.paused, datetime.now(UTC).isoformat(timespec="seconds"))
     return reconciled

@@ -9,21 +9,26 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import ledger_rows
 import pytest
 import redis
 from backups import OTHERS, counts, dead_ids, dead_letters, fill, harm, run, until_idle
 from command_line import Shell
 from integration.ledger.recording import record
 from processes import Fleet, Queue, Simulated, fleet_of, numbered, raw, stopping, wait_until
+from waiting import put_aside
 
 from ifinu.backup.reconciliation import reconcile
-from ifinu.broker import QUEUES, Keys
+from ifinu.broker import NORMAL, QUEUES, Keys, lanes
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import UNKNOWN, claim_key
+from ifinu.broker.keys import UNKNOWN, claim_key, number_key
 from ifinu.broker.optouts import ALL, OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.embedded import Valkey
 from ifinu.ledger.engine import connect
+from ifinu.ledger.states import State
+from ifinu.numbers import cache, registry
+from ifinu.numbers.registry import Number
 
 PACE = {"IFINU_RATE_LIMIT": "200/s", "IFINU_RATE_BURST": "20"}
 
@@ -231,6 +236,35 @@ def test_opt_outs_cancellations_and_purges_since_the_backup_are_applied_to_redis
     send_the_rest(ifinu, fresh, target.url, simulator, tmp_path / "after")
     assert simulator.total() == 5
     assert dead_ids(Queue(fresh)) == {"test_dead": "number_not_on_whatsapp"}
+
+
+def test_messages_in_lanes_are_reconciled_and_what_their_number_sent_since_counts(
+    ifinu: Shell, queue: Queue, valkey: Valkey, target: Valkey, fresh: redis.Redis, ledger_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    """
+    Meanwhile the recorder has written its copy of the registry into the new server.
+    """
+    engine = connect(ledger_url)
+    registry.register(engine, Number("loja", datetime.now(UTC), tenant="t1"))
+    cache.load(queue.client, engine)
+    put_aside(queue.client, *(raw(name, instancia="loja", usuario_id="t1") for name in ("one", "two", "three")))
+    assert ifinu("backup", "--without", "evolution").code == 0
+    now = datetime.now(UTC)
+    ledger_rows.notification(engine, "test_one", State.SENT, now, sent_at=now, instance="loja")
+    valkey.kill()
+    cache.load(fresh, engine)
+
+    monkeypatch.setenv("IFINU_REDIS_URL", target.url)
+    ended = ifinu("restore", "--only", "redis", "--yes", "--json")
+    assert ended.code == 0, ended.err
+    report = ended.json["queue"]
+    assert (report["waiting"], report["settled"], report["in_doubt"]) == (3, 1, 0)
+    assert fresh.hget(claim_key("test_one"), "state") == b"sent"
+    assert lanes.total(fresh, NORMAL) == 3
+    assert [lane.length for lane in lanes.counts(fresh)] == [3]
+    assert fresh.hget(number_key("loja"), "hoje") == b"1"
+    engine.dispose()
 
 
 def test_an_outcome_older_than_the_backup_is_left_to_its_claim(

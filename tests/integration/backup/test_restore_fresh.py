@@ -11,6 +11,7 @@ from command_line import Shell
 from ledgers import migrated
 from processes import Fleet, wait_until
 from sqlalchemy import create_engine, text
+from waiting import FOREVER_MS, message, put_aside, register
 
 from ifinu.backup import emptiness
 from ifinu.backup.emptiness import FRESH
@@ -19,7 +20,17 @@ from ifinu.backup.postgres import Database
 from ifinu.broker import NORMAL, QUEUES, Keys
 from ifinu.broker.claims import Claims
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, RECORDER, REPLIES, UNKNOWN, instance_key, seen_key, senders_key
+from ifinu.broker.keys import (
+    EVENTS,
+    RECORDER,
+    REPLIES,
+    TENANTS,
+    UNKNOWN,
+    instance_key,
+    seen_key,
+    senders_key,
+    tenant_key,
+)  # fmt: skip
 from ifinu.broker.locations import Locations, creating
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import KEY, Pseudonyms
@@ -119,6 +130,9 @@ def test_a_fresh_installs_keys_count_as_an_empty_redis(target: Valkey, fresh: re
     locations = Locations(target.url)
     locations.remember("vendas", "10.0.0.7")
     locations.close()
+    register(fresh, "vendas")  # the copy of the registry
+    fresh.sadd(TENANTS, "t:1")
+    fresh.hset(tenant_key("t:1"), "peso", 1)
     assert emptiness.in_redis(fresh) == []
 
 
@@ -129,6 +143,10 @@ def test_any_other_key_counts_as_data_in_redis(target: Valkey, fresh: redis.Redi
     cases = {
         "2 entries of ifinu:fila:whatsapp": lambda: fresh.lpush(keys.ready, "a", "b"),
         "1 entry of ifinu:fila:whatsapp:agendadas": lambda: fresh.zadd(keys.delayed, {"a": 1}),
+        "1 key ifinu:numero:…, 2 entries of ifinu:fila:whatsapp:espera": lambda: (
+            register(fresh, "vendas", livre=FOREVER_MS),
+            put_aside(fresh, *(message(n, "vendas") for n in "ab")),
+        ),
         "1 entry of ifinu:fila:whatsapp:em_voo": lambda: fresh.hset(keys.in_flight, "a", "b"),
         "1 entry of ifinu:fila:whatsapp:em_voo:prazos": lambda: fresh.zadd(keys.deadlines, {"a": 1}),
         "1 entry of ifinu:fila:whatsapp:dlq": lambda: fresh.lpush(keys.dead, "a"),
@@ -197,7 +215,7 @@ def test_a_foreign_object_makes_the_ledgers_database_non_empty(ledger: Database,
     held = ["sequence public.counted", "table public.mine", "view public.ours"]
     assert sorted(ledger.empty(fresh)) == sorted(ledger.beyond(fresh)) == held
     run(url, "DROP VIEW ours", "DROP SEQUENCE counted", "DROP TABLE mine", "DROP TABLE ledger_version")
-    assert "table public.notifications" in ledger.beyond(fresh)
+    assert any(found.startswith("table public.") for found in ledger.beyond(fresh))
 
 
 def test_rows_in_a_partition_or_behind_a_policy_count(gateways: Database, fresh_urls: tuple[str, str]):
