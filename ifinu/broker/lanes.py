@@ -6,14 +6,17 @@ A fetch moves a message into a lane, and out of it when the number may send. `LL
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import redis
 
+from ifinu.broker import clock
 from ifinu.broker.keys import QUEUES, number_key, script
 
+_BATCH = 1_000  # commands of a pipeline: a few milliseconds of Redis
 _PAGE = 200  # messages of a call, which takes Redis about a millisecond
 
 
@@ -80,13 +83,13 @@ def counts(client: redis.Redis, queues: Sequence[str] = QUEUES) -> list[Lane]:
     for queue in queues:
         turns: Any = client.zrange(f"{queue}:turnos", 0, -1, withscores=True)
         names = [(name.decode(), next_ms) for name, next_ms in turns]
-        rings = _each(client, [("LRANGE", f"{number_key(name)}:roda:{queue}", 0, -1) for name, _ in names])
+        rings = pipelined(client, [("LRANGE", f"{number_key(name)}:roda:{queue}", 0, -1) for name, _ in names])
         lanes = [
             Lane(queue, name, tenant.decode(), 0, next_ms)
             for (name, next_ms), ring in zip(names, rings, strict=True)
             for tenant in dict.fromkeys(ring)
         ]
-        lengths = _each(client, [("LLEN", lane.key) for lane in lanes])
+        lengths = pipelined(client, [("LLEN", lane.key) for lane in lanes])
         found += [lane._replace(length=length) for lane, length in zip(lanes, lengths, strict=True)]
     return found
 
@@ -180,13 +183,23 @@ def look_at(client: redis.Redis, *numbers: str) -> None:
         redis.RedisError: Redis is away.
     """
     if numbers:
-        for queue in QUEUES:
-            client.zadd(f"{queue}:turnos", dict.fromkeys(numbers, 0), xx=True)
+        now_ms = clock.now(client).timestamp() * 1000
+        for queue in QUEUES:  # not earlier than now, since a turn in the past is overdue
+            client.zadd(f"{queue}:turnos", dict.fromkeys(numbers, now_ms), xx=True, lt=True)
 
 
-def _each(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    pipe: Any = client.pipeline(transaction=False)
-    for command in commands:
-        pipe.execute_command(*command)
-    found: list[Any] = pipe.execute()
+def pipelined(client: redis.Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """
+    The answers to many commands, which are sent a thousand at a time.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    found: list[Any] = []
+    rest = iter(commands)
+    while batch := list(itertools.islice(rest, _BATCH)):
+        pipe: Any = client.pipeline(transaction=False)
+        for command in batch:
+            pipe.execute_command(*command)
+        found += pipe.execute()
     return found

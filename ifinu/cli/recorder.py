@@ -59,4 +59,5 @@ def recorder() -> None:
     stop, progress, series = threading.Event(), Progress(), endpoint.registry()
     recorder_series.RecorderSeries(series, progress)
     with set_by_signals(stop), connection.broker() as client, endpoint.serving(series, config.metrics_port):
-        stand_by(client, stop, functools.partial(record, client, config, stop, progress, beside=guarding(config)))
+        beside = guarding(config, progress)
+        stand_by(client, stop, functools.partial(record, client, config, stop, progress, beside=beside))

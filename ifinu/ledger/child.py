@@ -66,7 +66,7 @@ def record_in_child(
     Raises:
         RecorderError: The child failed or was killed.
     """
-    before = replace(progress)
+    before = replace(progress, guard_steps=dict(progress.guard_steps))
     with _started(config, leadership.name, module) as child:
         assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - for mypy
         while child.poll() is None and not stop.wait(_EVERY_S):
@@ -110,9 +110,11 @@ def _read(reports: IO[bytes], before: Progress, progress: Progress) -> None:
         progress.recorded = before.recorded + counted.recorded
         progress.refused = before.refused + counted.refused
         progress.gaps = before.gaps + counted.gaps
+        for step, count in counted.guard_steps.items():
+            progress.guard_steps[step] = before.guard_steps[step] + count
 
 
-def main(beside: Callable[[Settings], Beside] | None = None) -> None:
+def main(beside: Callable[[Settings, Progress], Beside] | None = None) -> None:
     """
     Record. The one argument of the command line is the name by which the worker leads.
 
@@ -127,7 +129,7 @@ def main(beside: Callable[[Settings], Beside] | None = None) -> None:
         leadership = Leadership(client, sys.argv[1])
         with resigning(leadership):
             if leadership.keep():  # the worker's lease may have expired meanwhile
-                record(client, config, stop, progress, leadership, beside and beside(config))
+                record(client, config, stop, progress, leadership, beside and beside(config, progress))
     _report(progress)
 
 

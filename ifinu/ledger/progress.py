@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+# The guard's steps (`numbers.guard.Move`), from the start, so that the first of its kind shows as an increase.
+GUARD_STEPS = (
+    "slowed", "no_new_chats", "paused", "unlinked", "banned", "released", "new_chats", "recovered",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -16,6 +21,7 @@ class Progress:
         refused: Entries that could not be recorded.
         lag: Entries in the stream when it was last read.
         gaps: How often the stream was lost.
+        guard_steps: Steps that the guard took, by their names.
     """
 
     active: bool = False
@@ -23,3 +29,4 @@ class Progress:
     refused: int = 0
     lag: int = 0
     gaps: int = 0
+    guard_steps: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GUARD_STEPS, 0))

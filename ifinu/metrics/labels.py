@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ifinu import phone
 
 MOST = 100
+NAMED = 20
 OTHER = "other"
 
 
@@ -27,3 +30,16 @@ class Bounded:
                 return OTHER
             label = self._labels[name] = phone.mask_in(name)
         return label
+
+
+def highest(figures: Mapping[str, int]) -> dict[str, int]:
+    """
+    The twenty highest figures of numbers, phones in their names masked.
+
+    There may be thousands of numbers, and any of them may need attention, so the first hundred would be the wrong ones.
+    """
+    found: dict[str, int] = {}
+    for name in sorted(figures, key=lambda each: (-figures[each], each))[:NAMED]:
+        label = phone.mask_in(name)
+        found[label] = max(figures[name], found.get(label, 0))
+    return found

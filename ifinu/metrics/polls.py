@@ -1,4 +1,8 @@
-"""The series of the ledger and the gateway for `ifinu metrics`, polled in threads so that neither delays a scrape."""
+"""
+The series of the ledger, the registry and the gateway for `ifinu metrics`.
+
+They are polled in threads, so that neither delays a scrape.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -15,7 +19,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ifinu.errors import GatewayError, LedgerUnavailable
-from ifinu.metrics.labels import Bounded
+from ifinu.metrics.labels import Bounded, highest
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -29,37 +33,37 @@ _STOPPED_S = 5.0
 _NOT_FOUND = 404
 
 Figures = Mapping[str | None, float]
+Found = TypeVar("Found")
 
 
-class Polled(Collector):
+class Polled(Collector, Generic[Found]):
     """
     The series of one server that is polled.
 
     Args:
-        poll: Returns figures by instance; raises `LedgerUnavailable` or `GatewayError`.
+        poll: Asks the server; raises `LedgerUnavailable` or `GatewayError`.
         up: Name and help of the series that says whether the server answered.
-        figures: Name and help of the series of the figures.
+        series: Makes the other series of what was found; of None if there was no answer.
     """
 
     def __init__(
         self,
         registry: CollectorRegistry,
-        poll: Callable[[], Figures],
+        poll: Callable[[], Found],
         *,
         every_s: float,
         up: tuple[str, str],
-        figures: tuple[str, str],
+        series: Callable[[Found | None], Iterable[Metric]],
     ) -> None:
         self._poll, self._every_s = poll, every_s
-        self._up, self._figures = up, figures
-        self._instance = Bounded()
-        self._found: Figures | None = None
+        self._up, self._series = up, series
+        self._found: Found | None = None
         self._polled = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=up[0], daemon=True)
         registry.register(self)
 
-    def __enter__(self) -> Polled:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -77,17 +81,11 @@ class Polled(Collector):
             return
         found = self._found
         yield GaugeMetricFamily(*self._up, value=float(found is not None))
-        figures = GaugeMetricFamily(*self._figures, labels=("whatsapp",))
-        by_label: defaultdict[str, float] = defaultdict(float)
-        for name, figure in (found or {}).items():
-            by_label[self._instance(name)] += figure
-        for label, figure in by_label.items():
-            figures.add_metric((label,), figure)
-        yield figures
+        yield from self._series(found)
 
     def _run(self) -> None:
         while True:
-            found: Figures | None = None
+            found: Found | None = None
             with contextlib.suppress(LedgerUnavailable, GatewayError):
                 found = self._poll()
             before, self._found = self._found, found
@@ -98,26 +96,75 @@ class Polled(Collector):
                 return
 
 
-def ledger(registry: CollectorRegistry, engine: Engine, *, every_s: float) -> Polled:
-    """The series of the ledger, polled every `every_s` seconds."""
+class _ByInstance:
+    """A series with a label for the instance."""
 
-    def poll() -> Figures:
+    def __init__(self, name: str, help_: str) -> None:
+        self._name, self._help = name, help_
+        self._instance = Bounded()
+
+    def __call__(self, found: Figures | None) -> Iterator[Metric]:
+        figures = GaugeMetricFamily(self._name, self._help, labels=("whatsapp",))
+        by_label: defaultdict[str, float] = defaultdict(float)
+        for name, figure in (found or {}).items():
+            by_label[self._instance(name)] += figure
+        for label, figure in by_label.items():
+            figures.add_metric((label,), figure)
+        yield figures
+
+
+class _Ledger(NamedTuple):
+    """
+    What the database knows.
+
+    Attributes:
+        unconfirmed: By instance.
+        risks: Of the numbers that have any.
+        registered: How many numbers the registry has.
+    """
+
+    unconfirmed: Figures
+    risks: Mapping[str, int]
+    registered: int
+
+
+def ledger(registry: CollectorRegistry, engine: Engine, *, every_s: float) -> Polled[_Ledger]:
+    """The series of the ledger and of the registry beside it, polled every `every_s` seconds."""
+    unconfirmed = _ByInstance("ifinu_unconfirmed", "Messages sent in the last week that got no receipt in time.")
+
+    def poll() -> _Ledger:
         from ifinu.ledger import migrate, queries
+        from ifinu.numbers import patrol
+        from ifinu.numbers import registry as numbers
 
         if not migrate.is_current(engine):
             raise LedgerUnavailable("not migrated")
-        return queries.unconfirmed(engine, datetime.now(UTC) - _UNCONFIRMED_OF)
+        now = datetime.now(UTC)
+        all_ = numbers.read(engine).numbers
+        risks = {name: found.risk for name, found in patrol.risks(all_, now).items() if found.risk}
+        return _Ledger(queries.unconfirmed(engine, now - _UNCONFIRMED_OF), risks, len(all_))
+
+    def series(found: _Ledger | None) -> Iterator[Metric]:
+        yield from unconfirmed(found and found.unconfirmed)
+        registered = GaugeMetricFamily("ifinu_numbers_registered", "Numbers in the registry.")
+        if found is not None and found.registered:
+            registered.add_metric((), found.registered)
+        yield registered
+        risks = GaugeMetricFamily("ifinu_number_risk", "Risk of a number, 0 to 100.", labels=("whatsapp",))
+        for label, risk in highest(found.risks if found is not None else {}).items():
+            risks.add_metric((label,), risk)
+        yield risks
 
     return Polled(
         registry,
         poll,
         every_s=every_s,
         up=("ifinu_ledger_up", "Whether the ledger's database answers and has the tables."),
-        figures=("ifinu_unconfirmed", "Messages sent in the last week that got no receipt in time."),
+        series=series,
     )
 
 
-def gateway(registry: CollectorRegistry, client: Management, *, every_s: float) -> Polled:
+def gateway(registry: CollectorRegistry, client: Management, *, every_s: float) -> Polled[Figures]:
     """
     The series of the gateway, polled every `every_s` seconds.
 
@@ -147,5 +194,5 @@ def gateway(registry: CollectorRegistry, client: Management, *, every_s: float) 
         poll,
         every_s=every_s,
         up=("ifinu_gateway_up", "Whether the gateway answers."),
-        figures=("ifinu_instance_connected", "Whether an instance is connected to WhatsApp."),
+        series=_ByInstance("ifinu_instance_connected", "Whether an instance is connected to WhatsApp."),
     )

@@ -24,3 +24,7 @@ class RecorderSeries(Collector):
         yield CounterMetricFamily("ifinu_recorder_events", "Events written to the ledger.", value=now.recorded)
         yield CounterMetricFamily("ifinu_recorder_refused", "Entries that were no events.", value=now.refused)
         yield CounterMetricFamily("ifinu_recorder_gaps", "Times that the stream was lost.", value=now.gaps)
+        steps = CounterMetricFamily("ifinu_guard_steps", "Steps of the guard.", labels=("step",))
+        for step, count in now.guard_steps.items():
+            steps.add_metric((step,), count)
+        yield steps

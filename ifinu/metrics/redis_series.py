@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from ifinu.broker.backlog import Backlog
 from ifinu.broker.redis_state import RedisState, StateReader
 from ifinu.broker.replies import MAYBE, STOP, WRONG_PERSON, Replies
+from ifinu.metrics import number_series
 from ifinu.metrics.labels import Bounded
 
 log = structlog.get_logger(__name__)
@@ -84,6 +85,7 @@ class RedisCollector(Collector):
         yield self._answers_open()
         yield _gauge("ifinu_recorder_lag_events", "Events that are not in the ledger yet.", state.lag.events)
         yield _gauge("ifinu_recorder_lag_seconds", "Age of the oldest of them.", state.lag.oldest_s or 0)
+        yield from number_series.series(self._client, state.queues)
         yield from self._server()
 
     def _answers_open(self) -> Metric:

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ifinu.ledger import child
+from ifinu.ledger.progress import Progress
 from ifinu.ledger.standby import Beside
 from ifinu.settings import Settings
 
@@ -13,13 +14,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 
-def guarding(config: Settings) -> Beside:
-    """The guard, as the recorder runs it."""
+def guarding(config: Settings, progress: Progress) -> Beside:
+    """The guard, as the recorder runs it; its steps count in `progress`."""
 
     def watch(engine: Engine, stop: threading.Event) -> None:
         from ifinu.numbers import patrol  # with the database's driver, which a process that stands by does without
 
-        patrol.watch(engine, config.redis_url.get_secret_value(), stop)
+        patrol.watch(engine, config.redis_url.get_secret_value(), stop, progress.guard_steps)
 
     return watch
 

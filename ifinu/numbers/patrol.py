@@ -257,12 +257,15 @@ def _log(each: Judged) -> None:
             log.warning("ifinu.guard.step", **fields)
 
 
-def watch(engine: Engine, redis_url: str, stop: threading.Event, every_s: float = EVERY_S) -> None:
+def watch(
+    engine: Engine, redis_url: str, stop: threading.Event, steps: dict[str, int], every_s: float = EVERY_S
+) -> None:
     """
     Patrol until `stop` is set. An outage, or a fault, ends a pass and not the patrol.
 
     Args:
         redis_url: As `Settings.redis_url`.
+        steps: Counts the steps by their names.
         every_s: Seconds between two passes; the first begins after that time.
     """
     waiting, everyone_at = False, 0.0
@@ -276,6 +279,8 @@ def watch(engine: Engine, redis_url: str, stop: threading.Event, every_s: float 
                 judged, now = patrol.look(everyone=everyone)
                 for each in patrol.act(judged, now):
                     _log(each)
+                    for step in each.steps:
+                        steps[step.move.value] += 1
                 if everyone and judged:
                     cache.load(client, engine)
                 if everyone:

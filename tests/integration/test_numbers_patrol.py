@@ -17,6 +17,7 @@ from ifinu.broker import clock, lanes
 from ifinu.broker.keys import EVENTS, GENERATION, number_key
 from ifinu.ledger import schema
 from ifinu.ledger.entries import Entry
+from ifinu.ledger.progress import Progress
 from ifinu.ledger.states import State
 from ifinu.numbers import cache, patrol, registry
 from ifinu.numbers.directory import BANNED, DISCONNECTED
@@ -110,7 +111,7 @@ def test_a_hold_of_the_guard_ends_in_redis_too(guard, client, ledger, now):
 def test_a_persons_hold_stays(guard, client, ledger, now):
     until = now + 5 * HOUR
     registry.hold(ledger, "n1", until, "ask first")
-    lanes.hold(client, "n1", until.timestamp() * 1000, "ask first")
+    lanes.hold(client, "n1", round(until.timestamp() * 1000), "ask first")
     throttle(ledger, now - timedelta(minutes=1), 3)
     assert run(guard) == {"n1": [Move.SLOWED]}
     assert in_redis(client)[1:3] == (math.ceil(until.timestamp() * 1000), "ask first")
@@ -223,7 +224,8 @@ def test_the_loop_survives_an_outage_and_goes_on(guard, valkey, client, ledger, 
     monkeypatch.setattr(Patrol, "look", failing)
     stop = threading.Event()
     monkeypatch.setattr(patrol.watch, "__defaults__", (0.01,))  # seconds between two passes
-    thread = threading.Thread(target=guarding(load(redis_url=valkey.url)), args=(ledger, stop))
+    progress = Progress()
+    thread = threading.Thread(target=guarding(load(redis_url=valkey.url), progress), args=(ledger, stop))
     with structlog.testing.capture_logs() as lines:
         thread.start()
         try:
@@ -235,6 +237,7 @@ def test_the_loop_survives_an_outage_and_goes_on(guard, valkey, client, ledger, 
             stop.set()
             thread.join(10)
     assert not thread.is_alive()
+    assert progress.guard_steps == dict.fromkeys(Move, 0) | {Move.SLOWED: 1}
     assert looks[:3] == [{"everyone": True}] * 3  # the first pass, until it succeeds
     waiting, step = lines
     assert (waiting["event"], waiting["error"]) == ("ifinu.guard.waiting", "away")  # once for two passes

@@ -34,7 +34,10 @@ from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.cli.instance.webhooks import EVENTS
 from ifinu.embedded import free_port
 from ifinu.gateway import Management
+from ifinu.ledger.engine import connect
 from ifinu.notification import Kind, Priority
+from ifinu.numbers import cache, registry
+from ifinu.numbers.registry import UNTIL_RELEASED, Number
 from ifinu.producer import cancel
 
 NAMESPACE = "cobranca"
@@ -49,6 +52,7 @@ _COMMANDS = {
 }
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _CLOSED = "noturno"  # a tenant whose window is not open today
+HELD = "reserva"  # a registered number that sends nothing; the gateway does not have it
 _LEAVES = "clube"  # a tenant whose customer writes SAIR
 
 
@@ -263,6 +267,17 @@ class Stage:
             gateway.close()
 
     # -- traffic
+
+    def register_a_held_number(self) -> None:
+        """Register a number that the guard has slowed and a person holds, and push messages that wait for it."""
+        engine = connect(self._environment["IFINU_DATABASE_URL"])
+        try:
+            registry.register(engine, Number(HELD, datetime.now(UTC)))
+            registry.change(engine, HELD, brake=0.5, held_until=UNTIL_RELEASED, held_reason="by hand")
+            cache.load(self.client, engine)
+        finally:
+            engine.dispose()
+        self.push(notification(instance=HELD) for _ in range(3))
 
     def backlog(self) -> int:
         return sum(self.client.llen(queue) for queue in QUEUES)

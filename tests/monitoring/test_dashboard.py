@@ -16,7 +16,7 @@ from typing import Any
 import dashboard_file
 import pytest
 from command_line import Shell
-from dashboard_stage import INSTANCES, Stage, every, notification
+from dashboard_stage import HELD, INSTANCES, Stage, every, notification
 from processes import Simulated, stopping, wait_until
 from programs import program
 from prometheus import Prometheus, prometheus
@@ -62,7 +62,18 @@ def test_the_dashboard_opens_with_the_expected_settings():
 
 def test_the_rows_of_the_dashboard():
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert rows == ["Overview", "Flow", "Time", "Failures", "Queue", "Instances", "Receipts", "Pods", "Storage"]
+    assert rows == [
+        "Overview",
+        "Flow",
+        "Time",
+        "Failures",
+        "Queue",
+        "Instances",
+        "Numbers",
+        "Receipts",
+        "Pods",
+        "Storage",
+    ]
 
 
 def test_ids_and_titles_are_unique():
@@ -169,6 +180,7 @@ def test_every_query_returns_data(stage: Stage, ledger_url: str, tmp_path: Path)
     of the autoscalers and the backup come from a stand-in for kube-state-metrics.
     """
     with prometheus(tmp_path / "prometheus", stage.scrape_config(bare="ifinu-worker-1")) as server:
+        stage.register_a_held_number()
         stage.push_of_each_sort()
         stage.leave_by_sair()
         stage.lose_instance(INSTANCES[2], 20)
@@ -245,6 +257,9 @@ def assert_true_of(stage: Stage, server: Prometheus) -> None:
     becomes(lambda: label_values('ifinu_messages_total{outcome="sent"}', "kind"), kinds)
     becomes(lambda: labels(server, "Instances connected", "whatsapp"), set(INSTANCES))
     becomes(lambda: labels(server, "Sends per second, by instance", "whatsapp") >= set(INSTANCES[:3]), True)
+    becomes(lambda: labels(server, "Longest lanes", "whatsapp"), {HELD})
+    becomes(lambda: labels(server, "Risk, by number", "whatsapp"), {HELD})
+    becomes(lambda: value(server, "Registry", "B"), 1)
     pods = {"ifinu-webhook", "ifinu-recorder", "ifinu-metrics", "ifinu-worker-0", stage.address("ifinu-worker-1")}
     becomes(lambda: labels(server, "Memory by pod", "pod"), pods)
     assert stage.dead() > 0

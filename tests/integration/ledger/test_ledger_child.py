@@ -4,6 +4,7 @@ The recorder as a child process, seen from the process that starts it.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -21,10 +22,12 @@ from sqlalchemy import Engine
 
 from ifinu.broker.keys import EVENTS, RECORDER
 from ifinu.embedded import Valkey
+from ifinu.ledger import child
 from ifinu.ledger.child import RecorderError, record_in_child
 from ifinu.ledger.leader import Leadership
-from ifinu.ledger.progress import Progress
+from ifinu.ledger.progress import GUARD_STEPS, Progress
 from ifinu.ledger.schema import events
+from ifinu.numbers.guard import Move
 from ifinu.settings import load
 from ifinu.worker import bootsteps
 
@@ -79,6 +82,16 @@ def test_counts_go_on_from_one_child_to_the_next_and_options_of_the_worker_reach
     assert count(ledger, events) == 2
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [(line["event"], line["host"]) for line in lines] == [("ifinu.recorder.refused", "probe")] * 2
+
+
+def test_the_guards_steps_go_on_from_one_child_to_the_next() -> None:
+    assert set(Progress().guard_steps) == set(Move) == set(GUARD_STEPS)
+    before, progress = Progress(), Progress()
+    before.guard_steps["slowed"] = 3
+    report = json.dumps({"guard_steps": Progress().guard_steps | {"slowed": 2, "paused": 1}})
+    for _ in range(2):  # each report counts from the child's start
+        child._read(io.BytesIO(report.encode() + b"\n"), before, progress)
+    assert progress.guard_steps == dict.fromkeys(Move, 0) | {"slowed": 5, "paused": 1}
 
 
 def test_a_child_ends_when_another_process_leads(client: redis.Redis) -> None:

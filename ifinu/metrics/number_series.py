@@ -1,0 +1,83 @@
+"""
+The series of registered numbers that `ifinu metrics` reads from Redis at each scrape.
+
+A platform has thousands of numbers, and Prometheus keeps each value of a label for ever. So numbers are counted by
+state, and only those with the most messages waiting appear by name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import redis
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from ifinu.broker import lanes
+from ifinu.broker.backlog import Backlog
+from ifinu.broker.keys import GENERATION
+from ifinu.metrics.labels import highest
+from ifinu.numbers import number_states
+from ifinu.numbers.number_states import NumberState
+
+
+def series(client: redis.Redis, queues: Sequence[Backlog]) -> Iterator[Metric]:
+    """
+    The series; but for the first they have no samples while nothing is registered.
+
+    Args:
+        client: A client that returns bytes.
+        queues: As they were counted.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    pipe = client.pipeline(transaction=False)
+    pipe.time()
+    pipe.get(GENERATION)
+    for queue in queues:
+        pipe.zrange(f"{queue.queue}:turnos", 0, 0, withscores=True)
+    (seconds, micros), generation, *turns = pipe.execute()
+    yield GaugeMetricFamily(
+        "ifinu_numbers_loaded", "Whether Redis has a copy of the registry.", float(bool(generation))
+    )
+    now_ms = seconds * 1000 + micros / 1000
+    in_lanes = GaugeMetricFamily("ifinu_queue_in_lanes", "Messages that wait for their number.", labels=("queue",))
+    overdue = GaugeMetricFamily(
+        "ifinu_queue_turn_overdue_seconds", "Time since a number's turn came.", labels=("queue",)
+    )
+    for queue, turn in zip(queues, turns, strict=True):
+        if queue.in_lanes is not None:
+            label = (queue.queue.rpartition(":")[2],)
+            in_lanes.add_metric(label, queue.in_lanes)
+            overdue.add_metric(label, max(0.0, (now_ms - turn[0][1]) / 1000) if turn else 0.0)
+    yield from (in_lanes, overdue)
+    yield from _numbers(client, any(queue.in_lanes is not None for queue in queues))
+
+
+def _numbers(client: redis.Redis, shown: bool) -> Iterator[Metric]:
+    by_state = GaugeMetricFamily("ifinu_numbers", "Registered numbers.", labels=("state",))
+    waiting = GaugeMetricFamily("ifinu_numbers_waiting", "Messages in lanes.", labels=("state",))
+    by_name = GaugeMetricFamily("ifinu_number_waiting", "Messages in a number's lanes.", labels=("whatsapp",))
+    new_chats = GaugeMetricFamily("ifinu_numbers_new_chats", "New chats of the numbers' day.")
+    most_new_chats = GaugeMetricFamily("ifinu_numbers_new_chats_max", "New chats that the numbers may open a day.")
+    if shown:
+        numbers = number_states.read(client)
+        lengths: Counter[str] = Counter()
+        for lane in lanes.counts(client):
+            lengths[lane.number] += lane.length
+        counts = Counter(number.state for number in numbers)
+        state_of = {number.name: number.state for number in numbers}
+        lengths_by_state: Counter[NumberState] = Counter()
+        for name, length in lengths.items():
+            # A lane whose number is no longer registered waits as if its number were held.
+            lengths_by_state[state_of.get(name, NumberState.HELD)] += length
+        for state in NumberState:
+            by_state.add_metric((state.value,), counts[state])
+            waiting.add_metric((state.value,), lengths_by_state[state])
+        for label, length in highest(lengths).items():
+            by_name.add_metric((label,), length)
+        limited = [number for number in numbers if number.most_new_chats is not None]
+        new_chats.add_metric((), sum(number.new_chats for number in limited))
+        most_new_chats.add_metric((), sum(number.most_new_chats or 0 for number in limited))
+    yield from (by_state, waiting, by_name, new_chats, most_new_chats)
