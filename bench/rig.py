@@ -33,13 +33,15 @@ class Rig:
     Args:
         latency_ms: Duration of each send at the gateway, in milliseconds.
         ledger: `sqlite`, or `postgresql` for an embedded PostgreSQL.
+        instances: Names of the gateway's instances; by default the one of the settings.
     """
 
     client: redis.Redis
     control: Control
 
-    def __init__(self, latency_ms: float, ledger: str = "sqlite") -> None:
+    def __init__(self, latency_ms: float, ledger: str = "sqlite", instances: Sequence[str] = ()) -> None:
         self._latency_ms = latency_ms
+        self._instances = instances
         self._folder = tempfile.TemporaryDirectory(prefix="ifinu-bench-")
         self.directory = Path(self._folder.name)
         self.directory.chmod(0o755)  # PostgreSQL runs as another account
@@ -80,6 +82,7 @@ class Rig:
         key_file = self.directory / "key"
         key_file.write_text(API_KEY)
         command = [sys.executable, "-m", "ifinu.simulator", "--api-key-file", str(key_file), "--plain"]
+        command += [part for name in self._instances for part in ("--instance", name)]
         self._simulator = subprocess.Popen(
             [*command, "--latency-ms", str(self._latency_ms)], stdout=subprocess.PIPE, text=True
         )

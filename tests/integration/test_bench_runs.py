@@ -72,3 +72,12 @@ def test_each_command_for_dead_letters_is_measured(tmp_path: Path):
     assert measured_for["bytes_each"] > 100
     assert len(measured_for["commands"]) == 4
     assert all(command["cpu_s"] > 0.01 < command["memory_mib"] for command in measured_for["commands"].values())
+
+
+def test_the_cost_of_numbers_and_the_wait_behind_a_flood_are_measured(tmp_path: Path):
+    document = measured("lanes", tmp_path, "--messages", "100", "--rounds", "1", "--flood", "500")
+    assert list(document["medians"]) == ["nothing registered", "1 number", "100 numbers"]
+    assert all(cost["cpu_us"] > 0 < cost["per_s"] for cost in document["medians"].values())
+    assert set(document["ratios"]) == {"many_of_one_worker", "many_of_one_redis"}
+    assert len(document["waits_s"]) == 10
+    assert 0 < document["waits_s"][0] <= document["waits_s"][-1] < 60
