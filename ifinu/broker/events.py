@@ -34,7 +34,8 @@ Every event of a notification carries what is known of: `kind`, `tenant`, `insta
     connection  (no notification)              id is empty; instance, state, code
     number      (no notification)              id is empty; number, step, signal, until, brake, risk, figures: a step of
                                                the guard (see `numbers/guard.py`). By hand: number,
-                                               step (held | released), until, reason
+                                               step (held | released), until, reason. Of a number whose tenant's
+                                               others send in its place: number, step (diverted | undiverted), figures
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ The Redis keys of a queue, and the moves between them.
                            `fator` 0.1 to 1: gaps are divided by it, `teto` most messages a day, `novos` most new chats,
                            `espera` its last hold in trouble in ms, `fuso` offset of its local time in ms; `dia`,
                            `hoje`, `hora`, `nesta_hora` count what it has taken on this day and in this hour; `livre`
-                           end of its gap, `presa` and `motivo` end of its hold and why
+                           end of its gap, `presa` and `motivo` end of its hold and why,
+                           `presa_desde` its start; `desviada` while its tenant's other numbers send in its place
     ifinu:numero:<number>:voo  SET  `<queue> <tag>` of its messages in flight; others are dropped when it looks full
     ifinu:numero:<number>:novos:<day>  SET  pseudonyms of the people it wrote to for the first time on its local day
                            (days since 1970); for two days

@@ -7,6 +7,7 @@ A fetch moves a message into a lane, and out of it when the number may send. `LL
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -72,9 +73,12 @@ def total(client: redis.Redis, queue: str) -> int:
     return int(client.get(f"{queue}:na_espera") or 0)
 
 
-def counts(client: redis.Redis, queues: Sequence[str] = QUEUES) -> list[Lane]:
+def counts(client: redis.Redis, queues: Sequence[str] = QUEUES, number: str | None = None) -> list[Lane]:
     """
     The lanes of some queues.
+
+    Args:
+        number: Only those of this number.
 
     Raises:
         redis.RedisError: Redis is away.
@@ -82,7 +86,7 @@ def counts(client: redis.Redis, queues: Sequence[str] = QUEUES) -> list[Lane]:
     found = []
     for queue in queues:
         turns: Any = client.zrange(f"{queue}:turnos", 0, -1, withscores=True)
-        names = [(name.decode(), next_ms) for name, next_ms in turns]
+        names = [(name.decode(), next_ms) for name, next_ms in turns if number in (None, name.decode())]
         rings = pipelined(client, [("LRANGE", f"{number_key(name)}:roda:{queue}", 0, -1) for name, _ in names])
         lanes = [
             Lane(queue, name, tenant.decode(), 0, next_ms)
@@ -120,25 +124,30 @@ def scan(client: redis.Redis, queue: str) -> Iterator[bytes]:
             seen += len(page)
 
 
-def move(client: redis.Redis, source: str, target: str, queues: Sequence[str] = QUEUES) -> int:
+def move(
+    client: redis.Redis, source: str, targets: Sequence[str], tenant: str | None = None, queues: Sequence[str] = QUEUES
+) -> int:
     """
-    Move what waits for a number to another one. Messages that name the number stay.
+    Move what waits for a number to others, all messages to a person to the same one. Those that name the number stay.
 
     Args:
         source: The number that they wait for.
-        target: The other number.
+        targets: The other numbers, at least one.
+        tenant: Only this tenant's messages, empty for those without one; None for all.
 
     Returns:
-        How many have moved; none if the other number is not registered.
+        How many have moved; none if one of the other numbers is not registered.
 
     Raises:
         redis.RedisError: Redis went away; what has not moved is where it was.
     """
     moved = 0
-    for lane in (lane for lane in counts(client, queues) if lane.number == source):
+    for lane in counts(client, queues, source):
+        if tenant not in (None, lane.tenant):
+            continue
         passed, looked = 0, 1
         while looked:
-            arguments = (source, lane.tenant, target, passed, _PAGE)
+            arguments = (source, lane.tenant, json.dumps(list(targets)), passed, _PAGE)
             looked, gone = script("move_lane")(client, (lane.queue,), arguments)
             passed += looked - gone
             moved += gone

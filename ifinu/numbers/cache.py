@@ -170,7 +170,7 @@ def _number(one: Number, now: datetime, counted: dict[str, dict[int, int]] | Non
     }  # fmt: skip
     fresh: dict[str, Any] = {
         "livre": now_ms + pace.gap_max_ms, "presa": _ms(one.held_until), "fator": one.brake,
-        "motivo": one.held_reason or "",
+        "motivo": one.held_reason or "", "presa_desde": now_ms,
     }  # fmt: skip
     if one.banned_at is not None:
         ban = {"presa": _ms(registry.UNTIL_RELEASED), "motivo": BANNED}

@@ -29,6 +29,7 @@ from ifinu.ledger.schema import events, instances, notifications, numbers
 from ifinu.ledger.states import State
 from ifinu.numbers import cache, presets, registry
 from ifinu.numbers.directory import DISCONNECTED
+from ifinu.numbers.diversion import Diverted, divert
 from ifinu.numbers.guard import OURS, Memory, Move, Step, decide, event_data
 from ifinu.numbers.registry import Number
 from ifinu.numbers.signals import (
@@ -165,6 +166,21 @@ class Patrol:
             pipe.execute()
         return [each for each in stored if each.steps]
 
+    def divert(self, now: datetime) -> list[Diverted]:
+        """
+        Let the messages of a number that is held for long go by its tenant's other numbers; see `diversion.py`.
+
+        Raises:
+            errors.LedgerUnavailable, redis.RedisError: As `look`.
+        """
+        changed = divert(self._client, registry.read(self._engine).numbers, now)
+        for each in changed:
+            step = "diverted" if each.on else "undiverted"
+            Event(Name.NUMBER, data={"number": each.number, "step": step, "figures": {"moved": each.moved}}).write(
+                self._client
+            )
+        return changed
+
     def _active(self, now: datetime) -> set[str]:
         """Names of the numbers that sent lately or have had trouble, and of those that are braked or held."""
         since = now - _ACTIVE
@@ -257,6 +273,10 @@ def _log(each: Judged) -> None:
             log.warning("ifinu.guard.step", **fields)
 
 
+def _log_diversion(each: Diverted) -> None:
+    log.warning("ifinu.number.diverted", number=phone.mask_in(each.number), on=each.on, moved=each.moved)
+
+
 def watch(
     engine: Engine, redis_url: str, stop: threading.Event, steps: dict[str, int], every_s: float = EVERY_S
 ) -> None:
@@ -281,6 +301,8 @@ def watch(
                     _log(each)
                     for step in each.steps:
                         steps[step.move.value] += 1
+                for diverted in patrol.divert(now):
+                    _log_diversion(diverted)
                 if everyone and judged:
                     cache.load(client, engine)
                 if everyone:

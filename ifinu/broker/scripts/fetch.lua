@@ -86,20 +86,23 @@ if loaded ~= '' then
     return registered[name]
   end
 
-  -- The numbers of a tenant that are registered and not banned, and whether it uses them in turns.
+  -- The numbers of a tenant that are registered and neither banned nor held for long, and whether it uses them in turns.
   local function numbers(tenant)
     if not numbers_of[tenant] then
       local of = redis.call('HMGET', 'ifinu:inquilino:' .. tenant, 'numeros', 'politica')
-      local found, banned = {in_turns = of[2] == 'rodizio'}, nil
+      local found, closed = {in_turns = of[2] == 'rodizio'}, nil
       for _, name in ipairs(of[1] and cjson.decode(of[1]) or {}) do
-        if is_registered(name) and redis.call('HGET', 'ifinu:numero:' .. name, 'motivo') == 'banido' then
-          banned = banned or name
-        elseif is_registered(name) then
-          found[#found + 1] = name
+        if is_registered(name) then
+          local is = redis.call('HMGET', 'ifinu:numero:' .. name, 'motivo', 'desviada')
+          if is[1] == 'banido' or is[2] then
+            closed = closed or name
+          else
+            found[#found + 1] = name
+          end
         end
       end
       if #found == 0 then
-        found[1] = banned -- what it sends waits
+        found[1] = closed -- what it sends waits
       end
       numbers_of[tenant] = found
     end
@@ -116,13 +119,7 @@ if loaded ~= '' then
     if #among > 1 and among.in_turns then
       return among[redis.call('HINCRBY', 'ifinu:inquilino:' .. tenant, 'vez', 1) % #among + 1], tenant
     end
-    local number, highest = among[1], nil
-    for _, name in ipairs(#among > 1 and among or {}) do -- the same one for a person, as long as it is there
-      local rank = redis.sha1hex(name .. ' ' .. phone)
-      if not highest or rank > highest then
-        number, highest = name, rank
-      end
-    end
+    local number = sticky(among, phone)
     if not number and is_registered(default) then
       number = default
     end

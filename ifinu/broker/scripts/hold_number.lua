@@ -9,14 +9,17 @@ local was = redis.call('HMGET', KEYS[1], 'presa', 'motivo', 'par', 'espera')
 if not was[3] then
   return {'0', ''}
 end
-local till = tonumber(was[1]) or 0
+local till, goes_on = tonumber(was[1]) or 0, false
 if ARGV[4] then
   local wait, last = ARGV[2] - now, tonumber(was[4]) or 0
   if was[2] == ARGV[3] and till <= now and now - till < last then -- its probe failed
-    wait = math.max(wait, math.min(2 * last, tonumber(ARGV[4])))
+    wait, goes_on = math.max(wait, math.min(2 * last, tonumber(ARGV[4]))), true
   end
   ARGV[2] = text(now + wait)
   redis.call('HSET', KEYS[1], 'espera', text(wait))
+end
+if till <= now and not goes_on then
+  redis.call('HSET', KEYS[1], 'presa_desde', text(now))
 end
 if till > now and till > tonumber(ARGV[2]) and was[2] ~= ARGV[3] then
   return {text(till), was[2] or ''}

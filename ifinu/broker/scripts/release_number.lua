@@ -8,6 +8,6 @@ local was = redis.call('HMGET', KEYS[1], 'presa', 'motivo')
 if not was[1] or (ARGV[2] ~= '' and was[2] ~= ARGV[2]) then
   return 0
 end
-redis.call('HDEL', KEYS[1], 'presa', 'motivo')
+redis.call('HDEL', KEYS[1], 'presa', 'motivo', 'presa_desde', 'desviada')
 turn('ifinu:fila:whatsapp', ARGV[1], now)
 return tonumber(was[1]) > now and 1 or 0

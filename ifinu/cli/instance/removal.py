@@ -48,7 +48,7 @@ def move(
         _refuse(client, source, target)
         registry.hold(engine, name, registry.UNTIL_RELEASED, _MOVED)
         _drain(client, name, _MOVED)
-        moved = lanes.move(client, name, to)
+        moved = lanes.move(client, name, [to])
         left = waiting(client, name)
     words = f"{moved:,} moved to {terminal.plain(to)}; {terminal.plain(name)} is held"
     if left:
@@ -224,7 +224,7 @@ def _delete_registered(name: str, move_to: str | None, *, bury: bool) -> tuple[i
     with access.registry() as (client, engine):
         registry.hold(engine, name, registry.UNTIL_RELEASED, _DELETED)
         _drain(client, name, _DELETED)
-        moved = 0 if move_to is None else lanes.move(client, name, move_to)
+        moved = 0 if move_to is None else lanes.move(client, name, [move_to])
         buried = lane_burial.bury(client, name) if bury else 0
         if count := waiting(client, name):
             raise ConfigurationError(

@@ -296,8 +296,8 @@ def test_what_waits_for_a_number_moves_to_another_one_except_what_names_it(clien
     client.lpush(NORMAL, *free[:200], *of("a", "named 1", "named 2"), *free[200:])
     while client.llen(NORMAL):
         assert worker.ids() == []
-    assert lanes.move(client, "a", "unregistered") == 0
-    assert lanes.move(client, "a", "b") == 450
+    assert lanes.move(client, "a", ["unregistered"]) == 0
+    assert lanes.move(client, "a", ["b"]) == 450
     assert waiting(client) == {("a", "t"): 2, ("b", "t"): 450}
     assert lanes.total(client, NORMAL) == 452
     at_a, at_b = sorted(lanes.counts(client))

@@ -177,3 +177,15 @@ local function line(message)
   return trimmed(field(message, 'usuario_id')), trimmed(field(message, 'instancia')),
     string.sub((string.gsub(field(message, 'telefone'), '%D', '')), -8)
 end
+
+-- The one of several numbers that writes to a person: the same as long as it is among them.
+local function sticky(names, phone)
+  local number, highest = names[1], nil
+  for _, name in ipairs(#names > 1 and names or {}) do
+    local rank = redis.sha1hex(name .. ' ' .. phone)
+    if not highest or rank > highest then
+      number, highest = name, rank
+    end
+  end
+  return number
+end
