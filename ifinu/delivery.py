@@ -610,9 +610,13 @@ class Delivery:
 
     def _seen(self, message: _Message, claim: Claim) -> str:
         """The gateway's id of a message that a webhook reported as sent; empty if none did."""
-        if claim.number in ("", message.instance):
+        if (instance := self._sender(message, claim)) == message.instance:
             return claim.seen
-        return self.claims.seen(seen_key(reference_of(message.notification.id), claim.number, message.pseudonym))
+        return self.claims.seen(seen_key(reference_of(message.notification.id), instance, message.pseudonym))
+
+    def _sender(self, message: _Message, claim: Claim) -> str:
+        """The instance that may have sent a message: it may go by another one since a number was registered."""
+        return claim.number or message.notification.instance or self.instance
 
     def _find(self, message: _Message, claim: Claim, since: datetime, started: datetime, now: datetime) -> str:
         """
@@ -620,7 +624,7 @@ class Delivery:
 
         Args:
             message: The message.
-            claim: Its claim, which knows the number that may have sent it.
+            claim: Its claim.
             since: Start of its first send in doubt.
             started: Start of its last one.
             now: The time.
@@ -630,8 +634,8 @@ class Delivery:
         """
         is_it = self._recognised(message.notification, since, started)
         margin = _CLOCKS_DIFFER if self.renderer.reference else _CLOCKS_DIFFER_LITTLE
-        number, since, until = message.notification.phone, since - margin, now + margin
-        return self.gateway.find_sent(claim.number or message.instance, number, is_it, since=since, until=until)
+        instance, number = self._sender(message, claim), message.notification.phone
+        return self.gateway.find_sent(instance, number, is_it, since=since - margin, until=now + margin)
 
     def _recognised(self, notification: Notification, *sent_at: datetime) -> Callable[[str], bool]:
         """A test for a notification's text among others to the same person: by its reference, or by the whole text."""

@@ -645,6 +645,22 @@ def test_a_webhook_that_saw_it_at_the_number_that_sent_it_settles_a_send_in_doub
     assert (found.state, found.key_id) == ("sent", "3EB0")
 
 
+@pytest.mark.parametrize("named", [None, "n2"])
+def test_a_send_in_doubt_from_before_its_tenant_had_a_number_is_looked_up_where_it_went(
+    registered: Delivery, delivery: Delivery, gateway: Gateway, clock: Clock, client: redis.Redis,
+    carry: Callable[..., Any], named: str | None
+):  # fmt: skip
+    gateway.answers = [LOST]
+    notification = another("inv-2", instance=named)
+    doubt = carry(notification, by=delivery)
+    clock.pass_s(doubt.wait_s)
+    carry(notification, token=doubt.token, by=registered, number=named or "n1")
+    assert {asked["instance"] for asked in gateway.asked} == {named or "wa1"}
+    pseudonym = registered.pseudonyms.of(notification.phone)
+    client.set(seen_key(reference_of("inv-2"), named or "wa1", pseudonym), "3EB0")
+    assert carry(notification, token=doubt.token, by=registered, number=named or "n1").key_id == "3EB0"
+
+
 def test_a_number_in_trouble_is_held_and_its_message_stays_first_in_the_lane(
     registered: Delivery, gateway: Gateway, carry: Callable[..., Any]
 ):
