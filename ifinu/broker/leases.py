@@ -45,11 +45,18 @@ _UNPACED = ("", "")
 
 
 class _Held(NamedTuple):
-    """A message of this process; `number` is the number whose pace it keeps, or empty."""
+    """
+    A message of this process.
+
+    Attributes:
+        number: The number whose pace it keeps, or empty.
+        in_doubt: Whether it may have been sent, which Redis does not know yet.
+    """
 
     keys: Keys
     raw: bytes
     number: str = ""
+    in_doubt: bool = False
 
 
 class Settled(NamedTuple):
@@ -160,6 +167,12 @@ class Leases:
         """
         with self._lock:
             self._held[tag] = _Held(keys, raw, number)
+
+    def doubt(self, tag: str) -> None:
+        """Note that a held message may have been sent: should it be given back, its number pauses all the same."""
+        with self._lock:
+            if (held := self._held.get(tag)) is not None:
+                self._held[tag] = held._replace(in_doubt=True)
 
     def holds(self, tag: str) -> bool:
         """Whether this process holds a message: False once its lease ran out and another worker may have it."""
@@ -346,14 +359,15 @@ class Leases:
             tags: The messages.
             suspect: Whether their process died, maybe because of them.
         """
-        by_queue: dict[Keys, list[str]] = {}
+        by_queue: dict[tuple[Keys, bool], list[str]] = {}
         for tag in tags:
             if (held := self._let_go(tag)) is not None:
-                by_queue.setdefault(held.keys, []).append(tag)
-        for keys, mine in by_queue.items():
+                by_queue.setdefault((held.keys, suspect or held.in_doubt), []).append(tag)
+        for (keys, in_doubt), mine in by_queue.items():
             suspects = (keys.suspects,) if suspect else ()
+            places = keys.ready, keys.in_flight, keys.deadlines, *suspects
             for some in reversed(list(_batches(mine, 500))):  # the last one given back is served first
-                self._run(script("give_back"), (keys.ready, keys.in_flight, keys.deadlines, *suspects), some)
+                self._run(script("give_back"), places, ("1" if in_doubt else "", *some))
 
     def delay(self, tag: str, until: datetime) -> bool:
         """
@@ -362,9 +376,9 @@ class Leases:
         Raises:
             redis.RedisError: Redis does not answer; this process still holds the message.
         """
-        keys, _, number = self._held[tag]
-        until_ms = int(until.timestamp() * 1000)
-        waits = script("delay")(self._client, (keys.in_flight, keys.deadlines, keys.delayed), (tag, until_ms, number))
+        held, until_ms = self._held[tag], int(until.timestamp() * 1000)
+        places = held.keys.in_flight, held.keys.deadlines, held.keys.delayed
+        waits = script("delay")(self._client, places, (tag, until_ms, held.number))
         if waits:
             self._let_go(tag)
         return bool(waits)
@@ -508,8 +522,8 @@ class Leases:
         with self._lock:
             held = list(self._held.items())
         by_queue: dict[Keys, list[str]] = {}
-        for tag, (keys, _, _) in held:
-            by_queue.setdefault(keys, []).append(tag)
+        for tag, one in held:
+            by_queue.setdefault(one.keys, []).append(tag)
         lost = 0
         for keys, tags in by_queue.items():
             for some in _batches(tags, 1000):

@@ -10,6 +10,7 @@ from ifinu.broker import intake, lanes
 from ifinu.broker.claims import ClaimState, MessageRef
 from ifinu.broker.headers import ACCEPTED, FIRST_TRY, LINE, NUMBER, QUEUE, SUSPECT, TAG, TOKEN, TRACEPARENT, TROUBLE
 from ifinu.broker.leases import Leases
+from ifinu.errors import MaybeSent
 from ifinu.gateway.instances import Trouble
 from ifinu.notification import Notification
 from ifinu.outcome import Outcome, Reroute, Retry, Wait
@@ -79,6 +80,8 @@ class Attempt:
         leases: Leases = self._message.channel.leases
         raw = leases.raw(self.ref.tag)
         if raw is not None:  # else its lease ran out, and it is on its queue again
+            if isinstance(outcome.error, MaybeSent):
+                leases.doubt(self.ref.tag)
             assert self.notification is not None  # noqa: S101 - it was delivered
             ours = {
                 FIRST_TRY: (self.first_at or outcome.at).isoformat(),

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Return messages to the head of the queue, in their old order; those that kept a number's pace to the front of its lanes.
 -- KEYS: ready, in flight, deadlines, suspects (absent if no worker died with them)
--- ARGV: tags, the oldest message first
+-- ARGV: '1' if they may have been sent, as when a worker died with them, else ''; then the tags, the oldest message first
 -- Returns the number that were still in flight.
 local to_lane -- returns the message of a tag to its lane, if it was taken for a number
 if redis.call('EXISTS', KEYS[2] .. ':numeros') == 1 then
@@ -9,7 +9,7 @@ if redis.call('EXISTS', KEYS[2] .. ':numeros') == 1 then
   to_lane = function(tag, message)
     local taken = redis.call('HGET', KEYS[2] .. ':numeros', tag)
     local number = taken and string.match(taken, '^%-?%d+ (.*)$')
-    local at = number and free(KEYS[1], number, tag, KEYS[4] ~= nil) -- with its worker, it may have been sent
+    local at = number and free(KEYS[1], number, tag, ARGV[1] == '1')
     if at then
       local tenant = line(message)
       aside(KEYS[1], number, tenant, message, at, true)
@@ -19,7 +19,7 @@ if redis.call('EXISTS', KEYS[2] .. ':numeros') == 1 then
 end
 
 local returned = 0
-for i = #ARGV, 1, -1 do
+for i = #ARGV, 2, -1 do
   local message = redis.call('HGET', KEYS[2], ARGV[i])
   if message then
     if not (to_lane and to_lane(ARGV[i], message)) then

@@ -6,11 +6,15 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import kombu
 import pytest
 import redis
 from holders import KEYS, SHORT_S, Account, Consumer, Holder, now_ms, wire
+from kombu.message import Message
 from paced import GENERATION, TENANTS, Paced
 from processes import wait_until
 
@@ -18,11 +22,15 @@ from ifinu.broker import LOW, NORMAL, URGENT, Keys, lanes
 from ifinu.broker.channel import Channel
 from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
-from ifinu.broker.headers import NUMBER
+from ifinu.broker.headers import NUMBER, QUEUE, TAG
 from ifinu.broker.keys import EVENTS, QUEUES, script
 from ifinu.broker.leases import Settled
 from ifinu.broker.purge import purge
 from ifinu.embedded import Valkey
+from ifinu.errors import MaybeSent, NotSent, Reason, SendError
+from ifinu.notification import Kind, Notification
+from ifinu.outcome import Wait
+from ifinu.worker.attempt import Attempt
 
 FOREVER_MS = 4_102_444_800_000
 
@@ -251,6 +259,31 @@ def test_a_key_of_a_wrong_type_loses_no_message(client: redis.Redis, worker: Wor
 
 
 # -- ends
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [(MaybeSent("no answer", reason=Reason.TIMEOUT), b"1"), (NotSent("no", reason=Reason.GATEWAY_ERROR), b"0")],
+    ids=["maybe sent", "not sent"],
+)
+def test_a_number_pauses_for_a_send_in_doubt_that_redis_could_not_record(
+    client: redis.Redis, worker: Worker, monkeypatch: pytest.MonkeyPatch, error: SendError, counted: bytes
+):
+    register(client, "a", min=5_000, max=5_000, teto=100)
+    (message,) = of("a", "1")
+    client.lpush(NORMAL, message)
+    ((tag, _),) = worker.take()
+    headers = {"retries": 0, QUEUE: NORMAL, TAG: tag, NUMBER: "a"}
+    attempt = Attempt(Message(headers=headers, channel=SimpleNamespace(leases=worker.leases), properties={}))
+    attempt.notification = Notification(id="1", kind=Kind.REMINDER, phone="+5577998616740", text="Olá", instance="a")
+    wait = Wait(1.0, datetime.now(UTC), ClaimState.UNKNOWN, tag, None, "a", "unknown", error=error)
+    with monkeypatch.context() as away:
+        away.setattr(worker.leases._runner, "run", Mock(side_effect=redis.ConnectionError))
+        with pytest.raises(redis.ConnectionError):
+            attempt.postpone(wait, 1.0, retries=0)
+    worker.leases.give_back((tag,))
+    assert client.hget("ifinu:numero:a", "hoje") == counted
+    assert worker.ids() == ([] if counted == b"1" else ["1"])
 
 
 def test_payment_codes_follow_their_message_before_anything_else_of_its_number(client: redis.Redis, worker: Worker):
