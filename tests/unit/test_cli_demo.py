@@ -7,7 +7,8 @@ import pytest
 
 from ifinu.broker import QUEUES, DeadLetter
 from ifinu.broker.backlog import Backlog
-from ifinu.cli.demo import scenario, verdict
+from ifinu.cli.demo import numbers, scenario, verdict
+from ifinu.cli.demo.numbers import Played
 from ifinu.cli.demo.verdict import Evidence, Pace
 from ifinu.simulator import Send
 
@@ -129,3 +130,73 @@ def test_a_pace_keeps_its_mean_when_the_backlog_is_gone():
     busy = Pace.of("w", {"total": 100, "worst_window": 51, "mean_per_s": 50.0, "first_at": 1.0, "last_at": 3.0})
     later = busy.when_idle({"total": 103, "worst_window": 52, "mean_per_s": 9.0, "first_at": 1.0, "last_at": 12.0})
     assert later == Pace("w", 103, 52, 50.0, 2.0)
+
+
+# -- the five numbers
+
+
+def of_tenants():
+    """As many sends as there are messages, in order, each by a number of its tenant."""
+    made = []
+    for digit, tenant in (("2", "A"), ("3", "B")):
+        names = numbers.TENANTS[tenant]
+        for n in range(numbers.COUNTS[tenant]):
+            made.append(send(f"551198767{digit}{n:03d}", 10.0 + n / 10)._replace(instance=names[n % len(names)]))
+    return made
+
+
+def figures(**changes):
+    whole = {"sends": 20, "least_gap_s": 0.21, "most_in_flight": 1, "breaches": {"too_fast": 0}}
+    each = dict.fromkeys(numbers.NUMBERS, whole)
+    each["a-2"] = {**whole, "breaches": {"too_fast": 1}}
+    return {
+        **each,
+        **{name.replace("_", "-"): {**each[name.replace("_", "-")], **new} for name, new in changes.items()},
+    }
+
+
+def played(**changes):
+    whole = Played(
+        figures=figures(), sends=of_tenants(), tries=53, pushed_at=9.5, brake=0.5,
+        was_held=frozenset({"a-2", "a-3"}), left=0, letters=0,
+    )  # fmt: skip
+    return replace(whole, **changes)
+
+
+def wrong_in(scene):
+    return {check.what for check in numbers.judge(scene) if not check.holds}
+
+
+def test_the_scene_of_the_numbers_holds_for_a_correct_run():
+    assert wrong_in(played()) == set()
+    phones = [json.loads(raw)["telefone"] for tenant in numbers.TENANTS for raw in numbers.messages(tenant)]
+    assert [f"55{phone}" for phone in phones] == [each.number for each in of_tenants()]
+
+
+ALL, WAIT, OTHERS = "all 51 of A and B", "B's 6 messages behind A's 45", "sent by another tenant's number"
+ALLOWED, OFFLINE = "a-2, faster than WhatsApp allows", "a-3, closed for 3 s"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (lambda s: {"sends": s[1:], "tries": 52}, {ALL}),
+        (lambda s: {"sends": [*s, s[0]], "tries": 54}, {ALL}),
+        (lambda s: {"sends": s[:-1], "tries": 52}, {ALL, WAIT}),
+        (lambda s: {"sends": [*s[:-1], s[-1]._replace(at=14.6)]}, {WAIT}),
+        (lambda s: {"sends": [*s[:-1], s[-1]._replace(instance="a-1")]}, {OTHERS}),
+        (lambda s: {"sends": [s[0]._replace(instance="ifinu"), *s[1:]]}, {OTHERS}),
+        (lambda s: {"sends": [s[5], *s[:5], *s[6:]]}, {OFFLINE}),
+        (lambda s: {"was_held": frozenset({"a-2"})}, {OFFLINE}),
+        (lambda s: {"was_held": frozenset({"a-3"})}, {ALLOWED}),
+        (lambda s: {"brake": 1.0}, {ALLOWED}),
+        (lambda s: {"figures": figures(a_2={"breaches": {"too_fast": 2}})}, {ALLOWED}),
+        (lambda s: {"figures": figures(b_1={"least_gap_s": 0.199})}, {"the numbers' gaps"}),
+        (lambda s: {"figures": figures(b_1={"most_in_flight": 2})}, {"in flight at one number"}),
+        (lambda s: {"tries": 54}, {"tries in vain at those two"}),
+        (lambda s: {"left": 1}, {ALL}),
+        (lambda s: {"letters": 1}, {ALL}),
+    ],
+)
+def test_each_defect_of_a_number_is_found_where_it_is(changes, found):
+    assert wrong_in(played(**changes(of_tenants()))) == found

@@ -58,7 +58,7 @@ def test_both_readmes_say_the_same():
     )
     for english, portuguese in (headings, shown, cells):
         assert english == portuguese
-    assert headings[0] == 9  # ten sections and the text below the name
+    assert headings[0] == 10  # eleven sections and the text below the name
 
 
 def figures(page: Path) -> list[list[list[float]]]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from ifinu.broker import NORMAL, QUEUES, DeadLetters, Filter, backlog
 from ifinu.broker.redis_state import recorder_lag
 from ifinu.cli import terminal
-from ifinu.cli.demo import scenario, verdict, view
+from ifinu.cli.demo import numbers, scenario, verdict, view
 from ifinu.cli.demo.scenario import Case
 from ifinu.cli.demo.stage import Stage, StageError
 from ifinu.cli.demo.verdict import Check, Evidence, Pace
@@ -26,6 +26,12 @@ _BURST = 5
 _POLL_S = 0.25
 _SLACK_S = 60.0  # in addition to the time that the pace requires
 _LAST_RECEIPTS_S = 20.0  # after the last send; the simulator's people read within three seconds
+_SCENE = (
+    "\nFive numbers of two tenants, each at its own pace: "
+    f"A pushes {numbers.COUNTS['A']} messages, then B {numbers.COUNTS['B']}.\n"
+    f"{numbers.TOO_FAST} is faster than the simulated WhatsApp allows; "
+    f"{numbers.CLOSED} loses its connection for {numbers.CLOSED_S:.0f} s."
+)
 _STALLED_S = 20.0  # longer than any wait before a retry
 
 
@@ -56,7 +62,7 @@ def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
         "IFINU_UNKNOWN_GRACE_S": "5",
         "IFINU_LOG_FORMAT": "json",
     }
-    with Stage(workers, settings) as running:
+    with Stage(workers, settings, ("ifinu", *numbers.NUMBERS)) as running:
         notes.print(
             f"[dim]A Valkey, a simulated Evolution API and its webhook are running; logs: {running.directory}[/]"
         )
@@ -70,10 +76,13 @@ def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
         with view.DemoView(notes, expected) as watching:
             paces = _watch(running, watching, messages / (_RATE_PER_S * workers) * 2 + _SLACK_S)
         evidence = _evidence(running, paces, later_from)
-        checks = verdict.judge(cases, evidence, rate_per_s=_RATE_PER_S, burst=_BURST)
+        notes.print(_SCENE, soft_wrap=True)
+        with view.NumbersView(notes, numbers.NUMBERS) as showing:
+            played = numbers.play(running, showing)
+        checks = [*verdict.judge(cases, evidence, rate_per_s=_RATE_PER_S, burst=_BURST), *numbers.judge(played)]
         holds = all(check.holds for check in checks)
         if as_json:
-            terminal.print_json(_document(cases, evidence, checks, holds))
+            terminal.print_json(_document(cases, evidence, checks, holds) | {"numbers": dict(played.figures)})
         else:
             view.print_verdict(results, checks, evidence)
         if not holds:
@@ -173,7 +182,8 @@ def _keep(running: Stage, notes: Console) -> None:
     for name, value in running.environment.items():
         notes.print(f"  export {name}={value}", soft_wrap=True)
     notes.print(
-        "\n  ifinu status --watch\n  ifinu show demo_lost\n  ifinu dlq list\n  ifinu load 5000\n\nCtrl-C stops it all."
+        "\n  ifinu status --watch\n  ifinu show demo_lost\n  ifinu dlq list\n  ifinu instance list\n"
+        "  ifinu load 5000\n\nCtrl-C stops it all."
     )
     while True:
         running.check()

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +30,13 @@ from ifinu.simulator import Control
 _GATEWAY_LATENCY_MS = 20
 _START_S = 30.0  # longest start of a process
 _STOP_S = 10.0  # longest warm shutdown
+# `ifinu instance webhook` for several instances, in one process.
+_REGISTER = (
+    "import sys\n"
+    "from ifinu.cli.instance.webhooks import webhook\n"
+    "url, *names = sys.argv[1:]\n"
+    "for name in names: webhook(name, url=url)\n"
+)
 
 
 class StageError(IfinuError):
@@ -44,6 +51,7 @@ class Stage:
 
     Args:
         settings: `IFINU_*` variables of the workers.
+        instances: Names of the gateway's instances.
 
     Attributes:
         keep_logs: Whether to keep the directory at the end; an error sets it.
@@ -52,11 +60,12 @@ class Stage:
     control: Control
     client: redis.Redis
 
-    def __init__(self, workers: int, settings: Mapping[str, str]) -> None:
+    def __init__(self, workers: int, settings: Mapping[str, str], instances: Sequence[str]) -> None:
         self.names = [f"worker-{number}" for number in range(1, workers + 1)]
         self.keep_logs = False
         self.directory = Path(tempfile.mkdtemp(prefix="ifinu-demo-"))
         self._settings = dict(settings)
+        self._instances = tuple(instances)
         self._valkey = Valkey(self.directory / "valkey")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -139,17 +148,19 @@ class Stage:
 
     def _start_simulator(self) -> None:
         key = self._secret("api-key")
-        latency = ("--latency-ms", str(_GATEWAY_LATENCY_MS))
-        self._start("simulator", ("-m", "ifinu.simulator", "--api-key-file", str(key), *latency), {})
+        options = ["--api-key-file", str(key), "--latency-ms", str(_GATEWAY_LATENCY_MS)]
+        for name in self._instances:
+            options += ("--instance", name)
+        self._start("simulator", ("-m", "ifinu.simulator", *options), {})
         self._wait_for("simulator", lambda: self._log("simulator").read_text().endswith("\n"))
         self.control = Control(self._log("simulator").read_text().split()[-1], key.read_text(encoding="utf-8"))
 
     def _start_webhook(self) -> None:
-        """Start `ifinu webhook`, and register it at the gateway."""
+        """Start `ifinu webhook`, and register it at the gateway for each instance."""
         port = free_port()
         self._start("webhook", ("-m", "ifinu", "webhook", "--host", "127.0.0.1", "--port", str(port)), self.environment)
         self._wait_for("webhook", lambda: _listens(port))
-        self.run("instance", "-m", "ifinu", "instance", "webhook", "ifinu", "--url", f"http://127.0.0.1:{port}")
+        self.run("instance", "-c", _REGISTER, f"http://127.0.0.1:{port}", *self._instances)
 
     def _start(self, name: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
         with self._log(name).open("ab") as log:

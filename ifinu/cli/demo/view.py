@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,6 +17,9 @@ from ifinu.broker.backlog import Backlog
 from ifinu.cli import terminal
 from ifinu.cli.demo.scenario import Case
 from ifinu.cli.demo.verdict import Check, Evidence, Pace
+
+if TYPE_CHECKING:
+    from ifinu.cli.demo.numbers import State
 
 _LINE_EVERY_S = 2.0
 _RATE_OVER_S = 2.0
@@ -82,6 +85,62 @@ class DemoView:
             f"[dim]{elapsed_s:.0f} s[/]",
         )
         return Group("", bar, "", queue, "", pace_table(paces))
+
+
+class NumbersView:
+    """
+    Shows the scene of the numbers, as `DemoView` shows the first one.
+
+    Args:
+        tenants: The tenant of each number.
+    """
+
+    def __init__(self, console: Console, tenants: Mapping[str, str]) -> None:
+        self._console = console
+        self._tenants = tenants
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._began = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(
+        self, sent: Mapping[str, int], waiting: Mapping[str, int], states: Mapping[str, State], *, at_rest: bool
+    ) -> None:
+        """
+        Update the view.
+
+        Args:
+            sent: Messages that each number has sent.
+            waiting: Messages that wait for a number.
+            at_rest: Whether this is the last update.
+        """
+        now = time.monotonic()
+        if self._live:
+            figures = ("sent", "waiting")
+            table = terminal.columns("tenant", "number", *figures, "", right=figures)
+            for name, tenant in self._tenants.items():
+                counts = str(sent[name]), str(waiting.get(name, 0))
+                table.add_row(tenant, name, *counts, f"[yellow]{_words(states[name])}[/]")
+            self._live.update(Group("", table), refresh=True)
+        elif at_rest or now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            each = (" ".join(filter(None, (name, str(sent[name]), _words(states[name])))) for name in self._tenants)
+            self._console.print(
+                f"{now - self._began:5.1f} s  {'  '.join(each)}  waiting {sum(waiting.values())}", soft_wrap=True
+            )
+
+
+def _words(state: State) -> str:
+    words = [f"held: {terminal.plain(state.held)}"] if state.held else []
+    words += [f"at {state.brake:.0%}"] if state.brake < 1 else []
+    return f"({', '.join(words)})" if words else ""
 
 
 def pace_table(paces: Sequence[Pace]) -> Table:
