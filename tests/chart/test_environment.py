@@ -101,6 +101,13 @@ def test_an_unknown_setting_stops_a_process(monkeypatch):
         loaded(monkeypatch, objects, objects.container("Deployment", "ifinu-worker"))
 
 
+def test_the_settings_of_registered_numbers_reach_every_process(monkeypatch):
+    objects = render({"settings": {"IFINU_NUMBERS": "registered", "IFINU_REMINDERS_PER_PERSON": "2"}})
+    for container in ours(objects):
+        read = loaded(monkeypatch, objects, container)
+        assert (read.numbers, read.reminders_per_person) == ("registered", 2), container.name
+
+
 def test_the_settings_of_a_worker(monkeypatch):
     objects = rendered("default")
     read = loaded(monkeypatch, objects, objects.container("Deployment", "ifinu-worker"))

@@ -9,7 +9,8 @@ import redis
 from prometheus_client import CollectorRegistry
 from rendering import STORIES, Object, Rendered, RenderError, render, rendered, set_to
 
-from ifinu.broker import QUEUES
+from ifinu.broker import QUEUES, Keys, lanes
+from ifinu.broker.keys import GENERATION, NUMBERS, number_key, script
 from ifinu.metrics.redis_series import RedisCollector
 from ifinu.settings import Settings
 
@@ -214,6 +215,26 @@ def test_the_backlog_metric_is_exported_by_ifinu(client: redis.Redis):
     series = CollectorRegistry()
     RedisCollector(series, client)
     assert external["name"] in {family.name for family in series.collect()}
+
+
+def test_no_autoscaler_counts_messages_that_wait_for_their_number(client: redis.Redis):
+    """More pods would not help: the number sets the pace."""
+    client.set(GENERATION, "g")
+    client.sadd(NUMBERS, "n1")
+    client.hset(number_key("n1"), mapping={"par": 1, "presa": 32_000_000_000_000, "motivo": "by hand"})
+    for queue in QUEUES:
+        client.lpush(queue, '{"id": "a", "instancia": "n1"}', '{"id": "b", "instancia": "n1"}')
+    keys = [key for queue in QUEUES for key in Keys.of(queue)]
+    assert script("fetch")(client, keys, (10, 30_000, "t.", "g", 0.5, 100, ""))[2:] == []
+    assert sum(lanes.total(client, queue) for queue in QUEUES) == 6
+    for trigger in rendered("keda")["ScaledObject", "ifinu-worker"]["spec"]["triggers"]:
+        assert client.llen(trigger["metadata"]["listName"]) == 0
+    (metric,) = rendered("queue-metric")["HorizontalPodAutoscaler", "ifinu-worker-hpa"]["spec"]["metrics"]
+    series = CollectorRegistry()
+    RedisCollector(series, client)
+    found = {family.name: sum(sample.value for sample in family.samples) for family in series.collect()}
+    assert found[metric["external"]["metric"]["name"]] == 0
+    assert found["ifinu_queue_in_lanes"] == 6
 
 
 def test_scaling_by_backlog_replaces_cpu_and_memory_and_changes_nothing_else():
