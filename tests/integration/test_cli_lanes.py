@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import redis
 from command_line import Shell
+from sqlalchemy import Engine
 from waiting import fetch, hold, message, put_aside, register
 
 from ifinu.broker import LOW, NORMAL, URGENT, lanes
+from ifinu.broker.keys import GENERATION, NUMBERS
 from ifinu.embedded import Valkey
+from ifinu.ledger.engine import connect
+from ifinu.numbers import cache, registry
+from ifinu.numbers.registry import Number
 
 
 @pytest.fixture
@@ -20,6 +27,13 @@ def ifinu(capsys, monkeypatch, valkey: Valkey, _sqlite_template: Path, tmp_path:
     monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
     monkeypatch.setenv("IFINU_DATABASE_URL", f"sqlite:///{shutil.copy(_sqlite_template, tmp_path / 'ledger.db')}")
     return Shell(capsys, monkeypatch)
+
+
+@pytest.fixture
+def engine(ifinu: Shell, tmp_path: Path) -> Iterator[Engine]:
+    made = connect(f"sqlite:///{tmp_path / 'ledger.db'}")
+    yield made
+    made.dispose()
 
 
 @pytest.fixture
@@ -91,3 +105,46 @@ def test_purge_asks_with_the_lanes_and_deletes_them_too(ifinu, aside, monkeypatc
     assert "5 messages of ifinu:fila:whatsapp (4 in lanes) will be deleted" in ended.err
     assert ended.json["deleted"] == {NORMAL: 5}
     assert (lanes.counts(aside), lanes.total(aside, NORMAL), aside.llen(LOW)) == ([], 0, 1)
+
+
+# -- doctor
+
+
+def checks(ifinu: Shell) -> dict[str, tuple[str, str]]:
+    """The level and the sight of each check on numbers."""
+    of = ("numbers", "lanes", "unregistered numbers", "held numbers")
+    found = ifinu("doctor", "--json").json["checks"]
+    return {one["check"]: (one["level"], one["seen"]) for one in found if one["check"] in of}
+
+
+def test_doctor_is_silent_about_numbers_while_nothing_is_registered(ifinu, client):
+    client.lpush(NORMAL, message("free", "any"))
+    assert checks(ifinu) == {}
+
+
+def test_doctor_names_numbers_that_are_held_for_long_or_not_registered(ifinu, aside):
+    aside.srem(NUMBERS, "b")
+    found = checks(ifinu)
+    assert found["lanes"] == ("ok", "4 messages wait for 2 numbers")
+    assert found["held numbers"] == ("warn", "messages wait for a (3, desconectado)")
+    assert found["unregistered numbers"] == ("fail", "messages wait for b (1, too fast)")
+
+
+def test_a_hold_that_ends_soon_is_no_finding_of_doctor(ifinu, aside):
+    for name in ("a", "b"):
+        lanes.hold(aside, name, (aside.time()[0] + 600) * 1000, "desconectado" if name == "a" else "too fast")
+    assert "held numbers" not in checks(ifinu)
+
+
+def test_doctor_finds_a_count_of_lanes_that_is_wrong(ifinu, aside):
+    aside.incr(f"{NORMAL}:na_espera")
+    assert checks(ifinu)["lanes"] == ("warn", f"{NORMAL}: 5 counted, 4 found")
+
+
+def test_doctor_finds_a_registry_that_redis_lacks(ifinu, client, engine):
+    registry.register(engine, Number("acme", datetime.now(UTC), tenant="u1"))
+    assert checks(ifinu) == {"numbers": ("fail", "1 in the registry, and Redis has no copy of it")}
+    cache.load(client, engine)
+    assert checks(ifinu) == {"numbers": ("ok", "1 in the registry, and Redis has its copy")}
+    client.set(GENERATION, "another")
+    assert checks(ifinu) == {"numbers": ("warn", "Redis has an older copy of the registry")}

@@ -12,7 +12,7 @@ import typer
 
 from ifinu import settings
 from ifinu.cli import connection, terminal
-from ifinu.cli.doctor import gateway_checks, ledger_checks, redis_checks, settings_checks
+from ifinu.cli.doctor import gateway_checks, ledger_checks, number_checks, redis_checks, settings_checks
 from ifinu.cli.doctor.findings import Finding, Level
 from ifinu.errors import ConfigurationError, IfinuError
 from ifinu.settings import Settings
@@ -69,6 +69,7 @@ def _examine(config: Settings) -> Iterator[Finding]:
         yield from redis_checks.examine_rights(client)
         with connection.ledger() as engine:
             yield from ledger_checks.examine_ledger(engine)
+            yield from number_checks.examine_numbers(client, engine)
         yield from ledger_checks.examine_recorder(client)
     yield from gateway_checks.examine_gateway(config)
     yield from settings_checks.examine_settings(config)
