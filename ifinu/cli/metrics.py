@@ -46,8 +46,8 @@ def metrics(
     Workers, [bold]ifinu webhook[/bold] and [bold]ifinu recorder[/bold] export their own work, each on its
     IFINU_METRICS_PORT. This exporter reports what they share, even while none of
     them runs: backlog, delayed, in flight, dead letters, the age of the oldest
-    message, notifications in doubt, the ledger's lag, and the health of Redis, the
-    ledger and the gateway. Run one. SIGTERM stops it.
+    message, notifications in doubt, registered numbers, the ledger's lag, and the
+    health of Redis, the ledger and the gateway. Run one. SIGTERM stops it.
 
     [bold]Examples[/bold]
 
