@@ -139,7 +139,7 @@ class NumbersView:
 
 def _words(state: State) -> str:
     words = [f"held: {terminal.plain(state.held)}"] if state.held else []
-    words += [f"at {state.brake:.0%}"] if state.brake < 1 else []
+    words += [f"slowed to {state.brake:.0%}"] if state.brake < 1 else []
     return f"({', '.join(words)})" if words else ""
 
 
