@@ -10,8 +10,10 @@ A seed decides everything that happens, so a run that breaks a promise can be re
     gateway.py     an Evolution API that remembers what it really sent, and the transport to it
     engine.py      the event loop of a worker
     worker.py      one worker process: our code as it is, without Celery's boot
+    numbers.py     registered numbers, their changes, holds and brakes
     people.py      producers, cancellations, opt-outs, an operator
     promises.py    what has to hold, at every step and at the end
+    pace.py        what has to hold of numbers
     run.py         one run by its seed
     mutants.py     guards of the code, broken on purpose
     command.py     `python tests/simulation`

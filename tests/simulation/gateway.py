@@ -29,6 +29,8 @@ class Sent(NamedTuple):
         by: Name of the worker that asked for it.
         written_at: When the worker wrote the request.
         stored: Whether the gateway has its row.
+        instance: The instance that sent it.
+        tag: Delivery tag of the message for which the worker asked.
     """
 
     at: float
@@ -38,41 +40,52 @@ class Sent(NamedTuple):
     by: str
     written_at: float
     stored: bool
+    instance: str
+    tag: str
 
 
 class Gateway:
     """
-    The gateway of a world, with one process and one instance.
+    The gateway of a world, with one process, and with any instance that is asked for.
 
     Attributes:
         away_until: End of an outage.
-        closed_until: Until then the instance has lost WhatsApp.
         sent: All that it really sent.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.away_until = self.closed_until = 0.0
+        self.away_until = 0.0
+        self._closed_until: dict[str, float] = {}
         self.sent: list[Sent] = []
         self._count = 0
 
+    def close(self, instance: str, for_s: float) -> None:
+        """Let an instance lose WhatsApp for a while."""
+        self._closed_until[instance] = max(self._closed_until.get(instance, 0.0), self.world.now + for_s)
+
+    def is_closed(self, instance: str) -> bool:
+        return self.world.now < self._closed_until.get(instance, 0.0)
+
     def handle(self, method: str, path: str, body: bytes, written_at: float, reply: Callable[[Response], None]) -> None:
         """Answer one request, whose sender may be dead by now."""
-        route = path.strip("/").rpartition("/")[0]
+        route, _, last = path.strip("/").rpartition("/")
+        instance = unquote(last)
         match route:
             case "message/sendText":
-                self._send(json.loads(body), written_at, reply)
+                self._send({**json.loads(body), "instance": instance}, written_at, reply)
             case "chat/findMessages":
-                reply(self._find(json.loads(body)))
+                reply(self._find(json.loads(body), instance))
             case "instance/connectionState":
-                state = "close" if self.world.now < self.closed_until else "open"
-                reply(_json(200, {"instance": {"instanceName": unquote(path.rpartition("/")[2]), "state": state}}))
+                state = "close" if self.is_closed(instance) else "open"
+                reply(_json(200, {"instance": {"instanceName": instance, "state": state}}))
             case _:
                 reply(_json(404, {"status": 404, "error": "Not Found", "response": {"message": [f"Cannot {method}"]}}))
 
     def _send(self, body: dict[str, Any], written_at: float, reply: Callable[[Response], None]) -> None:
         faults, rng = self.world.faults, self.world.rng
-        if self.world.now < self.closed_until:
+        if self.is_closed(body["instance"]):
+            self.world.promises.refused(body["instance"])
             reply(_error(400 if rng.random() < 0.5 else 500, "Error: Connection Closed"))
         elif faults.happens("refused"):
             reply(_error(400, [{"jid": "x", "exists": False, "number": body["number"]}]))
@@ -100,13 +113,19 @@ class Gateway:
     def _to_whatsapp(self, body: dict[str, Any], written_at: float, *, stored: bool = True) -> Sent:
         self._count += 1
         key_id = f"3EB0{self._count:04X}"
-        sent = Sent(self.world.now, body["number"], body["text"], key_id, body["by"], written_at, stored)
+        sent = Sent(
+            self.world.now, body["number"], body["text"], key_id, body["by"], written_at, stored, body["instance"],
+            body["tag"],
+        )  # fmt: skip
         self.sent.append(sent)
-        self.world.trace("SENT", reference=reference_in(sent.text), by=sent.by, key=key_id, unstored=not stored or None)
+        self.world.trace(
+            "SENT", reference=reference_in(sent.text), by=sent.by, key=key_id, instance=sent.instance,
+            unstored=not stored or None,
+        )  # fmt: skip
         self.world.promises.sent(sent)
         return sent
 
-    def _find(self, body: dict[str, Any]) -> Response:
+    def _find(self, body: dict[str, Any], instance: str) -> Response:
         if self.world.faults.happens("unfound"):
             return _error(500, "some error")
         wanted = body["where"]["key"].get("remoteJid")
@@ -117,7 +136,7 @@ class Gateway:
                 "messageTimestamp": int(sent.at),
             }
             for sent in reversed(self.sent)
-            if sent.stored and f"{sent.number}@s.whatsapp.net" == wanted
+            if sent.stored and sent.instance == instance and f"{sent.number}@s.whatsapp.net" == wanted
         ]
         page = {"total": len(records), "pages": 1, "currentPage": 1, "records": records}
         return _json(200, {"messages": page})
@@ -155,8 +174,8 @@ class Transport:
             raise RequestNotDelivered("BrokenPipeError: broken pipe") from BrokenPipeError()
         if path.startswith(_SEND):
             world.promises.posted(process)
-            world.promises.requested(process, json.loads(body)["text"])
-            body = json.dumps({**json.loads(body), "by": process.name}).encode()
+            tag = world.promises.requested(process, json.loads(body)["text"], unquote(path.rpartition("/")[2]))
+            body = json.dumps({**json.loads(body), "by": process.name, "tag": tag}).encode()
         return self._answer(method, path, body)
 
     def _answer(self, method: str, path: str, body: bytes) -> Response:

@@ -6,8 +6,11 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from ifinu import delivery
 from ifinu.broker.keys import script
+from ifinu.broker.leases import Leases
 from ifinu.delivery import Delivery
+from ifinu.numbers.assignment import Route
 
 
 def _in_lua(name: str, guard: str, instead: str = "") -> Callable[[], None]:
@@ -20,12 +23,16 @@ def _in_lua(name: str, guard: str, instead: str = "") -> Callable[[], None]:
     return apply
 
 
-def _in_python(owner: type, name: str, instead: Any) -> Callable[[], None]:
+def _in_python(owner: Any, name: str, instead: Any) -> Callable[[], None]:
     def apply() -> None:
         assert hasattr(owner, name), f"{owner.__name__}.{name} is gone"
         setattr(owner, name, instead)
 
     return apply
+
+
+def _by_whatever_was_taken(*_: Any, named: str | None, taken: str, default: str, **__: Any) -> Route:
+    return Route(taken or named or default, bool(taken))
 
 
 MUTANTS: dict[str, Callable[[], None]] = {
@@ -48,4 +55,29 @@ MUTANTS: dict[str, Callable[[], None]] = {
         "bury", "elseif was[1] == 'sending' and", "elseif false and"
     ),
     "no confirmation of the claim before the request": _in_python(Delivery, "_confirm_again", lambda *_: None),
+    "settle: a number sends again without its gap": _in_lua(
+        "settle", "ARGV[2] == 'sent' and was[1] ~= 'sent'", "false"
+    ),
+    "sweep: frees no number": _in_lua(
+        "sweep", "local at = number and free(KEYS[1], number, tag, true, ARGV[2])", "local at = number and now"
+    ),
+    "postpone: what was not sent counts": _in_lua("postpone", "elseif was_there and taken then", "elseif false then"),
+    "give_back: what may have been sent does not count": _in_python(Leases, "doubt", lambda *_: None),
+    "fetch: a message overtakes those in its lane": _in_lua(
+        "fetch",
+        "local at = waits or opens(number, lease)\n      if not waits and at == now then",
+        "local at = opens(number, lease)\n      if at == now then",
+    ),
+    "fetch: a cap counts no hour": _in_lua(
+        "fetch", "elseif this_hour >= math.ceil(most / 8) then", "elseif false then"
+    ),
+    "claim: any number of new chats": _in_lua("claim", "if of[2] and of[2] ~= '' and", "if false and"),
+    "claim: any number of reminders": _in_lua(
+        "claim", "and redis.call('SCARD', today) >= tonumber(ARGV[11])", "and false"
+    ),
+    "a message goes by the number that was taken": _in_python(delivery, "route", _by_whatever_was_taken),
+    "a number in trouble is not held": _in_python(Leases, "hold_number", lambda *_, **__: None),
+    "a look-up asks the number by which it would go now": _in_python(
+        Delivery, "_sender", lambda _, message, __: message.instance
+    ),
 }

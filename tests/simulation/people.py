@@ -6,18 +6,21 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from ifinu.broker import lanes
 from ifinu.broker.claims import Claims
 from ifinu.broker.dead_letters import DeadLetters, Filter
-from ifinu.broker.headers import ACCEPTED
+from ifinu.broker.headers import ACCEPTED, LINE
 from ifinu.broker.intake import TASK
 from ifinu.broker.keys import NORMAL, URGENT, Keys
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.purge import purge
 from ifinu.broker.unknown import Decision, Unknowns
+from simulation.numbers import NAMED
 from simulation.world import World
 
 _PHONES = ("+5577998616740", "+5511987654321", "+5541988887777")
+_MORE_PHONES = (*_PHONES, "+5521977776666", "+5531966665555", "+5551955554444")
 _TENANTS = ("t1", "t2")
 _TTL_S = 604_800.0
 
@@ -45,7 +48,8 @@ class Person:
         for name in self._wire:
             for _ in range(rng.choices((1, 2, 3), (8, 3, 1))[0]):
                 self._at(rng.uniform(0, for_s * 0.6), lambda name=name: self._push(name))
-        if rng.random() < 0.1:  # a backlog, so that the pace is what decides
+        # A backlog, so that the pace is what decides.
+        if rng.random() < (0.1 if world.numbers is None else 0.5):
             self._at(rng.uniform(0, for_s * 0.3), lambda: self._push_many(20))
         for do, chance in (
             (self._cancel, 0.25), (self._uncancel, 0.05), (self._opt_out, 0.15), (self._opt_in, 0.05),
@@ -76,7 +80,19 @@ class Person:
         if rng.random() < 0.2:
             until = datetime.fromtimestamp(self._world.now + rng.uniform(1, self._for_s), UTC)
             wire["valido_ate"] = until.isoformat()
+        if self._world.numbers is not None:
+            wire |= self._of_numbers()
         return wire
+
+    def _of_numbers(self) -> dict[str, Any]:
+        """What else a notification says in a world with numbers."""
+        rng = self._world.rng
+        more: dict[str, Any] = {"telefone": rng.choice(_MORE_PHONES)}
+        if rng.random() < 0.25:
+            more["instancia"] = rng.choice(NAMED)
+        if rng.random() < 0.3:
+            more |= {"tipo_notificacao": "lembrete", "vencimento": "2026-12-05"}
+        return more
 
     def _push_many(self, count: int) -> None:
         for number in range(count):
@@ -92,6 +108,7 @@ class Person:
         self._world.trace("push", id=name, queue=queue, form=form)
         if form == "plain":
             self._client.lpush(queue, json.dumps(wire))
+            self._joined(queue, wire, json.dumps(wire), form)
             return
         due = self._world.now + rng.uniform(0.5, 8)
         eta = datetime.fromtimestamp(due, UTC).isoformat() if form == "eta" else None
@@ -100,11 +117,21 @@ class Person:
             self._client.zadd(Keys.of(queue).delayed, {message: int(due * 1000)})
         else:
             self._client.lpush(queue, message)
+            if form == "envelope":
+                self._joined(queue, wire, message, form)
+
+    def _joined(self, queue: str, wire: dict[str, Any], message: str, form: str) -> None:
+        if (pace := self._world.promises.pace) is not None:
+            has_line = form == "plain" or LINE in json.loads(message)["headers"]
+            pace.pushed(queue, wire, message.encode(), f"{form} {has_line}")
 
     def _envelope(self, name: str, wire: dict[str, Any], queue: str, eta: str | None) -> dict[str, Any]:
         expires = None
         if self._world.rng.random() < 0.3:
             expires = datetime.fromtimestamp(self._world.now, UTC) + timedelta(seconds=self._world.rng.uniform(1, 20))
+        headers = {}
+        if self._world.numbers is not None and self._world.rng.random() < 0.6:  # else another producer's
+            headers[LINE] = lanes.line(wire.get("usuario_id"), wire.get("instancia"), wire["telefone"])
         return {
             "body": json.dumps([[wire], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
             "content-encoding": "utf-8",
@@ -112,7 +139,7 @@ class Person:
             "headers": {
                 "id": name, "task": TASK, "retries": 0, "eta": eta, "expires": expires and expires.isoformat(),
                 "argsrepr": "<pagamento>", "ignore_result": True,
-                ACCEPTED: datetime.fromtimestamp(self._world.now, UTC).isoformat(),
+                ACCEPTED: datetime.fromtimestamp(self._world.now, UTC).isoformat(), **headers,
             },
             "properties": {
                 "correlation_id": name, "reply_to": None, "delivery_mode": 2, "priority": 0, "body_encoding": "utf-8",

@@ -13,6 +13,7 @@ from ifinu.broker.keys import EVENTS, NORMAL, URGENT, Keys, claim_key
 from ifinu.broker.unknown import Decision
 from ifinu.reference import reference_in, reference_of
 from simulation.gateway import Sent
+from simulation.pace import Pace
 from simulation.worker import BURST, LEASE_S, RATE, Worker
 from simulation.world import EPOCH_S, Process, World
 
@@ -23,6 +24,7 @@ _SLOWEST_COMMAND_S = 3.2  # from a worker to Redis
 _END_ONE = {"ack", "settle"}
 _BY_A_PERSON = {"purge", "purge_dead_letter", "resolve"}
 _STILL = {"claim", "renew", "suspect", "release", "lead", "cancel", "uncancel", "optin", "optout", "resend"}
+_PACING = {"hold_number", "release_number", "brake_number", "load_numbers"}
 _UNFORESEEN = {"error", "undeliverable"}
 _NOT_SENT = {"expired", "suppressed", "cancelled", "dead"}
 
@@ -51,6 +53,7 @@ class Promises:
         world.server.watch = self.after_script
         world.server.watch_before = self.before_script
         self._before, self._resent = "", False  # the claim before `resend`
+        self.pace = None if world.numbers is None else Pace(world, world.numbers, self._break)
 
     def _break(self, what: str) -> None:
         """End the run, whatever catches the exception on its way."""
@@ -61,6 +64,8 @@ class Promises:
     # -- what people do
 
     def pushing(self, id_: str, wire: dict[str, Any]) -> None:
+        if self.pace is not None:
+            self.pace.pushing(id_, wire)
         self._pushed[id_] += 1
         self._places[id_] += 1
         self._ids[reference_of(id_)] = id_
@@ -85,8 +90,10 @@ class Promises:
             self._before, self._resent = was.get(b"state", b"").decode(), b"resent" in was
 
     def after_script(self, name: str, keys: list[str], args: list[Any], answer: Any) -> None:
-        if name not in _STILL:
+        if name not in _STILL | _PACING:
             self._check_places(name, keys, answer)
+        if self.pace is not None:
+            self.pace.after_script(name, keys, args, answer)
         if name == "claim":
             self._world.trace(
                 "claim", id=_id_in(keys[0]), verdict=_text(answer[0]), was=_text(answer[1]), held=_text(args[7])
@@ -97,7 +104,7 @@ class Promises:
                 if answer[1] != b"sending":
                     self._check_permission(_id_in(keys[0]), _text(args[5]), keys[2], keys[6])
             case "resend" if answer == b"go":
-                self._allowed(_id_in(keys[0]), _text(args[0]), again=self._before == "sending")
+                self._allowed(_id_in(keys[0]), _text(args[0]), again=self._before == "sending", resent=True)
                 if self._before != "sending":
                     if self._resent:
                         self._break(f"{_id_in(keys[0])} is resent, and was resent before")
@@ -120,9 +127,11 @@ class Promises:
         """Whether the dead letter was one that may have been sent."""
         return json.loads(args[0])["reason"] in ("unknown", "error", "poison", "revoked", "undeliverable")
 
-    def _allowed(self, id_: str, tag: str, *, again: bool) -> None:
+    def _allowed(self, id_: str, tag: str, *, again: bool, resent: bool = False) -> None:
         self._world.trace("may send", id=id_, tag=tag, again=again or None)
         self._may_post[id_] = self._world.now, tag
+        if self.pace is not None:
+            self.pace.allowed(id_, again=again, resent=resent)
 
     def _check_permission(self, id_: str, pseudonym: str, *optouts: str) -> None:
         if id_ in self._cancelled:
@@ -151,14 +160,19 @@ class Promises:
         )
 
     def places(self) -> Counter[str]:
-        """How many messages of each id are ready, delayed, in flight or dead."""
+        """How many messages of each id are ready, delayed, in a lane, in flight or dead."""
         elements = self._world.server.elements
         found: Counter[str] = Counter()
         for keys in KEYS:
             for place in (keys.ready, keys.delayed, keys.in_flight, f"{keys.ready}:purga", f"{keys.delayed}:purga"):
                 found.update(map(_id_of, elements(place)))
+            for lane in self._lanes(keys):
+                found.update(map(_id_of, elements(lane)))
             found.update(map(_id_of_letter, elements(keys.dead)))
         return found
+
+    def _lanes(self, keys: Keys) -> list[str]:
+        return [] if self.pace is None else self.pace.keys(keys.ready)
 
     # -- the gateway
 
@@ -171,7 +185,8 @@ class Promises:
         if len(written) > RATE + BURST:
             self._break(f"{process.name} wrote {len(written)} requests within a second")
 
-    def requested(self, process: Process, text: str) -> None:
+    def requested(self, process: Process, text: str, instance: str) -> str:
+        """A worker is about to write a request. Returns the tag of the message for which Redis allowed it."""
         id_ = self._ids[reference_in(text) or ""]
         at, tag = self._may_post.get(id_, (0.0, ""))
         assert isinstance(process, Worker)
@@ -181,6 +196,14 @@ class Promises:
             self._break(f"{process.name} sends {id_}, which Redis allowed {self._world.now - at:.1f} s ago")
         if (until := self._expires.get(id_)) is not None and self._world.now > until + YOUNG_S:
             self._break(f"{id_} is sent {self._world.now - until:.1f} s after it expired")
+        if self.pace is not None:
+            self.pace.requested(id_, tag, instance)
+        return tag
+
+    def refused(self, instance: str) -> None:
+        """The gateway answers that an instance is not connected."""
+        if self.pace is not None:
+            self.pace.refused(instance)
 
     def sent(self, sent: Sent) -> None:
         """WhatsApp has a message."""
@@ -190,6 +213,8 @@ class Promises:
         unseen = any(not one.stored for one in before)
         if len(before) > 1 + unseen + self._decided[id_]:
             self._break(f"{id_} was sent {len(before)} times")
+        if self.pace is not None:
+            self.pace.sent(id_, sent, sure=not self._decided[id_])
 
     # -- the dead
 
@@ -206,8 +231,7 @@ class Promises:
 
     def is_quiet(self) -> bool:
         """Whether every message has come to an end, or is a dead letter."""
-        elements = self._world.server.elements
-        return not any(elements(place) for keys in KEYS for place in (keys.ready, keys.delayed, keys.in_flight))
+        return not self.where()
 
     def check_end(self) -> None:
         """Called after a long time without faults."""
@@ -217,6 +241,8 @@ class Promises:
             for record in self._world.server.elements(keys.dead):
                 if (letter := dead_letters.decode(keys.ready, record)).reason in _UNFORESEEN:
                     self._break(f"{letter.id} ended in an unforeseen error: {letter.error}")
+        if self.pace is not None:
+            self.pace.check_end()
         letters = {_id_of_letter(each) for keys in KEYS for each in self._world.server.elements(keys.dead)}
         events = Counter(
             (fields[b"id"].decode(), fields[b"event"].decode())
@@ -230,6 +256,8 @@ class Promises:
         sends = self._sent[id_]
         sure = not self._decided[id_] and all(one.stored for one in sends) and not self._purged
         match state:
+            case "waiting" | "" if self._waits_for_a_day(id_) and self._is_delayed(id_):
+                pass
             case "sending" | "waiting":
                 self._break(f"{id_} is {state} for ever")
             case "unknown" if not has_letter and sure:
@@ -247,9 +275,20 @@ class Promises:
 
     def where(self) -> dict[str, list[str]]:
         """Where messages are that have come to no end."""
-        places = [place for keys in KEYS for place in (keys.ready, keys.delayed, keys.in_flight)]
-        found = {place: [_id_of(raw) for raw in self._world.server.elements(place)] for place in places}
+        server = self._world.server
+        places = [place for keys in KEYS for place in (keys.ready, keys.in_flight, *self._lanes(keys))]
+        found = {place: [_id_of(raw) for raw in server.elements(place)] for place in places}
+        for place in (keys.delayed for keys in KEYS):
+            found[place] = [_id_of(raw) for raw in server.elements(place)]
+            found[place] = [id_ for id_ in found[place] if not self._waits_for_a_day(id_)]
         return {place: ids for place, ids in found.items() if ids}
+
+    def _waits_for_a_day(self, id_: str) -> bool:
+        """Whether a limit of its number or its person ends on another day."""
+        return self.pace is not None and self.pace.waits_for_a_day(id_)
+
+    def _is_delayed(self, id_: str) -> bool:
+        return any(id_ in map(_id_of, self._world.server.elements(keys.delayed)) for keys in KEYS)
 
     def summary(self) -> dict[str, int]:
         return {"ids": len(self._pushed), "sent": sum(len(sends) for sends in self._sent.values())}

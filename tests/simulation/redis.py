@@ -153,6 +153,16 @@ class Server:
         value = self._value(key)
         return {} if value is None else value._values
 
+    def members(self, key: str) -> list[bytes]:
+        """The members of a set."""
+        value = self._value(key)
+        return [] if value is None else list(value)
+
+    def text(self, key: str) -> bytes | None:
+        """The value of a string."""
+        value: bytes | None = self._value(key)
+        return value
+
     def _value(self, key: str) -> Any:
         item = self.fake.dbs[0]._dict.get(key.encode())
         return item and item.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import traceback
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from ifinu.broker.keys import NORMAL, URGENT, script
 from simulation import machine
 from simulation.faults import Faults
 from simulation.gateway import Gateway
+from simulation.numbers import Numbers
 from simulation.people import Person
 from simulation.promises import Broken, Promises
 from simulation.redis import Server
@@ -17,10 +19,13 @@ from simulation.worker import Worker
 from simulation.world import EPOCH_S, World
 
 SCRIPTS = (
-    "ack", "bury", "cancel", "claim", "delay", "fetch", "give_back", "optin", "optout", "postpone", "purge",
-    "purge_dead_letter", "release", "renew", "replay", "resend", "resolve", "settle", "suspect", "sweep", "uncancel",
+    "ack", "brake_number", "bury", "cancel", "claim", "delay", "fetch", "give_back", "hold_number", "load_numbers",
+    "move_lane", "optin", "optout", "postpone", "purge", "purge_dead_letter", "purge_lane", "release", "release_number",
+    "renew", "replay", "reroute", "resend", "resolve", "settle", "suspect", "sweep", "uncancel",
 )  # fmt: skip
 _LONGEST_QUIET_S = 400.0
+_WITH_NUMBERS = 1 / 3  # of the worlds
+_CAPPED_S = 4.0  # after the faults, until an operator lifts the caps
 
 
 class Outcome(NamedTuple):
@@ -50,7 +55,7 @@ def simulate(seed: int, *, traced: bool = False) -> Outcome:
     """Run the world of a seed to its end."""
     with World(seed, traced=traced) as world, machine.simulated(seed):
         try:
-            _Life(world).run()
+            _Life(world, has_numbers=random.Random(f"numbers {seed}").random() < _WITH_NUMBERS).run()
         except Broken:
             pass
         except Exception:
@@ -64,9 +69,10 @@ def simulate(seed: int, *, traced: bool = False) -> Outcome:
 class _Life:
     """What happens in a world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, has_numbers: bool) -> None:
         rng = world.rng
         self.world = world
+        world.numbers = None
         # A few last long enough for a second doubt: the first look-ups alone take a grace.
         is_long = rng.random() < 0.08
         self.for_s = rng.uniform(25, 40) if is_long else rng.uniform(4, 14)
@@ -76,7 +82,11 @@ class _Life:
             world.faults.rates = {"send_lost": 0.8, "kill": 0.003}
         world.server = Server(world, {name: script(name) for name in SCRIPTS})
         world.gateway = Gateway(world)
+        if has_numbers:
+            world.numbers = Numbers(world, self.for_s)
         world.promises = Promises(world)
+        if world.numbers is not None:
+            world.numbers.begin()
         self.workers = [self._worker(number) for number in range(rng.choice((2, 2, 3, 3, 4)))]
         Person(world, rng.choice((2, 4, 6, 10)), min(self.for_s, 14.0))
         self._outages()
@@ -105,7 +115,7 @@ class _Life:
     def _closed(self) -> None:
         for_s = self.world.rng.uniform(0.5, 8)
         self.world.trace("INSTANCE CLOSED", for_s=round(for_s, 2))
-        self.world.gateway.closed_until = self.world.now + for_s
+        self.world.gateway.close("ifinu", for_s)
 
     def _terminate(self) -> None:
         for worker in self.workers:
@@ -127,6 +137,9 @@ class _Life:
         self._restart(1.0, wanted=1)
         for worker in [worker for worker in self.workers if worker.alive][1:]:
             worker.terminate()
+        if world.numbers is not None:
+            world.after(_CAPPED_S, world.numbers.lift)
+            end += _CAPPED_S
         quiet_until = world.now + _LONGEST_QUIET_S
         while world.now < quiet_until and not world.broken and not (world.promises.is_quiet() and world.now > end + 8):
             world.run(world.now + 1.0)

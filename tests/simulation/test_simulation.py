@@ -16,6 +16,7 @@ GUARDS = {
     "claim: sends to a person who opted out": "0:20",
     "claim: sends what a dead worker was sending": "0:60",
     "settle: an event each time that it is repeated": "0:60",
+    "settle: a number sends again without its gap": "0:30",
 }
 
 

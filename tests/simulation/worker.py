@@ -28,6 +28,7 @@ from ifinu.broker import connections, intake
 from ifinu.broker import leases as leases_module
 from ifinu.gateway import http_transport
 from ifinu.gateway.breaker import Breaker
+from ifinu.numbers.directory import EMPTY
 from ifinu.render import Renderer
 from ifinu.settings import Settings
 from ifinu.worker import app as app_module
@@ -84,6 +85,7 @@ def install() -> None:
     app.set_current()
     app.set_default()  # as a worker does
     app.finalize()
+    channels.Channel.reload_directory = staticmethod(app.reload_directory)
     task = app.tasks[intake.TASK]
     task.__trace__ = build_tracer(task.name, task, app.loader, "simulated", app=app)
     leases_module.one_suspect = tasks.one_suspect = _OfTheProcess("one_suspect")
@@ -271,6 +273,7 @@ class _Consumer(PacedConsumer):
         self.task_consumer.consume()
         self.leases = channel.leases
         self.leases.managed = True
+        self.leases.generation = self.leases.generation or app.first_generation
         app.claiming.answered()
         return channel
 
@@ -299,6 +302,7 @@ class Worker(Process):
         self.stopping = False
         self._globals: dict[str, Any] = {
             "breaker": Breaker(), "claiming": ClaimGate(), "bucket": None, "delivery": None, "pool": None, "leases": {},
+            "directory": EMPTY,
         }  # fmt: skip
         self._requests: tuple[list[Any], ...] = ([], [])
         self._waiting: Task | None = None
@@ -310,7 +314,7 @@ class Worker(Process):
     def enter(self) -> None:
         mine = self._globals
         app.breaker, app.claiming, app.bucket = mine["breaker"], mine["claiming"], mine["bucket"]
-        app._delivery, app.amqp._producer_pool = mine["delivery"], mine["pool"]
+        app._delivery, app.amqp._producer_pool, app.directory = mine["delivery"], mine["pool"], mine["directory"]
         leases_module._of_server = mine["leases"]
         for requests, shared in zip(self._requests, _CELERY, strict=True):
             shared.update(requests)
@@ -318,6 +322,7 @@ class Worker(Process):
     def leave(self) -> None:
         mine = self._globals
         mine["bucket"], mine["delivery"], mine["pool"] = app.bucket, app._delivery, app.amqp._producer_pool
+        mine["directory"] = app.directory
         for requests, shared in zip(self._requests, _CELERY, strict=True):
             requests[:] = shared
             if requests:

@@ -13,6 +13,7 @@ import greenlet
 if TYPE_CHECKING:
     from simulation.faults import Faults
     from simulation.gateway import Gateway
+    from simulation.numbers import Numbers
     from simulation.promises import Promises
     from simulation.redis import Server
 
@@ -83,6 +84,7 @@ class World:
 
     Attributes:
         faults, server, gateway, promises: The parts of the world; `run.py` puts them in.
+        numbers: The registered numbers; None in a world without.
         queues: The queues that its workers consume.
         lines: What happened, if it is traced.
         broken: The promise that was broken, which ends the run.
@@ -92,6 +94,7 @@ class World:
     server: Server
     gateway: Gateway
     promises: Promises
+    numbers: Numbers | None
     queues: list[str]
 
     def __init__(self, seed: int, *, traced: bool = False) -> None:

@@ -1,0 +1,238 @@
+"""The registered numbers of a world: what is registered, changes of it, holds and brakes, by the scripts' own doors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from ifinu.broker import lanes
+from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, TENANTS, number_key, script, tenant_key
+from ifinu.numbers.directory import BANNED, DISCONNECTED, UNTIL_RELEASED
+from simulation.world import EPOCH_S, World
+
+OWNERS = {"a1": "t1", "a2": "t1", "b1": "t2", "b2": "t2", "ifinu": ""}  # `ifinu` is the instance of the settings
+NAMED = (*OWNERS, "livre")  # `livre` is never registered
+_DAY_S = 86_400
+_UNTIL_OPEN_MS = int(UNTIL_RELEASED.timestamp() * 1000)
+
+
+@dataclass
+class Number:
+    """
+    A registered number.
+
+    Attributes:
+        owners: Its tenants so far, each with the time from which on it was its own; empty: all may send from it.
+        most_new: The most new chats a day that it ever had; None if it had no such limit once.
+        least_gap_ms: The least gap that it ever had.
+    """
+
+    name: str
+    since: float
+    parallel: int
+    gap_min_ms: int
+    gap_max_ms: int
+    per_day: int | None
+    new_chats: int | None
+    owners: list[tuple[float, str]]
+    most_new: int | None
+    least_gap_ms: int = 1_000_000
+    is_banned: bool = False
+
+    @property
+    def tenant(self) -> str:
+        return self.owners[-1][1]
+
+    def owner_at(self, at: float) -> str:
+        return next(tenant for since, tenant in reversed(self.owners) if since <= at or since == self.owners[0][0])
+
+
+@dataclass
+class Numbers:
+    """
+    The numbers of a world, and those who manage them; they act at once and without faults.
+
+    Args:
+        world: The world.
+        for_s: For how long they act, in seconds.
+
+    Attributes:
+        zone_ms: Offset of all numbers' local time. In some worlds a day or an hour ends in the midst.
+        named: Those that are registered.
+    """
+
+    world: World
+    for_s: float
+    zone_ms: int = 0
+    named: dict[str, Number] = field(default_factory=dict)
+    _weights: dict[str, int] = field(default_factory=dict)
+    _policies: dict[str, str] = field(default_factory=dict)
+    _generation: int = 0
+    _unregistered: list[str] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Draw what happens."""
+        rng = self.world.rng
+        self.zone_ms = rng.choice((-10_800_000, self._ends_in(_DAY_S), self._ends_in(3600)))
+        chosen = rng.sample(sorted(OWNERS), rng.choice((2, 3, 4, 5)))
+        first = chosen if rng.random() < 0.7 else chosen[:1]
+        self._unregistered = chosen[len(first) :]
+        for tenant in ("t1", "t2"):
+            self._weights[tenant] = rng.choice((1, 1, 2, 3))
+            self._policies[tenant] = rng.choice(("fixo", "fixo", "rodizio"))
+        if rng.random() < 0.8:
+            self._register(*first)
+        else:
+            self._at(rng.uniform(0, self.for_s * 0.5), lambda: self._register(*first))
+        for do, chance in (
+            (self._add, 0.5), (self._repace, 0.5), (self._assign, 0.25), (self._ban, 0.2), (self._lose, 0.5),
+            (self._lose, 0.3), (self._brake, 0.4), (self._hold, 0.3),
+        ):  # fmt: skip
+            if rng.random() < chance:
+                self._at(rng.uniform(0, self.for_s), do)
+
+    def _ends_in(self, unit_s: int) -> int:
+        """The offset of a local time whose day or hour ends during the run."""
+        ends_in_s = self.world.rng.uniform(0.2, 1.0) * self.for_s
+        return int((unit_s - (EPOCH_S + ends_in_s) % unit_s) * 1000)
+
+    def _at(self, delay_s: float, do: Any) -> None:
+        self.world.after(delay_s, do)
+
+    def local(self, at: float) -> tuple[int, int]:
+        """The local day and hour of a time, as counts."""
+        ms = int(at * 1000) + self.zone_ms
+        return ms // 86_400_000, ms // 3_600_000
+
+    # -- the registry
+
+    def _register(self, *names: str) -> None:
+        now, rng = self.world.now, self.world.rng
+        for name in names:
+            self.named[name] = Number(name, now, 1, 0, 0, None, None, [(now, OWNERS[name])], 0)
+            self._draw(self.named[name], parallel=rng.choice((1, 1, 2, 3)))
+        self._load("register", names=",".join(names))
+
+    def _draw(self, number: Number, *, parallel: int) -> None:
+        rng = self.world.rng
+        number.parallel = parallel
+        number.gap_min_ms = rng.choice((0, 50, 200, 500))
+        number.least_gap_ms = min(number.least_gap_ms, number.gap_min_ms)
+        number.gap_max_ms = number.gap_min_ms + rng.choice((0, 100, 400))
+        number.per_day = rng.choice((None, None, 3, 16, 24, 40))
+        number.new_chats = rng.choice((None, None, 1, 2, 3))
+        number.most_new = (
+            None if None in (number.most_new, number.new_chats) else max(number.most_new or 0, number.new_chats or 0)
+        )
+
+    def _add(self) -> None:
+        if self._unregistered:
+            self._register(self._unregistered.pop())
+
+    def _repace(self) -> None:
+        for number in self._some():
+            self._draw(number, parallel=number.parallel)
+            self._load("repace", names=number.name)
+            lanes.look_at(self.world.server.direct, number.name)
+
+    def _assign(self) -> None:
+        for number in self._some():
+            number.owners.append((self.world.now, self.world.rng.choice(("t1", "t2"))))
+            self._load("assign", names=number.name, to=number.tenant)
+
+    def _ban(self) -> None:
+        for number in self._some():
+            number.is_banned = True
+            self._load("ban", names=number.name)
+            others = sorted(
+                one.name for one in self.named.values() if one.tenant == number.tenant and not one.is_banned
+            )
+            if others and self.world.rng.random() < 0.7:
+                moved = lanes.move(self.world.server.direct, number.name, self.world.rng.choice(others))
+                self.world.trace("move lane", of=number.name, moved=moved)
+
+    def _some(self) -> list[Number]:
+        """One of those that are registered, if any is."""
+        return [self.named[self.world.rng.choice(sorted(self.named))]] if self.named else []
+
+    def lift(self) -> None:
+        """An operator takes back what would last longer than the run: caps and bans, and registers what is left."""
+        for number in self.named.values():
+            number.per_day = None
+            if number.is_banned:
+                number.is_banned = False
+                lanes.release(self.world.server.direct, number.name)
+        self._load("lift")
+        lanes.look_at(self.world.server.direct, *self.named)
+
+    def _load(self, why: str, **facts: Any) -> None:
+        """Write the copy, as `numbers/cache.py` does."""
+        self.world.trace("registry", change=why, **facts)
+        self._generation += 1
+        numbers = [self._copy(number) for number in self.named.values()]
+        tenants = [self._tenant(tenant) for tenant in ("t1", "t2")]
+        part = {"numbers": numbers, "tenants": tenants, "gone": [], "generation": f"g{self._generation}"}
+        keys = [LOADING, NUMBERS, TENANTS, GENERATION, *(one["key"] for one in (*numbers, *tenants))]
+        client = self.world.server.direct
+        client.set(LOADING, "token")
+        script("load_numbers")(client, keys, ["token", 15_000, json.dumps(part)])
+
+    def _copy(self, number: Number) -> dict[str, Any]:
+        limits = {"teto": number.per_day, "novos": number.new_chats}
+        values: dict[str, Any] = {
+            "par": number.parallel, "min": number.gap_min_ms, "max": number.gap_max_ms, "fuso": self.zone_ms,
+            "inquilino": number.tenant, "canal": "BAILEYS",
+            **{name: limit for name, limit in limits.items() if limit is not None},
+            **({"presa": _UNTIL_OPEN_MS, "motivo": BANNED} if number.is_banned else {}),
+        }  # fmt: skip
+        fresh = {"livre": int(self.world.now * 1000) + number.gap_max_ms, "presa": 0, "fator": 1}
+        return {
+            "name": number.name, "key": number_key(number.name), "set": _pairs(values),
+            "clear": [name for name, limit in limits.items() if limit is None],
+            "fresh": [] if number.is_banned else _pairs(fresh), "counted": [],
+        }  # fmt: skip
+
+    def _tenant(self, name: str) -> dict[str, Any]:
+        own = sorted(number.name for number in self.named.values() if number.tenant == name)
+        values = {"numeros": json.dumps(own), "politica": self._policies[name], "peso": self._weights[name]}
+        return {"name": name, "key": tenant_key(name), "set": _pairs(values)}
+
+    # -- the webhook and the guard
+
+    def _lose(self) -> None:
+        """A number loses WhatsApp for a while. The webhook may report it, and then reports its return."""
+        rng, world = self.world.rng, self.world
+        name, for_s = rng.choice(sorted(self.named) or ["ifinu"]), rng.uniform(0.5, 8)
+        world.trace("INSTANCE CLOSED", name=name, for_s=round(for_s, 2))
+        world.gateway.close(name, for_s)
+        if rng.random() < 0.6:
+            self._at(rng.uniform(0, 0.5), lambda: self._reported(name, "close"))
+            self._at(for_s + rng.uniform(0, 0.5), lambda: self._reported(name, "open"))
+
+    def _reported(self, name: str, state: str) -> None:
+        """As `receipts/sink.py` does."""
+        key, client = number_key(name), self.world.server.direct
+        self.world.trace("webhook", instance=name, state=state)
+        if state == "close":
+            client.eval(script("hold_number").source, 1, key, name, _UNTIL_OPEN_MS, DISCONNECTED)
+        elif self.world.gateway.is_closed(name):  # again, by another cause: it is reported when it is back
+            self._at(0.5, lambda: self._reported(name, state))
+        else:
+            client.eval(script("release_number").source, 1, key, name, DISCONNECTED)
+
+    def _brake(self) -> None:
+        for number in self._some():
+            factor = self.world.rng.choice((0.25, 0.5))
+            self.world.trace("brake", number=number.name, factor=factor)
+            script("brake_number")(self.world.server.direct, (number_key(number.name),), (factor,))
+
+    def _hold(self) -> None:
+        for number in self._some():
+            until = self.world.now + self.world.rng.uniform(0.5, 6)
+            self.world.trace("hold", number=number.name, for_s=round(until - self.world.now, 1))
+            lanes.hold(self.world.server.direct, number.name, until * 1000, "guarda")
+
+
+def _pairs(values: dict[str, Any]) -> list[str]:
+    return [str(each) for pair in values.items() for each in pair]
