@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -49,6 +49,13 @@ class Hold(NamedTuple):
 
     until_ms: int
     reason: str
+
+
+class Found(NamedTuple):
+    """A message in a lane, and how many of that lane are served before it."""
+
+    lane: Lane
+    ahead: int
 
 
 def line(tenant: str | None, instance: str | None, phone: str) -> str:
@@ -117,11 +124,21 @@ def scan(client: redis.Redis, queue: str) -> Iterator[bytes]:
         redis.RedisError: Redis is away.
     """
     for lane in counts(client, (queue,)):
-        seen = 0
-        while page := client.lrange(lane.key, -seen - _PAGE, -seen - 1):
-            messages: list[Any] = page[::-1]
-            yield from messages
-            seen += len(page)
+        yield from _messages(client, lane)
+
+
+def find(client: redis.Redis, is_it: Callable[[bytes], bool], queues: Sequence[str] = QUEUES) -> Found | None:
+    """
+    Look for a message in the lanes of some queues. Reads them until it is found.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    for lane in counts(client, queues):
+        for ahead, raw in enumerate(_messages(client, lane)):
+            if is_it(raw):
+                return Found(lane, ahead)
+    return None
 
 
 def move(
@@ -195,6 +212,15 @@ def look_at(client: redis.Redis, *numbers: str) -> None:
         now_ms = clock.now(client).timestamp() * 1000
         for queue in QUEUES:  # not earlier than now, since a turn in the past is overdue
             client.zadd(f"{queue}:turnos", dict.fromkeys(numbers, now_ms), xx=True, lt=True)
+
+
+def _messages(client: redis.Redis, lane: Lane) -> Iterator[bytes]:
+    """The messages of a lane, in the order in which they are served."""
+    seen = 0
+    while page := client.lrange(lane.key, -seen - _PAGE, -seen - 1):
+        messages: list[Any] = page[::-1]
+        yield from messages
+        seen += len(page)
 
 
 def pipelined(client: redis.Redis, commands: Iterable[tuple[Any, ...]]) -> list[Any]:

@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo
 
 from ifinu.broker import DeadLetter
 from ifinu.broker.claims import ClaimState
+from ifinu.broker.obstacles import NumberState, Obstacle
+from ifinu.numbers.directory import UNTIL_RELEASED
 from ifinu.window import BRASILIA
 
 if TYPE_CHECKING:
@@ -138,6 +140,39 @@ def sentence(
         case "read":
             return f"It was read{_at(now, 'read_at')}."
     return f"Its state is {state}."
+
+
+def waiting(state: NumberState, ahead: int) -> str:
+    """
+    Describe what a message in a lane waits for.
+
+    Args:
+        state: The state of its number.
+        ahead: The messages that its tenant has before it.
+    """
+    before = f" {ahead:,} messages of its tenant are before it." if ahead else ""
+    return f"It waits for its number {state.name}, which {_obstacle(state)}.{before}"
+
+
+def _obstacle(state: NumberState) -> str:
+    until = None if state.until_ms is None else datetime.fromtimestamp(state.until_ms / 1000, UTC)
+    match state.obstacle:
+        case Obstacle.UNREGISTERED:
+            return "is not registered: nothing is sent from it before it is (`ifinu instance assign`)"
+        case Obstacle.HELD:
+            ends = "until it is released" if until and until >= UNTIL_RELEASED else f"until {clock(until)}"
+            return f"is held {ends} ({state.reason}; see `ifinu instance show {shlex.quote(state.name)}`)"
+        case Obstacle.RESTARTED:
+            return f"sends nothing before {clock(until)}, since Redis was restarted"
+        case Obstacle.DAY:
+            return f"has sent its {state.per_day:,} messages of the day, and sends again from {clock(until)}"
+        case Obstacle.HOUR:
+            return f"has sent its share of {state.per_day:,} a day in this hour, and sends again from {clock(until)}"
+        case Obstacle.GAP:
+            return f"pauses between two sends, until {clock(until)}"
+        case Obstacle.BUSY:
+            return "has as many messages in flight as it may have"
+    return "may send: its turn comes next"
 
 
 def _sent(now: Known | None) -> str:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import redis
 import typer
 
-from ifinu.broker import QUEUES, DeadLetter, DeadLetters, Filter
+from ifinu.broker import QUEUES, DeadLetter, DeadLetters, Filter, lanes, obstacles
+from ifinu.broker.dead_letters import identity
 from ifinu.broker.keys import UNKNOWN, claim_key
+from ifinu.broker.obstacles import NumberState
 from ifinu.cli import connection, sentences, terminal
 from ifinu.cli.sentences import ClaimView, clock
 from ifinu.errors import LedgerUnavailable
@@ -21,6 +23,19 @@ if TYPE_CHECKING:
     from ifinu.ledger.queries import Happening, Known, Timeline
 
 _Found = TypeVar("_Found")
+# States in which its message may be in a lane; `queued` also stands for an id that nothing is known of.
+_MAY_WAIT = (
+    "queued", "retrying", "deferred", "unknown", "purged", "waiting",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _Waits:
+    """The lane of its message, how many of that lane are before it, and the state of the number."""
+
+    lane: lanes.Lane
+    ahead: int
+    number: NumberState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +44,17 @@ class _All:
     timeline: Timeline | None
     claim: ClaimView | None
     letters: list[DeadLetter]
+    waits: _Waits | None = None
 
     def state(self) -> str:
         return sentences.state_of(self._known(), self.claim, self._latest())
 
     def sentence(self) -> str:
-        return sentences.sentence(self.id, self.state(), self._known(), self.claim, self._latest())
+        words = sentences.sentence(self.id, self.state(), self._known(), self.claim, self._latest())
+        if self.waits is None:
+            return words
+        lane = sentences.waiting(self.waits.number, self.waits.ahead)
+        return lane if self.state() == "queued" else f"{words} {lane}"
 
     def _known(self) -> Known | None:
         return self.timeline.known if self.timeline else None
@@ -52,8 +72,8 @@ def show(
 
     The ledger has the history; Redis has the events that are not recorded yet.
     Times are in São Paulo's time zone, and the phone is masked. WhatsApp's id of a
-    message (`key.id`) also finds its notification. The exit code is 1 if the id is
-    unknown.
+    message (`key.id`) also finds its notification. If its message waits for its
+    number, the reason is shown. The exit code is 1 if the id is unknown.
 
     [bold]Examples[/bold]
 
@@ -89,7 +109,11 @@ def _look(client: redis.Redis, notification_id: str, failed: list[redis.RedisErr
     timeline = _asked(lambda: _timeline(notification_id), failed)
     claim = _asked(lambda: _claim(client, notification_id), failed)
     letters = _asked(lambda: _letters(client, notification_id), failed) or []
-    return _All(notification_id, timeline, claim, letters) if timeline or claim or letters else None
+    found = _All(notification_id, timeline, claim, letters)
+    if found.state() in _MAY_WAIT and not any(isinstance(exc, redis.RedisError) for exc in failed):
+        waits = _asked(lambda: _waits(client, notification_id), failed)
+        found = dataclasses.replace(found, waits=waits)
+    return found if timeline or claim or letters or found.waits else None
 
 
 def _asked(ask: Callable[[], _Found], failed: list[redis.RedisError | LedgerUnavailable]) -> _Found | None:
@@ -122,6 +146,14 @@ def _claim(client: redis.Redis, notification_id: str) -> ClaimView | None:
     return ClaimView(state, key_id, bool(cancelled), given_up) if state or cancelled else None
 
 
+def _waits(client: redis.Redis, notification_id: str) -> _Waits | None:
+    found = lanes.find(client, lambda raw: identity(raw)[0] == notification_id)
+    if found is None:
+        return None
+    (number,) = obstacles.read(client, [found.lane.number])
+    return _Waits(found.lane, found.ahead, number)
+
+
 def _letters(client: redis.Redis, notification_id: str) -> list[DeadLetter]:
     now = datetime.now(UTC)
     wanted = Filter(id=notification_id)
@@ -139,6 +171,23 @@ def _document(found: _All) -> dict[str, Any]:
         "left_off": timeline.left_off if timeline else 0,
         "claim": found.claim and dataclasses.asdict(found.claim),
         "dead_letters": len(found.letters),
+        **({} if found.waits is None else {"lane": _lane(found.waits)}),
+    }
+
+
+def _lane(waits: _Waits) -> dict[str, Any]:
+    number = waits.number
+    until = None if number.until_ms is None else datetime.fromtimestamp(number.until_ms / 1000, UTC)
+    return {
+        "queue": waits.lane.queue,
+        "number": number.name,
+        "tenant": waits.lane.tenant or None,
+        "ahead": waits.ahead,
+        "obstacle": number.obstacle,
+        "until": until and until.isoformat(timespec="milliseconds"),
+        "reason": number.reason or None,
+        "sent_today": number.sent,
+        "per_day": number.per_day,
     }
 
 

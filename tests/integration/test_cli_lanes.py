@@ -12,10 +12,12 @@ import pytest
 import redis
 from command_line import Shell
 from sqlalchemy import Engine
-from waiting import fetch, hold, message, put_aside, register
+from waiting import fetch, hold, message, put_aside, register, take
 
 from ifinu.broker import LOW, NORMAL, URGENT, lanes
-from ifinu.broker.keys import GENERATION, NUMBERS
+from ifinu.broker.claims import Claims, MessageRef, Verdict
+from ifinu.broker.events import Event, Name
+from ifinu.broker.keys import GENERATION, NUMBERS, UNKNOWN
 from ifinu.embedded import Valkey
 from ifinu.ledger.engine import connect
 from ifinu.numbers import cache, registry
@@ -148,3 +150,45 @@ def test_doctor_finds_a_registry_that_redis_lacks(ifinu, client, engine):
     assert checks(ifinu) == {"numbers": ("ok", "1 in the registry, and Redis has its copy")}
     client.set(GENERATION, "another")
     assert checks(ifinu) == {"numbers": ("warn", "Redis has an older copy of the registry")}
+
+
+# -- show, cancel, unknown
+
+
+def test_show_says_what_a_message_waits_for(ifinu, aside):
+    first, third = ifinu("show", "a1"), ifinu("show", "a3", "--json").json
+    assert first.code == 0
+    assert "a1  queued" in first.out
+    assert "It waits for its number a, which is held until it is released (desconectado;" in first.out
+    assert (third["state"], third["lane"]["number"], third["lane"]["ahead"]) == ("queued", "a", 2)
+    assert third["lane"] | {"until": None} == {
+        "queue": NORMAL, "number": "a", "tenant": "u1", "ahead": 2, "obstacle": "held", "until": None,
+        "reason": "desconectado", "sent_today": 0, "per_day": None,
+    }  # fmt: skip
+    assert "2 messages of its tenant are before it." in third["summary"]
+
+
+def test_show_has_no_lane_where_no_message_waits(ifinu, aside):
+    Claims(aside, 60).cancel("paid")
+    assert "lane" not in ifinu("show", "paid", "--json").json
+    ended = ifinu("show", "free")  # ready, and not tried yet
+    assert (ended.code, "was not found" in ended.err) == (1, True)
+
+
+def test_a_message_in_a_lane_can_be_cancelled(ifinu, aside):
+    assert ifinu("cancel", "a1").out == "a1: cancelled; its message will not be sent\n"
+    lanes.release(aside, "a")
+    taken = {json.loads(raw)["id"]: tag for tag, raw in take(aside)}
+    answer = Claims(aside, 60).claim(
+        MessageRef(NORMAL, taken["a1"], ""), Event(Name.UNKNOWN, "a1"), digest="d", tenant="u1", pseudonym="p", seen="r"
+    )
+    assert answer.verdict is Verdict.CANCELLED
+
+
+def test_a_look_up_that_waits_for_its_number_is_no_decision_of_a_person(ifinu, aside):
+    aside.zadd(UNKNOWN, {"a1": 1})
+    (doubt,) = ifinu("unknown", "list", "--json").json["unknown"]
+    assert (doubt["place"], doubt["queue"]) == ("lane", NORMAL)
+    table = ifinu("unknown", "list").out
+    assert "look-up waits for its number" in table
+    assert "0 need your decision" in table
