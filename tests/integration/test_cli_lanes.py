@@ -192,3 +192,26 @@ def test_a_look_up_that_waits_for_its_number_is_no_decision_of_a_person(ifinu, a
     table = ifinu("unknown", "list").out
     assert "look-up waits for its number" in table
     assert "0 need your decision" in table
+
+
+# -- top
+
+
+def test_top_shows_the_numbers_that_most_messages_wait_for(ifinu, aside):
+    found = ifinu("top", "--json", "--frames", "1").json
+    assert found["in_lanes"] == 4
+    assert found["numbers_waited_for"] == [
+        {"number": "a", "messages": 3, "obstacle": "held", "reason": "desconectado", "left_s": None},
+        {"number": "b", "messages": 1, "obstacle": "held", "reason": "too fast", "left_s": None},
+    ]
+    frame = ifinu("top", "--once").out
+    assert "in lanes 4" in frame
+    assert "held (desconectado)" in frame
+
+
+def test_top_does_not_speak_of_lanes_while_nothing_is_registered(ifinu, client):
+    client.lpush(NORMAL, message("free", "any"))
+    found = ifinu("top", "--json", "--frames", "1").json
+    assert found.keys().isdisjoint({"in_lanes", "numbers_waited_for"})
+    assert found["backlog"] == 1
+    assert "lane" not in ifinu("top", "--once").out

@@ -2,6 +2,7 @@ import functools
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -14,9 +15,11 @@ from ifinu.broker.claims import ClaimState
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import LOW, NORMAL, URGENT
 from ifinu.broker.leases import Settled, Tally
+from ifinu.broker.obstacles import Obstacle
 from ifinu.broker.redis_state import RecorderLag, RedisState
 from ifinu.cli.top import frame as frames
 from ifinu.cli.top import layout
+from ifinu.cli.top.bottlenecks import WaitingRow
 from ifinu.cli.top.frame import DisplayOptions, frame
 from ifinu.cli.top.model import Order, WorkerRow, sort
 from ifinu.cli.top.rates import Observation, RateHistory, instances, pace, rates
@@ -378,3 +381,29 @@ def test_a_snapshot_is_small_and_can_be_written_whatever_happens():
     assert snapshot["limit_per_s"] is None
     assert snapshot["instances"]["other"]["sent"] == 4_900
     assert len(json.dumps(snapshot, allow_nan=False)) < 10_000
+
+
+# -- lanes
+
+
+def test_a_number_is_shown_with_its_obstacle_and_the_time_that_is_left():
+    rows = [
+        WaitingRow("acme\x1b", 1_200, Obstacle.DAY, "", 7_200.0),
+        WaitingRow("loja", 3, Obstacle.HELD, "desconectado", None),
+        WaitingRow("vendas", 1, None, "", None),
+    ]
+    state = found(5)
+    urgent, normal, low = state.queues
+    state = replace(state, queues=[urgent, replace(normal, in_lanes=1_204), replace(low, in_lanes=0)])
+    history = RateHistory(2.0)
+    model = history.add(Observation(AT, 0.0, state, {}, "", rows))
+    for width in (60, 100, 200):
+        lines = text(frame(model, OPTIONS, width, 60))
+        shown = [" ".join(line.split()) for line in lines]
+        assert "waits for messages why" in shown
+        assert "acme\ufffd 1,200 cap of the day, for 2 h 0 min" in shown
+        assert "loja 3 held (desconectado)" in shown
+        assert "vendas 1 its turn is next" in shown
+        assert "in lanes 1,204" in lines[1]
+    away = history.add(Observation(AT, 2.0, None, None, "Redis cannot be reached"))
+    assert away.as_json()["numbers_waited_for"][1]["messages"] == 3  # as of its last answer

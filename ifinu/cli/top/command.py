@@ -22,6 +22,7 @@ from ifinu.cli import connection, terminal
 from ifinu.errors import BrokerUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
+    from ifinu.cli.top.bottlenecks import WaitingRow
     from ifinu.cli.top.frame import DisplayOptions
     from ifinu.cli.top.model import Model
     from ifinu.cli.top.rates import Observation
@@ -52,7 +53,8 @@ def top(
     The second line shows the workers' sends per second, their limit, and when
     the backlog will be empty at this rate. Below it: each queue with its
     trend, each worker with its rate, messages by outcome, the WhatsApp
-    instances, and the dead letters by reason. On a small terminal the least
+    instances, and the dead letters by reason; once numbers are registered, also
+    what waits for its number, and why. On a small terminal the least
     important columns and rows are left out.
 
     [bold]q[/bold] quits, [bold]p[/bold] pauses the display, [bold]s[/bold] sorts the workers, [bold]?[/bold] explains
@@ -96,6 +98,7 @@ def _server(url: str) -> str:
 def _observing(url: str) -> Iterator[Callable[[], Observation]]:
     """A function that observes Redis and the workers; it takes a second longer if a worker does not answer."""
     from ifinu.broker.redis_state import StateReader
+    from ifinu.cli.top.bottlenecks import waiting
     from ifinu.cli.top.rates import Observation
     from ifinu.cli.top.workers import AWAY, Workers
 
@@ -104,15 +107,17 @@ def _observing(url: str) -> Iterator[Callable[[], Observation]]:
 
         def observe() -> Observation:
             snapshot = answers = None
+            lanes: list[WaitingRow] = []
             error = ""
             try:
                 snapshot = reader.read()
+                lanes = waiting(client) if any(one.in_lanes for one in snapshot.queues) else []
                 answers = workers.ask()
             except (redis.ConnectionError, redis.TimeoutError, *AWAY):
                 error = "Redis cannot be reached"
             except redis.RedisError as exc:
                 error = f"Redis refused ({exc})"
-            return Observation(datetime.now(UTC), time.monotonic(), snapshot, answers, error)
+            return Observation(datetime.now(UTC), time.monotonic(), snapshot, answers, error, lanes)
 
         yield observe
 

@@ -8,8 +8,10 @@ from datetime import datetime
 
 from rich.text import Text
 
+from ifinu.broker.obstacles import Obstacle
 from ifinu.broker.redis_state import NEWEST_LETTERS
 from ifinu.cli.durations import span
+from ifinu.cli.top.bottlenecks import WaitingRow
 from ifinu.cli.top.layout import Beside, Block, Column, block, cut, stack
 from ifinu.cli.top.model import InstanceRow, Model, Order, QueueRow, WorkerRow, sort
 
@@ -28,6 +30,17 @@ _OUTCOMES = (
     "sent", "duplicate", "expired", "suppressed", "cancelled", "dead", "held", "retried", "deferred", "in_doubt",
 )  # fmt: skip
 
+_OBSTACLES = {
+    Obstacle.UNREGISTERED: "not registered",
+    Obstacle.HELD: "held",
+    Obstacle.RESTARTED: "Redis was restarted",
+    Obstacle.DAY: "cap of the day",
+    Obstacle.HOUR: "share of the hour",
+    Obstacle.GAP: "gap after a send",
+    Obstacle.BUSY: "its messages are in flight",
+}
+_TROUBLES = (Obstacle.UNREGISTERED, Obstacle.HELD)
+
 # At most 78 cells wide and 22 lines long.
 _HELP = """\
 q  quit    p  pause, resume    s  sort workers: name, rate, busy    ?  this help
@@ -37,6 +50,7 @@ delayed    waits for a retry, or for its time
 in flight  a worker holds it
 oldest     age of the next message, if it says when it was made
 dead       dead letters: see `ifinu dlq list`
+in lanes   waits for its number (`waits for`): gap, cap, or a hold
 
 rate/s     sends per second, successful or not; limit/s: the maximum
 busy       sends under way, of those the worker can do at the same time
@@ -44,7 +58,6 @@ wait       messages the worker has fetched and not started
 sent/s     messages the gateway accepted; other/s: dead, retried, deferred, ...
 breaker    open: the gateway is away, and no message starts until it is back
 no answer  from this worker; after a while it is removed
-
 held by    workers that hold the messages of this instance back, since it is
            disconnected, misconfigured or throttled
 unknown    may have been sent: see `ifinu unknown list`
@@ -137,6 +150,7 @@ def _summary(model: Model, width: int) -> Text:
     parts = [
         (0, Text(f"{_rate(rate)}/s of {_limit(limit)}", style="green" if _is_full(rate, limit) else "")),
         (0, Text(f"backlog {model.ready:,}")),
+        (1, Text(f"in lanes {model.in_lanes:,}" if model.in_lanes else "")),
         (2, _tendency(model)),
         (3, Text(_count(answering, "worker"), style="" if answering else "yellow")),
         (1, _trouble(model.workers)),
@@ -181,14 +195,15 @@ def _state(model: Model, width: int) -> Text:
 def _blocks(model: Model, options: DisplayOptions, width: int) -> list[tuple[int, Block]]:
     queues = _queues(model.queues, width)
     workers = _workers(sort(model.workers, options.order), width)
+    lanes = [(1, _waiting(model.waiting, width))] if model.waiting else []
     if width < _BESIDE:
         return [
-            (0, queues), (1, workers), (2, _outcomes(model, width)), (4, _instances(model, width)),
+            (0, queues), *lanes, (1, workers), (2, _outcomes(model, width)), (4, _instances(model, width)),
             (3, _dead(model, width)),
         ]  # fmt: skip
     each = min(_WIDEST, (width - 4) // 3)
     parts = [(panel(model, each), each) for panel in (_outcomes, _instances, _dead)]
-    return [(0, queues), (1, workers), (2, Beside(parts))]
+    return [(0, queues), *lanes, (1, workers), (2, Beside(parts))]
 
 
 def _queues(queues: Sequence[QueueRow], width: int) -> Block:
@@ -219,6 +234,21 @@ def _queues(queues: Sequence[QueueRow], width: int) -> Block:
         for one in queues
     ]
     return block(columns, rows, width, least=len(rows))
+
+
+def _waiting(waiting: Sequence[WaitingRow], width: int) -> Block:
+    columns = [Column("waits for", right=False, least=10), Column("messages"), Column("why", right=False)]
+    rows: list[list[Text | str]] = [[_safe(one.number), f"{one.messages:,}", _obstacle(one)] for one in waiting]
+    return block(columns, rows, width, least=min(3, len(rows)))
+
+
+def _obstacle(one: WaitingRow) -> Text:
+    if one.obstacle is None:
+        return Text("its turn is next")
+    words = _OBSTACLES[one.obstacle]
+    reason = f" ({_safe(one.reason)})" if one.reason else ""
+    left = "" if one.left_s is None else f", for {span(one.left_s)}"
+    return Text(f"{words}{reason}{left}", style="yellow" if one.obstacle in _TROUBLES else "")
 
 
 def _arrow(one: QueueRow) -> str:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from ifinu.broker.redis_state import RedisState
+from ifinu.cli.top.bottlenecks import WaitingRow
 
 _STEADY = 0.05  # messages a second
 _NOT_FINAL = ("retried", "deferred", "in_doubt")  # the message goes on
@@ -90,6 +91,7 @@ class Model:
         queues: The queues, as of Redis' last answer.
         trend_per_s: Growth of all queues together.
         snapshot: The state of Redis as of its last answer; None before the first.
+        waiting: The numbers that most messages wait for, likewise.
     """
 
     at: datetime
@@ -99,10 +101,17 @@ class Model:
     workers: Sequence[WorkerRow]
     trend_per_s: float | None
     snapshot: RedisState | None
+    waiting: Sequence[WaitingRow] = ()
 
     @property
     def ready(self) -> int:
         return sum(one.ready for one in self.queues)
+
+    @property
+    def in_lanes(self) -> int | None:
+        """Messages that wait for their number; None while nothing is registered."""
+        counted = [one.in_lanes for one in self.snapshot.queues if one.in_lanes is not None] if self.snapshot else []
+        return sum(counted) if counted else None
 
     @property
     def rate_per_s(self) -> float | None:
@@ -191,7 +200,11 @@ class Model:
             "ledger_waiting": snapshot and snapshot.lag.events,
             "ledger_waiting_oldest_s": snapshot and _rounded(snapshot.lag.oldest_s),
             "ledger_recorded": snapshot and snapshot.lag.recorded,
+            **({} if self.in_lanes is None else self._lanes()),
         }
+
+    def _lanes(self) -> dict[str, Any]:
+        return {"in_lanes": self.in_lanes, "numbers_waited_for": [_rounded(vars(one)) for one in self.waiting]}
 
 
 def sort(workers: Sequence[WorkerRow], order: Order) -> list[WorkerRow]:

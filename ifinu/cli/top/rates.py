@@ -8,12 +8,13 @@ difference between two lengths. Nothing here does I/O or reads a clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from ifinu.broker.redis_state import RedisState
+from ifinu.cli.top.bottlenecks import WaitingRow
 from ifinu.cli.top.model import InstanceRow, Model, QueueRow, WorkerRow, counts
 
 _TREND_S = 15.0  # over which the growth of a queue is measured
@@ -34,6 +35,7 @@ class Observation:
         snapshot: The state of Redis; None if it could not be asked.
         answers: By worker name and process id; None if the workers could not be asked.
         error: Why they could not; else empty.
+        waiting: The numbers that most messages wait for.
     """
 
     at: datetime
@@ -41,6 +43,7 @@ class Observation:
     snapshot: RedisState | None
     answers: Mapping[tuple[str, int], Mapping[str, Any]] | None
     error: str = ""
+    waiting: Sequence[WaitingRow] = ()
 
 
 def rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float] | None:
@@ -99,6 +102,7 @@ class RateHistory:
         self._workers: dict[tuple[str, int], _LastAnswers] = {}
         self._ready: deque[tuple[float, dict[str, int]]] = deque()
         self._snapshot: RedisState | None = None
+        self._waiting: Sequence[WaitingRow] = ()
         self._well_at_s: float | None = None
 
     def add(self, observation: Observation) -> Model:
@@ -107,7 +111,7 @@ class RateHistory:
         if self._well_at_s is None or not observation.error:
             self._well_at_s = at_s
         if snapshot is not None:
-            self._snapshot = snapshot
+            self._snapshot, self._waiting = snapshot, observation.waiting
             self._ready.append((at_s, {one.queue: one.ready for one in snapshot.queues}))
             while at_s - self._ready[0][0] > _HISTORY_S:
                 self._ready.popleft()
@@ -121,6 +125,7 @@ class RateHistory:
             workers=[self._worker(*who, last, at_s) for who, last in self._workers.items()],
             trend_per_s=self._trend(None),
             snapshot=self._snapshot,
+            waiting=self._waiting,
         )
 
     def _add_answers(self, answers: Mapping[tuple[str, int], Mapping[str, Any]], at_s: float) -> None:
