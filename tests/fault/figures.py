@@ -37,6 +37,7 @@ class Figures:
         reported: The ids with a `sent` event.
         tries: The largest number of attempts of one message, from the events.
         unrecorded: The sends without a row when the gateway was killed, so that no look-up can find them.
+        waiting: The ids that are left to wait for a number's cap or turn.
     """
 
     messages: int
@@ -50,11 +51,13 @@ class Figures:
     reported: set[str]
     tries: int
     unrecorded: int
+    waiting: frozenset[str] = frozenset()
 
     @property
     def lost(self) -> set[str]:
-        """The ids that were neither sent nor dead-lettered."""
-        return {f"test_{number}" for number in range(self.messages)} - self.sent.keys() - self.dead.keys()
+        """The ids that were neither sent nor dead-lettered, and do not wait."""
+        pushed = {f"test_{number}" for number in range(self.messages)}
+        return pushed - self.sent.keys() - self.dead.keys() - self.waiting
 
     @property
     def twice(self) -> set[str]:
@@ -71,6 +74,7 @@ class Figures:
         found = {
             "lost": self.lost,
             "twice": self.twice if len(self.twice) > self.unrecorded else set(),
+            "sent_and_waiting": self.waiting & self.sent.keys(),
             "dead": self.dead,
             "unresolved": self.open | (self.unknown.keys() - self.reported - self.dead.keys()),
             "unreported": self.sent.keys() - self.reported - self.dead.keys(),
@@ -89,15 +93,22 @@ class Figures:
         return " | ".join(cells)
 
 
-def judge(queue: Queue, simulator: Simulated, messages: int, events: Iterable[Entry] | None = None) -> Figures:
+def judge(
+    queue: Queue,
+    simulator: Simulated,
+    messages: int,
+    events: Iterable[Entry] | None = None,
+    waiting: frozenset[str] = frozenset(),
+) -> Figures:
     """
-    Count the outcomes once the queue is idle.
+    Count the outcomes once nothing is in flight.
 
     Args:
         queue: The queue that the messages went through.
         simulator: The gateway that they were sent to.
         messages: How many of `processes.numbered` were pushed.
         events: The events to count; by default those in the stream.
+        waiting: The ids that are left to wait.
     """
     unknown: dict[str, str] = {}
     found, resent, reported, tries = set(), set(), set(), 0
@@ -125,6 +136,7 @@ def judge(queue: Queue, simulator: Simulated, messages: int, events: Iterable[En
         reported=reported,
         tries=tries,
         unrecorded=simulator.unrecorded(),
+        waiting=waiting,
     )
 
 
