@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import enum
 import json
+import secrets
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ from ifinu.broker.connections import ScriptRunner
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import EVENTS, EVERY_TENANT, UNKNOWN, Keys, claim_key, number_key, optout_key, script
 
+_SCANNED = 1_000  # keys a call
 CANCELLED_TTL_MS = 90 * 86_400_000  # a message may be scheduled for long after it was cancelled
 
 
@@ -357,3 +359,18 @@ class Claims:
 
 def _instant(ms: str) -> datetime | None:
     return datetime.fromtimestamp(int(float(ms)) / 1000, UTC) if ms else None
+
+
+def forget_contacts(client: redis.Redis, pseudonym: str) -> None:
+    """
+    Forget on which days a person was written to. How many new chats a number has begun today stays known.
+
+    Raises:
+        redis.RedisError: Some entries may be left, for two days at most.
+    """
+    for key in client.scan_iter(f"ifinu:contato:*:{pseudonym}:*", count=_SCANNED):
+        client.delete(key)
+    for key in client.scan_iter(f"{number_key('*')}:novos:*", count=_SCANNED):
+        if client.sismember(key, pseudonym):
+            client.sadd(key, secrets.token_hex(16))  # first, since an empty set would lose its expiry
+            client.srem(key, pseudonym)

@@ -14,6 +14,7 @@ import typer
 from ifinu import phone as phones
 from ifinu import settings, wire
 from ifinu.broker import QUEUES, DeadLetter, DeadLetters, Filter, intake
+from ifinu.broker.claims import forget_contacts
 from ifinu.broker.optouts import forget_senders
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.redis_state import recorder_lag
@@ -44,8 +45,8 @@ def erase(
     [bold]--phone[/bold] anonymises the person's notifications: totals stay correct, while
     their ids, phones, hashes and errors are deleted, and so are their events,
     receipts and dead letters. An opt-out stays, so that the person gets no new
-    messages; [bold]ifinu optout remove[/bold] removes it. Messages still on a queue are sent
-    and recorded: run it again afterwards.
+    messages; [bold]ifinu optout remove[/bold] removes it. Messages still on a queue, or waiting
+    for their number, are sent and recorded: run it again afterwards.
 
     [bold]--older-than[/bold] deletes old notifications from the ledger, with their events and
     receipts. The recorder does this every night by IFINU_RETENTION_DAYS.
@@ -88,6 +89,7 @@ def _erase_person(e164: str, *, yes: bool) -> dict[str, int]:
         purged = sum(one.clear(wanted, now, one.purge) for one in dead)
         Replies(client).forget_person(pseudonym)
         forget_senders(client, pseudonym)
+        forget_contacts(client, pseudonym)
         done = _erase_recorded(client, engine, pseudonym)
     return done | {"dead_letters": purged}
 

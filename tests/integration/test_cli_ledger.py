@@ -12,7 +12,7 @@ from integration.ledger.recording import record
 from ifinu import phone
 from ifinu.broker import NORMAL, Keys, dead_letters
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import EVENTS, RECORDER, UNKNOWN, claim_key, senders_key
+from ifinu.broker.keys import EVENTS, RECORDER, UNKNOWN, claim_key, number_key, senders_key
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.cli import ledger_status
 from ifinu.ledger import retention, schema
@@ -314,7 +314,18 @@ def test_erase_anonymises_a_person(ifinu, there, client):
     assert rows.count(there, schema.events) == 9
 
     client.hset(senders_key("wa1", "2026-11"), mapping={hash_of(MARIA): "t1", hash_of(JOAO): "t1"})
+    new_chats, contacts = (
+        f"{number_key('wa1')}:novos:20000",
+        [f"ifinu:contato:t1:{hash_of(MARIA)}:{of}" for of in (20_000, "ultima")],
+    )
+    client.sadd(new_chats, hash_of(MARIA), hash_of(JOAO))
+    client.expire(new_chats, 1_000)
+    client.sadd(contacts[0], "n1")
+    client.set(contacts[1], 1)
     ended = ifinu("erase", "--phone", "77 99861-6740", "--yes", "--json")
+    assert not client.exists(*contacts)
+    assert (client.scard(new_chats), client.sismember(new_chats, hash_of(MARIA))) == (2, 0)
+    assert client.ttl(new_chats) > 0
     assert client.hgetall(senders_key("wa1", "2026-11")) == {hash_of(JOAO).encode(): b"t1"}
 
     assert (ended.code, ended.json) == (0, {"notifications": 2, "events": 6, "receipts": 2, "dead_letters": 4})
