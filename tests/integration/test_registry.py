@@ -204,6 +204,7 @@ def test_the_copy_has_what_the_scripts_and_the_workers_need(ledger: Engine, clie
     now_ms = round(clock.now(client).timestamp() * 1000)
     n1, n2, n3 = (number_hash(client, name) for name in ("n1", "n2", "n3"))
     assert abs(int(n1.pop("livre")) - now_ms - 25_000) < 5_000
+    assert abs(int(n1.pop("presa_desde")) - now_ms) < 5_000  # a hold that it comes with is counted from now on
     day = (now_ms - 4 * 3_600_000) // 86_400_000
     hour = (now_ms - 4 * 3_600_000) // 3_600_000
     assert n1 == {
