@@ -63,11 +63,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     ),
     "postpone: what was not sent counts": _in_lua("postpone", "elseif was_there and taken then", "elseif false then"),
     "give_back: what may have been sent does not count": _in_python(Leases, "doubt", lambda *_: None),
-    "fetch: a message overtakes those in its lane": _in_lua(
-        "fetch",
-        "local at = waits or opens(number, lease)\n      if not waits and at == now then",
-        "local at = opens(number, lease)\n      if at == now then",
-    ),
+    "fetch: a message overtakes those in its lane": _in_lua("fetch", "  if first then\n", "  if true then\n"),
     "fetch: a cap counts no hour": _in_lua(
         "fetch", "elseif this_hour >= math.ceil(most / 8) then", "elseif false then"
     ),
