@@ -26,7 +26,7 @@ from ifinu.ledger import upserts
 from ifinu.ledger.engine import writing
 from ifinu.ledger.migrate import migrate
 from ifinu.ledger.schema import gaps
-from ifinu.numbers import cache
+from ifinu.numbers import cache, contacts
 
 _ADVICE = (
     "Restore into other servers, or leave this one out with --only; "
@@ -140,7 +140,7 @@ def queue(
     report: Report,
 ) -> Reconciled:
     """
-    Restore Redis with all queues paused, and reconcile its claims and opt-outs with the ledger.
+    Restore Redis with all queues paused, and reconcile its claims, opt-outs and numbers with the ledger.
 
     Args:
         ledger: The current ledger.
@@ -170,6 +170,7 @@ def queue(
     report("reconciling Redis with the ledger")
     reconciled = reconcile(client, ledger, at, claim_ttl_s=claim_ttl_s, resend=resend)
     cache.load(client, ledger, recount=True)  # the snapshot does not know what its numbers have sent since
+    contacts.restore(client, ledger)
     for keys in map(Keys.of, QUEUES):
         client.set(keys.paused, datetime.now(UTC).isoformat(timespec="seconds"))
     return reconciled

@@ -20,9 +20,11 @@ The Redis keys of a queue, and the moves between them.
     <queue>:em_voo:numeros HASH   in flight: tag -> `<local hour in which it was taken> <number>`
     ifinu:numeros          SET    names of the registered numbers, which have no `:`; from here on it is, for the most
                            part, the registry's copy (see `numbers/cache.py`)
-    ifinu:numeros:geracao  STRING generation of the copy; absent: nothing is registered, or the copy is gone
+    ifinu:numeros:geracao  STRING generation of the copy; absent: nothing ever was registered, or the copy is
+                           gone
     ifinu:numeros:carga    STRING lock of the process that writes the copy
-    ifinu:numeros:desde    STRING no number sends before this, in ms: set after a restart of Redis
+    ifinu:numeros:desde    STRING no number sends before this, in ms: set when Redis has restarted, or lost the copy
+    ifinu:numeros:servidor STRING id of the server that was seen last (see `restarts.py`)
     ifinu:numero:<number>  HASH   `par` most messages in flight, `min` and `max` gap after the end of a send in ms,
                            `fator` 0.1 to 1: gaps are divided by it, `teto` most messages a day, `novos` most new chats,
                            `espera` its last hold in trouble in ms, `fuso` offset of its local time in ms; `dia`,
@@ -77,7 +79,7 @@ A message is in exactly one of ready, delayed, lane, in flight and dead, and eve
     resolve    dead -> gone, and a person's decision is recorded in the id's claim
     purge      ready, delayed, lanes -> gone, after they were set aside; ends the claims that waited for them
     hold_number, release_number, brake_number  move no message: they set from when and how fast a number may send
-    load_numbers  moves no message: writes a part of the registry's copy
+    load_numbers, restarted  move no message: they write a part of the registry's copy, and a pause after a restart
     reconcile  moves no message: writes the ledger's knowledge of an id into its claim, after a restore
 
 Due messages join the ready list at the end where new ones do, the earliest first. They keep the order of their due
@@ -119,6 +121,8 @@ NEW_REPLIES = "ifinu:respostas:novas"
 NUMBERS = "ifinu:numeros"
 GENERATION = "ifinu:numeros:geracao"
 LOADING = "ifinu:numeros:carga"
+SINCE = "ifinu:numeros:desde"
+SERVER = "ifinu:numeros:servidor"
 TENANTS = "ifinu:inquilinos"
 SENDERS_TTL_MS = 62 * 86_400_000
 EVERY_TENANT = "*"  # in the opt-outs: all tenants
@@ -170,6 +174,16 @@ def instance_key(name: str) -> str:
 
 def number_key(name: str) -> str:
     return f"ifinu:numero:{name}"
+
+
+def contact_key(tenant: str, pseudonym: str, day: int) -> str:
+    """Key of the reminders to a person; the day is counted since the epoch, in the number's zone."""
+    return f"ifinu:contato:{tenant}:{pseudonym}:{day}"
+
+
+def new_chats_key(number: str, day: int) -> str:
+    """Key of the people that a number wrote to first on a day, counted as in `contact_key`."""
+    return f"{number_key(number)}:novos:{day}"
 
 
 def creation_key(name: str) -> str:

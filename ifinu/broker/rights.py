@@ -22,10 +22,11 @@ from ifinu.errors import ConfigurationError
 
 WORKER = (
     "ack", "bury", "claim", "delay", "fetch", "give_back", "load_numbers", "postpone",
-    "release", "renew", "reroute", "resend", "settle", "suspect", "sweep",
+    "release", "renew", "reroute", "resend", "restarted", "settle", "suspect", "sweep",
 )  # fmt: skip
 RECORDING = (
     "brake_number", "forget_events", "hold_number", "lead", "load_numbers", "read_events", "release_number", "resign",
+    "restarted",
 )  # fmt: skip
 
 _CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")

@@ -23,8 +23,8 @@ from typing import Any
 import redis
 from sqlalchemy import Engine
 
-from ifinu.broker import clock
-from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, TENANTS, number_key, script, tenant_key
+from ifinu.broker import clock, restarts
+from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, SINCE, TENANTS, number_key, script, tenant_key
 from ifinu.errors import BrokerUnavailable
 from ifinu.ledger import engine as ledger
 from ifinu.numbers import registry
@@ -60,7 +60,7 @@ def ensure(client: redis.Redis, database_url: str) -> Directory:
         return found
     engine = ledger.connect(database_url, create=False)
     try:
-        if not ledger.exists(engine) or not registry.exists(engine) or not registry.read(engine).numbers:
+        if not ledger.exists(engine) or not registry.exists(engine) or not registry.generation(engine):
             return EMPTY
         load(client, engine)
     finally:
@@ -88,7 +88,7 @@ def load(client: redis.Redis, engine: Engine, *, recount: bool = False) -> str:
             failover to an older replica; the higher count stays.
 
     Returns:
-        The registry's generation; empty if nothing is registered.
+        The registry's generation; empty if nothing ever was registered.
 
     Raises:
         errors.LedgerUnavailable: The database does not answer, or is not migrated.
@@ -119,16 +119,20 @@ def _write(client: redis.Redis, engine: Engine, token: str, *, recount: bool) ->
     now = clock.now(client)
     registry.note_pairings(engine)
     all_ = registry.read(engine)
-    generation = all_.generation if all_.numbers else ""
+    generation = all_.generation  # also once no number is left, else workers would wait for the copy to come back
+    is_there = client.exists(GENERATION)
     counted = _counted(client, engine, all_, now, recount=recount)
     numbers = [_number(one, now, counted) for one in all_.numbers]
     for start in range(0, len(numbers), _PART):
         _step(client, token, numbers=numbers[start : start + _PART])
     gone = [
         *_gone(client, NUMBERS, number_key, {one.name for one in all_.numbers}),
-        *_gone(client, TENANTS, tenant_key, {one.name for one in all_.tenants} if generation else set()),
+        *_gone(client, TENANTS, tenant_key, {one.name for one in all_.tenants} if all_.numbers else set()),
     ]
-    tenants = [_tenant(one, all_.numbers) for one in all_.tenants] if generation else []
+    tenants = [_tenant(one, all_.numbers) for one in all_.tenants] if all_.numbers else []
+    if counted and not is_there:  # it was lost: what is under way is counted before a number sends
+        longest_ms = max(one.pace(now).gap_max_ms / one.brake for one in all_.numbers)
+        client.set(SINCE, round(now.timestamp() * 1000 + max(longest_ms, restarts.LEAST_MS)))
     _step(client, token, tenants=tenants, gone=gone, generation=generation)
     return generation
 
@@ -152,7 +156,7 @@ def _counted(
             pipe.exists(number_key(one.name))
         if all(pipe.execute()):
             return None
-    midnight = min(one.local(now).replace(hour=0, minute=0, second=0, microsecond=0) for one in all_.numbers)
+    midnight = min(one.midnight(now) for one in all_.numbers)
     return registry.sent_by_hour(engine, midnight)
 
 

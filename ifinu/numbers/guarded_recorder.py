@@ -1,4 +1,4 @@
-"""The recorder with the guard beside it: what a worker starts as its child, and what `ifinu recorder` runs."""
+"""The recorder with the upkeep of numbers beside it: what a worker starts as its child, and `ifinu recorder` runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def guarding(config: Settings, progress: Progress) -> Beside:
-    """The guard, as the recorder runs it; its steps count in `progress`."""
+    """The guard and the registry's copy, as the recorder runs them; the guard's steps count in `progress`."""
 
-    def watch(engine: Engine, stop: threading.Event) -> None:
-        from ifinu.numbers import patrol  # with the database's driver, which a process that stands by does without
+    def tend(engine: Engine, stop: threading.Event) -> None:
+        from ifinu.numbers import upkeep  # with the database's driver, which a process that stands by does without
 
-        patrol.watch(engine, config.redis_url.get_secret_value(), stop, progress.guard_steps)
+        upkeep.tend(engine, config.redis_url.get_secret_value(), stop, progress.guard_steps)
 
-    return watch
+    return tend
 
 
 if __name__ == "__main__":

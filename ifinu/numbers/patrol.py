@@ -7,8 +7,6 @@ of events. A pass that ends in between leaves Redis behind the registry; the nex
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -20,10 +18,10 @@ import structlog
 from sqlalchemy import Engine, exists, or_, select
 
 from ifinu import phone
-from ifinu.broker import clock, connections, lanes
+from ifinu.broker import clock, lanes
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import number_key, script
-from ifinu.errors import IfinuError, Reason
+from ifinu.errors import Reason
 from ifinu.ledger.engine import writing
 from ifinu.ledger.schema import events, instances, notifications, numbers
 from ifinu.ledger.states import State
@@ -47,9 +45,8 @@ from ifinu.numbers.signals import (
 
 log = structlog.get_logger(__name__)
 
-EVERY_S = 60.0
 _ACTIVE = WINDOW + timedelta(minutes=15)  # so that late receipts are seen, too
-_EVERYONE_EVERY_S = 3600.0  # the pace of a number that warms up changes with its day
+_EVERYONE_EVERY_S = 3600.0
 _SETS_BACK = {Move.PAUSED: presets.HELD_BACK, Move.NO_NEW_CHATS: presets.HELD_BACK, Move.SLOWED: timedelta(days=1)}
 _GOOD = (Move.RELEASED, Move.RECOVERED, Move.NEW_CHATS)
 _OF_THE_COPY = (Move.NO_NEW_CHATS, Move.NEW_CHATS, Move.BANNED)  # what the registry's copy in Redis has beside holds
@@ -277,41 +274,35 @@ def _log_diversion(each: Diverted) -> None:
     log.warning("ifinu.number.diverted", number=phone.mask_in(each.number), on=each.on, moved=each.moved)
 
 
-def watch(
-    engine: Engine, redis_url: str, stop: threading.Event, steps: dict[str, int], every_s: float = EVERY_S
-) -> None:
+class Rounds:
     """
-    Patrol until `stop` is set. An outage, or a fault, ends a pass and not the patrol.
+    The guard's passes, one after another.
 
     Args:
-        redis_url: As `Settings.redis_url`.
+        client: A Redis client that returns bytes.
+        engine: The ledger.
         steps: Counts the steps by their names.
-        every_s: Seconds between two passes; the first begins after that time.
     """
-    waiting, everyone_at = False, 0.0
-    with contextlib.closing(connections.connect(redis_url)) as client:
-        patrol = Patrol(client, engine)
-        while not stop.wait(every_s):
-            try:
-                if not cache.is_current(client, engine):
-                    cache.load(client, engine, recount=True)
-                everyone = monotonic() >= everyone_at  # now and then, in case that Redis lost a step
-                judged, now = patrol.look(everyone=everyone)
-                for each in patrol.act(judged, now):
-                    _log(each)
-                    for step in each.steps:
-                        steps[step.move.value] += 1
-                for diverted in patrol.divert(now):
-                    _log_diversion(diverted)
-                if everyone and judged:
-                    cache.load(client, engine)
-                if everyone:
-                    everyone_at = monotonic() + _EVERYONE_EVERY_S
-            except (IfinuError, redis.RedisError) as exc:
-                if not waiting:
-                    log.warning("ifinu.guard.waiting", error=str(exc))
-                waiting = True
-            except Exception:
-                log.exception("ifinu.guard.failed")
-            else:
-                waiting = False
+
+    def __init__(self, client: redis.Redis, engine: Engine, steps: dict[str, int]) -> None:
+        self._patrol = Patrol(client, engine)
+        self._steps = steps
+        self._everyone_at = 0.0
+
+    def go(self) -> None:
+        """
+        Make one pass.
+
+        Raises:
+            errors.LedgerUnavailable, redis.RedisError: As `Patrol.look`.
+        """
+        everyone = monotonic() >= self._everyone_at  # now and then, in case that Redis lost a step
+        judged, now = self._patrol.look(everyone=everyone)
+        for each in self._patrol.act(judged, now):
+            _log(each)
+            for step in each.steps:
+                self._steps[step.move.value] += 1
+        for diverted in self._patrol.divert(now):
+            _log_diversion(diverted)
+        if everyone:
+            self._everyone_at = monotonic() + _EVERYONE_EVERY_S

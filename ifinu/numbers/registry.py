@@ -14,14 +14,15 @@ import contextlib
 import enum
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Engine, case, delete, func, insert, inspect, or_, select, update
 
+from ifinu.broker.events import Name
 from ifinu.errors import ConfigurationError
 from ifinu.escapes import CONTROLS
 from ifinu.ledger.engine import writing
@@ -90,6 +91,10 @@ class Number:
         """A time in the number's zone."""
         return now.astimezone(ZoneInfo(self.zone))
 
+    def midnight(self, now: datetime) -> datetime:
+        """The beginning of its local day."""
+        return self.local(now).replace(hour=0, minute=0, second=0, microsecond=0)
+
     def pace(self, now: datetime) -> presets.Pace:
         """Its pace on its local day, without brake and holds. Before its pairing is known it is that of a first day."""
         pace = presets.pace(self._begun(now), self.local(now).date())
@@ -153,6 +158,25 @@ class Activity:
     last_at: datetime | None
 
 
+class SentTo(NamedTuple):
+    """
+    A message that was sent, or may have been.
+
+    Attributes:
+        tenant: Its tenant, or empty.
+        pseudonym: Its recipient.
+        new: Whether its number had not written to the recipient before.
+    """
+
+    id: str
+    instance: str
+    tenant: str
+    kind: str | None
+    pseudonym: str
+    at: datetime
+    new: bool
+
+
 def exists(engine: Engine) -> bool:
     """Whether the ledger has the registry's tables."""
     with engine.connect() as connection:
@@ -169,9 +193,9 @@ def read(engine: Engine) -> Registry:
 
 
 def generation(engine: Engine) -> str:
-    """The registry's generation; empty if no number is registered."""
+    """The registry's generation; empty if nothing ever was registered."""
     with engine.connect() as connection:
-        return connection.execute(select(registry.c.generation).where(select(numbers.c.name).exists())).scalar() or ""
+        return connection.execute(select(registry.c.generation)).scalar() or ""
 
 
 def number(engine: Engine, name: str) -> Number | None:
@@ -369,6 +393,22 @@ def sent_by_hour(engine: Engine, since: datetime) -> dict[str, dict[int, int]]:
         for name, at, count in connection.execute(query):
             counted.setdefault(name, {})[at] = count
     return counted
+
+
+def sent_to(engine: Engine, since: datetime) -> Iterator[SentTo]:
+    """What was sent, or may have been, since a time, with its recipient."""
+    row, ms = notifications.c, round(since.timestamp() * 1000)
+    opened = select(events.c.notification_id).where(
+        events.c.ms >= ms, events.c.name == Name.SENT.value, events.c.data["new"].as_boolean()
+    )
+    query = select(row.id, row.instance, row.tenant, row.kind, row.phone_hash, row.state_ms, row.id.in_(opened)).where(
+        row.last_at >= since, row.state_ms >= ms, row.phone_hash.is_not(None), _MAYBE_SENT
+    )
+    with engine.connect() as connection:
+        for id_, instance, tenant, kind, pseudonym, at, new in connection.execute(query):
+            yield SentTo(
+                id_, instance, tenant or "", kind, pseudonym, datetime.fromtimestamp(at / 1000, UTC), bool(new)
+            )
 
 
 def first_sent(engine: Engine, name: str) -> datetime | None:

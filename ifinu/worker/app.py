@@ -27,7 +27,7 @@ from kombu import Exchange, Queue
 from prometheus_client import CollectorRegistry
 
 from ifinu import logs, loop, settings, tracing
-from ifinu.broker import NORMAL, QUEUES, connections, rights
+from ifinu.broker import NORMAL, QUEUES, connections, restarts, rights
 from ifinu.broker.channel import Channel
 from ifinu.broker.claims import Claims
 from ifinu.broker.keys import CONTROL, TASK_EVENTS
@@ -152,8 +152,9 @@ class Application(Celery):
         """
         Load the directory of registered numbers from Redis.
 
-        A worker that knows numbers keeps them while Redis has none: then Redis was emptied, and nothing is fetched
-        until the recorder has loaded the registry again.
+        If Redis has restarted, the numbers pause first (`broker/restarts.py`). A worker that knows numbers keeps them
+        while Redis has none: then Redis was emptied, and nothing is fetched until the recorder's process has loaded the
+        registry again.
 
         Returns:
             Its generation, without which Redis gives out no message.
@@ -162,8 +163,9 @@ class Application(Celery):
             redis.RedisError: Redis does not answer.
         """
         with contextlib.closing(connections.connect(self.settings.redis_url.get_secret_value())) as client:
+            restarts.pause_numbers(client)
             found = Directory.load(client)
-        if found.generation or not self.directory.generation:
+        if found.generation or not len(self.directory):
             self.directory = found
         return self.directory.generation or self.first_generation
 

@@ -31,6 +31,7 @@ from ifinu.ledger.child import FINISH_S, RecorderError, record_in_child
 from ifinu.ledger.standby import stand_by
 from ifinu.metrics.endpoint import serving
 from ifinu.metrics.worker_series import Now
+from ifinu.numbers.directory import UNLOADED
 from ifinu.settings import Settings
 from ifinu.worker.heartbeat import WorkState, stuck_by
 
@@ -53,7 +54,8 @@ class TakeOver(bootsteps.StartStopStep):
     def start(self, c: Any) -> None:
         c.leases = c.task_consumer.channel.leases
         c.leases.managed = True
-        c.leases.generation = c.leases.generation or c.app.first_generation
+        # A worker that knows numbers reads them again: this may be another Redis, and their gaps be forgotten.
+        c.leases.generation = UNLOADED if c.leases.generation else c.app.first_generation
         c.app.claiming.answered()  # what Redis refused on the last connection may be tried at once on this one
 
 

@@ -18,7 +18,7 @@ from ifinu.ledger import schema
 from ifinu.ledger.entries import Entry
 from ifinu.ledger.progress import Progress
 from ifinu.ledger.states import State
-from ifinu.numbers import cache, patrol, registry
+from ifinu.numbers import cache, registry, upkeep
 from ifinu.numbers.directory import BANNED, DISCONNECTED
 from ifinu.numbers.guard import Memory, Move
 from ifinu.numbers.guarded_recorder import guarding
@@ -222,7 +222,7 @@ def test_the_loop_survives_an_outage_and_goes_on(guard, valkey, client, ledger, 
 
     monkeypatch.setattr(Patrol, "look", failing)
     stop = threading.Event()
-    monkeypatch.setattr(patrol.watch, "__defaults__", (0.01,))  # seconds between two passes
+    monkeypatch.setattr(upkeep.tend, "__defaults__", (0.05, 0.01))  # seconds between two looks, and two passes
     progress = Progress()
     thread = threading.Thread(target=guarding(load(redis_url=valkey.url), progress), args=(ledger, stop))
     with structlog.testing.capture_logs() as lines:
@@ -239,7 +239,11 @@ def test_the_loop_survives_an_outage_and_goes_on(guard, valkey, client, ledger, 
     assert progress.guard_steps == dict.fromkeys(Move, 0) | {Move.SLOWED: 1}
     assert looks[:3] == [{"everyone": True}] * 3  # the first pass, until it succeeds
     waiting, step = lines
-    assert (waiting["event"], waiting["error"]) == ("ifinu.guard.waiting", "away")  # once for two passes
+    assert (waiting["event"], waiting["duty"], waiting["error"]) == (
+        "ifinu.numbers.waiting",
+        "guard",
+        "away",
+    )  # once for two passes
     assert {name: step[name] for name in ("event", "log_level", "number", "step", "signal", "until", "brake")} == {
         "event": "ifinu.guard.step", "log_level": "warning", "number": "n1", "step": "slowed", "signal": "too_fast",
         "until": None, "brake": 0.5,

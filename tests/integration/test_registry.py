@@ -314,9 +314,10 @@ def test_what_is_no_longer_registered_leaves_redis(ledger: Engine, client: redis
     load(client, ledger)
     assert (client.smembers(NUMBERS), client.exists(number_key("n1"))) == ({b"n2"}, 0)
     registry.remove(ledger, "n2")
-    assert load(client, ledger) == ""
-    assert client.keys("ifinu:*") == []
-    assert Directory.load(client) is EMPTY
+    generation = load(client, ledger)
+    assert generation == registry.read(ledger).generation
+    assert client.keys("ifinu:*") == [GENERATION.encode()]  # by it, a worker learns that its numbers are gone
+    assert (Directory.load(client).generation, len(Directory.load(client))) == (generation, 0)
 
 
 def test_while_nothing_is_registered_nothing_is_written(

@@ -24,7 +24,7 @@ _SLOWEST_COMMAND_S = 3.2  # from a worker to Redis
 _END_ONE = {"ack", "settle"}
 _BY_A_PERSON = {"purge", "purge_dead_letter", "resolve"}
 _STILL = {"claim", "renew", "suspect", "release", "lead", "cancel", "uncancel", "optin", "optout", "resend"}
-_PACING = {"hold_number", "release_number", "brake_number", "load_numbers"}
+_PACING = {"hold_number", "release_number", "brake_number", "load_numbers", "restarted"}
 _UNFORESEEN = {"error", "undeliverable"}
 _NOT_SENT = {"expired", "suppressed", "cancelled", "dead"}
 

@@ -38,7 +38,7 @@ def _registry(client: redis.Redis, engine: Engine) -> Iterator[Finding]:
     if not exists(engine) or not registry.exists(engine):
         return
     known, loaded = len(registry.read(engine).numbers), client.exists(GENERATION)
-    fix = "run `ifinu instance sync`; a recorder does the same within a minute"
+    fix = "run `ifinu instance sync`; a recorder does the same within seconds"
     if known and not loaded:
         yield Finding("numbers", Level.FAIL, f"{known:,} in the registry, and Redis has no copy of it", fix)
     elif not cache.is_current(client, engine):
