@@ -99,10 +99,12 @@ if KEYS[8] then
   local person = 'ifinu:contato:' .. ARGV[10] .. ':' .. ARGV[6]
   local today = string.format('%s:%d', person, day)
   local new_today = string.format('%s:novos:%d', KEYS[8], day)
-  local last = ARGV[12] ~= '' and tonumber(redis.call('GET', person .. ':ultima') or '')
-  if last and last + ARGV[12] > now then
-    token, ends = ARGV[3], string.format('%.0f', last + ARGV[12])
-    return answer('pair_gap')
+  if ARGV[12] ~= '' then
+    local last, of_id = string.match(redis.call('GET', person .. ':ultima') or '', '^(%d+) ?(.*)$')
+    if last and of_id ~= ARGV[5] and last + ARGV[12] > now then
+      token, ends = ARGV[3], string.format('%.0f', last + ARGV[12])
+      return answer('pair_gap')
+    end
   end
   -- A set of ids, so that the retries of a message count once.
   if ARGV[11] ~= '' then
@@ -125,6 +127,9 @@ if KEYS[8] then
   for _, each in ipairs(counts) do
     redis.call('SADD', each[1], each[2])
     redis.call('PEXPIRE', each[1], 172800000)
+  end
+  if ARGV[12] ~= '' then -- a second message that is claimed meanwhile keeps its distance, too
+    redis.call('SET', person .. ':ultima', clock .. ' ' .. ARGV[5], 'PX', 60000)
   end
   number = ARGV[9]
   redis.call('HSET', KEYS[1], 'number', number, 'person', person, 'counted', ARGV[11] ~= '' and today or '')

@@ -172,6 +172,17 @@ def test_two_messages_to_a_person_keep_their_distance(bench: Bench):
     assert bench.claim("e", gap_ms=1).verdict is Verdict.GO  # the distance is over
 
 
+def test_a_message_that_is_claimed_while_another_to_the_person_goes_out_keeps_its_distance(bench: Bench):
+    bench.number()
+    bench.claim("a", gap_ms=6000)
+    assert bench.claim("b", gap_ms=6000).verdict is Verdict.PAIR_GAP
+    bench.postpone("a")
+    token = bench.client.hget(claim_key("a"), "token")
+    assert isinstance(token, bytes)
+    retry = bench.claim("a", gap_ms=6000, token=token.decode())
+    assert retry.verdict is Verdict.GO  # it does not wait for itself
+
+
 def test_a_look_up_reports_the_number_that_may_have_sent_it(bench: Bench):
     bench.number()
     bench.claim("a", reminders=1)
