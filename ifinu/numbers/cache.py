@@ -26,9 +26,8 @@ from sqlalchemy import Engine
 from ifinu.broker import clock, restarts
 from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, SINCE, TENANTS, number_key, script, tenant_key
 from ifinu.errors import BrokerUnavailable
-from ifinu.ledger import engine as ledger
 from ifinu.numbers import registry
-from ifinu.numbers.directory import BANNED, EMPTY, Directory
+from ifinu.numbers.directory import BANNED
 from ifinu.numbers.registry import Number, Registry, Tenant
 
 _LOCK_MS = 15_000  # longer than the database takes to answer, or a part to be written
@@ -40,32 +39,6 @@ _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 
 class _Overtaken(Exception):  # noqa: N818 - a state, not an error
     """The lock has expired and another process writes."""
-
-
-def ensure(client: redis.Redis, database_url: str) -> Directory:
-    """
-    What is registered, as workers see it. If Redis has no copy of it, write one.
-
-    Args:
-        client: A client that returns bytes.
-        database_url: As `Settings.database_url`; only used if Redis has no copy.
-
-    Raises:
-        errors.LedgerUnavailable: Redis has no copy and the database does not answer, so it is not known whether
-            anything is registered.
-        errors.BrokerUnavailable: Another process has been writing the copy for too long.
-        redis.RedisError: Redis does not answer.
-    """
-    if (found := Directory.load(client)).generation:
-        return found
-    engine = ledger.connect(database_url, create=False)
-    try:
-        if not ledger.exists(engine) or not registry.exists(engine) or not registry.generation(engine):
-            return EMPTY
-        load(client, engine)
-    finally:
-        engine.dispose()
-    return Directory.load(client)
 
 
 def is_current(client: redis.Redis, engine: Engine) -> bool:

@@ -13,22 +13,21 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import ledger_rows
 import pytest
 import redis
 from processes import wait_until
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 
 from ifinu.broker import clock
 from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, TENANTS, number_key, tenant_key
-from ifinu.errors import BrokerUnavailable, ConfigurationError, LedgerUnavailable
+from ifinu.errors import BrokerUnavailable, ConfigurationError
 from ifinu.ledger.schema import instances
 from ifinu.ledger.states import State
 from ifinu.numbers import cache, registry
-from ifinu.numbers.cache import ensure, load
+from ifinu.numbers.cache import load
 from ifinu.numbers.directory import EMPTY, Directory
 from ifinu.numbers.presets import Preset
 from ifinu.numbers.registry import UNTIL_RELEASED, Channel, Number, Policy, Tenant
@@ -260,13 +259,14 @@ def sent_today(ledger: Engine, client: redis.Redis, *, zone: str = "America/Sao_
 
 @pytest.mark.parametrize("zone", ["America/Sao_Paulo", "America/Rio_Branco"])
 def test_after_a_flushall_the_caps_come_from_the_ledger_and_the_first_gap_is_kept(
-    ledger: Engine, client: redis.Redis, ledger_url: str, zone: str
+    ledger: Engine, client: redis.Redis, zone: str
 ) -> None:
     add(ledger, "n1", zone=zone, held_until=UNTIL_RELEASED, held_reason="x", brake=0.5)
     count = sent_today(ledger, client, zone=zone)
     load(client, ledger)
     client.flushall()
-    assert ensure(client, ledger_url).number("n1") is not None
+    load(client, ledger)
+    assert Directory.load(client).number("n1") is not None
     found = number_hash(client, "n1")
     assert (found["hoje"], found["nesta_hora"], found["motivo"], found["fator"]) == (str(count), str(count), "x", "0.5")
     assert int(found["livre"]) > clock.now(client).timestamp() * 1000 + 20_000
@@ -320,44 +320,22 @@ def test_what_is_no_longer_registered_leaves_redis(ledger: Engine, client: redis
     assert (Directory.load(client).generation, len(Directory.load(client))) == (generation, 0)
 
 
-def test_while_nothing_is_registered_nothing_is_written(
-    ledger: Engine, client: redis.Redis, ledger_url: str, tmp_path: Path
-) -> None:
-    assert ensure(client, ledger_url) is EMPTY
-    assert ensure(client, f"sqlite:///{tmp_path}/missing.db") is EMPTY
-    assert not (tmp_path / "missing.db").exists()
+def test_while_nothing_is_registered_nothing_is_written(ledger: Engine, client: redis.Redis) -> None:
+    assert load(client, ledger) == ""
     assert client.keys() == []
 
 
-def test_a_ledger_of_the_version_before_registers_nothing(client: redis.Redis, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/old.db"
-    with create_engine(url).begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE notifications (id TEXT)")
-    assert ensure(client, url) is EMPTY
-
-
-def test_without_a_copy_and_a_database_it_is_not_known_whether_anything_is_registered(
-    ledger: Engine, client: redis.Redis
-) -> None:
-    nowhere = "postgresql+psycopg2://ifinu@127.0.0.1:1/x"
-    with pytest.raises(LedgerUnavailable):
-        ensure(client, nowhere)
-    add(ledger, "n1")
-    load(client, ledger)
-    assert len(ensure(client, nowhere)) == 1  # Redis alone is enough
-
-
-def test_many_loaders_at_once_leave_one_whole_copy(ledger: Engine, client: redis.Redis, ledger_url: str) -> None:
+def test_many_loaders_at_once_leave_one_whole_copy(ledger: Engine, client: redis.Redis) -> None:
     for n in range(5):
         add(ledger, f"n{n}", tenant=f"u{n % 2}")
-    found: list[Directory] = []
-    threads = [threading.Thread(target=lambda: found.append(ensure(client, ledger_url))) for _ in range(8)]
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(load(client, ledger))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {one.generation for one in found} == {registry.read(ledger).generation}
-    assert {len(one) for one in found} == {5}
+    assert found == [registry.read(ledger).generation] * 8
+    assert len(Directory.load(client)) == 5
 
 
 def test_a_loader_that_lost_its_lock_writes_nothing_more(
@@ -434,7 +412,6 @@ def test_a_loader_killed_midway_leaves_nothing_visible_and_the_next_completes(
     halfway: subprocess.Popen[bytes],
     client: redis.Redis,
     ledger: Engine,
-    ledger_url: str,
 ) -> None:
     halfway.send_signal(signal.SIGKILL)
     halfway.wait()
@@ -443,7 +420,8 @@ def test_a_loader_killed_midway_leaves_nothing_visible_and_the_next_completes(
     assert Directory.load(client) is EMPTY
     assert 0 < client.pttl(LOADING) <= 15_000
     client.pexpire(LOADING, 200)
-    assert len(ensure(client, ledger_url)) == 9
+    load(client, ledger)
+    assert len(Directory.load(client)) == 9
 
 
 # -- the directory
