@@ -28,6 +28,8 @@ from ifinu.broker.keys import (
     QUEUES,
     RECORDER,
     REPLIES,
+    SERVER,
+    SINCE,
     TASK_EVENTS,
     TENANTS,
     UNKNOWN,
@@ -99,7 +101,7 @@ _ALLOWED = {
     pseudonyms.KEY.encode(): b"string",  # the key that hashes phones; without phones it is worth nothing
     # The copy of the registry: the recorder writes it as soon as it finds a Redis without one.
     **{key.encode(): b"set" for key in (NUMBERS, TENANTS)},
-    **{key.encode(): b"string" for key in (GENERATION, LOADING)},
+    **{key.encode(): b"string" for key in (GENERATION, LOADING, SERVER, SINCE)},
     # About lanes, which are counted themselves.
     **{f"{queue}:turnos".encode(): b"zset" for queue in QUEUES},
     **{f"{queue}:na_espera".encode(): b"string" for queue in QUEUES},

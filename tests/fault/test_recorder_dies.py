@@ -24,7 +24,7 @@ def recorders(*workers: Worker) -> list[int]:
 
 
 def _named(workers: tuple[Worker, ...]) -> str:
-    return rf"ifinu\.ledger\.child\0[^\0]*:({'|'.join(str(worker.process.pid) for worker in workers)}):"
+    return rf"ifinu\.numbers\.guarded_recorder\0[^\0]*:({'|'.join(str(worker.process.pid) for worker in workers)}):"
 
 
 def commands() -> dict[int, str]:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ifinu.broker import NORMAL, QUEUES, backlog, lanes
-from ifinu.broker.keys import number_key
+from ifinu.broker.keys import SINCE, number_key
 from ifinu.cli.demo.stage import Stage, StageError
 from ifinu.cli.demo.verdict import Check
 from ifinu.cli.demo.view import NumbersView
@@ -234,6 +234,7 @@ def _register(running: Stage, engine: Engine) -> None:
         number = registry.Number(name, datetime.now(UTC), tenant, preset=Preset.DIRECT, overrides=_PACE, warm_up=False)
         registry.register(engine, number)
     cache.load(running.client, engine)
+    running.client.delete(SINCE)  # this Redis is new: it has forgotten nothing that a number might have sent
 
 
 def _state(running: Stage, name: str) -> State:
