@@ -21,6 +21,7 @@ OUTAGE = frozenset({Reason.UNREACHABLE, Reason.UNAVAILABLE})
 
 _FAILURES_TO_OPEN = 3
 _FIRST_WAIT_S = 0.5
+_TOGETHER_S = 1.0  # what breaks at one gateway process breaks for all its sends at once
 _LONGEST_WAIT_S = 4.0  # sending resumes within five seconds of the gateway's return
 
 
@@ -44,6 +45,7 @@ class Breaker:
         self._wait_s = _FIRST_WAIT_S
         self._probe_at: float | None = None  # None while closed
         self._probing = False
+        self._source, self._together_until = "", 0.0
 
     @property
     def is_open(self) -> bool:
@@ -60,8 +62,17 @@ class Breaker:
             self._probing = True
             self._probe_at = self._clock() + self._wait_s
 
-    def failed(self) -> bool:
-        """The gateway was away; True when this opens the breaker."""
+    def failed(self, source: str = "") -> bool:
+        """
+        The gateway was away; True when this opens the breaker.
+
+        Args:
+            source: What shares a part of the gateway; its failures within a second are one. Empty: each one counts.
+        """
+        now = self._clock()
+        if source and source == self._source and now < self._together_until and not self._probing:
+            return False
+        self._source, self._together_until = source, now + _TOGETHER_S
         self._failures += 1
         if self._probing:
             self._probing = False

@@ -223,7 +223,8 @@ class Request(CeleryRequest):
         if wait.free:
             self._is_free()
         elif wait.lost:  # if this repeats, every send would end in doubt
-            self._gateway_away("it takes requests and does not answer")
+            part = wait.instance if self.app.settings.evolution_sharded else ""
+            self._gateway_away("it takes requests and does not answer", part)
         elif (
             wait.error is not None
             and wait.error.reason is Reason.GATEWAY_DATABASE
@@ -235,8 +236,8 @@ class Request(CeleryRequest):
         if self.app.bucket is not None:
             self.app.bucket.put_back()  # nothing went to the gateway: its token is free again
 
-    def _gateway_away(self, error: object) -> None:
-        if self.app.breaker.failed():
+    def _gateway_away(self, error: object, part: str = "") -> None:
+        if self.app.breaker.failed(part):
             log.error("ifinu.gateway.away", error=str(error))
 
     def _gateway_answered(self) -> None:

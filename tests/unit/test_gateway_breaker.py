@@ -61,6 +61,15 @@ def test_an_answer_closes_it_and_all_may_go():
     assert breaker.wait_s() == 0
 
 
+def test_what_breaks_at_one_process_of_the_gateway_breaks_for_its_sends_at_once_and_counts_once():
+    clock = Clock()
+    breaker = Breaker(clock)
+    assert not any(breaker.failed("c") for _ in range(9))
+    clock.now += 2
+    assert not breaker.failed("c")
+    assert breaker.failed("a")  # a third failure, and of another part of the gateway
+
+
 @pytest.mark.parametrize("reason", list(Reason))
 def test_only_an_unreachable_gateway_is_an_outage(reason: Reason):
     assert is_outage(errors.NotSent("x", reason=reason)) == (reason in {"unreachable", "unavailable"})
