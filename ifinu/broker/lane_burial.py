@@ -29,7 +29,7 @@ def bury(client: redis.Redis, number: str) -> int:
         redis.RedisError: Redis went away; what is not buried waits as before.
     """
     buried = 0
-    for lane in (lane for lane in lanes.counts(client) if lane.number == number):
+    for lane in lanes.counts(client, number=number):
         keys = Keys.of(lane.queue)
         while True:
             tag = secrets.token_hex(16)

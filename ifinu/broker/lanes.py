@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -102,6 +103,22 @@ def counts(client: redis.Redis, queues: Sequence[str] = QUEUES, number: str | No
         ]
         lengths = pipelined(client, [("LLEN", lane.key) for lane in lanes])
         found += [lane._replace(length=length) for lane, length in zip(lanes, lengths, strict=True)]
+    return found
+
+
+def waiting(client: redis.Redis, number: str | None = None) -> Counter[str]:
+    """
+    How many messages wait for each number, in all queues.
+
+    Args:
+        number: Only for this number.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    found: Counter[str] = Counter()
+    for lane in counts(client, number=number):
+        found[lane.number] += lane.length
     return found
 
 

@@ -1,5 +1,5 @@
 """
-The states of numbers in Redis: whether each may send, and if not, why and until when.
+Whether a number may send, and if not, why and until when.
 
 `opens` in `broker/scripts/include/numbers.lua` decides this for each fetch; here it is read for people.
 """
@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import redis
 
-from ifinu.broker.keys import NUMBERS, number_key
+from ifinu.broker.keys import NUMBERS, SINCE, number_key
 
-_SINCE = "ifinu:numeros:desde"
-_FIELDS = ("par", "livre", "presa", "motivo", "teto", "dia", "hoje", "hora", "nesta_hora", "fuso")
+HOURLY_SHARE = 8  # of a day's cap a number sends at most one eighth in an hour, rounded up
+
+_FIELDS = ("par", "livre", "presa", "motivo", "teto", "dia", "hoje", "hora", "nesta_hora", "fuso", "novos")
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 _BRASILIA_MS = -10_800_000
 _BATCH = 1_000
@@ -34,31 +35,44 @@ class Obstacle(enum.StrEnum):
     BUSY = "busy"  # as many of its messages are in flight as may be
 
 
-class NumberState(NamedTuple):
+class Readiness(NamedTuple):
     """
-    The state of one number.
+    Whether one number may send.
 
     Attributes:
-        obstacle: Why it sends nothing now; None if it may send.
-        until_ms: When that ends, in ms by Redis' clock; None if that is not known.
+        obstacles: Why it sends nothing now, and when each ends, in ms by Redis' clock (None if that is not known). The
+            first one is the one to name.
         held_ms: The end of its hold, in ms; 0 if it is not held.
         reason: The reason of that hold, or empty.
-        sent: What it has sent, or has in flight, on its local day.
+        day: Its local day, in days since 1970.
+        sent: What it has sent, or has in flight, on that day.
         per_day: Its cap, or None.
+        new_chats: The most people whom it may write to for the first time on a day, or None.
     """
 
     name: str
-    obstacle: Obstacle | None
-    until_ms: int | None
+    obstacles: dict[Obstacle, int | None]
     held_ms: int
     reason: str
+    day: int
     sent: int
     per_day: int | None
+    new_chats: int | None
+
+    @property
+    def obstacle(self) -> Obstacle | None:
+        """The first obstacle; None if it may send."""
+        return next(iter(self.obstacles), None)
+
+    @property
+    def until_ms(self) -> int | None:
+        """When that ends; None if it is not known."""
+        return next(iter(self.obstacles.values()), None)
 
 
-def read(client: redis.Redis, names: Sequence[str]) -> list[NumberState]:
+def read(client: redis.Redis, names: Sequence[str]) -> list[Readiness]:
     """
-    Read the states of some numbers, in their order.
+    Read it of some numbers, in their order.
 
     Raises:
         redis.RedisError: Redis is away.
@@ -68,7 +82,7 @@ def read(client: redis.Redis, names: Sequence[str]) -> list[NumberState]:
         batch = names[start : start + _BATCH]
         pipe: Any = client.pipeline(transaction=False)
         pipe.time()
-        pipe.get(_SINCE)
+        pipe.get(SINCE)
         for name in batch:
             pipe.sismember(NUMBERS, name)
             pipe.hmget(number_key(name), _FIELDS)
@@ -77,13 +91,13 @@ def read(client: redis.Redis, names: Sequence[str]) -> list[NumberState]:
         now_ms = seconds * 1000 + micros / 1000
         for name, registered, values, in_flight in zip(batch, answers[::3], answers[1::3], answers[2::3], strict=True):
             fields = {field: value.decode() for field, value in zip(_FIELDS, values, strict=True) if value is not None}
-            found.append(_state(name, fields, now_ms, float(since or 0), in_flight, registered=bool(registered)))
+            found.append(_readiness(name, fields, now_ms, float(since or 0), in_flight, registered=bool(registered)))
     return found
 
 
-def _state(
+def _readiness(
     name: str, fields: dict[str, str], now_ms: float, since_ms: float, in_flight: int, *, registered: bool
-) -> NumberState:
+) -> Readiness:
     def number(field: str) -> float:
         return float(fields.get(field, 0))
 
@@ -92,22 +106,29 @@ def _state(
     day = hour // 24
     sent = int(number("hoje")) if number("dia") == day else 0
     per_day = int(number("teto")) if "teto" in fields else None
-    held_ms = number("presa") if number("presa") > now_ms else 0.0
-    obstacle: Obstacle | None = None
-    until_ms: float | None = None
-    if not registered:
-        obstacle = Obstacle.UNREGISTERED
-    elif held_ms:
-        obstacle, until_ms = Obstacle.HELD, held_ms
-    elif since_ms > now_ms:
-        obstacle, until_ms = Obstacle.RESTARTED, since_ms
-    elif per_day is not None and sent >= per_day:
-        obstacle, until_ms = Obstacle.DAY, (day + 1) * _DAY_MS - zone_ms
-    elif per_day is not None and number("hora") == hour and number("nesta_hora") >= math.ceil(per_day / 8):
-        obstacle, until_ms = Obstacle.HOUR, (hour + 1) * _HOUR_MS - zone_ms
-    elif number("livre") > now_ms:
-        obstacle, until_ms = Obstacle.GAP, number("livre")
-    elif in_flight >= number("par"):
-        obstacle = Obstacle.BUSY
-    end = None if until_ms is None else round(until_ms)
-    return NumberState(name, obstacle, end, round(held_ms), fields.get("motivo", "") if held_ms else "", sent, per_day)
+    held = number("presa") > now_ms
+    found: dict[Obstacle, float | None] = {}
+    if not registered or "par" not in fields:
+        found[Obstacle.UNREGISTERED] = None
+    if held:
+        found[Obstacle.HELD] = number("presa")
+    if since_ms > now_ms:
+        found[Obstacle.RESTARTED] = since_ms
+    if per_day is not None and sent >= per_day:
+        found[Obstacle.DAY] = (day + 1) * _DAY_MS - zone_ms
+    if per_day is not None and number("hora") == hour and number("nesta_hora") >= math.ceil(per_day / HOURLY_SHARE):
+        found[Obstacle.HOUR] = (hour + 1) * _HOUR_MS - zone_ms
+    if number("livre") > now_ms:
+        found[Obstacle.GAP] = number("livre")
+    if in_flight >= number("par"):
+        found[Obstacle.BUSY] = None
+    return Readiness(
+        name=name,
+        obstacles={obstacle: None if until is None else round(until) for obstacle, until in found.items()},
+        held_ms=round(number("presa")) if held else 0,
+        reason=fields.get("motivo", "") if held else "",
+        day=int(day),
+        sent=sent,
+        per_day=per_day,
+        new_chats=int(number("novos")) if "novos" in fields else None,
+    )

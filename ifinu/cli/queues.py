@@ -158,7 +158,7 @@ def _in_lanes(
     client: redis.Redis, queue: str, number: str | None, count: int, sandbox_number: str | None
 ) -> Iterator[dict[str, Any]]:
     """The next messages that wait for a number (None: for any), the numbers in the order of their turns."""
-    found = [lane for lane in lanes.counts(client, (queue,)) if number in (None, lane.number)]
+    found = lanes.counts(client, (queue,), number)
     for lane in found:
         if count <= 0:
             return

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from ifinu.broker import DeadLetter
 from ifinu.broker.claims import ClaimState
-from ifinu.broker.obstacles import NumberState, Obstacle
+from ifinu.broker.obstacles import Obstacle, Readiness
 from ifinu.numbers.directory import UNTIL_RELEASED
 from ifinu.window import BRASILIA
 
@@ -142,7 +142,7 @@ def sentence(
     return f"Its state is {state}."
 
 
-def waiting(state: NumberState, ahead: int) -> str:
+def waiting(state: Readiness, ahead: int) -> str:
     """
     Describe what a message in a lane waits for.
 
@@ -154,7 +154,7 @@ def waiting(state: NumberState, ahead: int) -> str:
     return f"It waits for its number {state.name}, which {_obstacle(state)}.{before}"
 
 
-def _obstacle(state: NumberState) -> str:
+def _obstacle(state: Readiness) -> str:
     until = None if state.until_ms is None else datetime.fromtimestamp(state.until_ms / 1000, UTC)
     match state.obstacle:
         case Obstacle.UNREGISTERED:

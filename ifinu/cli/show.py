@@ -14,7 +14,7 @@ import typer
 from ifinu.broker import QUEUES, DeadLetter, DeadLetters, Filter, lanes, obstacles
 from ifinu.broker.dead_letters import identity
 from ifinu.broker.keys import UNKNOWN, claim_key
-from ifinu.broker.obstacles import NumberState
+from ifinu.broker.obstacles import Readiness
 from ifinu.cli import connection, sentences, terminal
 from ifinu.cli.sentences import ClaimView, clock
 from ifinu.errors import LedgerUnavailable
@@ -35,7 +35,7 @@ class _Waits:
 
     lane: lanes.Lane
     ahead: int
-    number: NumberState
+    number: Readiness
 
 
 @dataclasses.dataclass(frozen=True)

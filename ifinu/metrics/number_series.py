@@ -63,9 +63,7 @@ def _numbers(client: redis.Redis, shown: bool) -> Iterator[Metric]:
     most_new_chats = GaugeMetricFamily("ifinu_numbers_new_chats_max", "New chats that the numbers may open a day.")
     if shown:
         numbers = number_states.read(client)
-        lengths: Counter[str] = Counter()
-        for lane in lanes.counts(client):
-            lengths[lane.number] += lane.length
+        lengths = lanes.waiting(client)
         counts = Counter(number.state for number in numbers)
         state_of = {number.name: number.state for number in numbers}
         lengths_by_state: Counter[NumberState] = Counter()

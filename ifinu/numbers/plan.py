@@ -17,12 +17,9 @@ from enum import StrEnum
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
+from ifinu.broker.obstacles import HOURLY_SHARE
 from ifinu.numbers.presets import Pace
 from ifinu.window import BRASILIA
-
-HOURLY_SHARE = (
-    8  # of the day's cap a number sends at most one eighth in an hour, rounded up; the scripts count the same
-)
 
 _LONGEST = timedelta(days=120)
 _STEP = timedelta(minutes=5)  # sending windows are looked at this often

@@ -3,18 +3,11 @@
 -- KEYS: ready, in flight, deadlines, suspects (absent if no worker died with them)
 -- ARGV: '1' if they may have been sent, as when a worker died with them, else ''; then the tags, the oldest message first
 -- Returns the number that were still in flight.
-local to_lane -- returns the message of a tag to its lane, if it was taken for a number
+local back -- returns the message of a tag to its lane, if it was taken for a number
 if redis.call('EXISTS', KEYS[2] .. ':numeros') == 1 then
   -- uses: numbers
-  to_lane = function(tag, message)
-    local taken = redis.call('HGET', KEYS[2] .. ':numeros', tag)
-    local number = taken and string.match(taken, '^%-?%d+ (.*)$')
-    local at = number and free(KEYS[1], number, tag, ARGV[1] == '1')
-    if at then
-      local tenant = line(message)
-      aside(KEYS[1], number, tenant, message, at, true)
-    end
-    return at
+  back = function(tag, message)
+    return to_lane(KEYS[1], tag, message, ARGV[1] == '1')
   end
 end
 
@@ -22,7 +15,7 @@ local returned = 0
 for i = #ARGV, 2, -1 do
   local message = redis.call('HGET', KEYS[2], ARGV[i])
   if message then
-    if not (to_lane and to_lane(ARGV[i], message)) then
+    if not (back and back(ARGV[i], message)) then
       redis.call('RPUSH', KEYS[1], message)
     end
     redis.call('HDEL', KEYS[2], ARGV[i])

@@ -13,25 +13,18 @@ if #due > 0 then
 end
 
 local expired = redis.call('ZRANGE', KEYS[4], '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[1])
-local to_lane -- as in give_back
+local back -- as in give_back
 if #expired > 0 and redis.call('EXISTS', KEYS[3] .. ':numeros') == 1 then
   -- uses: numbers
-  to_lane = function(tag, message)
-    local taken = redis.call('HGET', KEYS[3] .. ':numeros', tag)
-    local number = taken and string.match(taken, '^%-?%d+ (.*)$')
-    local at = number and free(KEYS[1], number, tag, true, ARGV[2]) -- it may have been sent before its worker died
-    if at then
-      local tenant = line(message)
-      aside(KEYS[1], number, tenant, message, at, true)
-    end
-    return at
+  back = function(tag, message)
+    return to_lane(KEYS[1], tag, message, true, ARGV[2]) -- it may have been sent before its worker died
   end
 end
 local reaped = 0
 for i = #expired, 1, -1 do
   local message = redis.call('HGET', KEYS[3], expired[i])
   if message then
-    if not (to_lane and to_lane(expired[i], message)) then
+    if not (back and back(expired[i], message)) then
       redis.call('RPUSH', KEYS[1], message)
     end
     redis.call('HDEL', KEYS[3], expired[i])

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ifinu.broker import NORMAL, QUEUES, backlog, lanes
+from ifinu.broker import NORMAL, backlog, lanes
 from ifinu.broker.keys import SINCE, number_key
 from ifinu.cli.demo.stage import Stage, StageError
 from ifinu.cli.demo.verdict import Check
@@ -128,7 +128,7 @@ def _play(running: Stage, watching: NumbersView, engine: Engine) -> Played:
         elapsed_s = time.monotonic() - began
         states = {name: _state(running, name) for name in NUMBERS}
         script.act(states, elapsed_s)
-        waiting, left = _waiting(running), _left(running)
+        waiting, left = lanes.waiting(running.client), _left(running)
         figures = running.control.numbers()
         watching.show({name: figures[name]["sends"] for name in NUMBERS}, waiting, states, at_rest=not left)
         if elapsed_s > _LONGEST_S:
@@ -247,16 +247,8 @@ def _text(value: bytes | str | None) -> str:
     return value.decode() if isinstance(value, bytes) else value or ""
 
 
-def _waiting(running: Stage) -> dict[str, int]:
-    counted: defaultdict[str, int] = defaultdict(int)
-    for lane in lanes.counts(running.client):
-        counted[lane.number] += lane.length
-    return counted
-
-
 def _left(running: Stage) -> int:
-    in_queues = sum(each.ready + each.delayed + each.in_flight for each in backlog.survey(running.client))
-    return in_queues + sum(lanes.total(running.client, queue) for queue in QUEUES)
+    return sum(each.unsettled for each in backlog.survey(running.client))
 
 
 def _dead(running: Stage) -> int:

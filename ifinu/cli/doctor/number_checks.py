@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from ifinu.broker import QUEUES, lanes, obstacles
+from ifinu.broker import QUEUES, clock, lanes, obstacles
 from ifinu.broker.keys import GENERATION
-from ifinu.broker.obstacles import NumberState, Obstacle
+from ifinu.broker.obstacles import Obstacle, Readiness
 from ifinu.cli.doctor.findings import Finding, Level
 from ifinu.errors import LedgerUnavailable
 
@@ -62,7 +62,7 @@ def _lanes(client: redis.Redis) -> Iterator[Finding]:
     if unregistered:
         fix = "register them again (`ifinu instance assign`): until then nothing sends these messages"
         yield Finding("unregistered numbers", Level.FAIL, f"messages wait for {_named(unregistered, waiting)}", fix)
-    now_ms = _now_ms(client)
+    now_ms = clock.now(client).timestamp() * 1000
     if long := [one for one in states if one.obstacle is Obstacle.HELD and one.held_ms - now_ms > _LONG_MS]:
         fix = "`ifinu instance show NAME` says why: connect the phone, or `ifinu instance release NAME`"
         yield Finding("held numbers", Level.WARN, f"messages wait for {_named(long, waiting)}", fix)
@@ -95,13 +95,8 @@ def _miscounted(counted: dict[str, int], found: dict[str, int]) -> Finding:
     return Finding("lanes", Level.WARN, seen, fix)
 
 
-def _named(states: Sequence[NumberState], waiting: Counter[str]) -> str:
+def _named(states: Sequence[Readiness], waiting: Counter[str]) -> str:
     most = sorted(states, key=lambda one: -waiting[one.name])
     parts = [f"{one.name} ({waiting[one.name]:,}{f', {one.reason}' if one.reason else ''})" for one in most[:_SHOWN]]
     more = f" and {len(most) - _SHOWN:,} more" if len(most) > _SHOWN else ""
     return f"{', '.join(parts)}{more}"
-
-
-def _now_ms(client: redis.Redis) -> float:
-    seconds, micros = client.time()
-    return float(seconds * 1000 + micros / 1000)

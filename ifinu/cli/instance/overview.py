@@ -121,7 +121,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
         found = registry.registered(engine, name)
         now = clock.now(client)
         used, in_force = _used(client, found, now)
-        waiting = sum(lane.length for lane in lanes.counts(client) if lane.number == name)
+        waiting = lanes.waiting(client, name)[name]
         done = registry.activity(engine, [name], now - _COUNTED).get(name)
         steps = registry.steps(engine, name, _STEPS)
     state = _state(name)

@@ -232,7 +232,7 @@ def refuse_waiting(client: redis.Redis, name: str, owner: str | None) -> None:
     Raises:
         ConfigurationError: They do.
     """
-    others = sorted({lane.tenant for lane in lanes.counts(client) if lane.number == name and lane.length} - {owner})
+    others = sorted({lane.tenant for lane in lanes.counts(client, number=name) if lane.length} - {owner})
     if owner is not None and others:
         raise ConfigurationError(
             f"messages of {', '.join(other or 'no tenant' for other in others)} wait for {name}, and could not be sent "

@@ -49,7 +49,7 @@ def move(
         registry.hold(engine, name, registry.UNTIL_RELEASED, _MOVED)
         _drain(client, name, _MOVED)
         moved = lanes.move(client, name, [to])
-        left = waiting(client, name)
+        left = lanes.waiting(client, name)[name]
     words = f"{moved:,} moved to {terminal.plain(to)}; {terminal.plain(name)} is held"
     if left:
         words += f", and {left:,} that name it wait"
@@ -137,12 +137,12 @@ def orphans(
                 registry.found(engine, one.name)
         removed = []
         for one in gone:
-            if remove and one.is_gone(now) and not waiting(client, one.name):
+            if remove and one.is_gone(now) and not lanes.waiting(client, one.name)[one.name]:
                 registry.remove(engine, one.name)
                 removed.append(one.name)
         if removed:
             cache.load(client, engine)
-        full = {one.name: waiting(client, one.name) for one in gone}
+        full = {one.name: lanes.waiting(client, one.name)[one.name] for one in gone}
     foreign = sorted(there - {one.name for one in numbers})
     if as_json:
         rows = [_gone_document(one, now, full[one.name], removed) for one in gone]
@@ -153,11 +153,6 @@ def orphans(
             terminal.notes().print(f"[yellow]These gateway processes do not answer: {', '.join(quiet)}[/]")
     if foreign or len(removed) < len(gone):
         raise typer.Exit(1)
-
-
-def waiting(client: redis.Redis, name: str) -> int:
-    """How many messages wait for a number."""
-    return sum(lane.length for lane in lanes.counts(client) if lane.number == name)
 
 
 def in_flight(client: redis.Redis, name: str) -> int:
@@ -196,7 +191,7 @@ def _refuse(client: redis.Redis, source: Number, target: Number) -> None:
         raise ConfigurationError(f"{source.name} is the number that they wait for: name another one")
     if target.banned_at is not None:
         raise ConfigurationError(f"{target.name} is banned: name another number")
-    of = {lane.tenant for lane in lanes.counts(client) if lane.number == source.name and lane.length}
+    of = {lane.tenant for lane in lanes.counts(client, number=source.name) if lane.length}
     if target.tenant is not None and (others := sorted(of - {target.tenant})):
         raise ConfigurationError(
             f"{target.name} is of tenant {target.tenant}, and messages of {', '.join(others)} wait for {source.name}: "
@@ -211,7 +206,7 @@ def _refuse_full(name: str, move_to: str | None, *, bury: bool) -> None:
         source = registry.registered(engine, name)
         if move_to is not None:
             _refuse(client, source, registry.registered(engine, move_to))
-        elif not bury and (count := waiting(client, name)):
+        elif not bury and (count := lanes.waiting(client, name)[name]):
             raise ConfigurationError(
                 f"{count:,} messages wait for {name}: move them with --move-to OTHER, or bury them with --bury"
             )
@@ -226,7 +221,7 @@ def _delete_registered(name: str, move_to: str | None, *, bury: bool) -> tuple[i
         _drain(client, name, _DELETED)
         moved = 0 if move_to is None else lanes.move(client, name, [move_to])
         buried = lane_burial.bury(client, name) if bury else 0
-        if count := waiting(client, name):
+        if count := lanes.waiting(client, name)[name]:
             raise ConfigurationError(
                 f"{count:,} messages wait for {name} and name it, so they cannot go elsewhere: {name} is held and not "
                 f"deleted; give --bury too, or release it (`ifinu instance release {shlex.quote(name)}`)"

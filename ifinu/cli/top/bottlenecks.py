@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import redis
 
-from ifinu.broker import lanes, obstacles
+from ifinu.broker import clock, lanes, obstacles
 from ifinu.broker.obstacles import Obstacle
 from ifinu.numbers.directory import UNTIL_RELEASED
 
@@ -41,13 +40,9 @@ def waiting(client: redis.Redis) -> list[WaitingRow]:
     Raises:
         redis.RedisError: Redis is away.
     """
-    messages: Counter[str] = Counter()
-    for lane in lanes.counts(client):
-        messages[lane.number] += lane.length
-    most = [(name, count) for name, count in messages.most_common(_MOST) if count]
+    most = [(name, count) for name, count in lanes.waiting(client).most_common(_MOST) if count]
     states = obstacles.read(client, [name for name, _ in most])
-    seconds, micros = client.time()
-    now_ms = seconds * 1000 + micros / 1000
+    now_ms = clock.now(client).timestamp() * 1000
     rows = []
     for (name, count), state in zip(most, states, strict=True):
         is_known = state.until_ms is not None and state.until_ms < _RELEASED_MS

@@ -178,6 +178,19 @@ local function line(message)
     string.sub((string.gsub(field(message, 'telefone'), '%D', '')), -8)
 end
 
+-- Return a message in flight to the front of its lane, if it was taken for a number; `went_out` and `u` as for `free`.
+-- Returns when the number may send next by this, or nil: then the message has no lane.
+local function to_lane(queue, tag, message, went_out, u)
+  local taken = redis.call('HGET', queue .. ':em_voo:numeros', tag)
+  local number = taken and string.match(taken, '^%-?%d+ (.*)$')
+  local at = number and free(queue, number, tag, went_out, u)
+  if at then
+    local tenant = line(message)
+    aside(queue, number, tenant, message, at, true)
+  end
+  return at
+end
+
 -- The one of several numbers that writes to a person: the same as long as it is among them.
 local function sticky(names, phone)
   local number, highest = names[1], nil
