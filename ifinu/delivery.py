@@ -53,7 +53,7 @@ from ifinu import loop, phone, wire
 from ifinu.broker.claims import Claim, Claims, ClaimState, Limits, MessageRef, Resend, Verdict
 from ifinu.broker.clock import TOO_FAR_OFF_S
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import seen_key, senders_key
+from ifinu.broker.keys import month_of, seen_key, senders_key
 from ifinu.broker.leases import DUPLICATE, Settled
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.errors import (
@@ -363,8 +363,8 @@ class Delivery:
     def _limits(self, message: _Message) -> Limits:
         """What a number with a pace asks of the claim; nothing of the person for what answers at once."""
         notification, today = message.notification, datetime.now(UTC)
-        months = (f"{day:%Y-%m}" for day in (today, today.replace(day=1) - timedelta(days=1)))
-        this, last = (senders_key(message.instance, month) for month in months)
+        days = today, today.replace(day=1) - timedelta(days=1)
+        this, last = (senders_key(message.instance, month_of(day)) for day in days)
         answers = is_answer(notification.id)
         counts = self.reminders and notification.kind is not Kind.PAID and not answers
         return Limits(
@@ -668,7 +668,7 @@ class Delivery:
             took_s=_rounded(took_s),
         )
         # A reply of this person concerns this tenant.
-        key = senders_key(message.instance, f"{at.year}-{at.month:02}")
+        key = senders_key(message.instance, month_of(at))
         sender = key, message.pseudonym, notification.tenant or ""
         more = {"new": True} if new else {}  # the number had not written to this person before
         event = message.event(Name.SENT, key_id=sent.key_id, confirmed=sent.confirmed, by=by, **more)

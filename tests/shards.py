@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -18,6 +19,7 @@ _Client = TypeVar("_Client", Shards, ManagedShards)
 NAME = "gateway.test"
 HOSTS = {"pod-0": "127.0.0.1", "pod-1": "127.0.0.2", "pod-2": "127.0.0.3"}
 ELSEWHERE = "127.0.0.9"
+HELD = {"pod-0": ["ifinu", "a"], "pod-1": ["b"], "pod-2": ["c", "d"]}  # instances of each process
 
 
 def pods(instances: Mapping[str, Sequence[str]], hosts: Mapping[str, str] = HOSTS, **options: Any) -> Pods:
@@ -44,6 +46,16 @@ def resolved(monkeypatch: pytest.MonkeyPatch, running: Pods) -> list[str]:
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     return asked
+
+
+@contextlib.contextmanager
+def pods_of_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pods]:
+    """Three processes behind the name, which commands run in this process are set up for."""
+    with pods(HELD, pairing_ms=100, reconnect_ms=50) as running:
+        resolved(monkeypatch, running)
+        monkeypatch.setenv("IFINU_EVOLUTION_URL", f"http://{NAME}:{running.port}")
+        monkeypatch.setenv("IFINU_EVOLUTION_SHARDED", "true")
+        yield running
 
 
 def gateway_of(running: Pods, **options: Any) -> Shards:

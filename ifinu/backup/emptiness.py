@@ -34,9 +34,11 @@ from ifinu.broker.keys import (
     TENANTS,
     UNKNOWN,
     Keys,
+    in_lanes_key,
     instance_key,
     number_key,
     tenant_key,
+    turns_key,
 )
 from ifinu.broker.locations import SHARD
 from ifinu.ledger.migrate import VERSION_TABLE
@@ -103,8 +105,8 @@ _ALLOWED = {
     **{key.encode(): b"set" for key in (NUMBERS, TENANTS)},
     **{key.encode(): b"string" for key in (GENERATION, LOADING, SERVER, SINCE)},
     # About lanes, which are counted themselves.
-    **{f"{queue}:turnos".encode(): b"zset" for queue in QUEUES},
-    **{f"{queue}:na_espera".encode(): b"string" for queue in QUEUES},
+    **{turns_key(queue).encode(): b"zset" for queue in QUEUES},
+    **{in_lanes_key(queue).encode(): b"string" for queue in QUEUES},
 }
 _COPIED = re.compile(f"{number_key('')}[^:]+|{tenant_key('')}.+".encode(), re.DOTALL)
 _LANE = re.compile(f"((?:{'|'.join(QUEUES)}):espera):.*".encode(), re.DOTALL)

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from ifinu.broker.keys import NUMBERS, QUEUES, Keys
+from ifinu.broker.keys import NUMBERS, QUEUES, Keys, in_lanes_key
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def survey(client: redis.Redis, queues: Sequence[str] = QUEUES) -> list[Backlog]
         pipe.hlen(keys.in_flight)
         pipe.llen(keys.dead)
         pipe.get(keys.paused)
-        pipe.get(f"{queue}:na_espera")
+        pipe.get(in_lanes_key(queue))
     (seconds, micros), registered, *answers = pipe.execute()
     now_ms = seconds * 1000 + micros / 1000
     found = []

@@ -98,6 +98,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from datetime import date
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -172,6 +173,14 @@ def instance_key(name: str) -> str:
     return f"ifinu:instancia:{name}"
 
 
+def turns_key(queue: str) -> str:
+    return f"{queue}:turnos"
+
+
+def in_lanes_key(queue: str) -> str:
+    return f"{queue}:na_espera"
+
+
 def number_key(name: str) -> str:
     return f"ifinu:numero:{name}"
 
@@ -192,6 +201,11 @@ def creation_key(name: str) -> str:
 
 def tenant_key(name: str) -> str:
     return f"ifinu:inquilino:{name}"
+
+
+def month_of(day: date) -> str:
+    """The month of a day as `senders_key` takes it."""
+    return f"{day.year}-{day.month:02}"
 
 
 def senders_key(instance: str, month: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import redis
 
 from ifinu.broker import clock
-from ifinu.broker.keys import QUEUES, number_key, script
+from ifinu.broker.keys import QUEUES, in_lanes_key, number_key, script, turns_key
 
 _BATCH = 1_000  # commands of a pipeline: a few milliseconds of Redis
 _PAGE = 200  # messages of a call, which takes Redis about a millisecond
@@ -78,7 +78,7 @@ def total(client: redis.Redis, queue: str) -> int:
     Raises:
         redis.RedisError: Redis is away.
     """
-    return int(client.get(f"{queue}:na_espera") or 0)
+    return int(client.get(in_lanes_key(queue)) or 0)
 
 
 def counts(client: redis.Redis, queues: Sequence[str] = QUEUES, number: str | None = None) -> list[Lane]:
@@ -93,7 +93,7 @@ def counts(client: redis.Redis, queues: Sequence[str] = QUEUES, number: str | No
     """
     found = []
     for queue in queues:
-        turns: Any = client.zrange(f"{queue}:turnos", 0, -1, withscores=True)
+        turns: Any = client.zrange(turns_key(queue), 0, -1, withscores=True)
         names = [(name.decode(), next_ms) for name, next_ms in turns if number in (None, name.decode())]
         rings = pipelined(client, [("LRANGE", f"{number_key(name)}:roda:{queue}", 0, -1) for name, _ in names])
         lanes = [
@@ -228,7 +228,7 @@ def look_at(client: redis.Redis, *numbers: str) -> None:
     if numbers:
         now_ms = clock.now(client).timestamp() * 1000
         for queue in QUEUES:  # not earlier than now, since a turn in the past is overdue
-            client.zadd(f"{queue}:turnos", dict.fromkeys(numbers, now_ms), xx=True, lt=True)
+            client.zadd(turns_key(queue), dict.fromkeys(numbers, now_ms), xx=True, lt=True)
 
 
 def _messages(client: redis.Redis, lane: Lane) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from ifinu.broker import lanes
 from ifinu.broker.backlog import Backlog
-from ifinu.broker.keys import GENERATION
+from ifinu.broker.keys import GENERATION, turns_key
 from ifinu.metrics.labels import highest
 from ifinu.numbers import number_states
 from ifinu.numbers.number_states import NumberState
@@ -36,7 +36,7 @@ def series(client: redis.Redis, queues: Sequence[Backlog]) -> Iterator[Metric]:
     pipe.time()
     pipe.get(GENERATION)
     for queue in queues:
-        pipe.zrange(f"{queue.queue}:turnos", 0, 0, withscores=True)
+        pipe.zrange(turns_key(queue.queue), 0, 0, withscores=True)
     (seconds, micros), generation, *turns = pipe.execute()
     yield GaugeMetricFamily(
         "ifinu_numbers_loaded", "Whether Redis has a copy of the registry.", float(bool(generation))

@@ -422,7 +422,7 @@ def steps(engine: Engine, name: str, limit: int) -> list[tuple[datetime, dict[st
     """The latest events of a number (holds, and the guard's steps), the newest first."""
     query = (
         select(events.c.at, events.c.data)
-        .where(events.c.notification_id.is_(None), events.c.name == "number")
+        .where(events.c.notification_id.is_(None), events.c.name == Name.NUMBER.value)
         .where(events.c.data["number"].as_string() == name)
         .order_by(events.c.ms.desc(), events.c.seq.desc())
         .limit(limit)

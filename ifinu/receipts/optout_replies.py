@@ -14,7 +14,7 @@ import structlog
 from ifinu import phone as phones
 from ifinu import wire
 from ifinu.broker import clock
-from ifinu.broker.keys import EVERY_TENANT, URGENT, number_key, senders_key
+from ifinu.broker.keys import EVERY_TENANT, URGENT, month_of, number_key, senders_key
 from ifinu.broker.optouts import Confirmation
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.replies import Replies, Reply
@@ -127,7 +127,7 @@ class ReplyHandler:
         """The tenant that last wrote to a person from this instance, empty for no tenant; None if Redis forgot it."""
         month = clock.now(self._client).replace(day=1)
         for _ in range(_MONTHS):
-            tenant: Any = self._client.hget(senders_key(instance, f"{month:%Y-%m}"), pseudonym)
+            tenant: Any = self._client.hget(senders_key(instance, month_of(month)), pseudonym)
             if tenant is not None:
                 return str(tenant.decode())
             month = (month - timedelta(days=1)).replace(day=1)

@@ -12,7 +12,7 @@ import structlog
 
 from ifinu import phone as phones
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import SENDERS_TTL_MS, number_key, script, seen_key, senders_key
+from ifinu.broker.keys import SENDERS_TTL_MS, month_of, number_key, script, seen_key, senders_key
 from ifinu.ledger.states import State
 from ifinu.numbers.directory import DISCONNECTED, UNTIL_RELEASED
 from ifinu.receipts.optout_replies import ReplyHandler
@@ -88,7 +88,7 @@ class Sink:
             return
         pseudonym = await asyncio.to_thread(self._replies.pseudonym, echo.phone)
         if reference is None:
-            people = senders_key(echo.instance, f"{datetime.now(UTC):%Y-%m}")
+            people = senders_key(echo.instance, month_of(datetime.now(UTC)))
             keys, arguments = (number_key(echo.instance), people), (pseudonym, echo.key_id, SENDERS_TTL_MS)
             pipe.eval(script("hand_sent").source, len(keys), *keys, *arguments)
             return

@@ -74,12 +74,9 @@ class _Job:
 
 
 def send_text(world: World, request: HttpRequest, name: str) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
-    body = request.json
-    if problems := text_problems(body):
-        return _ended(world, "invalid", error(400, [problems]))
-    instance = world.held(name)
-    if instance is None:
-        return _ended(world, "wrong_shard", unreadable("textMessage"))
+    body, instance = request.json, _held(world, name, text_problems(request.json), "textMessage")
+    if isinstance(instance, JsonResponse):
+        return instance
     text: str = body["text"]
     if instance.integration == EVOLUTION:
         return _plumbing(world, instance, body["number"], text)
@@ -92,12 +89,9 @@ def send_text(world: World, request: HttpRequest, name: str) -> JsonResponse | C
 
 def send_media(world: World, request: HttpRequest, name: str) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
     """`POST /message/sendMedia/{instance}`; the media is neither fetched nor stored."""
-    body = request.json
-    if problems := media_problems(body):
-        return _ended(world, "invalid", error(400, [problems]))
-    instance = world.held(name)
-    if instance is None:
-        return _ended(world, "wrong_shard", unreadable("mediaMessage"))
+    body, instance = request.json, _held(world, name, media_problems(request.json), "mediaMessage")
+    if isinstance(instance, JsonResponse):
+        return instance
     media, kind, file_name = body.get("media"), body["mediatype"], body.get("fileName")
     if not media or not is_url_or_base64(media):
         return _ended(world, "invalid", error(400, ["Owned media must be a url or base64"]))
@@ -116,18 +110,23 @@ def send_media(world: World, request: HttpRequest, name: str) -> JsonResponse | 
 
 def send_template(world: World, request: HttpRequest, name: str) -> JsonResponse | Coroutine[Any, Any, JsonResponse]:
     """`POST /message/sendTemplate/{instance}`, which only the channel BUSINESS has."""
-    body = request.json
-    if problems := template_problems(body):
-        return _ended(world, "invalid", error(400, [problems]))
-    instance = world.held(name)
-    if instance is None:
-        return _ended(world, "wrong_shard", unreadable("templateMessage"))
+    body, instance = request.json, _held(world, name, template_problems(request.json), "templateMessage")
+    if isinstance(instance, JsonResponse):
+        return instance
     if instance.integration == EVOLUTION:
         return _ended(world, "invalid", error(400, ["Method not available on Evolution Channel"]))
     if instance.integration != BUSINESS:
         return _ended(world, "invalid", error(500, "Method not available in the Baileys service"))
     shown, text = f"▶️{body['name']}◀️", business_routes.template_text(body)
     return business_routes.send(world, instance, body, shown, text, is_template=True)
+
+
+def _held(world: World, name: str, problems: Any, kind: str) -> SimulatedInstance | JsonResponse:
+    """The instance, or the answer to a send that is malformed or that another process has to take."""
+    if problems:
+        return _ended(world, "invalid", error(400, [problems]))
+    instance = world.held(name)
+    return _ended(world, "wrong_shard", unreadable(kind)) if instance is None else instance
 
 
 def _start(

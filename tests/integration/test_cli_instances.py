@@ -22,7 +22,7 @@ from ledgers import migrated
 from processes import API_KEY, wait_until
 from prometheus_client import CollectorRegistry
 from rich.console import Console
-from shards import HOSTS, NAME, management_of, pods, resolved
+from shards import HELD, HOSTS, management_of, pods, pods_of_commands
 
 from ifinu.broker.keys import creation_key
 from ifinu.cli import qr
@@ -35,7 +35,6 @@ from ifinu.simulator import Simulator
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
 HOOK = {"IFINU_WEBHOOK_URL": "http://ifinu-webhook:8090", "IFINU_WEBHOOK_SECRET": SECRET}
-HELD = {"pod-0": ["ifinu", "a"], "pod-1": ["b"], "pod-2": ["c", "d"]}
 PHONE = "77 99861-6740"
 
 
@@ -58,10 +57,7 @@ def one(monkeypatch) -> Iterator[Simulator]:
 @pytest.fixture
 def several(monkeypatch) -> Iterator[Pods]:
     """Three gateway processes behind one name."""
-    with pods(HELD, pairing_ms=100, reconnect_ms=50) as running:
-        resolved(monkeypatch, running)
-        monkeypatch.setenv("IFINU_EVOLUTION_URL", f"http://{NAME}:{running.port}")
-        monkeypatch.setenv("IFINU_EVOLUTION_SHARDED", "true")
+    with pods_of_commands(monkeypatch) as running:
         yield running
 
 

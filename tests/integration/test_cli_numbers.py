@@ -14,7 +14,7 @@ import pytest
 import redis
 from command_line import Shell
 from processes import API_KEY, wait_until
-from shards import NAME, pods, resolved
+from shards import pods_of_commands
 from sqlalchemy import Engine
 
 from ifinu.broker.keys import EVENTS, GENERATION, NORMAL, Keys, number_key, tenant_key
@@ -26,7 +26,6 @@ from ifinu.simulator import Cluster as Pods
 from ifinu.simulator import Simulator
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
-HELD = {"pod-0": ["ifinu", "a"], "pod-1": ["b"], "pod-2": ["c", "d"]}
 OLD = ("--paired-on", "2025-01-01")  # so that nothing is warmed up
 
 
@@ -56,10 +55,7 @@ def one(monkeypatch) -> Iterator[Simulator]:
 
 @pytest.fixture
 def several(monkeypatch) -> Iterator[Pods]:
-    with pods(HELD, pairing_ms=100, reconnect_ms=50) as running:
-        resolved(monkeypatch, running)
-        monkeypatch.setenv("IFINU_EVOLUTION_URL", f"http://{NAME}:{running.port}")
-        monkeypatch.setenv("IFINU_EVOLUTION_SHARDED", "true")
+    with pods_of_commands(monkeypatch) as running:
         yield running
 
 

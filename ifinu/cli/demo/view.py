@@ -25,14 +25,12 @@ _LINE_EVERY_S = 2.0
 _RATE_OVER_S = 2.0
 
 
-class DemoView:
-    """Shows the run: a live picture on a terminal, otherwise a line every few seconds."""
+class _View:
+    """A live picture on a terminal, otherwise a line every few seconds."""
 
-    def __init__(self, console: Console, expected: int) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._expected = expected
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._posts: deque[tuple[float, int]] = deque()
         self._began = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -43,6 +41,15 @@ class DemoView:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
+
+
+class DemoView(_View):
+    """Shows the run."""
+
+    def __init__(self, console: Console, expected: int) -> None:
+        super().__init__(console)
+        self._expected = expected
+        self._posts: deque[tuple[float, int]] = deque()
 
     def show(
         self, backlogs: Sequence[Backlog], summary: Mapping[str, Any], paces: Sequence[Pace], *, at_rest: bool
@@ -87,7 +94,7 @@ class DemoView:
         return Group("", bar, "", queue, "", pace_table(paces))
 
 
-class NumbersView:
+class NumbersView(_View):
     """
     Shows the scene of the numbers, as `DemoView` shows the first one.
 
@@ -96,19 +103,8 @@ class NumbersView:
     """
 
     def __init__(self, console: Console, tenants: Mapping[str, str]) -> None:
-        self._console = console
+        super().__init__(console)
         self._tenants = tenants
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._began = self._last_line = time.monotonic()
-
-    def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
 
     def show(
         self, sent: Mapping[str, int], waiting: Mapping[str, int], states: Mapping[str, State], *, at_rest: bool

@@ -26,6 +26,12 @@ _PNG_SCALE = 8  # pixels a module
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that looks like another
 
 
+Wait = Annotated[
+    timedelta | None,
+    typer.Option(parser=durations.parse, metavar="WAIT", help="Wait this long for the scan; 2m by default."),
+]
+
+
 def _suggested() -> str:
     return "wa-" + "".join(secrets.choice(_LETTERS) for _ in range(8))
 
@@ -116,10 +122,7 @@ def create(
 def connect(
     name: access.Name,
     number: access.PhoneNumber = None,
-    wait: Annotated[
-        timedelta | None,
-        typer.Option(parser=durations.parse, metavar="WAIT", help="Wait this long for the scan; 2m by default."),
-    ] = None,
+    wait: Wait = None,
     as_json: terminal.Json = False,
 ) -> None:
     """
@@ -167,10 +170,7 @@ def qr_code(
     ],
     number: access.PhoneNumber = None,
     once: Annotated[bool, typer.Option("--once", help="Write one code, and do not wait for its scan.")] = False,
-    wait: Annotated[
-        timedelta | None,
-        typer.Option(parser=durations.parse, metavar="WAIT", help="Wait this long for the scan; 2m by default."),
-    ] = None,
+    wait: Wait = None,
     as_json: terminal.Json = False,
 ) -> None:
     """
