@@ -17,7 +17,8 @@ from typing import Any
 import redis
 from forks import Forked, programs
 
-from ifinu.broker import NORMAL, Keys
+from ifinu.broker import NORMAL, Keys, lanes
+from ifinu.broker.keys import in_lanes_key
 from ifinu.embedded import Postgres, Valkey
 from ifinu.simulator import Control, Send
 
@@ -90,12 +91,22 @@ class Queue:
         """All counts in one transaction; otherwise a moving message could count twice or not at all."""
         with self.client.pipeline(transaction=True) as at_once:
             at_once.llen(self.keys.ready).zcard(self.keys.delayed).hlen(self.keys.in_flight)
-            at_once.zcard(self.keys.deadlines).llen(self.keys.dead)
-            return dict(zip(("ready", "delayed", "in_flight", "deadlines", "dead"), at_once.execute(), strict=True))
+            at_once.zcard(self.keys.deadlines).llen(self.keys.dead).get(in_lanes_key(self.keys.ready))
+            names = ("ready", "delayed", "in_flight", "deadlines", "dead", "in_lanes")
+            return {name: int(count or 0) for name, count in zip(names, at_once.execute(), strict=True)}
 
-    def idle(self) -> bool:
+    def idle(self, besides: str | None = None) -> bool:
+        """
+        Whether no message waits or is on its way.
+
+        Args:
+            besides: A number whose messages without a tenant may wait in its lane.
+        """
         counts = self.counts()
-        return not (counts["ready"] or counts["delayed"] or counts["in_flight"])
+        # Counted after the rest, that lane is never longer than it was then.
+        may_wait = lanes.Lane(self.keys.ready, besides, "", 0, 0).key if besides else ""
+        left = counts["in_lanes"] and counts["in_lanes"] - self.client.llen(may_wait)
+        return not (counts["ready"] or counts["delayed"] or counts["in_flight"] or left > 0)
 
     def dead(self) -> list[dict[str, Any]]:
         """The dead letters, oldest first."""
