@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import create_engine, make_url, text
 
+from ifinu.billing.billing_schema import metadata as billing
 from ifinu.ledger.engine import connect
 from ifinu.ledger.migrate import migrate
 from ifinu.ledger.schema import metadata
@@ -37,7 +38,7 @@ def emptied(url: str) -> str:
     engine = create_engine(url)
     with engine.begin() as connection:
         connection.execute(_END_OTHERS)
-        for table in metadata.sorted_tables:
+        for table in (*reversed(billing.sorted_tables), *metadata.sorted_tables):
             connection.execute(table.delete())  # takes a third of the time of TRUNCATE, which creates new files
         connection.exec_driver_sql("INSERT INTO recorder (id, ms, seq, updated_at) VALUES (1, 0, 0, CURRENT_TIMESTAMP)")
     engine.dispose()

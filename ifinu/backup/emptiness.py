@@ -17,6 +17,7 @@ import redis
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - a class with a lower-case name
 
 from ifinu.backup.manifest import Part
+from ifinu.billing.billing_schema import metadata as billing
 from ifinu.broker import pseudonyms
 from ifinu.broker.keys import (
     CONTROL,
@@ -83,10 +84,12 @@ class FreshInstall(NamedTuple):
     own: Mapping[str, str]
 
 
+_SEQUENCES_OF_BILLING = ("calendars_id_seq", "charges_seq_seq", "imports_id_seq", "rules_id_seq")
+
 FRESH = {
     Part.LEDGER: FreshInstall(
         VERSION_TABLE,
-        {VERSION_TABLE, *metadata.tables, "gaps_id_seq"},
+        {VERSION_TABLE, *metadata.tables, *billing.tables, "gaps_id_seq", *_SEQUENCES_OF_BILLING},
         {"TABLE", "SEQUENCE"},
         {recorder.name: "id = 1 AND ms = 0 AND seq = 0"},
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import pytest
@@ -17,6 +18,7 @@ from ifinu.backup import emptiness
 from ifinu.backup.emptiness import FRESH
 from ifinu.backup.manifest import Part
 from ifinu.backup.postgres import Database
+from ifinu.billing.billing_schema import metadata as billing
 from ifinu.broker import NORMAL, QUEUES, Keys
 from ifinu.broker.claims import Claims
 from ifinu.broker.events import Event, Name
@@ -190,6 +192,33 @@ ROWS = {
     "recorder": "(id, ms, seq, updated_at) VALUES (2, 0, 0, now())",
     "gaps": "(found_at, ms, seq, cause) VALUES (now(), 0, 0, 'restored')",
 }
+_RULE = "(SELECT max(id) FROM rules)"
+_CALENDAR = "(SELECT max(id) FROM calendars)"
+_CHARGE = "(SELECT max(seq) FROM charges)"
+BILLING_ROWS = {  # each refers to those before it
+    "rules": "(name, version) VALUES ('padrao', 1)",
+    "rule_steps": "(rule_id, step, ord, kind, at, valid_days, effective_on)"
+    f" VALUES ({_RULE}, 'd0', 1, 'vencimento', '09:00', 1, '2000-01-01')",
+    "calendars": "(window_spec, uf) VALUES ('lei-sp', 'SP')",
+    "send_days": f"(calendar_id, day, send_on, opens, closes) VALUES ({_CALENDAR}, now(), now(), '08:00', '20:00')",
+    "bank_days": "(day, next_open, ord) VALUES (now(), now(), 1)",
+    "billing_tenants": f"(id, legal_name, uf, rule_id) VALUES ('t1', 'Academia Fit LTDA', 'SP', {_RULE})",
+    "own_holidays": "(tenant, day, name) VALUES ('t1', now(), 'festa')",
+    "texts": "(tenant, name, version, body) VALUES ('t1', 'atraso', 1, 'Oi')",
+    "customers": f"(tenant, id, name, calendar_id) VALUES ('t1', 'k1', 'Ana', {_CALENDAR})",
+    "recurrences": "(tenant, id, customer_id, amount, every, unit, anchor)"
+    " VALUES ('t1', 'r1', 'k1', 1, 1, 'months', now())",
+    "charges": "(tenant, id, customer_id, amount, due_date, payable_on, late_from, known_on)"
+    " VALUES ('t1', 'c1', 'k1', 1, now(), now(), now(), now())",
+    "agenda": f"(charge_seq, tenant, next_on) VALUES ({_CHARGE}, 't1', now())",
+    "intents": "(charge_seq, step, due_date, id, tenant, customer_id, kind, channel, planned_on, state)"
+    f" VALUES ({_CHARGE}, 'd0', now(), 'c1.d0.261201', 't1', 'k1', 'vencimento', 'whatsapp', now(), 'planned')",
+    "payment_events": "(provider, tenant, event_id, event, effect, raw, state)"
+    " VALUES ('asaas', 't1', 'e1', 'PAYMENT_RECEIVED', 'paid', '{}', 'unmatched')",
+    "cancel_flags": "(id) VALUES ('c1.d0.261201')",
+    "imports": "(tenant, file_digest, counts) VALUES ('t1', 'd', '{}')",
+    "billing_epoch": "(id, epoch) VALUES (1, gen_random_uuid())",
+}
 
 
 def test_one_row_in_any_table_makes_a_ledger_non_empty(ledger: Database, fresh_urls: tuple[str, str]):
@@ -202,6 +231,13 @@ def test_one_row_in_any_table_makes_a_ledger_non_empty(ledger: Database, fresh_u
         own = "id = 1" if table == "recorder" else "false"
         assert run(fresh_urls[0], f"SELECT count(*) FROM {table} WHERE NOT ({own})") == [(1,)]
         run(fresh_urls[0], f"DELETE FROM {table} WHERE NOT ({own})")
+    assert BILLING_ROWS.keys() == billing.tables.keys()
+    for count, (table, row) in enumerate(BILLING_ROWS.items(), 1):
+        run(fresh_urls[0], f"INSERT INTO {table} {row}")
+        *found, last = ledger.beyond(fresh)
+        more = re.fullmatch(r"and (\d+) more", last)
+        assert len(found) + (int(more[1]) if more else 1) == count
+    run(fresh_urls[0], *(f"DELETE FROM {table}" for table in reversed(BILLING_ROWS)))
     run(fresh_urls[0], "UPDATE recorder SET ms = 1")  # an event was recorded
     assert ledger.beyond(fresh) == ["1 row of public.recorder"]
 
