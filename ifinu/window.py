@@ -10,7 +10,8 @@ An administrator writes a window in the local time of the phone:
 
 A range includes its start and excludes its end, which may be 24:00. A range across midnight is written as two. `sempre`
 and `diário` are accepted too. `lei-sp` means the hours in which São Paulo's law allows collection: Monday to Friday
-08:00-20:00, Saturday 08:00-14:00, never on a holiday.
+08:00-20:00, Saturday 08:00-14:00, never on a holiday. `comercial` means Monday to Friday 08:00-18:00, never on a
+holiday.
 
 With `IFINU_SENDING_HOLIDAYS=BR` every window is closed on bank holidays and on holidays of the phone's state
 (`business_days.py`). The file may name other days on which nothing is sent.
@@ -70,25 +71,32 @@ _ZONES = {
     "TO": "America/Araguaina",
 }
 
+STATES = frozenset(_ZONES)
+
 _ENGLISH = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _PORTUGUESE = ("seg", "ter", "qua", "qui", "sex", "sab", "dom")
 _DAYS = {name: day for names in (_ENGLISH, _PORTUGUESE) for day, name in enumerate(names)} | {"sáb": 5}
 _PART = re.compile(r"(\S+)\s+(\d\d?):(\d\d)\s*-\s*(\d\d?):(\d\d)", re.ASCII)
 _DAY_MINUTES = 24 * 60
 
-# For each day from Monday: its open ranges in minutes since midnight, earliest first; they may overlap.
 _Week = tuple[tuple[tuple[int, int], ...], ...]
 
 
-class _Window(NamedTuple):
-    """The open hours of each weekday, and whether it is closed on holidays."""
+class Window(NamedTuple):
+    """
+    A sending window.
+
+    Attributes:
+        week: For each day from Monday, its open ranges in minutes since midnight, earliest first; they may overlap.
+        rests: Whether it is closed on holidays.
+    """
 
     week: _Week
     rests: bool = False
 
 
-_ALWAYS = _Window((((0, _DAY_MINUTES),),) * 7)
-_LEI_SP = "mon-fri 08:00-20:00, sat 08:00-14:00"
+_ALWAYS = Window((((0, _DAY_MINUTES),),) * 7)
+_NAMED = {"lei-sp": "mon-fri 08:00-20:00, sat 08:00-14:00", "comercial": "mon-fri 08:00-18:00"}
 _TABLES = ("default", "tenants", "states", "holidays")
 _EVERYWHERE = "BR"
 _CLOSED_DAY = re.compile(r"(?:\d{4}-)?\d\d-\d\d", re.ASCII)
@@ -109,9 +117,9 @@ class Windows:
 
     def __init__(
         self,
-        default: _Window,
-        tenants: Mapping[str, _Window],
-        states: Mapping[str, _Window],
+        default: Window,
+        tenants: Mapping[str, Window],
+        states: Mapping[str, Window],
         *,
         rest: bool = False,
         closed: Mapping[str, frozenset[str]] | None = None,
@@ -138,16 +146,16 @@ class Windows:
         Raises:
             ConfigurationError: A window is wrong; the message names the file, the key and the problem.
         """
-        default = _ALWAYS if spec is None else _window(spec, "IFINU_SENDING_WINDOW")
+        default = _ALWAYS if spec is None else window_of(spec, "IFINU_SENDING_WINDOW")
         if file is None:
             return cls(default, {}, {}, rest=rest)
         tables = _tables(file)
         if "default" in tables:
-            default = _window(tables["default"], f"{file}: default")
+            default = window_of(tables["default"], f"{file}: default")
         tenants = _windows(file, tables, "tenants")
         states = _windows(file, tables, "states")
         for state, of_state in states.items():
-            if state not in _ZONES:
+            if state not in STATES:
                 raise ConfigurationError(f"{file}: states.{state}: no such state; write it as SP, AM and so on")
             for name, of_tenant in {"default": default, **{f"tenants.{t}": w for t, w in tenants.items()}}.items():
                 if not any(_both(of_tenant, of_state).week):
@@ -181,7 +189,7 @@ class Windows:
                     return None if opens <= now else opens
         return _instant(today + timedelta(days=_LONGEST_CLOSURE_DAYS), 0, zone)
 
-    def _is_closed(self, day: date, state: str, window: _Window) -> bool:
+    def _is_closed(self, day: date, state: str, window: Window) -> bool:
         written = day.isoformat()
         for place in (_EVERYWHERE, state):
             if not {written, written[5:]}.isdisjoint(self._closed.get(place, ())):
@@ -276,30 +284,31 @@ def _instant(day: date, minutes: int, zone: ZoneInfo) -> datetime:
 
 
 @functools.lru_cache(maxsize=4096)
-def _both(one: _Window, other: _Window) -> _Window:
+def _both(one: Window, other: Window) -> Window:
     """The hours in which both windows are open."""
     week = tuple(
         tuple(sorted((max(a, c), min(b, d)) for a, b in ranges for c, d in others if max(a, c) < min(b, d)))
         for ranges, others in zip(one.week, other.week, strict=True)
     )
-    return _Window(week, one.rests or other.rests)
+    return Window(week, one.rests or other.rests)
 
 
-def _window(spec: object, where: str) -> _Window:
+def window_of(spec: object, where: str) -> Window:
     """
     Parse a window, in the grammar above.
 
+    Args:
+        where: What an error begins with, such as the file and the key.
+
     Raises:
-        ConfigurationError: The window is wrong; the message begins with `where`.
+        ConfigurationError: The window is wrong.
     """
     if not isinstance(spec, str):
         raise ConfigurationError(f"{where}: must be a text such as 'mon-fri 08:00-20:00'")
-    match spec.strip().lower():
-        case "always" | "sempre":
-            return _ALWAYS
-        case "lei-sp":
-            return _Window(_week(_LEI_SP, where), rests=True)
-    return _Window(_week(spec, where))
+    name = spec.strip().lower()
+    if name in ("always", "sempre"):
+        return _ALWAYS
+    return Window(_week(_NAMED.get(name, spec), where), rests=name in _NAMED)
 
 
 def _week(spec: str, where: str) -> _Week:
@@ -317,7 +326,9 @@ def _week(spec: str, where: str) -> _Week:
 def _part(part: str) -> tuple[list[int], tuple[int, int]]:
     match = _PART.fullmatch(part)
     if match is None:
-        raise ValueError("is no window; write 'mon-fri 08:00-20:00', several with commas, 'always' or 'lei-sp'")
+        raise ValueError(
+            "is no window; write 'mon-fri 08:00-20:00', several with commas, 'always', 'lei-sp' or 'comercial'"
+        )
     days, *clock = match.groups()
     from_hour, from_minute, to_hour, to_minute = map(int, clock)
     start, end = from_hour * 60 + from_minute, to_hour * 60 + to_minute
@@ -356,11 +367,11 @@ def _tables(file: Path) -> dict[str, Any]:
     return tables
 
 
-def _windows(file: Path, tables: Mapping[str, Any], name: str) -> dict[str, _Window]:
+def _windows(file: Path, tables: Mapping[str, Any], name: str) -> dict[str, Window]:
     table = tables.get(name, {})
     if not isinstance(table, dict):
         raise ConfigurationError(f"{file}: {name}: must be an object of windows")
-    return {key: _window(spec, f"{file}: {name}.{key}") for key, spec in table.items()}
+    return {key: window_of(spec, f"{file}: {name}.{key}") for key, spec in table.items()}
 
 
 def _closed_days(file: Path, tables: Mapping[str, Any]) -> dict[str, frozenset[str]]:
@@ -369,7 +380,7 @@ def _closed_days(file: Path, tables: Mapping[str, Any]) -> dict[str, frozenset[s
         raise ConfigurationError(f'{file}: holidays: must be an object such as {{"BR": ["2026-12-24", "12-31"]}}')
     for place, days in table.items():
         where = f"{file}: holidays.{place}"
-        if place != _EVERYWHERE and place not in _ZONES:
+        if place != _EVERYWHERE and place not in STATES:
             raise ConfigurationError(f"{where}: no such state; write it as SP, AM and so on, or BR for all")
         if not isinstance(days, list):
             raise ConfigurationError(f'{where}: must be a list of days such as "2026-12-24", or "12-24" for each year')

@@ -105,7 +105,7 @@ def test_a_file_without_a_default_leaves_the_one_that_is_set(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("", "'' is no window; write 'mon-fri 08:00-20:00', several with commas, 'always' or 'lei-sp'"),
+        ("", "'' is no window; write 'mon-fri 08:00-20:00', several with commas, 'always', 'lei-sp' or 'comercial'"),
         ("mon-fri", "'mon-fri' is no window"),
         ("08:00-20:00", "'08:00-20:00' is no window"),
         ("mon-fri 8-20", "'mon-fri 8-20' is no window"),
