@@ -15,7 +15,7 @@ The tables of the régua de cobrança, in the ledger's database. PostgreSQL only
     payment_events   what payment providers reported
     cancel_flags     ids that Redis has to cancel; done once `done_at` is set
     imports          the files that were imported
-    billing_epoch    one row: the value that Redis has too while it holds what was pushed (`sweep.py`)
+    billing_epoch    one row: a value that Redis has too, as long as it holds what was pushed
 
 Names, phones, e-mail addresses, documents and addresses of people are in `customers` and nowhere else; a charge has its
 payment codes. The migrations create these tables, and a test compares them with this module.
@@ -332,7 +332,7 @@ payment_events = Table(
     Column("tenant", Text, primary_key=True),
     Column("event_id", Text, primary_key=True),
     Column("event", Text, nullable=False),  # the provider's name of it
-    Column("effect", Text, nullable=False),  # a `paying.events.Effect`
+    Column("effect", Text, nullable=False),  # what it means for the charge
     Column("references", ARRAY(Text), **_default("'{}'")),  # what names the charge, the best first
     Column("amount", _MONEY),
     Column("paid_at", _TIME),
