@@ -334,8 +334,12 @@ payment_events = Table(
     Column("event", Text, nullable=False),  # the provider's name of it
     Column("effect", Text, nullable=False),  # what it means for the charge
     Column("references", ARRAY(Text), **_default("'{}'")),  # what names the charge, the best first
+    Column("payment_id", Text),  # the provider's, of the payment that several events speak of
     Column("amount", _MONEY),
     Column("paid_at", _TIME),
+    Column("occurred_at", _TIME),  # by the provider's clock: events come in any order
+    Column("due_date", Date),  # of a change
+    Column("new_amount", _MONEY),  # of a change
     Column("raw", JSONB, nullable=False),  # masked
     Column("charge_seq", BigInteger, ForeignKey("charges.seq", ondelete="SET NULL")),
     Column("state", Text, nullable=False),  # applied, ignored or unmatched
@@ -343,6 +347,8 @@ payment_events = Table(
     Column("received_at", _TIME, **_NOW),
     Index("payment_events_unmatched_idx", "tenant", "received_at", postgresql_where=text("state = 'unmatched'")),
     Index(None, "charge_seq"),
+    Index(None, "tenant", "received_at"),
+    Index("payment_events_references_idx", "references", postgresql_using="gin"),
 )
 
 cancel_flags = Table(

@@ -323,8 +323,12 @@ def upgrade() -> None:
         sa.Column("event", sa.Text(), nullable=False),
         sa.Column("effect", sa.Text(), nullable=False),
         sa.Column("references", sa.ARRAY(sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+        sa.Column("payment_id", sa.Text()),
         sa.Column("amount", _MONEY),
         sa.Column("paid_at", _TIME),
+        sa.Column("occurred_at", _TIME),
+        sa.Column("due_date", sa.Date()),
+        sa.Column("new_amount", _MONEY),
         sa.Column("raw", postgresql.JSONB(), nullable=False),
         sa.Column("charge_seq", sa.BigInteger()),
         sa.Column("state", sa.Text(), nullable=False),
@@ -336,6 +340,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("provider", "tenant", "event_id", name="payment_events_pkey"),
     )
     op.create_index("payment_events_charge_seq_idx", "payment_events", ["charge_seq"])
+    op.create_index("payment_events_references_idx", "payment_events", ["references"], postgresql_using="gin")
+    op.create_index("payment_events_tenant_received_at_idx", "payment_events", ["tenant", "received_at"])
     op.create_index(
         "payment_events_unmatched_idx",
         "payment_events",
