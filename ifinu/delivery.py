@@ -349,7 +349,7 @@ class Delivery:
             claim = self.claims.claim(
                 message.ref,
                 message.event(Name.UNKNOWN, reason="worker_died", error="its worker died while it sent it"),
-                digest=self._digest(message.notification) if self.compares else "",
+                digest=self._digest(message.notification) if self._compares(message.notification) else "",
                 tenant=message.notification.tenant,
                 pseudonym=message.pseudonym,
                 seen=seen_key(reference_of(message.notification.id), message.instance, message.pseudonym),
@@ -380,6 +380,10 @@ class Delivery:
         notification = message.notification
         opens = self.windows.opens_at(claim.until, phone=notification.phone, tenant=notification.tenant)
         return self._not_before(message, claim, now, opens or claim.until, claim.verdict.value, "it may be sent")
+
+    def _compares(self, notification: Notification) -> bool:
+        """Whether an id belongs to one content; that of a planned message to a charge, whose amount may change."""
+        return self.compares and notification.charge_ref is None
 
     def _digest(self, notification: Notification) -> str:
         """A digest of the whole content."""

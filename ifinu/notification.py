@@ -46,6 +46,24 @@ class Kind(enum.StrEnum):
     DUE = "vencimento"  # it is due today
     OVERDUE = "atraso"  # it is past due
     PAID = "pagamento"  # it was paid: a receipt
+    CREATED = "cobranca_criada"  # it exists: the first message about it
+
+
+class Stop(enum.StrEnum):
+    """Why a message about a charge is not sent after all; ledger and `intents` have these words."""
+
+    PAID = "paid"  # nothing is left to pay
+    UNDONE = "payment_undone"  # a receipt whose payment was taken back
+    CHARGE_CANCELLED = "charge_cancelled"
+    CANCELLED = "cancelled"  # the step was: its charge's due date or recipient changed, or its rule
+    ON_HOLD = "on_hold"  # charge or customer are held
+    MUTED = "muted"  # the charge is not to be notified of
+    TENANT_INACTIVE = "tenant_inactive"
+    TENANT_PAUSED = "tenant_paused"
+    CUSTOMER_INACTIVE = "customer_inactive"
+    NO_PHONE = "no_phone"
+    EMAIL_ONLY = "email_only"
+    INVALID = "invalid"  # no message can be made of it
 
 
 class Priority(enum.StrEnum):
@@ -93,6 +111,7 @@ _Pix = Annotated[
     BeforeValidator(damage.checking(damage.refuse_in_code)),
 ]
 _Boleto = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(payment_codes.boleto_line)]
+_ChargeRef = Annotated[str, StringConstraints(strip_whitespace=True, max_length=18, pattern=r"^[0-9]+$")]
 _Text = Annotated[
     str,
     StringConstraints(min_length=1, max_length=4096),
@@ -111,9 +130,12 @@ _NEEDED = {
     Kind.DUE: ("name", "amount", "due_date"),
     Kind.OVERDUE: ("name", "amount", "due_date"),
     Kind.PAID: ("name", "amount"),
+    Kind.CREATED: ("name", "amount", "due_date"),
 }
 # Days from the day of sending to the due date of a sample charge; -10 is late even around Carnival.
-SAMPLE_DUE_IN_DAYS: Mapping[str, int] = {Kind.REMINDER: 3, Kind.DUE: 0, Kind.OVERDUE: -10, Kind.PAID: 0}
+SAMPLE_DUE_IN_DAYS: Mapping[str, int] = {
+    Kind.REMINDER: 3, Kind.DUE: 0, Kind.OVERDUE: -10, Kind.PAID: 0, Kind.CREATED: 10,
+}  # fmt: skip
 
 
 def code_ids(notification_id: str) -> tuple[str, str]:
@@ -157,6 +179,8 @@ class Notification(BaseModel):
         text: Free text instead of the kind's template.
         without_reference: Whether to leave out the line with the reference, so that the whole text can be copied. A
             look-up then compares whole texts.
+        charge_ref: Number of the charge in the database, for a message that the régua planned: what it says may change
+            until it is sent, so one id is not held to one content.
 
     Raises:
         pydantic.ValidationError: Some fields are wrong; it names each.
@@ -186,6 +210,7 @@ class Notification(BaseModel):
     priority: Priority = Priority.NORMAL
     text: _Text | None = None
     without_reference: bool = False
+    charge_ref: _ChargeRef | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -260,6 +285,7 @@ class Notification(BaseModel):
             type(self)(
                 id=id_, kind=self.kind, phone=self.phone, due_date=self.due_date, instance=instance, tenant=self.tenant,
                 valid_until=self.valid_until, priority=self.priority, text=code, without_reference=True,
+                charge_ref=self.charge_ref,
             )
             for id_, code in zip(code_ids(self.id), codes, strict=True)
             if code is not None

@@ -283,7 +283,7 @@ class Settings(BaseSettings):
         int,
         Field(
             ge=0,
-            description="The most reminders a day (`lembrete`, `vencimento`, `atraso`) that a person gets from a "
+            description="The most reminders a day (any kind but `pagamento`) that a person gets from a "
             "tenant by registered numbers; `0`: any number.",
         ),
     ] = 1

@@ -5,12 +5,12 @@ Producers in other languages push a flat object. `id`, `tipo_notificacao`, `tele
 text needs are required. null and "" count as absent. Unknown keys are ignored, unless one resembles a missing field of
 `GUARDS` (`names.py`):
 
-    {"id": "inv-42:lembrete", "tipo_notificacao": "lembrete|vencimento|atraso|pagamento",
+    {"id": "inv-42:lembrete", "tipo_notificacao": "lembrete|vencimento|atraso|pagamento|cobranca_criada",
      "telefone": "(77) 99861-6740", "nome": …, "valor": 1234.5 | "1234.50" | "R$ 1.234,50",
      "vencimento": "2026-12-01" | "01/12/2026" | "2026-12-01T18:00:00-03:00", "descricao": …, "texto": …,
      "link_pagamento": …, "pix_copia_cola": …, "linha_digitavel": …, "anexo": …, "instancia": …, "usuario_id": …,
      "sem_referencia": true | false, "valido_ate": "2026-12-01T18:00:00-03:00" | "2026-12-01",
-     "prioridade": "urgente|normal|baixa"}
+     "prioridade": "urgente|normal|baixa", "cobranca_ref": "42"}
 
 or a nested object, whose outer fields override the inner ones:
 
@@ -69,6 +69,7 @@ _TOP = {
     "instancia": "instance",
     "usuario_id": "tenant",
     "sem_referencia": "without_reference",
+    "cobranca_ref": "charge_ref",
 }
 _CHARGE = {
     "valor": "amount",
@@ -356,6 +357,7 @@ def _date_or_time(raw: object) -> date | datetime:
 _READERS: dict[str, Callable[[object], object]] = {
     "id": _identifier,
     "tenant": _identifier,
+    "charge_ref": _identifier,
     "amount": _amount,
     "due_date": _due_date,
     "valid_until": _valid_until,
@@ -403,6 +405,8 @@ def _reason(kind: str, message: str, field: str, value: object) -> str:
             return said.strip()
         case "string_pattern_mismatch" if field in ("payment_link", "attachment"):
             return "is not an http or https address"
+        case "string_pattern_mismatch" if field == "charge_ref":
+            return "is not a whole number"
         case "string_pattern_mismatch":
             return "has control characters"
         case "string_unicode":

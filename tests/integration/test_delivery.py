@@ -549,6 +549,17 @@ def another(id_: str, **fields: Any) -> Notification:
     return NOTIFICATION.model_copy(update={"id": id_, **fields})
 
 
+def test_a_planned_message_that_comes_again_with_another_amount_is_a_duplicate_and_no_reuse(
+    delivery: Delivery, gateway: Gateway, carry: Callable[..., Any]
+):
+    carry(NOTIFICATION.model_copy(update={"charge_ref": "42"}))
+    again = carry(NOTIFICATION.model_copy(update={"charge_ref": "42", "text": "Olá de novo!"}))
+    assert again.state == "duplicate"
+    carry(another("inv-2"))
+    assert isinstance(carry(another("inv-2", text="Olá de novo!")), Dead)
+    assert len(gateway.texts) == 2
+
+
 def test_a_message_goes_by_the_number_whose_pace_the_fetch_took(
     registered: Delivery, gateway: Gateway, carry: Callable[..., Any]
 ):

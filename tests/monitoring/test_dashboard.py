@@ -253,7 +253,7 @@ def assert_true_of(stage: Stage, server: Prometheus) -> None:
     becomes(lambda: value(server, "Sends against the pace limit", "B"), 100)
     ends = {"sent", "duplicate", "expired", "suppressed", "cancelled", "dead", "held"}
     becomes(lambda: label_values("ifinu_messages_total", "outcome"), ends)
-    kinds = {"lembrete", "vencimento", "atraso", "pagamento"}
+    kinds = {"lembrete", "vencimento", "atraso", "pagamento", "cobranca_criada"}
     becomes(lambda: label_values('ifinu_messages_total{outcome="sent"}', "kind"), kinds)
     becomes(lambda: labels(server, "Instances connected", "whatsapp"), set(INSTANCES))
     becomes(lambda: labels(server, "Sends per second, by instance", "whatsapp") >= set(INSTANCES[:3]), True)

@@ -24,7 +24,7 @@ WIRE_OF = {
     "due_date": "vencimento", "description": "descricao", "instance": "instancia", "tenant": "usuario_id",
     "payment_link": "link_pagamento", "pix_code": "pix_copia_cola", "boleto_line": "linha_digitavel",
     "attachment": "anexo", "valid_until": "valido_ate", "priority": "prioridade", "text": "texto",
-    "without_reference": "sem_referencia",
+    "without_reference": "sem_referencia", "charge_ref": "cobranca_ref",
 }  # fmt: skip
 OPTIONAL = tuple(WIRE_OF)[3:]
 BLANKS = {"empty": "", "spaces": "  ", "others": "\t\r\n\u00a0\u3000"}
@@ -121,7 +121,9 @@ def as_csv(fields: Fields) -> str:
 @pytest.mark.parametrize("blank", BLANKS.values(), ids=BLANKS)
 def test_optional_fields_that_are_blank_are_absent_at_each_door(given, request, blank):
     door = request.node.callspec.params["given"]
-    absent = [name for name in OPTIONAL if door != "send" or name not in ("attachment", "without_reference")]
+    absent = [
+        name for name in OPTIONAL if door != "send" or name not in ("attachment", "without_reference", "charge_ref")
+    ]
     whole = WHOLE | {name: blank for name in absent if name != "text"}
     assert given(whole) == Notification(**WHOLE)
 
@@ -147,7 +149,7 @@ def test_every_field_of_a_notification_is_in_these_tables():
     ("field", "reason"),
     [
         ("id", "is empty"),
-        ("kind", "is not one of lembrete, vencimento, atraso, pagamento"),
+        ("kind", "is not one of lembrete, vencimento, atraso, pagamento, cobranca_criada"),
         ("phone", "is empty"),
         ("name", "is required for lembrete"),
         ("amount", "is required for lembrete"),

@@ -221,7 +221,7 @@ def test_a_source_that_fails_raises_its_own_error_and_what_was_pushed_before_sta
 def test_kinds_and_priorities_are_pushed_under_their_wire_names(server: redis.Redis):
     enqueue_many([source(n, kind=kind.value) for n, kind in enumerate(Kind)], client=server)
     assert [json.loads(m)["tipo_notificacao"] for m in reversed(server.lrange(NORMAL, 0, -1))] == [
-        "lembrete", "vencimento", "atraso", "pagamento",
+        "lembrete", "vencimento", "atraso", "pagamento", "cobranca_criada",
     ]  # fmt: skip
 
 

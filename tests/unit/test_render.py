@@ -129,6 +129,31 @@ Vencimento: 30/11/2026
 
 Guarde esta mensagem como confirmação do pagamento.""",
         ),
+        (
+            notification(Kind.CREATED, 9),
+            """\
+Olá, Maria Silva! Tudo bem?
+
+Você tem uma nova cobrança de *R$ 1.234,50*, com vencimento em *10/12/2026*.
+
+Se precisar de ajuda, é só responder por aqui. Obrigado!""",
+        ),
+        (
+            notification(Kind.CREATED, 1, **EXTRAS),
+            """\
+Olá, Maria Silva! Tudo bem?
+
+Você tem uma nova cobrança de *R$ 1.234,50*, que vence *amanhã* (02/12/2026).
+Referente a: Mensalidade de dezembro
+
+Para pagar, acesse:
+https://exemplo.com.br/pagar/a_b*c*
+
+Pix copia e cola:
+00020126420014br.gov.bcb.pix0120teste@exemplo.com.br5204000053039865802BR5913Fulano de Tal62070503***6304BAA9
+
+Se precisar de ajuda, é só responder por aqui. Obrigado!""",
+        ),
     ],
     ids=[f"{kind} {how}" for kind in Kind for how in ("bare", "complete")],
 )

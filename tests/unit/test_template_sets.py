@@ -102,7 +102,7 @@ def test_other_files_beside_the_templates_are_ignored(folder):
         ({"lembrete.txt.j2": "{{ nome }}\n&nbsp;"}, "lembrete.txt.j2:2: ", "has '&nbsp;'"),
         ({"lembrte.txt.j2": "Olá"}, "lembrte.txt.j2: ", "no kind's template, and none includes it; did you mean lem"),
         ({"u1/Atraso.txt.j2": "Olá"}, "u1/Atraso.txt.j2: ", "did you mean atraso.txt.j2?"),
-        ({"xyz.txt.j2": "Olá"}, "xyz.txt.j2: ", "the kinds are lembrete, vencimento, atraso, pagamento"),
+        ({"xyz.txt.j2": "Olá"}, "xyz.txt.j2: ", "the kinds are lembrete, vencimento, atraso, pagamento, cobranca"),
         ({"lembrete.j2": "Olá"}, "lembrete.j2: ", "is not read; a template is called lembrete.txt.j2"),
         ({"u1/lembrete.txt": "Olá"}, "u1/lembrete.txt: ", "is not read; a template is called lembrete.txt.j2"),
         ({"lembrete.txt.j2": "{{ 'x' * 5000 }}"}, "lembrete.txt.j2: ", "has 5000 characters, not 1 to 4096"),
@@ -166,10 +166,12 @@ def test_check_reports_the_source_of_each_text(ifinu, folder, monkeypatch):
         (None, "vencimento"): "ifinu",
         (None, "atraso"): "ifinu",
         (None, "pagamento"): "ifinu",
+        (None, "cobranca_criada"): "ifinu",
         ("u1", "lembrete"): f"{path}/lembrete.txt.j2",
         ("u1", "vencimento"): "ifinu",
         ("u1", "atraso"): f"{path}/u1/atraso.txt.j2",
         ("u1", "pagamento"): "ifinu",
+        ("u1", "cobranca_criada"): "ifinu",
     }
     assert (found["directory"], found["problems"]) == (str(path), [])
     ended = ifinu("template", "check")

@@ -199,13 +199,13 @@ def test_how_each_value_is_read(wire_name, value, field, read):
         (
             "tipo_notificacao",
             "lembrte",
-            "'lembrte' is not one of lembrete, vencimento, atraso, pagamento",
+            "'lembrte' is not one of lembrete, vencimento, atraso, pagamento, cobranca_criada",
         ),
         ("tipo_notificacao", "", "is required"),
         (
             "tipo_notificacao",
             "77998616740",
-            "is not one of lembrete, vencimento, atraso, pagamento",
+            "is not one of lembrete, vencimento, atraso, pagamento, cobranca_criada",
         ),
         ("tipo_notificacao", {"a": 1}, "must be a string, not an object"),
         ("telefone", None, "is required"),
@@ -254,6 +254,10 @@ def test_how_each_value_is_read(wire_name, value, field, read):
         ),
         ("linha_digitavel", "123", "is not a linha digitável: it has 3 digits, not 47, or 48 that begin with 8"),
         ("sem_referencia", "talvez", "must be true or false"),
+        ("cobranca_ref", "inv-42", "is not a whole number"),
+        ("cobranca_ref", "٤٢", "is not a whole number"),
+        ("cobranca_ref", "9" * 19, "must have at most 18 characters"),
+        ("cobranca_ref", True, "must be a string, not true or false"),
         ("prioridade", "alta", "is not one of urgente, normal, baixa"),
         ("texto", "\x00", "is empty"),
         ("texto", "x" * 4097, "must have at most 4096 characters"),
@@ -272,7 +276,7 @@ def test_the_first_problem_is_the_most_useful_and_the_others_follow():
         wire.decode({"valor": [], "tipo_notificacao": "x", "cobranca": {"cliente": 1}, "telefone": "12"})
     assert str(caught.value) == (
         "cliente: must be an object, not a number; id: is required; "
-        "tipo_notificacao: is not one of lembrete, vencimento, atraso, pagamento; "
+        "tipo_notificacao: is not one of lembrete, vencimento, atraso, pagamento, cobranca_criada; "
         "telefone: has 2 digits; a Brazilian number has a two-digit area code and 8 or 9 digits; "
         "valor: must be a number or a string, not a list"
     )
@@ -354,8 +358,8 @@ def test_python_fields():
     ("change", "error"),
     [
         ({"phone": "x"}, "phone: has characters that no phone number has"),
-        ({"kind": "x" * 50}, "kind: is not one of lembrete, vencimento, atraso, pagamento"),
-        ({"kind": 5}, "kind: a number is not one of lembrete, vencimento, atraso, pagamento"),
+        ({"kind": "x" * 50}, "kind: is not one of lembrete, vencimento, atraso, pagamento, cobranca_criada"),
+        ({"kind": 5}, "kind: a number is not one of lembrete, vencimento, atraso, pagamento, cobranca_criada"),
         ({"amount": "dez"}, "amount: must be a valid decimal"),
         ({"due_date": "01/12/2026"}, "due_date: must be a date, such as '2026-12-01'"),
         ({"valid_until": "2026-12-01T10:00"}, "valid_until: must have timezone info"),
@@ -398,6 +402,7 @@ def test_encoding_spells_every_field():
         "prioridade": "baixa",
         "instancia": "vendas",
         "usuario_id": "u1",
+        "cobranca_ref": "42",
     }
     assert set(body) == set(wire._TOP)
     assert wire.encode(wire.decode(body)) == body
@@ -424,6 +429,7 @@ fields = st.fixed_dictionaries(
         "pix_code": keys.map(pix),
         "boleto_line": st.just("00190500954014481606906809350314337370000000100"),
         "without_reference": st.booleans(),
+        "charge_ref": st.integers(1, 10**18 - 1).map(str),
         "attachment": urls,
         # A local time that occurs twice or never equals no time in another zone.
         "valid_until": st.datetimes(timezones=st.timezones() | st.just(UTC)).filter(
