@@ -8,6 +8,8 @@ Everything ifinu can raise, named by what the caller may do next.
     + Poison                 several workers in a row died of it: find the cause before you replay it
     + WrongTenant            it would go by another tenant's number: name one of its own, or none
     + UnknownInstance        its instance is not registered, and IFINU_NUMBERS asks for that: register it
+  - InvalidBilling           a tenant, customer, charge, rule or payment cannot be as given: fix `.field`
+    + NotFound               there is none with that id: `.likely` is the one that was probably meant
   - BrokerUnavailable        Redis did not answer in time: nothing is known to be lost, try again
   - LedgerUnavailable        the database did not answer, or lacks the ledger's tables: sending goes on without it
   - BackupFailed             a backup could not be made, is incomplete, or could not be restored
@@ -114,6 +116,47 @@ class WrongTenant(InvalidNotification):
 
 class UnknownInstance(InvalidNotification):
     """Its instance is not registered, and only registered ones may send."""
+
+
+class InvalidBilling(IfinuError):  # noqa: N818
+    """
+    A tenant, customer, charge, rule or payment that cannot be as it was given.
+
+    Args:
+        field: Name of the field at fault; empty when no single field is.
+        reason: What is wrong with it, without repeating personal data.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field = field
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[InvalidBilling], tuple[str, str]]:
+        return type(self), (self.field, self.reason)
+
+
+class NotFound(InvalidBilling):
+    """
+    There is no tenant, customer or charge with that id.
+
+    Args:
+        field: What was looked for, such as `charge`.
+        id_: The id that does not exist.
+        likely: The id that was probably meant, or None.
+    """
+
+    def __init__(self, field: str, id_: str, likely: str | None = None) -> None:
+        hint = f"; did you mean {likely!r}?" if likely else ""
+        super().__init__(field, f"there is no {field} {id_!r}{hint}")
+        self.id = id_
+        self.likely = likely
+
+    def __str__(self) -> str:
+        return self.reason
+
+    def __reduce__(self) -> tuple[type[NotFound], tuple[str, str, str | None]]:  # type: ignore[override]
+        return type(self), (self.field, self.id, self.likely)
 
 
 class BrokerUnavailable(IfinuError):  # noqa: N818

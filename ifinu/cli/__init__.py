@@ -48,8 +48,10 @@ from ifinu.errors import (
     ConfigurationError,
     GatewayError,
     IfinuError,
+    InvalidBilling,
     InvalidNotification,
     LedgerUnavailable,
+    NotFound,
 )
 
 FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
@@ -145,7 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def exit_code(exc: IfinuError | redis.RedisError) -> int:
     match exc:
-        case ConfigurationError() | InvalidNotification():
+        case NotFound():
+            return FAILED
+        case ConfigurationError() | InvalidNotification() | InvalidBilling():
             return WRONG_USAGE
         case BrokerUnavailable() | LedgerUnavailable() | redis.RedisError():
             return UNREACHABLE
