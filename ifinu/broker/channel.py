@@ -15,6 +15,8 @@ Queues consumed without acknowledgement (replies to `inspect`) and fanout (contr
 
 Waiting: one connection alternates between two commands. `fetch.lua` answers at once; when it finds no message, a
 `BLMOVE q q RIGHT RIGHT` follows. It moves the last element onto itself: it wakes when there is one, and takes nothing.
+Nothing ends it when a send of this process frees a number, and Redis ends it up to 0.1 s late. So a worker that sends
+by numbers waits for a turn that is near without it, and fetches at once when one of its sends has freed a number.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import redis
 import structlog
+from kombu.asynchronous import Hub
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.json import dumps
@@ -44,6 +47,7 @@ log = structlog.get_logger(__name__)
 
 _FETCH, _WAIT = "EVALSHA", "BLMOVE"
 _IDLE_S = 1.0  # longest wait, and so the longest delay of a due message at an idle worker
+_NEAR_S = 0.025  # a wait for which nothing is sent: as long as a fetch lets one wait whose number's send may end soon
 _ASIDE_S = 1.0  # wait of a suspect message while another one may kill the worker
 _IDLE_SHARED_S = 0.25  # as _IDLE_S, while more queues than the one waited on are consumed
 _UNLIMITED_BATCH = 100
@@ -83,7 +87,11 @@ class QoS(virtual.QoS):
         """How many messages the channel may still take; None without a limit."""
         if not self.prefetch_count:
             return None
-        return max(0, int(self.prefetch_count) - (len(self._delivered) - len(self._dirty)))
+        return max(0, int(self.prefetch_count) - self.unended())
+
+    def unended(self) -> int:
+        """How many messages the channel took that have not ended."""
+        return len(self._delivered) - len(self._dirty)
 
     def ack(self, delivery_tag: str) -> None:
         if self.channel.leases.holds(delivery_tag):  # else it is settled
@@ -161,6 +169,8 @@ class Channel(stock.Channel):
         "default_instance",
     )
 
+    hub: Hub | None = None  # that drives it, if one does
+    _alarm: Any = None  # the hub's timer that ends a wait without a command
     _command: str | None = None  # the command sent last
     _fetching: tuple[Keys, ...] = ()  # the queues of the fetch under way, in its order
     _wait_s = 0.0  # how long the next command waits; 0: the next command is a fetch
@@ -287,6 +297,8 @@ class Channel(stock.Channel):
         if not self._leased:
             super()._brpop_start(timeout)
             return
+        if self._wait_s > 0 and self._waits_without_command():
+            return
         connection = self.client.connection
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
@@ -294,13 +306,29 @@ class Channel(stock.Channel):
             self._command = _WAIT
             connection.send_command(*self._wait_command())
             return
-        self._command = _FETCH
+        self._command, self.leases.freed = _FETCH, False
         self._fetching = tuple(sorted(self._leased.values(), key=_priority))
         room = self.qos.room()
         want = min(_MOST, _UNLIMITED_BATCH if room is None else max(1, room))
         keys = [key for queue in self._fetching for key in queue]
         fetch = script("fetch")
         connection.send_command(_FETCH, fetch.sha, len(keys), *keys, *self._fetch_arguments(want))
+
+    def _waits_without_command(self) -> bool:
+        """Whether this wait is such a one, and goes on."""
+        if self.leases.freed:
+            self._end_wait()
+            return False
+        if self._alarm is None:
+            if self.hub is None or self._wait_s > _NEAR_S or not (self.leases.generation and self.qos.unended()):
+                return False
+            self._alarm = self.hub.call_later(self._wait_s, self._end_wait)
+        return True
+
+    def _end_wait(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm, self._wait_s = None, 0.0
 
     def _fetch_arguments(self, want: int) -> tuple[Any, ...]:
         leases = self.leases

@@ -42,6 +42,7 @@ one_suspect = threading.Lock()
 
 _SWEEP_MOST = 500
 _UNPACED = ("", "")
+_FREED = b"freed"
 
 
 class _Held(NamedTuple):
@@ -113,6 +114,8 @@ class Leases:
         tally: Counts for metrics.
         clock: The difference between this machine's clock and Redis'.
         generation: That of the directory of numbers that this process has; empty while it has none.
+        freed: Whether a message of this process has ended, and its number, for which others wait, may send again: then
+            the channel fetches at once.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis], lease_s: float) -> None:
@@ -121,6 +124,7 @@ class Leases:
         self.tally = Tally()
         self.clock = Difference()
         self.generation = ""
+        self.freed = False
         self._client = connect()
         self._runner = ScriptRunner(self._client)
         self._id = f"{uuid.uuid4().hex[:12]}."
@@ -283,7 +287,7 @@ class Leases:
         keys = held.keys
         stream: tuple[str, ...] = () if event is None else (EVENTS,)
         name, _, data = ("", "", "") if event is None else event.arguments()
-        self._runner.run(
+        answer = self._runner.run(
             script("postpone"),
             (keys.in_flight, keys.deadlines, keys.delayed, claim_key(notification_id), UNKNOWN, *stream),
             (
@@ -292,6 +296,7 @@ class Leases:
                 "1" if aside else "",
             ),
         )
+        self._note(answer)
         self._let_go(tag)
 
     def hold_number(self, number: str, until: datetime, reason: str, *, longest_s: float) -> None:
@@ -455,12 +460,16 @@ class Leases:
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> None:
         if not self._pending:
             try:
-                self._runner.run(script, keys, args)
+                self._note(self._runner.run(script, keys, args))
             except redis.RedisError:
                 pass
             else:
                 return
         self._pending.append((script, keys, args))
+
+    def _note(self, answer: Any) -> None:
+        if answer == _FREED:
+            self.freed = True
 
     def _repeat_pending(self) -> None:
         """Try each command once. One that Redis refuses stays, and delays neither the others nor the leases."""

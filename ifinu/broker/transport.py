@@ -43,6 +43,8 @@ class Transport(stock.Transport):
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Register as stock does; on Kombu 5.6, add the check for silent connections that 5.7 has."""
         super().register_with_event_loop(connection, _Hub(loop))
+        for channel in self.channels:
+            channel.hub = loop
         if not hasattr(self.cycle, "maybe_check_brpop_health"):
             loop.call_repeatedly(_SILENT_S / 2, self._drop_silent)
 

@@ -6,7 +6,9 @@ The simulator's own figures are the judge.
 
 from __future__ import annotations
 
+import itertools
 import json
+import statistics
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -81,6 +83,19 @@ def test_each_tenants_messages_go_by_its_numbers_at_their_pace_and_others_as_eve
         assert figures[name]["least_gap_s"] is None or figures[name]["least_gap_s"] >= GAP_MS / 1000
     assert lanes.total(client, NORMAL) == 0
     assert queue.dead() == []
+
+
+def test_a_number_without_a_gap_sends_its_next_message_as_soon_as_one_is_sent(
+    fleet: Fleet, queue: Queue, simulator: Simulated, client: redis.Redis, register: Callable[..., None]
+):
+    register(a1="a")
+    client.hset(number_key("a1"), mapping={"min": 0, "max": 0})
+    queue.push(*(message(n, usuario_id="a") for n in range(60)))
+    fleet.start(IFINU_RATE_LIMIT="1000/s", IFINU_RATE_BURST="100").ready()
+    wait_until(lambda: simulator.total() == 60 and queue.idle(), seen=lambda: (simulator.total(), queue.counts()))
+    at = sorted(send.at_monotonic for send in simulator.sends())
+    between = [later - earlier for earlier, later in itertools.pairwise(at)]
+    assert statistics.median(between) < 0.04  # Redis ends a wait up to 0.1 s late
 
 
 def test_no_door_leads_through_another_tenants_number(

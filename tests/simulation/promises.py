@@ -147,7 +147,7 @@ class Promises:
         self._places = places
         if not changed or name in _BY_A_PERSON:
             return
-        if name in _END_ONE and answer == 1 and list(changed.values()) == [-1]:
+        if name in _END_ONE and answer in (1, b"freed") and list(changed.values()) == [-1]:
             return
         if name in ("delay", "postpone") and self._are_one(changed, keys[2]):
             return

@@ -3,7 +3,7 @@
 -- KEYS: in flight, deadlines, dead, events, unknown, claim (absent if the notification's id could not be read)
 -- ARGV: tag, record, state that the claim ends in (dead | unknown), id, event, its data, token that the message carries
 --       ('' for a first message), number whose pace it kept ('' or absent for none), a random number from 0 to 1 for it
--- Returns 1, or 0 if it was not in flight any more.
+-- Returns 1, or 0 if it was not in flight any more; 'freed' as in `ack`.
 redis.call('LLEN', KEYS[3]) -- a key of a wrong type fails here, before the message has left
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
   return 0
@@ -46,9 +46,11 @@ if KEYS[6] then
     event = 'duplicate' -- a second message with this id: the claim belongs to the first
   end
 end
+local freed
 if ARGV[8] and ARGV[8] ~= '' then
   -- uses: numbers
-  free(string.sub(KEYS[1], 1, -8), ARGV[8], ARGV[1], was_sending and ARGV[3] == 'unknown', ARGV[9])
+  local went_out = was_sending and ARGV[3] == 'unknown'
+  freed = select(2, free(string.sub(KEYS[1], 1, -8), ARGV[8], ARGV[1], went_out, ARGV[9]))
 end
 redis.call('XADD', KEYS[4], '*', 'event', event, 'id', ARGV[4], 'data', ARGV[6])
-return 1
+return freed and 'freed' or 1

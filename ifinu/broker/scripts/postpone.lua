@@ -5,19 +5,21 @@
 --       `due_ms` is added (these two are absent or '' if no event is written); number whose pace the message kept ('' or
 --       absent for none), a random number from 0 to 1 for it, '1' if not the message but its number has to wait: then the
 --       new one goes to the front of its lane
--- Returns 1, or 0 if the message was not in flight any more: then it is on the queue again, and needs no second copy.
+-- Returns 1, or 0 if the message was not in flight any more: then it is on the queue again, and needs no second copy;
+-- 'freed' as in `ack`.
 redis.call('ZCARD', KEYS[3]) -- a key of a wrong type fails here, before the message has left its place
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
   return 0
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 local was = redis.call('HMGET', KEYS[4], 'tag', 'since', 'resent', 'state', 'counted')
-local due
+local due, freed
 if ARGV[8] and ARGV[8] ~= '' then
   -- uses: numbers
   local queue = string.sub(KEYS[1], 1, -8)
   local went_out = ARGV[4] == 'unknown' and was[1] == ARGV[1] and was[4] == 'sending'
-  local at = free(queue, ARGV[8], ARGV[1], went_out, ARGV[9])
+  local at
+  at, freed = free(queue, ARGV[8], ARGV[1], went_out, ARGV[9])
   if at and ARGV[10] == '1' then
     local tenant = line(ARGV[2])
     aside(queue, ARGV[8], tenant, ARGV[2], at, true)
@@ -47,4 +49,4 @@ if KEYS[6] and (was[1] == ARGV[1] or not was[4] or was[4] == 'dead') then -- els
   local data = string.gsub(ARGV[7], '}%s*$', (string.find(ARGV[7], '^{%s*}') and '' or ', ') .. '"due_ms": ' .. due .. '}')
   redis.call('XADD', KEYS[6], '*', 'event', ARGV[6], 'id', ARGV[5], 'data', data)
 end
-return 1
+return freed and 'freed' or 1

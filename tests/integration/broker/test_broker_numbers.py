@@ -142,6 +142,37 @@ def test_messages_behind_a_long_backlog_of_another_number_are_reached(client: re
     assert waiting(client) == {("a", "t"): 1_999}
 
 
+@pytest.mark.parametrize(
+    ("waits", "gap_ms", "freed"), [(True, 0, True), (True, 20, True), (True, 60_000, False), (False, 0, False)]
+)
+@pytest.mark.parametrize("how", ["settle", "ack", "bury", "postpone"])
+def test_the_end_of_a_message_says_whether_another_may_go_at_once(
+    client: redis.Redis, worker: Worker, how: str, waits: bool, gap_ms: int, freed: bool
+):
+    register(client, "a", max=gap_ms, min=gap_ms)
+    client.lpush(NORMAL, *of("a", "1", *(("2",) if waits else ())))
+    ((tag, id_),) = worker.take()
+    went_out = how == "settle"
+    match how:
+        case "settle":
+            worker.settle(tag, id_, "a")
+        case "ack":
+            worker.leases.ack(tag)
+        case "bury":
+            worker.bury(tag)
+        case "postpone":
+            worker.leases.postpone(tag, "later", 60.0, state=ClaimState.WAITING, notification_id=id_, event=None)
+    assert worker.leases.freed is (freed if went_out else waits)
+
+
+def test_payment_codes_that_wait_for_a_number_without_a_gap_may_go_at_once(client: redis.Redis, worker: Worker):
+    register(client, "a")
+    client.lpush(NORMAL, *of("a", "1"))
+    ((tag, id_),) = worker.take()
+    worker.settle(tag, id_, "a", then=[("1:pix", *of("a", "1:pix"))])
+    assert worker.leases.freed
+
+
 def test_tenants_that_share_a_number_take_turns_by_their_weight(client: redis.Redis, worker: Worker):
     register(client, "a")
     client.hset("ifinu:inquilino:heavy", "peso", 2)

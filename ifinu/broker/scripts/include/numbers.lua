@@ -3,6 +3,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local HOUR, DAY, BRASILIA = 3600000, 86400000, -10800000
 local LONGEST = 200 -- characters of a tenant or an instance, as in notification.py
+local SOON = 25 -- ms
 local since -- no number sends before it
 
 local function text(value)
@@ -44,7 +45,7 @@ local function opens(number, lease)
     end
     if redis.call('SCARD', key .. ':voo') >= parallel then
       -- The end of a send sets its turn. Without a gap the next message would wait until an idle worker looks again.
-      at = now + ((tonumber(n[10]) or 0) < 1000 and 25 or lease)
+      at = now + ((tonumber(n[10]) or 0) < 1000 and SOON or lease)
     end
   end
   return at
@@ -60,16 +61,19 @@ local function occupy(queue, number, tag)
   redis.call('HSET', queue .. ':em_voo:numeros', tag, text(hour) .. ' ' .. number)
 end
 
--- Set when a number is looked at next, in each queue where something waits for it.
+-- Set when a number is looked at next, in each queue where something waits for it. Returns whether that has changed.
 local function turn(queue, number, at)
+  local changed = 0
   for _, each in ipairs({'ifinu:fila:urgente', 'ifinu:fila:whatsapp', 'ifinu:fila:baixa', queue}) do
-    redis.call('ZADD', each .. ':turnos', 'XX', at, number)
+    changed = changed + redis.call('ZADD', each .. ':turnos', 'XX', 'CH', at, number)
   end
+  return changed > 0
 end
 
 -- Free the place of a message that is not in flight any more. `went_out`: it was sent, or may have been; then the number
 -- pauses, for a gap that `u` (0 to 1) chooses. Else it does not count.
--- Returns when the number may send next by this, or nil if it is not registered any more.
+-- Returns when the number may send next by this, or nil if it is not registered any more; and whether that is soon, and
+-- messages wait for it.
 local function free(queue, number, tag, went_out, u)
   local key = 'ifinu:numero:' .. number
   local was_there = redis.call('SREM', key .. ':voo', queue .. ' ' .. tag) == 1
@@ -94,8 +98,7 @@ local function free(queue, number, tag, went_out, u)
       redis.call('HINCRBY', key, 'hoje', -1)
     end
   end
-  turn(queue, number, at)
-  return at
+  return at, turn(queue, number, at) and at - now < SOON
 end
 
 -- Put a message into a lane: at its end, or (`first`) where it is served next. The number is looked at at `at` if nothing
