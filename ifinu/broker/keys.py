@@ -30,10 +30,12 @@ The Redis keys of a queue, and the moves between them.
                            `espera` its last hold in trouble in ms, `fuso` offset of its local time in ms; `dia`,
                            `hoje`, `hora`, `nesta_hora` count what it has taken on this day and in this hour; `livre`
                            end of its gap, `presa` and `motivo` end of its hold and why,
-                           `presa_desde` its start; `desviada` while its tenant's other numbers send in its place
+                           `presa_desde` its start; `desviada` while its tenant's other numbers send in its place;
+                           `ouve` since when the people who write to it are counted, in ms
     ifinu:numero:<number>:voo  SET  `<queue> <tag>` of its messages in flight; others are dropped when it looks full
     ifinu:numero:<number>:novos:<day>  SET  pseudonyms of the people it wrote to for the first time on its local day
                            (days since 1970); for two days
+    ifinu:numero:<number>:respostas:<day>  HLL  the people who wrote to it on that day; for nine days
     ifinu:numero:<number>:roda:<queue>  LIST  the tenants with lanes, each as often as its weight; they take turns
     ifinu:inquilinos       SET    names of the tenants
     ifinu:inquilino:<tenant>   HASH  `numeros` its numbers (JSON), `politica` (fixo | rodizio), `peso` its weight, `vez`
@@ -79,6 +81,7 @@ A message is in exactly one of ready, delayed, lane, in flight and dead, and eve
     resolve    dead -> gone, and a person's decision is recorded in the id's claim
     purge      ready, delayed, lanes -> gone, after they were set aside; ends the claims that waited for them
     hold_number, release_number, brake_number  move no message: they set from when and how fast a number may send
+    hear, hand_sent  move no message: they count what webhooks report of a number's chats
     load_numbers, restarted  move no message: they write a part of the registry's copy, and a pause after a restart
     reconcile  moves no message: writes the ledger's knowledge of an id into its claim, after a restore
 
@@ -126,6 +129,7 @@ SINCE = "ifinu:numeros:desde"
 SERVER = "ifinu:numeros:servidor"
 TENANTS = "ifinu:inquilinos"
 SENDERS_TTL_MS = 62 * 86_400_000
+ANSWERS_TTL_MS = 9 * 86_400_000  # the guard looks back a week
 EVERY_TENANT = "*"  # in the opt-outs: all tenants
 
 
@@ -193,6 +197,11 @@ def contact_key(tenant: str, pseudonym: str, day: int) -> str:
 def new_chats_key(number: str, day: int) -> str:
     """Key of the people that a number wrote to first on a day, counted as in `contact_key`."""
     return f"{number_key(number)}:novos:{day}"
+
+
+def answers_key(number: str, day: int) -> str:
+    """Key of the people who wrote to a number on a day, counted as in `contact_key`."""
+    return f"{number_key(number)}:respostas:{day}"
 
 
 def creation_key(name: str) -> str:

@@ -17,7 +17,7 @@ from ifinu.broker.keys import NUMBERS, SINCE, number_key
 
 HOURLY_SHARE = 8  # of a day's cap a number sends at most one eighth in an hour, rounded up
 
-_FIELDS = ("par", "livre", "presa", "motivo", "teto", "dia", "hoje", "hora", "nesta_hora", "fuso", "novos")
+_FIELDS = ("par", "livre", "presa", "motivo", "teto", "dia", "hoje", "hora", "nesta_hora", "fuso", "novos", "ouve")
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 _BRASILIA_MS = -10_800_000
 _BATCH = 1_000
@@ -48,6 +48,7 @@ class Readiness(NamedTuple):
         sent: What it has sent, or has in flight, on that day.
         per_day: Its cap, or None.
         new_chats: The most people whom it may write to for the first time on a day, or None.
+        is_heard: Whether its webhook is known to report what people write to it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Readiness(NamedTuple):
     sent: int
     per_day: int | None
     new_chats: int | None
+    is_heard: bool
 
     @property
     def obstacle(self) -> Obstacle | None:
@@ -131,4 +133,5 @@ def _readiness(
         sent=sent,
         per_day=per_day,
         new_chats=int(number("novos")) if "novos" in fields else None,
+        is_heard="ouve" in fields,
     )

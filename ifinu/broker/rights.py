@@ -31,7 +31,8 @@ RECORDING = (
 
 _CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")
 _DENIED = ("NOPERM", "ACL failure", "no permissions", "executing the script can't")  # the last is Redis 7.0's
-# How to try each command that a script may run: L is a list, Z a sorted set, H a hash, S a string, X a stream, A a set.
+# How to try each command that a script may run: L is a list, Z a sorted set, H a hash, S a string, X a stream, A a set,
+# P a HyperLogLog.
 _TRIES = {
     "DECR": "DECR S", "DECRBY": "DECRBY S 1",
     "DEL": "DEL S", "EXISTS": "EXISTS S", "EXPIRE": "EXPIRE S 60", "GET": "GET S", "HDEL": "HDEL H a",
@@ -39,7 +40,8 @@ _TRIES = {
     "HMGET": "HMGET H a", "HSET": "HSET H a 1", "HSETNX": "HSETNX H a 1", "HSCAN": "HSCAN H 0", "INCR": "INCR S",
     "LINDEX": "LINDEX L 0", "LLEN": "LLEN L", "LMOVE": "LMOVE L L LEFT LEFT", "LPOP": "LPOP L", "LPUSH": "LPUSH L a",
     "LRANGE": "LRANGE L 0 0", "LREM": "LREM L 0 b", "LSET": "LSET L 0 a", "LTRIM": "LTRIM L 0 9",
-    "PERSIST": "PERSIST S", "PEXPIRE": "PEXPIRE S 60000", "PTTL": "PTTL S", "RENAME": "RENAME S S",
+    "PERSIST": "PERSIST S", "PEXPIRE": "PEXPIRE S 60000", "PFADD": "PFADD P a",
+    "PTTL": "PTTL S", "RENAME": "RENAME S S",
     "RENAMENX": "RENAMENX S S", "RPOP": "RPOP L",
     "RPUSH": "RPUSH L a", "SADD": "SADD A a", "SCARD": "SCARD A", "SET": "SET S 1",
     "SISMEMBER": "SISMEMBER A a", "SMEMBERS": "SMEMBERS A", "SREM": "SREM A a",
@@ -86,7 +88,7 @@ def refused(client: redis.Redis, scripts: Iterable[str] = (*WORKER, *RECORDING))
         redis.RedisError: Redis does not answer, or does not let the user run scripts at all.
     """
     base = f"ifinu:prova:{uuid.uuid4().hex}"
-    own = {letter: f"{base}:{letter}" for letter in "LZHSXA"}
+    own = {letter: f"{base}:{letter}" for letter in "LZHSXAP"}
     tries = [*_FIRST, *(_TRIES[command] for command in sorted(commands_of(scripts)) if command in _TRIES)]
     script("attempt").load(client)
     found = dict(_attempt(client, [[own.get(word, word) for word in each.split()] for each in tries], own.values()))

@@ -98,7 +98,7 @@ def _written(at: datetime | None) -> str | None:
 def _render(judged: Sequence[Judged], now: datetime, *, dry_run: bool) -> RenderableType:
     if not judged:
         return "No number is registered, so there is nothing to guard: `ifinu instance assign` registers one."
-    figures = ("sent", "errors", "new: errors", "throttled", "no ack", "late", "SAIR", "not there", "pace")
+    figures = ("sent", "errors", "new: errors", "throttled", "no ack", "late", "SAIR", "not there", "answers", "pace")
     table = terminal.columns("number", *figures, "state", right=figures, whole=("number",))
     for each in judged:
         n = each.figures
@@ -107,7 +107,8 @@ def _render(judged: Sequence[Judged], now: datetime, *, dry_run: bool) -> Render
             n.opt_outs, n.not_on_whatsapp,
         )  # fmt: skip
         shown = (f"{count:,}" if count else "" for count in cells)
-        table.add_row(terminal.plain(each.number.name), *shown, f"{each.memory.pace:.0%}", _state(each, now))
+        answers = "" if n.answers is None else f"{n.answers:,}"
+        table.add_row(terminal.plain(each.number.name), *shown, answers, f"{each.memory.pace:.0%}", _state(each, now))
     steps = [_step(each, step, dry_run=dry_run) for each in judged for step in each.steps]
     return Group(table, *steps)
 

@@ -60,6 +60,7 @@ def _numbers(client: redis.Redis, shown: bool) -> Iterator[Metric]:
     waiting = GaugeMetricFamily("ifinu_numbers_waiting", "Messages in lanes.", labels=("state",))
     by_name = GaugeMetricFamily("ifinu_number_waiting", "Messages in a number's lanes.", labels=("whatsapp",))
     new_chats = GaugeMetricFamily("ifinu_numbers_new_chats", "New chats of the numbers' day.")
+    answers = GaugeMetricFamily("ifinu_numbers_answers", "People who wrote to the numbers on the numbers' day.")
     most_new_chats = GaugeMetricFamily("ifinu_numbers_new_chats_max", "New chats that the numbers may open a day.")
     if shown:
         numbers = number_states.read(client)
@@ -78,4 +79,6 @@ def _numbers(client: redis.Redis, shown: bool) -> Iterator[Metric]:
         limited = [number for number in numbers if number.most_new_chats is not None]
         new_chats.add_metric((), sum(number.new_chats for number in limited))
         most_new_chats.add_metric((), sum(number.most_new_chats or 0 for number in limited))
-    yield from (by_state, waiting, by_name, new_chats, most_new_chats)
+        if counted := [number.answers for number in numbers if number.answers is not None]:
+            answers.add_metric((), sum(counted))
+    yield from (by_state, waiting, by_name, new_chats, most_new_chats, answers)

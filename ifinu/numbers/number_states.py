@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from ifinu.broker import obstacles
-from ifinu.broker.keys import NUMBERS, new_chats_key
+from ifinu.broker.keys import NUMBERS, answers_key, new_chats_key
 from ifinu.broker.lanes import pipelined
 from ifinu.broker.obstacles import Obstacle, Readiness
 from ifinu.numbers.directory import BANNED, DISCONNECTED
@@ -44,12 +44,14 @@ class NumberNow:
     Attributes:
         new_chats: How many people it has written to for the first time on its local day.
         most_new_chats: How many it may; None without a limit.
+        answers: How many people have written to it on that day; None if its webhook is not known to report them.
     """
 
     name: str
     state: NumberState
     new_chats: int = 0
     most_new_chats: int | None = None
+    answers: int | None = None
 
 
 def read(client: redis.Redis) -> list[NumberNow]:
@@ -65,7 +67,11 @@ def read(client: redis.Redis) -> list[NumberNow]:
     members: Any = client.smembers(NUMBERS)
     numbers = obstacles.read(client, sorted(member.decode() for member in members))
     new_chats = pipelined(client, (("SCARD", new_chats_key(one.name, one.day)) for one in numbers))
-    return [NumberNow(one.name, _state(one), new, one.new_chats) for one, new in zip(numbers, new_chats, strict=True)]
+    people = pipelined(client, (("PFCOUNT", answers_key(one.name, one.day)) for one in numbers))
+    return [
+        NumberNow(one.name, _state(one), new, one.new_chats, answers if one.is_heard else None)
+        for one, new, answers in zip(numbers, new_chats, people, strict=True)
+    ]
 
 
 def _state(one: Readiness) -> NumberState:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from ifinu.errors import Reason
 from ifinu.ledger.engine import writing
 from ifinu.ledger.schema import events, instances, notifications, numbers
 from ifinu.ledger.states import State
-from ifinu.numbers import cache, presets, registry
+from ifinu.numbers import answers, cache, presets, registry
 from ifinu.numbers.directory import DISCONNECTED
 from ifinu.numbers.diversion import Diverted, divert
 from ifinu.numbers.guard import OURS, Memory, Move, Step, decide, event_data
@@ -132,7 +133,8 @@ class Patrol:
         active = {number.name for number in all_} if everyone else self._active(now)
         memories = {number.name: Memory.of(number) for number in all_ if number.name in active}
         asked = {name: memory.judged_from(now) for name, memory in memories.items()}
-        figures = Reader(self._engine, now).figures(asked, {n.name for n in all_ if n.warm_up_day(now) is not None})
+        warming = {number.name for number in all_ if number.warm_up_day(now) is not None}
+        figures = Reader(self._engine, now).figures(asked, warming, partial(answers.people, self._client))
         judged = []
         for number in all_:
             if number.name in active:

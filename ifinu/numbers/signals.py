@@ -21,7 +21,7 @@ the last hour, or by its last fifty where those are more, but by none that the g
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -109,7 +109,7 @@ class Figures:
         delivered: Those of them that were, within ten minutes.
         opt_outs: People who replied SAIR to one of these messages.
         not_on_whatsapp: Phones that are not on WhatsApp.
-        answers: Messages that people wrote to it; None where they are not counted.
+        answers: People who wrote to it, of a number that warms up; None where they are not counted.
         warming: Whether it is warming up.
         state: Last state of its connection, or None.
         code: WhatsApp's reason, if the connection was closed.
@@ -133,8 +133,10 @@ class Figures:
     code: int | None = None
 
     def as_data(self) -> dict[str, Any]:
-        """The figures that are not 0, as JSON values."""
+        """The figures that are not 0, and the count of answers where there is one, as JSON values."""
         data = {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name)}
+        if self.answers is not None:
+            data["answers"] = self.answers
         return data if self.usual is None else data | {"usual": round(float(self.usual), 3)}
 
 
@@ -179,10 +181,9 @@ def _levels(n: Figures) -> Iterator[tuple[Signal, Level]]:
             pause=n.not_on_whatsapp >= 2 and _is_share(n.not_on_whatsapp, phones, 15),
         ),
     )
-    yield (
-        Signal.ONE_WAY,
-        _level(slow=n.warming and n.sent >= _WARM_UP_SENDS and n.answers is not None and 100 * n.answers < 2 * n.sent),
-    )
+    # Without a receipt the webhook does not work, whatever it was set to report.
+    heard = n.warming and n.sent >= _WARM_UP_SENDS and n.confirmed > 0
+    yield Signal.ONE_WAY, _level(slow=heard and n.answers is not None and 100 * n.answers < 2 * n.sent)
 
 
 def _level(*, slow: bool = False, pause: bool = False) -> Level:
@@ -215,7 +216,10 @@ class Reader:
         self._is_sqlite = engine.dialect.name == "sqlite"
 
     def figures(
-        self, judged_from: Mapping[str, datetime | None], warming: Collection[str] = frozenset()
+        self,
+        judged_from: Mapping[str, datetime | None],
+        warming: Collection[str] = frozenset(),
+        answers: Callable[[Mapping[str, datetime]], Mapping[str, int]] | None = None,
     ) -> dict[str, Figures]:
         """
         The figures of numbers.
@@ -223,6 +227,7 @@ class Reader:
         Args:
             judged_from: By the names of numbers: the time before which messages do not count, or None.
             warming: Names of the numbers that are warming up.
+            answers: Counts the people who wrote to numbers, as `answers.people`; asked about those that warm up.
 
         Raises:
             errors.LedgerUnavailable: The ledger did not answer.
@@ -231,11 +236,14 @@ class Reader:
         names = sorted(judged_from)
         with self._engine.connect() as connection:
             for at in range(0, len(names), _AT_A_TIME):
-                found |= self._figures(connection, {name: judged_from[name] for name in names[at : at + _AT_A_TIME]})
+                asked = {name: judged_from[name] for name in names[at : at + _AT_A_TIME]}
+                begins = self._begins(connection, asked)
+                found |= self._figures(connection, begins)
+                if answers is not None and (of := {name: begins[name] for name in begins if name in warming}):
+                    found |= {name: replace(found[name], answers=count) for name, count in answers(of).items()}
         return {name: replace(of_one, warming=name in warming) for name, of_one in found.items()}
 
-    def _figures(self, connection: Connection, judged_from: Mapping[str, datetime | None]) -> dict[str, Figures]:
-        begins = self._begins(connection, judged_from)
+    def _figures(self, connection: Connection, begins: Mapping[str, datetime]) -> dict[str, Figures]:
         figures: dict[str, dict[str, Any]] = {name: {} for name in begins}
         hour = {name: max(begin, self._now - WINDOW) for name, begin in begins.items()}
         for query in (

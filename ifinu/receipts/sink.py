@@ -1,4 +1,4 @@
-"""Webhooks -> Redis, where they are durable: events for the ledger, evidence for look-ups, opt-outs."""
+"""Webhooks -> Redis, where they are durable: events for the ledger, evidence for look-ups, opt-outs, answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 
 from ifinu import phone as phones
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import SENDERS_TTL_MS, month_of, number_key, script, seen_key, senders_key
+from ifinu.broker.keys import ANSWERS_TTL_MS, SENDERS_TTL_MS, month_of, number_key, script, seen_key, senders_key
 from ifinu.ledger.states import State
 from ifinu.numbers.directory import DISCONNECTED, UNTIL_RELEASED
 from ifinu.receipts.optout_replies import ReplyHandler
@@ -55,7 +55,9 @@ class Sink:
                     case ConnectionUpdate():
                         _hold_or_release(pipe, event)
                         _add(pipe, event)
-                    case _:
+                    case Inbound():
+                        await self._heard(pipe, event)
+                    case Receipt():
                         _add(pipe, event)
             if pipe.command_stack:
                 await pipe.execute()
@@ -81,6 +83,16 @@ class Sink:
     async def close(self) -> None:
         await self._client.aclose()
         self._replies.close()
+
+    async def _heard(self, pipe: redis.asyncio.client.Pipeline, inbound: Inbound) -> None:
+        """Count its writer. A person behind a LID counts once for each message."""
+        if inbound.phone is not None:
+            writer = await asyncio.to_thread(self._replies.pseudonym, inbound.phone)
+        elif inbound.key_id is not None:
+            writer = inbound.key_id
+        else:
+            return
+        pipe.eval(script("hear").source, 1, number_key(inbound.instance), writer, ANSWERS_TTL_MS)
 
     async def _seen(self, pipe: redis.asyncio.client.Pipeline, echo: SentEcho) -> None:
         reference = reference_in(echo.text)
@@ -109,7 +121,7 @@ def _hold_or_release(pipe: redis.asyncio.client.Pipeline, update: ConnectionUpda
         pipe.eval(script("release_number").source, 1, key, name, DISCONNECTED)
 
 
-def _add(pipe: redis.asyncio.client.Pipeline, event: Receipt | ConnectionUpdate | Inbound) -> None:
+def _add(pipe: redis.asyncio.client.Pipeline, event: Receipt | ConnectionUpdate) -> None:
     match event:
         case Receipt():
             receipt = {"key_id": event.key_id, "status": event.status.value, "instance": event.instance}
@@ -117,5 +129,3 @@ def _add(pipe: redis.asyncio.client.Pipeline, event: Receipt | ConnectionUpdate 
         case ConnectionUpdate():
             connection = {"instance": event.instance, "state": event.state, "code": event.code}
             Event(Name.CONNECTION, data=connection).write(pipe)
-        case Inbound():
-            pass  # matters only if it is an opt-out, which `ReplyHandler` records

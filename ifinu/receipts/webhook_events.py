@@ -13,7 +13,8 @@ Other events are ignored. Webhooks come twice and in any order, and their `date_
 so nothing here depends on either. Only its key's id identifies a message, since addresses may be LIDs.
 
 A reply has many forms: a text, a caption, the choice of a button, a list or a poll, an edited text; each may be wrapped
-(disappearing messages, messages to view once, documents with a caption). A reaction is not a reply.
+(disappearing messages, messages to view once, documents with a caption). It may have no words, as a voice message. A
+reaction is not a reply.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Inbound:
 
     Attributes:
         phone: The person's phone, in E.164; None if WhatsApp hides it behind a LID, or it is not Brazilian.
-        text: The text written, or chosen.
+        text: The text written, or chosen; empty if the message has no words.
         quoted: `key.id` of the message that it quotes, or None.
         at: When it was written, or None if the webhook does not say.
         key_id: `key.id` of the message itself, or None.
@@ -118,6 +119,10 @@ _META: Final = {  # of the BUSINESS channel
 _META_ID = "wamid"  # how the ids of the BUSINESS channel begin
 _NAME = re.compile(rf"[^{CONTROLS}{SURROGATES}]{{1,200}}")
 _KEY_ID = re.compile(r"[\x21-\x7e]{1,200}")
+_WORDLESS = (
+    "audioMessage", "contactMessage", "contactsArrayMessage", "documentMessage", "imageMessage", "locationMessage",
+    "ptvMessage", "stickerMessage", "videoMessage",
+)  # fmt: skip
 _STATES = frozenset({"open", "connecting", "close", "refused"})
 _PERSON = "@s.whatsapp.net"
 _NOT_A_PERSON = ("@g.us", "@broadcast", "@newsletter")
@@ -174,7 +179,10 @@ def _message(instance: str, data: _Fields, envelope: _Fields) -> SentEcho | Inbo
         echo = _echo(instance, data, envelope)
         return echo and replace(echo, by_hand=True)
     quoted = _quoted(data) or next((found for part in content.values() if (found := _quoted(_object(part)))), None)
-    return _inbound(instance, key, _text_in(content), quoted, _time(data.get("messageTimestamp")))
+    text = _text_in(content)
+    if text is None and any(isinstance(content.get(kind), dict) for kind in _WORDLESS):
+        text = ""
+    return _inbound(instance, key, text, quoted, _time(data.get("messageTimestamp")))
 
 
 def _edited(instance: str, data: _Fields, envelope: _Fields) -> Inbound | None:
@@ -200,7 +208,7 @@ def _edited(instance: str, data: _Fields, envelope: _Fields) -> Inbound | None:
 
 def _inbound(instance: str, key: _Fields, text: str | None, quoted: str | None, at: datetime | None) -> Inbound | None:
     addresses = _addresses(key)
-    if key.get("fromMe") is not False or not addresses or addresses[0].endswith(_NOT_A_PERSON) or not text:
+    if key.get("fromMe") is not False or not addresses or addresses[0].endswith(_NOT_A_PERSON) or text is None:
         return None
     return Inbound(instance, _phone(addresses), text, quoted, at, _id(key))
 

@@ -17,7 +17,7 @@ from processes import API_KEY, wait_until
 from shards import pods_of_commands
 from sqlalchemy import Engine
 
-from ifinu.broker.keys import EVENTS, GENERATION, NORMAL, Keys, number_key, tenant_key
+from ifinu.broker.keys import EVENTS, GENERATION, NORMAL, Keys, answers_key, number_key, tenant_key
 from ifinu.embedded import Valkey
 from ifinu.ledger.engine import connect
 from ifinu.numbers import registry
@@ -91,6 +91,7 @@ def test_a_new_instance_is_registered_with_its_webhook_in_one_go(ifinu, one, eng
         "par": "1", "min": "20000", "max": "60000", "teto": "20", "novos": "5", "inquilino": "u1",
     }  # fmt: skip
     assert "9986" not in ended.out
+    assert client.hget(number_key("acme"), "ouve"), "its webhook reports what people write"
     again = ifinu("instance", "create", "acme", "--tenant", "u2")
     assert (again.code, "registered already" in again.err) == (2, True)
 
@@ -197,6 +198,14 @@ def test_without_a_registry_the_commands_say_what_they_need_and_the_old_ones_wor
 # -- pace, hold, release, show
 
 
+def test_an_assigned_number_is_known_to_report_messages_if_its_webhook_does(ifinu, one, client, monkeypatch):
+    monkeypatch.setenv("IFINU_WEBHOOK_SECRET", SECRET)
+    assert ifinu("instance", "webhook", "a", "--url", "http://ifinu-webhook:8090").code == 0
+    assert not client.exists(number_key("a")), "it is not registered"
+    ifinu("instance", "assign", "u1", "a", "b", *OLD)
+    assert [client.hexists(number_key(name), "ouve") for name in ("a", "b")] == [True, False]
+
+
 def test_a_pace_is_shown_and_changed(ifinu, one, engine, client):
     ifinu("instance", "assign", "u1", "a", *OLD)
     ended = ifinu("instance", "pace", "a", "--new-chats", "none", "--gap", "1.5-3", "--json")
@@ -252,8 +261,14 @@ def test_everything_of_a_number_is_shown(ifinu, one, engine, client):
     assert shown["held"]["reason"] == "why"
     assert "phone_hash" not in shown
     assert [(step["number"], step["step"]) for step in shown["steps"]] == [("a", "slowed")]
+    assert shown["answers"] is None
+    text = ifinu("instance", "show", "a").out
+    assert "not known: its webhook reports none" in text
+    client.hset(number_key("a"), "ouve", 1)
+    client.pfadd(answers_key("a", int((at.timestamp() - 10_800) // 86_400)), "p1", "p2")
     text = ifinu("instance", "show", "a").out
     for words in (
+        "2 people in 7 days",
         "open",
         "tenant u1",
         "7 of 400 messages",

@@ -12,7 +12,7 @@ import redis
 from processes import wait_until
 from prometheus_client import CollectorRegistry
 
-from ifinu.broker.keys import GENERATION, NORMAL, NUMBERS, Keys, number_key, script
+from ifinu.broker.keys import GENERATION, NORMAL, NUMBERS, Keys, answers_key, number_key, script
 from ifinu.metrics import polls
 from ifinu.metrics.labels import NAMED
 from ifinu.metrics.redis_series import RedisCollector
@@ -116,7 +116,7 @@ def test_while_nothing_is_registered_there_are_no_samples_of_numbers(client):
     push(client, "n1", 5)
     series = collected(client)
     ours = {name: samples for name, samples in series.items() if "number" in name or "lanes" in name or "turn" in name}
-    assert len(ours) == 8
+    assert len(ours) == 9
     assert {name: samples for name, samples in ours.items() if samples} == {"ifinu_numbers_loaded": {"": 0}}
 
 
@@ -162,6 +162,18 @@ def test_new_chats_are_summed_over_the_numbers_with_a_limit(client):
     series = collected(client)
     assert series["ifinu_numbers_new_chats"] == {"": 2}
     assert series["ifinu_numbers_new_chats_max"] == {"": 12}
+
+
+def test_answers_are_summed_over_the_numbers_whose_webhook_reports_them(client):
+    register(client, "n1")
+    client.pfadd(answers_key("n1", hour() // 24), "p1")
+    assert collected(client)["ifinu_numbers_answers"] == {}
+    client.hset(number_key("n1"), "ouve", 1)
+    register(client, "n2", ouve=1)
+    assert collected(client)["ifinu_numbers_answers"] == {"": 1}
+    client.pfadd(answers_key("n2", hour() // 24), "p1", "p2")
+    client.pfadd(answers_key("n2", hour() // 24 - 1), "p3")
+    assert collected(client)["ifinu_numbers_answers"] == {"": 3}
 
 
 def test_the_loss_of_the_registrys_copy_shows(client):

@@ -13,7 +13,7 @@ import structlog
 from processes import wait_until
 
 from ifinu.broker import clock, lanes
-from ifinu.broker.keys import EVENTS, GENERATION, number_key
+from ifinu.broker.keys import EVENTS, GENERATION, answers_key, number_key
 from ifinu.ledger import schema
 from ifinu.ledger.entries import Entry
 from ifinu.ledger.progress import Progress
@@ -115,6 +115,38 @@ def test_a_persons_hold_stays(guard, client, ledger, now):
     assert run(guard) == {"n1": [Move.SLOWED]}
     assert in_redis(client)[1:3] == (round(until.timestamp() * 1000), "ask first")
     assert registry.registered(ledger, "n1").held_reason == "ask first"
+
+
+@pytest.mark.parametrize(
+    ("warming", "heard_h", "people", "receipts", "steps"),
+    [
+        (True, 48, 0, True, {"n1": [Move.SLOWED]}),
+        (True, 48, 1, True, {}),  # of the last fifty
+        (False, 48, 0, True, {}),
+        (True, None, 0, True, {}),  # nothing says that the webhook reports what people write
+        (True, 12, 0, True, {}),  # the answers to the first of these messages may have been missed
+        (True, 48, 0, False, {}),  # without a receipt the webhook reports nothing
+    ],
+)
+def test_a_number_that_warms_up_and_gets_no_answers_is_slowed(
+    guard, client, ledger, now, warming, heard_h, people, receipts, steps
+):
+    if warming:
+        registry.change(ledger, "n1", warm_up_from=(now - timedelta(days=5)).date())
+    if heard_h is not None:
+        client.hset(number_key("n1"), "ouve", round((now - heard_h * HOUR).timestamp() * 1000))
+    client.hset(number_key("n1"), "fuso", 0)
+    for person in range(people):
+        client.pfadd(answers_key("n1", int(now.timestamp() // 86_400)), f"p{person}")
+    for number in range(60):
+        at = now - timedelta(hours=24, seconds=-number)
+        acks = {"server_ack_at": at, "delivered_at": at} if receipts else {}
+        rows.notification(ledger, f"m{number}", State.SENT, at, instance="n1", sent_at=at, key_id=f"K{number}", **acks)
+    rows.notification(ledger, "now", State.SENT, now, instance="n1", sent_at=now, key_id="K")
+    assert run(guard) == steps
+    if steps:
+        (slowed,) = steps_in_stream(client)
+        assert (slowed["signal"], slowed["figures"].get("answers")) == ("one_way", people)
 
 
 def test_no_new_chats_until_tomorrow(guard, client, ledger, now):

@@ -36,7 +36,7 @@ from ifinu.embedded import free_port
 from ifinu.gateway import Management
 from ifinu.ledger.engine import connect
 from ifinu.notification import Kind, Priority
-from ifinu.numbers import cache, registry
+from ifinu.numbers import answers, cache, registry
 from ifinu.numbers.registry import UNTIL_RELEASED, Number
 from ifinu.producer import cancel
 
@@ -275,6 +275,7 @@ class Stage:
             registry.register(engine, Number(HELD, datetime.now(UTC)))
             registry.change(engine, HELD, brake=0.5, held_until=UNTIL_RELEASED, held_reason="by hand")
             cache.load(self.client, engine)
+            answers.listen(self.client, HELD)  # as if its webhook had just been set
         finally:
             engine.dispose()
         self.push(notification(instance=HELD) for _ in range(3))

@@ -77,6 +77,8 @@ ALL = Fraction(1)
         (Signal.ONE_WAY, {"warming": True, "answers": None}, CALM),
         (Signal.ONE_WAY, {"warming": False, "answers": 0}, CALM),
         (Signal.ONE_WAY, {"warming": True, "answers": 0, "sent": 49}, CALM),
+        (Signal.ONE_WAY, {"warming": True, "answers": 1, "sent": 51}, SLOW),
+        (Signal.ONE_WAY, {"warming": True, "answers": 0, "confirmed": 0}, CALM),  # no receipt: the webhook is dead
     ],
 )
 def test_the_thresholds(signal, figures, level):

@@ -103,6 +103,7 @@ def create(
         finally:  # it exists now, with a webhook or without
             if at is not None:
                 registered = _register(at, made, number, tenant, preset, given, warm_up)
+                webhooks.note(name, hook)
     command = f"ifinu instance connect {shlex.quote(made.name)}"
     if as_json:
         number_ = {} if registered is None else {"number": access.number_document(registered)}

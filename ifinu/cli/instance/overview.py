@@ -115,7 +115,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
     ifinu instance show acme
     ifinu instance show acme --json | jq .today
     """
-    from ifinu.numbers import registry
+    from ifinu.numbers import answers, registry
 
     with access.registry() as (client, engine):
         found = registry.registered(engine, name)
@@ -124,6 +124,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
         waiting = lanes.waiting(client, name)[name]
         done = registry.activity(engine, [name], now - _COUNTED).get(name)
         steps = registry.steps(engine, name, _STEPS)
+        wrote = answers.lately(client, name, now)
     state = _state(name)
     document = {
         **access.number_document(found),
@@ -134,6 +135,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
         "waiting": waiting,
         "held": in_force,
         "last_7_days": None if done is None else {"sent": done.sent, "failed": done.failed},
+        "answers": wrote,
         "last_at": done and done.last_at and done.last_at.isoformat(timespec="seconds"),
         "steps": [{"at": at.isoformat(timespec="seconds"), **data} for at, data in steps],
     }
@@ -155,6 +157,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
         ("guard", f"risk {found.risk} of 100, brake {found.brake:g}"),
         ("hold", _hold_words(in_force)),
         ("7 days", "nothing" if done is None else f"{done.sent:,} sent, {done.failed:,} failed"),
+        ("answers", "not known: its webhook reports none" if wrote is None else f"{wrote:,} people in 7 days"),
         ("last", "–" if done is None else written(done.last_at)),
     ]
     table = terminal.columns("", "")

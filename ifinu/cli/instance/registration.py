@@ -14,14 +14,14 @@ from ifinu import settings, window
 from ifinu.broker import clock, lanes
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.cli import terminal
-from ifinu.cli.instance import access, paces
+from ifinu.cli.instance import access, paces, webhooks
 from ifinu.errors import ConfigurationError, GatewayError
 from ifinu.numbers.presets import Preset, checked, warm_up_start
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from ifinu.gateway import Instance
+    from ifinu.gateway import Instance, Management, Webhook
     from ifinu.numbers.registry import Number, Policy
 
 ALL_TENANTS = "*"
@@ -121,7 +121,7 @@ def assign(
                 refuse_waiting(client, name, owner)
         for name, found in known.items():
             if found is None:
-                new = numbered(client, engine, there[name], owner, preset, given, warm_up, paired_on, now)
+                new = numbered(client, engine, there[name][0], owner, preset, given, warm_up, paired_on, now)
                 registry.register(engine, new)
             else:
                 values = paces.changes(found, preset, given, warm_up, now)
@@ -132,6 +132,8 @@ def assign(
             registry.set_tenant(engine, owner, policy=policy, weight=weight)
         cache.load(client, engine)
         lanes.look_at(client, *names)
+        for name in missing:
+            webhooks.note(name, there[name][1])
         now_known = [registry.registered(engine, name) for name in names]
     if as_json:
         terminal.print_json({"tenant": owner, "numbers": [access.number_document(one) for one in now_known]})
@@ -240,21 +242,29 @@ def refuse_waiting(client: redis.Redis, name: str, owner: str | None) -> None:
         )
 
 
-def _instances(names: list[str]) -> dict[str, Instance]:
-    """The gateway's instances of these names; GatewayError if one is not there."""
+def _instances(names: list[str]) -> dict[str, tuple[Instance, Webhook | None]]:
+    """The gateway's instances of these names, each with its webhook; GatewayError if one is not there."""
     with access.gateway() as gateway:
         found, quiet = access.listed(gateway)
-    there = {one.name: one for one, _ in found if one.name in names}
-    for name in names:
-        if name not in there:
-            unsure = f"; these processes do not answer: {', '.join(quiet)}" if quiet else ""
-            raise GatewayError(
-                f"the gateway has no instance {name}{unsure}: see `ifinu instance list`, or create it with `ifinu "
-                "instance create`",
-                instance=name,
-                status=404,
-            )
-    return there
+        there = {one.name: one for one, _ in found if one.name in names}
+        for name in names:
+            if name not in there:
+                unsure = f"; these processes do not answer: {', '.join(quiet)}" if quiet else ""
+                raise GatewayError(
+                    f"the gateway has no instance {name}{unsure}: see `ifinu instance list`, or create it with `ifinu "
+                    "instance create`",
+                    instance=name,
+                    status=404,
+                )
+        return {name: (one, _webhook(gateway, name)) for name, one in there.items()}
+
+
+def _webhook(gateway: Management, name: str) -> Webhook | None:
+    """The webhook of an instance; None also if the gateway does not say."""
+    try:
+        return gateway.find_webhook(name)
+    except GatewayError:
+        return None
 
 
 def _noon(day: date, zone: str) -> datetime:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
+import redis
 import typer
 
 from ifinu import settings
-from ifinu.cli import terminal
+from ifinu.cli import connection, terminal
 from ifinu.cli.instance import access
 from ifinu.errors import ConfigurationError
 from ifinu.settings import Settings
@@ -52,6 +54,7 @@ def webhook(
     with access.gateway(config) as gateway:
         before = gateway.find_webhook(name)
         now = gateway.set_webhook(name, where, EVENTS, headers=headers)
+    note(name, now)
     document = {"before": described(before), "webhook": described(now)}
     terminal.answer(document, f"before: {shown_line(before)}\nnow:    {shown_line(now)}", as_json=as_json)
 
@@ -67,6 +70,20 @@ def receiver(config: Settings, instance: str) -> tuple[str, dict[str, str]]:
     from ifinu.receipts.auth import headers_of
 
     return config.webhook_url, headers_of(instance, config.webhook_secret.get_secret_value())
+
+
+def reports_messages(found: Webhook | None) -> bool:
+    """Whether a webhook reports what people write."""
+    return found is not None and found.enabled and (not found.events or "MESSAGES_UPSERT" in found.events)
+
+
+def note(name: str, found: Webhook | None) -> None:
+    """Let the guard know that an instance's webhook reports what people write, where the instance is registered."""
+    from ifinu.numbers import answers
+
+    if reports_messages(found):
+        with contextlib.suppress(redis.RedisError), connection.broker() as client:  # the first message does it, too
+            answers.listen(client, name)
 
 
 def described(found: Webhook | None) -> dict[str, Any] | None:

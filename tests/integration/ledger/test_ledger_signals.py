@@ -70,6 +70,22 @@ def test_messages_are_counted_by_their_number(book):
     }
 
 
+def test_answers_are_counted_from_the_beginning_of_the_window_of_numbers_that_warm_up(book):
+    asked = {}
+
+    def answers(since):
+        asked.update(since)
+        return {"n2": 0}
+
+    for name in ("n1", "n2", "n3"):
+        book.sent(ago(minutes=5), instance=name)
+    judged_from = {"n1": None, "n2": ago(minutes=30), "n3": None}
+    found = Reader(book.ledger, NOW).figures(judged_from, {"n2", "n3"}, answers)
+    assert asked == {"n2": ago(minutes=30), "n3": ago(days=7)}
+    assert {name: one.answers for name, one in found.items()} == {"n1": None, "n2": 0, "n3": None}
+    assert found["n2"].as_data()["answers"] == 0
+
+
 @pytest.mark.parametrize(
     ("within_the_hour", "before", "counted"),
     [(0, 60, 50), (10, 60, 50), (49, 60, 50), (60, 60, 60), (10, 20, 30)],

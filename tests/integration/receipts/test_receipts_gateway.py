@@ -12,13 +12,14 @@ from command_line import Shell
 from integration.receipts.conftest import PHONE_KEY, SECRET, Receiver, events_of, token
 from processes import API_KEY, FIRST_NUMBER, raw, start, stopping, wait_until
 
-from ifinu.broker import URGENT
+from ifinu.broker import URGENT, clock
 from ifinu.broker.keys import EVENTS as STREAM
-from ifinu.broker.keys import claim_key, optout_key, seen_key
+from ifinu.broker.keys import claim_key, number_key, optout_key, seen_key
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.replies import Replies
 from ifinu.embedded import free_port
 from ifinu.gateway import Evolution, Management
+from ifinu.numbers import answers
 from ifinu.receipts.auth import headers_of
 from ifinu.reference import reference_of, with_reference
 
@@ -98,6 +99,24 @@ def test_a_person_who_replies_stop_is_opted_out_once_and_gets_one_confirmation(
     assert client.hlen(optout_key("*")) == 1  # Redis has no record of a tenant that wrote to them
     assert [one["phone"] for one in events_of(client, "optout")] == ["+55 11 9****-0024"]
     assert client.llen(URGENT) == 1
+
+
+def test_who_answers_a_registered_number_is_counted_and_the_set_webhook_says_from_when(
+    ifinu, simulator, gateway, receiver, client
+):
+    client.hset(number_key("ifinu"), mapping={"par": 1, "fuso": 0})
+    began = clock.now(client)
+    assert answers.people(client, {"ifinu": began}) == {}
+    ifinu("instance", "webhook", "ifinu", "--url", receiver.url)
+    since = clock.now(client)
+    assert answers.people(client, {"ifinu": began}) == {}, "it was not known before"
+    assert answers.people(client, {"ifinu": since}) == {"ifinu": 0}
+    simulator.control.set_fault(webhooks={"duplicate": 1.0})
+    for number, variant in (("5577998616740", "plain"), ("5577998616740", "lid"), ("5511987654321", "plain")):
+        simulator.control.inbound(instance="ifinu", number=number, text="Já paguei", variant=variant)
+    wait_until(lambda: simulator.control.summary()["webhooks"]["delivered"] == 6, seen=simulator.control.summary)
+    assert answers.people(client, {"ifinu": since}) == {"ifinu": 2}
+    assert answers.lately(client, "ifinu", since) == 2
 
 
 def test_an_opt_out_takes_effect_though_redis_forgot_the_sender(valkey, simulator, queue, fleet, client):

@@ -15,7 +15,7 @@ from tcp_proxy import Proxy
 
 from ifinu import wire
 from ifinu.broker import NORMAL, URGENT, Keys, lanes
-from ifinu.broker.keys import EVENTS, number_key, optout_key, script, seen_key, senders_key
+from ifinu.broker.keys import EVENTS, answers_key, number_key, optout_key, script, seen_key, senders_key
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.replies import Replies
@@ -39,6 +39,13 @@ def upsert(text, key_id="ACBB", **key):
     key = {"remoteJid": JID, "fromMe": False, "id": key_id} | key
     data = {"key": key, "message": {"conversation": text}, "messageTimestamp": SAID_AT}
     return {"event": "messages.upsert", "instance": "wa1", "data": data}
+
+
+def sound(key_id, **key):
+    """A voice message."""
+    said = upsert("", key_id, **key)
+    said["data"]["message"] = {"audioMessage": {"seconds": 3}}
+    return said
 
 
 def months():
@@ -151,6 +158,7 @@ def test_a_sent_message_is_evidence_for_its_reference(receiver, client):
         update(status="PENDING"),
         upsert("Bom dia"),
         upsert("não quero sair"),
+        sound("ACBB"),
         upsert("SAIR", remoteJid="120363040000000000@g.us"),
         {"event": "presence.update", "instance": "wa1", "data": {}},
         {"event": "messages.update", "instance": "wa1", "data": [None]},
@@ -280,6 +288,29 @@ def test_a_message_typed_on_a_registered_number_counts_for_its_person_and_one_of
 def test_a_message_typed_on_an_instance_that_is_not_registered_leaves_nothing(receiver, client):
     assert receiver.post(upsert("Oi, tudo bem?", "3EB0BB", fromMe=True)) == 200
     assert client.keys("ifinu:contato:*") + client.keys("ifinu:remetentes:*") == []
+
+
+def test_the_people_who_write_to_a_registered_number_are_counted_once_a_day_however_often_they_do(receiver, client):
+    client.hset(number_key("wa1"), mapping={"par": 1, "fuso": 0})
+    hidden = {"remoteJid": "123456789012345@lid"}
+    for body in (
+        upsert("Bom dia", "AC01"),
+        upsert("Bom dia", "AC01"),
+        sound("AC02"),
+        upsert("Já paguei", "AC03", remoteJid="5577998616740@s.whatsapp.net"),
+        sound("AC04", **hidden),
+        sound("AC04", **hidden),
+        upsert("Bom dia", "AC05", remoteJid="120363040000000000@g.us"),
+    ):
+        assert receiver.post(body) == 200
+    people = answers_key("wa1", int(time.time() // 86_400))
+    assert client.pfcount(people) == 3
+    assert 8 * 86_400 < client.ttl(people) <= 9 * 86_400
+    heard_s = int(client.hget(number_key("wa1"), "ouve")) / 1000
+    assert 0 <= time.time() - heard_s < 60
+    raw = client.get(people)
+    assert PSEUDONYM.encode() not in raw
+    assert b"AC04" not in raw
 
 
 # -- opt-outs
