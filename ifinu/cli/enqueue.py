@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
-from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ifinu import names, producer, settings, window, wire
 from ifinu.cli import connection, files, signals, terminal
-from ifinu.cli.record_files import File, Form, FromLine, Mapped, Report, Sheet, again, join_area_code
+from ifinu.cli.record_files import (
+    Bar,
+    File,
+    Form,
+    FromLine,
+    Mapped,
+    Refusals,
+    RefusedCopy,
+    Report,
+    Sheet,
+    again,
+    join_area_code,
+)
 from ifinu.errors import BrokerUnavailable, InvalidNotification
 from ifinu.notification import Kind, Notification
 from ifinu.tables import Fields, Record, Table
 
-_OVERWRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-_REPORT_EVERY = 500  # records between two updates of the progress bar
 _MAX_DUPLICATES_SHOWN = 10
 _NAMES = {**wire.NAMES, "ddd": "ddd"}
 
@@ -34,10 +40,7 @@ def enqueue(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every line and enqueue nothing; needs no Redis.")
     ] = False,
-    refused: Annotated[
-        Path | None,
-        typer.Option(help="Copy refused lines, unchanged, to this file; correct them and enqueue it again."),
-    ] = None,
+    refused: Refusals = None,
     kind: Annotated[Kind | None, typer.Option(help="Kind for lines that have none.")] = None,
     mapped: Mapped = None,
     sheet: Sheet = None,
@@ -70,10 +73,9 @@ def enqueue(
     with contextlib.ExitStack() as stack:
         stack.enter_context(signals.sigterm_interrupts())
         source = stack.enter_context(files.source(file))
-        bar = stack.enter_context(_Bar(source, show=not as_json))
+        bar = stack.enter_context(Bar(source, show=not as_json))
         table = Table(source, fields, name="stdin" if file == "-" else file, form=form, sheet=sheet)
-        how = (_OVERWRITE, "wb") if from_line == 1 else (_APPEND, "ab")
-        copy = _Copy(stack.enter_context(files.opened(refused, *how)) if refused else None, table.header)
+        copy = stack.enter_context(RefusedCopy(refused, table.header, again=from_line > 1))
         reading = _Reading(table, kind, sandbox_number, report, copy)
         notifications = reading.notifications(bar.over(report.over(table, from_line)))
         if dry_run:
@@ -112,20 +114,6 @@ def _fields(mapped: Sequence[str], kind: Kind | None, sandbox_number: str | None
     )
 
 
-class _Copy:
-    """Copies refused records, unchanged and below the header, to a file."""
-
-    def __init__(self, file: IO[bytes] | None, header: bytes) -> None:
-        self._file = file
-        self._header = b"" if file is None or file.tell() else header
-
-    def add(self, record: Record) -> None:
-        if self._file is not None:
-            raw = record.raw if record.raw.endswith(b"\n") else record.raw + b"\n"
-            self._file.write(self._header + raw)
-            self._header = b""
-
-
 class _Reading:
     """
     Turns records into notifications, and keeps count.
@@ -136,7 +124,7 @@ class _Reading:
     """
 
     def __init__(
-        self, table: Table, kind: Kind | None, sandbox_number: str | None, report: Report, copy: _Copy
+        self, table: Table, kind: Kind | None, sandbox_number: str | None, report: Report, copy: RefusedCopy
     ) -> None:
         self._table = table
         self._kind = kind
@@ -249,44 +237,3 @@ class _Ids:
         while self._slots[place] not in (0, digest):
             place = (place + 1) & last
         return place
-
-
-def _size(source: IO[bytes]) -> int | None:
-    """Bytes left to read; None for a pipe."""
-    if not source.seekable():
-        return None
-    here = source.tell()
-    size = source.seek(0, os.SEEK_END) - here
-    source.seek(here)
-    return size
-
-
-class _Bar:
-    """A progress bar by bytes; only a terminal shows it."""
-
-    def __init__(self, source: IO[bytes], *, show: bool) -> None:
-        console = terminal.notes()
-        self._shown = show and console.is_terminal
-        self._progress = Progress(
-            TextColumn("{task.fields[count]:,} lines"), BarColumn(), TimeRemainingColumn(),
-            console=console, transient=True,
-        )  # fmt: skip
-        self._task = self._progress.add_task("", total=_size(source), count=0)
-
-    def __enter__(self) -> _Bar:
-        if self._shown:
-            self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._shown:
-            self._progress.stop()
-
-    def over(self, records: Iterator[Record]) -> Iterator[Record]:
-        """Yield the records and advance the bar."""
-        read_bytes = 0
-        for count, record in enumerate(records, 1):
-            read_bytes += len(record.raw)
-            if count % _REPORT_EVERY == 0:
-                self._progress.update(self._task, completed=read_bytes, count=count)
-            yield record

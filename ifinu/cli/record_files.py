@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import IO, Annotated, Any
 
 import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ifinu.cli import terminal
+from ifinu.cli import files, terminal
 from ifinu.errors import InvalidNotification
 from ifinu.tables import Format, Record, Table
 
+_OVERWRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+_REPORT_EVERY = 500  # records between two updates of the progress bar
 _SHOWN = 10  # refusals in the output for people; JSON has them all
 
 File = Annotated[str, typer.Argument(metavar="FILE|-", help="JSON, CSV or spreadsheet file; `-` reads stdin.")]
@@ -23,6 +29,10 @@ Sheet = Annotated[
 ]
 Mapped = Annotated[
     list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Read a column as this field; repeatable.")
+]
+Refusals = Annotated[
+    Path | None,
+    typer.Option("--refused", help="Copy refused lines, unchanged, to this file; correct them and take it again."),
 ]
 FromLine = Annotated[int, typer.Option("--from-line", min=1, help="Start at this line, to continue after a stop.")]
 
@@ -96,6 +106,38 @@ class Report:
             out.print(f"  … and {self.refused - len(self._kept):,} more; {more}")
 
 
+class RefusedCopy:
+    """
+    Copies refused records, unchanged and below the header, to a file.
+
+    Args:
+        file: The file; None copies nothing.
+        header: The header of the records.
+        again: Append to what an interrupted run copied.
+
+    Raises:
+        ConfigurationError: The file cannot be written.
+    """
+
+    def __init__(self, file: Path | None, header: bytes, *, again: bool = False) -> None:
+        how = (_APPEND, "ab") if again else (_OVERWRITE, "wb")
+        self._file = None if file is None else files.opened(file, *how)
+        self._header = b"" if self._file is None or self._file.tell() else header
+
+    def __enter__(self) -> RefusedCopy:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, record: Record) -> None:
+        if self._file is not None:
+            raw = record.raw if record.raw.endswith(b"\n") else record.raw + b"\n"
+            self._file.write(self._header + raw)
+            self._header = b""
+
+
 def again(command: str, file: str, options: Sequence[tuple[str, object]], line: int) -> str:
     """The shell command that continues at a line."""
     given = [part for name, value in options if value is not None for part in (name, str(value))]
@@ -121,3 +163,44 @@ def join_area_code(fields: dict[str, object], table: Table) -> None:
         fields[name] = f"({digits}) {fields[name]}"
     elif len(number) >= 10 and digits not in (number[:2], number[2:4] if number.startswith("55") else ""):
         raise InvalidNotification(column, f"differs from the area code in {table.spelling.get(name, name)}")
+
+
+def _size(source: IO[bytes]) -> int | None:
+    """Bytes left to read; None for a pipe."""
+    if not source.seekable():
+        return None
+    here = source.tell()
+    size = source.seek(0, os.SEEK_END) - here
+    source.seek(here)
+    return size
+
+
+class Bar:
+    """A progress bar by bytes; only a terminal shows it."""
+
+    def __init__(self, source: IO[bytes], *, show: bool) -> None:
+        console = terminal.notes()
+        self._shown = show and console.is_terminal
+        self._progress = Progress(
+            TextColumn("{task.fields[count]:,} lines"), BarColumn(), TimeRemainingColumn(),
+            console=console, transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", total=_size(source), count=0)
+
+    def __enter__(self) -> Bar:
+        if self._shown:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._shown:
+            self._progress.stop()
+
+    def over(self, records: Iterator[Record]) -> Iterator[Record]:
+        """Yield the records and advance the bar."""
+        read_bytes = 0
+        for count, record in enumerate(records, 1):
+            read_bytes += len(record.raw)
+            if count % _REPORT_EVERY == 0:
+                self._progress.update(self._task, completed=read_bytes, count=count)
+            yield record

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ifinu import wire
 from ifinu.broker import LOW, NORMAL, URGENT
 from ifinu.cli import enqueue
-from ifinu.cli.record_files import Report
+from ifinu.cli.record_files import RefusedCopy, Report
 from ifinu.notification import Kind
 from ifinu.tables import Table
 
@@ -316,7 +316,7 @@ def test_any_objects_are_accepted_or_refused_in_words(bodies, kind):
     content = "\n".join(map(json.dumps, bodies)).encode()
     table = Table(io.BytesIO(content), enqueue._fields((), kind, None), name="a.jsonl")
     report = Report(as_json=True)
-    reading = enqueue._Reading(table, kind, None, report, enqueue._Copy(None, b""))
+    reading = enqueue._Reading(table, kind, None, report, RefusedCopy(None, b""))
     accepted = len(list(reading.notifications(report.over(table, 1))))
     reading.report_suspects()
     assert accepted + report.refused == len(bodies)
