@@ -313,7 +313,12 @@ intents = Table(
     Index("intents_planned_idx", "not_before", postgresql_where=text("state = 'planned'")),
     Index("intents_queued_idx", "queued_at", postgresql_where=text("state = 'queued'")),
     Index(None, "tenant", "planned_on", "state"),
-)
+    # What a customer gets, and has got: for caps, and for one message about several charges.
+    Index(
+        "intents_customer_idx", "tenant", "customer_id", "planned_on",
+        postgresql_where=text("state IN ('planned', 'merged', 'queued')"),
+    ),
+)  # fmt: skip
 
 texts = Table(
     "texts",

@@ -312,6 +312,12 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["charge_seq"], ["charges.seq"], name="intents_charge_seq_fkey", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("charge_seq", "step", "due_date", "n", name="intents_pkey"),
     )
+    op.create_index(
+        "intents_customer_idx",
+        "intents",
+        ["tenant", "customer_id", "planned_on"],
+        postgresql_where=sa.text("state IN ('planned', 'merged', 'queued')"),
+    )
     op.create_index("intents_planned_idx", "intents", ["not_before"], postgresql_where=sa.text("state = 'planned'"))
     op.create_index("intents_queued_idx", "intents", ["queued_at"], postgresql_where=sa.text("state = 'queued'"))
     op.create_index("intents_tenant_planned_on_state_idx", "intents", ["tenant", "planned_on", "state"])
