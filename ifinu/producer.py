@@ -18,15 +18,14 @@ from typing import Any
 import redis
 
 from ifinu import settings, tracing, wire
-from ifinu.broker import LOW, NORMAL, URGENT, connections
+from ifinu.broker import connections
 from ifinu.broker.claims import Claims
 from ifinu.broker.headers import TRACEPARENT
 from ifinu.broker.intake import is_text
+from ifinu.broker.keys import QUEUE_OF
 from ifinu.errors import BrokerUnavailable, InvalidNotification
-from ifinu.notification import Notification, Priority
+from ifinu.notification import Notification
 from ifinu.tracing import Span, SpanName, Tracer
-
-QUEUE_OF = {Priority.URGENT: URGENT, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
 
 Source = Notification | Mapping[str, object]
 

@@ -16,7 +16,6 @@ from ifinu.backup import emptiness, load
 from ifinu.backup.manifest import Manifest, Part
 from ifinu.backup.postgres import Database
 from ifinu.backup.primary import Address
-from ifinu.backup.reconciliation import Reconciled, reconcile
 from ifinu.backup.store import Store
 from ifinu.backup.streams import Progress
 from ifinu.backup.verification import verify
@@ -25,6 +24,7 @@ from ifinu.errors import BackupFailed
 from ifinu.ledger import upserts
 from ifinu.ledger.engine import writing
 from ifinu.ledger.migrate import migrate
+from ifinu.ledger.reconciliation import Reconciled, reconcile
 from ifinu.ledger.schema import gaps
 from ifinu.numbers import cache, contacts
 

@@ -59,6 +59,8 @@ The Redis keys of a queue, and the moves between them.
     ifinu:remetentes:<instance>:<month>  HASH  phone's pseudonym -> the tenant that last wrote to it (empty: no tenant);
                            for two months
     ifinu:recorder         STRING the process that may write the ledger (see `ledger/leader.py`)
+    ifinu:regua:epoca      HASH   `epoca` the value that the database has too while this server holds what the régua has
+                           pushed, `visto` when that was seen last, in ms (see `billing/epoch.py`)
     ifinu:chave:telefone   STRING the key of pseudonyms, unless one was set (see `pseudonyms.py`)
 
 A message is in exactly one of ready, delayed, lane, in flight and dead, and every move is one Lua script in `scripts/`:
@@ -84,6 +86,7 @@ A message is in exactly one of ready, delayed, lane, in flight and dead, and eve
     hear, hand_sent  move no message: they count what webhooks report of a number's chats
     load_numbers, restarted  move no message: they write a part of the registry's copy, and a pause after a restart
     reconcile  moves no message: writes the ledger's knowledge of an id into its claim, after a restore
+    push       database -> ready, if this server holds what the régua pushed before
 
 Due messages join the ready list at the end where new ones do, the earliest first. They keep the order of their due
 times, do not overtake messages that waited before them, and count in LLEN.
@@ -111,6 +114,7 @@ URGENT = "ifinu:fila:urgente"
 NORMAL = "ifinu:fila:whatsapp"  # what producers in other languages LPUSH to
 LOW = "ifinu:fila:baixa"
 QUEUES = (URGENT, NORMAL, LOW)  # in the order they are served
+QUEUE_OF = {"urgente": URGENT, "normal": NORMAL, "baixa": LOW}  # by `notification.Priority`
 
 # Celery's remote control and task events, kept apart from those of other applications on the same Redis.
 CONTROL = "ifinu"
@@ -127,6 +131,7 @@ GENERATION = "ifinu:numeros:geracao"
 LOADING = "ifinu:numeros:carga"
 SINCE = "ifinu:numeros:desde"
 SERVER = "ifinu:numeros:servidor"
+EPOCH = "ifinu:regua:epoca"
 TENANTS = "ifinu:inquilinos"
 SENDERS_TTL_MS = 62 * 86_400_000
 ANSWERS_TTL_MS = 9 * 86_400_000  # the guard looks back a week

@@ -19,9 +19,9 @@ from ifinu.errors import BackupFailed, ConfigurationError
 if TYPE_CHECKING:
     from ifinu.backup.manifest import Manifest
     from ifinu.backup.postgres import Database
-    from ifinu.backup.reconciliation import Reconciled
     from ifinu.backup.store import Store
     from ifinu.backup.streams import Progress
+    from ifinu.ledger.reconciliation import Reconciled
     from ifinu.settings import Settings
 
 

@@ -10,6 +10,7 @@ import typer
 
 from ifinu import phone as phones
 from ifinu import producer, settings, window
+from ifinu.broker.keys import QUEUE_OF
 from ifinu.cli import durations, terminal
 from ifinu.cli.durations import span
 from ifinu.errors import ConfigurationError, InvalidNotification
@@ -69,7 +70,7 @@ def send(
 
     document: dict[str, object] = {
         "id": notification.id,
-        "queue": producer.QUEUE_OF[notification.priority],
+        "queue": QUEUE_OF[notification.priority],
         "due": due and due.isoformat(),
         "warnings": warnings,
     }

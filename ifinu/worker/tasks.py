@@ -18,6 +18,7 @@ from kombu.exceptions import OperationalError
 from ifinu import loop, producer, tracing, wire
 from ifinu.broker import intake, lanes
 from ifinu.broker.headers import ACCEPTED, LINE, TRACEPARENT, WAIT
+from ifinu.broker.keys import QUEUE_OF
 from ifinu.broker.leases import DEATHS, Settled, one_suspect
 from ifinu.errors import (
     BrokerUnavailable,
@@ -106,7 +107,7 @@ class NotificationTask(Task):
                 return self.apply_async(
                     args=[wire.encode(notification)],
                     task_id=notification.id,
-                    queue=producer.QUEUE_OF[notification.priority],
+                    queue=QUEUE_OF[notification.priority],
                     argsrepr=f"<{notification.kind.value}>",  # Flower and the logs see this, and no personal data
                     kwargsrepr="{}",
                     countdown=countdown,

@@ -12,6 +12,7 @@ import redis
 
 from ifinu import producer
 from ifinu.broker import LOW, NORMAL, QUEUES, URGENT
+from ifinu.broker.keys import QUEUE_OF
 from ifinu.errors import BrokerUnavailable, InvalidNotification
 from ifinu.notification import Kind, Notification, Priority
 from ifinu.producer import Enqueued, PartlyEnqueued, RefusedNotification, enqueue_many, notification_of
@@ -98,7 +99,7 @@ def test_each_priority_has_its_queue_and_the_order_within_it_is_kept(server: red
 
 
 def test_there_is_a_queue_for_every_priority():
-    assert sorted(producer.QUEUE_OF[priority] for priority in Priority) == sorted(QUEUES)
+    assert sorted(QUEUE_OF[priority] for priority in Priority) == sorted(QUEUES)
 
 
 def test_the_refused_are_listed_by_place_id_field_and_reason_and_the_others_are_accepted(server: redis.Redis):

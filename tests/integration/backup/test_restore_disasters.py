@@ -18,7 +18,6 @@ from integration.ledger.recording import record
 from processes import Fleet, Queue, Simulated, fleet_of, numbered, raw, stopping, wait_until
 from waiting import put_aside
 
-from ifinu.backup.reconciliation import reconcile
 from ifinu.broker import NORMAL, QUEUES, Keys, lanes
 from ifinu.broker.events import Event, Name
 from ifinu.broker.keys import UNKNOWN, claim_key, number_key
@@ -26,6 +25,7 @@ from ifinu.broker.optouts import ALL, OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.embedded import Valkey
 from ifinu.ledger.engine import connect
+from ifinu.ledger.reconciliation import reconcile
 from ifinu.ledger.states import State
 from ifinu.numbers import cache, registry
 from ifinu.numbers.registry import Number

@@ -1,5 +1,5 @@
 """
-Reconciliation of a restored Redis with the ledger, before anything is sent.
+Reconciliation of a Redis that was restored, or lost its data, with the ledger, before anything is sent.
 
 A snapshot is older than the disaster: messages sent since still wait in it, and opt-outs since are missing. The ledger
 recorded both, so its last state of an id or person decides:
@@ -25,13 +25,14 @@ from __future__ import annotations
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
-from sqlalchemy import Engine, func, select, tuple_
+from sqlalchemy import Connection, Engine, func, select, tuple_
 
 from ifinu.broker import lanes
 from ifinu.broker.claims import CANCELLED_TTL_MS, ClaimState
@@ -46,6 +47,8 @@ _CLOCK_MARGIN = timedelta(minutes=5)  # if Redis' clock was set back; writing a 
 _SENT = rank(State.SENT)
 _ENDED = (State.EXPIRED, State.SUPPRESSED, State.CANCELLED)
 _KNOWN = (ClaimState.SENT, *(state.value for state in _ENDED))
+
+Connect = Callable[[], AbstractContextManager[Connection]]  # opens a connection to the ledger for a few queries
 
 
 @dataclass
@@ -85,14 +88,12 @@ def reconcile(client: redis.Redis, ledger: Engine, since: datetime, *, claim_ttl
         LedgerUnavailable: The ledger is away, or not migrated. Repeat the call.
         redis.RedisError: Redis is away. Repeat the call.
     """
-    writer = _ClaimWriter(client, int(claim_ttl_s * 1000), since, resend)
+    writer = ClaimWriter(client, claim_ttl_s, since, resend=resend)
     reconciled = Reconciled()
     with ledger.connect() as connection:
-        last = connection.execute(select(func.max(events.c.ms))).scalar()
-        reconciled.known_to = None if last is None else datetime.fromtimestamp(last / 1000, UTC)
-    for page in _pages(ledger, since - _CLOCK_MARGIN):
-        reconciled.claims.update(writer.write(_outcomes(ledger, page, since - _CLOCK_MARGIN)))
-    reconciled.opt_outs = _opt_outs(client, ledger, since - _CLOCK_MARGIN)
+        reconciled.known_to = known_to(connection)
+    reconciled.claims = recall(writer, ledger.connect, since - _CLOCK_MARGIN)
+    reconciled.opt_outs = restore_opt_outs(client, ledger.connect, since - _CLOCK_MARGIN)
     for ids in _waiting(client):
         reconciled.waiting += len(ids)
         states = writer.mark_in_doubt([id_ for id_ in ids if id_ is not None])
@@ -101,7 +102,27 @@ def reconcile(client: redis.Redis, ledger: Engine, since: datetime, *, claim_ttl
     return reconciled
 
 
-def _pages(ledger: Engine, since: datetime) -> Iterator[Sequence[Any]]:
+def known_to(connection: Connection) -> datetime | None:
+    """Time of the ledger's last event, by Redis' clock; None if it has no event."""
+    last = connection.execute(select(func.max(events.c.ms))).scalar()
+    return None if last is None else datetime.fromtimestamp(last / 1000, UTC)
+
+
+def recall(writer: ClaimWriter, connect: Connect, since: datetime) -> Counter[str]:
+    """
+    Write what the ledger has recorded since a time into the claims, and count those that changed, by state.
+
+    Raises:
+        LedgerUnavailable: The ledger is away, or not migrated. Repeat the call.
+        redis.RedisError: Redis is away. Repeat the call.
+    """
+    changed: Counter[str] = Counter()
+    for page in _pages(connect, since):
+        changed.update(writer.write(_outcomes(connect, page, since)))
+    return changed
+
+
+def _pages(connect: Connect, since: datetime) -> Iterator[Sequence[Any]]:
     """Rows of the notifications with an event since a time, in pages."""
     row = notifications.c
     query = select(row.id, row.state, row.state_rank, row.state_ms, row.key_id, row.last_at)
@@ -109,7 +130,7 @@ def _pages(ledger: Engine, since: datetime) -> Iterator[Sequence[Any]]:
     after = None
     while True:
         where = row.last_at >= since if after is None else tuple_(row.last_at, row.id) > tuple_(*after)
-        with ledger.connect() as connection:
+        with connect() as connection:
             page = connection.execute(query.where(where)).all()
         if not page:
             return
@@ -117,11 +138,11 @@ def _pages(ledger: Engine, since: datetime) -> Iterator[Sequence[Any]]:
         after = page[-1].last_at, page[-1].id
 
 
-def _outcomes(ledger: Engine, page: Sequence[Any], since: datetime) -> Iterator[tuple[str, ClaimState, str, bool]]:
+def _outcomes(connect: Connect, page: Sequence[Any], since: datetime) -> Iterator[tuple[str, ClaimState, str, bool]]:
     """Claims to write: the id, its state, the gateway's message id, and whether it was resent already."""
     news = [row for row in page if row.state_ms >= since.timestamp() * 1000]
-    purged = _last_ms(ledger, Name.PURGED, [row.id for row in news if row.state == State.DEAD])
-    resent = _last_ms(ledger, Name.RESENDING, [row.id for row in news if row.state == State.UNKNOWN])
+    purged = _last_ms(connect, Name.PURGED, [row.id for row in news if row.state == State.DEAD])
+    resent = _last_ms(connect, Name.RESENDING, [row.id for row in news if row.state == State.UNKNOWN])
     for row in news:
         if row.state_rank >= _SENT:
             yield row.id, ClaimState.SENT, row.key_id or "", False
@@ -133,23 +154,43 @@ def _outcomes(ledger: Engine, page: Sequence[Any], since: datetime) -> Iterator[
             yield row.id, ClaimState.UNKNOWN, "", row.id in resent
 
 
-def _last_ms(ledger: Engine, name: Name, ids: list[str]) -> dict[str, int]:
+def _last_ms(connect: Connect, name: Name, ids: list[str]) -> dict[str, int]:
     """Time of the last event of a name, in ms, for each id that has one."""
     if not ids:
         return {}
     event = events.c
     query = select(event.notification_id, func.max(event.ms)).group_by(event.notification_id)
-    with ledger.connect() as connection:
+    with connect() as connection:
         found = connection.execute(query.where(event.notification_id.in_(ids), event.name == name.value))
         return {row[0]: row[1] for row in found}
 
 
-class _ClaimWriter:
-    def __init__(self, client: redis.Redis, ttl_ms: int, since: datetime, resend: bool) -> None:
+class ClaimWriter:
+    """
+    Writes claims of ids that a Redis server has lost or never knew.
+
+    Args:
+        client: A client that returns bytes.
+        claim_ttl_s: Lifetime of a claim, in seconds.
+        since: When a send in doubt began at the earliest.
+        started: When the last one of them began, at the latest; by default at that time too.
+        resend: Allow a message in doubt to be sent again if the gateway does not have it.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        claim_ttl_s: float,
+        since: datetime,
+        *,
+        started: datetime | None = None,
+        resend: bool,
+    ) -> None:
         self._client = client
         script("reconcile").load(client)
-        self._ttl_ms = ttl_ms
-        self._since_ms = round(since.timestamp() * 1000)
+        self._ttl_ms = int(claim_ttl_s * 1000)
+        self._since_ms = _ms(since)
+        self._started_ms = _ms(started or since)
         self._resend = resend
 
     def write(self, outcomes: Iterable[tuple[str, ClaimState, str, bool]]) -> Counter[str]:
@@ -173,20 +214,41 @@ class _ClaimWriter:
         pipe.execute()
         return Counter(ClaimState.UNKNOWN if state == ClaimState.SENDING else state for state in states)
 
-    def _put(self, pipe: Any, id_: str, state: ClaimState, key_id: str, *, resent: bool) -> None:
+    def doubt(self, ids: Iterable[str]) -> int:
+        """
+        Let the next message with each id be looked up before it is sent, unless the id has a claim. Returns how many
+        have none.
+        """
+        pipe = self._client.pipeline(transaction=False)
+        for id_ in ids:
+            self._put(pipe, id_, ClaimState.UNKNOWN, "", resent=False, unclaimed=True)
+        return sum(pipe.execute())
+
+    def _put(
+        self, pipe: Any, id_: str, state: ClaimState, key_id: str, *, resent: bool, unclaimed: bool = False
+    ) -> None:
         ttl_ms = max(self._ttl_ms, CANCELLED_TTL_MS) if state is ClaimState.CANCELLED else self._ttl_ms
         fields = {"reason": "restored", "error": "it was being sent when the backup was taken"}
         _, _, data = Event(Name.UNKNOWN, id_, fields).arguments()
         keys = (claim_key(id_), UNKNOWN, Keys.of(NORMAL).in_flight, EVENTS)
         held = "1" if resent or not self._resend else ""
-        args = (state, id_, ttl_ms, key_id, self._since_ms, secrets.token_hex(16), held, data)
+        last = self._started_ms, "1" if unclaimed else ""
+        args = (state, id_, ttl_ms, key_id, self._since_ms, secrets.token_hex(16), held, data, *last)
         pipe.evalsha(script("reconcile").sha, len(keys), *keys, *args)
 
 
-def _opt_outs(client: redis.Redis, ledger: Engine, since: datetime) -> int:
-    """Write the opt-outs and opt-ins since a time to Redis, and count those that it lacked."""
-    query = select(opt_outs).where(opt_outs.c.ms >= since.timestamp() * 1000)
-    with ledger.connect() as connection:
+def restore_opt_outs(client: redis.Redis, connect: Connect, since: datetime | None) -> int:
+    """
+    Write opt-outs and opt-ins to Redis, and count those that it lacked.
+
+    Args:
+        since: Those since a time; None for all.
+
+    Raises:
+        LedgerUnavailable, redis.RedisError: As for `recall`.
+    """
+    query = select(opt_outs).where(opt_outs.c.ms >= (0 if since is None else _ms(since)))
+    with connect() as connection:
         rows = connection.execute(query).all()
     changed = 0
     for start in range(0, len(rows), _PAGE):
@@ -197,7 +259,7 @@ def _opt_outs(client: redis.Redis, ledger: Engine, since: datetime) -> int:
                 pipe.hdel(key, row.phone_hash)
                 continue
             at = row.at or datetime.fromtimestamp(row.ms / 1000, UTC)
-            entry = {"at": round(at.timestamp() * 1000), "phone": row.phone, "source": row.source, "confirmation": ""}
+            entry = {"at": _ms(at), "phone": row.phone, "source": row.source, "confirmation": ""}
             pipe.hsetnx(key, row.phone_hash, json.dumps(entry))
         changed += sum(pipe.execute())
     return changed
@@ -226,3 +288,7 @@ def _pages_of(messages: Iterable[bytes]) -> Iterator[list[str | None]]:
 
 def _ids(page: Any) -> list[str | None]:
     return [identity(raw)[0] for raw in page]
+
+
+def _ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)
