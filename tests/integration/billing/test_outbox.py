@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import bills
+import pytest
+import redis
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from ifinu.billing import epoch, outbox
+from ifinu.billing.billing_schema import billing_epoch, billing_tenants, cancel_flags, customers, intents
+from ifinu.billing.outbox import Pushed
+from ifinu.broker import NORMAL, URGENT
+from ifinu.broker.keys import EPOCH
+from ifinu.notification import Kind, Notification, Priority, Stop
+
+NOW = datetime(2026, 12, 15, 13, tzinfo=UTC)
+WEEK_S = 604_800.0
+VALID = {"not_before": NOW - timedelta(hours=1), "valid_until": NOW + timedelta(days=1)}
+
+
+class Composer:
+    """Makes a message of each intent, except of those with a reason why it does not go."""
+
+    def __init__(self) -> None:
+        self.stops: dict[str, Stop] = {}
+        self.priority = Priority.NORMAL
+
+    def __call__(
+        self, connection: Connection, wanted: Iterable[tuple[int, str]], now: datetime
+    ) -> dict[str, Notification | Stop]:
+        return {
+            id_: self.stops.get(id_)
+            or Notification(
+                id=id_, kind=Kind.OVERDUE, phone=bills.PHONE, text="Oi", tenant="u1", priority=self.priority
+            )
+            for _, id_ in wanted
+        }
+
+
+@pytest.fixture
+def compose() -> Composer:
+    return Composer()
+
+
+@pytest.fixture
+def agreed(engine: Engine, client: redis.Redis) -> None:
+    """Redis and the database have one epoch."""
+    with engine.begin() as connection:
+        epoch.check(connection, client, NOW, claim_ttl_s=WEEK_S)
+
+
+def plan(engine: Engine, count: int = 1, **columns: Any) -> list[str]:
+    """Plan messages about as many charges of a customer each, and return their ids, the first due first."""
+    ids = []
+    with engine.begin() as connection:
+        if connection.execute(select(billing_tenants.c.id)).first() is None:
+            bills.tenant(connection)
+        for n in range(count):
+            id_ = uuid.uuid4().hex
+            bills.customer(connection, id_)
+            seq = bills.charge(connection, id_, id_)
+            due = VALID["not_before"] + timedelta(seconds=n)
+            ids.append(bills.intent(connection, seq, **{**VALID, "not_before": due, **columns})[1])
+    return ids
+
+
+def push(engine: Engine, client: redis.Redis, compose: Composer, **arguments: Any) -> Pushed:
+    with engine.begin() as connection:
+        return outbox.push(connection, client, NOW, compose=compose, claim_ttl_s=WEEK_S, **arguments)
+
+
+def on(client: redis.Redis, queue: str = NORMAL) -> list[str]:
+    """Ids on a queue, the one that is served next first."""
+    return [json.loads(raw)["id"] for raw in reversed(client.lrange(queue, 0, -1))]
+
+
+def states(engine: Engine) -> dict[str, tuple[str, str | None]]:
+    with engine.connect() as connection:
+        return {row.id: (row.state, row.reason) for row in connection.execute(select(intents))}
+
+
+def columns_of(engine: Engine, table: Any) -> Any:
+    with engine.connect() as connection:
+        return connection.execute(select(table)).one()
+
+
+@pytest.mark.usefixtures("agreed")
+def test_messages_that_are_due_are_pushed_in_their_order_and_become_queued(
+    engine: Engine, client: redis.Redis, compose: Composer
+):
+    ids = plan(engine, 3)
+    plan(engine, not_before=NOW + timedelta(seconds=1))
+    assert push(engine, client, compose, limit=2) == Pushed(2, more=True)
+    assert push(engine, client, compose, limit=2) == Pushed(1)
+    assert on(client) == ids
+    assert [states(engine)[id_] for id_ in ids] == [("queued", None)] * 3
+    with engine.connect() as connection:
+        row = connection.execute(select(intents).where(intents.c.id == ids[0])).one()
+        assert (row.queued_at, row.epoch) == (NOW, connection.scalar(select(billing_epoch.c.epoch)))
+    message = json.loads(client.lrange(NORMAL, -1, -1)[0])
+    assert message == {
+        "id": ids[0], "tipo_notificacao": "atraso", "telefone": bills.PHONE, "texto": "Oi", "usuario_id": "u1",
+        "criado_em": "2026-12-15T13:00:00.000+00:00",
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("agreed")
+def test_a_message_goes_on_the_queue_of_its_priority(engine: Engine, client: redis.Redis, compose: Composer):
+    compose.priority = Priority.URGENT
+    ids = plan(engine)
+    push(engine, client, compose)
+    assert (on(client, URGENT), on(client)) == (ids, [])
+
+
+@pytest.mark.usefixtures("agreed")
+@pytest.mark.parametrize(
+    ("kind", "notice", "overdue"),
+    [
+        ("lembrete", date(2026, 12, 15), None),
+        ("atraso", date(2026, 12, 15), date(2026, 12, 15)),
+        ("pagamento", None, None),
+    ],
+)
+def test_the_customer_remembers_the_day_of_the_last_notice(
+    engine: Engine, client: redis.Redis, compose: Composer, kind: str, notice: date | None, overdue: date | None
+):
+    plan(engine, kind=kind)
+    push(engine, client, compose)
+    row = columns_of(engine, customers)
+    assert (row.last_notice_on, row.last_overdue_on) == (notice, overdue)
+
+
+@pytest.mark.usefixtures("agreed")
+def test_a_push_without_its_commit_is_pushed_again_with_the_same_id(
+    engine: Engine, client: redis.Redis, compose: Composer
+):
+    ids = plan(engine)
+    with engine.connect() as connection:
+        outbox.push(connection, client, NOW, compose=compose, claim_ttl_s=WEEK_S)
+        connection.rollback()
+    assert push(engine, client, compose).count == 1
+    assert on(client) == ids * 2
+
+
+@pytest.mark.usefixtures("agreed")
+def test_two_pushes_at_once_take_different_messages(engine: Engine, client: redis.Redis, compose: Composer):
+    ids = plan(engine, 4)
+    with engine.begin() as one:
+        outbox.push(one, client, NOW, compose=compose, claim_ttl_s=WEEK_S, limit=2)
+        assert push(engine, client, compose).count == 2
+    assert sorted(on(client)) == sorted(ids)
+
+
+@pytest.mark.usefixtures("agreed")
+def test_nothing_of_a_paused_tenant_is_pushed(engine: Engine, client: redis.Redis, compose: Composer):
+    ids = plan(engine)
+    with engine.begin() as connection:
+        connection.execute(update(billing_tenants).values(paused_at=NOW))
+    assert push(engine, client, compose) == Pushed()
+    with engine.begin() as connection:
+        connection.execute(update(billing_tenants).values(paused_at=None))
+    assert push(engine, client, compose).count == 1
+    assert on(client) == ids
+
+
+@pytest.mark.usefixtures("agreed")
+def test_messages_stay_in_the_database_while_the_queue_is_full(
+    engine: Engine, client: redis.Redis, compose: Composer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(outbox, "MOST_WAITING", 3)
+    plan(engine)
+    client.lpush(NORMAL, *"abcd")
+    assert push(engine, client, compose) == Pushed(full=True)
+    client.lpop(NORMAL)
+    assert push(engine, client, compose).count == 1
+
+
+@pytest.mark.usefixtures("agreed")
+@pytest.mark.parametrize(
+    ("stop", "becomes"),
+    [
+        ("paid", ("cancelled", "paid")),
+        ("charge_cancelled", ("cancelled", "charge_cancelled")),
+        ("on_hold", ("skipped", "on_hold")),
+        ("no_phone", ("skipped", "no_phone")),
+        ("tenant_paused", ("planned", None)),
+    ],
+)
+def test_a_message_that_does_not_go_after_all_has_the_reason(
+    engine: Engine, client: redis.Redis, compose: Composer, stop: str, becomes: tuple[str, str | None]
+):
+    stopped, goes = plan(engine, 2)
+    compose.stops[stopped] = Stop(stop)
+    pushed = push(engine, client, compose)
+    assert (pushed.count, pushed.withdrawn) == (1, int(stop != "tenant_paused"))
+    assert states(engine)[stopped] == becomes
+    assert on(client) == [goes]
+
+
+@pytest.mark.usefixtures("agreed")
+def test_a_message_whose_validity_has_ended_expires(engine: Engine, client: redis.Redis, compose: Composer):
+    late, good = plan(engine, valid_until=NOW) + plan(engine)
+    assert push(engine, client, compose).count == 1
+    with engine.begin() as connection:
+        assert outbox.expire(connection, NOW) == 1
+    assert states(engine) == {late: ("expired", "stale"), good: ("queued", None)}
+
+
+def test_nothing_is_pushed_before_there_is_an_epoch(engine: Engine, client: redis.Redis, compose: Composer):
+    plan(engine)
+    assert push(engine, client, compose) == Pushed(refused=True)
+    assert on(client) == []
+
+
+@pytest.mark.usefixtures("agreed")
+@pytest.mark.parametrize("lost", ["gone", "another"])
+def test_a_server_without_the_epoch_gets_nothing(engine: Engine, client: redis.Redis, compose: Composer, lost: str):
+    ids = plan(engine)
+    if lost == "gone":
+        client.flushall()
+    else:
+        client.hset(EPOCH, "epoca", "another")
+    assert push(engine, client, compose).refused
+    assert on(client) == []
+    assert states(engine) == {ids[0]: ("planned", None)}
+
+
+@pytest.mark.usefixtures("agreed")
+def test_a_queued_message_of_which_the_ledger_never_heard_expires_without_a_trace(engine: Engine):
+    ended = {"state": "queued", "queued_at": NOW - timedelta(days=2)}
+    (lost,) = plan(engine, **ended, valid_until=NOW - timedelta(hours=2))
+    (recent,) = plan(engine, **ended, valid_until=NOW - timedelta(minutes=30))
+    (cancelled,) = plan(engine, **ended, valid_until=NOW - timedelta(hours=2))
+    (forgotten,) = plan(engine, **ended | {"queued_at": NOW - timedelta(days=99)}, valid_until=NOW - timedelta(days=9))
+    with engine.begin() as connection:
+        connection.execute(insert(cancel_flags).values(id=cancelled))
+        assert outbox.expire_untraced(connection, NOW, since=NOW - timedelta(days=30)) == 1
+    found = states(engine)
+    assert found.pop(lost) == ("expired", "no_trace")
+    assert set(found.values()) == {("queued", None)}
+    assert found.keys() == {recent, cancelled, forgotten}
