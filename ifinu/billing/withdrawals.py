@@ -1,0 +1,175 @@
+"""
+Withdrawal of planned and queued messages: the charge was paid, cancelled, held or moved, or its recipient changed.
+
+A message that is only planned becomes `cancelled`. One that is queued gets a row in `cancel_flags` in the same
+transaction, and Redis gets these flags after the commit (`apply_flags`). Where a withdrawn message spoke of other
+charges too, one of theirs takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import redis
+from sqlalchemy import Connection, text
+
+from ifinu.broker.claims import Claims, ClaimState
+
+# A message that takes the place of a queued one waits for so long: by then Redis has said whether that one was sent.
+_FLAG_FIRST = timedelta(minutes=1)
+
+_KEY = "charge_seq, step, due_date, n"
+# The ledger's states of a message that is at its end. A dead letter may be replayed, and a purged message pushed again.
+_ENDED = """EXISTS (SELECT FROM notifications e WHERE e.id = i.id AND e.state IN
+    ('sent', 'failed', 'server_ack', 'delivered', 'read', 'expired', 'suppressed', 'cancelled'))"""
+# Messages that were merged into those of some charges (`l`). The index of a customer's open charges finds them.
+_FOLLOWERS = """intents l
+    JOIN charges c ON c.tenant = l.tenant AND c.customer_id = l.customer_id AND c.status IN ('open', 'overdue')
+    JOIN intents o ON o.charge_seq = c.seq AND o.charge_seq <> l.charge_seq AND o.leader = l.charge_seq
+     AND o.state = 'merged' AND o.planned_on = l.planned_on AND o.channel = l.channel
+     AND o.customer_id = l.customer_id"""
+
+
+# All rows that the other statements may write, in one order, so that two withdrawals never wait for each other.
+_LOCK = text(f"""
+    SELECT FROM intents i JOIN (
+        SELECT {_KEY} FROM intents WHERE charge_seq = ANY(:seqs)
+        UNION SELECT o.charge_seq, o.step, o.due_date, o.n FROM {_FOLLOWERS} WHERE l.charge_seq = ANY(:seqs)
+    ) k USING ({_KEY})
+    WHERE i.state IN ('planned', 'merged', 'queued') ORDER BY {_KEY} FOR UPDATE OF i""")
+
+_CANCEL = text("""
+    UPDATE intents SET state = 'cancelled', reason = :reason
+    WHERE charge_seq = ANY(:seqs) AND state IN ('planned', 'merged') RETURNING id""")
+
+_FLAG = text(f"""
+    INSERT INTO cancel_flags (id, at)
+    SELECT i.id, :now FROM intents i WHERE i.charge_seq = ANY(:seqs) AND i.state = 'queued' AND NOT {_ENDED}
+    ON CONFLICT DO NOTHING RETURNING id""")
+
+# The gravest of those that were merged into a withdrawn message takes its place, in the planner's order.
+_PROMOTE = text(f"""
+    UPDATE intents i SET leader = p.leader,
+        state = CASE WHEN p.rank = 1 THEN 'planned' ELSE 'merged' END,
+        not_before = CASE WHEN p.rank = 1 THEN greatest(i.not_before, :later) ELSE i.not_before END
+    FROM (SELECT o.charge_seq, o.step, o.due_date, o.n, first_value(o.charge_seq) OVER w AS leader,
+                 row_number() OVER w AS rank
+            FROM {_FOLLOWERS} WHERE l.id = ANY(:ids)
+          WINDOW w AS (PARTITION BY l.id ORDER BY (o.kind = 'atraso') DESC, o.due_date, o.charge_seq)) p
+    WHERE (i.charge_seq, i.step, i.due_date, i.n) = (p.charge_seq, p.step, p.due_date, p.n)""")
+
+# A withdrawn message had been sent, so the others that it spoke of are not sent again.
+_MERGE_AGAIN = text("""
+    UPDATE intents o SET state = 'merged', leader = l.charge_seq
+    FROM intents l
+    JOIN charges c ON c.tenant = l.tenant AND c.customer_id = l.customer_id AND c.status IN ('open', 'overdue')
+    WHERE l.id = ANY(:ids) AND l.leader = l.charge_seq AND o.charge_seq = c.seq AND o.charge_seq <> l.charge_seq
+      AND o.state IN ('planned', 'merged') AND o.leader IS NOT NULL
+      AND o.planned_on = l.planned_on AND o.channel = l.channel AND o.customer_id = l.customer_id""")
+
+# A queued message to somebody else than it should go to now, and a new one with another id in its place.
+_READDRESS = text(f"""
+    WITH old AS MATERIALIZED (
+        SELECT i.* FROM intents i
+        WHERE i.charge_seq = ANY(:seqs) AND i.state = 'queued' AND i.valid_until > :now AND NOT {_ENDED}),
+    flagged AS (
+        INSERT INTO cancel_flags (id, at) SELECT id, :now FROM old ON CONFLICT DO NOTHING)
+    UPDATE intents i SET state = 'planned', rev = i.rev + 1, id = split_part(i.id, '~', 1) || '~' || i.rev + 1,
+        queued_at = NULL, epoch = NULL, not_before = greatest(i.not_before, :now)
+    FROM old WHERE (i.charge_seq, i.step, i.due_date, i.n) = (old.charge_seq, old.step, old.due_date, old.n)
+    RETURNING old.id""")
+
+# A charge that has another customer leaves the common messages of the former one.
+_GO_ALONE = text("""
+    UPDATE intents i SET customer_id = c.customer_id, state = 'planned', leader = NULL
+    FROM charges c WHERE c.seq = i.charge_seq AND c.seq = ANY(:seqs) AND i.state IN ('planned', 'merged')""")
+
+_OPEN_FLAGS = text("""
+    SELECT id FROM cancel_flags WHERE done_at IS NULL ORDER BY at LIMIT :limit FOR UPDATE SKIP LOCKED""")
+_CLOSE_FLAGS = text("UPDATE cancel_flags SET done_at = :now WHERE id = ANY(:ids)")
+
+
+class Applied(NamedTuple):
+    """
+    What became of cancel flags.
+
+    Attributes:
+        cancelled: Messages that will not be sent.
+        late: Messages that had been sent, or were being sent.
+    """
+
+    cancelled: int
+    late: int
+
+
+def lock(connection: Connection, seqs: Sequence[int]) -> None:
+    """Lock the messages about some charges that may still go, and those that were merged into them, in one order."""
+    connection.execute(_LOCK, {"seqs": list(seqs)})
+
+
+def withdraw(connection: Connection, seqs: Sequence[int], reason: str, now: datetime) -> list[str]:
+    """
+    Withdraw the messages about some charges that were not sent yet.
+
+    Args:
+        reason: Why, as `intents.reason` has it.
+
+    Returns:
+        Their ids: those that were only planned, and those that Redis has to cancel.
+    """
+    which = {"seqs": list(seqs)}
+    lock(connection, seqs)
+    planned = connection.scalars(_CANCEL, which | {"reason": reason}).all()
+    # In a statement after that one, to see as queued what was pushed meanwhile.
+    queued = connection.scalars(_FLAG, which | {"now": now}).all()
+    ids = [*planned, *queued]
+    _promote(connection, ids, now)
+    return ids
+
+
+def readdress(connection: Connection, seqs: Sequence[int], now: datetime, *, alone: bool) -> list[str]:
+    """
+    Send the messages about some charges to their new recipient: what is queued gets another id.
+
+    Args:
+        alone: Whether the charges have another customer, and leave the messages that they shared.
+
+    Returns:
+        The ids that Redis has to cancel.
+    """
+    which = {"seqs": list(seqs)}
+    lock(connection, seqs)
+    if alone:
+        leaders = text("SELECT id FROM intents WHERE charge_seq = ANY(:seqs) AND leader = charge_seq")
+        _promote(connection, connection.scalars(leaders, which).all(), now)
+    ids = list(connection.scalars(_READDRESS, which | {"now": now}))
+    if alone:
+        connection.execute(_GO_ALONE, which)
+    return ids
+
+
+def apply_flags(connection: Connection, client: redis.Redis, limit: int, now: datetime) -> Applied:
+    """
+    Cancel in Redis what was queued when it was withdrawn. Several processes may do so at once.
+
+    Args:
+        client: A client that returns bytes.
+        limit: The most flags.
+
+    Raises:
+        redis.RedisError: Redis did not take all of them; they stay open.
+    """
+    ids = connection.scalars(_OPEN_FLAGS, {"limit": limit}).all()
+    claims = Claims(client, ttl_s=0)  # it remembers a cancelled id for 90 days all the same
+    late = [id_ for id_ in ids if claims.cancel(id_) in (ClaimState.SENDING, ClaimState.SENT)]
+    connection.execute(_CLOSE_FLAGS, {"ids": list(ids), "now": now})
+    if late:
+        connection.execute(_MERGE_AGAIN, {"ids": late})
+    return Applied(len(ids) - len(late), len(late))
+
+
+def _promote(connection: Connection, ids: Sequence[str], now: datetime) -> None:
+    if ids:
+        connection.execute(_PROMOTE, {"ids": list(ids), "later": now + _FLAG_FIRST})

@@ -1,0 +1,66 @@
+"""Tenants, customers and charges as the functions of `ifinu.billing` make them, and messages about them."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from ifinu.billing import charges, customers, tenants
+from ifinu.billing.billing_schema import cancel_flags, intents
+from ifinu.billing.charges import Charge, NewCharge
+from ifinu.billing.customers import Customer
+from ifinu.billing.tenants import Tenant
+
+NOW = datetime(2026, 12, 1, 13, 0, tzinfo=UTC)  # Tuesday, 10:00 in São Paulo
+TODAY = date(2026, 12, 1)
+DUE = date(2026, 12, 10)  # Thursday
+
+
+def tenant(connection: Connection, id_: str = "t1", **columns: Any) -> Tenant:
+    fields = {"legal_name": "Academia Fit LTDA", "uf": "SP"} | columns
+    return tenants.add(connection, Tenant(id_, **fields), NOW)
+
+
+def customer(connection: Connection, id_: str = "k1", of: str = "t1", **columns: Any) -> Customer:
+    fields = {"name": "Ana Souza", "phone": "+5511987654321"} | columns
+    return customers.add(connection, Customer(of, id_, **fields), NOW)
+
+
+def new_charge(id_: str = "c1", of: str = "t1", **columns: Any) -> NewCharge:
+    fields = {"customer_id": "k1", "amount": Decimal("149.90"), "due_date": DUE} | columns
+    return NewCharge(of, id_, **fields)
+
+
+def charge(connection: Connection, id_: str = "c1", of: str = "t1", now: datetime = NOW, **columns: Any) -> Charge:
+    charges.add(connection, new_charge(id_, of, **columns), now)
+    return charges.get(connection, of, id_)
+
+
+def intent(connection: Connection, about: Charge, step: str = "l3", state: str = "planned", **columns: Any) -> str:
+    """Insert a decided step of a charge, and return the id of its message."""
+    row = {
+        "id": f"c{about.seq}.{step}.{about.due_date:%y%m%d}", "due_date": about.due_date, "tenant": about.tenant,
+        "customer_id": about.customer_id, "kind": "lembrete", "channel": "whatsapp", "planned_on": TODAY,
+        "not_before": NOW, "valid_until": NOW + timedelta(days=3),
+    }  # fmt: skip
+    if state == "queued":
+        row["queued_at"] = NOW
+    whole = row | columns
+    connection.execute(insert(intents).values(whole | {"charge_seq": about.seq, "step": step, "state": state}))
+    return str(whole["id"])
+
+
+def states(connection: Connection) -> dict[str, str]:
+    """State of each message by its id, with the reason where there is one: `cancelled paid`."""
+    rows = connection.execute(select(intents.c.id, intents.c.state, intents.c.reason))
+    return {id_: f"{state} {reason}" if reason else state for id_, state, reason in rows}
+
+
+def flags(connection: Connection) -> dict[str, bool]:
+    """Ids that Redis has to cancel, and whether it has."""
+    return {
+        id_: done is not None for id_, done in connection.execute(select(cancel_flags.c.id, cancel_flags.c.done_at))
+    }
