@@ -271,7 +271,7 @@ class Delivery:
             _Elsewhere: It goes by another number than the one that the fetch took for it.
         """
         notification, taken, directory = message.notification, message.ref.number, self.numbers()
-        if not (directory.generation or self.registered_only):
+        if not (len(directory) or self.registered_only):
             return message
         instance, paced = route(
             directory,

@@ -74,6 +74,7 @@ A message is in exactly one of ready, delayed, lane, in flight and dead, and eve
     give_back  in flight -> ready or its lane, to be served next
     reroute    in flight -> another number's lane
     move_lane  lane -> another number's lane
+    return_lane  lane -> ready, once no number is registered
     lift       lane -> in flight, to be buried
     bury       in flight -> dead
     renew      in flight stays in flight, with a later deadline

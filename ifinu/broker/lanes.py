@@ -188,6 +188,23 @@ def move(
     return moved
 
 
+def return_all(client: redis.Redis, queues: Sequence[str] = QUEUES) -> int:
+    """
+    Return what waits in lanes to the ends of its queues, for when no number is registered and no fetch looks at lanes.
+
+    Returns:
+        How many messages were returned.
+
+    Raises:
+        redis.RedisError: Redis went away; what has not moved is where it was.
+    """
+    returned = 0
+    for lane in counts(client, queues):
+        while some := int(script("return_lane")(client, (lane.queue,), (lane.number, lane.tenant, _PAGE))):
+            returned += some
+    return returned
+
+
 def set_aside(client: redis.Redis, lane: Lane, aside: str) -> bool:
     """Rename the key of a lane's messages, in one step; False while another purge's messages are still set aside."""
     return bool(script("purge_lane")(client, (lane.queue, aside), (lane.number, lane.tenant)))

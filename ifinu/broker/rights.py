@@ -26,7 +26,7 @@ WORKER = (
 )  # fmt: skip
 RECORDING = (
     "brake_number", "forget_events", "hold_number", "lead", "load_numbers", "read_events", "release_number", "resign",
-    "restarted",
+    "restarted", "return_lane",
 )  # fmt: skip
 
 _CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")

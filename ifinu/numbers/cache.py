@@ -21,14 +21,17 @@ from datetime import datetime
 from typing import Any
 
 import redis
+import structlog
 from sqlalchemy import Engine
 
-from ifinu.broker import clock, restarts
+from ifinu.broker import clock, lanes, restarts
 from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, SINCE, TENANTS, number_key, script, tenant_key
 from ifinu.errors import BrokerUnavailable
 from ifinu.numbers import registry
 from ifinu.numbers.directory import BANNED
 from ifinu.numbers.registry import Number, Registry, Tenant
+
+log = structlog.get_logger(__name__)
 
 _LOCK_MS = 15_000  # longer than the database takes to answer, or a part to be written
 _WAIT_S = 60.0  # for another process that writes
@@ -107,6 +110,8 @@ def _write(client: redis.Redis, engine: Engine, token: str, *, recount: bool) ->
         longest_ms = max(one.pace(now).gap_max_ms / one.brake for one in all_.numbers)
         client.set(SINCE, round(now.timestamp() * 1000 + max(longest_ms, restarts.LEAST_MS)))
     _step(client, token, tenants=tenants, gone=gone, generation=generation)
+    if not all_.numbers and (returned := lanes.return_all(client)):
+        log.warning("ifinu.numbers.lanes_returned", count=returned)
     return generation
 
 

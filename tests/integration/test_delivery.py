@@ -599,6 +599,17 @@ def test_only_registered_instances_send_where_the_settings_ask_for_that(
     assert gateway.sent_by == ["wa1"]
 
 
+def test_once_no_number_is_registered_a_message_goes_as_without_a_registry(
+    registered: Delivery, gateway: Gateway, carry: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    emptied = replace(registered, numbers=lambda: Directory("g2"))
+    assert carry(by=replace(emptied, registered_only=True)).reason == "unknown_instance"
+    monkeypatch.delattr("ifinu.delivery.route")
+    for taken in ("", "n1"):
+        carry(another(f"inv-2{taken}"), by=emptied, number=taken)
+    assert gateway.sent_by == ["wa1", "wa1"]
+
+
 def test_a_new_chat_over_the_numbers_cap_waits_for_tomorrow_and_a_known_person_does_not(
     registered: Delivery, gateway: Gateway, client: redis.Redis, carry: Callable[..., Any]
 ):

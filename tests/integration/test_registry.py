@@ -21,8 +21,8 @@ import redis
 from processes import wait_until
 from sqlalchemy import Engine
 
-from ifinu.broker import clock
-from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, TENANTS, number_key, tenant_key
+from ifinu.broker import NORMAL, QUEUES, Keys, clock, lanes
+from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, TENANTS, in_lanes_key, number_key, script, tenant_key
 from ifinu.errors import BrokerUnavailable, ConfigurationError
 from ifinu.ledger.schema import instances
 from ifinu.ledger.states import State
@@ -33,6 +33,7 @@ from ifinu.numbers.presets import Preset
 from ifinu.numbers.registry import UNTIL_RELEASED, Channel, Number, Policy, Tenant
 
 NOW = datetime(2026, 12, 1, 15, 0, tzinfo=UTC)
+NO_LANES = [in_lanes_key(queue) for queue in QUEUES]  # counts, which are 0
 
 
 def add(engine: Engine, name: str, **values: Any) -> None:
@@ -318,6 +319,38 @@ def test_what_is_no_longer_registered_leaves_redis(ledger: Engine, client: redis
     assert generation == registry.read(ledger).generation
     assert client.keys("ifinu:*") == [GENERATION.encode()]  # by it, a worker learns that its numbers are gone
     assert (Directory.load(client).generation, len(Directory.load(client))) == (generation, 0)
+
+
+def test_what_waited_for_the_last_number_goes_back_to_its_queue_in_its_order(
+    ledger: Engine, client: redis.Redis
+) -> None:
+    add(ledger, "n1")
+    load(client, ledger)
+    client.hset(number_key("n1"), "livre", 10**15)
+    names = {
+        queue: [b'{"id": "%s %d", "instancia": "n1"}' % (queue.encode(), n) for n in range(250)] for queue in QUEUES
+    }
+    for queue, messages in names.items():
+        client.lpush(queue, *messages)
+    fetch = [key for queue in QUEUES for key in Keys.of(queue)]
+    for _ in range(3):
+        script("fetch")(client, fetch, (10, 60_000, "t.", client.get(GENERATION), 0.5, 300, ""))
+    registry.remove(ledger, "n1")
+    assert lanes.total(client, NORMAL) == 250
+    load(client, ledger)
+    assert {queue: client.lrange(queue, 0, -1)[::-1] for queue in QUEUES} == names
+    assert sorted(client.keys("ifinu:*")) == sorted(name.encode() for name in (*QUEUES, GENERATION, *NO_LANES))
+
+
+def test_what_waits_for_a_lost_number_stays_while_others_are_registered(ledger: Engine, client: redis.Redis) -> None:
+    for name in ("n1", "n2"):
+        add(ledger, name)
+    load(client, ledger)
+    client.lpush(NORMAL, b'{"instancia": "n1"}', b'{"instancia": "n1"}')
+    script("fetch")(client, Keys.of(NORMAL), (10, 60_000, "t.", client.get(GENERATION), 0.5, 300, ""))
+    registry.remove(ledger, "n1")
+    load(client, ledger)
+    assert lanes.waiting(client) == {"n1": 2}  # else they would leave without a pace
 
 
 def test_while_nothing_is_registered_nothing_is_written(ledger: Engine, client: redis.Redis) -> None:

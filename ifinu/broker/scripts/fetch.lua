@@ -10,6 +10,7 @@ local loaded = redis.call('GET', 'ifinu:numeros:geracao') or ''
 if loaded ~= (ARGV[4] or '') then
   return {-2, 0}
 end
+local paced = loaded ~= '' and redis.call('SCARD', 'ifinu:numeros') > 0
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local want, lease, prefix = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
@@ -66,7 +67,7 @@ for q = 1, #KEYS, 7 do
 
   if redis.call('EXISTS', KEYS[q + 5]) == 1 then
     paused = 1
-  elseif loaded ~= '' then
+  elseif paced then
     open[#open + 1] = q
   elseif taken < want and redis.call('LLEN', KEYS[q]) > 0 then
     check(q)
@@ -74,7 +75,7 @@ for q = 1, #KEYS, 7 do
   end
 end
 
-if loaded ~= '' then
+if paced then
   -- uses: numbers
   local u, budget, default = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
   local registered, numbers_of, waiting = {}, {}, {} -- what was asked in this call

@@ -173,6 +173,24 @@ def test_payment_codes_that_wait_for_a_number_without_a_gap_may_go_at_once(clien
     assert worker.leases.freed
 
 
+def test_once_no_number_is_registered_a_fetch_costs_what_it_costs_without_a_registry(
+    client: redis.Redis, worker: Worker
+):
+    def commands(taken: Callable[[], list[object]]) -> dict[str, int]:
+        client.lpush(NORMAL, *of("a", *map(str, range(100))))
+        assert len(taken()) == 50  # the first fetch also connects, and sends the script
+        client.config_resetstat()
+        assert len(taken()) == 50
+        return {name: stats["calls"] for name, stats in client.info("commandstats").items()}
+
+    without = commands(lambda: list(worker.fetch(50, *map(Keys.of, QUEUES))))
+    register(client, "a")
+    client.delete("ifinu:numeros", "ifinu:numero:a")
+    registered = commands(lambda: list(worker.take(50)))
+    assert registered.pop("cmdstat_scard") == 1
+    assert registered == without
+
+
 def test_tenants_that_share_a_number_take_turns_by_their_weight(client: redis.Redis, worker: Worker):
     register(client, "a")
     client.hset("ifinu:inquilino:heavy", "peso", 2)
