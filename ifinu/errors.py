@@ -13,6 +13,7 @@ Everything ifinu can raise, named by what the caller may do next.
   - BrokerUnavailable        Redis did not answer in time: nothing is known to be lost, try again
   - LedgerUnavailable        the database did not answer, or lacks the ledger's tables: sending goes on without it
   - BackupFailed             a backup could not be made, is incomplete, or could not be restored
+  - ProviderError            a payment provider did not answer, or refused: `.provider`, `.status`
   - GatewayError             the Evolution API did not do what was asked: `.status`, `.answer`, `.instance`
     + SendError              ... and it was a send; `.reason` is one word of `Reason`
       · NotSent              nothing reached WhatsApp: safe to send again
@@ -169,6 +170,21 @@ class LedgerUnavailable(IfinuError):  # noqa: N818
 
 class BackupFailed(IfinuError):  # noqa: N818
     """A backup could not be made, is incomplete, or could not be restored; an incomplete one never looks complete."""
+
+
+class ProviderError(IfinuError):
+    """
+    A payment provider's API did not answer, or refused.
+
+    Args:
+        message: What happened, in one line, without the key.
+        status: HTTP status, or None when no answer came.
+    """
+
+    def __init__(self, message: str, *, provider: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.status = status
 
 
 class GatewayError(IfinuError):
