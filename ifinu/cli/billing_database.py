@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
-from ifinu.cli import connection
+import redis
+import typer
+
+from ifinu.cli import connection, terminal
 from ifinu.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
+
+    from ifinu.billing.tenants import Tenant
+
+_FLAGS_AT_A_TIME = 1_000
+
+TenantId = Annotated[
+    str | None, typer.Option("--tenant", metavar="ID", help="The tenant; you may leave it out if there is only one.")
+]
 
 
 @contextlib.contextmanager
@@ -33,3 +45,46 @@ def database() -> Iterator[Engine]:
         if not migrate.is_current(engine):
             raise ConfigurationError("the database lacks tables of this version: run `ifinu migrate`")
         yield engine
+
+
+def tenant_of(connection: Connection, given: str | None) -> Tenant:
+    """
+    The tenant that a command is about.
+
+    Args:
+        given: Its id; None if there is only one.
+
+    Raises:
+        NotFound: There is no such tenant.
+        ConfigurationError: None is given, and there are several or none.
+    """
+    from ifinu.billing import tenants
+
+    if given is not None:
+        return tenants.get(connection, given)
+    match tenants.every(connection):
+        case [only]:
+            return only
+        case []:
+            raise ConfigurationError("there is no tenant yet: add one with `ifinu tenant add`")
+        case several:
+            raise ConfigurationError(f"say which tenant: --tenant {' or '.join(each.id for each in several[:5])}")
+
+
+def cancel_in_redis(engine: Engine) -> None:
+    """Cancel in Redis what the database has withdrawn. If Redis is away, say so: the scheduler does it later."""
+    from ifinu.billing import charges
+
+    try:
+        with connection.broker() as client:
+            while True:
+                with engine.begin() as opened:
+                    applied = charges.apply_cancel_flags(opened, client, _FLAGS_AT_A_TIME, datetime.now(UTC))
+                if sum(applied) < _FLAGS_AT_A_TIME:
+                    return
+    except (redis.RedisError, ConfigurationError) as exc:
+        terminal.notes().print(
+            f"warning: Redis did not cancel what is queued ({type(exc).__name__}). `ifinu scheduler` will, and workers "
+            "with IFINU_DATABASE_URL look at the charge before they send",
+            style="yellow", soft_wrap=True,
+        )  # fmt: skip

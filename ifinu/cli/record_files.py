@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ifinu.cli import files, terminal
-from ifinu.errors import InvalidNotification
+from ifinu.errors import InvalidBilling, InvalidNotification
 from ifinu.tables import Format, Record, Table
 
 _OVERWRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -81,7 +81,7 @@ class Report:
         if not self._as_json:
             terminal.notes().print(terminal.plain(f"warning: {text}"), style="yellow", soft_wrap=True)
 
-    def refuse(self, record: Record, error: InvalidNotification) -> None:
+    def refuse(self, record: Record, error: InvalidNotification | InvalidBilling) -> None:
         self.refused += 1
         if self._as_json or self.refused <= _SHOWN:
             self._kept.append(RefusedRecord(record.line, error.field, error.reason))
