@@ -3,8 +3,10 @@ The message of an intent, made of what the database says now.
 
     intent + charge + tenant + customer ──▶ Notification, or the reason why none goes (`notification.Stop`)
 
-One message may speak of several charges of a customer: its charge's and those whose intents were merged into it. The
-ones that are open are in it; if only others are, it still goes, about those.
+One message may speak of several charges of a customer: its charge and those whose intents were merged into it. It has
+those that are open; if only the merged ones are, it still goes, as theirs.
+
+A text says dates and weekdays, not "tomorrow": it is written when its message is pushed, and true on the day after.
 
 What is due today, of each charge:
 
@@ -17,6 +19,7 @@ What is due today, of each charge:
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
@@ -28,39 +31,50 @@ import structlog
 from sqlalchemy import Connection, text
 
 from ifinu import wire
+from ifinu.billing.texts import Key, Line, Texts, supplier
 from ifinu.errors import InvalidNotification
 from ifinu.notification import Kind, Notification, Stop
+from ifinu.payment_codes import spaced
+from ifinu.render import br_date, money, plain
 
 log = structlog.get_logger(__name__)
 
 _CENT = Decimal("0.01")
 _DAYS_OF_A_MONTH = 30
+_GRAVEST_FIRST = (Kind.OVERDUE, Kind.DUE, Kind.REMINDER, Kind.CREATED, Kind.PAID)
+_WEEKDAYS = ("segunda-feira", "terça-feira", "quarta-feira", "quinta-feira", "sexta-feira", "sábado", "domingo")
 _GONE = ("skipped", "merged", "cancelled", "expired")  # states of an intent whose message must not go
 
 # An intent whose recipient changed has the same stem, `c<seq>.<step>.<yymmdd>[.<n>]`, and another id.
 _ROWS = text("""
-    SELECT w.id AS message, w.id = i.id AS is_current, i.kind, i.text AS text_name, i.state, i.valid_until,
+    SELECT w.id AS message, w.id = i.id AS is_current, i.state, i.valid_until,
         t.id AS tenant, t.legal_name, t.trade_name, t.document, t.address, t.signature, t.text_set, t.tz,
         t.fine_percent, t.interest_percent_month, t.status AS tenant_status, t.active_until, t.paused_at,
         u.name, u.phone, u.channels, u.active AS customer_active, u.hold_until AS customer_hold_until,
-        c.seq, c.seq = w.seq AS leads, c.status, c.description, c.amount, c.paid, c.discount, c.waives_fees,
-        c.due_date, c.payable_on, c.payment_link, c.pix_code, c.pix_expires_at, c.boleto_line, c.notify, c.hold_until
+        c.seq, c.seq = w.seq AS leads, c.status, c.description, c.amount, c.paid, c.discount, c.waives_fees, c.id,
+        c.due_date, c.payable_on, c.payment_link, c.pix_code, c.pix_expires_at, c.boleto_line, c.notify, c.hold_until,
+        s.kind, s.text AS text_name,
+        (SELECT max(version) FROM texts x WHERE x.tenant = t.id AND x.name = s.text) AS text_version,
+        (SELECT max(version) FROM texts x WHERE x.tenant = t.id AND x.name = s.kind) AS kind_version
     FROM unnest(CAST(:seqs AS bigint[]), CAST(:ids AS text[])) WITH ORDINALITY AS w (seq, id, place)
     JOIN charges own ON own.seq = w.seq
     JOIN billing_tenants t ON t.id = own.tenant
     JOIN customers u ON u.tenant = own.tenant AND u.id = own.customer_id
     JOIN intents i ON i.charge_seq = w.seq AND split_part(i.id, '~', 1) = split_part(w.id, '~', 1)
     JOIN LATERAL (
-        SELECT own.*
+        SELECT i.charge_seq, i.kind, i.text
         UNION ALL
-        SELECT other.* FROM charges other
+        SELECT m.* FROM charges other
+        CROSS JOIN LATERAL (
+            SELECT m.charge_seq, m.kind, m.text FROM intents m
+            WHERE m.charge_seq = other.seq AND m.leader = own.seq AND m.state = 'merged'
+                AND m.planned_on = i.planned_on AND m.channel = i.channel
+            LIMIT 1
+        ) m
         WHERE other.tenant = own.tenant AND other.customer_id = own.customer_id AND other.seq <> own.seq
             AND other.status IN ('open', 'overdue')
-            AND EXISTS (
-                SELECT FROM intents m WHERE m.charge_seq = other.seq AND m.leader = own.seq
-                    AND m.state = 'merged' AND m.planned_on = i.planned_on AND m.channel = i.channel
-            )
-    ) c ON true
+    ) s ON true
+    JOIN charges c ON c.seq = s.charge_seq
     ORDER BY w.place, c.due_date, c.seq
 """)
 
@@ -124,15 +138,16 @@ def fees(charge: Owed, tenant: Rates, today: date) -> Fees:
 
 
 def compose(
-    connection: Connection, intents: Iterable[tuple[int, str]], now: datetime
+    connection: Connection, intents: Iterable[tuple[int, str]], now: datetime, texts: Texts | None = None
 ) -> dict[str, Notification | Stop]:
     """
-    Make the messages of intents, in one query.
+    Make the messages of intents, in one query, and one more for texts that are new to `texts`.
 
     Args:
         connection: A connection to PostgreSQL.
         intents: `charge_seq` and `id` of each.
         now: The time.
+        texts: The texts; keep them from call to call. By default those without `IFINU_TEMPLATES`.
 
     Returns:
         By id, the message or the reason why none may go. An id that the database does not know is left out.
@@ -140,31 +155,31 @@ def compose(
     wanted = list(intents)
     if not wanted:
         return {}
+    texts = texts or _default_texts()
     seqs, ids = zip(*wanted, strict=True)
-    rows = connection.execute(_ROWS, {"seqs": list(seqs), "ids": list(ids)})
-    made = {}
-    for message, group in itertools.groupby(rows, key=lambda row: str(row.message)):
-        made[message] = _message(message, list(group), now)
-    return made
+    rows = connection.execute(_ROWS, {"seqs": list(seqs), "ids": list(ids)}).all()
+    texts.load(connection, itertools.chain.from_iterable(map(_texts_of, rows)))
+    groups = itertools.groupby(rows, key=lambda row: str(row.message))
+    return {message: _message(message, list(group), now, texts) for message, group in groups}
 
 
-def _message(message: str, rows: Sequence[Any], now: datetime) -> Notification | Stop:
+_default_texts = functools.cache(Texts)
+
+
+def _message(message: str, rows: Sequence[Any], now: datetime, texts: Texts) -> Notification | Stop:
     own = next(row for row in rows if row.leads)
     today = now.astimezone(ZoneInfo(own.tz)).date()
-    kind = Kind(own.kind)
     if (stop := _stop(own, now, today)) is not None:
         return stop
-    if kind is Kind.PAID:
-        about = [own] if own.status == "paid" else []
-        if not about:
-            return Stop.UNDONE
-    else:
-        reasons = [_silent(row, own, today) for row in rows]
-        about = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-        if not about:
-            return next(reason for row, reason in zip(rows, reasons, strict=True) if row.leads and reason is not None)
-    first = own if own in about else about[0]
-    total = sum((fees(row, own, today).total for row in about), Decimal(0))
+    silent = {row.seq: _silent(row, own, today) for row in rows}
+    about = [row for row in rows if silent[row.seq] is None]
+    if not about:
+        return silent[own.seq] or Stop.PAID
+    first = own if own in about else min(about, key=lambda row: _GRAVEST_FIRST.index(Kind(row.kind)))
+    kind = Kind(first.kind)
+    lines = [_line(row, own, now, today, codes_apart=texts.codes_apart and len(about) == 1) for row in about]
+    common = {"id": message, "nome": plain(own.name), "hoje": br_date(today), **supplier(own)}
+    alone = len(about) == 1  # otherwise each code is in the text, beside its charge
     try:
         return wire.from_fields(
             {
@@ -172,21 +187,64 @@ def _message(message: str, rows: Sequence[Any], now: datetime) -> Notification |
                 "kind": kind,
                 "phone": own.phone,
                 "name": own.name,
-                "amount": own.paid if kind is Kind.PAID else total,
+                "amount": sum((line.total for line in lines), Decimal(0)),
                 # What is due on a Saturday is a `vencimento` until Monday.
                 "due_date": first.payable_on if kind is Kind.DUE else first.due_date,
                 "description": first.description,
                 "tenant": own.tenant,
                 "payment_link": first.payment_link,
-                "pix_code": first.pix_code if first.pix_expires_at is None or first.pix_expires_at > now else None,
-                "boleto_line": first.boleto_line,
+                "pix_code": _pix_code(first, now) if alone else None,
+                "boleto_line": first.boleto_line if alone else None,
                 "valid_until": own.valid_until,
+                "text": texts.write(_texts_of(first), kind, own.tenant, own.text_set, common, lines),
                 "charge_ref": str(own.seq),
             }
         )
     except InvalidNotification as exc:
         log.error("ifinu.charge.unsendable", id=message, error=str(exc))
         return Stop.INVALID
+
+
+def _texts_of(row: Any) -> list[Key]:
+    """The tenant's texts for a step, the best first."""
+    found = (row.text_name, row.text_version), (row.kind, row.kind_version)
+    return [Key(row.tenant, name, version) for name, version in found if version is not None]
+
+
+def _line(charge: Any, rates: Rates, now: datetime, today: date, *, codes_apart: bool) -> Line:
+    """What a text may say of a charge; a value that it lacks is left out."""
+    parts, is_paid = fees(charge, rates, today), charge.status == "paid"
+    total = charge.paid if is_paid else parts.total
+    codes = {
+        "pix_copia_cola": _pix_code(charge, now),
+        "linha_digitavel": charge.boleto_line and spaced(charge.boleto_line),
+    }
+    values: dict[str, object] = {
+        "numero": charge.id,
+        "descricao": plain(charge.description),
+        "vencimento": br_date(charge.due_date),
+        "dia_do_vencimento": _WEEKDAYS[charge.due_date.weekday()],
+        "vencimento_efetivo": br_date(charge.payable_on),
+        "dia_do_vencimento_efetivo": _WEEKDAYS[charge.payable_on.weekday()],
+        "dias_para_vencer": (charge.due_date - today).days,
+        "dias_de_atraso": (today - charge.due_date).days,
+        "atrasada": (not is_paid and parts.days_late > 0) or None,
+        "valor": money(total),
+        "valor_original": money(charge.amount),
+        "valor_pago": charge.paid and money(charge.paid),
+        "desconto": not is_paid and parts.discount and money(parts.discount),
+        "multa": not is_paid and parts.fine and money(parts.fine),
+        "juros": not is_paid and parts.interest and money(parts.interest),
+        "link_pagamento": charge.payment_link,
+        **({"codigos_a_seguir": sum(map(bool, codes.values()))} if codes_apart else codes),
+    }
+    always = ("dias_para_vencer", "dias_de_atraso")
+    return Line({name: value for name, value in values.items() if value or name in always}, total)
+
+
+def _pix_code(charge: Any, now: datetime) -> str | None:
+    expired = charge.pix_expires_at is not None and charge.pix_expires_at <= now
+    return None if expired else charge.pix_code
 
 
 def _stop(own: Any, now: datetime, today: date) -> Stop | None:
@@ -212,6 +270,8 @@ def _stop(own: Any, now: datetime, today: date) -> Stop | None:
 
 def _silent(charge: Any, rates: Rates, today: date) -> Stop | None:
     """Why a message says nothing of a charge."""
+    if charge.kind == Kind.PAID:
+        return None if charge.status == "paid" else Stop.UNDONE
     if charge.status == "cancelled":
         return Stop.CHARGE_CANCELLED
     if charge.status == "paid" or not fees(charge, rates, today).total:

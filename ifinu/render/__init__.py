@@ -4,7 +4,8 @@ The texts that people read: one Jinja template for each kind, in `templates/<tip
 A template sees the names of the wire: `id`, `nome`, `valor` ("R$ 1.234,50"), `vencimento` ("01/12/2026"),
 `descricao`, `link_pagamento`, `pix_copia_cola`, and, where there is a due date, `dias_para_vencer` and
 `dias_de_atraso` (whole days; the one is minus the other). What a notification lacks is false in an `if` and
-refuses to be printed. `IFINU_TEMPLATES` replaces them, for all or for a tenant (`template_sets.py`).
+refuses to be printed. `IFINU_TEMPLATES` replaces them, for all or for a tenant (`template_sets.py`). In a message about
+a charge in the database it sees more, `NAMES_OF_CHARGES`.
 
 Values are data, never templates. WhatsApp formats `*bold*`, `_italic_`, `~struck~` and backticks, so these
 are taken out of names and descriptions, save an underscore inside a word (`plano_anual`), which formats
@@ -59,13 +60,18 @@ class Renderer:
 
     def __init__(self, templates: Path | None = None, *, reference: bool = False, codes_apart: bool = False) -> None:
         self.reference = reference
-        self._codes_apart = codes_apart
         samples = {kind: _values(sample(kind, _SAMPLE_DAY), _SAMPLE_DAY, codes_apart=codes_apart) for kind in Kind}
-        self._of_all, self._of_tenant = wordings(templates, samples, _NAMES)
+        self.codes_apart = codes_apart
+        self._of_all, self._of_tenant = wordings(templates, samples, NAMES | NAMES_OF_CHARGES)
 
     def source(self, kind: Kind, tenant: str | None) -> str:
         """Name the file of the template that a tenant's notification is written with."""
         return source_of(self._template(kind, tenant))
+
+    def custom(self, kind: Kind, tenant: str | None) -> jinja2.Template | None:
+        """The template of a kind and a tenant if `IFINU_TEMPLATES` has it; None if it is one of ours."""
+        template = self._template(kind, tenant)
+        return None if source_of(template) == "ifinu" else template
 
     def sources(self) -> Iterator[tuple[str | None, Kind, str]]:
         """Name the file of each template: the tenant's it is (None: all others'), the kind, and the file."""
@@ -98,9 +104,9 @@ class Renderer:
     def _content(self, notification: Notification, today: date) -> str:
         template = self._template(notification.kind, notification.tenant)
         try:
-            text = _tidy(template.render(_values(notification, today, codes_apart=self._codes_apart)))
+            text = tidy(template.render(_values(notification, today, codes_apart=self.codes_apart)))
         except jinja2.UndefinedError as exc:
-            lacking = next((name for name in _NAMES if exc.message == f"{name!r} is undefined"), "")
+            lacking = next((name for name in NAMES if exc.message == f"{name!r} is undefined"), "")
             raise InvalidNotification(lacking, f"is missing, and {template.name} needs it") from exc
         except TEMPLATE_FAULTS as exc:
             raise InvalidNotification("", f"{template.name} cannot show it: {type(exc).__name__}") from exc
@@ -135,10 +141,10 @@ def _values(notification: Notification, today: date, *, codes_apart: bool = Fals
         codes = {"codigos_a_seguir": sum(code is not None for code in codes.values()) or None}
     values = {
         "id": notification.id,
-        "nome": _plain(notification.name),
+        "nome": plain(notification.name),
         "valor": None if notification.amount is None else money(notification.amount),
         "vencimento": None if due is None else br_date(due),
-        "descricao": _plain(notification.description),
+        "descricao": plain(notification.description),
         "link_pagamento": notification.payment_link,
         **codes,
         "dias_para_vencer": days,
@@ -153,12 +159,12 @@ def _given(text: str) -> str:
     raise InvalidNotification("text", "holds nothing but a line that looks like the reference below our texts")
 
 
-def _plain(value: str | None) -> str | None:
+def plain(value: str | None) -> str | None:
     """Take out what WhatsApp would read as formatting; None when nothing is left."""
     return None if value is None else " ".join(_FORMATTING.sub("", value).split()) or None
 
 
-def _tidy(text: str) -> str:
+def tidy(text: str) -> str:
     if " \n" in text or "\t\n" in text:
         text = _TRAILING_SPACE.sub("", text)
     return (_BLANK_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip()
@@ -179,4 +185,10 @@ _SAMPLE = Notification(
     "5204000053039865802BR5913Fulano de Tal6008BRASILIA62070503***63041D3D",
     boleto_line="00190500954014481606906809350314337370000000100",
 )
-_NAMES = frozenset(_values(_SAMPLE, _SAMPLE_DAY)) | _values(_SAMPLE, _SAMPLE_DAY, codes_apart=True).keys()
+# Only a message about a charge in the database has these (`billing/texts.py`).
+NAMES_OF_CHARGES = frozenset({
+    "numero", "hoje", "atrasada", "vencimento_efetivo", "dia_do_vencimento", "dia_do_vencimento_efetivo",
+    "valor_original", "valor_pago", "desconto", "multa", "juros", "empresa", "razao_social", "documento", "endereco",
+    "assinatura", "cobrancas", "mais", "valor_das_outras",
+})  # fmt: skip
+NAMES = frozenset(_values(_SAMPLE, _SAMPLE_DAY)) | _values(_SAMPLE, _SAMPLE_DAY, codes_apart=True).keys()

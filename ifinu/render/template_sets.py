@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import jinja2
 from jinja2 import meta, nodes
+from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ifinu import damage
@@ -60,7 +61,19 @@ class _Absent(jinja2.StrictUndefined):
         return False
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+class Environment(ImmutableSandboxedEnvironment):
+    """Jinja in its sandbox, for plain text; what is lacking is false, and an error where it is printed."""
+
+    def __init__(self, loader: jinja2.BaseLoader | None) -> None:
+        super().__init__(
+            loader=loader,
+            undefined=_Absent,
+            autoescape=False,  # an escaped & would reach the phone as &amp;
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+
     def make_globals(self, d: Mapping[str, Any] | None) -> dict[str, Any]:
         # Each rendering copies it. A copy of Jinja's chain of dictionaries takes as long as the rendering itself.
         return {**self.globals, **(d or {})}
@@ -86,14 +99,7 @@ class TemplateSet:
     ) -> None:
         self._samples = samples
         self._names = names
-        self._environment = _Environment(
-            loader=jinja2.FileSystemLoader([*folders, _OURS]),
-            undefined=_Absent,
-            autoescape=False,  # plain text: an escaped & would reach the phone as &amp;
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
+        self._environment = Environment(jinja2.FileSystemLoader([*folders, _OURS]))
         self.problems: list[str] = []
         # The templates that it includes; None where that is decided at rendering.
         self.included: set[str | None] = set() if inherited is None else set(inherited.included)
@@ -154,28 +160,33 @@ class TemplateSet:
             self._report(f"{path}:{exc.lineno}: {exc.message}")
         else:
             self.included |= set(meta.find_referenced_templates(tree))
-            self._look_for_unknown_names(path, tree)
-            self._look_for_damage(path, tree)
-
-    def _look_for_unknown_names(self, path: Path, tree: nodes.Template) -> None:
-        unknown = meta.find_undeclared_variables(tree) - self._names - self._environment.globals.keys()
-        for node in tree.find_all(nodes.Name):
-            if node.name in unknown:
-                close = difflib.get_close_matches(node.name, self._names, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(self._names))}"
-                self._report(f"{path}:{node.lineno}: no value is called {node.name}; {hint}")
-
-    def _look_for_damage(self, path: Path, tree: nodes.Template) -> None:
-        for node in tree.find_all(nodes.TemplateData):
-            for number, line in enumerate(node.data.split("\n")):
-                try:
-                    damage.refuse_in_template(line)
-                except ValueError as exc:
-                    self._report(f"{path}:{node.lineno + number}: {exc}")
+            for lineno, problem in mistakes(tree, self._names):
+                self._report(f"{path}:{lineno}: {problem}")
 
     def _report(self, problem: str) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
+
+
+def mistakes(tree: nodes.Template, names: Set[str]) -> Iterator[tuple[int, str]]:
+    """
+    Find values that there are not, and damage, in a template: the line and the problem of each.
+
+    Args:
+        names: Of all values that there may be.
+    """
+    unknown = meta.find_undeclared_variables(tree) - names - DEFAULT_NAMESPACE.keys()
+    for node in tree.find_all(nodes.Name):
+        if node.name in unknown:
+            close = difflib.get_close_matches(node.name, names, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(names))}"
+            yield node.lineno, f"no value is called {node.name}; {hint}"
+    for data in tree.find_all(nodes.TemplateData):
+        for number, line in enumerate(data.data.split("\n")):
+            try:
+                damage.refuse_in_template(line)
+            except ValueError as exc:
+                yield data.lineno + number, str(exc)
 
 
 def wordings(

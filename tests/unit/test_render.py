@@ -9,7 +9,7 @@ from pix import pix
 
 from ifinu.errors import ConfigurationError, InvalidNotification
 from ifinu.notification import Kind, Notification
-from ifinu.render import Renderer, _tidy, br_date, money
+from ifinu.render import Renderer, br_date, money, tidy
 
 TODAY = date(2026, 12, 1)
 BARE = {"id": "inv-42", "phone": "+5577998616740", "name": "Maria Silva", "amount": Decimal("1234.5")}
@@ -206,7 +206,7 @@ def test_no_text_has_a_blank_edge_or_two_blank_lines(renderer, kind, lacking):
 @given(st.text("a \t\n"))
 def test_a_text_loses_its_trailing_space_and_its_second_blank_line(text):
     lines = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
-    assert _tidy(text) == re.sub(r"\n{3,}", "\n\n", lines).strip()
+    assert tidy(text) == re.sub(r"\n{3,}", "\n\n", lines).strip()
 
 
 def test_a_custom_text_is_sent_unchanged(renderer):
@@ -297,7 +297,7 @@ def test_a_custom_template_replaces_only_the_one_of_its_name(tmp_path):
         ("Olá\n\n{{ nome | maiusculas }}", ":3: ", "No filter named 'maiusculas'"),
         ("Olá {{ nome", ":1: ", "unexpected"),
         ("Olá\n{{ nme }}", ":2: ", "no value is called nme; did you mean nome?"),
-        ("{% if xyzzy %}{% endif %}", ":1: ", "no value is called xyzzy; there are codigos_a_seguir, descricao, dias_"),
+        ("{% if xyzzy %}{% endif %}", ":1: ", "no value is called xyzzy; there are assinatura, atrasada, cobrancas, "),
         ("Olá\n{{ 1 // 0 }}", ":2: ", "by zero"),
         ("Olá\n{{ nome.primeiro }}", ":2: ", "has no attribute 'primeiro'"),
         ("{{ nome.__class__.__mro__ }}", ":1: ", "unsafe"),

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, event, update
 
 from ifinu.billing.billing_schema import billing_tenants, charges, customers, intents
 from ifinu.billing.messages import compose
+from ifinu.billing.texts import Texts
 from ifinu.ledger.engine import connect
 from ifinu.notification import Kind, Notification, Stop
 
@@ -33,7 +34,7 @@ def connection(postgres_ledger: str) -> Iterator[Connection]:
 
 
 def one(connection: Connection, key: tuple[int, str], now: datetime = NOW) -> Notification | Stop:
-    return compose(connection, [key], now)[key[1]]
+    return compose(connection, [key], now, Texts())[key[1]]
 
 
 def test_a_message_has_what_the_database_says(connection):
@@ -98,7 +99,7 @@ def test_a_receipt_goes_if_its_charge_is_paid_and_says_what_was_paid(connection)
     paid = charge(connection, "a", status="paid", paid="102.17", hold_until=date.max)
     undone = charge(connection, "b")
     keys = [intent(connection, seq, "pagamento") for seq in (paid, undone)]
-    made = compose(connection, keys, NOW)
+    made = compose(connection, keys, NOW, Texts())
     assert made[keys[0][1]].amount == Decimal("102.17")
     assert made[keys[1][1]] is Stop.UNDONE
 
@@ -132,10 +133,10 @@ def test_a_batch_is_one_query_and_an_unknown_id_is_left_out(connection):
     keys = [intent(connection, charge(connection, f"inv-{n}")) for n in range(20)]
     ran = []
     event.listen(connection, "before_cursor_execute", lambda *args: ran.append(args[2]))
-    made = compose(connection, [*keys, (10**9, "c1000000000.atraso.261210")], NOW)
+    made = compose(connection, [*keys, (10**9, "c1000000000.atraso.261210")], NOW, Texts())
     assert list(made) == [id_ for _, id_ in keys]
     assert len(ran) == 1
-    assert compose(connection, [], NOW) == {}
+    assert compose(connection, [], NOW, Texts()) == {}
     assert len(ran) == 1
 
 
