@@ -307,7 +307,7 @@ class Delivery:
                 else:  # there is no first message: this one is not in flight at the Redis of the claims
                     log.warning("ifinu.message.not_held", id=message.notification.id, queue=message.ref.queue)
                 return Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=claim.before))
-            case Verdict.NEW_CHATS | Verdict.PERSON_CAP | Verdict.PAIR_GAP:
+            case Verdict.NEW_CHATS | Verdict.PERSON_CAP | Verdict.PAIR_GAP | Verdict.PORTFOLIO:
                 return self._limited(message, claim, now())
             case Verdict.CANCELLED:
                 return _ended(message, ClaimState.CANCELLED, Name.CANCELLED)

@@ -78,6 +78,7 @@ class Verdict(enum.StrEnum):
     NEW_CHATS = "new_chats"  # the number may not write to more new people today
     PERSON_CAP = "person_cap"  # the person got as many reminders as one may get a day
     PAIR_GAP = "pair_gap"  # the person got a message seconds ago
+    PORTFOLIO = "portfolio"  # the numbers of its portfolio may not write to more people in these 24 hours
 
 
 class Resend(enum.StrEnum):
@@ -370,6 +371,10 @@ def forget_contacts(client: redis.Redis, pseudonym: str) -> None:
     """
     for key in client.scan_iter(f"ifinu:contato:*:{pseudonym}:*", count=_SCANNED):
         client.delete(key)
+    for key in client.scan_iter("ifinu:grupo:*", count=_SCANNED):
+        if (began := client.zscore(key, pseudonym)) is not None:
+            client.zadd(key, {secrets.token_hex(16): began})
+            client.zrem(key, pseudonym)
     for key in client.scan_iter(f"{number_key('*')}:novos:*", count=_SCANNED):
         if client.sismember(key, pseudonym):
             client.sadd(key, secrets.token_hex(16))  # first, since an empty set would lose its expiry

@@ -14,7 +14,7 @@ Every event of a notification carries what is known of: `kind`, `tenant`, `insta
                                                chat (absent: it did not)
     retrying    retrying                       reason, error, due_ms
     deferred    deferred                       reason: window | not_late | instance | throttled | misconfigured |
-                                               new_chats | person_cap | pair_gap, due_ms
+                                               new_chats | person_cap | pair_gap | portfolio, due_ms
     unknown     unknown                        reason, error, due_ms (of the next look-up, or null)
     resending   unknown                        the gateway did not have it, and it is sent again
     held        unknown, in the dead letters   reason, error

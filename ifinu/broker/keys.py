@@ -31,12 +31,16 @@ The Redis keys of a queue, and the moves between them.
                            `hoje`, `hora`, `nesta_hora` count what it has taken on this day and in this hour; `livre`
                            end of its gap, `presa` and `motivo` end of its hold and why,
                            `presa_desde` its start; `desviada` while its tenant's other numbers send in its place;
-                           `ouve` since when the people who write to it are counted, in ms
+                           `ouve` since when the people who write to it are counted, in ms; `grupo` its portfolio at
+                           Meta, `conversas` the most people whom that may write to in 24 hours
     ifinu:numero:<number>:voo  SET  `<queue> <tag>` of its messages in flight; others are dropped when it looks full
     ifinu:numero:<number>:novos:<day>  SET  pseudonyms of the people it wrote to for the first time on its local day
                            (days since 1970); for two days
     ifinu:numero:<number>:respostas:<day>  HLL  the people who wrote to it on that day; for nine days
     ifinu:numero:<number>:roda:<queue>  LIST  the tenants with lanes, each as often as its weight; they take turns
+    ifinu:grupo:<portfolio>:conversas  ZSET  pseudonyms of the people that a portfolio's numbers have written to in the
+                           last 24 hours -> when first, in ms
+    ifinu:grupo:<portfolio>:espera  ZSET  pseudonyms of those for whom it has no room -> when they are tried again
     ifinu:inquilinos       SET    names of the tenants
     ifinu:inquilino:<tenant>   HASH  `numeros` its numbers (JSON), `politica` (fixo | rodizio), `peso` its weight, `vez`
                            its last turn of rodizio
@@ -203,6 +207,11 @@ def contact_key(tenant: str, pseudonym: str, day: int) -> str:
 def new_chats_key(number: str, day: int) -> str:
     """Key of the people that a number wrote to first on a day, counted as in `contact_key`."""
     return f"{number_key(number)}:novos:{day}"
+
+
+def conversations_key(portfolio: str) -> str:
+    """Key of the people that a portfolio's numbers have written to lately."""
+    return f"ifinu:grupo:{portfolio}:conversas"
 
 
 def answers_key(number: str, day: int) -> str:

@@ -55,7 +55,7 @@ _TRIES = {
 }  # fmt: skip
 _FIRST = ("LPUSH L a", "ZADD Z 1 a", "HSET H a 1", "SET S 1", "XADD X * a 1", "XGROUP CREATE X g 0")
 # Many keys each: `ifinu:<family>:…`.
-_FAMILIES = ("claim", "visto", "optout", "instancia", "remetentes", "rastro", "numero", "inquilino")
+_FAMILIES = ("claim", "visto", "optout", "instancia", "remetentes", "rastro", "numero", "inquilino", "grupo")
 
 
 class MissingRight(NamedTuple):

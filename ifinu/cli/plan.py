@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from types import SimpleNamespace
@@ -66,6 +67,10 @@ def plan(
         Fraction | None,
         typer.Option("--new", parser=_share, metavar="SHARE", help="Share of people whom their number never wrote to."),
     ] = None,
+    tier: Annotated[
+        int | None,
+        typer.Option("--tier", min=0, metavar="N", help="With cloud: people that their portfolio may write to a day."),
+    ] = None,
     send_time_s: Annotated[float, typer.Option("--send-time", min=0.0, help="Seconds that a send takes.")] = 1.0,
     sent_today: Annotated[int, typer.Option("--sent-today", min=0, help="What each number has sent today.")] = 0,
     price: Annotated[float | None, typer.Option("--price", min=0.0, help="Price of a message, for the cost.")] = None,
@@ -84,22 +89,30 @@ def plan(
     ifinu plan --messages 100000 --by 12:00 --numbers 40
     ifinu plan --messages 100000 --numbers 40 --preset moderado --new 10% --from 08:00
     ifinu plan --messages 5000 --numbers 3 --preset aquecimento --warm-up-day 4
+    ifinu plan --messages 5000 --numbers 2 --preset cloud --tier 1000
     ifinu plan --messages 100000 --by 18:00 --numbers 40 --preset direto --price 0.05 --json
     """
     config = settings.load()
     starts = begins or datetime.now(_ZONE)
     if by is not None and by <= starts:
         raise typer.BadParameter("the deadline is before the beginning", param_hint="--by")
+    if tier is not None and preset is not Preset.CLOUD:
+        raise typer.BadParameter("a tier is of numbers with the preset cloud", param_hint="--tier")
     task = Task(
         messages,
         numbers,
-        _paces(preset, starts.astimezone(_ZONE).date() - timedelta(days=warm_up_day)),
+        _paces(
+            preset,
+            starts.astimezone(_ZONE).date() - timedelta(days=warm_up_day),
+            {} if tier is None else presets.IN_A_PORTFOLIO,
+        ),
         starts,
         by,
         new or Fraction(0),
         send_time_s,
         sent_today,
         _opens_at(config),
+        tier=tier,
     )
     found = compute(task)
     pods = found.pods(config.rate_per_s)
@@ -112,9 +125,9 @@ def plan(
         raise typer.Exit(1)
 
 
-def _paces(preset: Preset, warmed_since: date) -> Any:
+def _paces(preset: Preset, warmed_since: date, overrides: Mapping[str, int | None]) -> Any:
     number = SimpleNamespace(
-        preset=preset, overrides={}, warm_up_from=warmed_since if preset is Preset.WARM_UP else None
+        preset=preset, overrides=overrides, warm_up_from=warmed_since if preset is Preset.WARM_UP else None
     )
 
     def pace(day: date) -> Pace:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from ifinu.ledger.engine import EXCLUSIVE
 
-HEAD = "0004"
+HEAD = "0005"
 SCRIPTS = Path(__file__).with_name("migrations")
 VERSION_TABLE = "ledger_version"  # another application in the database may use Alembic's default name
 

@@ -201,7 +201,15 @@ numbers = Table(
     Column("registered_at", UtcDateTime, nullable=False),
     Column("missing_since", UtcDateTime),  # first of the gateway's answers in a row that it has no such instance
     Column("missing_count", Integer, nullable=False),  # how many of them in a row
+    Column("portfolio", Text),  # Meta's business portfolio; NULL: none, or not known
     Index(None, "tenant"),
+)
+
+portfolios = Table(
+    "portfolios",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("conversations", Integer),  # people that its numbers may write to in 24 hours, together; NULL: any number
 )
 
 tenants = Table(

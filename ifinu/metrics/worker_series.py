@@ -27,7 +27,7 @@ from ifinu.outcome import Wait
 
 _SEND_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 75.0)
 _FAULTLESS = frozenset(
-    {"window", "not_late", "new_chats", "person_cap", "pair_gap"}
+    {"window", "not_late", "new_chats", "person_cap", "pair_gap", "portfolio"}
 )  # waits without a fault of the instance
 _WAIT_S = (0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0)
 

@@ -16,7 +16,7 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -98,7 +98,8 @@ def _write(client: redis.Redis, engine: Engine, token: str, *, recount: bool) ->
     generation = all_.generation  # also once no number is left, else workers would wait for the copy to come back
     is_there = client.exists(GENERATION)
     counted = _counted(client, engine, all_, now, recount=recount)
-    numbers = [_number(one, now, counted) for one in all_.numbers]
+    tiers = {one.name: one.conversations for one in all_.portfolios}
+    numbers = [_number(one, now, counted, tiers) for one in all_.numbers]
     for start in range(0, len(numbers), _PART):
         _step(client, token, numbers=numbers[start : start + _PART])
     gone = [
@@ -138,13 +139,16 @@ def _counted(
     return registry.sent_by_hour(engine, midnight)
 
 
-def _number(one: Number, now: datetime, counted: dict[str, dict[int, int]] | None) -> dict[str, Any]:
+def _number(
+    one: Number, now: datetime, counted: dict[str, dict[int, int]] | None, tiers: Mapping[str, int | None]
+) -> dict[str, Any]:
     pace = one.pace(now)
     now_ms = round(now.timestamp() * 1000)
     offset = one.local(now).utcoffset()
     zone_ms = 0 if offset is None else round(offset.total_seconds() * 1000)
     day, hour = (now_ms + zone_ms) // _DAY_MS, (now_ms + zone_ms) // _HOUR_MS
-    limits = {"teto": pace.per_day, "novos": pace.new_chats}
+    limits: dict[str, int | str | None] = {"teto": pace.per_day, "novos": pace.new_chats}
+    limits |= {"grupo": one.portfolio, "conversas": None if one.portfolio is None else tiers.get(one.portfolio)}
     set_: dict[str, Any] = {
         "par": pace.parallel, "min": pace.gap_min_ms, "max": pace.gap_max_ms, "fuso": zone_ms,
         "inquilino": one.tenant or "", "canal": one.channel.value, "desde": _ms(one.paired_at),

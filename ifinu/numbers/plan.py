@@ -34,6 +34,7 @@ class Limit(StrEnum):
     HOUR = "hourly share"
     DAY = "day cap"
     NEW_CHATS = "new-chat cap"
+    TIER = "portfolio's tier"
     WINDOW = "sending window"
 
 
@@ -53,6 +54,8 @@ class Task:
         sent_today: How many messages each number has sent before on the first day.
         opens_at: When a sending window opens; None while it is open (`window.Windows.opens_at`). None if there is none.
         zone: The numbers' time zone.
+        tier: How many people all numbers together may write to a day, if they share a portfolio at Meta; each message
+            is taken to go to another person. None without a limit.
     """
 
     messages: int
@@ -65,6 +68,7 @@ class Task:
     sent_today: int = 0
     opens_at: Callable[[datetime], datetime | None] | None = None
     zone: str = BRASILIA
+    tier: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,8 @@ def _run(task: Task, until: datetime) -> _Run:
             step_ends = min(step_ends, now + _STEP)
         interval_s = _interval_s(pace, task.send_s)
         able, limit = _able(pace, (step_ends - now).total_seconds() / interval_s, today, this_hour)
+        if task.tier is not None and (left := max(0.0, task.tier / task.numbers - today)) < able:
+            able, limit = left, Limit.TIER
         chats_left = math.inf if pace.new_chats is None else max(0.0, pace.new_chats - chats)
         of_known, of_new = _mixed(able, known, new, chats_left)
         if of_known + of_new < able - _NOTHING and known + new > of_known + of_new + _NOTHING:

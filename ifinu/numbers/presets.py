@@ -5,7 +5,7 @@ Paces of a number: presets, what replaces their values, and the warm-up of a new
     conservador   1          8-25 s    400       60          the default: Baileys, known customers
     moderado      1          4-12 s    1,000     150         Baileys, a year old, people answer
     aquecimento   1          20-60 s   ramp      ramp        a new number; ends as `conservador`
-    cloud         20         none      250       250         Meta's Cloud API: its lowest tier
+    cloud         20         none      250       250         Meta's Cloud API: its lowest tier; in a portfolio -, -
     direto        10         none      -         -           the simulator, load tests
 
 WhatsApp publishes no safe rate. The values lie in the range that users of gateways report; new chats matter most.
@@ -28,6 +28,8 @@ from ifinu.errors import ConfigurationError
 
 YOUNG = timedelta(days=14)  # a number paired for less is warmed up
 HELD_BACK = timedelta(days=3)  # what a hold by the guard costs in the warm-up
+
+LOWEST_TIER = 250  # of Meta's: people that a portfolio may write to in 24 hours
 
 _FIRST_DAY, _FIRST_CHATS, _GROWTH = 20, 5, 1.35
 _LONGEST_RAMP_DAYS = 60  # beyond every preset, and a power that a float can hold
@@ -73,9 +75,10 @@ _PACES = {
     Preset.CONSERVATIVE: _CONSERVATIVE,
     Preset.MODERATE: Pace(1, 4_000, 12_000, 1_000, 150),
     Preset.WARM_UP: _CONSERVATIVE,
-    Preset.CLOUD: Pace(20, 0, 0, 250, 250),
+    Preset.CLOUD: Pace(20, 0, 0, LOWEST_TIER, LOWEST_TIER),
     Preset.DIRECT: Pace(10, 0, 0, None, None),
 }
+IN_A_PORTFOLIO: Mapping[str, int | None] = {"per_day": None, "new_chats": None}  # of `cloud`: its tier is the limit
 _WARM_UP_GAP = {"gap_min_ms": 20_000, "gap_max_ms": 60_000}
 # The least and the greatest value of each; None is for no limit, where there may be none.
 _RANGES = {

@@ -26,7 +26,7 @@ from ifinu.broker.events import Name
 from ifinu.errors import ConfigurationError
 from ifinu.escapes import CONTROLS
 from ifinu.ledger.engine import writing
-from ifinu.ledger.schema import events, instances, notifications, numbers, registry, tenants
+from ifinu.ledger.schema import events, instances, notifications, numbers, portfolios, registry, tenants
 from ifinu.ledger.states import State
 from ifinu.numbers import presets
 from ifinu.numbers.directory import UNTIL_RELEASED as UNTIL_RELEASED
@@ -38,6 +38,7 @@ GONE_FOR = timedelta(minutes=10)  # from the first of them to the last
 
 _NOT_IN_NAMES = re.compile(f"[:{CONTROLS}]")
 _HOUR_MS = 3_600_000
+_MOST_CONVERSATIONS = 1_000_000
 _MAYBE_SENT = or_(notifications.c.sent_at.is_not(None), notifications.c.state == State.UNKNOWN)
 _OF_THE_DIRECTORY = frozenset({"tenant", "channel", "banned_at"})
 
@@ -82,6 +83,7 @@ class Number:
     banned_at: datetime | None = None
     missing_since: datetime | None = None
     missing_count: int = 0
+    portfolio: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel", Channel(self.channel))
@@ -97,7 +99,7 @@ class Number:
 
     def pace(self, now: datetime) -> presets.Pace:
         """Its pace on its local day, without brake and holds. Before its pairing is known it is that of a first day."""
-        pace = presets.pace(self._begun(now), self.local(now).date())
+        pace = presets.pace(self._begun(now)._shared(), self.local(now).date())
         closed = self.no_new_chats_until is not None and self.no_new_chats_until > now
         return replace(pace, new_chats=0) if closed else pace
 
@@ -111,6 +113,12 @@ class Number:
         if self.warm_up_from is not None or not waits:
             return self
         return replace(self, warm_up_from=self.local(now).date() - timedelta(days=1))
+
+    def _shared(self) -> Number:
+        """It without a limit where that of its portfolio counts."""
+        if self.portfolio is None or self.preset is not Preset.CLOUD:
+            return self
+        return replace(self, overrides={**presets.IN_A_PORTFOLIO, **self.overrides})
 
     def is_gone(self, now: datetime) -> bool:
         """Whether the gateway has said often and long enough that it has no such instance."""
@@ -134,12 +142,26 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class Portfolio:
+    """
+    A business portfolio at Meta, by which its limits count.
+
+    Attributes:
+        conversations: How many people its numbers may write to in 24 hours, together; None for any number.
+    """
+
+    name: str
+    conversations: int | None = presets.LOWEST_TIER
+
+
+@dataclass(frozen=True, slots=True)
 class Registry:
     """All that is registered; `generation` is empty if nothing ever was."""
 
     generation: str
     numbers: tuple[Number, ...]
     tenants: tuple[Tenant, ...]
+    portfolios: tuple[Portfolio, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +211,8 @@ def read(engine: Engine) -> Registry:
         generation = connection.execute(select(registry.c.generation)).scalar() or ""
         found = tuple(Number(**row._mapping) for row in connection.execute(select(*_NUMBER).order_by(numbers.c.name)))
         of = connection.execute(select(tenants).order_by(tenants.c.name))
-        return Registry(generation, found, tuple(Tenant(**row._mapping) for row in of))
+        shared = tuple(Portfolio(**row._mapping) for row in connection.execute(select(portfolios)))
+        return Registry(generation, found, tuple(Tenant(**row._mapping) for row in of), shared)
 
 
 def generation(engine: Engine) -> str:
@@ -239,11 +262,13 @@ def register(engine: Engine, new: Number) -> None:
     """
     check_name(new.name)
     presets.checked(new.preset, new.overrides)
+    _check_portfolio(new)
     with writing(engine) as connection:
         if find(connection, new.name) is not None:
             raise ConfigurationError(f"{new.name} is registered already")
         connection.execute(insert(numbers).values({each.name: getattr(new, each.name) for each in fields(Number)}))
         _know(connection, new.tenant)
+        _know_portfolio(connection, new.portfolio)
         _changed(connection)
 
 
@@ -259,6 +284,7 @@ def change(engine: Engine, name: str, **values: Any) -> Number:
         if before is None:
             raise _unknown(name)
         presets.checked(Preset(values.get("preset", before.preset)), values.get("overrides", before.overrides))
+        _check_portfolio(replace(before, **values))
         write(connection, before, values)
         after = find(connection, name)
     assert after is not None  # noqa: S101 - this transaction has just written it
@@ -277,6 +303,8 @@ def write(connection: Connection, before: Number, values: Mapping[str, Any]) -> 
     connection.execute(update(numbers).where(numbers.c.name == before.name).values(values))
     if "tenant" in values:
         _know(connection, values["tenant"])
+    if "portfolio" in values:
+        _know_portfolio(connection, values["portfolio"])
     if any(getattr(before, column) != values[column] for column in _OF_THE_DIRECTORY & values.keys()):
         _changed(connection)
 
@@ -358,6 +386,28 @@ def set_tenant(engine: Engine, name: str, *, policy: Policy | None = None, weigh
         _changed(connection)
         row = connection.execute(select(tenants).where(tenants.c.name == name)).one()
     return Tenant(**row._mapping)
+
+
+def portfolio(engine: Engine, name: str) -> Portfolio:
+    """A portfolio; one that is not known has the lowest tier."""
+    with engine.connect() as connection:
+        row = connection.execute(select(portfolios).where(portfolios.c.name == name)).one_or_none()
+    return Portfolio(name) if row is None else Portfolio(**row._mapping)
+
+
+def set_tier(engine: Engine, name: str, conversations: int | None) -> Portfolio:
+    """
+    Set how many people a portfolio's numbers may write to in 24 hours.
+
+    Raises:
+        ConfigurationError: The name cannot be a portfolio's, or the tier is outside 0 to 1,000,000.
+    """
+    if conversations is not None and not 0 <= conversations <= _MOST_CONVERSATIONS:
+        raise ConfigurationError(f"a tier is from 0 to {_MOST_CONVERSATIONS:,} people, or none, not {conversations:,}")
+    with writing(engine) as connection:
+        _know_portfolio(connection, name)
+        connection.execute(update(portfolios).where(portfolios.c.name == name).values(conversations=conversations))
+    return Portfolio(name, conversations)
 
 
 def activity(engine: Engine, names: Iterable[str], since: datetime) -> dict[str, Activity]:
@@ -443,6 +493,23 @@ def _know(connection: Connection, tenant: str | None) -> None:
         return
     if connection.execute(select(tenants.c.name).where(tenants.c.name == tenant)).first() is None:
         connection.execute(insert(tenants).values(name=tenant, policy=Policy.STICKY, weight=1))
+
+
+def _know_portfolio(connection: Connection, name: str | None) -> None:
+    """Add a portfolio that has no row yet; ConfigurationError if its name cannot be one."""
+    if name is None:
+        return
+    if not name or _NOT_IN_NAMES.search(name):
+        raise ConfigurationError(f"{name!r} cannot be a portfolio: its name is not empty, and has no colon")
+    if connection.execute(select(portfolios.c.name).where(portfolios.c.name == name)).first() is None:
+        connection.execute(insert(portfolios).values(name=name, conversations=presets.LOWEST_TIER))
+
+
+def _check_portfolio(number: Number) -> None:
+    if number.portfolio is not None and number.channel is Channel.BAILEYS:
+        raise ConfigurationError(
+            f"{number.name} is paired with a phone ({number.channel.value}), and a portfolio is of Meta's Cloud API"
+        )
 
 
 def _changed(connection: Connection) -> None:

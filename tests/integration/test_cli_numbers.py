@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +19,9 @@ from processes import API_KEY, wait_until
 from shards import pods_of_commands
 from sqlalchemy import Engine
 
-from ifinu.broker.keys import EVENTS, GENERATION, NORMAL, Keys, answers_key, number_key, tenant_key
+from ifinu.broker.keys import EVENTS, GENERATION, NORMAL, Keys, answers_key, conversations_key, number_key, tenant_key
 from ifinu.embedded import Valkey
+from ifinu.gateway import Integration, Management
 from ifinu.ledger.engine import connect
 from ifinu.numbers import registry
 from ifinu.numbers.directory import Directory
@@ -211,7 +214,7 @@ def test_a_pace_is_shown_and_changed(ifinu, one, engine, client):
     ended = ifinu("instance", "pace", "a", "--new-chats", "none", "--gap", "1.5-3", "--json")
     assert ended.json == {
         "name": "a", "preset": "conservador", "parallel": 1, "gap_min_ms": 1500, "gap_max_ms": 3000, "per_day": 400,
-        "new_chats": None, "warm_up_day": None,
+        "new_chats": None, "warm_up_day": None, "portfolio": None,
     }  # fmt: skip
     assert pace_in_redis(client, "a")["novos"] is None
     ifinu("instance", "pace", "a", "--preset", "moderado", "--per-day", "10")
@@ -223,6 +226,45 @@ def test_a_pace_is_shown_and_changed(ifinu, one, engine, client):
     assert ifinu("instance", "pace", "a", "--parallel", "0").code == 2
     unknown = ifinu("instance", "pace", "b", "--parallel", "2")
     assert (unknown.code, "`ifinu instance assign` registers it" in unknown.err) == (2, True)
+
+
+def test_numbers_of_meta_share_the_tier_of_their_portfolio(ifinu, one, engine, client):
+    with contextlib.closing(Management(one.url, API_KEY, connect_timeout_s=5, read_timeout_s=30, worker="t")) as at:
+        for name in ("m1", "m2"):
+            at.create_instance(name, channel=Integration.BUSINESS, number="1055", token="EAAG")
+    refused = ifinu("instance", "assign", "u1", "m1", "m2", "--preset", "cloud", "--tier", "1000")
+    assert (refused.code, "give --portfolio too" in refused.err) == (2, True)
+    assert ifinu("instance", "assign", "u1", "m1", "--preset", "cloud", "--portfolio", "acme", *OLD).code == 0
+    assert client.hmget(number_key("m1"), "grupo", "conversas", "teto", "novos") == [b"acme", b"250", None, None]
+    assert (
+        ifinu("instance", "assign", "u2", "m2", "--preset", "cloud", "--portfolio", "acme", "--tier", "1000").code == 0
+    )
+    assert client.hmget(number_key("m1"), "conversas") == client.hmget(number_key("m2"), "conversas") == [b"1000"]
+    now_ms = round(time.time() * 1000)
+    client.zadd(conversations_key("acme"), {"p1": now_ms, "p2": now_ms - 23 * 3_600_000, "p3": now_ms - 25 * 3_600_000})
+    shown = ifinu("instance", "show", "m1", "--json").json
+    assert (shown["portfolio"], shown["conversations"]) == ("acme", {"used": 2, "most": 1000})
+    assert "acme: 2 of 1,000 people in 24 hours" in ifinu("instance", "show", "m2").out
+    rows = {row["name"]: row for row in ifinu("instance", "list", "--json").json["instances"]}
+    assert (rows["m1"]["portfolio"], rows["m2"]["portfolio"]) == ("acme", "acme")
+    assert "acme" in ifinu("instance", "list").out
+    assert ifinu("instance", "pace", "m1", "--tier", "none", "--json").json["portfolio"] == "acme"
+    assert client.hget(number_key("m2"), "conversas") is None
+    assert "any number of people in 24 hours" in ifinu("instance", "show", "m2").out
+    left = ifinu("instance", "pace", "m1", "--portfolio", "none", "--json").json
+    assert (left["portfolio"], left["per_day"], left["new_chats"]) == (None, 250, 250)
+    assert client.hget(number_key("m1"), "grupo") is None
+    assert ifinu("instance", "show", "m1", "--json").json["conversations"] is None
+    assert ifinu("instance", "pace", "m1", "--tier", "10").code == 2
+
+
+def test_a_phones_number_has_no_portfolio(ifinu, one, engine):
+    refused = ifinu("instance", "assign", "u1", "a", "--portfolio", "acme", *OLD)
+    assert (refused.code, "a portfolio is of Meta's Cloud API" in refused.err) == (2, True)
+    assert registry.number(engine, "a") is None
+    ifinu("instance", "assign", "u1", "a", *OLD)
+    assert ifinu("instance", "pace", "a", "--portfolio", "acme").code == 2
+    assert registry.registered(engine, "a").portfolio is None
 
 
 def test_a_hold_and_its_release_are_in_the_registry_and_in_redis_at_once(ifinu, one, engine, client):

@@ -47,6 +47,14 @@ def test_a_deadline_that_is_met(ifinu):
     assert "in time for 01/12/2026 12:00" in ifinu("plan", *arguments).out
 
 
+def test_the_tier_of_a_portfolio(ifinu):
+    metas = ("plan", "--messages", "3000", "--numbers", "2", "--preset", "cloud", "--json")
+    assert ifinu(*metas).json["limit"] == "day cap"
+    found = ifinu(*metas, "--tier", "1000").json
+    assert (found["limit"], found["ends"][:10]) == ("portfolio's tier", "2026-12-03")
+    assert ifinu("plan", "--messages", "10", "--numbers", "1", "--tier", "1000").code == 2
+
+
 def test_the_sending_window_and_new_chats_count(ifinu, monkeypatch):
     few = ("plan", "--messages", "100", "--numbers", "1", "--json")
     assert ifinu(*few).json["ends"] == "2026-12-01T10:14:35+00:00"

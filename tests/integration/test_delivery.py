@@ -624,6 +624,18 @@ def test_a_new_chat_over_the_numbers_cap_waits_for_tomorrow_and_a_known_person_d
     assert gateway.sent_by == ["n1"]
 
 
+def test_a_person_beyond_the_portfolios_tier_waits_for_the_end_of_a_conversation(
+    registered: Delivery, gateway: Gateway, client: redis.Redis, carry: Callable[..., Any]
+):
+    for name in ("n1", "n2"):
+        client.hset(number_key(name), mapping={"grupo": "meta", "conversas": 1})
+    carry(by=registered, number="n1")
+    wait = carry(another("inv-2", phone="+5511987654321"), by=registered, number="n2")
+    assert (wait.reason, wait.free, wait.event.data["reason"]) == ("portfolio", True, "portfolio")
+    assert abs(wait.wait_s - 86_400) < 60
+    assert gateway.sent_by == ["n1"]
+
+
 def test_a_second_reminder_waits_for_tomorrow_or_expires_before_and_a_receipt_goes(
     registered: Delivery, gateway: Gateway, client: redis.Redis, carry: Callable[..., Any]
 ):

@@ -22,11 +22,21 @@ from processes import wait_until
 from sqlalchemy import Engine
 
 from ifinu.broker import NORMAL, QUEUES, Keys, clock, lanes
-from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, TENANTS, in_lanes_key, number_key, script, tenant_key
+from ifinu.broker.keys import (
+    GENERATION,
+    LOADING,
+    NUMBERS,
+    TENANTS,
+    conversations_key,
+    in_lanes_key,
+    number_key,
+    script,
+    tenant_key,
+)
 from ifinu.errors import BrokerUnavailable, ConfigurationError
 from ifinu.ledger.schema import instances
 from ifinu.ledger.states import State
-from ifinu.numbers import cache, registry
+from ifinu.numbers import cache, contacts, registry
 from ifinu.numbers.cache import load
 from ifinu.numbers.directory import EMPTY, Directory
 from ifinu.numbers.presets import Preset
@@ -271,6 +281,37 @@ def test_after_a_flushall_the_caps_come_from_the_ledger_and_the_first_gap_is_kep
     found = number_hash(client, "n1")
     assert (found["hoje"], found["nesta_hora"], found["motivo"], found["fator"]) == (str(count), str(count), "x", "0.5")
     assert int(found["livre"]) > clock.now(client).timestamp() * 1000 + 20_000
+
+
+def test_after_a_flushall_the_conversations_of_a_portfolio_come_from_the_ledger(
+    ledger: Engine, client: redis.Redis
+) -> None:
+    now = clock.now(client)
+    for name, portfolio in (("m1", "acme"), ("m2", "acme"), ("m3", None)):
+        add(ledger, name, channel=Channel.BUSINESS, portfolio=portfolio)
+    registry.set_tier(ledger, "acme", 2)
+    rows = [
+        ("first", "m1", "p1", 23, State.READ, {}),
+        ("second", "m2", "p1", 2, State.SENT, {}),
+        ("maybe", "m2", "p2", 1, State.UNKNOWN, {"sent_at": None}),
+        ("over", "m1", "p3", 25, State.SENT, {}),
+        ("not sent", "m1", "p4", 1, State.RETRYING, {"sent_at": None}),
+        ("code#pix", "m1", "p5", 1, State.SENT, {}),
+        ("another's", "m3", "p6", 1, State.SENT, {}),
+    ]
+    for id_, name, person, hours, state, values in rows:
+        at = now - timedelta(hours=hours)
+        ledger_rows.notification(
+            ledger, id_, state, at, **{"instance": name, "sent_at": at, "phone_hash": person, **values}
+        )
+    load(client, ledger)
+    contacts.restore(client, ledger)
+    began = dict(client.zrange(conversations_key("acme"), 0, -1, withscores=True))
+    ago_h = {person.decode(): round((now.timestamp() * 1000 - ms) / 3_600_000) for person, ms in began.items()}
+    assert ago_h == {"p1": 23, "p2": 1}
+    assert (number_hash(client, "m2")["grupo"], number_hash(client, "m2")["conversas"]) == ("acme", "2")
+    contacts.restore(client, ledger)
+    assert client.zcard(conversations_key("acme")) == 2
 
 
 @pytest.mark.parametrize(("in_redis", "expected"), [(1, 3), (9, 9)])

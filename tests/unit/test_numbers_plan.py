@@ -48,6 +48,22 @@ def test_how_long_messages_take(messages, numbers, pace, values, takes, limit):
     assert (done.limit, done.in_time, done.missing) == (limit, True, 0)
 
 
+@pytest.mark.parametrize(("messages", "numbers", "takes", "limit"), [
+    (100, 2, timedelta(seconds=500), Limit.GAP),
+    (200, 2, 16 * HOUR + timedelta(seconds=500), Limit.TIER),
+    (200, 4, 16 * HOUR + timedelta(seconds=250), Limit.TIER),
+])  # fmt: skip
+def test_numbers_of_a_portfolio_share_its_tier(messages, numbers, takes, limit):
+    done = plan(task(messages, numbers, tier=100))
+    assert abs(done.ends - BEGINS - takes) < timedelta(seconds=1)
+    assert done.limit is limit
+
+
+def test_no_number_of_numbers_is_enough_for_a_portfolio_of_a_lower_tier():
+    done = plan(task(200, 2, by=BEGINS + HOUR, tier=100))
+    assert (done.in_time, done.sent_by, done.missing) == (False, 100, None)
+
+
 def test_nothing_is_sent_outside_the_window():
     def opens_at(now):
         return None if 11 <= now.hour < 12 else now.replace(hour=11, minute=0) + timedelta(days=now.hour >= 12)

@@ -92,7 +92,7 @@ if ARGV[8] == '1' then
 end
 local counts = {}
 if KEYS[8] then
-  local of = redis.call('HMGET', KEYS[8], 'fuso', 'novos')
+  local of = redis.call('HMGET', KEYS[8], 'fuso', 'novos', 'grupo', 'conversas')
   local zone = tonumber(of[1] or '') or 0
   local day = math.floor((now + zone) / 86400000)
   local tomorrow = string.format('%.0f', (day + 1) * 86400000 - zone)
@@ -122,6 +122,27 @@ if KEYS[8] then
         return answer('new_chats')
       end
       counts[#counts + 1] = {new_today, ARGV[6]}
+    end
+  end
+  -- A conversation at Meta: of all numbers of a portfolio, with a person, for 24 hours. What answers at once is part of one.
+  if of[3] and ARGV[12] ~= '' then
+    local talks, waits = 'ifinu:grupo:' .. of[3] .. ':conversas', 'ifinu:grupo:' .. of[3] .. ':espera'
+    redis.call('ZREMRANGEBYSCORE', talks, '-inf', now - 86400000)
+    if not redis.call('ZSCORE', talks, ARGV[6]) then
+      local most = tonumber(of[4] or '')
+      if most and redis.call('ZCARD', talks) >= most then
+        -- Each one that waits is told the end of another conversation, so that they do not all come back for one place.
+        redis.call('ZREMRANGEBYSCORE', waits, '-inf', now)
+        redis.call('ZREM', waits, ARGV[6])
+        local place = redis.call('ZCARD', talks) - most + redis.call('ZCARD', waits)
+        local began = redis.call('ZRANGE', talks, place, place, 'WITHSCORES')[2]
+        token, ends = ARGV[3], string.format('%.0f', (began or now) + 86400000)
+        redis.call('ZADD', waits, ends, ARGV[6])
+        redis.call('PEXPIRE', waits, 90000000)
+        return answer('portfolio')
+      end
+      redis.call('ZADD', talks, clock, ARGV[6])
+      redis.call('PEXPIRE', talks, 90000000)
     end
   end
   for _, each in ipairs(counts) do

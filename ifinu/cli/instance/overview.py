@@ -12,16 +12,18 @@ import typer
 from ifinu import phone as phones
 from ifinu import settings
 from ifinu.broker import clock, lanes
-from ifinu.broker.keys import number_key
+from ifinu.broker.keys import conversations_key, number_key
 from ifinu.cli import terminal
 from ifinu.cli.instance import access, paces
 from ifinu.cli.sentences import clock as written
 from ifinu.errors import ConfigurationError, GatewayError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from ifinu.numbers.registry import Number
 
-_REGISTRY = ("tenant", "preset", "held")
+_REGISTRY = ("tenant", "preset", "held", "portfolio")
 _COUNTED = timedelta(days=7)
 _STEPS = 5  # of the guard, the newest
 _TEXT = "Teste do ifinu: este número está conectado."
@@ -121,6 +123,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
         found = registry.registered(engine, name)
         now = clock.now(client)
         used, in_force = _used(client, found, now)
+        shared = _shared(client, engine, found, now)
         waiting = lanes.waiting(client, name)[name]
         done = registry.activity(engine, [name], now - _COUNTED).get(name)
         steps = registry.steps(engine, name, _STEPS)
@@ -132,6 +135,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
         "pace": paces.document_of(found.pace(now)),
         "warm_up_day": found.warm_up_day(now),
         "today": used,
+        "conversations": shared,
         "waiting": waiting,
         "held": in_force,
         "last_7_days": None if done is None else {"sent": done.sent, "failed": done.failed},
@@ -153,6 +157,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
         ("pace", paces.sentence(found, now)),
         ("today", f"{used['sent']} of {_most(pace.per_day)} messages"),
         ("", f"{used['new_chats']} of {_most(pace.new_chats)} new chats"),
+        *(() if shared is None else (("portfolio", _portfolio_words(found, shared)),)),
         ("waiting", f"{waiting:,}"),
         ("guard", f"risk {found.risk} of 100, brake {found.brake:g}"),
         ("hold", _hold_words(in_force)),
@@ -245,6 +250,22 @@ def _used(client: redis.Redis, number: Number, now: datetime) -> tuple[dict[str,
     return {"sent": sent, "new_chats": new_chats}, held
 
 
+def _shared(client: redis.Redis, engine: Engine, number: Number, now: datetime) -> dict[str, int | None] | None:
+    """How many people its portfolio's numbers have written to in the last 24 hours, and may; None without one."""
+    from ifinu.numbers import registry
+
+    if number.portfolio is None:
+        return None
+    since_ms = round((now - timedelta(hours=24)).timestamp() * 1000)
+    used = int(client.zcount(conversations_key(number.portfolio), since_ms, "+inf"))
+    return {"used": used, "most": registry.portfolio(engine, number.portfolio).conversations}
+
+
+def _portfolio_words(number: Number, shared: dict[str, int | None]) -> str:
+    name = terminal.plain(number.portfolio or "")
+    return f"{name}: {shared['used']:,} of {_most(shared['most'])} people in 24 hours"
+
+
 def _hold_words(held: dict[str, Any] | None) -> str:
     if held is None:
         return "none"
@@ -266,13 +287,15 @@ def _of_the_registry(number: Number | None) -> dict[str, Any]:
     return {
         "tenant": number.tenant,
         "preset": number.preset.value,
+        "portfolio": number.portfolio,
         "banned": number.banned_at is not None,
         **paces.held(number),
     }
 
 
-def _registry_cells(number: Number | None) -> tuple[str, str, str]:
+def _registry_cells(number: Number | None) -> tuple[str, str, str, str]:
     if number is None:
-        return "", "", ""
+        return "", "", "", ""
     held = "" if number.held_until is None else terminal.plain(number.held_reason or "held")
-    return terminal.plain(number.tenant or "(all)"), number.preset.value, "banned" if number.banned_at else held
+    held = "banned" if number.banned_at else held
+    return terminal.plain(number.tenant or "(all)"), number.preset.value, held, terminal.plain(number.portfolio or "")

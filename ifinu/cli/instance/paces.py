@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ifinu.numbers.registry import Number
 
 BY_HAND = "by hand"
+_NONE = ("none", "-")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,18 @@ class Limit:
     most: int | None
 
 
+@dataclass(frozen=True)
+class InPortfolio:
+    """The portfolio that a number is to be in; None for none."""
+
+    name: str | None
+
+
+def _portfolio(text: str) -> InPortfolio:
+    name = text.strip()
+    return InPortfolio(None if name.lower() in _NONE else name)
+
+
 def _gap(text: str) -> Pause:
     first, dash, last = text.strip().removesuffix("s").partition("-")
     try:
@@ -46,7 +59,7 @@ def _gap(text: str) -> Pause:
 
 
 def _limit(text: str) -> Limit:
-    if text.strip().lower() in ("none", "-"):
+    if text.strip().lower() in _NONE:
         return Limit(None)
     try:
         return Limit(int(text))
@@ -70,6 +83,21 @@ NewChats = Annotated[
     Limit | None,
     typer.Option(
         "--new-chats", parser=_limit, metavar="N", help="Most people first written to a day, or none for no limit."
+    ),
+]
+PortfolioOption = Annotated[
+    InPortfolio | None,
+    typer.Option(
+        "--portfolio", parser=_portfolio, metavar="NAME", help="Its business portfolio at Meta, or none to leave it."
+    ),
+]
+Tier = Annotated[
+    Limit | None,
+    typer.Option(
+        "--tier",
+        parser=_limit,
+        metavar="N",
+        help="Most people whom the portfolio's numbers may write to in 24 hours, or none; 250 by default.",
     ),
 ]
 WarmUp = Annotated[
@@ -98,7 +126,12 @@ def overrides(
 
 
 def changes(
-    known: Number, preset: Preset | None, given: dict[str, int | None], warm_up: bool | None, now: datetime
+    known: Number,
+    preset: Preset | None,
+    given: dict[str, int | None],
+    warm_up: bool | None,
+    portfolio: InPortfolio | None,
+    now: datetime,
 ) -> dict[str, Any]:
     """
     The columns of a number that options change. Another preset drops what replaced values of the former one.
@@ -106,7 +139,7 @@ def changes(
     Raises:
         ConfigurationError: The pace makes no sense.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {} if portfolio is None else {"portfolio": portfolio.name}
     if preset is not None:
         values["preset"] = preset
     if preset is not None or given:
@@ -130,6 +163,8 @@ def pace(
     per_day: PerDay = None,
     new_chats: NewChats = None,
     warm_up: WarmUp = None,
+    portfolio: PortfolioOption = None,
+    tier: Tier = None,
     as_json: terminal.Json = False,
 ) -> None:
     """
@@ -144,17 +179,26 @@ def pace(
     ifinu instance pace acme --preset moderado --per-day 600
     ifinu instance pace acme --gap 10-40 --new-chats 20
     ifinu instance pace acme --no-warm-up
+    ifinu instance pace meta-1 --preset cloud --portfolio acme --tier 1000
     """
     from ifinu.numbers import cache, registry
 
     with access.registry() as (client, engine):
         now = clock.now(client)
         found = registry.registered(engine, name)
-        if values := changes(found, preset, overrides(gap, parallel, per_day, new_chats), warm_up, now):
+        values = changes(found, preset, overrides(gap, parallel, per_day, new_chats), warm_up, portfolio, now)
+        shared = found.portfolio if portfolio is None else portfolio.name
+        if tier is not None and shared is None:
+            raise ConfigurationError(f"a tier is a portfolio's, and {name} is in none: give --portfolio too")
+        if values:
             found = registry.change(engine, name, **values)
+        if tier is not None and shared is not None:
+            registry.set_tier(engine, shared, tier.most)
+        if values or tier is not None:
             cache.load(client, engine)
             lanes.look_at(client, name)
     document = {"name": name, "preset": found.preset.value, **document_of(found.pace(now))}
+    document["portfolio"] = found.portfolio
     document["warm_up_day"] = found.warm_up_day(now)
     terminal.answer(document, f"{terminal.plain(name)}: {sentence(found, now)}", as_json=as_json)
 
@@ -241,7 +285,8 @@ def sentence(number: Number, now: datetime) -> str:
     ]
     day = number.warm_up_day(now)
     warming = "" if day is None else f"; day {day} of its warm-up"
-    return f"{number.preset.value}: {found.parallel} at a time, {gap}, {' and '.join(limits)} a day{warming}"
+    shared = "" if number.portfolio is None else f"; in the portfolio {terminal.plain(number.portfolio)}"
+    return f"{number.preset.value}: {found.parallel} at a time, {gap}, {' and '.join(limits)} a day{warming}{shared}"
 
 
 def held(number: Number) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
@@ -70,6 +71,8 @@ def assign(
     per_day: paces.PerDay = None,
     new_chats: paces.NewChats = None,
     warm_up: paces.WarmUp = None,
+    portfolio: paces.PortfolioOption = None,
+    tier: paces.Tier = None,
     paired_on: PairedOn = None,
     weight: Annotated[
         int | None,
@@ -101,13 +104,16 @@ def assign(
     ifinu instance assign u1 acme
     ifinu instance assign u1 acme acme-2 --preset moderado --policy rodizio
     ifinu instance assign u1 acme --paired-on 2025-03-01
-    ifinu instance assign '*' shared --weight 1
+    ifinu instance assign u1 meta-1 meta-2 --preset cloud --portfolio acme --tier 1000
     """
     from ifinu.numbers import cache, registry
 
     owner = None if tenant == ALL_TENANTS else tenant
     if owner is None and (weight is not None or policy is not None):
         raise ConfigurationError("a weight and a policy are a tenant's: name one instead of '*'")
+    shared = None if portfolio is None else portfolio.name
+    if tier is not None and shared is None:
+        raise ConfigurationError("a tier is a portfolio's: give --portfolio too")
     given = paces.overrides(gap, parallel, per_day, new_chats)
     with access.registry() as (client, engine):
         now = clock.now(client)
@@ -122,14 +128,16 @@ def assign(
         for name, found in known.items():
             if found is None:
                 new = numbered(client, engine, there[name][0], owner, preset, given, warm_up, paired_on, now)
-                registry.register(engine, new)
+                registry.register(engine, dataclasses.replace(new, portfolio=shared))
             else:
-                values = paces.changes(found, preset, given, warm_up, now)
+                values = paces.changes(found, preset, given, warm_up, portfolio, now)
                 if paired_on is not None:
                     values["paired_at"] = _noon(paired_on, found.zone)
                 registry.change(engine, name, tenant=owner, **values)
         if owner is not None and (weight is not None or policy is not None):
             registry.set_tenant(engine, owner, policy=policy, weight=weight)
+        if tier is not None and shared is not None:
+            registry.set_tier(engine, shared, tier.most)
         cache.load(client, engine)
         lanes.look_at(client, *names)
         for name in missing:

@@ -188,6 +188,7 @@ ROWS = {
     "numbers": "(name, channel, zone, preset, overrides, warm_up, risk, brake, guard, registered_at, missing_count)"
     " VALUES ('vendas', 'BAILEYS', 'America/Sao_Paulo', 'conservador', '{}', true, 0, 1, '{}', now(), 0)",
     "tenants": "(name, policy, weight) VALUES ('t1', 'fixo', 1)",
+    "portfolios": "(name, conversations) VALUES ('acme', 250)",
     "registry": "(id, generation, changed_at) VALUES (1, 'a', now())",
     "recorder": "(id, ms, seq, updated_at) VALUES (2, 0, 0, now())",
     "gaps": "(found_at, ms, seq, cause) VALUES (now(), 0, 0, 'restored')",

@@ -13,9 +13,9 @@ from holders import Holder
 from processes import Queue
 
 from ifinu.broker import NORMAL, Keys
-from ifinu.broker.claims import Claim, Claims, ClaimState, Limits, MessageRef, Verdict
+from ifinu.broker.claims import Claim, Claims, ClaimState, Limits, MessageRef, Verdict, forget_contacts
 from ifinu.broker.events import Event, Name
-from ifinu.broker.keys import UNKNOWN, claim_key, number_key, script, senders_key
+from ifinu.broker.keys import UNKNOWN, claim_key, conversations_key, number_key, script, senders_key
 from ifinu.broker.leases import Settled
 
 NUMBER, TENANT = "n1", "acme"
@@ -32,11 +32,18 @@ class Bench:
         self.claims = Claims(client, ttl_s=60)
         self.tags: dict[str, str] = {}
 
-    def number(self, **fields: Any) -> None:
-        self.client.hset(number_key(NUMBER), mapping={"par": 1, "fuso": ZONE_MS, **fields})
+    def number(self, name: str = NUMBER, **fields: Any) -> None:
+        self.client.hset(number_key(name), mapping={"par": 1, "fuso": ZONE_MS, **fields})
 
     def claim(
-        self, id_: str, person: str = "p1", *, reminders: int | None = None, gap_ms: int | None = None, token: str = ""
+        self,
+        id_: str,
+        person: str = "p1",
+        *,
+        reminders: int | None = None,
+        gap_ms: int | None = None,
+        token: str = "",
+        by: str = NUMBER,
     ) -> Claim:
         self.queue.push(id_.encode())
         ((tag, _),) = self.holder.fetch(1)
@@ -48,7 +55,7 @@ class Bench:
             tenant=TENANT,
             pseudonym=person,
             seen="ifinu:visto:none",
-            limits=Limits(NUMBER, SENDERS, reminders, gap_ms),
+            limits=Limits(by, SENDERS, reminders, gap_ms),
         )
 
     def settle(self, id_: str, state: ClaimState = ClaimState.SENT, person: str = "p1") -> None:
@@ -117,6 +124,88 @@ def test_a_number_without_a_cap_on_new_chats_still_reports_them(bench: Bench):
     assert bench.claim("a").new
     bench.settle("a")
     assert not bench.claim("b").new
+
+
+# -- the portfolio, whose messages are those with a gap: others answer at once
+
+
+def talks(client: redis.Redis, began_h: dict[str, float]) -> None:
+    """Conversations of the portfolio, by the hours since they began."""
+    now_ms = time.time() * 1000
+    client.zadd(conversations_key("meta"), {person: now_ms - hours * 3_600_000 for person, hours in began_h.items()})
+
+
+def in_h(claim: Claim) -> float:
+    """Hours until a limit ends."""
+    assert claim.until is not None
+    return round((claim.until - datetime.now(UTC)) / timedelta(hours=1), 2)
+
+
+def test_the_numbers_of_a_portfolio_share_a_cap_of_conversations_in_24_hours(bench: Bench):
+    for name in ("n1", "n2"):
+        bench.number(name, grupo="meta", conversas=2)
+    bench.number("n3", grupo="other", conversas=2)
+    assert bench.claim("a", "p1", gap_ms=1).verdict is Verdict.GO
+    assert bench.claim("b", "p2", gap_ms=1, by="n2").verdict is Verdict.GO
+    third = bench.claim("c", "p3", gap_ms=1, by="n2")
+    assert (third.verdict, in_h(third)) == (Verdict.PORTFOLIO, 24)
+    assert bench.client.exists(claim_key("c")) == 0
+    assert bench.claim("d", "p1", gap_ms=0, by="n2").verdict is Verdict.GO, "the conversation is open"
+    assert bench.claim("e", "p3", by="n2").verdict is Verdict.GO, "an answer opens none"
+    assert bench.claim("f", "p4", gap_ms=1, by="n3").verdict is Verdict.GO, "another portfolio"
+    people = bench.client.zrange(conversations_key("meta"), 0, -1)
+    assert people == [b"p1", b"p2"]
+    assert 24 * 3600 < bench.client.ttl(conversations_key("meta")) <= 25 * 3600
+
+
+def test_known_people_count_for_a_portfolio_since_the_cap_is_not_one_of_new_chats(bench: Bench):
+    bench.number(grupo="meta", conversas=1)
+    for person in ("p1", "p2"):
+        bench.client.hset(SENDERS[0], person, TENANT)
+    assert bench.claim("a", "p1", gap_ms=1).verdict is Verdict.GO
+    assert bench.claim("b", "p2", gap_ms=1).verdict is Verdict.PORTFOLIO
+
+
+def test_a_conversation_counts_for_24_hours_from_its_first_message(bench: Bench):
+    bench.number(grupo="meta", conversas=2)
+    talks(bench.client, {"p1": 23, "p2": 24.01})
+    assert bench.claim("a", "p1", gap_ms=1).verdict is Verdict.GO
+    assert bench.claim("b", "p3", gap_ms=1).verdict is Verdict.GO, "p2's is over"
+    assert in_h(bench.claim("c", "p4", gap_ms=1)) == 1, "p1's began 23 hours ago"
+
+
+def test_each_one_that_waits_for_a_portfolio_comes_back_for_a_place_that_no_other_waits_for(bench: Bench):
+    bench.number(grupo="meta", conversas=3)
+    talks(bench.client, {"p1": 20, "p2": 10, "p3": 5})
+    waits = [in_h(bench.claim(person, person, gap_ms=1)) for person in ("q1", "q2", "q3", "q4")]
+    assert waits == [4, 14, 19, 24]
+    assert in_h(bench.claim("again", "q4", gap_ms=1)) == 24, "it does not wait for itself"
+    bench.client.zadd("ifinu:grupo:meta:espera", {"q1": 1})  # its time has come, and its place was taken
+    assert in_h(bench.claim("later", "q1", gap_ms=1)) == 24
+
+
+@pytest.mark.parametrize(("tier", "waits_h"), [(2, 14), (1, 19), (0, 24)])
+def test_a_tier_that_was_lowered_waits_for_as_many_ends_as_it_has_conversations_too_many(
+    bench: Bench, tier: int, waits_h: int
+):
+    bench.number(grupo="meta", conversas=tier)
+    talks(bench.client, {"p1": 20, "p2": 10, "p3": 5})
+    assert in_h(bench.claim("a", "q1", gap_ms=1)) == waits_h
+
+
+def test_a_portfolio_without_a_limit_counts_all_the_same(bench: Bench):
+    bench.number(grupo="meta")
+    for person in ("p1", "p2", "p3"):
+        assert bench.claim(person, person, gap_ms=1).verdict is Verdict.GO
+    assert bench.client.zcard(conversations_key("meta")) == 3
+
+
+def test_a_person_who_is_forgotten_frees_no_place_of_a_portfolio(bench: Bench):
+    bench.number(grupo="meta", conversas=1)
+    bench.claim("a", "p1", gap_ms=1)
+    forget_contacts(bench.client, "p1")
+    assert bench.client.zscore(conversations_key("meta"), "p1") is None
+    assert bench.claim("b", "p2", gap_ms=1).verdict is Verdict.PORTFOLIO
 
 
 def test_a_person_gets_as_many_reminders_a_day_as_one_may(bench: Bench):
