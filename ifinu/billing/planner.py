@@ -1,0 +1,232 @@
+"""
+The planner: on each day, which message goes about which charge, and why the others do not.
+
+A pass is one statement a chunk (`sql/plan.sql`). It takes from `agenda` the charges on whose day something is to be
+decided, and decides every step whose day has come exactly once:
+
+    planned    goes; `outbox.py` pushes it once it is time
+    merged     another charge's message of that day speaks of it too (`leader`)
+    skipped    does not go:
+        before_import    its day was before the charge was known
+        before_rule      its day was before the step was in the rule
+        condition        the step is not for such a charge
+        muted, on_hold   the charge, or for a hold also the customer, is not to be written to
+        tenant_inactive, customer_inactive, no_phone, email_only
+        stale            it could only go after its last day: on closed days, or after an outage
+        superseded       a later step of the charge goes in its place
+        capped           the customer gets enough messages, or notices of delay, already
+        closed           the charge was paid or cancelled
+
+So after an outage each charge gets one message, the last that still makes sense. The agenda of a paused tenant waits in
+the same way. Any number of planners may run at once: what one has, the others pass over.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection, TextClause, text
+
+from ifinu.billing import calendars
+from ifinu.errors import InvalidBilling
+
+CHUNK = 20_000
+TRIGGERS = ("payment", "creation")
+
+# A tenant with much to plan takes at most this part of a chunk while others wait.
+_SHARES = 8
+_LONGEST_SIMULATION_DAYS = 1100
+
+# Of a chunk each table has few rows, even if statistics do not know yet that it is large.
+_BY_INDEX = text("SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)")
+_AS_BEFORE = text("SELECT set_config('enable_seqscan', :seqscan, true), set_config('jit', :jit, true)")
+_SETTINGS = text("SELECT current_setting('enable_seqscan') AS seqscan, current_setting('jit') AS jit")
+
+_DUE_TENANTS = text("""
+    SELECT t.id, t.tz FROM billing_tenants t
+     WHERE t.paused_at IS NULL AND (CAST(:tenants AS text[]) IS NULL OR t.id = ANY(:tenants))
+       AND EXISTS (SELECT FROM agenda a
+                    WHERE a.tenant = t.id AND a.next_on <= CAST(CAST(:now AS timestamptz) AT TIME ZONE t.tz AS date))
+     ORDER BY t.id""")
+_OF_CHARGE = text("""
+    SELECT c.tenant, t.tz, a.next_on FROM charges c
+      JOIN billing_tenants t ON t.id = c.tenant LEFT JOIN agenda a ON a.charge_seq = c.seq
+     WHERE c.seq = :seq""")
+_DECIDED_NOW = text("""
+    SELECT i.step, i.n, i.kind, i.state, i.reason, i.planned_on, i.not_before
+      FROM intents i
+     WHERE i.charge_seq = :seq AND i.decided_at = :now ORDER BY i.planned_on, i.not_before NULLS FIRST, i.step, i.n""")
+_AS_SENT = text("UPDATE intents SET state = 'queued', queued_at = :now WHERE charge_seq = :seq AND state = 'planned'")
+
+
+class Planned(NamedTuple):
+    """
+    What a pass did.
+
+    Attributes:
+        charges: Those whose steps were decided.
+        planned: Messages that go.
+        skipped: Steps that do not, each with its reason.
+        merged: Steps of which another charge's message speaks.
+        left: Charges that somebody else had locked; a later pass decides about them.
+    """
+
+    charges: int = 0
+    planned: int = 0
+    skipped: int = 0
+    merged: int = 0
+    left: int = 0
+
+    def __add__(self, other: object) -> Planned:
+        if not isinstance(other, Planned):
+            return NotImplemented
+        return Planned(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class Decision(NamedTuple):
+    """
+    What is decided about a step.
+
+    Attributes:
+        day: The local day of the decision.
+        n: Of a repeated step which time, from 0.
+        state: planned, merged or skipped.
+        reason: Why it is skipped.
+        goes_on: The local day on which its message goes.
+        not_before: Its message goes at this time or a little later.
+    """
+
+    day: date
+    step: str
+    n: int
+    kind: str
+    state: str
+    reason: str | None
+    goes_on: date
+    not_before: datetime | None
+
+
+def plan(connection: Connection, now: datetime, *, tenants: Sequence[str] | None = None, chunk: int = CHUNK) -> Planned:
+    """
+    Decide the steps whose day has come, of at most `chunk` charges. Commit and call it again until `charges` is 0.
+
+    Args:
+        tenants: Only theirs; all of them by default. Paused ones are passed over.
+
+    Raises:
+        InvalidBilling: A calendar lacks today or tomorrow; nothing was decided.
+    """
+    total, left = Planned(), chunk
+    groups: dict[str, list[str]] = {}
+    for id_, tz in connection.execute(_DUE_TENANTS, {"now": now, "tenants": _array(tenants)}):
+        groups.setdefault(tz, []).append(id_)
+    for tz, theirs in groups.items():
+        if left > 0:
+            found = _pass(connection, now, tz, theirs, chunk=left)
+            total += found
+            left -= found.charges + found.left
+    return total
+
+
+def plan_all(connection: Connection, now: datetime, *, tenants: Sequence[str] | None = None) -> Planned:
+    """As `plan`, of every charge, in one transaction: for one tenant, and for what is rolled back."""
+    total = Planned()
+    while (found := plan(connection, now, tenants=tenants)).charges:
+        total += found
+    return total
+
+
+def plan_event(connection: Connection, seq: int, trigger: str, now: datetime) -> list[str]:
+    """
+    Decide the steps that follow a payment or the creation of a charge, once.
+
+    Args:
+        trigger: One of `TRIGGERS`.
+
+    Returns:
+        The ids of the messages that go.
+    """
+    return plan_events(connection, [seq], trigger, now)
+
+
+def plan_events(connection: Connection, seqs: Sequence[int], trigger: str, now: datetime) -> list[str]:
+    """As `plan_event`, for many charges in one statement."""
+    if trigger not in TRIGGERS:
+        raise ValueError(f"{trigger!r} is none of {', '.join(TRIGGERS)}")
+    rows = connection.execute(_sql("event"), {"seqs": list(seqs), "trigger": trigger, "now": now})
+    return [row.id for row in rows if row.state == "planned"]
+
+
+def simulate(connection: Connection, seq: int, days: int, now: datetime) -> list[Decision]:
+    """
+    Plan the next days of a charge as if it stayed unpaid, and undo it.
+
+    Holds, caps and the charges of the same customer count as they are now. A paused tenant is planned too.
+
+    Args:
+        seq: The charge.
+        days: How many days, today among them.
+    """
+    found: list[Decision] = []
+    with connection.begin_nested() as undone:
+        tenant, tz, next_on = connection.execute(_OF_CHARGE, {"seq": seq}).one()
+        zone = ZoneInfo(tz)
+        at, last = now, now.astimezone(zone).date() + timedelta(days=min(days, _LONGEST_SIMULATION_DAYS) - 1)
+        while next_on is not None and (day := max(next_on, at.astimezone(zone).date())) <= last:
+            if day > at.astimezone(zone).date():
+                at = datetime.combine(day, time(), zone)
+            calendars.fill(connection, day)
+            if not _pass(connection, at, tz, [tenant], only=seq).charges:
+                break  # somebody else has it
+            rows = connection.execute(_DECIDED_NOW, {"seq": seq, "now": at})
+            found += [
+                Decision(day, row.step, row.n, row.kind, row.state, row.reason, row.planned_on, row.not_before)
+                for row in rows
+            ]
+            connection.execute(_AS_SENT, {"seq": seq, "now": at})
+            next_on = connection.execute(_OF_CHARGE, {"seq": seq}).one().next_on
+        undone.rollback()
+    return found
+
+
+def _pass(
+    connection: Connection,
+    now: datetime,
+    tz: str,
+    tenants: Sequence[str],
+    *,
+    chunk: int = CHUNK,
+    only: int | None = None,
+) -> Planned:
+    local = now.astimezone(ZoneInfo(tz))
+    before = connection.execute(_SETTINGS).one()
+    connection.execute(_BY_INDEX)
+    row = connection.execute(
+        _sql("plan"),
+        {
+            "tenants": _array(tenants), "today": local.date(), "clock": local.time().replace(tzinfo=None), "tz": tz,
+            "now": now, "chunk": chunk, "share": max(chunk // len(tenants), chunk // _SHARES, 1), "only": only,
+        },
+    ).one()  # fmt: skip
+    connection.execute(_AS_BEFORE, before._asdict())
+    if row.uncovered is not None:
+        raise InvalidBilling(
+            "calendar",
+            f"calendar {row.uncovered} has no sending day for {local.date()} or the day after, so nothing was planned; "
+            "`ifinu scheduler --once` fills the calendars",
+        )
+    return Planned(row.charges, row.planned, row.skipped, row.merged, row.picked - row.charges)
+
+
+def _array(names: Sequence[str] | None) -> list[str] | None:
+    return None if names is None else list(names)
+
+
+@functools.cache
+def _sql(name: str) -> TextClause:
+    return text(Path(__file__).with_name("sql").joinpath(f"{name}.sql").read_text(encoding="utf-8"))
