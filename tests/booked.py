@@ -13,6 +13,8 @@ from ifinu.billing.billing_schema import cancel_flags, intents
 from ifinu.billing.charges import Charge, NewCharge
 from ifinu.billing.customers import Customer
 from ifinu.billing.tenants import Tenant
+from ifinu.ledger.schema import notifications
+from ifinu.ledger.states import State, rank
 
 NOW = datetime(2026, 12, 1, 13, 0, tzinfo=UTC)  # Tuesday, 10:00 in São Paulo
 TODAY = date(2026, 12, 1)
@@ -51,6 +53,21 @@ def intent(connection: Connection, about: Charge, step: str = "l3", state: str =
     whole = row | columns
     connection.execute(insert(intents).values(whole | {"charge_seq": about.seq, "step": step, "state": state}))
     return str(whole["id"])
+
+
+def recorded(connection: Connection, id_: str, state: State) -> None:
+    """Let the ledger know the state of a message."""
+    row = {"id": id_, "state": state, "state_rank": rank(state), "state_ms": 0, "state_seq": 0, "attempts": 1}
+    times = dict.fromkeys(("first_at", "last_at"), NOW)
+    connection.execute(insert(notifications).values(row | times))
+
+
+def together(connection: Connection, leader: Charge, *others: Charge, state: str = "planned") -> list[str]:
+    """Insert one message about several charges of a customer; return the ids, the leader's first."""
+    ids = [intent(connection, leader, state=state, leader=leader.seq)]
+    for other in others:
+        ids.append(intent(connection, other, state="merged", leader=leader.seq, reason="merged"))
+    return ids
 
 
 def states(connection: Connection) -> dict[str, str]:

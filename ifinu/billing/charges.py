@@ -22,7 +22,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import islice
@@ -94,7 +94,7 @@ class NewCharge:
     known_on: date | None = None
 
     def __post_init__(self) -> None:
-        for name, value in _checked(asdict(self)).items():
+        for name, value in _checked(_fields(self)).items():
             object.__setattr__(self, name, value)
 
 
@@ -325,6 +325,9 @@ def edit(connection: Connection, tenant: str, id_: str, *, now: datetime, **colu
         raise InvalidBilling("status", f"charge {id_!r} is {charge.status}; only an open one can be edited")
     given = {name: getattr(charge, name) for name in ("tenant", "id", *_EDITABLE)}
     given |= known_fields(Charge, columns, fixed=_FIXED)
+    for name in _DEFAULTS:
+        if given[name] is None:
+            raise InvalidBilling(name, "needs a value")
     new = replace(charge, **_checked(given))
     if new.customer_id != charge.customer_id:
         customers.get(connection, tenant, new.customer_id)
@@ -448,6 +451,7 @@ def upsert(connection: Connection, rows: Iterable[NewCharge], now: datetime) -> 
 
 # -- upsert
 
+_FIELDS = tuple(each.name for each in fields(NewCharge))
 # Column of the JSON -> its type. NULL is the default of a new charge, and what is there for an old one.
 _OPTIONAL = {
     "description": "text", "discount": "numeric", "waives_fees": "boolean", "method": "text", "payment_link": "text",
@@ -537,11 +541,14 @@ def _upsert(connection: Connection, chunk: Iterable[NewCharge], now: datetime) -
     return Upserted(added, len(changed), len(documents) - added - len(changed))
 
 
+def _fields(charge: NewCharge) -> dict[str, Any]:
+    return {name: getattr(charge, name) for name in _FIELDS}
+
+
 def _document(charge: NewCharge) -> dict[str, Any]:
     payable_on, late = _days(charge.due_date)
-    document = {each.name: getattr(charge, each.name) for each in fields(NewCharge)}
     written = {name: value if value is None or isinstance(value, bool | int) else str(value)
-               for name, value in document.items()}  # fmt: skip
+               for name, value in _fields(charge).items()}  # fmt: skip
     return written | {"payable_on": payable_on} | late
 
 

@@ -175,11 +175,13 @@ def known_fields(of: type[Any], columns: dict[str, Any], *, fixed: tuple[str, ..
     Raises:
         InvalidBilling: A field is unknown, or fixed.
     """
-    names = [each.name for each in fields(of) if each.name not in fixed]
+    names = {each.name for each in fields(of)}
     for name in columns:
+        if name in fixed:
+            raise InvalidBilling(name, "cannot be changed here")
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            raise InvalidBilling(name, f"unknown field; did you mean {close[0]}?" if close else "cannot be changed")
+            close = difflib.get_close_matches(name, names - set(fixed), n=1, cutoff=0.5)
+            raise InvalidBilling(name, f"unknown field; did you mean {close[0]}?" if close else "unknown field")
     return columns
 
 

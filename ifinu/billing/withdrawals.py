@@ -24,12 +24,10 @@ _KEY = "charge_seq, step, due_date, n"
 # The ledger's states of a message that is at its end. A dead letter may be replayed, and a purged message pushed again.
 _ENDED = """EXISTS (SELECT FROM notifications e WHERE e.id = i.id AND e.state IN
     ('sent', 'failed', 'server_ack', 'delivered', 'read', 'expired', 'suppressed', 'cancelled'))"""
-# Messages that were merged into those of some charges (`l`). The index of a customer's open charges finds them.
-_FOLLOWERS = """intents l
-    JOIN charges c ON c.tenant = l.tenant AND c.customer_id = l.customer_id AND c.status IN ('open', 'overdue')
-    JOIN intents o ON o.charge_seq = c.seq AND o.charge_seq <> l.charge_seq AND o.leader = l.charge_seq
-     AND o.state = 'merged' AND o.planned_on = l.planned_on AND o.channel = l.channel
-     AND o.customer_id = l.customer_id"""
+# Of a message (`l`) and another one (`o`): both are for one customer and one day.
+_TOGETHER = """o.tenant = l.tenant AND o.customer_id = l.customer_id AND o.planned_on = l.planned_on
+    AND o.channel = l.channel AND o.charge_seq <> l.charge_seq"""
+_FOLLOWERS = f"intents l JOIN intents o ON {_TOGETHER} AND o.leader = l.charge_seq AND o.state = 'merged'"
 
 
 # All rows that the other statements may write, in one order, so that two withdrawals never wait for each other.
@@ -53,6 +51,7 @@ _FLAG = text(f"""
 _PROMOTE = text(f"""
     UPDATE intents i SET leader = p.leader,
         state = CASE WHEN p.rank = 1 THEN 'planned' ELSE 'merged' END,
+        reason = CASE WHEN p.rank = 1 THEN NULL ELSE 'merged' END,
         not_before = CASE WHEN p.rank = 1 THEN greatest(i.not_before, :later) ELSE i.not_before END
     FROM (SELECT o.charge_seq, o.step, o.due_date, o.n, first_value(o.charge_seq) OVER w AS leader,
                  row_number() OVER w AS rank
@@ -60,14 +59,16 @@ _PROMOTE = text(f"""
           WINDOW w AS (PARTITION BY l.id ORDER BY (o.kind = 'atraso') DESC, o.due_date, o.charge_seq)) p
     WHERE (i.charge_seq, i.step, i.due_date, i.n) = (p.charge_seq, p.step, p.due_date, p.n)""")
 
+_LEADERS = text(f"""
+    SELECT i.id FROM intents i WHERE i.charge_seq = ANY(:seqs) AND i.leader = i.charge_seq
+       AND i.state IN ('planned', 'queued') AND NOT {_ENDED}""")
+
 # A withdrawn message had been sent, so the others that it spoke of are not sent again.
-_MERGE_AGAIN = text("""
-    UPDATE intents o SET state = 'merged', leader = l.charge_seq
+_MERGE_AGAIN = text(f"""
+    UPDATE intents o SET state = 'merged', reason = 'merged', leader = l.charge_seq
     FROM intents l
-    JOIN charges c ON c.tenant = l.tenant AND c.customer_id = l.customer_id AND c.status IN ('open', 'overdue')
-    WHERE l.id = ANY(:ids) AND l.leader = l.charge_seq AND o.charge_seq = c.seq AND o.charge_seq <> l.charge_seq
-      AND o.state IN ('planned', 'merged') AND o.leader IS NOT NULL
-      AND o.planned_on = l.planned_on AND o.channel = l.channel AND o.customer_id = l.customer_id""")
+    WHERE l.id = ANY(:ids) AND l.leader = l.charge_seq AND {_TOGETHER}
+      AND o.state IN ('planned', 'merged') AND o.leader IS NOT NULL""")
 
 # A queued message to somebody else than it should go to now, and a new one with another id in its place.
 _READDRESS = text(f"""
@@ -83,7 +84,7 @@ _READDRESS = text(f"""
 
 # A charge that has another customer leaves the common messages of the former one.
 _GO_ALONE = text("""
-    UPDATE intents i SET customer_id = c.customer_id, state = 'planned', leader = NULL
+    UPDATE intents i SET customer_id = c.customer_id, state = 'planned', reason = NULL, leader = NULL
     FROM charges c WHERE c.seq = i.charge_seq AND c.seq = ANY(:seqs) AND i.state IN ('planned', 'merged')""")
 
 _OPEN_FLAGS = text("""
@@ -142,8 +143,7 @@ def readdress(connection: Connection, seqs: Sequence[int], now: datetime, *, alo
     which = {"seqs": list(seqs)}
     lock(connection, seqs)
     if alone:
-        leaders = text("SELECT id FROM intents WHERE charge_seq = ANY(:seqs) AND leader = charge_seq")
-        _promote(connection, connection.scalars(leaders, which).all(), now)
+        _promote(connection, connection.scalars(_LEADERS, which).all(), now)
     ids = list(connection.scalars(_READDRESS, which | {"now": now}))
     if alone:
         connection.execute(_GO_ALONE, which)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,9 +12,9 @@ from typing import Any
 import booked
 import pytest
 from booked import NOW, TODAY, flags, states
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
-from ifinu.billing import charges
+from ifinu.billing import charges, customers
 from ifinu.billing.billing_schema import agenda
 from ifinu.errors import InvalidBilling, NotFound
 
@@ -151,3 +154,220 @@ def test_an_unknown_id_suggests_the_likely_one(connection: Connection) -> None:
         booked.charge(connection, "c9", customer_id="k2")
     with pytest.raises(InvalidBilling, match="there is a charge 'inv-42' already"):
         booked.charge(connection, "inv-42")
+
+
+# -- edits
+
+
+def edit(connection: Connection, **columns: Any) -> list[str]:
+    return charges.edit(connection, "t1", "c1", now=NOW, **columns)
+
+
+def test_an_edit_changes_what_is_given_and_nothing_else(connection: Connection) -> None:
+    before = booked.charge(connection, description="Mensalidade", discount=Decimal(10))
+    message = booked.intent(connection, before)
+    assert edit(connection, amount=Decimal("200.00"), description=None, method="boleto") == []
+    after = charges.get(connection, "t1", "c1")
+    expected = {"amount": Decimal(200), "description": None, "method": "boleto", "version": before.version + 1}
+    assert after == replace(before, late_from=date(2026, 12, 15), **expected)
+    assert (states(connection), on_agenda(connection)) == ({message: "planned"}, {after.seq: charges.EVERY_STEP})
+
+
+def test_another_due_date_is_decided_anew(connection: Connection) -> None:
+    made = booked.charge(connection, due_date=date(2026, 11, 27))
+    charges.mark_overdue(connection, NOW)
+    message = booked.intent(connection, made, "a1")
+    connection.execute(update(agenda).values(next_on=date(2026, 12, 4)))
+    assert edit(connection, due_date=date(2026, 12, 5)) == [message]  # a Saturday
+    after = charges.get(connection, "t1", "c1")
+    assert (after.status, after.payable_on, after.late_from) == ("open", date(2026, 12, 7), date(2026, 12, 8))
+    assert (states(connection), on_agenda(connection)) == (
+        {message: "cancelled edited"}, {made.seq: charges.EVERY_STEP},
+    )  # fmt: skip
+
+
+def test_a_lower_amount_that_was_paid_already_closes_the_charge(connection: Connection) -> None:
+    message = booked.intent(connection, booked.charge(connection))
+    pay(connection, amount=Decimal(100))
+    assert edit(connection, amount=Decimal("100.01")) == []
+    assert edit(connection, amount=Decimal(100)) == [message]
+    assert charges.get(connection, "t1", "c1").status == "paid"
+    assert (states(connection), on_agenda(connection)) == ({message: "cancelled paid"}, {})
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "words"),
+    [
+        ({"due": date(2026, 12, 5)}, "due", "did you mean due_date"),
+        ({"paid": Decimal(1)}, "paid", "cannot be changed"),
+        ({"discount": None}, "discount", "needs a value"),
+        ({"customer_id": "k2"}, "customer", "there is no customer 'k2'"),
+        ({"provider": "asaas", "provider_id": "pay_1"}, "provider_id", "another charge has this id"),
+    ],
+)
+def test_an_edit_refuses_what_it_cannot_do(
+    connection: Connection, columns: dict[str, Any], field: str, words: str
+) -> None:
+    booked.charge(connection)
+    booked.charge(connection, "c2", provider="asaas", provider_id="pay_1")
+    with pytest.raises(InvalidBilling, match=words) as caught, connection.begin_nested():
+        edit(connection, **columns)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("close", [pay, lambda connection: charges.cancel(connection, "t1", "c1", now=NOW)])
+def test_a_closed_charge_is_not_edited(connection: Connection, close: Callable[[Connection], Any]) -> None:
+    booked.charge(connection)
+    close(connection)
+    with pytest.raises(InvalidBilling, match="only an open one"):
+        edit(connection, amount=Decimal(1))
+
+
+# -- holds
+
+
+def test_a_hold_has_an_end_and_a_reason(connection: Connection) -> None:
+    booked.charge(connection)
+    hold = functools.partial(charges.hold, connection, "t1", "c1", now=NOW)
+    for until, reason, field in ((TODAY, "acordo", "until"), (None, " ", "reason")):
+        with pytest.raises(InvalidBilling) as caught:
+            hold(until=until, reason=reason)
+        assert caught.value.field == field
+    hold(until=date(2026, 12, 20), reason="acordo")
+    found = charges.get(connection, "t1", "c1")
+    assert (found.hold_until, found.hold_reason, found.status) == (date(2026, 12, 20), "acordo", "open")
+    assert (found.is_held(date(2026, 12, 19)), found.is_held(date(2026, 12, 20))) == (True, False)
+    hold(until=None, reason="contestação")
+    assert charges.get(connection, "t1", "c1").hold_until == date.max
+
+
+def test_a_release_keeps_the_end_so_that_missed_steps_are_not_made_up_for(connection: Connection) -> None:
+    booked.charge(connection)
+    connection.execute(update(agenda).values(next_on=date(2026, 12, 4)))
+    assert charges.release(connection, "t1", "c1", now=NOW) is False
+    charges.hold(connection, "t1", "c1", until=None, reason="acordo", now=NOW)
+    assert charges.release(connection, "t1", "c1", now=NOW + timedelta(days=8)) is True
+    found = charges.get(connection, "t1", "c1")
+    assert (found.hold_until, on_agenda(connection)) == (date(2026, 12, 9), {found.seq: date(2026, 12, 4)})
+
+
+def test_a_customers_hold_is_released_as_a_charges(connection: Connection) -> None:
+    customers.hold(connection, "t1", "k1", until=None, reason="acordo", now=NOW)
+    assert customers.get(connection, "t1", "k1").hold_until == date.max
+    assert customers.release(connection, "t1", "k1", now=NOW) is True
+    assert customers.get(connection, "t1", "k1").hold_until == TODAY
+    assert customers.release(connection, "t1", "k1", now=NOW) is False
+
+
+# -- refunds
+
+
+@pytest.mark.parametrize(("due", "status"), [(date(2026, 12, 10), "open"), (date(2026, 11, 27), "overdue")])
+def test_a_refund_opens_the_charge_and_holds_it(connection: Connection, due: date, status: str) -> None:
+    made = booked.charge(connection, due_date=due)
+    pay(connection)
+    receipt = booked.intent(connection, made, "p", kind="pagamento")
+    undone = charges.undo_payment(connection, "t1", "c1", reason="estorno", now=NOW)
+    assert (undone.status, undone.paid, undone.paid_at, undone.paid_via) == (status, 0, None, None)
+    assert (undone.hold_until, undone.hold_reason) == (date.max, "estorno")
+    assert (states(connection), on_agenda(connection)) == (
+        {receipt: "cancelled on_hold"}, {made.seq: charges.EVERY_STEP},
+    )  # fmt: skip
+    assert pay(connection).status == "paid"
+
+
+def test_a_refund_of_a_part_leaves_the_rest_paid(connection: Connection) -> None:
+    booked.charge(connection)
+    pay(connection)
+    undone = charges.undo_payment(connection, "t1", "c1", amount=Decimal(50), reason="estorno", now=NOW)
+    assert (undone.status, undone.paid, undone.paid_via) == ("open", Decimal("99.90"), "cli")
+    again = charges.undo_payment(connection, "t1", "c1", amount=Decimal(500), reason="chargeback", now=NOW)
+    assert (again.paid, again.paid_via) == (0, None)
+
+
+def test_a_refund_of_a_cancelled_charge_leaves_it_cancelled(connection: Connection) -> None:
+    booked.charge(connection)
+    charges.cancel(connection, "t1", "c1", now=NOW)
+    assert charges.undo_payment(connection, "t1", "c1", reason="estorno", now=NOW).status == "cancelled"
+    assert on_agenda(connection) == {}
+
+
+# -- overdue
+
+
+def test_a_charge_is_overdue_when_its_last_day_has_passed_where_the_tenant_is(connection: Connection) -> None:
+    booked.tenant(connection, "acre", uf="AC", tz="America/Rio_Branco")
+    booked.customer(connection, of="acre")
+    for of in ("t1", "acre"):
+        booked.charge(connection, of=of, due_date=date(2026, 12, 5))  # a Saturday, payable on Monday, the 7th
+        booked.charge(connection, "c2", of=of)
+    due = datetime(2026, 12, 8, 3, 0, tzinfo=UTC)  # midnight in São Paulo, 22:00 in Acre
+    for at, count in ((due - timedelta(seconds=1), 0), (due, 1), (due, 0), (due + timedelta(hours=2), 1)):
+        assert charges.mark_overdue(connection, at) == count, at
+    found = {of: [charges.get(connection, of, id_).status for id_ in ("c1", "c2")] for of in ("t1", "acre")}
+    assert found == {"t1": ["overdue", "open"], "acre": ["overdue", "open"]}
+
+
+# -- upsert
+
+
+def test_an_upsert_adds_changes_and_leaves(connection: Connection) -> None:
+    booked.charge(connection, "same", description="a", method="boleto", discount=Decimal(5))
+    booked.charge(connection, "moved", method="boleto", description="kept")
+    booked.charge(connection, "paid")
+    pay(connection, "paid")
+    moved = charges.get(connection, "t1", "moved")
+    message = booked.intent(connection, moved, state="queued")
+    rows = [
+        booked.new_charge("same", description="a"),
+        booked.new_charge("moved", due_date=date(2026, 12, 21)),
+        booked.new_charge("paid", amount=Decimal(1)),
+        booked.new_charge("new", due_date=date(2026, 11, 10)),
+        booked.new_charge("new", due_date=date(2026, 11, 11)),  # the later one counts
+    ]
+    assert charges.upsert(connection, rows, NOW) == (1, 1, 2)
+    assert charges.upsert(connection, rows[:-2], NOW) == (0, 0, 3)
+    found = {id_: charges.get(connection, "t1", id_) for id_ in ("same", "moved", "paid", "new")}
+    assert (found["same"].method, found["same"].discount, found["same"].version) == ("boleto", 5, 1)
+    assert (found["moved"].late_from, found["moved"].description, found["moved"].version) == (
+        date(2026, 12, 24), "kept", 2,
+    )  # fmt: skip
+    assert (found["paid"].amount, found["new"].due_date, found["new"].status) == (
+        Decimal("149.90"), date(2026, 11, 11), "overdue",
+    )  # fmt: skip
+    assert flags(connection) == {message: False}
+
+
+def test_an_upsert_refuses_what_has_no_customer_or_a_taken_id_of_the_provider(connection: Connection) -> None:
+    booked.charge(connection, provider="asaas", provider_id="pay_1")
+    for columns, words in (
+        ({"customer_id": "k1x"}, "no customer 'k1x'; did you mean 'k1'"),
+        ({"provider": "asaas", "provider_id": "pay_1"}, "another charge has this id of the provider"),
+        ({"of": "t9"}, "no tenant 't9'"),
+    ):
+        with pytest.raises(InvalidBilling, match=words), connection.begin_nested():
+            charges.upsert(connection, [booked.new_charge("c2"), booked.new_charge("c3", **columns)], NOW)
+    assert [charge.id for charge, _ in charges.find(connection, "t1", now=NOW)] == ["c1"]
+
+
+# -- find
+
+
+def test_charges_are_found_by_state_lateness_and_words(connection: Connection) -> None:
+    booked.customer(connection, "k2", name="Bruno Lima", phone="+5521987650002", document="529.982.247-25")
+    booked.charge(connection, "inv-1", description="Plano ouro", due_date=date(2026, 11, 23))
+    booked.charge(connection, "inv-2", customer_id="k2", due_date=date(2026, 11, 27))
+    booked.charge(connection, "inv-3")
+    charges.mark_overdue(connection, NOW)
+
+    def ids(**by: Any) -> list[str]:
+        return [charge.id for charge, _ in charges.find(connection, "t1", now=NOW, **by)]
+
+    assert ids() == ["inv-1", "inv-2", "inv-3"]
+    assert ids(limit=1) == ["inv-1"]
+    assert ids(status=["overdue"]) == ["inv-1", "inv-2"]
+    assert (ids(late=(1, 7)), ids(late=(5, None)), ids(late=(9, None))) == (["inv-2"], ["inv-1"], [])
+    assert ids(customer="k2") == ["inv-2"]
+    searches = {"OURO": ["inv-1"], "inv-3": ["inv-3"], "bruno": ["inv-2"], "(21) 98765-0002": ["inv-2"]}
+    for words, expected in {**searches, "529.982.247-25": ["inv-2"], "nothing": []}.items():
+        assert ids(search=words) == expected, words
