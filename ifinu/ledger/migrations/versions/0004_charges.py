@@ -197,6 +197,7 @@ def upgrade() -> None:
         sa.Column("count", sa.Integer()),
         sa.Column("ahead_days", sa.Integer(), server_default=sa.text("35"), nullable=False),
         sa.Column("next_n", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("next_on", sa.Date()),
         sa.Column("active", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("created_at", _TIME, server_default=_NOW, nullable=False),
         sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
@@ -206,6 +207,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("tenant", "id", name="recurrences_pkey"),
     )
+    op.create_index("recurrences_next_on_idx", "recurrences", ["next_on"], postgresql_where=sa.text("active"))
     op.create_table(
         "charges",
         sa.Column("seq", sa.BigInteger(), sa.Identity(always=True), nullable=False),
