@@ -411,7 +411,7 @@ def every_metric(client) -> list[Metric]:
     RecorderSeries(registry, Progress())
     WebhookSeries(registry, lambda: (0, 0))
     RedisCollector(registry, client)
-    for make in (polls.ledger, polls.gateway):
+    for make in (polls.numbers, polls.ledger, polls.gateway):
         make(registry, None, every_s=60)._polled.set()  # as if the gateway had not answered
     return list(registry.collect())
 
