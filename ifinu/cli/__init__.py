@@ -32,6 +32,7 @@ from ifinu.cli import (
     plan,
     queues,
     recorder,
+    report,
     restore,
     send,
     show,
@@ -97,6 +98,7 @@ app.command()(doctor.doctor)
 app.command()(recorder.migrate)
 app.command()(recorder.recorder)
 app.command()(metrics.metrics)
+app.add_typer(report.app, name="report")
 app.command()(erase.erase)
 app.add_typer(backup.app, name="backup")
 app.command()(restore.restore)
