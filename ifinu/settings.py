@@ -292,7 +292,7 @@ class Settings(BaseSettings):
         _Optional,
         Field(
             description="Directory of texts that replace ifinu's: `<kind>.txt.j2`, and `<tenant>/<kind>.txt.j2` for "
-            "one tenant."
+            "one tenant; and of Meta's templates, `<kind>.meta.json` likewise."
         ),
     ] = None
     sending_window: Annotated[
