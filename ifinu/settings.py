@@ -354,6 +354,14 @@ class Settings(BaseSettings):
         _Optional,
         Field(description="Where the gateway reaches `ifinu webhook`; `ifinu instance webhook` registers it."),
     ] = None
+    payment_secrets_file: Annotated[
+        Path | None,
+        _Optional,
+        Field(
+            description="JSON file of the payment providers' secrets by tenant (`docs/billing.md`). Unset: "
+            "`ifinu webhook` receives no payments."
+        ),
+    ] = None
     flower_auth: Annotated[
         SecretStr | None,
         _Optional,
