@@ -17,10 +17,12 @@ import redis
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - a class with a lower-case name
 
 from ifinu.backup.manifest import Part
+from ifinu.billing.billing_schema import bank_days, billing_epoch
 from ifinu.billing.billing_schema import metadata as billing
 from ifinu.broker import pseudonyms
 from ifinu.broker.keys import (
     CONTROL,
+    EPOCH,
     EVENTS,
     GENERATION,
     LOADING,
@@ -75,7 +77,7 @@ class FreshInstall(NamedTuple):
         versions: Table that records the migrations; its rows are ignored.
         names: Allowed tables and sequences; None allows any.
         kinds: Allowed kinds of objects.
-        own: By table, an SQL condition for the rows that the migrations insert.
+        own: By table, an SQL condition for the rows that are there before the first message.
     """
 
     versions: str
@@ -91,7 +93,8 @@ FRESH = {
         VERSION_TABLE,
         {VERSION_TABLE, *metadata.tables, *billing.tables, "gaps_id_seq", *_SEQUENCES_OF_BILLING},
         {"TABLE", "SEQUENCE"},
-        {recorder.name: "id = 1 AND ms = 0 AND seq = 0"},
+        # A scheduler fills the last two as soon as it runs.
+        {recorder.name: "id = 1 AND ms = 0 AND seq = 0", billing_epoch.name: "true", bank_days.name: "true"},
     ),
     # Other tables change with the gateway's version; this one is where its ORM, Prisma, records its migrations.
     Part.EVOLUTION: FreshInstall("_prisma_migrations", None, {"TABLE", "SEQUENCE", "TYPE"}, {}),
@@ -107,6 +110,7 @@ _ALLOWED = {
     # The copy of the registry: the recorder writes it as soon as it finds a Redis without one.
     **{key.encode(): b"set" for key in (NUMBERS, TENANTS)},
     **{key.encode(): b"string" for key in (GENERATION, LOADING, SERVER, SINCE)},
+    EPOCH.encode(): b"hash",  # a scheduler writes it when it starts
     # About lanes, which are counted themselves.
     **{turns_key(queue).encode(): b"zset" for queue in QUEUES},
     **{in_lanes_key(queue).encode(): b"string" for queue in QUEUES},

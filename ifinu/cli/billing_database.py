@@ -25,6 +25,20 @@ TenantId = Annotated[
 ]
 
 
+def require_postgresql(engine: Engine) -> None:
+    """
+    Refuse a ledger in SQLite.
+
+    Raises:
+        ConfigurationError: It is SQLite; the message says what to do.
+    """
+    if engine.dialect.name != "postgresql":
+        raise ConfigurationError(
+            "charges need PostgreSQL, and IFINU_DATABASE_URL names a SQLite file: set it to postgresql+psycopg2://"
+            "USER:PASSWORD@HOST/DATABASE and run `ifinu migrate`. Messages are sent without it too"
+        )
+
+
 @contextlib.contextmanager
 def database() -> Iterator[Engine]:
     """
@@ -37,11 +51,7 @@ def database() -> Iterator[Engine]:
     from ifinu.ledger import migrate
 
     with connection.ledger() as engine:
-        if engine.dialect.name != "postgresql":
-            raise ConfigurationError(
-                "charges need PostgreSQL, and IFINU_DATABASE_URL names a SQLite file: set it to postgresql+psycopg2://"
-                "USER:PASSWORD@HOST/DATABASE and run `ifinu migrate`. Messages are sent without it too"
-            )
+        require_postgresql(engine)
         if not migrate.is_current(engine):
             raise ConfigurationError("the database lacks tables of this version: run `ifinu migrate`")
         yield engine

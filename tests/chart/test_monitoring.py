@@ -93,7 +93,9 @@ def test_scrape_jobs_have_the_names_that_the_alerts_use():
     assert endpoint == {"port": "metrics", "interval": "15s"}
     pods = selected(monitor, objects)
     jobs = {template["metadata"]["labels"][spec["jobLabel"]] for template in pods.values()}
-    assert jobs == named("job") == {"ifinu-worker", "ifinu-webhook", "ifinu-recorder", "ifinu-metrics"}
+    assert jobs == named("job") == {
+        "ifinu-worker", "ifinu-webhook", "ifinu-recorder", "ifinu-scheduler", "ifinu-metrics",
+    }  # fmt: skip
     for owner, template in pods.items():
         ports = {p["name"]: p["containerPort"] for c in template["spec"]["containers"] for p in c.get("ports", [])}
         assert ports[endpoint["port"]] == 9464, owner

@@ -27,6 +27,7 @@ INSIDE = {
     "worker": QUEUE | LEDGER | GATEWAY,
     "webhook": QUEUE,
     "recorder": QUEUE | LEDGER,
+    "scheduler": QUEUE | LEDGER,
     "metrics": QUEUE | LEDGER | GATEWAY,
     "flower": QUEUE,
     "evolution": QUEUE | LEDGER | {("webhook", 8090)},
@@ -113,7 +114,7 @@ def test_pods_outside_the_release_reach_only_the_metrics():
 def test_only_prometheus_may_scrape_if_it_is_named():
     found = reach(rendered("observability"))
     assert {each for each in found if each[0] == "prometheus"} == {
-        *((PROMETHEUS.name, pod, 9464) for pod in SCRAPED),
+        *((PROMETHEUS.name, pod, 9464) for pod in (*SCRAPED, "scheduler")),
         (PROMETHEUS.name, "evolution", 8081),  # a PodMonitor scrapes the gateway through its guard
     }
     assert among(found, "neighbour", "producer") - WHATSAPP == {

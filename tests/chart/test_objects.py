@@ -146,6 +146,15 @@ def test_there_is_one_recorder_and_one_exporter_and_each_migration_waits_for_the
     ]
 
 
+def test_any_number_of_schedulers_run_once_they_are_enabled():
+    assert ("Deployment", "ifinu-scheduler") not in rendered("default")
+    objects = render({"scheduler": {"enabled": True, "replicaCount": 3}})
+    assert objects["Deployment", "ifinu-scheduler"]["spec"]["replicas"] == 3
+    scheduler = objects.container("Deployment", "ifinu-scheduler")
+    assert scheduler.spec["args"] == ["scheduler"]
+    assert set(scheduler.env) == {"IFINU_METRICS_PORT", "IFINU_REDIS_PASSWORD", "IFINU_DATABASE_PASSWORD"}
+
+
 # -- the Evolution API
 
 

@@ -31,6 +31,7 @@ from ifinu.simulator import Simulator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="probes are for the programs of a Linux image")
 
+EVERYTHING = {"scheduler": {"enabled": True}}
 _STARTS_S = 60.0  # several start at once on a busy machine
 
 
@@ -189,7 +190,7 @@ def pods_of() -> Iterator[Starting]:
 
 @pytest.fixture
 def pods(pods_of: Starting) -> Pods:
-    return pods_of(rendered("default"))
+    return pods_of(render(EVERYTHING))
 
 
 @pytest.fixture(scope="module")
@@ -211,11 +212,11 @@ def running(pods: Pods, migrated_postgres: Postgres) -> Pods:
     return pods
 
 
-LONG_RUNNING = ("ifinu-worker", "ifinu-webhook", "ifinu-recorder", "ifinu-metrics", "ifinu-flower")
+LONG_RUNNING = ("ifinu-worker", "ifinu-webhook", "ifinu-recorder", "ifinu-scheduler", "ifinu-metrics", "ifinu-flower")
 
 
 def test_every_container_of_ifinu_is_covered():
-    owners = {each.owner.removeprefix("Deployment/") for each in rendered("default").containers() if each.ours}
+    owners = {each.owner.removeprefix("Deployment/") for each in render(EVERYTHING).containers() if each.ours}
     assert owners == {*LONG_RUNNING, "Pod/ifinu-test-doctor"}
 
 
@@ -256,6 +257,7 @@ AWAY: dict[str, Callable[[Process], Any]] = {
     "ifinu-worker": lambda one: "Trying again in" in one.text(),
     "ifinu-webhook": lambda one: one.alive and not one.ready,
     "ifinu-recorder": lambda one: "standing_by" in one.text() and "Redis" in one.text(),
+    "ifinu-scheduler": lambda one: "ifinu.scheduler.waiting" in one.text(),
     "ifinu-metrics": lambda one: one.ready and "ifinu_redis_up 0.0" in one.get("metrics", "/metrics"),
     "ifinu-flower": lambda one: one.alive,
 }
@@ -263,6 +265,7 @@ THERE: dict[str, Callable[[Process], Any]] = {
     "ifinu-worker": lambda one: one.heartbeat.exists(),
     "ifinu-webhook": lambda one: one.ready,
     "ifinu-recorder": lambda one: "ifinu.recorder.started" in one.text(),
+    "ifinu-scheduler": lambda one: "ifinu.scheduler.resumed" in one.text(),
     "ifinu-metrics": lambda one: "ifinu_redis_up 1.0" in one.get("metrics", "/metrics"),
     "ifinu-flower": lambda one: one.ready,
 }

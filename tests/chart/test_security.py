@@ -139,9 +139,17 @@ def test_additions_of_the_user_are_rendered():
         "podAnnotations": {"note": "x"},
     }
     names = {"worker": "ifinu-worker", "webhook": "ifinu-webhook", "recorder": "ifinu-recorder"}
+    names["scheduler"] = "ifinu-scheduler"
     names |= {"metrics": "ifinu-metrics", "flower": "ifinu-flower", "evolution": "evolution-api"}
     backup = {"enabled": True, "podAnnotations": {"note": "x"}, "priorityClassName": "high"}
-    objects = render({"imagePullSecrets": pull, "backup": backup, **dict.fromkeys(names, added)})
+    objects = render(
+        {
+            "imagePullSecrets": pull,
+            "backup": backup,
+            **dict.fromkeys(names, added),
+            "scheduler": {**added, "enabled": True},
+        }
+    )
     for name in objects.of("CronJob"):
         template = template_of(objects["CronJob", name])
         assert template is not None

@@ -1,8 +1,8 @@
 """
 The processes that the dashboard shows, run locally, and traffic that gives every panel data.
 
-They are a simulated Evolution API, workers, `ifinu webhook`, `ifinu recorder` and `ifinu metrics`. No Kubernetes runs,
-so `Cluster` serves the few series of kube-state-metrics that the dashboard uses.
+They are a simulated Evolution API, workers, and `ifinu webhook`, `recorder`, `scheduler` and `metrics`. No Kubernetes
+runs, so `Cluster` serves the few series of kube-state-metrics that the dashboard uses.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ WORKER_HPA, GATEWAY_HPA = "ifinu-worker-hpa", "evolution-api-hpa"
 _COMMANDS = {
     "webhook": ("webhook", "--host", "127.0.0.1"),
     "recorder": ("recorder",),
+    "scheduler": ("scheduler",),
     "metrics": ("metrics", "--host", "127.0.0.1"),
 }
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -182,7 +183,7 @@ class Stage:
         return pod
 
     def restart(self, *names: str) -> None:
-        """Restart some of `webhook`, `recorder` and `metrics`, as a rollout does, and wait until each answers."""
+        """Restart some of the processes beside the workers, as a rollout does, and wait until each answers."""
         for name in names:
             self._stop(name)
             self._start(name)

@@ -20,6 +20,7 @@ from programs import program
 from prometheus_client import CollectorRegistry
 
 from ifinu import cli
+from ifinu.billing.scheduler import Figures
 from ifinu.errors import Reason
 from ifinu.gateway import Management
 from ifinu.ledger.engine import connect
@@ -27,6 +28,7 @@ from ifinu.ledger.progress import Progress
 from ifinu.metrics import endpoint, polls
 from ifinu.metrics.recorder_series import RecorderSeries
 from ifinu.metrics.redis_series import RedisCollector
+from ifinu.metrics.scheduler_series import SchedulerSeries
 from ifinu.metrics.webhook_series import WebhookSeries
 from ifinu.metrics.worker_series import WorkerSeries
 
@@ -95,16 +97,16 @@ def exported(client: redis.Redis, simulator: Simulated, tmp_path: Path) -> set[s
     series = endpoint.registry()
     WorkerSeries(series)
     RecorderSeries(series, Progress())
+    SchedulerSeries(series, Figures(counted=True))
     WebhookSeries(series, lambda: (0, 0))
     RedisCollector(series, client)
     engine = connect(migrated(f"sqlite:///{tmp_path}/ledger.db"))
     management = Management(simulator.url, API_KEY)
     with (
-        polls.numbers(series, client, every_s=60.0) as numbers,
         polls.ledger(series, engine, every_s=60.0) as ledger,
         polls.gateway(series, management, every_s=60.0) as gateway,
     ):
-        wait_until(lambda: all(list(asked.collect()) for asked in (numbers, ledger, gateway)))
+        wait_until(lambda: all(list(asked.collect()) for asked in (ledger, gateway)))
         found = names(series)
     management.close()
     engine.dispose()

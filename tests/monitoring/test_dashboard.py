@@ -71,6 +71,7 @@ def test_the_rows_of_the_dashboard():
         "Instances",
         "Numbers",
         "Receipts",
+        "Charges",
         "Pods",
         "Storage",
     ]
@@ -260,7 +261,14 @@ def assert_true_of(stage: Stage, server: Prometheus) -> None:
     becomes(lambda: labels(server, "Longest lanes", "whatsapp"), {HELD})
     becomes(lambda: labels(server, "Risk, by number", "whatsapp"), {HELD})
     becomes(lambda: value(server, "Registry", "B"), 1)
-    pods = {"ifinu-webhook", "ifinu-recorder", "ifinu-metrics", "ifinu-worker-0", stage.address("ifinu-worker-1")}
+    pods = {
+        "ifinu-webhook",
+        "ifinu-recorder",
+        "ifinu-scheduler",
+        "ifinu-metrics",
+        "ifinu-worker-0",
+        stage.address("ifinu-worker-1"),
+    }
     becomes(lambda: labels(server, "Memory by pod", "pod"), pods)
     assert stage.dead() > 0
     becomes(lambda: value(server, "Dead letters") - stage.dead(), 0)
