@@ -171,6 +171,7 @@ def queue(
     reconciled = reconcile(client, ledger, at, claim_ttl_s=claim_ttl_s, resend=resend)
     cache.load(client, ledger, recount=True)  # the snapshot does not know what its numbers have sent since
     contacts.restore(client, ledger)
+    contacts.restore_senders(client, ledger)
     for keys in map(Keys.of, QUEUES):
         client.set(keys.paused, datetime.now(UTC).isoformat(timespec="seconds"))
     return reconciled

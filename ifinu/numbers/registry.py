@@ -14,7 +14,7 @@ import contextlib
 import enum
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -459,6 +459,20 @@ def sent_to(engine: Engine, since: datetime) -> Iterator[SentTo]:
             yield SentTo(
                 id_, instance, tenant or "", kind, pseudonym, datetime.fromtimestamp(at / 1000, UTC), bool(new)
             )
+
+
+def last_tenants(engine: Engine, names: Sequence[str], since: datetime, until: datetime) -> dict[tuple[str, str], str]:
+    """The tenant that last wrote to each person from each of these numbers between two times, by number and person."""
+    row = notifications.c
+    at = func.max(row.sent_at)
+    query = (
+        select(row.instance, row.phone_hash, row.tenant)
+        .where(row.instance.in_(names), row.sent_at >= since, row.sent_at < until, row.phone_hash.is_not(None))
+        .group_by(row.instance, row.phone_hash, row.tenant)
+        .order_by(at)
+    )
+    with engine.connect() as connection:
+        return {(name, person): tenant or "" for name, person, tenant in connection.execute(query)}
 
 
 def first_sent(engine: Engine, name: str) -> datetime | None:

@@ -6,7 +6,7 @@ What the process that leads the recording does for the numbers, in one thread be
 
 After a start, and whenever Redis has lost the copy or is another server than before, what the numbers have sent today
 and to whom is counted in the ledger, too, and again for a while: a send that was under way reaches the ledger a little
-later.
+later. If the copy was gone, so are the people of this month and the last; they come from the ledger, too.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Copy:
         self._server = ""  # that it was in
         self._load_at = self._recount_until = 0.0
         self._contacts_due = False
+        self._senders_due = False
 
     def keep(self) -> None:
         """
@@ -62,11 +63,15 @@ class Copy:
         server = restarts.server(self._client)
         is_there = bool(self._client.get(GENERATION))
         lost = server != self._server or (bool(self._generation) and not is_there)
+        self._senders_due = self._senders_due or (lost and not is_there)
         if lost or monotonic() >= self._load_at or monotonic() < self._recount_until:
             self._load(recount=lost or monotonic() < self._recount_until)
             self._load_at = monotonic() + _LOAD_EVERY_S
             if lost:
                 contacts.restore(self._client, self._engine)
+                if self._senders_due:
+                    contacts.restore_senders(self._client, self._engine)
+                    self._senders_due = False
                 self._server, self._recount_until = server, monotonic() + _RECOUNT_FOR_S
                 self._contacts_due = True
         if self._contacts_due and monotonic() >= self._recount_until:

@@ -261,9 +261,12 @@ def test_after_a_flushall_people_are_not_written_to_as_if_the_day_began(
     worker = fleet.start(IFINU_SANDBOX_NUMBER="", IFINU_PHONE_KEY="0" * 32, IFINU_REMINDERS_PER_PERSON="1").ready()
     queue.push(message(1), message(2))
     wait_until(lambda: recorded(ledger) == 2, 40, worker.text)
+    people = {key: client.hgetall(key) for key in client.keys("ifinu:remetentes:a1:*")}
+    assert [len(of_month) for of_month in people.values()] == [2]
     client.flushall()
     again = json.loads(message(1)) | {"id": "again"}
     queue.push(json.dumps(again).encode(), message(3))
     wait_until(lambda: queue.counts()["delayed"] == 2, 40, lambda: (queue.counts(), worker.text()[-2000:]))
     assert sent(simulator) == 2
     assert worker.text().count("person_cap") == worker.text().count("new_chats") == 1
+    assert {key: client.hgetall(key) for key in client.keys("ifinu:remetentes:a1:*")} == people

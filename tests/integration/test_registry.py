@@ -26,11 +26,14 @@ from ifinu.broker.keys import (
     GENERATION,
     LOADING,
     NUMBERS,
+    SENDERS_TTL_MS,
     TENANTS,
     conversations_key,
     in_lanes_key,
+    month_of,
     number_key,
     script,
+    senders_key,
     tenant_key,
 )
 from ifinu.errors import BrokerUnavailable, ConfigurationError
@@ -312,6 +315,37 @@ def test_after_a_flushall_the_conversations_of_a_portfolio_come_from_the_ledger(
     assert (number_hash(client, "m2")["grupo"], number_hash(client, "m2")["conversas"]) == ("acme", "2")
     contacts.restore(client, ledger)
     assert client.zcard(conversations_key("acme")) == 2
+
+
+def test_after_a_flushall_a_number_knows_its_people_of_this_month_and_the_last(
+    ledger: Engine, client: redis.Redis
+) -> None:
+    for name in ("n1", "n2"):
+        add(ledger, name)
+    now = clock.now(client)
+    this = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    last = (this - timedelta(days=1)).replace(day=1)
+    rows = [
+        ("1", "n1", "p1", "u1", last, {}),
+        ("2", "n1", "p1", "u2", this, {}),
+        ("3", "n1", "p1", "u1", this + timedelta(seconds=1), {}),
+        ("4", "n2", "p1", None, this - timedelta(seconds=1), {}),
+        ("5", "n1", "p2", "u9", this, {}),
+        ("too old", "n1", "p3", "u1", last - timedelta(seconds=1), {}),
+        ("not sent", "n1", "p4", "u1", this, {"sent_at": None}),
+        ("unregistered", "n3", "p5", "u1", this, {}),
+    ]
+    for id_, name, person, tenant, at, values in rows:
+        values = {"instance": name, "sent_at": at, "phone_hash": person, "tenant": tenant, **values}
+        ledger_rows.notification(ledger, id_, State.SENT, at, **values)
+    this_month, last_month = (senders_key("n1", month_of(day)) for day in (this, last))
+    client.hset(this_month, "p2", "u3")  # written after the loss
+    contacts.restore_senders(client, ledger)
+    assert hash_of(client, this_month) == {"p1": "u1", "p2": "u3"}
+    assert hash_of(client, last_month) == {"p1": "u1"}
+    assert hash_of(client, senders_key("n2", month_of(last))) == {"p1": ""}
+    assert len(client.keys("ifinu:remetentes:*")) == 3
+    assert 0 < client.pttl(last_month) <= SENDERS_TTL_MS
 
 
 @pytest.mark.parametrize(("in_redis", "expected"), [(1, 3), (9, 9)])
