@@ -39,7 +39,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from time import monotonic
@@ -78,6 +78,7 @@ from ifinu.numbers.directory import EMPTY, Directory
 from ifinu.outcome import Dead, GiveBack, Outcome, Reroute, Retry, Wait
 from ifinu.reference import reference_in, reference_of
 from ifinu.render import Renderer
+from ifinu.render.meta_templates import Filled, MetaTemplate
 from ifinu.settings import OnUnknown
 from ifinu.tracing import INSTANCE, KEY_ID, OFF, VERDICT, SpanName, Tracer
 from ifinu.window import BRASILIA, Windows, expires_at, true_from
@@ -92,6 +93,7 @@ _CLOCKS_DIFFER_LITTLE = timedelta(minutes=5)
 _PAIR_GAP_MS = 6_000  # between two messages to a person; WhatsApp's Cloud API asks for as much
 _YOUNG_S = 2.0  # within this time after its claim a message is sent without a second claim
 _FIRST_LOOK_S = 5.0
+_META = "BUSINESS"  # the channel of `numbers.registry` that has templates
 _LOOK_AGAIN_S = 10.0  # after the gateway could not be queried
 _NOT_THE_NUMBERS = (Reason.PAIR_LIMIT, Reason.GATEWAY_DATABASE)  # a wait for which its number need not be held
 _BROKEN = (Reason.CONNECTION_LOST, Reason.GATEWAY_5XX)
@@ -110,6 +112,18 @@ class Gateway(Protocol):
 
     def send_text(
         self, instance: str, number_e164: str, text: str, *, before: Callable[[], None] | None = None
+    ) -> Sent: ...
+
+    def send_template(
+        self,
+        instance: str,
+        number_e164: str,
+        name: str,
+        language: str,
+        components: list[Any],
+        *,
+        private: Iterable[str] = (),
+        before: Callable[[], None] | None = None,
     ) -> Sent: ...
 
     def find_sent(
@@ -456,10 +470,15 @@ class Delivery:
 
     def _send(self, message: _Message, claim: Claim, now: _Now) -> Outcome:
         began, started = now(), monotonic()
+        template = self._template(message.notification, message.instance)
         with self.tracer.step(SpanName.RENDER):
-            text = self.text(message.notification, began)
+            if template is None:
+                content: str | Filled = self.text(message.notification, began)
+            else:
+                today = began.astimezone(_BRAZIL).date()
+                content = self.renderer.fill(template, message.notification, today=today)
         try:
-            sent = self._post(message, text, functools.partial(self._confirm, message, now))
+            sent = self._post(message, content, functools.partial(self._confirm, message, now, template is not None))
         except _Overtaken as exc:
             return exc.outcome
         except SendError as exc:
@@ -468,18 +487,37 @@ class Delivery:
         took_s = monotonic() - started
         if self.instances.sent(message.instance, _ms(began)):
             log.info("ifinu.instance.back", instance=_masked(message.instance))
-        return self._sent(message, sent, "gateway", now(), took_s, new=claim.new)
+        name = None if template is None else template.name
+        return self._sent(message, sent, "gateway", now(), took_s, new=claim.new, template=name)
 
-    def _post(self, message: _Message, text: str, before: Callable[[], None]) -> Sent:
+    def _template(self, notification: Notification, instance: str) -> MetaTemplate | None:
+        """The template by which Meta's channel sends it; None if it goes as a text."""
+        number = self.numbers().number(instance)
+        return self.renderer.of_meta(notification) if number is not None and number.channel == _META else None
+
+    def _may_be_a_template(self, notification: Notification, sender: str) -> bool:
+        """Whether a send in doubt may have been a template: by its claim, or, after a restore, by what it is now."""
+        if not self.numbers().generation:  # nothing is registered
+            return False
+        return self._template(notification, sender) is not None or self.claims.went_as_template(notification.id)
+
+    def _post(self, message: _Message, content: str | Filled, before: Callable[[], None]) -> Sent:
         with self.tracer.step(SpanName.SEND) as span:
             if span.sampled:
                 span.set_attributes({INSTANCE: phone.mask_in(message.instance)})  # a name may hold a phone
-            sent = self.gateway.send_text(message.instance, message.notification.phone, text, before=before)
+            instance, number = message.instance, message.notification.phone
+            if isinstance(content, str):
+                sent = self.gateway.send_text(instance, number, content, before=before)
+            else:
+                of_meta = content.name, content.language, content.components
+                sent = self.gateway.send_template(
+                    instance, number, *of_meta, private=tuple(content.texts()), before=before
+                )
             if span.sampled and sent.key_id:
                 span.set_attributes({KEY_ID: sent.key_id})
             return sent
 
-    def _confirm(self, message: _Message, now: _Now) -> None:
+    def _confirm(self, message: _Message, now: _Now, as_template: bool) -> None:
         """
         Confirm the claim just before the request is written: a worker frozen since then may have lost it to another.
 
@@ -489,6 +527,8 @@ class Delivery:
         """
         if now.age_s() > min(_YOUNG_S, self.grace_s / 4):
             self._confirm_again(message)
+        if as_template:
+            self.claims.goes_as_template(message.notification.id)
         self.on_post(message.ref.tag)
 
     def _confirm_again(self, message: _Message) -> None:
@@ -567,6 +607,8 @@ class Delivery:
         """Look up a send in doubt: settle it if the gateway has it; else wait, resend it, or leave it to a person."""
         notification = message.notification
         started = claim.started or claim.at
+        if self._may_be_a_template(notification, self._sender(message, claim)):
+            return self._undecided(message, "it may have been sent as a template of Meta's, which no look-up finds")
         try:
             with self.tracer.step(SpanName.LOOK_UP):
                 found = self._seen(message, claim) or self._find(message, claim, claim.since or started, started, now())
@@ -580,7 +622,7 @@ class Delivery:
             wait_s = min(max(waited_s, _FIRST_LOOK_S), self.grace_s - waited_s)
             return self._look_again(message, claim, now(), wait_s)
         if self.on_unknown is OnUnknown.HOLD:
-            return self._undecided(message, "it is held, as IFINU_ON_UNKNOWN asks")
+            return self._undecided(message, self._looked_for("it is held, as IFINU_ON_UNKNOWN asks"))
         if abs(claim.off_s) > TOO_FAR_OFF_S:  # one of the two clocks is wrong, so the grace may not be over
             log.error("ifinu.message.not_resent", id=notification.id, off_s=round(claim.off_s, 1))
             return self._look_again(message, claim, now(), _LOOK_AGAIN_S)
@@ -599,7 +641,7 @@ class Delivery:
                 log.warning("ifinu.message.resending", id=notification.id)
                 return self._send(message, claim, now)
             case Resend.AGAIN:
-                return self._undecided(message, "it was sent once more already")
+                return self._undecided(message, self._looked_for("it was sent once more already"))
             case Resend.CANCELLED:
                 return _ended(message, ClaimState.CANCELLED, Name.CANCELLED)
             case Resend.OPTED_OUT:
@@ -649,18 +691,28 @@ class Delivery:
         mine = {self.text(notification, at) for at in sent_at}  # "today" may differ
         return lambda text: text in mine
 
+    def _looked_for(self, cause: str) -> str:
+        return f"it may have been sent, was looked for during {self.grace_s:g} s, not found; {cause}"
+
     def _undecided(self, message: _Message, cause: str) -> Dead:
         return message.dead(
             MaybeSent(
-                f"{message.instance}: it may have been sent, was looked for during {self.grace_s:g} s, not found; "
-                f"{cause}: look at the phone, then `ifinu unknown resolve`",
+                f"{message.instance}: {cause}: look at the phone, then `ifinu unknown resolve`",
                 reason=Reason.UNKNOWN,
                 instance=message.instance,
             )
         )
 
     def _sent(
-        self, message: _Message, sent: Sent, by: str, at: datetime, took_s: float | None = None, *, new: bool = False
+        self,
+        message: _Message,
+        sent: Sent,
+        by: str,
+        at: datetime,
+        took_s: float | None = None,
+        *,
+        new: bool = False,
+        template: str | None = None,
     ) -> Settled:
         notification = message.notification
         log.info(
@@ -674,7 +726,9 @@ class Delivery:
         # A reply of this person concerns this tenant.
         key = senders_key(message.instance, month_of(at))
         sender = key, message.pseudonym, notification.tenant or ""
-        more = {"new": True} if new else {}  # the number had not written to this person before
+        more: dict[str, Any] = {"new": True} if new else {}  # the number had not written to this person before
+        if template is not None:
+            more["template"] = template
         event = message.event(Name.SENT, key_id=sent.key_id, confirmed=sent.confirmed, by=by, **more)
         return Settled(ClaimState.SENT, event, sent.key_id or "", sender, took_s)
 

@@ -292,7 +292,7 @@ class Settings(BaseSettings):
         _Optional,
         Field(
             description="Directory of texts that replace ifinu's: `<kind>.txt.j2`, and `<tenant>/<kind>.txt.j2` for "
-            "one tenant."
+            "one tenant; and of Meta's templates, `<kind>.meta.json` likewise."
         ),
     ] = None
     sending_window: Annotated[
@@ -353,6 +353,14 @@ class Settings(BaseSettings):
         str | None,
         _Optional,
         Field(description="Where the gateway reaches `ifinu webhook`; `ifinu instance webhook` registers it."),
+    ] = None
+    payment_secrets_file: Annotated[
+        Path | None,
+        _Optional,
+        Field(
+            description="JSON file of the payment providers' secrets by tenant (`docs/billing.md`). Unset: "
+            "`ifinu webhook` receives no payments."
+        ),
     ] = None
     flower_auth: Annotated[
         SecretStr | None,

@@ -158,7 +158,7 @@ def headers_of(provider: str, body: bytes, now: datetime, secret: str = SECRET) 
         case "mercado_pago":
             try:
                 named = json.loads(body)["data"]["id"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 named = ""
             at = f"{at}000"
             manifest = f"id:{named};request-id:7f0e;ts:{at};" if named else f"request-id:7f0e;ts:{at};"

@@ -388,6 +388,25 @@ def release(connection: Connection, tenant: str, id_: str, *, now: datetime) -> 
     return True
 
 
+def restore(connection: Connection, tenant: str, id_: str, *, now: datetime) -> bool:
+    """
+    Open a cancelled charge again. Its steps meanwhile are recorded, and not made up for.
+
+    Returns:
+        Whether it was cancelled.
+
+    Raises:
+        NotFound: There is no such charge.
+    """
+    charge, zone = _read(connection, tenant, id_, lock=True)
+    if charge.status != "cancelled":
+        return False
+    overdue = charge.payable_on < now.astimezone(zone).date()
+    _update(connection, [charge.seq], now, status="overdue" if overdue else "open")
+    connection.execute(_REOPEN, {"seqs": [charge.seq], "next_on": EVERY_STEP})
+    return True
+
+
 def undo_payment(
     connection: Connection, tenant: str, id_: str, *, amount: Decimal | None = None, reason: str, now: datetime
 ) -> Charge:
@@ -437,15 +456,21 @@ def upsert(connection: Connection, rows: Iterable[NewCharge], now: datetime) -> 
     """
     Add charges, and change those that are there and open. Paid and cancelled ones stay as they are.
 
-    What changes is followed as `edit` says. Of two rows with one id the later counts.
+    What changes is followed as `edit` says. Of two rows with one id the later counts. Payments that were reported
+    before their charge was known count now.
 
     Raises:
         NotFound: There is no such tenant or customer.
         InvalidBilling: Another charge has the provider's id or the occurrence.
     """
+    from ifinu.billing.payments import settlement  # which pays charges
+
     total, given = Upserted(), iter(rows)
     while chunk := {(charge.tenant, charge.id): charge for charge in islice(given, CHUNK)}:
         total += _upsert(connection, chunk.values(), now)
+        for tenant in {tenant for tenant, _ in chunk}:
+            names = [name for each in chunk.values() if each.tenant == tenant for name in (each.id, each.provider_id)]
+            settlement.match(connection, tenant, [name for name in names if name], now)
     return total
 
 

@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from queue import Empty
 from time import monotonic
@@ -176,6 +177,7 @@ class Channel(stock.Channel):
     _wait_s = 0.0  # how long the next command waits; 0: the next command is a fetch
     _some_paused = False
     _reloaded = False  # whether the last fetch asked for another directory
+    _loading: Future[str] | None = None  # the directory, while a thread loads it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._leased: dict[str, Keys] = {}
@@ -268,7 +270,7 @@ class Channel(stock.Channel):
         while True:
             answer = script("fetch")(self.client, Keys.of(queue), self._fetch_arguments(1))
             if answer[0] == _RELOAD and not self._reloaded:
-                self._reload()
+                self._take_directory(self.reload_directory)
                 continue
             self._reloaded = False
             taken = self._hold(answer, [Keys.of(queue)])
@@ -297,8 +299,13 @@ class Channel(stock.Channel):
         if not self._leased:
             super()._brpop_start(timeout)
             return
-        if self._wait_s > 0 and self._waits_without_command():
+        if self.leases.freed and self._loading is None:
+            self._end_wait()
+        if self._alarm is not None:
             return
+        if self._loading is not None:
+            loading, self._loading = self._loading, None
+            self._take_directory(loading.result)
         connection = self.client.connection
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
@@ -315,15 +322,24 @@ class Channel(stock.Channel):
         connection.send_command(_FETCH, fetch.sha, len(keys), *keys, *self._fetch_arguments(want))
 
     def _waits_without_command(self) -> bool:
-        """Whether this wait is such a one, and goes on."""
-        if self.leases.freed:
-            self._end_wait()
-            return False
-        if self._alarm is None:
-            if self.hub is None or self._wait_s > _NEAR_S or not (self.leases.generation and self.qos.unended()):
-                return False
-            self._alarm = self.hub.call_later(self._wait_s, self._end_wait)
-        return True
+        """Whether the next wait is such a one."""
+        near = 0 < self._wait_s <= _NEAR_S
+        return near and self.hub is not None and bool(self.leases.generation) and self.qos.unended() > 0
+
+    def _arm(self, wait_s: float) -> None:
+        """
+        Send nothing for some time. Call it while an answer is read: a hub that is about to wait does not look at its
+        timers again.
+        """
+        if self.hub is not None:
+            self._alarm = self.hub.call_later(wait_s, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        self._alarm = None
+        if self._loading is None:
+            self._wait_s = 0.0
+        elif not self._loading.done():
+            self._arm(_NEAR_S)
 
     def _end_wait(self) -> None:
         if self._alarm is not None:
@@ -338,13 +354,23 @@ class Channel(stock.Channel):
         return (*arguments, leases.generation, repr(random.random()), _LOOKS, self.default_instance)
 
     def _reload(self) -> None:
+        """Load the directory of numbers: ten thousand take a quarter of a second, in which the event loop goes on."""
+        if self.hub is None or self.reload_directory is None:
+            self._take_directory(self.reload_directory)
+            return
+        thread = ThreadPoolExecutor(1, "ifinu-directory")
+        self._loading = thread.submit(self.reload_directory)
+        thread.shutdown(wait=False)
+        self._arm(_NEAR_S)
+
+    def _take_directory(self, load: Callable[[], str] | None) -> None:
         """
-        Load the directory of numbers. Only the first of several attempts in a row is followed by a fetch at once: the
+        Take the directory of numbers. Only the first of several attempts in a row is followed by a fetch at once: the
         registry may be away, or change again and again.
         """
         again, self._reloaded = self._reloaded, True
         self._wait_s = _IDLE_S if again else 0.0
-        if (load := self.reload_directory) is None:
+        if load is None:
             self._wait_s = _IDLE_S
             return
         try:
@@ -380,6 +406,8 @@ class Channel(stock.Channel):
         self._some_paused = bool(answer[1])
         self._wait_s = 0.0 if taken else self._idle_s(answer[0])
         if not taken:
+            if self._waits_without_command():
+                self._arm(self._wait_s)
             raise Empty
         self._deliver(taken)
         return True

@@ -19,6 +19,7 @@ A worker claims the id just before it sends. The claim is a hash, `ifinu:claim:<
     counted    the one of them that holds its id, or empty
     cancelled  set while it is cancelled
     codes      ids of the messages with its payment codes, which were queued when it was sent (JSON)
+    template   set before it is sent as one of Meta's templates, which no look-up finds
     codes_off  set if it was cancelled while it was being sent: then no codes follow
 
                   claim            settle
@@ -295,6 +296,24 @@ class Claims:
             redis.RedisError: The claim stays, and counts as orphaned when the message comes again.
         """
         self._runner.run(script("release"), (claim_key(notification_id),), (tag, notification_id))
+
+    def goes_as_template(self, notification_id: str) -> None:
+        """
+        Record that the send that is about to begin is one of Meta's templates.
+
+        Raises:
+            redis.RedisError: It may not be recorded; nothing may be sent.
+        """
+        self._runner.command("HSET", claim_key(notification_id), "template", "1")
+
+    def went_as_template(self, notification_id: str) -> bool:
+        """
+        Whether a send in doubt may have been one of Meta's templates.
+
+        Raises:
+            redis.RedisError: The server answered with an error, or not at all.
+        """
+        return bool(self._runner.command("HEXISTS", claim_key(notification_id), "template"))
 
     def started(self, queue: str, digest: str) -> int:
         """

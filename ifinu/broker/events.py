@@ -11,7 +11,7 @@ Every event of a notification carries what is known of: `kind`, `tenant`, `insta
     event       state of the notification      data
     sent        sent                           key_id (or null), confirmed (the gateway could store it),
                                                by: gateway | look_up | webhook | person, new: true if it opened a
-                                               chat (absent: it did not)
+                                               chat (absent: it did not), template: Meta's, if it was sent as one
     retrying    retrying                       reason, error, due_ms
     deferred    deferred                       reason: window | not_late | instance | throttled | misconfigured |
                                                new_chats | person_cap | pair_gap | portfolio, due_ms

@@ -29,9 +29,11 @@ from ifinu.cli import (
     load,
     metrics,
     optout,
+    pay,
     plan,
     queues,
     recorder,
+    report,
     restore,
     scheduler,
     send,
@@ -53,6 +55,7 @@ from ifinu.errors import (
     InvalidNotification,
     LedgerUnavailable,
     NotFound,
+    ProviderError,
 )
 
 FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
@@ -63,7 +66,7 @@ _EXIT_CODES = """[bold]Exit codes[/bold]
 0 success.
 1 a problem: a check failed, lines were refused, or nothing was found.
 2 wrong arguments or settings.
-3 Redis, the ledger or the gateway could not be reached, or refused.
+3 Redis, the ledger, the gateway or a payment provider could not be reached, or refused.
 
 Settings are [bold]IFINU_*[/bold] environment variables; docs/settings.md lists them."""
 
@@ -88,6 +91,7 @@ app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(unknown.app, name="unknown")
 app.add_typer(optout.app, name="optout")
 app.add_typer(templates.app, name="template")
+app.add_typer(pay.app, name="pay")
 app.command()(webhook.webhook)
 app.command()(flower.flower)
 app.add_typer(instance.app, name="instance")
@@ -99,6 +103,7 @@ app.command()(recorder.migrate)
 app.command()(recorder.recorder)
 app.command()(scheduler.scheduler)
 app.command()(metrics.metrics)
+app.add_typer(report.app, name="report")
 app.command()(erase.erase)
 app.add_typer(backup.app, name="backup")
 app.command()(restore.restore)
@@ -155,7 +160,7 @@ def exit_code(exc: IfinuError | redis.RedisError) -> int:
             return WRONG_USAGE
         case BrokerUnavailable() | LedgerUnavailable() | redis.RedisError():
             return UNREACHABLE
-        case GatewayError():
+        case GatewayError() | ProviderError():
             return UNREACHABLE if exc.status is None else FAILED
     return FAILED
 

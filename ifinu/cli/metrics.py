@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 PORT = 9464
+_NUMBERS_EVERY_S = 15.0  # each poll asks for every number
 _LEDGER_EVERY_S = 60.0  # each poll counts rows
 _GATEWAY_EVERY_S = 30.0  # each poll asks every instance
 _GATEWAY_CONNECT_S = 5.0
@@ -57,7 +58,7 @@ def metrics(
     """
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from ifinu.metrics import endpoint
+    from ifinu.metrics import endpoint, polls
     from ifinu.metrics.redis_series import RedisCollector
 
     config = settings.load()
@@ -66,13 +67,16 @@ def metrics(
             client.ping()  # without this, a Redis that is away would end as a metric instead of an error
             series = CollectorRegistry()
             RedisCollector(series, client)
+            polls.numbers(series, client, every_s=_NUMBERS_EVERY_S).poll()
             terminal.results().file.write(generate_latest(series).decode())
         return
     logs.configure(config.log_level, config.log_format, config.log_limit)
     wanted = port if port is not None else config.metrics_port if config.metrics_port is not None else PORT
     stop, series = threading.Event(), endpoint.registry()
     with set_by_signals(stop), contextlib.ExitStack() as running:
-        RedisCollector(series, running.enter_context(connection.broker()))
+        client = running.enter_context(connection.broker())
+        RedisCollector(series, client)
+        running.enter_context(polls.numbers(series, client, every_s=_NUMBERS_EVERY_S))
         _ask_others(series, config, running)
         at = running.enter_context(endpoint.serving(series, wanted, host))
         log.info("ifinu.metrics.endpoint", host=host, port=at)

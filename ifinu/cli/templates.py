@@ -35,17 +35,22 @@ def check(templates: _Directory = None, as_json: terminal.Json = False) -> None:
     from ifinu.render.template_sets import BrokenTemplates
 
     config = settings.load(templates=templates)
-    found, problems = [], list[str]()
+    found, of_meta, problems = [], [], list[str]()
     try:
         renderer = Renderer(config.templates, codes_apart=config.pix_separate)
         found = [{"tenant": tenant, "kind": kind.value, "file": file} for tenant, kind, file in renderer.sources()]
+        of_meta = [
+            {"tenant": tenant, "kind": kind.value, "file": one.file, "name": one.name, "language": one.language}
+            for tenant, kind, one in renderer.sources_of_meta()
+        ]
     except BrokenTemplates as exc:
         problems += exc.problems
     if as_json:
         directory = config.templates and str(config.templates)
-        terminal.print_json({"directory": directory, "templates": found, "problems": problems})
+        document = {"directory": directory, "templates": found, "of_meta": of_meta, "problems": problems}
+        terminal.print_json(document)
     else:
-        _print(found, problems)
+        _print([*found, *of_meta], problems)
     if problems:
         raise typer.Exit(1)
 

@@ -27,6 +27,9 @@ def webhook(
     runs) and /readyz (Redis answers). Prometheus scrapes /metrics on the port
     [bold]IFINU_METRICS_PORT[/bold], if that is set.
 
+    With [bold]IFINU_PAYMENT_SECRETS_FILE[/bold] it also receives the webhooks of payment providers, at
+    /pagamentos/PROVIDER/TENANT, and answers when the payment is in PostgreSQL: docs/billing.md.
+
     To change the secret without loss, set the old one as
     [bold]IFINU_WEBHOOK_SECRET_PREVIOUS[/bold] until every instance has the new one.
 
@@ -62,6 +65,8 @@ def webhook(
         phone_key=None if config.phone_key is None else config.phone_key.get_secret_value(),
         registry=series,
         tracer=tracing.tracer(config.tracing, tracing.WEBHOOK),
+        payment_secrets=config.payment_secrets_file,
+        database_url=config.database_url.get_secret_value(),
     )
     # uvicorn raises the signal that stopped it again; without this, a clean stop would exit with a failure.
     signal.signal(signal.SIGTERM, lambda *_: None)

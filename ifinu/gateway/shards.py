@@ -7,8 +7,9 @@ Each request goes only to the process that holds its instance (`routing.py`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Any
 
 from ifinu import errors
 from ifinu.errors import NotSent, Reason
@@ -78,16 +79,43 @@ class Shards(SentSearch):
             NotSent: Also if no process holds it (`wrong_shard`), or none can be reached (`unreachable`).
             SendError: As for `Evolution.send_text`.
         """
+        return self._send(instance, lambda at: at.send_text(instance, number_e164, text, before=before))
+
+    def send_template(
+        self,
+        instance: str,
+        number_e164: str,
+        name: str,
+        language: str,
+        components: list[Any],
+        *,
+        private: Iterable[str] = (),
+        before: Callable[[], None] | None = None,
+    ) -> Sent:
+        """
+        As `Evolution.send_template`, through the process that holds the instance.
+
+        Raises:
+            SendError: As for `send_text`.
+        """
+        return self._send(
+            instance,
+            lambda at: at.send_template(
+                instance, number_e164, name, language, components, private=private, before=before
+            ),
+        )
+
+    def _send(self, instance: str, send: Callable[[Evolution], Sent]) -> Sent:
         shard = self._routing.of(instance)
         try:
-            return shard.gateway.send_text(instance, number_e164, text, before=before)
+            return send(shard.gateway)
         except NotSent as exc:
             if exc.reason not in _ELSEWHERE:
                 raise
             shard.failed(exc)
         shard = self._routing.anew(instance, shard)
         try:
-            return shard.gateway.send_text(instance, number_e164, text, before=before)
+            return send(shard.gateway)
         except NotSent as exc:
             if exc.reason not in _ELSEWHERE:
                 raise

@@ -1,5 +1,6 @@
 """
-The series of registered numbers that `ifinu metrics` reads from Redis at each scrape.
+The series of registered numbers that `ifinu metrics` reads from Redis: those of their queues at each scrape, the others
+beside it (`polls.py`), since ten thousand numbers take a second.
 
 A platform has thousands of numbers, and Prometheus keeps each value of a label for ever. So numbers are counted by
 state, and only those with the most messages waiting appear by name.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import redis
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -18,12 +20,35 @@ from ifinu.broker.backlog import Backlog
 from ifinu.broker.keys import GENERATION, turns_key
 from ifinu.metrics.labels import highest
 from ifinu.numbers import number_states
-from ifinu.numbers.number_states import NumberState
+from ifinu.numbers.number_states import NumberNow, NumberState
+
+
+class Figures(NamedTuple):
+    """
+    What Redis knows of the numbers.
+
+    Attributes:
+        numbers: Those that are registered.
+        waiting: How many messages wait for each number, registered or not.
+    """
+
+    numbers: list[NumberNow]
+    waiting: Counter[str]
+
+    @classmethod
+    def read(cls, client: redis.Redis) -> Figures:
+        """
+        Read them, which takes Redis some commands for each number.
+
+        Raises:
+            redis.RedisError: Redis is away.
+        """
+        return cls(number_states.read(client), lanes.waiting(client))
 
 
 def series(client: redis.Redis, queues: Sequence[Backlog]) -> Iterator[Metric]:
     """
-    The series; but for the first they have no samples while nothing is registered.
+    The series of their queues; but for the first they have no samples while nothing is registered.
 
     Args:
         client: A client that returns bytes.
@@ -52,33 +77,31 @@ def series(client: redis.Redis, queues: Sequence[Backlog]) -> Iterator[Metric]:
             in_lanes.add_metric(label, queue.in_lanes)
             overdue.add_metric(label, max(0.0, (now_ms - turn[0][1]) / 1000) if turn else 0.0)
     yield from (in_lanes, overdue)
-    yield from _numbers(client, any(queue.in_lanes is not None for queue in queues))
 
 
-def _numbers(client: redis.Redis, shown: bool) -> Iterator[Metric]:
+def figures(found: Figures | None) -> Iterator[Metric]:
+    """The series of the numbers; without samples if nothing is registered, or Redis did not answer."""
     by_state = GaugeMetricFamily("ifinu_numbers", "Registered numbers.", labels=("state",))
     waiting = GaugeMetricFamily("ifinu_numbers_waiting", "Messages in lanes.", labels=("state",))
     by_name = GaugeMetricFamily("ifinu_number_waiting", "Messages in a number's lanes.", labels=("whatsapp",))
     new_chats = GaugeMetricFamily("ifinu_numbers_new_chats", "New chats of the numbers' day.")
     answers = GaugeMetricFamily("ifinu_numbers_answers", "People who wrote to the numbers on the numbers' day.")
     most_new_chats = GaugeMetricFamily("ifinu_numbers_new_chats_max", "New chats that the numbers may open a day.")
-    if shown:
-        numbers = number_states.read(client)
-        lengths = lanes.waiting(client)
-        counts = Counter(number.state for number in numbers)
-        state_of = {number.name: number.state for number in numbers}
-        lengths_by_state: Counter[NumberState] = Counter()
-        for name, length in lengths.items():
+    if found is not None and (found.numbers or found.waiting):
+        counts = Counter(number.state for number in found.numbers)
+        state_of = {number.name: number.state for number in found.numbers}
+        waiting_by_state: Counter[NumberState] = Counter()
+        for name, length in found.waiting.items():
             # A lane whose number is no longer registered waits as if its number were held.
-            lengths_by_state[state_of.get(name, NumberState.HELD)] += length
+            waiting_by_state[state_of.get(name, NumberState.HELD)] += length
         for state in NumberState:
             by_state.add_metric((state.value,), counts[state])
-            waiting.add_metric((state.value,), lengths_by_state[state])
-        for label, length in highest(lengths).items():
+            waiting.add_metric((state.value,), waiting_by_state[state])
+        for label, length in highest(found.waiting).items():
             by_name.add_metric((label,), length)
-        limited = [number for number in numbers if number.most_new_chats is not None]
+        limited = [number for number in found.numbers if number.most_new_chats is not None]
         new_chats.add_metric((), sum(number.new_chats for number in limited))
         most_new_chats.add_metric((), sum(number.most_new_chats or 0 for number in limited))
-        if counted := [number.answers for number in numbers if number.answers is not None]:
+        if counted := [number.answers for number in found.numbers if number.answers is not None]:
             answers.add_metric((), sum(counted))
     yield from (by_state, waiting, by_name, new_chats, most_new_chats, answers)

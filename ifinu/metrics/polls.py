@@ -1,24 +1,27 @@
 """
-The series of the ledger, the registry and the gateway for `ifinu metrics`.
+The series of the ledger, the registry, the numbers and the gateway for `ifinu metrics`.
 
-They are polled in threads, so that neither delays a scrape.
+They are polled in threads, so that none delays a scrape.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
+import redis
 import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ifinu.errors import GatewayError, LedgerUnavailable
+from ifinu.metrics import number_series
 from ifinu.metrics.labels import Bounded, highest
 
 if TYPE_CHECKING:
@@ -41,8 +44,8 @@ class Polled(Collector, Generic[Found]):
     The series of one server that is polled.
 
     Args:
-        poll: Asks the server; raises `LedgerUnavailable` or `GatewayError`.
-        up: Name and help of the series that says whether the server answered.
+        poll: Asks the server; raises `LedgerUnavailable`, `GatewayError` or `redis.RedisError`.
+        up: Name and help of the series that says whether the server answered; None where another one says so.
         series: Makes the other series of what was found; of None if there was no answer.
     """
 
@@ -52,7 +55,7 @@ class Polled(Collector, Generic[Found]):
         poll: Callable[[], Found],
         *,
         every_s: float,
-        up: tuple[str, str],
+        up: tuple[str, str] | None,
         series: Callable[[Found | None], Iterable[Metric]],
     ) -> None:
         self._poll, self._every_s = poll, every_s
@@ -60,7 +63,7 @@ class Polled(Collector, Generic[Found]):
         self._found: Found | None = None
         self._polled = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=up[0], daemon=True)
+        self._thread = threading.Thread(target=self._run, name="ifinu-poll", daemon=True)
         registry.register(self)
 
     def __enter__(self) -> Self:
@@ -80,20 +83,24 @@ class Polled(Collector, Generic[Found]):
         if not self._polled.is_set():
             return
         found = self._found
-        yield GaugeMetricFamily(*self._up, value=float(found is not None))
+        if self._up is not None:
+            yield GaugeMetricFamily(*self._up, value=float(found is not None))
         yield from self._series(found)
 
+    def poll(self) -> None:
+        """Ask the server."""
+        found: Found | None = None
+        with contextlib.suppress(LedgerUnavailable, GatewayError, redis.RedisError):
+            found = self._poll()
+        before, self._found = self._found, found
+        if self._up is not None and found is None and (before is not None or not self._polled.is_set()):
+            log.warning("ifinu.metrics.no_answer", series=self._up[0])
+        self._polled.set()
+
     def _run(self) -> None:
-        while True:
-            found: Found | None = None
-            with contextlib.suppress(LedgerUnavailable, GatewayError):
-                found = self._poll()
-            before, self._found = self._found, found
-            if found is None and (before is not None or not self._polled.is_set()):
-                log.warning("ifinu.metrics.no_answer", series=self._up[0])
-            self._polled.set()
-            if self._stop.wait(self._every_s):
-                return
+        self.poll()
+        while not self._stop.wait(self._every_s):
+            self.poll()
 
 
 class _ByInstance:
@@ -135,12 +142,12 @@ def ledger(registry: CollectorRegistry, engine: Engine, *, every_s: float) -> Po
     def poll() -> _Ledger:
         from ifinu.ledger import migrate, queries
         from ifinu.numbers import patrol
-        from ifinu.numbers import registry as numbers
+        from ifinu.numbers import registry as registered
 
         if not migrate.is_current(engine):
             raise LedgerUnavailable("not migrated")
         now = datetime.now(UTC)
-        all_ = numbers.read(engine).numbers
+        all_ = registered.read(engine).numbers
         risks = {name: found.risk for name, found in patrol.risks(all_, now).items() if found.risk}
         return _Ledger(queries.unconfirmed(engine, now - _UNCONFIRMED_OF), risks, len(all_))
 
@@ -161,6 +168,17 @@ def ledger(registry: CollectorRegistry, engine: Engine, *, every_s: float) -> Po
         every_s=every_s,
         up=("ifinu_ledger_up", "Whether the ledger's database answers and has the tables."),
         series=series,
+    )
+
+
+def numbers(registry: CollectorRegistry, client: redis.Redis, *, every_s: float) -> Polled[number_series.Figures]:
+    """The series of the numbers in Redis, polled every `every_s` seconds."""
+    return Polled(
+        registry,
+        functools.partial(number_series.Figures.read, client),
+        every_s=every_s,
+        up=None,  # `ifinu_redis_up` says it
+        series=number_series.figures,
     )
 
 

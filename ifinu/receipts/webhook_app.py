@@ -1,5 +1,6 @@
 """
-The webhook application: `POST` to any path, `GET /healthz`, `GET /readyz`.
+The webhook application: `POST` to any path, `GET /healthz`, `GET /readyz`. Below `/pagamentos/` are the webhooks of
+payment providers (`payment_route.py`); the rest of this page is about those of the gateway.
 
 The status decides whether the gateway tries again: not after a 2xx, 400, 401, 403, 404 or 422, and ten times in twenty
 minutes after any other. So:
@@ -17,10 +18,11 @@ leave its prefix, and a 404 would lose the webhook for good.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from time import monotonic, time_ns
+from typing import TYPE_CHECKING
 
 import redis
 import redis.asyncio
@@ -30,7 +32,8 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -39,13 +42,14 @@ from ifinu.metrics.webhook_series import WebhookSeries
 from ifinu.receipts.auth import WebhookAuth
 from ifinu.receipts.optout_replies import ReplyHandler
 from ifinu.receipts.receipt_spans import Follower, following
+from ifinu.receipts.request_body import read_body
 from ifinu.receipts.sink import Sink
 from ifinu.receipts.webhook_events import ConnectionUpdate, Inbound, InvalidWebhook, Receipt, WebhookEvent, read
 from ifinu.tracing import OFF, Tracer
 
-MAX_BODY_BYTES = 1_000_000
+if TYPE_CHECKING:
+    from ifinu.receipts.payment_route import PaymentReceiver
 
-_BODY_S = 10.0
 _CONNECT_S, _ANSWER_S = 1.0, 2.0
 _CONNECTIONS = 32
 _MOST_NAMED = 1000
@@ -60,6 +64,8 @@ def application(
     phone_key: str | None,
     registry: CollectorRegistry | None = None,
     tracer: Tracer = OFF,
+    payment_secrets: Path | None = None,
+    database_url: str | None = None,
 ) -> Starlette:
     """
     Make the application; it connects with the first request.
@@ -70,6 +76,11 @@ def application(
         phone_key: As `IFINU_PHONE_KEY`, or None.
         registry: Registers its metrics; by default a new registry.
         tracer: Records the spans of receipts.
+        payment_secrets: As `IFINU_PAYMENT_SECRETS_FILE`; None for no webhooks of payment providers.
+        database_url: As `IFINU_DATABASE_URL`, which they need.
+
+    Raises:
+        ConfigurationError: The file or the URL cannot be used.
     """
     # One immediate retry for a connection that Redis has closed meanwhile; none if Redis does not answer.
     lost = (redis.ConnectionError,)
@@ -87,24 +98,41 @@ def application(
     replies = ReplyHandler(blocking, phone_key)
     client = redis.asyncio.Redis.from_pool(pool)
     follower = Follower(client, tracer) if tracer.on else None
-    series = WebhookSeries(
-        registry or CollectorRegistry(), lambda: (replies.taken, replies.unresolved), lambda: replies.unclear
-    )
-    return _Webhook(WebhookAuth(*secrets), Sink(client, replies), series, follower).application()
+    registry = registry or CollectorRegistry()
+    series = WebhookSeries(registry, lambda: (replies.taken, replies.unresolved), lambda: replies.unclear)
+    payments = None
+    if payment_secrets is not None:
+        from ifinu.receipts.payment_route import receiver_of  # with the database's libraries
+
+        payments = receiver_of(payment_secrets, database_url or "", blocking, registry)
+    return _Webhook(WebhookAuth(*secrets), Sink(client, replies), series, follower, payments).application()
 
 
 class _Webhook:
-    def __init__(self, auth: WebhookAuth, sink: Sink, series: WebhookSeries, follower: Follower | None) -> None:
+    def __init__(
+        self,
+        auth: WebhookAuth,
+        sink: Sink,
+        series: WebhookSeries,
+        follower: Follower | None,
+        payments: PaymentReceiver | None,
+    ) -> None:
         self._auth = auth
         self._sink = sink
         self._series = series
         self._follower = follower
+        self._payments = payments
         self._sharing: set[str] = set()
 
     def application(self) -> Starlette:
+        payments = []
+        if self._payments is not None:
+            payments.append(Route("/pagamentos/{provider}/{tenant}", self._payments.receive, methods=["POST"]))
         routes = [
             Route("/healthz", self._healthz, methods=["GET"]),
             Route("/readyz", self._readyz, methods=["GET"]),
+            *payments,
+            Route("/pagamentos/{rest:path}", _nothing_here, methods=["POST"]),  # it is not the gateway's
             Route("/{event:path}", self._receive, methods=["POST"]),
         ]
         return Starlette(routes=routes, lifespan=self._lifespan)
@@ -113,6 +141,8 @@ class _Webhook:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._sink.close)
+            if self._payments is not None:
+                stack.push_async_callback(self._payments.close)  # before Redis' client is closed
             if self._follower is not None:
                 await stack.enter_async_context(following(self._follower))
             yield
@@ -136,9 +166,8 @@ class _Webhook:
         if auth.refusal:
             return _refused(auth.refusal)
         try:
-            async with asyncio.timeout(_BODY_S):
-                body = await _body(request)
-        except (TimeoutError, ClientDisconnect):
+            body = await read_body(request)
+        except TimeoutError:
             return Response(status_code=408)
         if body is None:
             log.info("ifinu.webhook.too_large")
@@ -179,6 +208,10 @@ class _Webhook:
                 log.info("ifinu.webhook.shared_secret", instance=phones.mask_in(event.instance))
 
 
+async def _nothing_here(_: Request) -> Response:
+    raise HTTPException(404, headers={"Connection": "close"})
+
+
 def _taken() -> Response:
     return Response("ok\n", media_type="text/plain")  # some proxies accept only a 200 with a body
 
@@ -186,21 +219,3 @@ def _taken() -> Response:
 def _refused(refusal: str) -> Response:
     log.warning("ifinu.webhook.refused", reason=refusal)
     return Response(status_code=401, headers={"Connection": "close"})  # the rest of its body is not read
-
-
-async def _body(request: Request) -> bytes | None:
-    """
-    Read the body; None if it is too large.
-
-    Raises:
-        ClientDisconnect: The client closed the connection before its end.
-    """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
-        return None
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return None
-    return bytes(body)

@@ -14,6 +14,7 @@ nothing. Links and Pix codes stay unchanged, each on a separate line.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -23,10 +24,11 @@ from pathlib import Path
 import jinja2
 
 from ifinu.errors import InvalidNotification
-from ifinu.notification import SAMPLE_DUE_IN_DAYS, Kind, Notification
+from ifinu.notification import SAMPLE_DUE_IN_DAYS, Kind, Notification, is_answer
 from ifinu.payment_codes import spaced
 from ifinu.reference import with_reference, without_references
-from ifinu.render.template_sets import LONGEST_TEXT, TEMPLATE_FAULTS, source_of, wordings
+from ifinu.render.meta_templates import Filled, MetaTemplate
+from ifinu.render.template_sets import LONGEST_TEXT, TEMPLATE_FAULTS, BrokenTemplates, source_of, wordings
 
 _FORMATTING = re.compile(r"[*~`_](?:(?<!_)|(?<![^\W_]_)|(?![^\W_]))")
 _BLANK_LINES = re.compile(r"\n{3,}")
@@ -63,6 +65,8 @@ class Renderer:
         samples = {kind: _values(sample(kind, _SAMPLE_DAY), _SAMPLE_DAY, codes_apart=codes_apart) for kind in Kind}
         self.codes_apart = codes_apart
         self._of_all, self._of_tenant = wordings(templates, samples, NAMES | NAMES_OF_CHARGES)
+        if problems := list(dict.fromkeys(self._problems_of_meta())):
+            raise BrokenTemplates(problems)
 
     def source(self, kind: Kind, tenant: str | None) -> str:
         """Name the file of the template that a tenant's notification is written with."""
@@ -78,6 +82,43 @@ class Renderer:
         for tenant, wording in ((None, self._of_all), *self._of_tenant.items()):
             for kind in Kind:
                 yield tenant, kind, source_of(wording.templates[kind])
+
+    def sources_of_meta(self) -> Iterator[tuple[str | None, Kind, MetaTemplate]]:
+        """Each of Meta's templates: the tenant's it is (None: all others'), the kind, and the template."""
+        for tenant, wording in ((None, self._of_all), *self._of_tenant.items()):
+            for kind, template in wording.of_meta.items():
+                yield tenant, kind, template
+
+    def of_meta(self, notification: Notification) -> MetaTemplate | None:
+        """
+        Meta's template for a notification; None without one.
+
+        There is none for a text of its producer, or for what answers at once: a payment code, a confirmed opt-out.
+        """
+        if notification.text is not None or is_answer(notification.id):
+            return None
+        return self._of_tenant.get(notification.tenant or "", self._of_all).of_meta.get(notification.kind)
+
+    def fill(self, template: MetaTemplate, notification: Notification, *, today: date) -> Filled:
+        """
+        Fill in Meta's template.
+
+        Args:
+            today: As for `render`.
+
+        Raises:
+            InvalidNotification: The template needs what the notification lacks.
+        """
+        with _blamed(template.name):
+            return template.filled(_values(notification, today))
+
+    def _problems_of_meta(self) -> Iterator[str]:
+        """Try each of Meta's templates with a complete notification."""
+        for _, kind, template in self.sources_of_meta():
+            try:
+                template.filled(_values(sample(kind, _SAMPLE_DAY), _SAMPLE_DAY))
+            except TEMPLATE_FAULTS as exc:
+                yield f"{template.file}: {exc}"
 
     def render(self, notification: Notification, *, today: date) -> str:
         """
@@ -103,16 +144,23 @@ class Renderer:
 
     def _content(self, notification: Notification, today: date) -> str:
         template = self._template(notification.kind, notification.tenant)
-        try:
+        with _blamed(template.name):
             text = tidy(template.render(_values(notification, today, codes_apart=self.codes_apart)))
-        except jinja2.UndefinedError as exc:
-            lacking = next((name for name in NAMES if exc.message == f"{name!r} is undefined"), "")
-            raise InvalidNotification(lacking, f"is missing, and {template.name} needs it") from exc
-        except TEMPLATE_FAULTS as exc:
-            raise InvalidNotification("", f"{template.name} cannot show it: {type(exc).__name__}") from exc
         if not 0 < len(text) <= LONGEST_TEXT:
             raise InvalidNotification("", f"its text has {len(text)} characters, not 1 to {LONGEST_TEXT}")
         return text
+
+
+@contextlib.contextmanager
+def _blamed(name: str | None) -> Iterator[None]:
+    """Blame the notification for what the template of this name cannot do with it."""
+    try:
+        yield
+    except jinja2.UndefinedError as exc:
+        lacking = next((name for name in NAMES if exc.message == f"{name!r} is undefined"), "")
+        raise InvalidNotification(lacking, f"is missing, and {name} needs it") from exc
+    except TEMPLATE_FAULTS as exc:
+        raise InvalidNotification("", f"{name} cannot show it: {type(exc).__name__}") from exc
 
 
 def sample(kind: Kind, today: date, *, tenant: str | None = None, bare: bool = False) -> Notification:

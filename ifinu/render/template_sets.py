@@ -4,6 +4,7 @@ The templates of one tenant, or of all tenants without their own: found, compile
     <folder>/lembrete.txt.j2            in place of the one here
     <folder>/como_pagar.txt.j2          a part that templates include, likewise
     <folder>/u1/vencimento.txt.j2       for the tenant u1 alone; what it lacks is taken from the folder, then from here
+    <folder>/lembrete.meta.json         Meta's template for it, on the channel BUSINESS (`meta_templates.py`)
     <folder>/lojas%2Fcentro/…           for the tenant lojas/centro: percent-encoded where no folder can be called so
 
 A tenant's name never becomes a path: folders are listed once, and a tenant is looked up among the names found. Names
@@ -27,6 +28,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ifinu import damage
 from ifinu.errors import ConfigurationError
 from ifinu.notification import Kind
+from ifinu.render import meta_templates
+from ifinu.render.meta_templates import MetaTemplate
 
 SUFFIX = ".txt.j2"
 LONGEST_TEXT = 4096  # characters that WhatsApp takes in one message
@@ -37,6 +40,7 @@ TEMPLATE_FAULTS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError
 _OURS = Path(__file__).parent / "templates"
 _KINDS = [kind.value for kind in Kind]
 _FILES = {kind.value + SUFFIX: kind for kind in Kind}
+_FILES_OF_META = {kind.value + meta_templates.SUFFIX: kind for kind in Kind}
 
 
 class BrokenTemplates(ConfigurationError):  # noqa: N818 - the vocabulary of `errors.py`
@@ -104,10 +108,14 @@ class TemplateSet:
         # The templates that it includes; None where that is decided at rendering.
         self.included: set[str | None] = set() if inherited is None else set(inherited.included)
         self.templates: dict[Kind, jinja2.Template] = {} if inherited is None else dict(inherited.templates)
+        self.of_meta: dict[Kind, MetaTemplate] = {} if inherited is None else dict(inherited.of_meta)
         files = sorted(_files(folders[0] if folders else _OURS))
         for path in files:
             if path.name.endswith(SUFFIX):
                 self._check(path)
+            elif path.name in _FILES_OF_META:
+                self._take_of_meta(path, _FILES_OF_META[path.name])
+        files = [path for path in files if path.name not in _FILES_OF_META]
         self._others = [path for path in files if path.name not in _FILES]
         if not self.problems:
             # Any template may include a part, so a folder with a part is checked with the templates of all kinds.
@@ -146,6 +154,14 @@ class TemplateSet:
             self._report(f"{template.filename}: its text has {len(text)} characters, not 1 to {LONGEST_TEXT}")
             return
         self.templates[kind] = template
+
+    def _take_of_meta(self, path: Path, kind: Kind) -> None:
+        try:
+            self.of_meta[kind] = MetaTemplate(path, self._environment, self._names)
+        except OSError as exc:
+            self._report(f"{path}: {exc.strerror}")
+        except TEMPLATE_FAULTS as exc:  # JSON's errors are ValueErrors
+            self._report(f"{path}: {exc}")
 
     def _check(self, path: Path) -> None:
         """See that it can be read, is a template, names values that there are, and holds no damage."""

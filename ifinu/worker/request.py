@@ -200,7 +200,9 @@ class Request(CeleryRequest):
         if settled.state == DUPLICATE:
             leases.ack(tag, settled.event)
         else:
-            then = self._codes() if sent and self.app.settings.pix_separate else ()
+            # After one of Meta's templates Meta takes no text: such a template shows the codes itself.
+            codes = sent and self.app.settings.pix_separate and "template" not in settled.event.data
+            then = self._codes() if codes else ()
             ref, ttl_s = self.attempt.ref, self.app.settings.claim_ttl_s
             leases.settle(tag, settled, queue=ref.queue, ttl_s=ttl_s, then=then, number=ref.number)
         started_at = None if self.attempt.ref.waited else self.time_start

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from ifinu.notification import Kind, Notification
 from ifinu.numbers.directory import Directory, Entry, Tenancy
 from ifinu.outcome import Dead, Outcome, Reroute, Retry, Wait
 from ifinu.reference import reference_of
-from ifinu.render import Renderer
+from ifinu.render import Renderer, sample
 from ifinu.settings import OnUnknown
 from ifinu.window import Windows
 
@@ -46,6 +47,7 @@ class Gateway(SentSearch):
         self.stored: list[tuple[str, str, str]] = []  # JID, text, key id
         self.texts: list[str] = []
         self.sent_by: list[str] = []
+        self.templates: list[tuple[str, str, Any]] = []
         self.asked: list[dict[str, Any]] = []
         self.away = False
         self.state = ConnectionState.OPEN
@@ -63,6 +65,13 @@ class Gateway(SentSearch):
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def send_template(
+        self, instance: str, number: str, name: str, language: str, components: Any, *, private: Any, before: Any
+    ) -> Sent:
+        sent = self.send_text(instance, number, "", before=before)
+        self.templates.append((name, language, components))
+        return sent
 
     def find_messages(self, instance: str, **where: Any) -> FoundMessages:
         self.asked.append({"instance": instance, **where})
@@ -702,3 +711,86 @@ def test_a_number_in_trouble_is_held_and_its_message_stays_first_in_the_lane(
     wait = carry(by=registered, number="n1")
     assert (wait.held, wait.reason) == (True, "throttled")
     assert wait.wait_s >= 30.0
+
+
+# Meta's templates: m1 is a number of Meta's channel, n1 is paired with a phone.
+
+BILL = sample(Kind.REMINDER, date(2030, 1, 1), tenant="t1").model_copy(update={"id": "bill-1"})
+OF_META = {
+    "name": "cobranca",
+    "language": "pt_BR",
+    "components": [{"type": "body", "parameters": [{"type": "text", "text": "{{ nome }}"}]}],
+}
+
+
+@pytest.fixture
+def metas(client: redis.Redis, delivery: Delivery, tmp_path: Path) -> Delivery:
+    """A delivery by a number of Meta's channel, with a template for reminders."""
+    for name in ("m1", "n1"):
+        client.hset(number_key(name), mapping={"par": 1, "fuso": 0})
+    entries = {"m1": Entry("m1", "t1", "BUSINESS"), "n1": Entry("n1", "t1", "BAILEYS")}
+    directory = Directory("1", entries, {"t1": Tenancy(("m1", "n1"))})
+    (tmp_path / "lembrete.meta.json").write_text(json.dumps(OF_META), "utf-8")
+    return replace(delivery, numbers=lambda: directory, renderer=Renderer(tmp_path, reference=True))
+
+
+def test_metas_channel_sends_the_template_and_others_the_text(
+    metas: Delivery, gateway: Gateway, carry: Callable[..., Any]
+):
+    outcome = carry(BILL, by=metas, number="m1")
+    filled = [{"type": "body", "parameters": [{"type": "text", "text": "Maria"}]}]
+    assert gateway.templates == [("cobranca", "pt_BR", filled)]
+    assert (outcome.state, outcome.event.data["template"]) == ("sent", "cobranca")
+    by_phone = carry(BILL.model_copy(update={"id": "bill-2", "phone": "+5511987654321"}), by=metas, number="n1")
+    own = carry(
+        BILL.model_copy(update={"id": "bill-3", "phone": "+5511987654322", "text": "Oi"}), by=metas, number="m1"
+    )
+    assert [each.event.data.get("template") for each in (by_phone, own)] == [None, None]
+    assert len(gateway.templates) == 1
+    assert len(gateway.texts) == 3
+
+
+@pytest.mark.parametrize("configured", [True, False], ids=["as it was", "its file is gone meanwhile"])
+def test_a_template_in_doubt_is_left_to_a_person_and_never_sent_a_second_time(
+    metas: Delivery, gateway: Gateway, carry: Callable[..., Any], clock: Clock, configured: bool
+):
+    gateway.answers = [LOST]
+    wait = carry(BILL, by=metas, number="m1")
+    assert wait.claim == "unknown"
+    clock.pass_s(10 * GRACE_S)
+    later = metas if configured else replace(metas, renderer=Renderer(reference=True))
+    outcome = carry(BILL, token=wait.token, by=later, number="m1")
+    assert_dead(outcome, MaybeSent, "which no look-up finds")
+    assert outcome.reason == "unknown"
+    assert (len(gateway.texts), gateway.asked) == (1, [])
+
+
+def test_a_doubt_that_the_ledger_brought_back_is_left_to_a_person_too(
+    metas: Delivery, gateway: Gateway, client: redis.Redis, carry: Callable[..., Any], clock: Clock
+):
+    """
+    A restored claim does not say how the message was sent.
+    """
+    gateway.answers = [LOST]
+    wait = carry(BILL, by=metas, number="m1")
+    client.hdel(claim_key("bill-1"), "template")
+    clock.pass_s(10 * GRACE_S)
+    assert_dead(carry(BILL, token=wait.token, by=metas, number="m1"), MaybeSent, "which no look-up finds")
+    assert len(gateway.texts) == 1
+
+
+def test_a_template_that_was_not_sent_is_sent_by_a_retry(
+    metas: Delivery, gateway: Gateway, carry: Callable[..., Any], clock: Clock
+):
+    gateway.answers = [NotSent("down", reason=Reason.META_UNAVAILABLE)]
+    retry = carry(BILL, by=metas, number="m1")
+    assert carry(BILL, token=retry.token, by=metas, number="m1").state == "sent"
+    assert len(gateway.texts) == 2
+
+
+def test_a_template_without_what_it_needs_is_a_dead_letter(
+    metas: Delivery, gateway: Gateway, carry: Callable[..., Any]
+):
+    outcome = carry(BILL.model_copy(update={"name": None}), by=metas, number="m1")
+    assert (type(outcome), outcome.reason) == (Dead, "invalid")
+    assert gateway.texts == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -44,6 +45,35 @@ def client(simulator: Simulator) -> Iterator[Evolution]:
     client = Evolution(simulator.url, "key")
     yield client
     client.close()
+
+
+COMPONENTS = [{"type": "body", "parameters": [{"type": "text", "text": "Maria"}]}]
+
+
+def test_a_template_is_sent_outside_the_window_and_is_found_by_nothing_but_its_name(
+    simulator: Simulator, client: Evolution
+):
+    simulator.set_fault(window="at_once")
+    stranger = "+5577999990000"
+    with pytest.raises(Refused):
+        client.send_text("meta", stranger, "Fatura 1")
+    sent = client.send_template("meta", stranger, "cobranca", "pt_BR", COMPONENTS)
+    assert sent.key_id is not None
+    (send,) = simulator.sends
+    assert send.text == f"template cobranca: {json.dumps(COMPONENTS)}"
+    now = datetime.now(UTC)
+    day = timedelta(days=1)
+    stored = client.find_messages("meta", since=now - day, until=now + day).messages
+    assert [message.text for message in stored] == ["▶️cobranca◀️"]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_a_template_is_refused_as_a_text_is(simulator: Simulator, client: Evolution, outcome: str):
+    simulator.set_fault(next=[outcome])
+    with pytest.raises(SendError) as raised:
+        client.send_template("meta", PHONE, "cobranca", "pt_BR", COMPONENTS, private=("Maria",))
+    assert (type(raised.value), raised.value.reason) == OUTCOMES[outcome]
+    assert simulator.sends == []
 
 
 def test_every_refusal_of_the_simulator_is_tried():

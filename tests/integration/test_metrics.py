@@ -27,6 +27,7 @@ from ifinu.embedded import free_port
 from ifinu.ledger.progress import Progress
 from ifinu.metrics import endpoint, polls
 from ifinu.metrics.labels import Bounded
+from ifinu.metrics.payment_series import PaymentSeries
 from ifinu.metrics.recorder_series import RecorderSeries
 from ifinu.metrics.redis_series import RedisCollector
 from ifinu.metrics.webhook_series import WebhookSeries
@@ -410,8 +411,9 @@ def every_metric(client) -> list[Metric]:
     WorkerSeries(registry)
     RecorderSeries(registry, Progress())
     WebhookSeries(registry, lambda: (0, 0))
+    PaymentSeries(registry)
     RedisCollector(registry, client)
-    for make in (polls.ledger, polls.gateway):
+    for make in (polls.numbers, polls.ledger, polls.gateway):
         make(registry, None, every_s=60)._polled.set()  # as if the gateway had not answered
     return list(registry.collect())
 

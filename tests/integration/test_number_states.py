@@ -6,6 +6,7 @@ import json
 import time
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -50,6 +51,7 @@ def collected(client: redis.Redis) -> dict[str, dict[str, float]]:
     """What the exporter reads from Redis."""
     series = CollectorRegistry()
     RedisCollector(series, client)
+    polls.numbers(series, client, every_s=60.0).poll()
     return by_label(series)
 
 
@@ -210,6 +212,36 @@ def test_an_empty_registry_has_no_samples(ledger):
         "ifinu_numbers_registered": {},
         "ifinu_number_risk": {},
     }
+
+
+def test_a_scrape_asks_redis_as_much_with_many_numbers_as_with_one(client):
+    def commands() -> int:
+        series = CollectorRegistry()
+        RedisCollector(series, client)
+        list(series.collect())  # the first one also connects
+        before = int(client.info("stats")["total_commands_processed"])
+        list(series.collect())
+        return int(client.info("stats")["total_commands_processed"]) - before
+
+    register(client, "n1")
+    one = commands()
+    for n in range(2, 100):
+        register(client, f"n{n}")
+    assert commands() == one
+
+
+def test_the_numbers_are_read_beside_a_scrape_and_have_no_samples_while_redis_is_away(client, monkeypatch):
+    for n in range(3):
+        register(client, f"n{n}")
+    series = CollectorRegistry()
+    with polls.numbers(series, client, every_s=0.02):
+        wait_until(lambda: by_label(series).get("ifinu_numbers", {}).get("open") == 3)
+        client.srem(NUMBERS, "n1")
+        wait_until(lambda: by_label(series)["ifinu_numbers"]["open"] == 2)
+        monkeypatch.setattr(client, "smembers", Mock(side_effect=redis.ConnectionError))
+        wait_until(lambda: by_label(series)["ifinu_numbers"] == {})
+        monkeypatch.undo()
+        wait_until(lambda: by_label(series)["ifinu_numbers"].get("open") == 2)
 
 
 def test_the_cost_in_redis_does_not_grow_with_what_waits(client):

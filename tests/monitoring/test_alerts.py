@@ -103,10 +103,11 @@ def exported(client: redis.Redis, simulator: Simulated, tmp_path: Path) -> set[s
     engine = connect(migrated(f"sqlite:///{tmp_path}/ledger.db"))
     management = Management(simulator.url, API_KEY)
     with (
+        polls.numbers(series, client, every_s=60.0) as numbers,
         polls.ledger(series, engine, every_s=60.0) as ledger,
         polls.gateway(series, management, every_s=60.0) as gateway,
     ):
-        wait_until(lambda: all(list(asked.collect()) for asked in (ledger, gateway)))
+        wait_until(lambda: all(list(asked.collect()) for asked in (numbers, ledger, gateway)))
         found = names(series)
     management.close()
     engine.dispose()

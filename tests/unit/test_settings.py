@@ -64,6 +64,12 @@ VARIABLES = [
     ),
     ("webhook_secret", ("IFINU_WEBHOOK_SECRET",), "s" * 32, "s" * 32),
     ("webhook_secret_previous", ("IFINU_WEBHOOK_SECRET_PREVIOUS",), "p" * 32, "p" * 32),
+    (
+        "payment_secrets_file",
+        ("IFINU_PAYMENT_SECRETS_FILE",),
+        "/etc/ifinu/payments.json",
+        Path("/etc/ifinu/payments.json"),
+    ),
     ("flower_auth", ("IFINU_FLOWER_AUTH",), " ops:correct-horse\n", "ops:correct-horse"),
     ("webhook_url", ("IFINU_WEBHOOK_URL",), "http://hooks:8090/", "http://hooks:8090"),
     ("sandbox_number", ("IFINU_SANDBOX_NUMBER",), "(77) 99861-6740", "+5577998616740"),

@@ -14,6 +14,7 @@ import kombu
 import pytest
 import redis
 from holders import KEYS, SHORT_S, Account, Consumer, Holder, now_ms, wire
+from kombu.asynchronous import Hub
 from kombu.message import Message
 from paced import GENERATION, TENANTS, Paced
 from processes import wait_until
@@ -492,6 +493,80 @@ def test_a_consumer_without_a_directory_takes_nothing_and_does_not_spin(
     client.flushdb()  # nothing is registered any more
     account.push(wire(1))
     consumer.drain(lambda: consumer.messages)
+
+
+def test_a_busy_worker_sees_soon_that_another_one_has_freed_a_number(
+    account: Account, connection: kombu.Connection, client: redis.Redis, worker: Worker, loading: list[str]
+):
+    register(client, "a")
+    account.push(*of("a", "1"))
+    ((tag, id_),) = worker.take()
+    account.push(*of("a", "2"), wire(3))
+    consumer, hub = Consumer(connection), Hub()
+    connection.register_with_event_loop(hub)
+
+    def turn() -> int:
+        next(hub.loop)
+        return len(consumer.messages)
+
+    try:
+        wait_until(turn, every_s=0)
+        fetched = fetches(client)
+        wait_until(lambda: turn() and fetches(client) >= fetched + 3, every_s=0)
+        worker.settle(tag, id_, "a")
+        freed = time.monotonic()
+        wait_until(lambda: turn() == 2, every_s=0)
+        assert time.monotonic() - freed < 0.5
+    finally:
+        hub.close()
+    assert consumer.ids() == ["id-3", "2"]
+
+
+@pytest.mark.parametrize("fault", [None, RuntimeError, redis.exceptions.ConnectionError])
+def test_the_event_loop_goes_on_while_a_directory_is_loaded(
+    account: Account,
+    connection: kombu.Connection,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: type[Exception] | None,
+):
+    register(client, "a")
+    account.push(*of("a", "1"))
+    turns, loads, turns_of_a_load = 0, 0, 0
+
+    def load() -> str:
+        nonlocal loads, turns_of_a_load
+        loads += 1
+        before = turns
+        time.sleep(0.2)
+        turns_of_a_load = turns - before
+        if loads == 1 and fault is not None:
+            raise fault("no directory")
+        return GENERATION
+
+    monkeypatch.setattr(Channel, "reload_directory", staticmethod(load))
+    consumer, hub = Consumer(connection), Hub()
+    connection.register_with_event_loop(hub)
+    hub.propagate_errors = (Exception,)
+
+    def turn() -> list[Message]:
+        nonlocal turns
+        turns += 1
+        next(hub.loop)
+        return consumer.messages
+
+    try:
+        if fault is redis.exceptions.ConnectionError:  # the worker connects again
+            with pytest.raises(fault):
+                wait_until(turn, every_s=0)
+            assert loads == 1
+        else:
+            wait_until(turn, every_s=0)
+            assert consumer.ids() == ["1"]
+            assert loads == 1 + (fault is not None)
+    finally:
+        hub.close()
+    assert turns_of_a_load >= 4
 
 
 def test_a_directory_that_is_always_behind_is_loaded_about_once_a_second(
