@@ -71,8 +71,9 @@ def together(connection: Connection, leader: Charge, *others: Charge, state: str
 
 
 def states(connection: Connection) -> dict[str, str]:
-    """State of each message by its id, with the reason where there is one: `cancelled paid`."""
-    rows = connection.execute(select(intents.c.id, intents.c.state, intents.c.reason))
+    """State of each message by its id, with the reason where there is one: `cancelled paid`; without receipts."""
+    query = select(intents.c.id, intents.c.state, intents.c.reason).where(intents.c.step != "pago")
+    rows = connection.execute(query)
     return {id_: f"{state} {reason}" if reason else state for id_, state, reason in rows}
 
 

@@ -34,7 +34,7 @@ import sqlalchemy.exc
 from sqlalchemy import Connection, func, or_, select, text, update
 
 from ifinu import payment_codes, values
-from ifinu.billing import calendars, customers, tenants, withdrawals
+from ifinu.billing import calendars, customers, planner, tenants, withdrawals
 from ifinu.billing.billing_schema import IS_OPEN, billing_tenants
 from ifinu.billing.billing_schema import charges as rows_of
 from ifinu.billing.billing_schema import customers as customer_rows
@@ -49,6 +49,7 @@ STATUSES = ("open", "overdue", "paid", "cancelled")
 EVERY_STEP = date(2000, 1, 1)
 
 _YEARS = range(2000, 2100)
+_NOTHING = Decimal("0.00")
 _MOST = Decimal("999999999999.99")
 _OVERDUE_AT_A_TIME = 20_000
 _CODES = {"pix_code": payment_codes.pix_code, "boleto_line": payment_codes.boleto_line}
@@ -273,17 +274,17 @@ def pay(
         raise InvalidBilling("at", "has no time zone")
     given = None if amount is None else _money("amount", amount)
     if charge.status == "paid":
-        return Paid(charge.seq, "paid", Decimal(0), [], "paid", Decimal(0))
+        return Paid(charge.seq, "paid", _NOTHING, [], "paid", _NOTHING)
     total = charge.total(at.astimezone(zone).date())
-    left = max(total - charge.paid, Decimal(0))
+    left = max(total - charge.paid, _NOTHING)
     paid = charge.paid + (left if given is None else given)
     is_done = paid >= total
     status = "paid" if is_done else charge.status
     _update(connection, [charge.seq], now, paid=paid, paid_at=at, paid_via=via, status=status)
     cancelled = _close(connection, [charge.seq], "paid", now) if is_done else []
-    return Paid(
-        charge.seq, status, max(total - paid, Decimal(0)), cancelled, charge.status, max(paid - total, Decimal(0))
-    )
+    if is_done:
+        planner.plan_event(connection, charge.seq, "payment", now)
+    return Paid(charge.seq, status, max(total - paid, _NOTHING), cancelled, charge.status, max(paid - total, _NOTHING))
 
 
 def cancel(connection: Connection, tenant: str, id_: str, *, now: datetime) -> list[str]:
@@ -550,9 +551,12 @@ def _upsert(connection: Connection, chunk: Iterable[NewCharge], now: datetime) -
     for tenant, customer in connection.execute(_FIND_MISSING, given):
         customers.get(connection, tenant, customer)  # raises
     with _as_invalid():
-        added = len(connection.execute(_INSERT, given | {"next_on": EVERY_STEP}).all())
-        if added == len(documents):
-            return Upserted(added)
+        added = connection.scalars(_INSERT, given | {"next_on": EVERY_STEP}).all()
+    if added:
+        planner.plan_events(connection, added, "creation", now)
+    if len(added) == len(documents):
+        return Upserted(len(added))
+    with _as_invalid():
         changed = connection.execute(_FIND_CHANGED, given).all()
         if changed:
             connection.execute(_CHANGE, given | {"seqs": [row.seq for row in changed]})
@@ -563,7 +567,7 @@ def _upsert(connection: Connection, chunk: Iterable[NewCharge], now: datetime) -
         readdressed=[row.seq for row in changed if row.readdressed],
         balanced=[row.seq for row in changed if row.balanced],
     )
-    return Upserted(added, len(changed), len(documents) - added - len(changed))
+    return Upserted(len(added), len(changed), len(documents) - len(added) - len(changed))
 
 
 def _fields(charge: NewCharge) -> dict[str, Any]:
@@ -616,6 +620,7 @@ def _follow(
     if balanced:
         _update(connection, balanced, now, status="paid", paid_at=func.coalesce(rows_of.c.paid_at, now))
         ids += _close(connection, balanced, "paid", now)
+        planner.plan_events(connection, balanced, "payment", now)
     return ids
 
 

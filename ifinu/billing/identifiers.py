@@ -15,7 +15,7 @@ _LONGEST_ID = 120
 _LONGEST_TEXT = 500
 _CONTROL = re.compile(f"[{CONTROLS}{SURROGATES}]")
 _NEIGHBOURS = 50  # ids on either side of an unknown one, in the index's order
-_ALIKE = 0.7
+_ALIKE = 0.6
 
 
 def checked_id(field: str, id_: object) -> str:

@@ -21,9 +21,14 @@ from ifinu.broker.claims import Claims, ClaimState
 _FLAG_FIRST = timedelta(minutes=1)
 
 _KEY = "charge_seq, step, due_date, n"
-# The ledger's states of a message that is at its end. A dead letter may be replayed, and a purged message pushed again.
-_ENDED = """EXISTS (SELECT FROM notifications e WHERE e.id = i.id AND e.state IN
-    ('sent', 'failed', 'server_ack', 'delivered', 'read', 'expired', 'suppressed', 'cancelled'))"""
+
+
+def _ended(intent: str) -> str:
+    """Whether the ledger knows the end of a message. A dead letter may be replayed, and a purged one pushed again."""
+    return f"""EXISTS (SELECT FROM notifications e WHERE e.id = {intent}.id AND e.state IN
+        ('sent', 'failed', 'server_ack', 'delivered', 'read', 'expired', 'suppressed', 'cancelled'))"""
+
+
 # Of a message (`l`) and another one (`o`): both are for one customer and one day.
 _TOGETHER = """o.tenant = l.tenant AND o.customer_id = l.customer_id AND o.planned_on = l.planned_on
     AND o.channel = l.channel AND o.charge_seq <> l.charge_seq"""
@@ -38,13 +43,18 @@ _LOCK = text(f"""
     ) k USING ({_KEY})
     WHERE i.state IN ('planned', 'merged', 'queued') ORDER BY {_KEY} FOR UPDATE OF i""")
 
-_CANCEL = text("""
-    UPDATE intents SET state = 'cancelled', reason = :reason
-    WHERE charge_seq = ANY(:seqs) AND state IN ('planned', 'merged') RETURNING id""")
+# What is planned, or was merged into a message that may still go.
+_MAY_GO = f"""(o.state = 'planned' OR o.state = 'merged' AND EXISTS (
+        SELECT FROM intents l WHERE {_TOGETHER} AND l.charge_seq = o.leader
+           AND (l.state = 'planned' OR l.state = 'queued' AND NOT {_ended("l")})))"""
+
+_CANCEL = text(f"""
+    UPDATE intents o SET state = 'cancelled', reason = :reason
+    WHERE o.charge_seq = ANY(:seqs) AND {_MAY_GO} RETURNING o.id""")
 
 _FLAG = text(f"""
     INSERT INTO cancel_flags (id, at)
-    SELECT i.id, :now FROM intents i WHERE i.charge_seq = ANY(:seqs) AND i.state = 'queued' AND NOT {_ENDED}
+    SELECT i.id, :now FROM intents i WHERE i.charge_seq = ANY(:seqs) AND i.state = 'queued' AND NOT {_ended("i")}
     ON CONFLICT DO NOTHING RETURNING id""")
 
 # The gravest of those that were merged into a withdrawn message takes its place, in the planner's order.
@@ -55,13 +65,13 @@ _PROMOTE = text(f"""
         not_before = CASE WHEN p.rank = 1 THEN greatest(i.not_before, :later) ELSE i.not_before END
     FROM (SELECT o.charge_seq, o.step, o.due_date, o.n, first_value(o.charge_seq) OVER w AS leader,
                  row_number() OVER w AS rank
-            FROM {_FOLLOWERS} WHERE l.id = ANY(:ids)
+            FROM {_FOLLOWERS} WHERE l.id = ANY(:ids) AND o.valid_until > :later
           WINDOW w AS (PARTITION BY l.id ORDER BY (o.kind = 'atraso') DESC, o.due_date, o.charge_seq)) p
     WHERE (i.charge_seq, i.step, i.due_date, i.n) = (p.charge_seq, p.step, p.due_date, p.n)""")
 
 _LEADERS = text(f"""
     SELECT i.id FROM intents i WHERE i.charge_seq = ANY(:seqs) AND i.leader = i.charge_seq
-       AND i.state IN ('planned', 'queued') AND NOT {_ENDED}""")
+       AND i.state IN ('planned', 'queued') AND NOT {_ended("i")}""")
 
 # A withdrawn message had been sent, so the others that it spoke of are not sent again.
 _MERGE_AGAIN = text(f"""
@@ -74,18 +84,20 @@ _MERGE_AGAIN = text(f"""
 _READDRESS = text(f"""
     WITH old AS MATERIALIZED (
         SELECT i.* FROM intents i
-        WHERE i.charge_seq = ANY(:seqs) AND i.state = 'queued' AND i.valid_until > :now AND NOT {_ENDED}),
+        WHERE i.charge_seq = ANY(:seqs) AND i.state = 'queued' AND i.valid_until > :now AND NOT {_ended("i")}),
     flagged AS (
         INSERT INTO cancel_flags (id, at) SELECT id, :now FROM old ON CONFLICT DO NOTHING)
     UPDATE intents i SET state = 'planned', rev = i.rev + 1, id = split_part(i.id, '~', 1) || '~' || i.rev + 1,
+        customer_id = c.customer_id, leader = CASE WHEN :alone THEN NULL ELSE i.leader END,
         queued_at = NULL, epoch = NULL, not_before = greatest(i.not_before, :now)
-    FROM old WHERE (i.charge_seq, i.step, i.due_date, i.n) = (old.charge_seq, old.step, old.due_date, old.n)
+    FROM old JOIN charges c ON c.seq = old.charge_seq
+    WHERE (i.charge_seq, i.step, i.due_date, i.n) = (old.charge_seq, old.step, old.due_date, old.n)
     RETURNING old.id""")
 
 # A charge that has another customer leaves the common messages of the former one.
-_GO_ALONE = text("""
-    UPDATE intents i SET customer_id = c.customer_id, state = 'planned', reason = NULL, leader = NULL
-    FROM charges c WHERE c.seq = i.charge_seq AND c.seq = ANY(:seqs) AND i.state IN ('planned', 'merged')""")
+_GO_ALONE = text(f"""
+    UPDATE intents o SET customer_id = c.customer_id, state = 'planned', reason = NULL, leader = NULL
+    FROM charges c WHERE c.seq = o.charge_seq AND c.seq = ANY(:seqs) AND {_MAY_GO}""")
 
 _OPEN_FLAGS = text("""
     SELECT id FROM cancel_flags WHERE done_at IS NULL ORDER BY at LIMIT :limit FOR UPDATE SKIP LOCKED""")
@@ -144,10 +156,8 @@ def readdress(connection: Connection, seqs: Sequence[int], now: datetime, *, alo
     lock(connection, seqs)
     if alone:
         _promote(connection, connection.scalars(_LEADERS, which).all(), now)
-    ids = list(connection.scalars(_READDRESS, which | {"now": now}))
-    if alone:
         connection.execute(_GO_ALONE, which)
-    return ids
+    return list(connection.scalars(_READDRESS, which | {"now": now, "alone": alone}))
 
 
 def apply_flags(connection: Connection, client: redis.Redis, limit: int, now: datetime) -> Applied:

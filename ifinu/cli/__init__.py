@@ -18,6 +18,8 @@ from ifinu import __version__
 from ifinu.cli import (
     backup,
     cancel,
+    charge,
+    customer,
     dead_letters,
     demo,
     doctor,
@@ -41,6 +43,7 @@ from ifinu.cli import (
     simulator,
     status,
     templates,
+    tenant,
     top,
     unknown,
     webhook,
@@ -90,6 +93,9 @@ app.add_typer(queues.app, name="queue")
 app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(unknown.app, name="unknown")
 app.add_typer(optout.app, name="optout")
+app.add_typer(tenant.app, name="tenant")
+app.add_typer(customer.app, name="customer")
+app.add_typer(charge.app, name="charge")
 app.add_typer(templates.app, name="template")
 app.add_typer(pay.app, name="pay")
 app.command()(webhook.webhook)

@@ -16,8 +16,8 @@ import typer
 from rich.console import Group
 
 from ifinu.cli import billing_database, terminal
+from ifinu.cli.billing_view import brl
 from ifinu.errors import ConfigurationError
-from ifinu.render import money
 from ifinu.window import BRASILIA
 
 app = typer.Typer(no_args_is_help=True, help="Report what was sent and what was paid.")
@@ -137,14 +137,14 @@ def _words(first: date, last: date, notices: Any, recovered: Any, portfolio: Any
         )  # fmt: skip
         for one in recovered:
             paid.add_row(
-                terminal.plain(one.step), f"{one.charges:,}", money(one.amount), f"{one.within_1:,}",
+                terminal.plain(one.step), f"{one.charges:,}", brl(one.amount), f"{one.within_1:,}",
                 f"{one.within_3:,}", f"{one.within_7:,}",
             )  # fmt: skip
         parts += ["", "[bold]Paid after a notice[/bold]", paid]
     if portfolio:
         charges = terminal.columns("charges", "number", "amount", right=("number", "amount"))
         for status in portfolio:
-            charges.add_row(status.status, f"{status.charges:,}", money(status.amount))
+            charges.add_row(status.status, f"{status.charges:,}", brl(status.amount))
         parts += ["", "[bold]All charges now[/bold]", charges]
     return Group(*parts)
 

@@ -29,7 +29,11 @@ COMMANDS = [
     "optout list", "optout add", "optout remove", "optout unresolved", "optout resolve", "optout import",
     "optout export",
     "template check", "template preview",
-    "pay reconcile", "pay events", "pay unmatched",
+    "pay reconcile", "pay events", "pay unmatched", "report day", "report month",
+    "tenant add", "tenant list", "tenant show", "tenant change",
+    "customer add", "customer list", "customer show", "customer change", "customer hold", "customer release",
+    "charge add", "charge list", "charge show", "charge pay", "charge cancel", "charge hold", "charge release",
+    "charge edit",
 ]  # fmt: skip
 # These run until stopped or have an output format other than JSON.
 WITHOUT_JSON = {"worker", "recorder", "metrics", "flower", "webhook", "simulator", "dlq export"}
@@ -44,7 +48,19 @@ def ifinu(capsys, monkeypatch):
 def test_the_commands_are_these(ifinu):
     listed = {*re.findall(r"^│ (\w+)  ", ifinu("--help").out, re.MULTILINE)} - {"Options"}
     assert listed == {name.split()[0] for name in COMMANDS}
-    for group in ("queue", "dlq", "unknown", "optout", "template", "instance", "backup", "pay"):
+    for group in (
+        "queue",
+        "dlq",
+        "unknown",
+        "optout",
+        "template",
+        "instance",
+        "backup",
+        "pay",
+        "tenant",
+        "customer",
+        "charge",
+    ):
         listed = {*re.findall(r"^│ (\w+)  ", ifinu(group, "--help").out, re.MULTILINE)}
         assert listed == {name.split()[1] for name in COMMANDS if name.startswith(f"{group} ")}
 

@@ -14,9 +14,10 @@ import pytest
 from booked import NOW, TODAY, flags, states
 from sqlalchemy import Connection, select, update
 
-from ifinu.billing import charges, customers
-from ifinu.billing.billing_schema import agenda
+from ifinu.billing import charges, customers, rules, tenants
+from ifinu.billing.billing_schema import agenda, intents
 from ifinu.errors import InvalidBilling, NotFound
+from ifinu.notification import Kind
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,8 @@ def test_a_charge_known_late_in_the_evening_is_known_on_the_tenants_day(connecti
 def test_a_payment_in_full_closes_the_charge_and_withdraws_its_messages(connection: Connection) -> None:
     one, other = booked.charge(connection), booked.charge(connection, "c2")
     planned, queued = booked.intent(connection, one, "l3"), booked.intent(connection, one, "v0", "queued")
-    merged, others = booked.intent(connection, one, "a1", "merged"), booked.intent(connection, other)
+    (others,) = booked.together(connection, other)
+    merged = booked.intent(connection, one, "a1", "merged", leader=other.seq)
     paid = pay(connection)
     assert (paid.was, paid.status, paid.left, sorted(paid.cancelled)) == (
         "open",
@@ -371,3 +373,34 @@ def test_charges_are_found_by_state_lateness_and_words(connection: Connection) -
     searches = {"OURO": ["inv-1"], "inv-3": ["inv-3"], "bruno": ["inv-2"], "(21) 98765-0002": ["inv-2"]}
     for words, expected in {**searches, "529.982.247-25": ["inv-2"], "nothing": []}.items():
         assert ids(search=words) == expected, words
+
+
+# -- what the planner decides at once
+
+
+@pytest.mark.parametrize(
+    ("receipts", "state"), [("always", "planned"), ("never", "skipped"), ("after_notice", "skipped")]
+)
+def test_a_payment_in_full_is_confirmed_if_the_tenant_wants_it(
+    connection: Connection, receipts: str, state: str
+) -> None:
+    tenants.change(connection, "t1", NOW, receipts=receipts)
+    booked.charge(connection)
+    booked.charge(connection, "c2")
+    pay(connection, amount=Decimal(1))
+    pay(connection)
+    pay(connection, "c2", amount=Decimal(1))
+    edit = functools.partial(charges.edit, connection, "t1", "c2", now=NOW)
+    edit(amount=Decimal(1))
+    found = connection.execute(select(intents.c.kind, intents.c.state)).all()
+    assert found == [("pagamento", state)] * 2
+
+
+def test_a_new_charge_is_announced_by_a_rule_that_says_so(connection: Connection) -> None:
+    rule = rules.Rule("t1", (rules.Step("criada", Kind.CREATED, trigger="creation", valid_days=2),))
+    made = rules.save(connection, "t1", rule, rules.ALWAYS)
+    tenants.change(connection, "t1", NOW, rule_id=made)
+    booked.charge(connection)
+    charges.upsert(connection, [booked.new_charge(), booked.new_charge("c2", amount=Decimal(1))], NOW)
+    found = connection.execute(select(intents.c.kind, intents.c.state)).all()
+    assert sorted(found) == [("cobranca_criada", "planned"), ("cobranca_criada", "skipped")]  # one a day is enough

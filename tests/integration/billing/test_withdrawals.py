@@ -44,7 +44,8 @@ def group(connection: Connection, *, state: str) -> list[str]:
 
 
 def leaders(connection: Connection) -> dict[str, Any]:
-    rows = connection.execute(select(intents.c.id, intents.c.leader, intents.c.not_before)).all()
+    query = select(intents.c.id, intents.c.leader, intents.c.not_before).where(intents.c.kind != "pagamento")
+    rows = connection.execute(query).all()
     ids = {row.id.partition(".")[0]: row.id for row in rows}
     return {row.id: (ids.get(f"c{row.leader}"), row.not_before) for row in rows}
 
@@ -226,3 +227,11 @@ def test_what_redis_does_not_take_stays_open(
         assert apply(connection, client, limit=2) == (1, 0)
         assert flags(connection) == dict.fromkeys(ids, True)
     assert [client.hget(claim_key(id_), "state") for id_ in ids] == [b"cancelled"] * 3
+
+
+def test_a_charge_of_which_a_sent_message_spoke_keeps_its_history(connection: Connection) -> None:
+    one, two, three = group(connection, state="queued")
+    booked.recorded(connection, one, State.DELIVERED)
+    pay(connection, "c2")
+    charges.edit(connection, "t1", "c3", now=NOW, due_date=date(2026, 12, 30))
+    assert states(connection) == {one: "queued", two: "merged merged", three: "merged merged"}
