@@ -417,6 +417,24 @@ def test_what_waited_for_the_last_number_goes_back_to_its_queue_in_its_order(
     assert sorted(client.keys("ifinu:*")) == sorted(name.encode() for name in (*QUEUES, GENERATION, *NO_LANES))
 
 
+def test_what_a_removed_number_still_sends_does_not_count_for_a_later_one_of_its_name(
+    ledger: Engine, client: redis.Redis
+) -> None:
+    for name in ("n1", "n2"):
+        add(ledger, name)
+    load(client, ledger)
+    client.hset(number_key("n1"), "livre", 0)
+    client.lpush(NORMAL, b'{"instancia": "n1"}')
+    keys = Keys.of(NORMAL)
+    script("fetch")(client, keys, (10, 60_000, "t.", client.get(GENERATION), 0.5, 300, ""))
+    registry.remove(ledger, "n1")
+    load(client, ledger)
+    add(ledger, "n1")
+    load(client, ledger)
+    script("give_back")(client, (keys.ready, keys.in_flight, keys.deadlines), ("", "t.001"))
+    assert number_hash(client, "n1")["hoje"] == "0"  # it is not one below
+
+
 def test_what_waits_for_a_lost_number_stays_while_others_are_registered(ledger: Engine, client: redis.Redis) -> None:
     for name in ("n1", "n2"):
         add(ledger, name)

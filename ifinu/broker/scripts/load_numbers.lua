@@ -41,7 +41,7 @@ for _, tenant in ipairs(part.tenants) do
   redis.call('SADD', KEYS[3], tenant.name)
 end
 for _, one in ipairs(part.gone) do
-  redis.call('DEL', one.key)
+  redis.call('DEL', one.key, one.key .. ':voo') -- what is in flight must not count for a later number of this name
   redis.call('SREM', one.set, one.name)
 end
 if part.generation == '' then
