@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Hold a number: it sends nothing before a time. A hold for another reason that lasts longer stays.
+-- Hold a number: it sends nothing before a time. A hold for another reason that lasts longer, or as long, stays; but one
+-- for a closed connection yields to one that lasts as long, since the end of the outage must not release that.
 -- KEYS: number's hash
 -- ARGV: number, until (epoch ms), reason, longest hold (ms; absent if it does not grow): one right after the last, for the
 --       same reason, is twice as long
@@ -21,7 +22,8 @@ end
 if till <= now and not goes_on then
   redis.call('HSET', KEYS[1], 'presa_desde', text(now))
 end
-if till > now and till > tonumber(ARGV[2]) and was[2] ~= ARGV[3] then
+local lasts = till > tonumber(ARGV[2]) or (till == tonumber(ARGV[2]) and was[2] ~= 'desconectado')
+if till > now and lasts and was[2] ~= ARGV[3] then
   return {text(till), was[2] or ''}
 end
 redis.call('HSET', KEYS[1], 'presa', ARGV[2], 'motivo', ARGV[3])

@@ -30,6 +30,7 @@ from ifinu.broker.purge import purge
 from ifinu.embedded import Valkey
 from ifinu.errors import MaybeSent, NotSent, Reason, SendError
 from ifinu.notification import Kind, Notification
+from ifinu.numbers.directory import DISCONNECTED
 from ifinu.outcome import Wait
 from ifinu.worker.attempt import Attempt
 
@@ -401,6 +402,19 @@ def test_a_hold_stops_a_number_and_a_longer_one_for_another_reason_stays(client:
     assert not lanes.release(client, "a", "desconectado")
     assert lanes.release(client, "a", "guarda")
     assert worker.ids() == ["1"]
+
+
+def test_of_two_holds_without_an_end_that_of_a_closed_connection_yields(client: redis.Redis, worker: Worker):
+    """
+    Else the end of an outage would release what a person holds, or a ban.
+    """
+    register(client, "a")
+    for first, second in (("banido", DISCONNECTED), (DISCONNECTED, "manual")):
+        lanes.hold(client, "a", FOREVER_MS, first)
+        in_force = lanes.hold(client, "a", FOREVER_MS, second)
+        assert in_force == (FOREVER_MS, first if second == DISCONNECTED else second)
+        assert not lanes.release(client, "a", DISCONNECTED)
+        assert lanes.release(client, "a")
 
 
 def test_a_purge_deletes_what_waits_for_a_number_and_frees_its_ids(client: redis.Redis, worker: Worker):
