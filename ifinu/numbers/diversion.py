@@ -1,5 +1,5 @@
 """
-A number that is banned, or held for long, gives its tenant's messages to the tenant's other numbers.
+A number that is banned, gone from the gateway, or held for long gives its tenant's messages to the tenant's others.
 
 The fetch sends new messages elsewhere while the number's hash has `desviada`; what waits in its lanes is moved.
 Messages that name the number wait for it. One that may have been sent before is looked up at the number that sent it.
@@ -53,9 +53,12 @@ def divert(client: redis.Redis, numbers: Iterable[Number], now: datetime) -> lis
         redis.RedisError: Redis went away; what is left is done the next time.
     """
     of_tenant: dict[str, list[str]] = {}
+    gone = set()
     for number in numbers:
         if number.tenant is not None:
             of_tenant.setdefault(number.tenant, []).append(number.name)
+        if number.is_gone(now):
+            gone.add(number.name)
     several = [(tenant, names) for tenant, names in of_tenant.items() if len(names) > 1]
     pipe = client.pipeline(transaction=False)
     for _, names in several:
@@ -66,10 +69,11 @@ def divert(client: redis.Redis, numbers: Iterable[Number], now: datetime) -> lis
     changed = []
     for tenant, names in several:
         found = {name: next(states) for name in names}
-        held = {name for name, (until, reason, *_) in found.items() if _is_held(until, reason, now_ms)}
+        held = {name for name in names if name in gone or _is_held(found[name][0], found[name][1], now_ms)}
         others = [name for name in names if name not in held]
         for name, (_, reason, since, diverted) in found.items():
-            long = name in held and (_text(reason) == BANNED or now_ms - float(since or now_ms) >= _AFTER_MS)
+            is_long = _text(reason) == BANNED or now_ms - float(since or now_ms) >= _AFTER_MS
+            long = name in gone or (name in held and is_long)
             if long and others:
                 client.hset(number_key(name), "desviada", 1)  # first, so that nothing follows what is moved
                 moved = lanes.move(client, name, others, tenant)

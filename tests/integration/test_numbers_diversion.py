@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from ifinu.numbers import cache, registry
 from ifinu.numbers.directory import BANNED
 from ifinu.numbers.diversion import AFTER, Diverted, divert
 from ifinu.numbers.patrol import Patrol
-from ifinu.numbers.registry import Number
+from ifinu.numbers.registry import GONE_AFTER, GONE_FOR, Number
 
 NOW = datetime(2026, 12, 1, 15, 0, tzinfo=UTC)
 FAR_MS = 4_102_444_800_000
@@ -93,6 +94,25 @@ def test_a_short_hold_and_another_tenants_number_divert_nothing(client: redis.Re
 def test_a_banned_number_is_diverted_at_once(client: redis.Redis, numbers: list[Number]) -> None:
     client.hset(number_key("a1"), mapping={"presa": FAR_MS, "motivo": BANNED})
     assert divert(client, numbers, clock.now(client)) == [Diverted("a1", on=True, moved=0)]
+
+
+def test_a_number_that_is_gone_from_the_gateway_is_diverted_until_it_is_found_again(
+    client: redis.Redis, numbers: list[Number]
+) -> None:
+    """
+    Its hold ends again and again, so that a message can try it.
+    """
+    set_aside(client, 30)
+    now, before = clock.now(client), waiting(client)
+    missing = replace(numbers[0], missing_since=now - GONE_FOR, missing_count=GONE_AFTER - 1)
+    assert divert(client, [missing, *numbers[1:]], now) == []
+    gone = replace(missing, missing_count=GONE_AFTER)
+    assert divert(client, [gone, *numbers[1:]], now) == [Diverted("a1", on=True, moved=before["a1"])]
+    push(client, 30)  # to the same people
+    fetch(client, 1)
+    assert set(waiting(client)) == {"a2", "a3"}
+    assert divert(client, [gone, *numbers[1:]], now) == []
+    assert divert(client, numbers, now) == [Diverted("a1", on=False, moved=0)]
 
 
 def test_messages_that_name_the_number_wait_for_it(client: redis.Redis, numbers: list[Number]) -> None:
