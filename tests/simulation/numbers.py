@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ifinu.broker import lanes
-from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, TENANTS, number_key, script, tenant_key
+from ifinu.broker import lane_burial, lanes
+from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, SERVER, TENANTS, number_key, script, tenant_key
 from ifinu.numbers.directory import BANNED, DISCONNECTED, UNTIL_RELEASED
 from simulation.world import EPOCH_S, World
 
@@ -15,6 +16,8 @@ OWNERS = {"a1": "t1", "a2": "t1", "b1": "t2", "b2": "t2", "ifinu": ""}  # `ifinu
 NAMED = (*OWNERS, "livre")  # `livre` is never registered
 _DAY_S = 86_400
 _UNTIL_OPEN_MS = int(UNTIL_RELEASED.timestamp() * 1000)
+_LOST_S = 1.0  # of what Redis wrote before it died
+_DRAINED_S = 20.0  # in which what a number sends has ended, else it is not deleted
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Number:
         owners: Its tenants so far, each with the time from which on it was its own; empty: all may send from it.
         most_new: The most new chats a day that it ever had; None if it had no such limit once.
         least_gap_ms: The least gap that it ever had.
+        held_by_hand: Whether a person holds it until the person releases it.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Number:
     most_new: int | None
     least_gap_ms: int = 1_000_000
     is_banned: bool = False
+    held_by_hand: bool = False
 
     @property
     def tenant(self) -> str:
@@ -60,12 +65,14 @@ class Numbers:
     Attributes:
         zone_ms: Offset of all numbers' local time. In some worlds a day or an hour ends in the midst.
         named: Those that are registered.
+        past: What each name was registered as when it was removed last.
     """
 
     world: World
     for_s: float
     zone_ms: int = 0
     named: dict[str, Number] = field(default_factory=dict)
+    past: dict[str, Number] = field(default_factory=dict)
     _weights: dict[str, int] = field(default_factory=dict)
     _policies: dict[str, str] = field(default_factory=dict)
     _generation: int = 0
@@ -87,7 +94,8 @@ class Numbers:
             self._at(rng.uniform(0, self.for_s * 0.5), lambda: self._register(*first))
         for do, chance in (
             (self._add, 0.5), (self._repace, 0.5), (self._assign, 0.25), (self._ban, 0.2), (self._lose, 0.5),
-            (self._lose, 0.3), (self._brake, 0.4), (self._hold, 0.3),
+            (self._lose, 0.3), (self._brake, 0.4), (self._hold, 0.3), (self._hold_by_hand, 0.2), (self._remove, 0.3),
+            (self._remove, 0.15), (self._restart, 0.15),
         ):  # fmt: skip
             if rng.random() < chance:
                 self._at(rng.uniform(0, self.for_s), do)
@@ -110,7 +118,10 @@ class Numbers:
     def _register(self, *names: str) -> None:
         now, rng = self.world.now, self.world.rng
         for name in names:
-            self.named[name] = Number(name, now, 1, 0, 0, None, None, [(now, OWNERS[name])], 0)
+            before = self.past.get(name)
+            self.named[name] = Number(
+                name, now, 1, 0, 0, None, None, [(now, OWNERS[name])], 0 if before is None else before.most_new
+            )
             self._draw(self.named[name], parallel=rng.choice((1, 1, 2, 3)))
         self._load("register", names=",".join(names))
 
@@ -152,6 +163,52 @@ class Numbers:
                 moved = lanes.move(self.world.server.direct, number.name, self.world.rng.choice(others))
                 self.world.trace("move lane", of=number.name, moved=moved)
 
+    def _remove(self) -> None:
+        """As `ifinu instance delete` does, and `orphans --remove` for one that the gateway has lost."""
+        rng, client = self.world.rng, self.world.server.direct
+        for number in self._some():
+            others = sorted(
+                one.name for one in self.named.values() if one.tenant == number.tenant and one is not number
+            )
+            how = rng.choice(("orphan", "bury", "move")) if others else rng.choice(("orphan", "bury"))
+            self.world.trace("remove", number=number.name, how=how)
+            if how == "orphan":
+                if not lanes.waiting(client, number.name)[number.name]:
+                    self._at(rng.uniform(0, 0.1), functools.partial(self._unregister, number))
+            else:
+                lanes.hold(client, number.name, _UNTIL_OPEN_MS, "deleted")
+                to = rng.choice(others) if how == "move" else None
+                self._drain(number, to, self.world.now + _DRAINED_S)
+
+    def _drain(self, number: Number, to: str | None, until: float) -> None:
+        client, name = self.world.server.direct, number.name
+        if self.named.get(name) is not number:
+            return
+        in_flight = any(name in _flying(self.world, queue) for queue in self.world.queues)
+        if in_flight and self.world.now < until:
+            self._at(0.2, lambda: self._drain(number, to, until))
+            return
+        done = 0
+        if not in_flight:
+            done = lane_burial.bury(client, name) if to is None else lanes.move(client, name, [to])
+        left = lanes.waiting(client, name)[name]
+        self.world.trace("drained", number=name, to=to or "dead letters", done=done, left=left)
+        if in_flight or left:
+            lanes.release(client, name, "deleted")
+        else:
+            self._at(self.world.rng.uniform(0, 2), lambda: self._unregister(number))  # the gateway deletes it
+
+    def _unregister(self, number: Number) -> None:
+        if self.named.get(number.name) is number:
+            self.past[number.name] = self.named.pop(number.name)
+            self.world.promises.pace.removed(number.name)
+            self._unregistered.append(number.name)
+            self._load("remove", names=number.name)
+            client = self.world.server.direct
+            if not self.named:
+                lanes.return_all(client)
+            lane_burial.bury(client, number.name)  # what came meanwhile
+
     def _some(self) -> list[Number]:
         """One of those that are registered, if any is."""
         return [self.named[self.world.rng.choice(sorted(self.named))]] if self.named else []
@@ -163,6 +220,7 @@ class Numbers:
             if number.is_banned:
                 number.is_banned = False
                 lanes.release(self.world.server.direct, number.name)
+            self._release_by_hand(number)
         self._load("lift")
         lanes.look_at(self.world.server.direct, *self.named)
 
@@ -172,7 +230,10 @@ class Numbers:
         self._generation += 1
         numbers = [self._copy(number) for number in self.named.values()]
         tenants = [self._tenant(tenant) for tenant in ("t1", "t2")]
-        part = {"numbers": numbers, "tenants": tenants, "gone": [], "generation": f"g{self._generation}"}
+        gone = [
+            {"set": NUMBERS, "name": name, "key": number_key(name)} for name in sorted(self.past.keys() - self.named)
+        ]
+        part = {"numbers": numbers, "tenants": tenants, "gone": gone, "generation": f"g{self._generation}"}
         keys = [LOADING, NUMBERS, TENANTS, GENERATION, *(one["key"] for one in (*numbers, *tenants))]
         client = self.world.server.direct
         client.set(LOADING, "token")
@@ -206,6 +267,8 @@ class Numbers:
         name, for_s = rng.choice(sorted(self.named) or ["ifinu"]), rng.uniform(0.5, 8)
         world.trace("INSTANCE CLOSED", name=name, for_s=round(for_s, 2))
         world.gateway.close(name, for_s)
+        if rng.random() < 0.3:
+            self._at(rng.uniform(0, for_s), lambda: self._held_by_hand(name))
         if rng.random() < 0.6:
             self._at(rng.uniform(0, 0.5), lambda: self._reported(name, "close"))
             self._at(for_s + rng.uniform(0, 0.5), lambda: self._reported(name, "open"))
@@ -232,6 +295,43 @@ class Numbers:
             until = self.world.now + self.world.rng.uniform(0.5, 6)
             self.world.trace("hold", number=number.name, for_s=round(until - self.world.now, 1))
             lanes.hold(self.world.server.direct, number.name, until * 1000, "guarda")
+
+    def _hold_by_hand(self) -> None:
+        for number in self._some():
+            self._held_by_hand(number.name)
+
+    def _held_by_hand(self, name: str) -> None:
+        if (number := self.named.get(name)) is not None:
+            hold = lanes.hold(self.world.server.direct, name, _UNTIL_OPEN_MS, "manual")
+            self.world.trace("hold by hand", number=name, in_force=hold and hold.reason)
+            number.held_by_hand = hold is not None and hold.reason == "manual"
+            self._at(self.world.rng.uniform(1, 6), lambda: self._release_by_hand(number))
+
+    def _release_by_hand(self, number: Number) -> None:
+        if number.held_by_hand:
+            number.held_by_hand = False
+            if number is self.named.get(number.name):
+                lanes.release(self.world.server.direct, number.name)
+
+    # -- Redis
+
+    def _restart(self) -> None:
+        """Redis dies, and starts again without the gaps that began in its last second."""
+        server = self.world.server
+        self.world.trace("RESTART", what="redis")
+        for name in self.named:
+            fields = server.fields(number_key(name))
+            began_ms = float(fields.get(b"livre", 0)) - float(fields.get(b"max", 0)) / float(fields.get(b"fator", 1))
+            if server.text(SERVER) and began_ms / 1000 > self.world.now - _LOST_S:
+                server.direct.hset(number_key(name), "livre", 0)
+        self.world.promises.pace.restarted(is_known=bool(server.text(SERVER)))
+        server.restart(self.world.rng.uniform(0.1, 3))
+
+
+def _flying(world: World, queue: str) -> set[str]:
+    """The numbers that have a message of a queue in flight."""
+    taken = world.server.fields(f"{queue}:em_voo:numeros").values()
+    return {each.decode().split(" ", 1)[1] for each in taken}
 
 
 def _pairs(values: dict[str, Any]) -> list[str]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ifinu.broker.keys import NORMAL, URGENT, number_key
+from ifinu.broker import dead_letters
+from ifinu.broker.headers import LINE
+from ifinu.broker.keys import NORMAL, SINCE, URGENT, number_key
+from ifinu.broker.restarts import LEAST_MS
 from simulation.gateway import Sent
 from simulation.numbers import Numbers
 from simulation.world import World
 
 REMINDERS = 1  # as `Settings.reminders_per_person`
+PAIR_GAP_S = 6.0  # between the claims of two messages to a person, and from a send to the next claim
 _QUEUES = (URGENT, NORMAL)
 _STILL = {"claim", "renew", "suspect", "release", "cancel", "uncancel", "optin", "optout", "resend"}
 _ROUNDED_S = 0.002  # Redis counts in ms
@@ -26,6 +32,7 @@ class _Take:
 
     number: str
     queue: str
+    at: float
     day: int
     hour: int
     sends: int = 0
@@ -52,7 +59,10 @@ class Pace:
     _fetched: dict[str, float] = field(default_factory=dict)  # when, by tag
     _free_from: dict[str, float] = field(default_factory=dict)
     _last: dict[str, float] = field(default_factory=dict)  # its last send in time
+    _restarted_at: float = -math.inf
     _untouched: dict[tuple[Any, ...], list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    _taken: dict[str, tuple[tuple[Any, ...], bytes]] = field(default_factory=dict)  # line and bytes, by tag
+    _to_person: dict[tuple[str, str], dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     _wire: dict[str, dict[str, Any]] = field(default_factory=dict)
     _allowed: dict[str, tuple[int, bool]] = field(default_factory=dict)
     _new: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
@@ -75,6 +85,18 @@ class Pace:
 
     def forget_order(self) -> None:
         self._untouched.clear()
+        self._taken.clear()
+
+    # -- those who manage the numbers
+
+    def removed(self, name: str) -> None:
+        self._free_from.pop(name, None)
+        self._last.pop(name, None)
+
+    def restarted(self, *, is_known: bool) -> None:
+        """Redis restarts; `is_known`: a worker that knows numbers has seen its server."""
+        if is_known:
+            self._restarted_at = self.world.now
 
     # -- Redis
 
@@ -85,6 +107,10 @@ class Pace:
             self.forget_order()  # it may change by which number a message goes
         elif name == "claim" and answer[0] in (b"new_chats", b"person_cap"):
             self._limited.add(_text(args[4]))
+        elif name == "claim" and answer[0] == b"go" and answer[1] != b"sending":
+            self._claimed(_text(args[4]), paced=len(keys) > 7)
+        elif name == "settle" and _text(args[1]) == "sent":
+            self._settled(_text(args[4]))
         if name not in _STILL:
             self._note_ends(name, keys, args)
             self._check_keys()
@@ -95,31 +121,59 @@ class Pace:
         for index, tag, raw, mark in zip(answer[2::4], answer[3::4], answer[4::4], answer[5::4], strict=True):
             name, queue = _text(mark).partition(" ")[2], keys[7 * index]
             self._fetched[_text(tag)] = now
-            self._check_order(raw)
+            line = self._check_order(raw)
             if name:
                 self._check_opens(name)
-                self._takes[_text(tag)] = self._live[_text(tag)] = _Take(name, queue, *self.numbers.local(now))
+                self._takes[_text(tag)] = self._live[_text(tag)] = _Take(name, queue, now, *self.numbers.local(now))
+                if line is not None:
+                    self._taken[_text(tag)] = line, raw
 
-    def _check_order(self, raw: bytes) -> None:
+    def _check_order(self, raw: bytes) -> tuple[Any, ...] | None:
+        """Check that a message that is taken is the first of its line. Returns the line, if it is known."""
         for line, raws in self._untouched.items():
             if raw in raws:
                 if raws[0] != raw:
                     self.fail(f"a message of {line} overtook {raws.index(raw)} others")
                 raws.remove(raw)
-                return
+                return line
+        return None
+
+    def _back_in_lane(self, name: str, args: list[Any], ended: list[str]) -> None:
+        """Messages that go back into their lanes are the first of their lines again, the oldest before the others."""
+        lines = {tag: self._taken.pop(tag) for tag in sorted(ended, key=self._since_taken) if tag in self._taken}
+        if name == "postpone" and _text(args[9]) == "1":  # its successor stands where it stood
+            lines = {tag: (line, _bytes(args[1])) for tag, (line, _) in lines.items()}
+        elif name not in ("give_back", "sweep"):
+            return
+        if name == "sweep" and len({line for line, _ in lines.values()}) < len(lines):
+            self.forget_order()  # of several workers, which may have died in any order
+            return
+        for tag, (line, raw) in reversed(lines.items()):
+            if self._takes[tag].number in self.numbers.named:
+                self._untouched[line].insert(0, raw)
+
+    def _since_taken(self, tag: str) -> tuple[float, str]:
+        return self._fetched[tag], tag
 
     def _check_opens(self, name: str) -> None:
         now, fields = self.world.now, self._fields(name)
-        number = self.numbers.named[name]
+        number = self.numbers.named.get(name)
+        if number is None:
+            self.fail(f"{name} takes a message, and is not registered")
+            return
+        if now < self._restarted_at + LEAST_MS / 1000 or now < self._value(SINCE) / 1000:
+            self.fail(f"{name} takes a message {now - self._restarted_at:.3f} s after Redis has restarted")
+        if number.held_by_hand:
+            self.fail(f"{name} takes a message, and nobody has released it")
         if now < self._free_from.get(name, 0.0) - _ROUNDED_S:
             self.fail(f"{name} takes a message {self._free_from[name] - now:.3f} s before its gap is over")
         if now < float(fields.get(b"presa", 0)) / 1000 - _ROUNDED_S:
             self.fail(f"{name} takes a message while it is held")
-        if sum(take.number == name for take in self._live.values()) >= number.parallel:
+        if sum(take.number == name and take.at >= number.since for take in self._live.values()) >= number.parallel:
             self.fail(f"{name} takes more messages than {number.parallel} at once")
         if number.per_day is not None:
             day, hour = self.numbers.local(now)
-            used = [take for take in self._takes.values() if take.number == name and (take.sends or not take.ended)]
+            used = [take for take in self._of(name) if take.sends or not take.ended]
             if sum(take.day == day for take in used) >= number.per_day:
                 self.fail(f"{name} takes more messages than {number.per_day} on a day")
             if sum(take.hour == hour for take in used) >= math.ceil(number.per_day / 8):
@@ -127,6 +181,9 @@ class Pace:
 
     def _note_ends(self, name: str, keys: list[str], args: list[Any]) -> None:
         in_flight = {queue: self.world.server.fields(f"{queue}:em_voo:numeros") for queue in _QUEUES}
+        self._back_in_lane(
+            name, args, [tag for tag, take in self._live.items() if tag.encode() not in in_flight[take.queue]]
+        )
         for tag, take in list(self._live.items()):
             if tag.encode() in in_flight[take.queue]:
                 continue
@@ -152,14 +209,20 @@ class Pace:
             if lost := of_numbers.keys() - server.fields(f"{queue}:em_voo").keys():
                 self.fail(f"{queue} has numbers of messages that are not in flight: {sorted(lost)}")
             for tag, taken in of_numbers.items():
-                flying[_text(taken).split(" ", 1)[1]].add(f"{queue} {_text(tag)}")
+                name = _text(taken).split(" ", 1)[1]
+                number = self.numbers.named.get(name)
+                if number is not None and self._takes[_text(tag)].at >= number.since:
+                    flying[name].add(f"{queue} {_text(tag)}")
             found = self.lanes(queue)
             if self._value(f"{queue}:na_espera") != sum(found.values()):
                 self.fail(f"{self._value(f'{queue}:na_espera')} are said to wait in lanes of {queue}, not {found}")
+            for (name, tenant), raws in self._in_lanes(queue).items():
+                if others := [raw for raw in raws if _tenant_of(raw) != tenant]:
+                    self.fail(f"{id_of(others[0])} waits in the lane of tenant {tenant!r} at {name}")
             turns = {_text(name) for name in server.scores(f"{queue}:turnos")}
             if turns != {name for name, _ in found}:
                 self.fail(f"turns of {queue} are those of {sorted(turns)}, and its lanes {found}")
-            for name in self.numbers.named:
+            for name in self._names():
                 ring = set(map(_text, server.elements(f"{number_key(name)}:roda:{queue}")))
                 if ring != {tenant for number, tenant in found if number == name}:
                     self.fail(f"the ring of {name} in {queue} is {sorted(ring)}, and its lanes {found}")
@@ -171,32 +234,64 @@ class Pace:
         """Each number has counted what it sent today and what is under way; else only what may have been sent."""
         for name in self.numbers.named:
             fields = self._fields(name)
-            today = [
-                take for take in self._takes.values() if take.number == name and take.day == int(fields.get(b"dia", 0))
-            ]
+            today = [take for take in self._of(name) if take.day == int(fields.get(b"dia", 0))]
             least = sum(not take.ended or bool(take.sends) for take in today)
             most = sum(not take.ended or bool(take.sends) or take.doubtful for take in today)
             if not least <= int(fields.get(b"hoje", 0)) <= most:
                 self.fail(f"{name} has counted {int(fields.get(b'hoje', 0))} today, not {least} to {most}")
 
+    def _of(self, name: str) -> list[_Take]:
+        """What was taken for a number since it was registered."""
+        since = self.numbers.named[name].since
+        return [take for take in self._takes.values() if take.number == name and take.at >= since]
+
+    def _names(self) -> list[str]:
+        """All numbers that are registered, or were."""
+        return sorted({*self.numbers.named, *self.numbers.past})
+
     def lanes(self, queue: str) -> dict[tuple[str, str], int]:
         """How many messages are in each lane, by number and tenant."""
+        return {lane: len(raws) for lane, raws in self._in_lanes(queue).items()}
+
+    def _in_lanes(self, queue: str) -> dict[tuple[str, str], list[bytes]]:
+        """The messages in each lane that is not empty, by number and tenant."""
         found = {}
-        for name in self.numbers.named:
+        for name in self._names():
             for tenant in ("", "t1", "t2"):
-                if length := len(self.world.server.elements(f"{queue}:espera:{name}:{tenant}")):
-                    found[name, tenant] = length
+                if raws := self.world.server.elements(f"{queue}:espera:{name}:{tenant}"):
+                    found[name, tenant] = raws
         return found
 
     def keys(self, queue: str) -> list[str]:
         """The keys of the lanes of a queue."""
-        return [f"{queue}:espera:{name}:{tenant}" for name in self.numbers.named for tenant in ("", "t1", "t2")]
+        return [f"{queue}:espera:{name}:{tenant}" for name in self._names() for tenant in ("", "t1", "t2")]
 
     def _fields(self, name: str) -> dict[bytes, bytes]:
         return self.world.server.fields(number_key(name))
 
     def _value(self, key: str) -> int:
         return int(self.world.server.text(key) or 0)
+
+    # -- people
+
+    def _claimed(self, id_: str, *, paced: bool) -> None:
+        """A message may be sent, for the first time or after a try."""
+        others = self._to_person[self._person(id_)]
+        others.pop(id_, None)
+        if paced:
+            since_s = self.world.now - max(others.values(), default=-math.inf)
+            if since_s < PAIR_GAP_S - _ROUNDED_S:
+                self.fail(f"{id_} is sent {since_s:.3f} s after another message to that person")
+            others[id_] = self.world.now
+
+    def _settled(self, id_: str) -> None:
+        """A message was sent, as Redis knows."""
+        others = self._to_person[self._person(id_)]
+        if id_ in others:
+            others[id_] = self.world.now
+
+    def _person(self, id_: str) -> tuple[str, str]:
+        return self._wire[id_].get("usuario_id") or "", self._wire[id_]["telefone"]
 
     # -- the gateway
 
@@ -233,7 +328,10 @@ class Pace:
         take.sends += 1
         if take.sends > 1:
             self.fail(f"{sent.tag} was sent twice")
-        number = self.numbers.named[take.number]
+        number = self.numbers.named.get(take.number)
+        if number is None or take.at < number.since:  # it was removed meanwhile
+            self._new[sent.instance].setdefault(wire["telefone"], -1)
+            return
         if number.parallel == 1 and not take.ended:  # else its worker was taken for dead, and it is late
             since_s = self.world.now - self._last.get(number.name, -math.inf)
             if since_s < number.least_gap_ms / 1000:
@@ -260,6 +358,26 @@ class Pace:
     def check_end(self) -> None:
         if self._live:
             self.fail(f"{sorted(self._live)} are still in flight for their numbers")
+
+
+@functools.lru_cache(maxsize=4096)
+def id_of(raw: bytes) -> str:
+    """The id of a message in Redis."""
+    return dead_letters.identity(raw)[0] or "?"
+
+
+@functools.lru_cache(maxsize=4096)
+def _tenant_of(raw: bytes) -> str:
+    """The tenant of a message, as Redis can know it: not from the body of an envelope."""
+    message = json.loads(raw)
+    said: str = (
+        message["headers"].get(LINE, "").partition("\t")[0] if "headers" in message else message.get("usuario_id", "")
+    )
+    return said
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,7 @@ from ifinu.broker.keys import EVENTS, NORMAL, URGENT, Keys, claim_key
 from ifinu.broker.unknown import Decision
 from ifinu.reference import reference_in, reference_of
 from simulation.gateway import Sent
-from simulation.pace import Pace
+from simulation.pace import Pace, id_of
 from simulation.worker import BURST, LEASE_S, RATE, Worker
 from simulation.world import EPOCH_S, Process, World
 
@@ -156,7 +156,7 @@ class Promises:
     def _are_one(self, changed: dict[str, int], delayed: str) -> bool:
         """Whether a message joined another with the same bytes, since a sorted set has them once; both have one id."""
         return list(changed.values()) == [-1] and changed.keys() <= set(
-            map(_id_of, self._world.server.elements(delayed))
+            map(id_of, self._world.server.elements(delayed))
         )
 
     def places(self) -> Counter[str]:
@@ -165,9 +165,9 @@ class Promises:
         found: Counter[str] = Counter()
         for keys in KEYS:
             for place in (keys.ready, keys.delayed, keys.in_flight, f"{keys.ready}:purga", f"{keys.delayed}:purga"):
-                found.update(map(_id_of, elements(place)))
+                found.update(map(id_of, elements(place)))
             for lane in self._lanes(keys):
-                found.update(map(_id_of, elements(lane)))
+                found.update(map(id_of, elements(lane)))
             found.update(map(_id_of_letter, elements(keys.dead)))
         return found
 
@@ -277,9 +277,9 @@ class Promises:
         """Where messages are that have come to no end."""
         server = self._world.server
         places = [place for keys in KEYS for place in (keys.ready, keys.in_flight, *self._lanes(keys))]
-        found = {place: [_id_of(raw) for raw in server.elements(place)] for place in places}
+        found = {place: [id_of(raw) for raw in server.elements(place)] for place in places}
         for place in (keys.delayed for keys in KEYS):
-            found[place] = [_id_of(raw) for raw in server.elements(place)]
+            found[place] = [id_of(raw) for raw in server.elements(place)]
             found[place] = [id_ for id_ in found[place] if not self._waits_for_a_day(id_)]
         return {place: ids for place, ids in found.items() if ids}
 
@@ -288,7 +288,7 @@ class Promises:
         return self.pace is not None and self.pace.waits_for_a_day(id_)
 
     def _is_delayed(self, id_: str) -> bool:
-        return any(id_ in map(_id_of, self._world.server.elements(keys.delayed)) for keys in KEYS)
+        return any(id_ in map(id_of, self._world.server.elements(keys.delayed)) for keys in KEYS)
 
     def summary(self) -> dict[str, int]:
         return {"ids": len(self._pushed), "sent": sum(len(sends) for sends in self._sent.values())}
@@ -300,11 +300,6 @@ def _text(value: Any) -> str:
 
 def _id_in(key: str) -> str:
     return key.removeprefix(claim_key(""))
-
-
-@functools.lru_cache(maxsize=4096)
-def _id_of(raw: bytes) -> str:
-    return dead_letters.identity(raw)[0] or "?"
 
 
 @functools.lru_cache(maxsize=4096)

@@ -80,12 +80,14 @@ class Server:
 
     Attributes:
         away_until: End of an outage; in the past if it is there.
+        starts: How often it has started. Connections from before are broken.
         watch: Called after each script that ran.
     """
 
     def __init__(self, world: World, scripts: dict[str, Script]) -> None:
         self.world = world
         self.away_until = 0.0
+        self.starts = 1
         self.watch_before: Callable[[str, list[str]], None] = lambda *_: None
         self.watch: Watch = lambda *_: None
         self.fake = fake_server()
@@ -107,7 +109,7 @@ class Server:
     def run(self, command: tuple[Any, ...]) -> Any:
         """Run a command now. Returns the answer, or the error."""
         if command[0] == "INFO":  # which fakeredis lacks
-            return b"run_id:simulated\r\n"
+            return f"run_id:simulated-{self.starts}\r\n".encode()
         name = self.name_of(command)
         keys, args = _keys_and_args(command) if name else ([], [])
         if name:
@@ -135,6 +137,13 @@ class Server:
         finally:
             self.world.serving = False
         return self._socket.responses.get_nowait()
+
+    def restart(self, for_s: float) -> None:
+        """Die, and start again after a while with the same data: every connection is broken."""
+        self.starts += 1
+        self.away_until = max(self.away_until, self.world.now + for_s)
+        while self._parked:
+            self._parked.popitem()[0].answered(redis.ConnectionError("Connection reset by peer"))
 
     # -- what is in it, read without a command, since that is much faster
 
@@ -297,6 +306,7 @@ class Connection(redis.Connection):
     def __init__(self, **settings: Any) -> None:
         self._pending: deque[Pending] = deque()
         self._is_open = False
+        self._start = 0  # of the server, at which it was opened
         self._free_at = self._back_at = 0.0
         settings["socket_timeout"] = TIMEOUT_S
         super().__init__(**settings)
@@ -317,6 +327,7 @@ class Connection(redis.Connection):
         if self.server.is_away or faults.happens("connect_refused"):
             raise redis.ConnectionError("Connection refused")
         self._is_open, self._free_at, self._sock = True, 0.0, _Socket(self)
+        self._start = self.server.starts
 
     def connect_check_health(self, *_: Any, **__: Any) -> None:
         self.connect()
@@ -354,16 +365,17 @@ class Connection(redis.Connection):
         fate, there_s, back_s = world.faults.of_command()
         batch = [Pending(command, back_s) for command in commands]
         at = self._free_at = max(self._free_at, world.now + there_s)
-        world.after(at - world.now, functools.partial(self._arrive, batch, fate, world.process))
+        world.after(at - world.now, functools.partial(self._arrive, batch, fate, world.process, self._start))
         return batch
 
-    def _arrive(self, batch: list[Pending], fate: str, process: Process | None) -> None:
+    def _arrive(self, batch: list[Pending], fate: str, process: Process | None, start: int) -> None:
         world = here()
-        if self.server.is_away:
+        is_gone = self.server.is_away or start != self.server.starts
+        if is_gone:
             fate = "break_before"
         if fate != "ok":
             world.trace(f"redis {fate}", of=process and process.name, command=_short(batch[0].command))
-        is_whole = self.server.is_away or batch[0].command[0] == "MULTI"
+        is_whole = is_gone or batch[0].command[0] == "MULTI"
         breaks_at = 0 if is_whole else world.rng.randrange(len(batch))
         for index, pending in enumerate(batch):
             self._serve(pending, "break_after" if fate == "break_before" and index < breaks_at else fate)

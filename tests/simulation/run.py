@@ -19,9 +19,10 @@ from simulation.worker import Worker
 from simulation.world import EPOCH_S, World
 
 SCRIPTS = (
-    "ack", "brake_number", "bury", "cancel", "claim", "delay", "fetch", "give_back", "hold_number", "load_numbers",
-    "move_lane", "optin", "optout", "postpone", "purge", "purge_dead_letter", "purge_lane", "release", "release_number",
-    "renew", "replay", "reroute", "resend", "resolve", "restarted", "settle", "suspect", "sweep", "uncancel",
+    "ack", "brake_number", "bury", "cancel", "claim", "delay", "fetch", "give_back", "hold_number", "lift",
+    "load_numbers", "move_lane", "optin", "optout", "postpone", "purge", "purge_dead_letter", "purge_lane", "release",
+    "release_number", "renew", "replay", "reroute", "resend", "resolve", "restarted", "return_lane", "settle",
+    "suspect", "sweep", "uncancel",
 )  # fmt: skip
 _LONGEST_QUIET_S = 400.0
 _WITH_NUMBERS = 1 / 3  # of the worlds

@@ -28,7 +28,7 @@ from ifinu.broker import connections, intake
 from ifinu.broker import leases as leases_module
 from ifinu.gateway import http_transport
 from ifinu.gateway.breaker import Breaker
-from ifinu.numbers.directory import EMPTY
+from ifinu.numbers.directory import EMPTY, UNLOADED
 from ifinu.render import Renderer
 from ifinu.settings import Settings
 from ifinu.worker import app as app_module
@@ -273,7 +273,7 @@ class _Consumer(PacedConsumer):
         self.task_consumer.consume()
         self.leases = channel.leases
         self.leases.managed = True
-        self.leases.generation = self.leases.generation or app.first_generation
+        self.leases.generation = UNLOADED if self.leases.generation else app.first_generation
         app.claiming.answered()
         return channel
 
