@@ -436,6 +436,25 @@ def test_messages_that_name_a_number_keep_it_from_being_deleted(ifinu, one, engi
     assert not client.exists(Keys.of(NORMAL).in_flight, Keys.of(NORMAL).deadlines, f"{NORMAL}:turnos")
 
 
+def test_what_comes_to_wait_for_a_number_while_it_is_deleted_becomes_a_dead_letter(
+    ifinu, one, engine, client, monkeypatch
+):
+    from ifinu.cli.instance import removal
+
+    ifinu("instance", "assign", "u1", "a", "b", *OLD)
+    delete = removal._delete_at_gateway
+
+    def meanwhile(name: str) -> None:
+        wait_for(client, "a", "u1", 2, instancia="a")
+        delete(name)
+
+    monkeypatch.setattr(removal, "_delete_at_gateway", meanwhile)
+    ended = ifinu("instance", "delete", "a", "--yes", "--json")
+    assert ended.json == {"name": "a", "registered": True, "moved": 0, "buried": 2}
+    assert client.llen(Keys.of(NORMAL).dead) == 2
+    assert client.get(f"{NORMAL}:na_espera") == b"0"
+
+
 def test_an_instance_that_is_not_registered_is_deleted_and_logged_out_after_a_question(ifinu, one):
     assert ifinu("instance", "delete", "a").code == 2  # nobody answers
     assert ifinu("instance", "logout", "a").code == 2

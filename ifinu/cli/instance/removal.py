@@ -142,6 +142,8 @@ def orphans(
                 removed.append(one.name)
         if removed:
             cache.load(client, engine)
+            for name in removed:
+                lane_burial.bury(client, name)  # what came to wait for it meanwhile
         full = {one.name: lanes.waiting(client, one.name)[one.name] for one in gone}
     foreign = sorted(there - {one.name for one in numbers})
     if as_json:
@@ -229,6 +231,7 @@ def _delete_registered(name: str, move_to: str | None, *, bury: bool) -> tuple[i
         _delete_at_gateway(name)
         registry.remove(engine, name)
         cache.load(client, engine)
+        buried += lane_burial.bury(client, name)  # what came to wait for it meanwhile
     return moved, buried
 
 
