@@ -59,13 +59,34 @@ MUTANTS: dict[str, Callable[[], None]] = {
         "settle", "ARGV[2] == 'sent' and was[1] ~= 'sent'", "false"
     ),
     "sweep: frees no number": _in_lua(
-        "sweep", "local at = number and free(KEYS[1], number, tag, true, ARGV[2])", "local at = number and now"
+        "sweep", "local at = number and free(queue, number, tag, went_out, u)", "local at = number and now"
     ),
     "postpone: what was not sent counts": _in_lua("postpone", "elseif was_there and taken then", "elseif false then"),
     "give_back: what may have been sent does not count": _in_python(Leases, "doubt", lambda *_: None),
     "fetch: a message overtakes those in its lane": _in_lua("fetch", "  if first then\n", "  if true then\n"),
     "fetch: a cap counts no hour": _in_lua(
         "fetch", "elseif this_hour >= math.ceil(most / 8) then", "elseif false then"
+    ),
+    "fetch: a held number sends": _in_lua("fetch", "tonumber(n[8]) or 0, since)", "since)"),
+    "fetch: a message waits in another tenant's lane": _in_lua(
+        "fetch", "aside(queue, number, tenant, message, at, false)", "aside(queue, number, 't1', message, at, false)"
+    ),
+    "settle: frees no number": _in_lua(
+        "settle",
+        "free(queue, ARGV[11], ARGV[1], ARGV[2] == 'sent' and was[1] ~= 'sent' and not looked_up, ARGV[12])",
+        "now",
+    ),
+    "give_back: to the end of its lane": _in_lua(
+        "give_back",
+        "aside(queue, number, tenant, message, at, true)",
+        "aside(queue, number, tenant, message, at, false)",
+    ),
+    "hold_number: a closed connection takes over a hold by hand": _in_lua(
+        "hold_number", "(till == tonumber(ARGV[2]) and was[2] ~= 'desconectado')", "false"
+    ),
+    "restarted: no number pauses": _in_lua("restarted", "redis.call('SET', KEYS[3], string.format('%.0f', ends))"),
+    "claim: two messages to a person at once": _in_lua(
+        "claim", "if last and of_id ~= ARGV[5] and last + ARGV[12] > now then", "if false then"
     ),
     "claim: any number of new chats": _in_lua("claim", "if of[2] and of[2] ~= '' and", "if false and"),
     "claim: any number of reminders": _in_lua(

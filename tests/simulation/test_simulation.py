@@ -17,6 +17,10 @@ GUARDS = {
     "claim: sends what a dead worker was sending": "0:60",
     "settle: an event each time that it is repeated": "0:60",
     "settle: a number sends again without its gap": "0:30",
+    "fetch: a held number sends": "0:40",
+    "fetch: a message waits in another tenant's lane": "0:25",
+    "sweep: frees no number": "0:55",
+    "claim: two messages to a person at once": "0:25",
 }
 
 
