@@ -143,6 +143,13 @@ def test_sigterm_to_the_container_finishes_current_sends_and_requeues_the_rest(
         contained.stop()
     assert {request.line for request in gateway.requests} == {"POST /message/sendText/ifinu HTTP/1.1"}
     assert len(gateway.requests) == SLOTS
-    assert queue.counts() == {"ready": MESSAGES - SLOTS, "delayed": 0, "in_flight": 0, "deadlines": 0, "dead": 0}
+    assert queue.counts() == {
+        "ready": MESSAGES - SLOTS,
+        "delayed": 0,
+        "in_flight": 0,
+        "deadlines": 0,
+        "dead": 0,
+        "in_lanes": 0,
+    }
     states = [queue.client.hget(key, "state") for key in queue.client.scan_iter("ifinu:claim:*")]
     assert states == [b"sent"] * SLOTS

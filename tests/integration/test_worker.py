@@ -423,7 +423,7 @@ def test_queues_are_served_in_order_of_urgency(fleet: Fleet, client: redis.Redis
 def test_a_countdown_waits_in_redis_and_not_in_a_worker(fleet: Fleet, queue: Queue, simulator: Simulated, producer):
     worker = fleet.start().ready()
     producer.enqueue(id="later", phone="77998616740", countdown=1.5, **FIELDS)
-    assert queue.counts() == {"ready": 0, "delayed": 1, "in_flight": 0, "deadlines": 0, "dead": 0}
+    assert queue.counts() == {"ready": 0, "delayed": 1, "in_flight": 0, "deadlines": 0, "dead": 0, "in_lanes": 0}
     queue.push(raw(1))
     wait_until(lambda: simulator.total() == 1)
     assert queue.counts()["delayed"] == 1
