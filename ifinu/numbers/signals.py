@@ -28,11 +28,14 @@ from fractions import Fraction
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     ColumnElement,
     Connection,
+    DateTime,
     Engine,
     Select,
+    Subquery,
     Text,
     and_,
     case,
@@ -43,6 +46,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    true,
     values,
 )
 
@@ -247,10 +251,10 @@ class Reader:
         figures: dict[str, dict[str, Any]] = {name: {} for name in begins}
         hour = {name: max(begin, self._now - WINDOW) for name, begin in begins.items()}
         for query in (
-            self._sends(_asked(begins)),
-            self._throttled(_asked(hour)),
-            self._opt_outs(_asked(begins)),
-            self._not_on_whatsapp(_asked(begins)),
+            self._sends(self._asked(begins)),
+            self._throttled(self._asked(hour)),
+            self._opt_outs(self._asked(begins)),
+            self._not_on_whatsapp(self._asked(begins)),
         ):
             for row in connection.execute(query).mappings():
                 figures[row["name"]] |= {column: int(value or 0) for column, value in row.items() if column != "name"}
@@ -264,7 +268,7 @@ class Reader:
     def _begins(self, connection: Connection, judged_from: Mapping[str, datetime | None]) -> dict[str, datetime]:
         """When the window of each number begins."""
         oldest, hour = self._now - _OLDEST, self._now - WINDOW
-        asked = _asked({name: at or oldest for name, at in judged_from.items()})
+        asked = self._asked({name: at or oldest for name, at in judged_from.items()})
         earlier = (
             select(notifications.c.sent_at)
             .where(notifications.c.instance == asked.c.name, notifications.c.sent_at <= self._now)
@@ -279,9 +283,7 @@ class Reader:
         }
 
     def _sends(self, asked: CTE) -> Select[Any]:
-        sent, ack, delivered = notifications.c.sent_at, notifications.c.server_ack_at, notifications.c.delivered_at
-        read, failed = notifications.c.read_at, notifications.c.failed_at
-        opened = (
+        opens = (
             select(literal(1))
             .where(
                 events.c.notification_id == notifications.c.id,
@@ -290,28 +292,45 @@ class Reader:
             )
             .exists()
         )
+        sends = self._notifications(asked, self._now, opens.label("opens"))
+        sent, ack, delivered, read = sends.c.sent_at, sends.c.server_ack_at, sends.c.delivered_at, sends.c.read_at
+        failed, opened = sends.c.failed_at, sends.c.opens
         is_confirmed = or_(ack.is_not(None), delivered.is_not(None), read.is_not(None))
-        settled = and_(sent <= self._now - _ACK_WITHIN, notifications.c.key_id.is_not(None))  # no id, no receipt
+        settled = and_(sent <= self._now - _ACK_WITHIN, sends.c.key_id.is_not(None))  # no id, no receipt
         reachable = and_(is_confirmed, sent <= self._now - _DELIVERED_WITHIN)
         arrived = func.coalesce(delivered, read)
-        return (
-            select(
-                asked.c.name,
-                func.count().label("sent"),
-                _count(opened).label("new"),
-                _count(and_(opened, failed.is_not(None), self._seconds(sent, failed) <= _ERROR_WITHIN_S)).label(
-                    "new_errors"
-                ),
-                _count(and_(~opened, failed.is_not(None))).label("known_errors"),
-                _count(settled).label("settled"),
-                _count(and_(settled, is_confirmed)).label("confirmed"),
-                _count(reachable).label("reachable"),
-                _count(and_(reachable, self._seconds(sent, arrived) <= _DELIVERED_WITHIN_S)).label("delivered"),
-            )
-            .join_from(asked, notifications, notifications.c.instance == asked.c.name)
-            .where(sent >= asked.c.begin, sent <= self._now)
-            .group_by(asked.c.name)
+        return select(
+            sends.c.name,
+            func.count().label("sent"),
+            _count(opened).label("new"),
+            _count(and_(opened, failed.is_not(None), self._seconds(sent, failed) <= _ERROR_WITHIN_S)).label(
+                "new_errors"
+            ),
+            _count(and_(~opened, failed.is_not(None))).label("known_errors"),
+            _count(settled).label("settled"),
+            _count(and_(settled, is_confirmed)).label("confirmed"),
+            _count(reachable).label("reachable"),
+            _count(and_(reachable, self._seconds(sent, arrived) <= _DELIVERED_WITHIN_S)).label("delivered"),
+        ).group_by(sends.c.name)
+
+    def _notifications(self, asked: CTE, until: datetime, *more: ColumnElement[Any]) -> Subquery:
+        """
+        What the numbers have sent since their windows began, with the number's `name`; and more columns, which are
+        computed once.
+
+        PostgreSQL would rather read all notifications than the few of each number, if it were not for `LATERAL`.
+        """
+        row = notifications.c
+        columns = (row.sent_at, row.server_ack_at, row.delivered_at, row.read_at, row.failed_at, row.key_id, *more)
+        sends = (
+            select(*columns)
+            .where(row.instance == asked.c.name, row.sent_at >= asked.c.begin, row.sent_at <= until)
+            .offset(0)  # so that it is not merged into the query around it
         )
+        if self._is_sqlite:  # it has no LATERAL, and reads by the index
+            return sends.add_columns(asked.c.name).subquery("sends")
+        of_one = sends.correlate(asked).lateral("of_one")
+        return select(asked.c.name, *of_one.c).join_from(asked, of_one, true()).subquery("sends")
 
     def _throttled(self, asked: CTE) -> Select[Any]:
         return (
@@ -365,22 +384,9 @@ class Reader:
         }
         if not silent:
             return {}
-        asked = _asked(silent)
-        got = or_(
-            notifications.c.server_ack_at.is_not(None),
-            notifications.c.delivered_at.is_not(None),
-            notifications.c.read_at.is_not(None),
-        )
-        query = (
-            select(asked.c.name, func.count(), _count(got))
-            .join_from(asked, notifications, notifications.c.instance == asked.c.name)
-            .where(
-                notifications.c.sent_at >= asked.c.begin,
-                notifications.c.sent_at <= self._now - _ACK_WITHIN,
-                notifications.c.key_id.is_not(None),
-            )
-            .group_by(asked.c.name)
-        )
+        sends = self._notifications(self._asked(silent), self._now - _ACK_WITHIN).c
+        got = or_(sends.server_ack_at.is_not(None), sends.delivered_at.is_not(None), sends.read_at.is_not(None))
+        query = select(sends.name, func.count(), _count(got)).where(sends.key_id.is_not(None)).group_by(sends.name)
         usual = {}
         for name, total, confirmed in connection.execute(query):
             # Without the messages that are judged, which would pull the share down.
@@ -389,15 +395,20 @@ class Reader:
                 usual[name] = Fraction(of_them, before)
         return usual
 
+    def _asked(self, begins: Mapping[str, datetime]) -> CTE:
+        """The names of numbers, and when the window of each begins."""
+        columns = column("name", Text), column("begin", UtcDateTime)
+        if self._is_sqlite:
+            return values(*columns, name="asked_rows").data([*begins.items()]).cte("asked")
+        # Two arrays are two parameters: a thousand would have each statement compiled anew, for longer than it takes.
+        names, times = literal([*begins], ARRAY(Text)), literal([*begins.values()], ARRAY(DateTime(timezone=True)))
+        rows = func.unnest(names, times).table_valued(*columns, name="asked_rows").render_derived()
+        return select(rows.c.name, rows.c.begin).cte("asked")
+
     def _seconds(self, since: ColumnElement[Any], until: ColumnElement[Any]) -> ColumnElement[Any]:
         if self._is_sqlite:
             return (func.julianday(until) - func.julianday(since)) * 86_400
         return extract("epoch", until - since)
-
-
-def _asked(begins: Mapping[str, datetime]) -> CTE:
-    rows = values(column("name", Text), column("begin", UtcDateTime), name="asked_rows").data([*begins.items()])
-    return rows.cte("asked")
 
 
 def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:

@@ -5,12 +5,13 @@ The guard's passes, on a real Redis and both kinds of ledger.
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import ledger_rows as rows
 import pytest
 import structlog
 from processes import wait_until
+from sqlalchemy import create_engine, event
 
 from ifinu.broker import clock, lanes
 from ifinu.broker.keys import EVENTS, GENERATION, answers_key, number_key
@@ -24,6 +25,7 @@ from ifinu.numbers.guard import Memory, Move
 from ifinu.numbers.guarded_recorder import guarding
 from ifinu.numbers.patrol import Patrol, Risk, risks
 from ifinu.numbers.registry import UNTIL_RELEASED, Number
+from ifinu.numbers.signals import Reader
 from ifinu.settings import load
 
 HOUR = timedelta(hours=1)
@@ -67,6 +69,35 @@ def test_a_calm_pass_changes_nothing(guard, client, ledger):
     assert run(guard) == {}
     assert (registry.read(ledger), client.hgetall(number_key("n1"))) == before
     assert client.xlen(EVENTS) == 0
+
+
+def test_the_guard_reads_the_sends_of_its_numbers_and_not_all_sends(postgres_ledger):
+    fill = create_engine(postgres_ledger)
+    with fill.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO notifications (id, instance, state, state_rank, state_ms, state_seq, attempts, key_id,"
+            " first_at, last_at, sent_at) SELECT i::text, 'n' || mod(i, 5000), 'sent', 1, 0, 0, 1, i::text, at, at, at"
+            " FROM (SELECT i, now() - i * interval '1 s' AS at FROM generate_series(1, 50000) i) each"
+        )
+    with fill.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE notifications")
+    read = {}
+
+    @event.listens_for(fill, "before_cursor_execute")
+    def note(_connection, _cursor, statement, parameters, *_):
+        if "key_id IS NOT NULL" in statement and not statement.startswith("EXPLAIN"):
+            read[statement] = parameters
+
+    now = datetime.now(UTC)
+    figures = Reader(fill, now).figures(dict.fromkeys((f"n{n}" for n in range(500)), None))
+    assert all(10 <= of_one.sent + (name == "n0") <= 11 for name, of_one in figures.items())
+    assert len(read) == 2  # the sends of the last hours, and what is usual
+    with fill.connect() as connection:
+        for statement, parameters in read.items():
+            plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
+            assert "notifications_instance_sent_at_idx" in plan
+            assert "Seq Scan on notifications" not in plan
+    fill.dispose()
 
 
 def test_a_step_is_in_the_registry_in_redis_and_in_the_stream(guard, client, ledger, now):
