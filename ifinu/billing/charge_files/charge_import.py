@@ -12,17 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, time
 
 from sqlalchemy import Connection, insert, select
 
 from ifinu.billing import charges, customers, tenants
 from ifinu.billing.billing_schema import IS_OPEN, imports
 from ifinu.billing.billing_schema import charges as rows_of
+from ifinu.billing.charge_files.bank_returns import Settlement
 from ifinu.billing.charge_files.charge_lines import ChargeLine
+from ifinu.billing.payments import settlement
+from ifinu.billing.payments.provider_events import Effect, PaymentEvent
+from ifinu.billing.tenants import Tenant
 from ifinu.errors import InvalidBilling
 
 VIA = "import"  # what a payment says it was reported by
+BANK = "cnab"  # the provider of a bank's payments and numbers
 
 
 @dataclass
@@ -82,6 +87,26 @@ def apply(
         return
     for name, value in vars(counted).items():
         setattr(done, name, getattr(done, name) + value)
+
+
+def settle(connection: Connection, tenant: Tenant, payment: Settlement, now: datetime) -> str:
+    """
+    Record a payment that a bank returned, once however often its file is read.
+
+    Returns:
+        applied, ignored or unmatched: no charge has one of its numbers yet.
+    """
+    event = PaymentEvent(
+        provider=BANK,
+        event_id=payment.event_id,
+        event="liquidacao",
+        effect=Effect.PAID,
+        references=payment.references,
+        payment_id=payment.event_id,
+        amount=payment.amount,
+        paid_at=datetime.combine(payment.paid_on, time(12), tenant.zone),
+    )
+    return settlement.apply(connection, tenant.id, event, now).state
 
 
 def absent(connection: Connection, tenant: str, present: Collection[str]) -> list[str]:

@@ -13,12 +13,14 @@ import booked
 import pytest
 from sqlalchemy import Connection, func, select
 
-from ifinu.billing import charges
+from ifinu.billing import charges, tenants
 from ifinu.billing.billing_schema import charges as rows_of
 from ifinu.billing.charge_files import charge_import
+from ifinu.billing.charge_files.bank_returns import Settlement
 from ifinu.billing.charge_files.charge_import import Imported
 from ifinu.billing.charge_files.charge_lines import ChargeLine
 from ifinu.billing.customers import Customer
+from ifinu.billing.payments import settlement
 from ifinu.errors import InvalidBilling
 
 
@@ -88,6 +90,25 @@ def test_a_file_that_was_imported_before_is_recognised(connection: Connection):
     assert charge_import.note(connection, "t1", **how, now=booked.NOW) is None  # type: ignore[arg-type]
     later = booked.NOW + timedelta(days=1)
     assert charge_import.note(connection, "t1", **how, now=later) == booked.NOW  # type: ignore[arg-type]
+
+
+def test_a_payment_of_a_return_file_counts_once_and_waits_for_its_charge(connection: Connection):
+    tenant = tenants.get(connection, "t1")
+    imported(connection, line("c1", provider="cnab", provider_id="00012345"), line("c2"))
+
+    def settle(*references: str, amount: str = "149.90") -> str:
+        payment = Settlement(2, references, Decimal(amount), booked.TODAY, f"341:{references}")
+        return charge_import.settle(connection, tenant, payment, booked.NOW)
+
+    assert [settle("DOC1", "00012345"), settle("DOC1", "00012345")].count("applied") >= 1
+    assert settle("c2", amount="50") == "applied"
+    settle("c2", amount="50")
+    assert [charges.get(connection, "t1", id_).status for id_ in ("c1", "c2")] == ["paid", "open"]
+    assert charges.get(connection, "t1", "c2").paid == Decimal(50)
+    assert settle("c9") == "unmatched"
+    imported(connection, line("c9"))
+    settlement.match(connection, "t1", ["c9"], booked.NOW)
+    assert charges.get(connection, "t1", "c9").status == "paid"
 
 
 def test_no_line_is_half_imported(connection: Connection):
