@@ -72,7 +72,7 @@ from ifinu.gateway.breaker import is_outage
 from ifinu.gateway.instances import Hold, Instances, Trouble
 from ifinu.gateway.message_records import ConnectionState
 from ifinu.json_encoder import encoder
-from ifinu.notification import Kind, Notification, is_answer
+from ifinu.notification import Kind, Notification, Stop, is_answer
 from ifinu.numbers.assignment import route
 from ifinu.numbers.directory import EMPTY, Directory
 from ifinu.outcome import Dead, GiveBack, Outcome, Reroute, Retry, Wait
@@ -183,6 +183,7 @@ class _Message(NamedTuple):
     pseudonym: str
     trouble: Trouble | None
     paced: bool = False  # whether its instance is a registered number
+    on_fresh: Callable[[Notification], None] = lambda notification: None
 
     def event(self, name: Name, **data: Any) -> Event:
         return Event(name, self.notification.id, {**self.event_fields, **data})
@@ -224,6 +225,8 @@ class Delivery:
         on_unknown: What to do with a message that may have been sent and that the gateway does not have.
         grace_s: How long to search the gateway for such a message, in seconds.
         compares: Whether to refuse an id that was used for other content.
+        charges: Looks at the charge of a message with `charge_ref`. Returns what is sent instead, why nothing is, or
+            None if that is not known (`billing/charge_check.py`).
         tracer: Traces the steps.
         on_post: Called with a message's delivery tag when its request is about to be written.
     """
@@ -242,6 +245,7 @@ class Delivery:
     numbers: Callable[[], Directory] = lambda: EMPTY
     registered_only: bool = False
     reminders: int = 0
+    charges: Callable[[Notification, datetime], Notification | Stop | None] = lambda notification, now: None
     tracer: Tracer = OFF
     on_post: Callable[[str], None] = lambda tag: None
 
@@ -253,6 +257,7 @@ class Delivery:
         attempt: int,
         trouble: Trouble | None = None,
         last: bool = False,
+        on_fresh: Callable[[Notification], None] = lambda notification: None,
     ) -> Outcome:
         """
         Send one notification, if it may be sent.
@@ -263,11 +268,12 @@ class Delivery:
             attempt: Number of this try, from 1.
             trouble: The message's failures so far.
             last: Whether no other try may follow this one.
+            on_fresh: Called with what is sent instead of it, if it is about a charge that was looked at.
 
         Raises:
             redis.RedisError: Redis did not answer. Nothing was sent, and the message goes back to its queue.
         """
-        message = self._message(notification, ref, attempt, trouble)
+        message = self._message(notification, ref, attempt, trouble)._replace(on_fresh=on_fresh)
         try:
             outcome = self._outcome(self._routed(message))
         except InvalidNotification as exc:  # it has no text, one that is not true, or no instance that may send it
@@ -308,7 +314,7 @@ class Delivery:
         claim, now = self._claim(message, held=hold is not None)
         match claim.verdict:
             case Verdict.GO:
-                return self._check(message, claim, now()) or self._send(message, claim, now)
+                return self._check(message, claim, now()) or self._send_checked(message, claim, now)
             case Verdict.HELD if hold is not None:
                 return self._held(message, claim, hold)
             case Verdict.HELD:
@@ -468,6 +474,25 @@ class Delivery:
         wait = self._wait(message, wait_s, now, state, claim.token, deferred, reason, free=True)
         return wait._replace(trouble=message.trouble)
 
+    def _send_checked(self, message: _Message, claim: Claim, now: _Now) -> Outcome:
+        match self._look_at_charge(message, now()):
+            case Stop() as stop:
+                return _stopped(message, stop)
+            case fresh:
+                return self._send(fresh, claim, now)
+
+    def _look_at_charge(self, message: _Message, now: datetime) -> _Message | Stop:
+        """The message with what its charge says now, or why it must not go."""
+        if message.notification.charge_ref is None:
+            return message
+        with self.tracer.step(SpanName.CHECK):
+            found = self.charges(message.notification, now)
+        # Without a reference, a look-up compares its whole text, which has to stay the same.
+        if isinstance(found, Notification) and self.renderer.refers(message.notification):
+            message.on_fresh(found)
+            return message._replace(notification=found)
+        return found if isinstance(found, Stop) else message
+
     def _send(self, message: _Message, claim: Claim, now: _Now) -> Outcome:
         began, started = now(), monotonic()
         template = self._template(message.notification, message.instance)
@@ -540,6 +565,8 @@ class Delivery:
             raise _Overtaken(Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=claim.before)))
         if (not_now := self._check(message, claim, now())) is not None:
             raise _Overtaken(not_now)
+        if isinstance(stop := self._look_at_charge(message, now()), Stop):
+            raise _Overtaken(_stopped(message, stop))
 
     def _not_sent(self, message: _Message, claim: Claim, exc: SendError, at: datetime) -> Outcome:
         """Decide what follows a failed send, by the table above."""
@@ -635,6 +662,9 @@ class Delivery:
             return not_now
         if held:
             return self._look_again(message, claim, now(), _LOOK_AGAIN_S)
+        if isinstance(checked := self._look_at_charge(message, now()), Stop):
+            return _stopped(message, checked)
+        message = checked
         notification, resending = message.notification, message.event(Name.RESENDING)
         match self.claims.resend(message.ref, resending, tenant=notification.tenant, pseudonym=message.pseudonym):
             case Resend.GO:
@@ -753,6 +783,10 @@ class Delivery:
 def _ended(message: _Message, state: ClaimState, name: Name, **data: Any) -> Settled:
     log.info(_ENDED[name], **message.log_fields(), reason=data.get("reason"))
     return Settled(state, message.untried(name, **data))
+
+
+def _stopped(message: _Message, stop: Stop) -> Settled:
+    return _ended(message, ClaimState.CANCELLED, Name.CANCELLED, reason=stop.value)
 
 
 def _ms(at: datetime) -> int:

@@ -445,6 +445,25 @@ def in_thread(call: Callable[[], _T]) -> _T:
     return call() if loop is None else loop.in_thread(call)
 
 
+def result_of(future: concurrent.futures.Future[_T], timeout_s: float) -> _T:
+    """
+    Wait for what a thread works out; returns or raises what the thread does.
+
+    Raises:
+        TimeoutError: It takes longer than that; the thread goes on.
+    """
+    loop = current()
+    if loop is None:
+        return future.result(timeout_s)
+    waiting = [greenlet.getcurrent().switch]  # emptied once this task does not wait any more
+    future.add_done_callback(lambda _: loop.call_from_thread(lambda: waiting.pop()() if waiting else None))
+    try:
+        loop.park(after(timeout_s))
+    finally:
+        waiting.clear()
+    return future.result(0)
+
+
 def sleep(seconds: float) -> None:
     """Wait."""
     loop = current()

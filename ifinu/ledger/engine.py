@@ -7,6 +7,7 @@ PostgreSQL in production; SQLite where all processes are on one machine.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ _UNDEFINED = ("42P01", "42703")  # PostgreSQL: no such table, no such column
 _LONGEST_WORDS = 200
 
 
-def connect(url: str, *, create: bool = True) -> Engine:
+def connect(url: str, *, create: bool = True, statement_s: int = STATEMENT_S) -> Engine:
     """
     An engine for the ledger; it connects when it is first used.
 
@@ -49,6 +50,7 @@ def connect(url: str, *, create: bool = True) -> Engine:
     Args:
         url: As `Settings.database_url`.
         create: Whether SQLite creates a missing file.
+        statement_s: PostgreSQL's limit of one statement, and of the wait for a lock, in seconds.
 
     Raises:
         ConfigurationError: The URL is not a database URL.
@@ -57,7 +59,7 @@ def connect(url: str, *, create: bool = True) -> Engine:
         parts = make_url(url)
     except sqlalchemy.exc.ArgumentError as exc:
         raise ConfigurationError("IFINU_DATABASE_URL is not a database URL") from exc
-    engine = _sqlite(parts, create) if parts.get_backend_name() == "sqlite" else _postgres(parts)
+    engine = _sqlite(parts, create) if parts.get_backend_name() == "sqlite" else _postgres(parts, statement_s)
     event.listen(engine, "handle_error", _translate, retval=True)
     return engine
 
@@ -81,7 +83,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _postgres(url: URL) -> Engine:
+def _postgres(url: URL, statement_s: int) -> Engine:
     arguments = {name: value for name, value in _POSTGRES.items() if name not in url.query}
     # Small, and without a limit to wait at: few threads use it.
     engine = create_engine(
@@ -93,7 +95,7 @@ def _postgres(url: URL) -> Engine:
         pool_recycle=1800,
         hide_parameters=True,
     )
-    event.listen(engine, "connect", _set_deadlines)
+    event.listen(engine, "connect", functools.partial(_set_deadlines, statement_s))
     return engine
 
 
@@ -114,10 +116,10 @@ def _sqlite(url: URL, create: bool) -> Engine:
     return engine
 
 
-def _set_deadlines(connection: Any, _record: object) -> None:
+def _set_deadlines(statement_s: int, connection: Any, _record: object) -> None:
     # Not as a start-up option, since a connection pooler may refuse those.
     with connection.cursor() as cursor:
-        cursor.execute(f"SET statement_timeout = '{STATEMENT_S}s'")
+        cursor.execute(f"SET statement_timeout = '{statement_s}s'")
         cursor.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_S}s'")
     connection.commit()
 
@@ -137,6 +139,8 @@ def _begin(connection: Connection) -> None:
 def _translate(context: ExceptionContext) -> BaseException | None:
     error = context.sqlalchemy_exception
     if not isinstance(error, sqlalchemy.exc.DBAPIError) or isinstance(error, _OF_THE_DATA):
+        return None
+    if context.is_pre_ping:  # SQLAlchemy replaces the lost connection if it sees its own error
         return None
     words = str(error.orig).strip().partition("\n")[0][:_LONGEST_WORDS]
     if words == "unable to open database file":

@@ -4,6 +4,7 @@ One trace a notification, from where it is enqueued to WhatsApp's last word on i
     ifinu.enqueue         PRODUCER  a producer hands it over
     └─ ifinu.deliver      CONSUMER  a worker has it: one for each try, and for each look-up of a send in doubt
        ├─ ifinu.claim     CLIENT    Redis says whether it may be sent
+       ├─ ifinu.check     CLIENT    what its charge says in PostgreSQL; only of a message about one there
        ├─ ifinu.look_up   CLIENT    whether the gateway has it already
        ├─ ifinu.render    INTERNAL  its text is made
        ├─ ifinu.send      CLIENT    the POST to the gateway
@@ -54,6 +55,7 @@ class SpanName(enum.StrEnum):
     ENQUEUE = "ifinu.enqueue"
     DELIVER = "ifinu.deliver"
     CLAIM = "ifinu.claim"
+    CHECK = "ifinu.check"
     LOOK_UP = "ifinu.look_up"
     RENDER = "ifinu.render"
     SEND = "ifinu.send"

@@ -45,6 +45,7 @@ _KINDS: Final = {
     SpanName.ENQUEUE: SpanKind.PRODUCER,
     SpanName.DELIVER: SpanKind.CONSUMER,
     SpanName.CLAIM: SpanKind.CLIENT,
+    SpanName.CHECK: SpanKind.CLIENT,
     SpanName.LOOK_UP: SpanKind.CLIENT,
     SpanName.RENDER: SpanKind.INTERNAL,
     SpanName.SEND: SpanKind.CLIENT,

@@ -27,6 +27,7 @@ from kombu import Exchange, Queue
 from prometheus_client import CollectorRegistry
 
 from ifinu import logs, loop, settings, tracing
+from ifinu.billing.charge_check import ChargeCheck
 from ifinu.broker import NORMAL, QUEUES, connections, restarts, rights
 from ifinu.broker.channel import Channel
 from ifinu.broker.claims import Claims
@@ -252,9 +253,17 @@ def delivery_of(
     client = connections.connect(url)
     name = config.worker_name or socket.gethostname()
     gateway = gateway_of(config, worker=name, memory=Locations(url))
+    renderer = Renderer(config.templates, reference=config.reference, codes_apart=config.pix_separate)
+    database = config.database_url.get_secret_value()
+    # Without PostgreSQL there are no charges.
+    check = (
+        {"charges": ChargeCheck(database, renderer, Breaker(failures_to_open=1))}
+        if not database.startswith("sqlite")
+        else {}
+    )
     return Delivery(
         gateway=gateway,
-        renderer=Renderer(config.templates, reference=config.reference, codes_apart=config.pix_separate),
+        renderer=renderer,
         claims=Claims(client, config.claim_ttl_s),
         instances=Instances(
             config.misconfigured_wait_s,
@@ -276,6 +285,7 @@ def delivery_of(
         compares=config.sandbox_number is None,
         tracer=tracing.tracer(config.tracing, tracing.WORKER, gateway_url=config.evolution_url),
         on_post=on_post,
+        **check,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -173,6 +174,7 @@ class NotificationTask(Task):
                     attempt=attempt.number,
                     trouble=attempt.trouble,
                     last=attempt.number > self.max_retries,
+                    on_fresh=functools.partial(setattr, attempt, "notification"),  # its payment codes follow it
                 )
         except redis.RedisError as exc:
             return GiveBack(exc)

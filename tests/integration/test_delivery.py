@@ -24,7 +24,7 @@ from ifinu.gateway import FoundMessage, FoundMessages, Sent
 from ifinu.gateway.instances import Instances, Trouble
 from ifinu.gateway.message_records import ConnectionState
 from ifinu.gateway.sent_search import SentSearch
-from ifinu.notification import Kind, Notification
+from ifinu.notification import Kind, Notification, Stop
 from ifinu.numbers.directory import Directory, Entry, Tenancy
 from ifinu.outcome import Dead, Outcome, Reroute, Retry, Wait
 from ifinu.reference import reference_of
@@ -567,6 +567,117 @@ def test_a_planned_message_that_comes_again_with_another_amount_is_a_duplicate_a
     carry(another("inv-2"))
     assert isinstance(carry(another("inv-2", text="Olá de novo!")), Dead)
     assert len(gateway.texts) == 2
+
+
+CHARGED = NOTIFICATION.model_copy(update={"id": "c42.atraso.261210", "charge_ref": "42"})
+FRESH = CHARGED.model_copy(update={"text": "Olá, com o valor de hoje!"})
+
+
+class Charges:
+    """Answers for charges as a test scripts it, the last answer for good."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    def __call__(self, notification: Notification, now: datetime) -> Any:
+        self.asked.append(notification.id)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def test_a_message_without_a_charge_asks_for_none(delivery: Delivery, gateway: Gateway, carry: Callable[..., Any]):
+    charges = Charges(Stop.PAID)
+    assert carry(by=replace(delivery, charges=charges)).state == "sent"
+    assert charges.asked == []
+
+
+def test_a_message_goes_with_what_its_charge_says_now(
+    delivery: Delivery, gateway: Gateway, client: redis.Redis, carry: Callable[..., Any]
+):
+    assert carry(CHARGED, by=replace(delivery, charges=Charges(FRESH))).state == "sent"
+    assert gateway.texts[0].startswith("Olá, com o valor de hoje!\n\n_Ref. ")
+
+
+def test_a_message_whose_charge_is_not_known_goes_as_it_is(
+    delivery: Delivery, gateway: Gateway, carry: Callable[..., Any]
+):
+    assert carry(CHARGED, by=replace(delivery, charges=Charges(None))).state == "sent"
+    assert gateway.texts[0].startswith("Olá!\n")
+
+
+@pytest.mark.parametrize("stop", Stop)
+def test_a_message_that_must_not_go_any_more_ends_as_cancelled_with_the_reason(
+    delivery: Delivery, gateway: Gateway, carry: Callable[..., Any], stop: Stop
+):
+    outcome = carry(CHARGED, by=replace(delivery, charges=Charges(stop)))
+    assert (outcome.state, outcome.event.name, outcome.event.data["reason"]) == ("cancelled", "cancelled", stop.value)
+    assert outcome.event.data["attempts"] == 0
+    assert gateway.texts == []
+    assert (carry(CHARGED).state, gateway.texts) == ("cancelled", [])
+
+
+def test_a_cancelled_or_opted_out_message_does_not_ask_for_its_charge(
+    delivery: Delivery, gateway: Gateway, clock: Clock, carry: Callable[..., Any]
+):
+    charges = Charges(FRESH)
+    clock.cancel(CHARGED.id)
+    assert carry(CHARGED, by=replace(delivery, charges=charges)).state == "cancelled"
+    assert (charges.asked, gateway.texts) == ([], [])
+
+
+def test_a_message_outside_its_window_asks_for_its_charge_only_when_it_goes(
+    delivery: Delivery, gateway: Gateway, clock: Clock, carry: Callable[..., Any]
+):
+    charges = Charges(Stop.PAID)
+    windowed = replace(delivery, charges=charges, windows=Windows.load("daily 08:00-20:00", None))
+    clock.now = datetime(2026, 12, 1, 23, 30, tzinfo=UTC)  # 20:30 in Brasília
+    waits = carry(CHARGED, by=windowed)
+    assert (waits.reason, charges.asked) == ("window", [])
+    clock.pass_s(waits.wait_s)
+    assert carry(CHARGED, by=windowed, token=waits.token).state == "cancelled"
+
+
+def test_a_send_that_was_held_up_looks_at_its_charge_again(
+    delivery: Delivery, gateway: Gateway, clock: Clock, carry: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ifinu.delivery._YOUNG_S", 0.0)
+    charges = Charges(FRESH, Stop.PAID)
+    assert carry(CHARGED, by=replace(delivery, charges=charges)).state == "cancelled"
+    assert (len(charges.asked), gateway.texts) == (2, [])
+
+
+@pytest.mark.parametrize(("then", "ends", "sends"), [(Stop.PAID, "cancelled", 1), (FRESH, "sent", 2)])
+def test_a_send_in_doubt_is_repeated_only_if_its_charge_still_asks_for_it(
+    delivery: Delivery, gateway: Gateway, clock: Clock, carry: Callable[..., Any], then: Any, ends: str, sends: int
+):
+    gateway.answers = [LOST]
+    by = replace(delivery, charges=Charges(FRESH, then))
+    doubt = carry(CHARGED, by=by)
+    clock.pass_s(GRACE_S + 1)
+    assert carry(CHARGED, by=by, token=doubt.token).state == ends
+    assert len(gateway.texts) == sends
+
+
+def test_a_send_in_doubt_is_found_by_its_reference_though_its_text_was_another(
+    delivery: Delivery, gateway: Gateway, clock: Clock, carry: Callable[..., Any]
+):
+    gateway.answers = [LOST]
+    charges = Charges(FRESH)
+    doubt = carry(CHARGED, by=replace(delivery, charges=charges))
+    gateway.stored = [("5577998616740@s.whatsapp.net", gateway.texts[0], "3EB0")]
+    clock.pass_s(GRACE_S + 1)
+    outcome = carry(CHARGED, by=replace(delivery, charges=charges), token=doubt.token)
+    assert (outcome.state, len(gateway.texts), len(charges.asked)) == ("sent", 1, 1)
+
+
+def test_without_references_a_text_stays_as_it_was_and_the_check_only_stops(
+    delivery: Delivery, gateway: Gateway, carry: Callable[..., Any]
+):
+    bare = replace(delivery, renderer=Renderer(reference=False))
+    assert carry(CHARGED, by=replace(bare, charges=Charges(FRESH))).state == "sent"
+    assert gateway.texts == ["Olá!"]
+    other = CHARGED.model_copy(update={"id": "c43.atraso.261210"})
+    assert carry(other, by=replace(bare, charges=Charges(Stop.PAID))).state == "cancelled"
 
 
 def test_a_message_goes_by_the_number_whose_pace_the_fetch_took(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import contextvars
+import functools
 import socket
 import threading
 import time
@@ -11,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from ifinu import loop as loop_module
-from ifinu.loop import Loop, Stream, acquire, after, current, held, in_thread, sleep
+from ifinu.loop import Loop, Stream, acquire, after, current, held, in_thread, result_of, sleep
 
 
 @pytest.fixture
@@ -105,6 +107,55 @@ def test_a_blocking_call_runs_in_a_thread_and_its_error_comes_back(loop: Loop):
     run(loop, waits, goes_on)
     assert (caught, beside) == (["no such host"], [True])
     assert threads != [threading.get_ident()]
+
+
+@pytest.mark.parametrize("in_task", [True, False])
+def test_a_result_of_a_thread_is_waited_for_only_so_long(loop: Loop, in_task: bool):
+    released, seen = threading.Event(), []
+
+    def fails() -> None:
+        raise LookupError("no")
+
+    def waits(call: object) -> None:
+        try:
+            seen.append(result_of(threads.submit(call), 0.05))
+        except Exception as exc:
+            seen.append(type(exc))
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        for call in (lambda: 42, fails, lambda: released.wait(5)):
+            if in_task:
+                run(loop, functools.partial(waits, call))
+            else:
+                waits(call)
+        released.set()
+    assert seen == [42, LookupError, TimeoutError]
+
+
+def test_a_result_that_comes_too_late_wakes_nothing(loop: Loop):
+    released, order = threading.Event(), list[str]()
+
+    def waits() -> None:
+        with contextlib.suppress(TimeoutError):
+            result_of(late, 0.01)
+        order.append("timed out")
+        released.set()
+        began = time.monotonic()
+        sleep(0.1)
+        order.append("slept" if time.monotonic() - began >= 0.1 else "woken")
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        late = threads.submit(released.wait, 5)
+        run(loop, waits)
+    assert order == ["timed out", "slept"]
+
+
+def test_a_result_that_is_there_already_is_taken_at_once(loop: Loop):
+    there: concurrent.futures.Future[int] = concurrent.futures.Future()
+    there.set_result(42)
+    seen: list[int] = []
+    run(loop, lambda: seen.append(result_of(there, 5)))
+    assert seen == [42]
 
 
 def test_the_helper_thread_sees_the_tasks_context(loop: Loop):

@@ -97,7 +97,7 @@ def test_every_span_is_drawn():
     """
     from ifinu.tracing.sdk import _KINDS
 
-    drawn = dict(line.replace("└─", "").replace("├─", "").split()[:2] for line in tracing.__doc__.splitlines()[3:10])
+    drawn = dict(line.replace("└─", "").replace("├─", "").split()[:2] for line in tracing.__doc__.splitlines()[3:11])
     assert drawn == {work.value: kind.name for work, kind in _KINDS.items()}
     assert set(_KINDS) == set(SpanName)
 

@@ -1,0 +1,213 @@
+"""A worker's look at a charge before it sends, with PostgreSQL there, slow and away."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+from bills import PHONE, charge, customer, intent, tenant
+from pix import pix
+from sqlalchemy import Engine, create_engine, make_url, text, update
+from structlog.testing import capture_logs
+from tcp_proxy import Proxy
+
+from ifinu.billing.billing_schema import charges, customers, intents
+from ifinu.billing.charge_check import ChargeCheck
+from ifinu.gateway.breaker import Breaker
+from ifinu.ledger.engine import connect
+from ifinu.loop import Loop, sleep
+from ifinu.notification import Kind, Notification, Priority, Stop
+from ifinu.render import Renderer
+
+NOW = datetime(2026, 12, 15, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def engine(postgres_ledger: str) -> Iterator[Engine]:
+    engine = connect(postgres_ledger)
+    with engine.begin() as connection:
+        tenant(connection)
+        customer(connection)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def proxy(postgres_ledger: str) -> Iterator[Proxy]:
+    made = Proxy(make_url(postgres_ledger).port or 5432)
+    yield made
+    made.stop()
+
+
+def planned(engine: Engine, kind: str = "atraso", **columns: Any) -> Notification:
+    """A charge with an intent, and its message as it was queued."""
+    with engine.begin() as connection:
+        seq, id_ = intent(connection, charge(connection, **columns), kind, state="queued")
+    return Notification(
+        id=id_, kind=Kind(kind), phone=PHONE, name="Maria", amount="100.00", due_date="2026-12-10", text="Como antes.",
+        tenant="u1", instance="loja-1", priority=Priority.LOW, valid_until=NOW, charge_ref=str(seq),
+    )  # fmt: skip
+
+
+def check_at(url: str) -> ChargeCheck:
+    return ChargeCheck(url, Renderer(), Breaker(failures_to_open=1))
+
+
+def set_(engine: Engine, table: Any, **columns: Any) -> None:
+    with engine.begin() as connection:
+        connection.execute(update(table).values(**columns))
+
+
+def test_an_open_charge_is_written_anew_and_the_message_keeps_how_it_goes(engine, postgres_ledger):
+    message = planned(engine)
+    fresh = check_at(postgres_ledger)(message, NOW)
+    assert "*Total em 15/12/2026: R$ 102,17*" in fresh.text
+    kept = ("id", "phone", "tenant", "instance", "priority", "valid_until", "charge_ref")
+    assert {name: getattr(fresh, name) for name in kept} == {name: getattr(message, name) for name in kept}
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "found"),
+    [
+        (charges, {"status": "paid", "paid": 100}, Stop.PAID),
+        (charges, {"status": "cancelled"}, Stop.CHARGE_CANCELLED),
+        (charges, {"hold_until": date.max}, Stop.ON_HOLD),
+        (customers, {"phone": "+5511987654322"}, Stop.CANCELLED),
+        (customers, {"phone": None, "name": None}, Stop.NO_PHONE),
+        (customers, {"name": "undefined"}, None),  # what was queued is still right
+        (intents, {"state": "cancelled"}, Stop.CANCELLED),
+    ],
+)
+def test_what_the_database_says(engine, postgres_ledger, table, columns, found):
+    message = planned(engine)
+    set_(engine, table, **columns)
+    assert check_at(postgres_ledger)(message, NOW) is found
+
+
+def test_a_charge_or_step_that_the_database_does_not_know_goes_as_it_is(engine, postgres_ledger):
+    message = planned(engine)
+    check = check_at(postgres_ledger)
+    for changed in ({"charge_ref": "999999"}, {"charge_ref": "9" * 18}, {"id": "c1.outro.261210"}):
+        assert check(message.model_copy(update=changed), NOW) is None
+    assert isinstance(check(message, NOW), Notification)
+
+
+def test_a_payment_code_goes_while_its_charge_is_to_be_paid_and_it_has_not_expired(engine, postgres_ledger):
+    message = planned(engine, pix_code=pix())
+    code = message.model_copy(update={"pix_code": pix()}).code_messages("loja-1")[0]
+    check = check_at(postgres_ledger)
+    assert check(code, NOW) is None
+    set_(engine, charges, pix_expires_at=NOW)
+    assert check(code, NOW) is Stop.CANCELLED
+    set_(engine, charges, pix_expires_at=None, status="paid")
+    assert check(code, NOW) is Stop.PAID
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.monotonic()
+    found = call()
+    return found, time.monotonic() - began
+
+
+def test_a_database_that_is_slow_costs_a_second_once(engine, postgres_ledger):
+    message = planned(engine)
+    check = check_at(postgres_ledger)
+    assert isinstance(check(message, NOW), Notification)
+    with engine.begin() as connection, capture_logs() as logged:
+        connection.execute(text("LOCK TABLE charges IN ACCESS EXCLUSIVE MODE"))
+        first, took_s = timed(lambda: check(message, NOW))
+        assert first is None
+        assert 0.99 < took_s < 1.5
+        next_ones, took_s = timed(lambda: [check(message, NOW) for _ in range(1000)])
+        assert set(next_ones) == {None}
+        assert took_s < 0.5
+        time.sleep(0.6)  # one message asks again
+        found, took_s = timed(lambda: check(message, NOW))
+        assert (found, took_s < 0.5) == (None, True)
+    assert [line["event"] for line in logged] == ["ifinu.charges.unchecked"]
+    back(check, message)
+
+
+def back(check: ChargeCheck, message: Notification) -> None:
+    """Wait until the check looks again."""
+    deadline = time.monotonic() + 15
+    while check(message, NOW) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_database_that_is_away_costs_nothing_and_is_asked_again(engine, proxy, postgres_ledger):
+    url = make_url(postgres_ledger).set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+    message = planned(engine)
+    check = check_at(url)
+    assert isinstance(check(message, NOW), Notification)
+    proxy.cut()
+    time.sleep(0.1)
+    assert isinstance(check(message, NOW), Notification)  # a lost connection is replaced
+    proxy.silence(True)
+    assert check(message, NOW) is None
+    found, took_s = timed(lambda: [check(message, NOW) for _ in range(1000)])
+    assert set(found) == {None}
+    assert took_s < 0.5
+    set_(engine, charges, status="paid", paid=100)
+    proxy.silence(False)
+    proxy.cut()
+    with capture_logs() as logged:
+        deadline = time.monotonic() + 20
+        while (found := check(message, NOW)) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert found is Stop.PAID
+    assert [line["event"] for line in logged] == ["ifinu.charges.checked"]
+
+
+@pytest.mark.parametrize("lacks", ["server", "tables"])
+def test_without_a_server_or_tables_messages_go_as_they_are(postgres, lacks):
+    url = make_url(postgres)
+    given = url.set(port=1) if lacks == "server" else url
+    check = check_at(given.render_as_string(hide_password=False))
+    message = Notification(id="c1.atraso.261210", kind=Kind.OVERDUE, phone=PHONE, text="Olá", charge_ref="1")
+    with capture_logs() as logged:
+        assert [check(message, NOW) for _ in range(5)] == [None] * 5
+    assert [line["event"] for line in logged] == ["ifinu.charges.unchecked"]
+
+
+def test_a_task_that_checks_does_not_keep_others_waiting(engine, postgres_ledger):
+    message = planned(engine)
+    check = check_at(postgres_ledger)
+    assert isinstance(check(message, NOW), Notification)
+    turns: list[float] = []
+    loop = Loop()
+    with contextlib.closing(loop), engine.begin() as connection:
+        connection.execute(text("LOCK TABLE charges IN ACCESS EXCLUSIVE MODE"))
+
+        def ticks() -> None:
+            for _ in range(10):
+                sleep(0.01)
+                turns.append(time.monotonic())
+
+        found: list[Any] = []
+        loop.spawn(lambda: found.append((check(message, NOW), time.monotonic())))
+        loop.spawn(ticks)
+        loop.run_until(lambda: not loop.tasks)
+    assert found[0][0] is None
+    assert turns[-1] < found[0][1]
+
+
+def test_a_check_is_one_statement_and_two_connections_at_most(engine, postgres_ledger):
+    message = planned(engine)
+    check = check_at(postgres_ledger)
+    check(message, NOW)
+    own = create_engine(postgres_ledger, isolation_level="AUTOCOMMIT")
+    count = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%unnest%'")
+    loop = Loop()
+    with contextlib.closing(loop):
+        for _ in range(20):
+            loop.spawn(lambda: check(message, NOW))
+        loop.run_until(lambda: not loop.tasks)
+    with own.connect() as connection:
+        assert connection.scalar(count) <= 3  # this question has the word, too
+    own.dispose()
