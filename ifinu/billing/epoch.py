@@ -41,7 +41,7 @@ from ifinu.billing.billing_schema import billing_epoch, cancel_flags, intents
 from ifinu.broker import restarts
 from ifinu.broker.keys import EPOCH, EVENTS, LEDGER_GROUP, NORMAL, script
 from ifinu.ledger import reconciliation
-from ifinu.ledger.schema import gaps
+from ifinu.ledger.schema import events
 
 _LITTLE = timedelta(seconds=60)  # what a crash or a failover loses at most; more is another server's data
 _WITHIN = timedelta(seconds=5)  # two pushes may reach Redis in another order than they began
@@ -230,10 +230,9 @@ def _push_again(
 
 
 def _known_to(connection: Connection, seen_at: datetime) -> datetime | None:
-    """Until when the ledger has every event: its last one, or the last one before the stream was lost."""
-    last = reconciliation.known_to(connection)
-    lost = connection.execute(select(func.min(gaps.c.ms)).where(gaps.c.found_at >= seen_at - _LITTLE)).scalar()
-    return last if lost is None or last is None else min(last, datetime.fromtimestamp(lost / 1000, UTC))
+    """Until when the ledger has every event: its last one before the loss, which came after `seen_at`."""
+    last = connection.execute(select(func.max(events.c.ms)).where(events.c.ms <= _ms(seen_at))).scalar()
+    return None if last is None else datetime.fromtimestamp(last / 1000, UTC)
 
 
 def _unheard(connection: Connection, known_to: datetime | None, now: datetime) -> int:
