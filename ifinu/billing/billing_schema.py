@@ -17,8 +17,9 @@ The tables of the régua de cobrança, in the ledger's database. PostgreSQL only
     imports          the files that were imported
     billing_epoch    one row: a value that Redis has too, as long as it holds what was pushed
 
-Names, phones, e-mail addresses, documents and addresses of people are in `customers` and nowhere else; a charge has its
-payment codes. The migrations create these tables, and a test compares them with this module.
+Names, phones, e-mail addresses, documents and addresses of people are in `customers`; the description, the link and the
+payment codes of a charge, and the description of a recurrence, may name them too. No other column may. The migrations
+create these tables, and a test compares them with this module.
 """
 
 from __future__ import annotations

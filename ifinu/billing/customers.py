@@ -11,11 +11,11 @@ from datetime import date, datetime
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, or_, select, text, tuple_, update
 
 from ifinu import phone as phones
 from ifinu.billing import tenants, withdrawals
-from ifinu.billing.billing_schema import IS_OPEN, charges, customers
+from ifinu.billing.billing_schema import IS_OPEN, charges, customers, recurrences
 from ifinu.billing.identifiers import checked_id, checked_line, not_found
 from ifinu.billing.tenants import Tenant, checked_uf, known_fields
 from ifinu.errors import InvalidBilling
@@ -23,6 +23,8 @@ from ifinu.errors import InvalidBilling
 FOREVER = date.max  # a hold without an end
 CHUNK = 10_000  # rows a statement
 PERSONAL = ("name", "document", "phone", "email", "address", "notes")
+# What may name the customer in a charge.
+_NAMING = ("description", "payment_link", "pix_code", "boleto_line", "boleto_pdf", "hold_reason")
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _CHANNELS = ("whatsapp", "email")
@@ -280,7 +282,8 @@ def upsert(connection: Connection, tenant: str, rows: Iterable[Customer], now: d
 
 def erase(connection: Connection, phone: str, now: datetime) -> int:
     """
-    Erase what is personal about the customers with a phone. Their charges stay, and nothing is sent about them.
+    Erase what is personal about the customers with a phone. Their charges stay, without what may name them, and nothing
+    is sent about them any more; their recurrences end.
 
     Args:
         phone: E.164.
@@ -288,27 +291,30 @@ def erase(connection: Connection, phone: str, now: datetime) -> int:
     Returns:
         The number of customers.
     """
-    theirs = customers.c.phone == phone
-    seqs = connection.scalars(
-        select(charges.c.seq).join(
-            customers, (customers.c.tenant == charges.c.tenant) & (customers.c.id == charges.c.customer_id)
-        ).where(theirs)
-    ).all()  # fmt: skip
+    theirs = connection.execute(select(customers.c.tenant, customers.c.id).where(customers.c.phone == phone)).all()
+    if not theirs:
+        return 0
+    keys = [tuple(row) for row in theirs]
+    of_them = tuple_(charges.c.tenant, charges.c.customer_id).in_(keys)
+    seqs = connection.scalars(select(charges.c.seq).where(of_them)).all()
     withdrawals.withdraw(connection, seqs, "no_phone", now)
-    nothing: dict[str, Any] = dict.fromkeys((*PERSONAL, "hold_reason"))
-    gone = update(customers).where(theirs).values(nothing | {"active": False, "version": customers.c.version + 1})
-    count = connection.execute(gone).rowcount
-    # Codes and descriptions may name the person.
-    blank: dict[str, Any] = dict.fromkeys(
-        ("description", "payment_link", "pix_code", "boleto_line", "boleto_pdf", "hold_reason")
+    later = {"version": customers.c.version + 1, "active": False}
+    connection.execute(
+        update(customers)
+        .where(tuple_(customers.c.tenant, customers.c.id).in_(keys))
+        .values(dict.fromkeys((*PERSONAL, "hold_reason")) | later)
     )
-    if seqs:
-        connection.execute(
-            update(charges)
-            .where(charges.c.seq.in_(seqs))
-            .values(blank | {"version": charges.c.version + 1, "updated_at": now})
-        )
-    return count
+    connection.execute(
+        update(charges)
+        .where(of_them)
+        .values(dict.fromkeys(_NAMING) | {"version": charges.c.version + 1, "updated_at": now})
+    )
+    connection.execute(
+        update(recurrences)
+        .where(tuple_(recurrences.c.tenant, recurrences.c.customer_id).in_(keys))
+        .values(description=None, active=False, version=recurrences.c.version + 1)
+    )
+    return len(keys)
 
 
 def count_of(connection: Connection, phone: str) -> int:

@@ -178,7 +178,7 @@ def change(
 @app.command()
 def hold(
     id: _Id,  # noqa: A002 - the argument's name
-    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="Such as acordo, contestação or férias.")],
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="Such as acordo or férias; without names.")],
     until: Annotated[
         Any,
         typer.Option(

@@ -19,7 +19,7 @@ from ifinu.broker.optouts import forget_senders
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.redis_state import recorder_lag
 from ifinu.broker.replies import Replies
-from ifinu.cli import connection, durations, ledger_status, sentences, terminal
+from ifinu.cli import billing_database, connection, durations, ledger_status, sentences, terminal
 from ifinu.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ def erase(
     messages; [bold]ifinu optout remove[/bold] removes it. Messages still on a queue, or waiting
     for their number, are sent and recorded: run it again afterwards.
 
+    Customers with this phone lose their name, phone, e-mail address, document, address
+    and notes, and their charges the descriptions and payment codes. Amounts and dates
+    stay. What is planned or queued about these charges is cancelled.
+
     [bold]--older-than[/bold] deletes old notifications from the ledger, with their events and
     receipts. The recorder does this every night by IFINU_RETENTION_DAYS.
 
@@ -70,6 +74,8 @@ def erase(
     for name in ("events", "receipts", "dead_letters"):
         if name in done:
             out.print(f"{done[name]:,} {name.replace('_', ' ')} deleted")
+    if "customers" in done:
+        out.print(f"{done['customers']:,} customers anonymised")
 
 
 def _erase_person(e164: str, *, yes: bool) -> dict[str, int]:
@@ -81,17 +87,42 @@ def _erase_person(e164: str, *, yes: bool) -> dict[str, int]:
         wanted, now = _Letters(e164), datetime.now(UTC)
         dead = [DeadLetters(client, queue) for queue in QUEUES]
         letters = sum(wanted.takes(letter, now) for one in dead for letter in one.find(Filter(), now))
-        count = retention.of_person(engine, pseudonym)
-        masked = phones.mask(e164)
-        question = f"{count:,} notifications to {masked} will be anonymised, and {letters:,} dead letters deleted."
+        count, customers = retention.of_person(engine, pseudonym), _customers(engine, e164)
+        question = (
+            f"{count:,} notifications to {phones.mask(e164)} and {customers:,} customers will be anonymised, and "
+            f"{letters:,} dead letters deleted."
+        )
         terminal.confirm(question, "erase", yes=yes)
+        # Customers before all else: from then on nothing more is planned for them.
+        customers = _erase_customers(engine, e164)
         # Dead letters first: each purge writes an event with the id, which has to be recorded before the erasure.
         purged = sum(one.clear(wanted, now, one.purge) for one in dead)
         Replies(client).forget_person(pseudonym)
         forget_senders(client, pseudonym)
         forget_contacts(client, pseudonym)
         done = _erase_recorded(client, engine, pseudonym)
-    return done | {"dead_letters": purged}
+    return done | {"dead_letters": purged, "customers": customers}
+
+
+def _customers(engine: Engine, e164: str) -> int:
+    """The number of customers with a phone; 0 in SQLite, which has no charges."""
+    from ifinu.billing import customers
+
+    if engine.dialect.name != "postgresql":
+        return 0
+    with engine.connect() as database:
+        return customers.count_of(database, e164)
+
+
+def _erase_customers(engine: Engine, e164: str) -> int:
+    from ifinu.billing import customers
+
+    if engine.dialect.name != "postgresql":
+        return 0
+    with engine.begin() as database:
+        count = customers.erase(database, e164, datetime.now(UTC))
+    billing_database.cancel_in_redis(engine)
+    return count
 
 
 def _erase_recorded(client: redis.Redis, engine: Engine, pseudonym: str) -> dict[str, int]:

@@ -19,26 +19,36 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+import booked
 import canaries
 import pytest
 import redis
+import time_machine
 from canaries import CONTACT, DESCRIPTION, INBOUND, LID, LINK, NAME, PIX, TEXT, search
 from command_line import Shell
 from integration.quoting_app import QUOTED
 from integration.receipts.conftest import SECRET, token
 from processes import API_KEY, Fleet, Queue, Simulated, start, stopping, wait_until
+from sqlalchemy import select as sql_select
 from sqlalchemy import text as sql
 
+from ifinu.billing import calendars, epoch, outbox, planner, recurrences
+from ifinu.billing.billing_schema import metadata as billing_tables
+from ifinu.billing.payments import asaas, settlement
+from ifinu.billing.payments.provider_events import PaymentRequest
 from ifinu.broker import QUEUES, Keys
 from ifinu.broker.dead_letters import identity
 from ifinu.broker.keys import EVENTS
 from ifinu.embedded import Valkey, free_port
 from ifinu.errors import InvalidNotification
 from ifinu.ledger.engine import connect
+from ifinu.ledger.schema import metadata as ledger_tables
 from ifinu.worker.tasks import send_notification
 
 PHONE_KEY = "a key of phones of the tests that is long"
@@ -53,6 +63,12 @@ LEFT_WAITING = {"ending-8", "ending-26", "misconfigured"}
 SETTLED = ("ending-9", "ending-23", "free_text", "expired_charge", "opted_out", "cancelled", "quoted", "amount")
 
 
+# The only columns of the database in which personal data may stand.
+MAY_NAME = {
+    "customers": ("name", "document", "phone", "email", "address", "notes"),
+    "charges": ("description", "payment_link", "pix_code", "boleto_line", "boleto_pdf"),
+    "recurrences": ("description",),
+}
 AT_THE_GATEWAY = {
     "number_not_on_whatsapp", "connection_closed", "lookup_timeout", "gateway_database", "id_reused", "poison",
     "unknown", "error",
@@ -533,3 +549,105 @@ def commands(reasons: list[str]) -> Iterator[tuple[str, ...]]:
     for reason in {*reasons}:
         yield ("dlq", "show", str(reasons.index(reason) + 1))
     yield ("dlq", "show", "1", "--json")
+
+
+# -- charges in the database
+
+
+def rows_of_tables(url: str) -> dict[str, str]:
+    """The rows of each table, without the columns in which personal data may stand."""
+    engine = connect(url)
+    found = {}
+    with engine.connect() as connection:
+        for table in (*billing_tables.sorted_tables, *ledger_tables.sorted_tables):
+            columns = [column for column in table.c if column.name not in MAY_NAME.get(table.name, ())]
+            found[table.name] = "\n".join(str(tuple(row)) for row in connection.execute(sql_select(*columns)))
+    engine.dispose()
+    return found
+
+
+@time_machine.travel(booked.NOW, tick=False)
+def test_personal_data_of_charges_stay_in_their_columns_until_they_are_erased(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    postgres_ledger: str,
+    valkey: Valkey,
+    client: redis.Redis,
+):
+    """
+    A customer, two charges, a recurrence, a hold, a plan, a push, a provider's event and a payment; then an erasure.
+    """
+    monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
+    monkeypatch.setenv("IFINU_DATABASE_URL", postgres_ledger)
+    caplog.set_level("DEBUG")
+    phone, shell, now, today = canaries.phone(301), Shell(capsys, monkeypatch), booked.NOW, booked.TODAY
+    charge = ("--customer", "k-9", "--amount", "149.90", "--description", DESCRIPTION, "--link", LINK, "--pix", PIX)
+    commands = (
+        ("tenant", "add", "u1", "--legal-name", "Academia Fit LTDA", "--uf", "SP", "--window", "always"),
+        (
+            "customer", "add", "k-9", "--name", NAME, "--phone", canaries.spellings(301)[0], "--email",
+            f"{canaries.WORDS[0]}@example.com", "--address", TEXT, "--notes", f"{INBOUND} {LID}",
+        ),
+        ("charge", "add", "inv-42", *charge, "--due", today.isoformat()),
+        ("charge", "add", "inv-43", *charge, "--due", (today + timedelta(days=30)).isoformat()),
+        ("charge", "hold", "inv-43", "--why", "acordo"),
+        ("customer", "change", "k-9", "--notes", TEXT),
+    )  # fmt: skip
+    written = [shell(*command) for command in commands]
+    assert [ended.code for ended in written] == [0] * len(commands), written
+    engine = connect(postgres_ledger)
+    with engine.begin() as connection:
+        recurrences.add(
+            connection,
+            recurrences.Recurrence("u1", "r1", "k-9", Decimal(80), 1, "months", today, description=DESCRIPTION),
+            now,
+        )
+        recurrences.generate(connection, now)
+        calendars.fill(connection, today)
+        planner.plan_all(connection, now)
+    with engine.begin() as connection:
+        epoch.check(connection, client, now, claim_ttl_s=604_800)
+    with engine.begin() as connection:
+        [due] = connection.execute(sql("SELECT max(not_before) FROM intents WHERE state = 'planned'")).scalars()
+        later = due + timedelta(seconds=1)
+        assert outbox.push(connection, client, later, claim_ttl_s=604_800).count >= 1
+    body = {
+        "id": "evt_1", "event": "PAYMENT_RECEIVED", "dateCreated": "2026-12-01 10:00:00", "payment": {
+            "id": "pay_1", "externalReference": "inv-42", "value": 149.90, "description": DESCRIPTION,
+            "customer": NAME, "invoiceUrl": LINK, "pixTransaction": PIX, "phone": phone,
+        },
+    }  # fmt: skip
+    with engine.begin() as connection:
+        event = asaas.read(PaymentRequest({}, json.dumps(body).encode()))
+        assert settlement.apply(connection, "u1", event, now).state == "applied"
+    written += [shell("charge", "pay", "inv-42"), shell("charge", "edit", "inv-43", "--amount", "120")]
+    seen = [
+        shell(*command.split(), *options)
+        for command in (
+            "tenant list", "tenant show u1", "customer list", "customer show k-9", "charge list", "charge show inv-42",
+            "charge show inv-43", "charge list --status paid", "pay events", "pay unmatched", "report day",
+        )
+        for options in ((), ("--json",))
+    ]  # fmt: skip
+    assert [ended.code for ended in (*written, *seen)] == [0] * (len(written) + len(seen)), seen
+
+    outputs = {f"output of {n}": ended.out + ended.err for n, ended in enumerate((*written, *seen))}
+    outputs |= rows_of_tables(postgres_ledger) | {"logs": caplog.text}
+    assert {name: search(text) for name, text in outputs.items() if search(text)} == {}
+    with engine.connect() as connection:  # so that there was something to find
+        kept = {name: str(connection.execute(sql(f"SELECT * FROM {name}")).all()) for name in MAY_NAME}
+    assert {name for name, text in kept.items() if search(text)} == set(MAY_NAME)
+
+    erased = shell("erase", "--phone", phone, "--yes", "--json")
+    assert (erased.code, erased.json["customers"], search(erased.out + erased.err)) == (0, 1, [])
+    with engine.connect() as connection:
+        left = {name: str(connection.execute(sql(f"SELECT * FROM {name}")).all()) for name in MAY_NAME}
+        waiting = connection.execute(sql("SELECT count(*) FROM intents WHERE state IN ('planned', 'merged')")).scalar()
+        amounts = connection.execute(sql("SELECT count(*) FROM charges WHERE amount > 0")).scalar()
+        open_flags = connection.execute(sql("SELECT count(*) FROM cancel_flags WHERE done_at IS NULL")).scalar()
+    assert {name: search(text) for name, text in left.items() if search(text)} == {}
+    assert (waiting, amounts, open_flags) == (0, 4, 0)
+    assert shell("charge", "show", "inv-43", "--reveal").code == 0
+    assert shell("erase", "--phone", phone, "--yes", "--json").json["customers"] == 0
+    engine.dispose()

@@ -216,3 +216,18 @@ def test_one_of_several_tenants_has_to_be_named(shop: Shell) -> None:
     ended = shop("charge", "list")
     assert (ended.code, "--tenant u1 or u2" in ended.err) == (2, True)
     assert shop("charge", "list", "--tenant", "u2").out == "No charge was found.\n"
+
+
+def test_erase_reaches_customers_and_what_is_queued_about_them(
+    shop: Shell, client: redis.Redis, postgres_ledger: str
+) -> None:
+    message = queue_the_message(postgres_ledger)
+    asked = shop("erase", "--phone", PHONE)
+    assert (asked.code, asked.out) == (2, "")
+    assert shop("customer", "show", "k-9", "--reveal", "--json").json["name"] == NAME
+    erased = shop("erase", "--phone", PHONE, "--yes")
+    assert (erased.code, "1 customers anonymised" in erased.out) == (0, True)
+    assert client.hget(claim_key(message), "state") == b"cancelled"
+    found = shop("customer", "show", "k-9", "--reveal", "--json").json
+    assert (found["name"], found["phone"], found["active"]) == (None, None, False)
+    assert shop("charge", "show", "inv-42", "--json").json["amount"] == "149.90"

@@ -13,7 +13,7 @@ from ifinu.cli.charge import fields
 
 def hold(
     id: fields.Id,  # noqa: A002 - the argument's name
-    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="Such as acordo, contestação or promessa.")],
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="Such as acordo or contestação; without names.")],
     until: Annotated[
         Any,
         typer.Option(
