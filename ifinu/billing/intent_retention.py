@@ -1,4 +1,4 @@
-"""Deletion of old intents and cancel flags at night, a chunk at a time."""
+"""Deletion of old intents, payment events and cancel flags at night, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ DELETE FROM intents d USING (
 ) old
  WHERE (d.charge_seq, d.step, d.due_date, d.n) = (old.charge_seq, old.step, old.due_date, old.n)
 """)
+# Providers repeat an event for days, not for months.
+_EVENTS = text("""
+DELETE FROM payment_events d USING (
+  SELECT provider, event_id FROM payment_events
+   WHERE tenant = :tenant AND received_at < :before
+   LIMIT :limit FOR UPDATE SKIP LOCKED
+) old
+ WHERE (d.tenant, d.provider, d.event_id) = (:tenant, old.provider, old.event_id)
+""")
 _FLAGS = text("""
 DELETE FROM cancel_flags
  WHERE id IN (SELECT id FROM cancel_flags WHERE done_at < :before LIMIT :limit FOR UPDATE SKIP LOCKED)
@@ -36,10 +45,10 @@ def is_night(now: datetime) -> bool:
 
 def purge(connection: Connection, now: datetime, retention_days: int, *, limit: int = _BATCH) -> tuple[int, bool]:
     """
-    Delete intents of closed charges that are older than the retention, and flags that are done.
+    Delete intents of closed charges and payment events that are older than the retention, and flags that are done.
 
     Args:
-        limit: The most intents of a tenant, and flags.
+        limit: The most intents and events of a tenant, and flags.
 
     Returns:
         The number of intents, and whether more are left.
@@ -48,7 +57,8 @@ def purge(connection: Connection, now: datetime, retention_days: int, *, limit: 
     deleted, more = 0, False
     for tenant in connection.scalars(select(billing_tenants.c.id)).all():
         count = connection.execute(_INTENTS, {"tenant": tenant, "before": before.date(), "limit": limit}).rowcount
+        events = connection.execute(_EVENTS, {"tenant": tenant, "before": before, "limit": limit}).rowcount
         deleted += count
-        more = more or count == limit
+        more = more or limit in (count, events)
     flags = connection.execute(_FLAGS, {"before": now - _FLAGS_KEPT, "limit": limit}).rowcount
     return deleted, more or flags == limit

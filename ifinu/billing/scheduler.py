@@ -4,7 +4,7 @@ The scheduler: what the régua does by itself, in a loop. Any number of processe
     every second or so  push what is due (each 5 s while there is nothing)
     each 5 s            write open cancel flags to Redis
     each 10 s           compare the epochs
-    each minute         plan what is due today; end what is no longer valid; count
+    each minute         plan what is due today; end what is no longer valid; match late payments; count
     each hour           fill the calendars, mark what is overdue, make recurring charges; at night delete old rows
 
 Every pass takes rows that no other process has locked, so two processes share the work and do none of it twice. While
@@ -28,6 +28,7 @@ from sqlalchemy import Connection, Engine, text
 
 from ifinu.billing import calendars, charges, epoch, intent_retention, outbox, planner, recurrences
 from ifinu.billing.epoch import Found
+from ifinu.billing.payments import settlement
 from ifinu.errors import IfinuError, LedgerUnavailable
 from ifinu.ledger.migrate import is_current
 
@@ -62,7 +63,8 @@ class Figures:
     What a scheduler has done since its start, and what it counted last; for metrics.
 
     Attributes:
-        done: Counts by name: planned, skipped, merged, pushed, withdrawn, expired, no_trace, cancelled, overdue.
+        done: Counts by name: planned, skipped, merged, pushed, withdrawn, expired, no_trace, cancelled, overdue,
+            matched.
         losses: Times that Redis had lost data, by what was found.
         faults: Failed passes, by duty.
         passed_at: When each duty last passed, in seconds since the epoch.
@@ -128,6 +130,7 @@ class Scheduler:
             _Duty("calendars", self._fill),
             _Duty("recurrences", self._generate),
             _Duty("overdue", self._mark_overdue),
+            _Duty("payments", self._match),
             _Duty("plan", self._plan),
             _Duty("expire", self._expire),
             _Duty("cancel", self._cancel),
@@ -250,6 +253,11 @@ class Scheduler:
 
     def _mark_overdue(self, now: datetime) -> float:
         return self._chunk("overdue", lambda connection: charges.mark_overdue(connection, now), HOURLY_S)
+
+    def _match(self, now: datetime) -> float:
+        with self._engine.begin() as connection:
+            self.figures.done["matched"] += len(settlement.sweep(connection, now))
+        return PLAN_EVERY_S
 
     def _plan(self, now: datetime) -> float:
         with self._engine.begin() as connection:

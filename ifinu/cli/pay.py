@@ -130,6 +130,9 @@ def unmatched(
         tuple[str, str] | None,
         typer.Option("--match", metavar="EVENT CHARGE", help="Give an event to a charge, as if it named it."),
     ] = None,
+    dismiss: Annotated[
+        str | None, typer.Option("--dismiss", metavar="EVENT", help="Let an event wait no longer; nothing is paid.")
+    ] = None,
     tenant: billing_database.TenantId = None,
     provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Only of this provider.")] = None,
     as_json: terminal.Json = False,
@@ -138,16 +141,30 @@ def unmatched(
     List the events whose charge is not known, or give one to its charge.
 
     An event waits until a charge with its reference is added or imported. If the provider has
-    another reference than the charge, find the charge by amount and day, and name it.
+    another reference than the charge, find the charge by amount and day, and name it. Dismiss
+    an event about something that you do not bill here.
 
     [bold]Examples[/bold]
 
     ifinu pay unmatched
     ifinu pay unmatched --match 'evt_05b7&368604920' inv-42
+    ifinu pay unmatched --dismiss 'evt_05b7&368604920'
     """
     from ifinu.billing.payments import settlement
 
+    if match is not None and dismiss is not None:
+        raise ConfigurationError("give --match or --dismiss, not both")
     with billing_database.database() as engine:
+        if dismiss is not None:
+            with engine.begin() as database:
+                settlement.dismiss(
+                    database, billing_database.tenant_of(database, tenant).id, dismiss, provider=provider
+                )
+            terminal.answer(
+                {"event": dismiss, "state": settlement.IGNORED, "note": "dismissed"},
+                terminal.plain(f"{dismiss}: dismissed"), as_json=as_json,
+            )  # fmt: skip
+            return
         if match is None:
             with engine.connect() as database:
                 rows = settlement.recent(

@@ -238,3 +238,16 @@ def test_every_container_port_is_one_that_its_process_listens_on():
             if "IFINU_METRICS_PORT" in container.env:
                 listening.add(int(container.env["IFINU_METRICS_PORT"]["value"]))
             assert listening == set(ports.values()), container.name
+
+
+def test_the_providers_secrets_are_a_file_that_only_the_webhook_has(monkeypatch):
+    objects = render({"webhook": {"payments": {"existingSecret": "payments", "existingSecretKey": "of-providers"}}})
+    read = {each.name: loaded(monkeypatch, objects, each).payment_secrets_file for each in ours(objects)}
+    assert {name for name, path in read.items() if path} == {"Deployment/ifinu-webhook/webhook"}
+    pod = objects["Deployment", "ifinu-webhook"]["spec"]["template"]["spec"]
+    (mount,) = (one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "payments")
+    (volume,) = (one["secret"] for one in pod["volumes"] if one["name"] == "payments")
+    assert (mount["readOnly"], volume["secretName"], volume["defaultMode"]) == (True, "payments", 0o440)
+    assert [f"{mount['mountPath']}/{one['path']}" for one in volume["items"] if one["key"] == "of-providers"] == [
+        str(read["Deployment/ifinu-webhook/webhook"])
+    ]

@@ -95,6 +95,13 @@ def test_only_the_gateway_reaches_the_internet(story):
     assert among(reach(rendered(story)), "internet") == WHATSAPP
 
 
+def test_only_a_webhook_that_receives_payments_reaches_the_database_and_the_providers():
+    before, after = (reach(render({"webhook": {"payments": {"existingSecret": name}}})) for name in ("", "payments"))
+    assert inside(after) - inside(before) == {("webhook", "postgres", 5432)}
+    assert among(after, "internet") - among(before, "internet") == {("webhook", "internet", 443)}
+    assert before - after == set()
+
+
 @pytest.mark.parametrize("story", STORIES)
 def test_every_pod_can_use_dns(story):
     policies = rendered(story).of("NetworkPolicy").values()

@@ -26,6 +26,7 @@ provider's clock decides what is older. A refund holds the charge without an end
     no_change            the charge is so already
     not_open             a change of a charge that is paid or cancelled
     invalid              the charge cannot be changed so
+    dismissed            a person said that it is about nothing that is billed here
 """
 
 from __future__ import annotations
@@ -158,6 +159,19 @@ def match(connection: Connection, tenant: str, names: Sequence[str], now: dateti
     return _match(connection, tenant, connection.execute(_NAMING, which).all(), now)
 
 
+def dismiss(connection: Connection, tenant: str, event_id: str, *, provider: str | None = None) -> None:
+    """
+    Let an unmatched event wait no longer: it is about nothing that is billed here.
+
+    Raises:
+        NotFound: There is no such unmatched event.
+        InvalidBilling: Several providers have an event with that id.
+    """
+    key = (events.c.tenant == tenant) & (events.c.event_id == event_id)
+    key &= events.c.provider == _provider_of(connection, tenant, event_id, provider)
+    connection.execute(update(events).where(key, events.c.state == UNMATCHED).values(state=IGNORED, note="dismissed"))
+
+
 def sweep(connection: Connection, now: datetime) -> list[Settled]:
     """
     Match the unmatched events of the last hour.
@@ -185,18 +199,9 @@ def match_one(
         NotFound: There is no such unmatched event, or no such charge.
         InvalidBilling: Several providers have an event with that id.
     """
-    query = select(events.c.provider).where(
-        events.c.tenant == tenant, events.c.event_id == event_id, events.c.state == UNMATCHED
-    )
-    if provider is not None:
-        query = query.where(events.c.provider == provider)
-    providers = connection.scalars(query).all()
-    if not providers:
-        raise NotFound("unmatched event", event_id)
-    if len(providers) > 1:
-        raise InvalidBilling("provider", f"{', '.join(sorted(providers))} have an event with that id; name one")
+    owner = _provider_of(connection, tenant, event_id, provider)
     charges.get(connection, tenant, charge)
-    this = _Found(providers[0], event_id, charge)
+    this = _Found(owner, event_id, charge)
     return _match(connection, tenant, [this], now)
 
 
@@ -224,6 +229,26 @@ def recent(
     if charge is not None:
         query = query.where(rows_of.c.id == charge)
     return connection.execute(query).all()
+
+
+def _provider_of(connection: Connection, tenant: str, event_id: str, provider: str | None) -> str:
+    """
+    The provider of an unmatched event.
+
+    Raises:
+        NotFound, InvalidBilling: There is none, or there are several.
+    """
+    query = select(events.c.provider).where(
+        events.c.tenant == tenant, events.c.event_id == event_id, events.c.state == UNMATCHED
+    )
+    if provider is not None:
+        query = query.where(events.c.provider == provider)
+    providers = connection.scalars(query).all()
+    if not providers:
+        raise NotFound("unmatched event", event_id)
+    if len(providers) > 1:
+        raise InvalidBilling("provider", f"{', '.join(sorted(providers))} have an event with that id; name one")
+    return str(providers[0])
 
 
 def _match(connection: Connection, tenant: str, found: Sequence[_Found | Row[Any]], now: datetime) -> list[Settled]:

@@ -315,3 +315,14 @@ def test_several_tenants_need_a_name(pay, engine):
     code, _, err = pay("events")
     assert (code, "say which tenant: --tenant academia or u2" in err) == (2, True)
     assert pay("events", "--tenant", "u2")[0] == 0
+
+
+def test_an_event_about_something_else_is_dismissed(pay, engine):
+    body = payments.asaas(externalReference="a washing machine")
+    stored(engine, body)
+    assert pay("unmatched", "--dismiss", body["id"], "--match", body["id"], "inv-42")[0] == 2
+    code, out, _ = pay("unmatched", "--dismiss", body["id"])
+    assert (code, "dismissed" in out) == (0, True)
+    assert "Every event has its charge." in pay("unmatched")[1]
+    assert pay("unmatched", "--dismiss", body["id"])[0] == 1
+    assert json.loads(pay("events", "--json")[1])["events"][0]["note"] == "dismissed"

@@ -106,6 +106,20 @@ def test_it_plans_and_pushes_what_is_due_today(engine: Engine, client: redis.Red
     assert made.figures.behind_days == 0
 
 
+def test_a_payment_finds_its_charge_before_anything_is_planned(engine: Engine, client: redis.Redis, made: Scheduler):
+    """
+    The charge and the event were added at the same moment, so neither transaction saw the other's.
+    """
+    seq, _ = planned(engine)
+    event = {"provider": "asaas", "tenant": "u1", "event": "PAID", "effect": "paid", "raw": {}, "references": ["k1"]}
+    with engine.begin() as connection:
+        row = {"event_id": "a", "state": "unmatched", "received_at": NOW - timedelta(minutes=1)}
+        connection.execute(insert(payment_events).values(**event | row))
+    made.once()
+    assert client.llen(NORMAL) == 0
+    assert (state(engine, seq), made.figures.done["matched"]) == ("cancelled", 1)
+
+
 def test_it_counts_what_is_behind(engine: Engine, made: Scheduler):
     seq, _ = planned(engine, not_before=NOW + timedelta(hours=1))
     event = {"provider": "asaas", "tenant": "u1", "event": "PAID", "effect": "paid", "raw": {}}
@@ -222,10 +236,15 @@ def test_old_steps_of_closed_charges_are_deleted_at_night(engine: Engine):
         connection.execute(closed.values(status="paid"))
         for id_, days in (("old", 91), ("new", 89)):
             connection.execute(insert(cancel_flags).values(id=id_, at=NOW, done_at=NOW - timedelta(days=days)))
+        event = {"provider": "asaas", "tenant": "u1", "event": "PAID", "effect": "paid", "raw": {}, "state": "applied"}
+        for id_, days in (("old", 366), ("new", 364)):
+            received = {"event_id": id_, "received_at": night - timedelta(days=days)}
+            connection.execute(insert(payment_events).values(**event | received))
         assert intent_retention.purge(connection, night, 365, limit=1) == (1, True)
         assert intent_retention.purge(connection, night, 365) == (0, False)
         assert ids(connection, intents.c.charge_seq) == {open_, young}
         assert ids(connection, cancel_flags.c.id) == {"new"}
+        assert ids(connection, payment_events.c.event_id) == {"new"}
 
 
 def ids(connection: Connection, column: Any) -> set[Any]:
