@@ -33,7 +33,7 @@ COMMANDS = [
     "tenant add", "tenant list", "tenant show", "tenant change",
     "customer add", "customer list", "customer show", "customer change", "customer hold", "customer release",
     "charge add", "charge list", "charge show", "charge pay", "charge cancel", "charge hold", "charge release",
-    "charge edit",
+    "charge edit", "charge import",
 ]  # fmt: skip
 # These run until stopped or have an output format other than JSON.
 WITHOUT_JSON = {"worker", "recorder", "metrics", "flower", "webhook", "simulator", "dlq export"}
