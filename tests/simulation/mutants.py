@@ -12,8 +12,12 @@ from ifinu.broker.leases import Leases
 from ifinu.delivery import Delivery
 from ifinu.numbers.assignment import Route
 
+IN_LUA: list[tuple[str, str]] = []  # scripts, and the guards in them
+
 
 def _in_lua(name: str, guard: str, instead: str = "") -> Callable[[], None]:
+    IN_LUA.append((name, guard))
+
     def apply() -> None:
         found = script(name)
         assert found.source.count(guard) == 1, f"{name}.lua: the guard has changed"
@@ -73,16 +77,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
     ),
     "settle: frees no number": _in_lua(
         "settle",
-        "free(queue, ARGV[11], ARGV[1], ARGV[2] == 'sent' and was[1] ~= 'sent' and not looked_up, ARGV[12])",
-        "now",
-    ),
-    "give_back: to the end of its lane": _in_lua(
-        "give_back",
-        "aside(queue, number, tenant, message, at, true)",
-        "aside(queue, number, tenant, message, at, false)",
-    ),
-    "hold_number: a closed connection takes over a hold by hand": _in_lua(
-        "hold_number", "(till == tonumber(ARGV[2]) and was[2] ~= 'desconectado')", "false"
+        "at, freed = free(queue, ARGV[11], ARGV[1], went_out, ARGV[12])",
+        "at = now",
     ),
     "restarted: no number pauses": _in_lua("restarted", "redis.call('SET', KEYS[3], string.format('%.0f', ends))"),
     "claim: two messages to a person at once": _in_lua(

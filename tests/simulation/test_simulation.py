@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ifinu.broker.keys import script
+from simulation.mutants import IN_LUA
+
 LONG = os.environ.get("FAULT") == "long"  # `make fault`
 SEEDS = 20_000 if LONG else 300
 PARTS = 6  # which run side by side in `make test`
@@ -19,6 +22,8 @@ GUARDS = {
     "settle: a number sends again without its gap": "0:30",
     "fetch: a held number sends": "0:40",
     "fetch: a message waits in another tenant's lane": "0:25",
+    "restarted: no number pauses": "60:75",
+    "settle: frees no number": "0:25",
     "sweep: frees no number": "0:55",
     "claim: two messages to a person at once": "0:25",
 }
@@ -52,6 +57,10 @@ def test_a_seed_replays_exactly():
     first, second = (simulated("11", "-v", hashes=hashes).stdout.splitlines()[:-1] for hashes in ("1", "2"))
     assert len(first) > 20
     assert first == second
+
+
+def test_every_guard_in_lua_is_where_its_mutant_looks():
+    assert [(name, guard) for name, guard in IN_LUA if script(name).source.count(guard) != 1] == []
 
 
 @pytest.mark.timeout(300)
