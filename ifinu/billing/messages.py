@@ -45,21 +45,26 @@ _GRAVEST_FIRST = (Kind.OVERDUE, Kind.DUE, Kind.REMINDER, Kind.CREATED, Kind.PAID
 _WEEKDAYS = ("segunda-feira", "terça-feira", "quarta-feira", "quinta-feira", "sexta-feira", "sábado", "domingo")
 _GONE = ("skipped", "merged", "cancelled", "expired")  # states of an intent whose message must not go
 
-# An intent whose recipient changed has the same stem, `c<seq>.<step>.<yymmdd>[.<n>]`, and another id.
-_ROWS = text("""
-    SELECT w.id AS message, w.id = i.id AS is_current, i.state, i.valid_until,
+_COLUMNS = """
         t.id AS tenant, t.legal_name, t.trade_name, t.document, t.address, t.signature, t.text_set, t.tz,
         t.fine_percent, t.interest_percent_month, t.status AS tenant_status, t.active_until, t.paused_at,
         u.name, u.phone, u.channels, u.active AS customer_active, u.hold_until AS customer_hold_until,
-        c.seq, c.seq = w.seq AS leads, c.status, c.description, c.amount, c.paid, c.discount, c.waives_fees, c.id,
+        c.seq, c.seq = own.seq AS leads, c.status, c.description, c.amount, c.paid, c.discount, c.waives_fees, c.id,
         c.due_date, c.payable_on, c.payment_link, c.pix_code, c.pix_expires_at, c.boleto_line, c.notify, c.hold_until,
         s.kind, s.text AS text_name,
         (SELECT max(version) FROM texts x WHERE x.tenant = t.id AND x.name = s.text) AS text_version,
         (SELECT max(version) FROM texts x WHERE x.tenant = t.id AND x.name = s.kind) AS kind_version
-    FROM unnest(CAST(:seqs AS bigint[]), CAST(:ids AS text[])) WITH ORDINALITY AS w (seq, id, place)
-    JOIN charges own ON own.seq = w.seq
+"""
+_OWNERS = """
     JOIN billing_tenants t ON t.id = own.tenant
     JOIN customers u ON u.tenant = own.tenant AND u.id = own.customer_id
+"""
+# An intent whose recipient changed has the same stem, `c<seq>.<step>.<yymmdd>[.<n>]`, and another id.
+_ROWS = text(f"""
+    SELECT w.id AS message, w.id = i.id AS is_current, i.state, i.valid_until, {_COLUMNS}
+    FROM unnest(CAST(:seqs AS bigint[]), CAST(:ids AS text[])) WITH ORDINALITY AS w (seq, id, place)
+    JOIN charges own ON own.seq = w.seq
+    {_OWNERS}
     JOIN intents i ON i.charge_seq = w.seq AND split_part(i.id, '~', 1) = split_part(w.id, '~', 1)
     JOIN LATERAL (
         SELECT i.charge_seq, i.kind, i.text
@@ -76,7 +81,12 @@ _ROWS = text("""
     ) s ON true
     JOIN charges c ON c.seq = s.charge_seq
     ORDER BY w.place, c.due_date, c.seq
-""")
+""")  # noqa: S608 - constants of this module
+_ONE = text(f"""
+    SELECT {_COLUMNS} FROM charges own {_OWNERS} JOIN charges c ON c.seq = own.seq
+    CROSS JOIN (SELECT CAST(:kind AS text) AS kind, CAST(:text AS text) AS text) s
+    WHERE own.seq = :seq
+""")  # noqa: S608 - likewise
 
 
 class Owed(Protocol):
@@ -166,6 +176,23 @@ def compose(
 _default_texts = functools.cache(Texts)
 
 
+def preview(
+    connection: Connection, seq: int, kind: Kind, now: datetime, texts: Texts, *, text_name: str | None = None
+) -> str:
+    """
+    Write the text of a charge as it would be now, whether or not a message may go.
+
+    Args:
+        text_name: The name of its text, as a step may give it.
+
+    Raises:
+        InvalidNotification: It cannot be written.
+    """
+    row = connection.execute(_ONE, {"seq": seq, "kind": kind.value, "text": text_name}).one()
+    texts.load(connection, _texts_of(row))
+    return _text("preview", row, [row], now, texts)[0]
+
+
 def _message(message: str, rows: Sequence[Any], now: datetime, texts: Texts) -> Notification | Stop:
     own = next(row for row in rows if row.leads)
     today = now.astimezone(ZoneInfo(own.tz)).date()
@@ -177,17 +204,16 @@ def _message(message: str, rows: Sequence[Any], now: datetime, texts: Texts) -> 
         return silent[own.seq] or Stop.PAID
     first = own if own in about else min(about, key=lambda row: _GRAVEST_FIRST.index(Kind(row.kind)))
     kind = Kind(first.kind)
-    lines = [_line(row, own, now, today, codes_apart=texts.codes_apart and len(about) == 1) for row in about]
-    common = {"id": message, "nome": plain(own.name), "hoje": br_date(today), **supplier(own)}
     alone = len(about) == 1  # otherwise each code is in the text, beside its charge
     try:
+        written, total = _text(message, first, about, now, texts)
         return wire.from_fields(
             {
                 "id": message,
                 "kind": kind,
                 "phone": own.phone,
                 "name": own.name,
-                "amount": sum((line.total for line in lines), Decimal(0)),
+                "amount": total,
                 # What is due on a Saturday is a `vencimento` until Monday.
                 "due_date": first.payable_on if kind is Kind.DUE else first.due_date,
                 "description": first.description,
@@ -196,13 +222,22 @@ def _message(message: str, rows: Sequence[Any], now: datetime, texts: Texts) -> 
                 "pix_code": _pix_code(first, now) if alone else None,
                 "boleto_line": first.boleto_line if alone else None,
                 "valid_until": own.valid_until,
-                "text": texts.write(_texts_of(first), kind, own.tenant, own.text_set, common, lines),
+                "text": written,
                 "charge_ref": str(own.seq),
             }
         )
     except InvalidNotification as exc:
         log.error("ifinu.charge.unsendable", id=message, error=str(exc))
         return Stop.INVALID
+
+
+def _text(message: str, first: Any, about: Sequence[Any], now: datetime, texts: Texts) -> tuple[str, Decimal]:
+    """The text about some charges of a customer, by the step of the first, and what they come to."""
+    today = now.astimezone(ZoneInfo(first.tz)).date()
+    lines = [_line(row, first, now, today, codes_apart=texts.codes_apart and len(about) == 1) for row in about]
+    common = {"id": message, "nome": plain(first.name) or "", "hoje": br_date(today), **supplier(first)}
+    written = texts.write(_texts_of(first), Kind(first.kind), first.tenant, first.text_set, common, lines)
+    return written, sum((line.total for line in lines), Decimal(0))
 
 
 def _texts_of(row: Any) -> list[Key]:

@@ -26,7 +26,7 @@ import redis
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from ifinu.billing import calendars, charges, epoch, intent_retention, outbox, planner, recurrences
+from ifinu.billing import calendars, charges, epoch, intent_retention, messages, outbox, planner, recurrences
 from ifinu.billing.epoch import Found
 from ifinu.billing.payments import settlement
 from ifinu.errors import IfinuError, LedgerUnavailable
@@ -103,6 +103,7 @@ class Scheduler:
         clock: Returns the time, aware: Redis' (`broker.clock.now`).
         claim_ttl_s: As `Settings.claim_ttl_s`.
         retention_days: As `Settings.retention_days`.
+        compose: Makes the messages.
         figures: Updated as it works.
     """
 
@@ -114,6 +115,7 @@ class Scheduler:
         *,
         claim_ttl_s: float,
         retention_days: int,
+        compose: outbox.Compose = messages.compose,
         figures: Figures | None = None,
     ) -> None:
         self.figures = figures or Figures()
@@ -122,6 +124,7 @@ class Scheduler:
         self._clock = clock
         self._claim_ttl_s = claim_ttl_s
         self._retention_days = retention_days
+        self._compose = compose
         self._checked = Found.SAME
         self._failures = 0
         # In the order of their first pass: what is planned needs the calendar, what is pushed the epoch.
@@ -281,7 +284,9 @@ class Scheduler:
 
     def _push(self, now: datetime) -> float:
         with self._engine.begin() as connection:
-            pushed = outbox.push(connection, self._client, now, claim_ttl_s=self._claim_ttl_s, limit=_CHUNK)
+            pushed = outbox.push(
+                connection, self._client, now, claim_ttl_s=self._claim_ttl_s, limit=_CHUNK, compose=self._compose
+            )
         self.figures.done.update(pushed=pushed.count, withdrawn=pushed.withdrawn)
         if pushed.refused:
             self._at["epoch"] = 0.0

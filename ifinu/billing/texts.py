@@ -28,7 +28,7 @@ import structlog
 from jinja2 import meta
 from sqlalchemy import Connection, func, insert, select, tuple_
 
-from ifinu.billing.billing_schema import billing_tenants, texts
+from ifinu.billing.billing_schema import billing_tenants, rule_steps, texts
 from ifinu.errors import InvalidBilling, InvalidNotification, NotFound
 from ifinu.notification import SAMPLE_DUE_IN_DAYS, Kind
 from ifinu.render import NAMES, NAMES_OF_CHARGES, Renderer, money, plain, tidy
@@ -237,6 +237,20 @@ def every(connection: Connection, tenant: str) -> list[Text]:
     query = select(texts).where(texts.c.tenant == tenant, tuple_(texts.c.name, texts.c.version).in_(newest))
     rows = connection.execute(query.order_by(texts.c.name))
     return [Text(row.name, row.version, row.body, row.created_at) for row in rows]
+
+
+def kinds_of(connection: Connection, tenant: str, name: str) -> list[Kind]:
+    """The kinds of the messages that a text is for: that of its name, or those of the steps of the tenant's rule."""
+    if name in {*Kind}:
+        return [Kind(name)]
+    named = (
+        select(rule_steps.c.kind)
+        .join(billing_tenants, billing_tenants.c.rule_id == rule_steps.c.rule_id)
+        .where(billing_tenants.c.id == tenant, rule_steps.c.text == name)
+        .distinct()
+        .order_by(rule_steps.c.kind)
+    )
+    return [Kind(kind) for kind in connection.scalars(named)]
 
 
 def builtin(kind: Kind, text_set: str | None = None) -> str:

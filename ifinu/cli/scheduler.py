@@ -31,12 +31,16 @@ def scheduler(
     ifinu scheduler
     ifinu scheduler --once --json
     """
+    from ifinu.billing.messages import compose
     from ifinu.billing.scheduler import Figures, Scheduler
+    from ifinu.billing.texts import Texts
     from ifinu.broker import clock
     from ifinu.metrics import endpoint
     from ifinu.metrics.scheduler_series import SchedulerSeries
+    from ifinu.render import Renderer
 
     config = settings.load()
+    renderer = Renderer(config.templates, reference=config.reference, codes_apart=config.pix_separate)
     with connection.broker() as client:
         make = functools.partial(
             Scheduler,
@@ -44,6 +48,7 @@ def scheduler(
             clock=functools.partial(clock.now, client),
             claim_ttl_s=config.claim_ttl_s,
             retention_days=config.retention_days,
+            compose=functools.partial(compose, texts=Texts(renderer)),
         )
         if once:
             with database() as engine:

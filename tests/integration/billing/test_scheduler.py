@@ -267,6 +267,18 @@ def test_the_command_runs_one_pass_and_says_what_it_did(engine: Engine, client: 
     assert "0 pushed" in ifinu("scheduler", "--once").out
 
 
+def test_the_command_writes_by_the_templates_of_the_settings(
+    engine: Engine, client: redis.Redis, ifinu: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path
+):
+    (tmp_path / "atraso.txt.j2").write_text("Da pasta: {{ valor }}")
+    monkeypatch.setenv("IFINU_TEMPLATES", str(tmp_path))
+    now = datetime.now(UTC)
+    planned(engine, not_before=now - timedelta(hours=1), valid_until=now + timedelta(days=1))
+    assert ifinu("scheduler", "--once").code == 0
+    (message,) = client.lrange(NORMAL, 0, -1)
+    assert json.loads(message)["texto"].startswith("Da pasta: R$ ")
+
+
 def test_the_command_needs_postgresql(ifinu: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.setenv("IFINU_DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
     for arguments in (("--once",), ()):
