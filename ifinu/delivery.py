@@ -398,7 +398,7 @@ class Delivery:
         """Wait for a limit to end: of the person, for seconds or until tomorrow, or of the number's new chats."""
         assert claim.until is not None  # noqa: S101 - the claim says so of a limit
         notification = message.notification
-        opens = self.windows.opens_at(claim.until, phone=notification.phone, tenant=notification.tenant)
+        opens = self._opens_at(notification, claim.until)
         return self._not_before(message, claim, now, opens or claim.until, claim.verdict.value, "it may be sent")
 
     def _compares(self, notification: Notification) -> bool:
@@ -452,7 +452,7 @@ class Delivery:
         if expires is not None and now >= expires:
             return _ended(message, ClaimState.EXPIRED, Name.EXPIRED, reason=f"it was valid until {expires.isoformat()}")
         late = true_from(message.notification, now)
-        opens = self.windows.opens_at(late or now, phone=message.notification.phone, tenant=message.notification.tenant)
+        opens = self._opens_at(message.notification, late or now)
         goes = opens or late
         if goes is None:
             return None
@@ -460,6 +460,12 @@ class Delivery:
         its_charge = late is not None and expires is not None and late >= expires
         then = "its charge is late" if its_charge else "its sending window opens"
         return self._not_before(message, claim, now, goes, reason, then)
+
+    def _opens_at(self, notification: Notification, now: datetime) -> datetime | None:
+        """As `Windows.opens_at`."""
+        return self.windows.opens_at(
+            now, phone=notification.phone, tenant=notification.tenant, own=notification.sending_window
+        )
 
     def _not_before(
         self, message: _Message, claim: Claim, now: datetime, goes: datetime, reason: str, then: str

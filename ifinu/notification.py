@@ -118,6 +118,11 @@ _Text = Annotated[
     BeforeValidator(_sendable),
     BeforeValidator(damage.checking(damage.refuse_in_text)),
 ]
+_Window = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, to_lower=True, pattern=rf"^[^{CONTROLS}]+$"),
+    BeforeValidator(_one_line),
+]
 _Url = Annotated[
     str,
     StringConstraints(strip_whitespace=True, max_length=2048, pattern=rf"^[hH][tT][tT][pP][sS]?://[^\s{CONTROLS}]+$"),
@@ -181,6 +186,8 @@ class Notification(BaseModel):
             look-up then compares whole texts.
         charge_ref: Number of the charge in the database, for a message that the régua planned: what it says may change
             until it is sent, so one id is not held to one content.
+        sending_window: Hours in which it may be sent, in the grammar of `window.py`, beside those of its tenant and of
+            the phone's state. They are closed on bank holidays and on those of the state, unless it is `always`.
 
     Raises:
         pydantic.ValidationError: Some fields are wrong; it names each.
@@ -211,6 +218,7 @@ class Notification(BaseModel):
     text: _Text | None = None
     without_reference: bool = False
     charge_ref: _ChargeRef | None = None
+    sending_window: _Window | None = None
 
     @model_validator(mode="before")
     @classmethod

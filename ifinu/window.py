@@ -164,21 +164,27 @@ class Windows:
                     )
         return cls(default, tenants, states, rest=rest, closed=_closed_days(file, tables))
 
-    def opens_at(self, now: datetime, *, phone: str, tenant: str | None) -> datetime | None:
+    def opens_at(self, now: datetime, *, phone: str, tenant: str | None, own: str | None = None) -> datetime | None:
         """
         Compute when a message may go.
 
         Args:
             phone: The recipient, E.164.
+            own: As `Notification.sending_window`.
 
         Returns:
             None if it may go now; otherwise the next instant, in UTC, at which it may.
+
+        Raises:
+            InvalidNotification: Its own window is wrong.
         """
-        if self._is_always:
+        if self._is_always and own is None:
             return None
         state = phones.state(phone)
         zone = ZoneInfo(zone_of(phone))
         window = _both(self._tenants.get(tenant or "", self._default), self._states.get(state, _ALWAYS))
+        if own is not None:
+            window = _both(window, _of_message(own))
         today = now.astimezone(zone).date()
         for day in (today + timedelta(days=ahead) for ahead in range(_LONGEST_CLOSURE_DAYS)):
             if self._is_closed(day, state, window):
@@ -281,6 +287,21 @@ def _instant(day: date, minutes: int, zone: ZoneInfo) -> datetime:
     days, minute = divmod(minutes, _DAY_MINUTES)
     wall = time(minute // 60, minute % 60)
     return datetime.combine(day + timedelta(days=days), wall, zone).astimezone(UTC)
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_message(spec: str) -> Window:
+    """
+    Parse the window of a message.
+
+    Raises:
+        InvalidNotification: It is wrong.
+    """
+    try:
+        week = window_of(spec, "").week
+    except ConfigurationError as exc:
+        raise InvalidNotification("janela", str(exc).removeprefix(": ")) from exc
+    return Window(week, rests=week != _ALWAYS.week)
 
 
 @functools.lru_cache(maxsize=4096)

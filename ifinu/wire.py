@@ -70,6 +70,7 @@ _TOP = {
     "usuario_id": "tenant",
     "sem_referencia": "without_reference",
     "cobranca_ref": "charge_ref",
+    "janela": "sending_window",
 }
 _CHARGE = {
     "valor": "amount",

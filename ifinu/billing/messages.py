@@ -46,7 +46,7 @@ _WEEKDAYS = ("segunda-feira", "terça-feira", "quarta-feira", "quinta-feira", "s
 _GONE = ("skipped", "merged", "cancelled", "expired")  # states of an intent whose message must not go
 
 _COLUMNS = """
-        t.id AS tenant, t.legal_name, t.trade_name, t.document, t.address, t.signature, t.text_set, t.tz,
+        t.id AS tenant, t.legal_name, t.trade_name, t.document, t.address, t.signature, t.text_set, t.tz, t.window_spec,
         t.fine_percent, t.interest_percent_month, t.status AS tenant_status, t.active_until, t.paused_at,
         u.name, u.phone, u.channels, u.active AS customer_active, u.hold_until AS customer_hold_until,
         c.seq, c.seq = own.seq AS leads, c.status, c.description, c.amount, c.paid, c.discount, c.waives_fees, c.id,
@@ -61,7 +61,7 @@ _OWNERS = """
 """
 # An intent whose recipient changed has the same stem, `c<seq>.<step>.<yymmdd>[.<n>]`, and another id.
 _ROWS = text(f"""
-    SELECT w.id AS message, w.id = i.id AS is_current, i.state, i.reason, i.valid_until, {_COLUMNS}
+    SELECT w.id AS message, w.id = i.id AS is_current, i.state, i.valid_until, {_COLUMNS}
     FROM unnest(CAST(:seqs AS bigint[]), CAST(:ids AS text[])) WITH ORDINALITY AS w (seq, id, place)
     JOIN charges own ON own.seq = w.seq
     {_OWNERS}
@@ -224,6 +224,7 @@ def _message(message: str, rows: Sequence[Any], now: datetime, texts: Texts) -> 
                 "valid_until": own.valid_until,
                 "text": written,
                 "charge_ref": str(own.seq),
+                "sending_window": own.window_spec,
             }
         )
     except InvalidNotification as exc:
@@ -284,10 +285,8 @@ def _pix_code(charge: Any, now: datetime) -> str | None:
 
 def _stop(own: Any, now: datetime, today: date) -> Stop | None:
     """Why nothing goes for this intent, whatever the state of its charges."""
-    if not own.is_current:
+    if not own.is_current or own.state in _GONE:
         return Stop.CANCELLED
-    if own.state in _GONE:
-        return next((stop for stop in Stop if stop == own.reason), Stop.CANCELLED)
     if own.tenant_status == "suspended" or (
         own.tenant_status != "lifetime" and own.active_until is not None and own.active_until <= now
     ):

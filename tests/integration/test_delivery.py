@@ -625,6 +625,16 @@ def test_a_cancelled_or_opted_out_message_does_not_ask_for_its_charge(
     assert (charges.asked, gateway.texts) == ([], [])
 
 
+def test_a_message_with_a_wrong_window_is_dead_and_one_outside_its_own_window_waits(
+    delivery: Delivery, carry: Callable[..., Any], clock: Clock
+):
+    assert_dead(carry(NOTIFICATION.model_copy(update={"sending_window": "x"})), InvalidNotification, "janela")
+    clock.now = datetime(2026, 12, 2, 0, 0, tzinfo=UTC)  # 21:00
+    waiting = carry(NOTIFICATION.model_copy(update={"id": "inv-2", "sending_window": "comercial"}))
+    assert isinstance(waiting, Wait)
+    assert name_and_reason(waiting.event) == ("deferred", "window")
+
+
 def test_a_message_outside_its_window_asks_for_its_charge_only_when_it_goes(
     delivery: Delivery, gateway: Gateway, clock: Clock, carry: Callable[..., Any]
 ):
@@ -633,7 +643,7 @@ def test_a_message_outside_its_window_asks_for_its_charge_only_when_it_goes(
     clock.now = datetime(2026, 12, 1, 23, 30, tzinfo=UTC)  # 20:30 in Brasília
     waits = carry(CHARGED, by=windowed)
     assert (waits.reason, charges.asked) == ("window", [])
-    clock.pass_s(waits.wait_s)
+    clock.pass_s(waits.wait_s + 1)
     assert carry(CHARGED, by=windowed, token=waits.token).state == "cancelled"
 
 

@@ -24,7 +24,7 @@ WIRE_OF = {
     "due_date": "vencimento", "description": "descricao", "instance": "instancia", "tenant": "usuario_id",
     "payment_link": "link_pagamento", "pix_code": "pix_copia_cola", "boleto_line": "linha_digitavel",
     "attachment": "anexo", "valid_until": "valido_ate", "priority": "prioridade", "text": "texto",
-    "without_reference": "sem_referencia", "charge_ref": "cobranca_ref",
+    "without_reference": "sem_referencia", "charge_ref": "cobranca_ref", "sending_window": "janela",
 }  # fmt: skip
 OPTIONAL = tuple(WIRE_OF)[3:]
 BLANKS = {"empty": "", "spaces": "  ", "others": "\t\r\n\u00a0\u3000"}
@@ -122,7 +122,9 @@ def as_csv(fields: Fields) -> str:
 def test_optional_fields_that_are_blank_are_absent_at_each_door(given, request, blank):
     door = request.node.callspec.params["given"]
     absent = [
-        name for name in OPTIONAL if door != "send" or name not in ("attachment", "without_reference", "charge_ref")
+        name
+        for name in OPTIONAL
+        if door != "send" or name not in ("attachment", "without_reference", "charge_ref", "sending_window")
     ]
     whole = WHOLE | {name: blank for name in absent if name != "text"}
     assert given(whole) == Notification(**WHOLE)

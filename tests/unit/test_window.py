@@ -448,3 +448,25 @@ def test_a_wait_for_the_banks_is_explained():
         "it waits until 2026-11-17: what is due on 2026-11-14 can be paid until 2026-11-16, as the banks are closed on "
         "its due date, and atraso says that it is late"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings_spec", "own", "now", "opens"),
+    [
+        (None, "lei-sp", "2026-11-03 00:00", "2026-11-03 11:00"),  # 21:00
+        (None, "lei-sp", "2026-11-03 15:00", None),
+        (None, "comercial", "2026-11-07 15:00", "2026-11-09 11:00"),  # a Saturday
+        (None, "daily 08:00-20:00", "2026-12-25 15:00", "2026-12-26 11:00"),  # whatever the hours, not on Christmas
+        (None, "always", "2026-12-25 05:00", None),
+        (OFFICE, "daily 10:00-22:00", "2026-11-03 11:30", "2026-11-03 13:00"),  # both have to be open
+        (OFFICE, "always", "2026-11-02 23:00", "2026-11-03 11:00"),
+    ],
+)
+def test_a_message_may_have_its_own_window(settings_spec, own, now, opens):
+    found = Windows.load(settings_spec, None).opens_at(utc(now), phone=SP, tenant=None, own=own)
+    assert found == (None if opens is None else utc(opens))
+
+
+def test_a_wrong_window_of_a_message_is_named_as_its_field():
+    with pytest.raises(InvalidNotification, match="janela: 'fridays' is no window"):
+        Windows.load(None, None).opens_at(utc("2026-11-03 00:00"), phone=SP, tenant=None, own="fridays")

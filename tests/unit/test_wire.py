@@ -403,6 +403,7 @@ def test_encoding_spells_every_field():
         "instancia": "vendas",
         "usuario_id": "u1",
         "cobranca_ref": "42",
+        "janela": "seg-sex 08:00-18:00",
     }
     assert set(body) == set(wire._TOP)
     assert wire.encode(wire.decode(body)) == body
@@ -430,6 +431,7 @@ fields = st.fixed_dictionaries(
         "boleto_line": st.just("00190500954014481606906809350314337370000000100"),
         "without_reference": st.booleans(),
         "charge_ref": st.integers(1, 10**18 - 1).map(str),
+        "sending_window": st.sampled_from(["lei-sp", "daily 08:00-20:00"]),
         "attachment": urls,
         # A local time that occurs twice or never equals no time in another zone.
         "valid_until": st.datetimes(timezones=st.timezones() | st.just(UTC)).filter(

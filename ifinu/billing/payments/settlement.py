@@ -140,7 +140,7 @@ def apply(connection: Connection, tenant: str, event: PaymentEvent, now: datetim
     found = connection.execute(_THIS, this).all()
     if not found:
         return Settled(UNMATCHED)
-    return _match(connection, tenant, found, now)[0]
+    return _settle(connection, tenant, event.provider, event.event_id, found[0].id, now)
 
 
 def match(connection: Connection, tenant: str, names: Sequence[str], now: datetime) -> list[Settled]:
@@ -152,7 +152,8 @@ def match(connection: Connection, tenant: str, names: Sequence[str], now: dateti
     Args:
         names: Ids of charges, ours or a provider's.
     """
-    if not _is_one_waiting(connection, tenant):
+    waiting = select(events.c.event_id).where(events.c.tenant == tenant, events.c.state == UNMATCHED)
+    if connection.execute(waiting.limit(1)).first() is None:
         return []
     which = {"tenant": tenant, "names": list(names), "limit": _AT_A_TIME}
     return _match(connection, tenant, connection.execute(_NAMING, which).all(), now)
@@ -250,11 +251,6 @@ def _provider_of(connection: Connection, tenant: str, event_id: str, provider: s
     return str(providers[0])
 
 
-def _is_one_waiting(connection: Connection, tenant: str) -> bool:
-    waiting = select(events.c.event_id).where(events.c.tenant == tenant, events.c.state == UNMATCHED)
-    return connection.execute(waiting.limit(1)).first() is not None
-
-
 def _match(connection: Connection, tenant: str, found: Sequence[_Found | Row[Any]], now: datetime) -> list[Settled]:
     """Settle events, and then those that only name the same payments: a refund may not name its charge."""
     settled: list[Settled] = []
@@ -262,8 +258,6 @@ def _match(connection: Connection, tenant: str, found: Sequence[_Found | Row[Any
     while found:
         tried |= {(one.provider, one.event_id) for one in found}
         settled += [_settle(connection, tenant, one.provider, one.event_id, one.id, now) for one in found]
-        if not _is_one_waiting(connection, tenant):
-            break
         ids = [one.event_id for one in found]
         names = connection.scalars(
             select(func.unnest(events.c.references)).where(events.c.tenant == tenant, events.c.event_id.in_(ids))
@@ -342,7 +336,7 @@ def _refunded(
     refunds = [one for one in history if one.effect == Effect.REFUNDED and one.state == APPLIED]
     if refunds and not (counted and _is_later(counted[-1], refunds[-1])):
         return Settled(IGNORED, "same_payment", charge_id)
-    if any(_is_later(one, event) for one in payments if one.state == APPLIED or one.note == "same_payment"):
+    if counted and _is_later(counted[-1], event):
         return Settled(IGNORED, "outdated", charge_id)  # it was paid again since
     if payments and not counted and payments[-1].note == "already_paid":
         return Settled(IGNORED, "refund_of_duplicate", charge_id)

@@ -55,6 +55,7 @@ def test_a_message_has_what_the_database_says(connection):
         "pix_code": pix(),
         "valid_until": until,
         "charge_ref": str(seq),
+        "sending_window": "lei-sp",
     }
 
 
@@ -81,8 +82,6 @@ def test_a_message_has_what_the_database_says(connection):
         (billing_tenants, {"paused_at": NOW}, Stop.TENANT_PAUSED),
         (intents, {"state": "queued"}, None),
         (intents, {"state": "cancelled"}, Stop.CANCELLED),
-        (intents, {"state": "cancelled", "reason": "rule_changed"}, Stop.CANCELLED),
-        (intents, {"state": "cancelled", "reason": "paid"}, Stop.PAID),
         (intents, {"state": "merged"}, Stop.CANCELLED),
         (intents, {"id": "c1.atraso.261210~1"}, Stop.CANCELLED),
     ],
