@@ -198,6 +198,7 @@ def test_a_refund_of_stripe_waits_for_the_event_that_names_its_charge(connection
     late = payments.stripe("charge.refunded", "evt_9", created=1_797_000_000)
     assert apply(connection, "stripe", late).state == "unmatched"
     assert apply(connection, "stripe", payments.stripe()).state == "applied"
+    assert [one.state for one in settlement.sweep(connection, NOW)] == ["applied"]
     assert (charge(connection).is_open, charge(connection).hold_until) == (True, date.max)
 
 
@@ -211,30 +212,6 @@ def test_cash_that_was_undone_may_be_paid_again(connection):
     late = payments.asaas("PAYMENT_RECEIVED_IN_CASH_UNDONE", at="2026-12-10 11:30:00")
     assert apply(connection, "asaas", late)[:2] == ("ignored", "outdated")
     assert charge(connection).status == "paid"
-
-
-STORY = (
-    payments.asaas("PAYMENT_CONFIRMED", at="2026-12-10 10:00:00"),
-    payments.asaas(at="2026-12-10 11:00:00"),
-    payments.asaas("PAYMENT_RECEIVED_IN_CASH_UNDONE", at="2026-12-10 12:00:00"),
-    payments.asaas(at="2026-12-10 13:00:00"),
-)
-
-
-@pytest.mark.parametrize(
-    ("story", "is_paid"), [(STORY[:2], True), (STORY[:3], False), (STORY[1:3], False), (STORY, True), (STORY[1:], True)]
-)
-def test_the_end_is_the_same_in_any_order_and_with_any_repetition(connection, story, is_paid):
-    for order in itertools.permutations(story):
-        nested = connection.begin_nested()
-        with_charge(connection)
-        for number, body in enumerate((*order, *order)):
-            apply(connection, "asaas", body, NOW + timedelta(minutes=number))
-        found = charge(connection)
-        names = [body["dateCreated"] for body in order]
-        assert (found.status == "paid", found.paid > 0) == (is_paid, is_paid), names
-        assert is_paid or found.hold_until == date.max, names
-        nested.rollback()
 
 
 def test_a_payment_before_the_charge_is_matched_when_the_charge_comes(connection):
