@@ -50,6 +50,8 @@ _IN_TRANSIT_S = 15.0  # longer than a send and its event take
 _PACE_OVER = timedelta(hours=1)
 _BURST = 2.0  # times the highest pace that ten seconds had
 _ALL = 2**31 - 1
+_LONGEST = timedelta(days=31)  # that a message is valid
+_NO_HASTE = text("SET LOCAL statement_timeout = '10min'")  # a week of messages is joined with the ledger
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 # What the ledger knows of a message that has not ended: nothing, or one of these.
@@ -74,7 +76,7 @@ RETURNING i.doubtful
 """).bindparams(bindparam("since"), bindparam("lost_from"))  # noqa: S608 - a constant of this module
 _TOO_OLD = text(f"""
 UPDATE intents i SET state = 'expired', reason = 'stale'
- WHERE i.state = 'queued' AND i.queued_at < :since
+ WHERE i.state = 'queued' AND i.queued_at < :since AND i.queued_at > :long_ago AND i.valid_until > :now
    AND NOT EXISTS (SELECT FROM notifications l WHERE l.id = i.id AND NOT ({_UNFINISHED}))
 """)  # noqa: S608 - likewise
 _HIGHEST_PACE = text("""
@@ -202,13 +204,14 @@ def _is_recorded(client: redis.Redis) -> bool:
 def _restore(
     connection: Connection, client: redis.Redis, now: datetime, claim_ttl_s: float, seen_at: datetime
 ) -> Checked:
+    connection.execute(_NO_HASTE)
     since = now - timedelta(seconds=claim_ttl_s)
     known_to = _known_to(connection, seen_at)
     writer = reconciliation.ClaimWriter(client, claim_ttl_s, since, started=now, resend=True)
     ledger = lambda: nullcontext(connection)  # noqa: E731 - a connection that stays open
     claims = reconciliation.recall(writer, ledger, since)
     opt_outs = reconciliation.restore_opt_outs(client, ledger, None)
-    connection.execute(_TOO_OLD, {"since": since})
+    connection.execute(_TOO_OLD, {"since": since, "long_ago": since - _LONGEST, "now": now})
     first = _unheard(connection, known_to, now)
     again, doubtful = _push_again(connection, now, since=since, lost_from=_NEVER, first=first)
     return Checked(Found.LOST, again, doubtful, _cancel_again(connection, since), claims.total(), opt_outs)

@@ -36,6 +36,7 @@ from ifinu.notification import Notification, Stop
 MOST_WAITING = 50_000  # messages on a queue; the others stay in PostgreSQL, where a payment still stops them
 _BATCH = 1000
 _TRACE_WITHIN = timedelta(hours=1)  # after its validity, for a worker to see that it has ended
+_TRACED_FOR, _PUSHED_WITHIN = timedelta(days=8), timedelta(days=31)
 
 Compose = Callable[[Connection, Iterable[tuple[int, str]], datetime], Mapping[str, Notification | Stop]]
 _FOR_GOOD = (Stop.PAID, Stop.UNDONE, Stop.CHARGE_CANCELLED, Stop.CANCELLED)  # the message is cancelled, not skipped
@@ -92,7 +93,7 @@ UPDATE intents i SET state = 'expired', reason = 'stale' FROM late w
 _UNTRACED = text("""
 WITH lost AS (
   SELECT i.charge_seq, i.step, i.due_date, i.n FROM intents i
-   WHERE i.state = 'queued' AND i.valid_until < :before AND i.queued_at > :since
+   WHERE i.state = 'queued' AND i.queued_at > :pushed_since AND i.valid_until BETWEEN :ended_since AND :before
      AND NOT EXISTS (SELECT FROM notifications l WHERE l.id = i.id)
      AND NOT EXISTS (SELECT FROM cancel_flags f WHERE f.id = i.id)
    LIMIT :limit FOR NO KEY UPDATE OF i SKIP LOCKED
@@ -185,17 +186,16 @@ def expire(connection: Connection, now: datetime, *, limit: int = _BATCH) -> int
     return connection.execute(_EXPIRED, {"now": now, "limit": limit}).rowcount
 
 
-def expire_untraced(connection: Connection, now: datetime, *, since: datetime, limit: int = _BATCH) -> int:
+def expire_untraced(connection: Connection, now: datetime, *, limit: int = _BATCH) -> int:
     """
     End queued messages that should have been tried by now, and of which the ledger has not heard. Returns how many.
 
-    There should be none: each one was lost, or workers and recorder have been away for days.
-
-    Args:
-        since: Messages that were queued earlier are not looked at: the ledger may have forgotten them.
+    There should be none: each one was lost, or workers and recorder have been away for days. It looks at those whose
+    validity ended in the last week or so, and that were pushed in the month before: more rows would take it too long.
     """
     before = now - _TRACE_WITHIN
-    return connection.execute(_UNTRACED, {"before": before, "since": since, "limit": limit}).rowcount
+    times = {"before": before, "ended_since": now - _TRACED_FOR, "pushed_since": now - _PUSHED_WITHIN}
+    return connection.execute(_UNTRACED, {**times, "limit": limit}).rowcount
 
 
 def _lengths(client: redis.Redis) -> list[int]:

@@ -5,7 +5,8 @@ The scheduler: what the régua does by itself, in a loop. Any number of processe
     each 5 s            write open cancel flags to Redis
     each 10 s           compare the epochs
     each minute         plan what is due today; end what is no longer valid; match late payments; count
-    each hour           fill the calendars, mark what is overdue, make recurring charges; at night delete old rows
+    each hour           fill the calendars, mark what is overdue, make recurring charges; look for messages without a
+                        trace; at night delete old rows
 
 Every pass takes rows that no other process has locked, so two processes share the work and do none of it twice. While
 Redis or the database is away the loop waits; what it did not do is due when they are back.
@@ -13,10 +14,11 @@ Redis or the database is away the loop waits; what it did not do is due when the
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
@@ -38,13 +40,13 @@ PUSH_EVERY_S, PUSH_IDLE_S = 1.0, 5.0
 CANCEL_EVERY_S = 5.0
 CHECK_EVERY_S = 10.0
 PLAN_EVERY_S = 60.0
-TRACE_EVERY_S = 600.0
 HOURLY_S = 3600.0
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _AFTER_A_FAULT_S = 60.0
 _CHUNK = 1000
 _PATIENCE_S = 60.0  # of a single pass with a Redis whose loss the recorder has yet to see
 _FLAG_LATE = timedelta(minutes=1)
+_AT_LEISURE = text("SET LOCAL statement_timeout = '60s'")
 
 _COUNTS = text("""
 SELECT (SELECT count(*) FROM cancel_flags WHERE done_at IS NULL AND at < :late) AS flags,
@@ -247,7 +249,7 @@ class Scheduler:
         return PUSH_EVERY_S if checked.found in (Found.WAITING, Found.BUSY) else CHECK_EVERY_S
 
     def _fill(self, now: datetime) -> float:
-        with self._engine.begin() as connection:
+        with self._at_leisure() as connection:
             calendars.fill(connection, now.date())
         return HOURLY_S
 
@@ -258,12 +260,12 @@ class Scheduler:
         return self._chunk("overdue", lambda connection: charges.mark_overdue(connection, now), HOURLY_S)
 
     def _match(self, now: datetime) -> float:
-        with self._engine.begin() as connection:
+        with self._at_leisure() as connection:
             self.figures.done["matched"] += len(settlement.sweep(connection, now))
         return PLAN_EVERY_S
 
     def _plan(self, now: datetime) -> float:
-        with self._engine.begin() as connection:
+        with self._at_leisure() as connection:
             planned = planner.plan(connection, now)
         self.figures.done.update(planned=planned.planned, skipped=planned.skipped, merged=planned.merged)
         if planned.planned:
@@ -271,7 +273,7 @@ class Scheduler:
         return 0.0 if planned.charges else PLAN_EVERY_S
 
     def _expire(self, now: datetime) -> float:
-        with self._engine.begin() as connection:
+        with self._at_leisure() as connection:
             expired = outbox.expire(connection, now, limit=_CHUNK)
         self.figures.done["expired"] += expired
         return 0.0 if expired == _CHUNK else PLAN_EVERY_S
@@ -295,33 +297,39 @@ class Scheduler:
         return PUSH_EVERY_S if pushed.count or pushed.refused else PUSH_IDLE_S
 
     def _trace(self, now: datetime) -> float:
-        since = now - timedelta(days=self._retention_days)
-        with self._engine.begin() as connection:
-            lost = outbox.expire_untraced(connection, now, since=since, limit=_CHUNK)
+        with self._at_leisure() as connection:
+            lost = outbox.expire_untraced(connection, now, limit=_CHUNK)
         if lost:
             log.error("ifinu.scheduler.no_trace", messages=lost)
             self.figures.done["no_trace"] += lost
-        return 0.0 if lost == _CHUNK else TRACE_EVERY_S
+        return 0.0 if lost == _CHUNK else HOURLY_S
 
     def _purge(self, now: datetime) -> float:
         if not intent_retention.is_night(now):
             return HOURLY_S
-        with self._engine.begin() as connection:
+        with self._at_leisure() as connection:
             purged, more = intent_retention.purge(connection, now, self._retention_days)
         self.figures.done["purged"] += purged
         return 0.0 if more else HOURLY_S
 
     def _count(self, now: datetime) -> float:
         figures = self.figures
-        with self._engine.begin() as connection:
+        with self._at_leisure() as connection:
             row = connection.execute(_COUNTS, {"now": now, "late": now - _FLAG_LATE}).one()
         figures.flags, figures.unmatched, figures.due = row.flags, row.unmatched, row.due
         figures.behind_days, figures.counted = row.behind or 0, True
         return PLAN_EVERY_S
 
+    @contextlib.contextmanager
+    def _at_leisure(self) -> Iterator[Connection]:
+        """A transaction whose statements may take longer than those that somebody waits for."""
+        with self._engine.begin() as connection:
+            connection.execute(_AT_LEISURE)
+            yield connection
+
     def _chunk(self, name: str, do: Callable[[Connection], int], every_s: float) -> float:
         """Do a chunk of something that is done once it counts nothing."""
-        with self._engine.begin() as connection:
+        with self._at_leisure() as connection:
             count = do(connection)
         self.figures.done[name] += count
         return 0.0 if count else every_s
