@@ -155,7 +155,7 @@ def receiver_of(path: Path, database_url: str, client: redis.Redis, registry: Co
     Raises:
         ConfigurationError: The file cannot be used, or the database is not PostgreSQL.
     """
-    engine = ledger_engine.connect(database_url)
+    engine = ledger_engine.connect(database_url, create=False)
     if engine.dialect.name != "postgresql":
         raise ConfigurationError(
             "IFINU_PAYMENT_SECRETS_FILE is set, and payments need PostgreSQL: set IFINU_DATABASE_URL to it"

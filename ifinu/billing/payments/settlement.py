@@ -17,7 +17,8 @@ provider's clock decides what is older. A refund holds the charge without an end
 
     note                 why an event changed nothing, or not what it seems to
     same_payment         another event reported this payment before
-    already_paid         the charge was paid before, by another payment: perhaps somebody paid twice
+    recorded_before      the charge was recorded as paid by hand or by a file: this is that payment
+    already_paid         a provider reported another payment of it before: perhaps somebody paid twice
     refunded_before      a later event said that this payment went back
     refund_of_duplicate  a payment went back that had not counted
     partial_refund       a part went back: the charge stays paid
@@ -140,7 +141,7 @@ def apply(connection: Connection, tenant: str, event: PaymentEvent, now: datetim
     found = connection.execute(_THIS, this).all()
     if not found:
         return Settled(UNMATCHED)
-    return _settle(connection, tenant, event.provider, event.event_id, found[0].id, now)
+    return _match(connection, tenant, found, now)[0]
 
 
 def match(connection: Connection, tenant: str, names: Sequence[str], now: datetime) -> list[Settled]:
@@ -152,8 +153,7 @@ def match(connection: Connection, tenant: str, names: Sequence[str], now: dateti
     Args:
         names: Ids of charges, ours or a provider's.
     """
-    waiting = select(events.c.event_id).where(events.c.tenant == tenant, events.c.state == UNMATCHED)
-    if connection.execute(waiting.limit(1)).first() is None:
+    if not _is_one_waiting(connection, tenant):
         return []
     which = {"tenant": tenant, "names": list(names), "limit": _AT_A_TIME}
     return _match(connection, tenant, connection.execute(_NAMING, which).all(), now)
@@ -251,6 +251,11 @@ def _provider_of(connection: Connection, tenant: str, event_id: str, provider: s
     return str(providers[0])
 
 
+def _is_one_waiting(connection: Connection, tenant: str) -> bool:
+    waiting = select(events.c.event_id).where(events.c.tenant == tenant, events.c.state == UNMATCHED)
+    return connection.execute(waiting.limit(1)).first() is not None
+
+
 def _match(connection: Connection, tenant: str, found: Sequence[_Found | Row[Any]], now: datetime) -> list[Settled]:
     """Settle events, and then those that only name the same payments: a refund may not name its charge."""
     settled: list[Settled] = []
@@ -258,6 +263,8 @@ def _match(connection: Connection, tenant: str, found: Sequence[_Found | Row[Any
     while found:
         tried |= {(one.provider, one.event_id) for one in found}
         settled += [_settle(connection, tenant, one.provider, one.event_id, one.id, now) for one in found]
+        if not _is_one_waiting(connection, tenant):
+            break
         ids = [one.event_id for one in found]
         names = connection.scalars(
             select(func.unnest(events.c.references)).where(events.c.tenant == tenant, events.c.event_id.in_(ids))
@@ -295,15 +302,17 @@ def _settle(
 def _effect(connection: Connection, event: Row[Any], seq: int, charge_id: str, now: datetime) -> Settled:
     history = connection.execute(
         select(events)
-        .where(events.c.charge_seq == seq, events.c.provider == event.provider, events.c.tenant == event.tenant)
+        .where(events.c.charge_seq == seq, events.c.tenant == event.tenant)
         .order_by(func.coalesce(events.c.occurred_at, events.c.received_at), events.c.received_at)
     ).all()
     effect = Effect(event.effect)
     if effect in PAYMENTS:
-        return _paid(connection, event, [one for one in history if _is_same_payment(one, event)], charge_id, now)
+        return _paid(connection, event, history, charge_id, now)
     if effect is Effect.REFUNDED:
         return _refunded(connection, event, [one for one in history if _is_same_payment(one, event)], charge_id, now)
-    changes = [one for one in history if one.effect in CHANGES and one.state == APPLIED]
+    changes = [
+        one for one in history if one.effect in CHANGES and one.state == APPLIED and one.provider == event.provider
+    ]
     if any(_is_later(one, event) for one in changes):
         return Settled(IGNORED, "outdated", charge_id)
     return _changed(connection, event, effect, charge_id, now)
@@ -312,7 +321,7 @@ def _effect(connection: Connection, event: Row[Any], seq: int, charge_id: str, n
 def _paid(
     connection: Connection, event: Row[Any], history: Sequence[Row[Any]], charge_id: str, now: datetime
 ) -> Settled:
-    counted = [one for one in history if one.state == APPLIED]
+    counted = [one for one in history if one.state == APPLIED and _is_same_payment(one, event)]
     refunds = [one for one in counted if one.effect == Effect.REFUNDED]
     if refunds and not _is_later(event, refunds[-1]):
         return Settled(IGNORED, "refunded_before", charge_id)
@@ -323,7 +332,9 @@ def _paid(
         connection, event.tenant, charge_id, amount=event.amount, at=event.paid_at, via=event.provider, now=now
     )
     if done.was == "paid":
-        return Settled(IGNORED, "already_paid", charge_id)
+        if any(one.state == APPLIED and one.effect in PAYMENTS for one in history):
+            return Settled(IGNORED, "already_paid", charge_id)
+        return Settled(APPLIED, "recorded_before", charge_id)
     note = "partial" if done.left else "overpaid" if done.over else None
     return Settled(APPLIED, note, charge_id, tuple(done.cancelled))
 
@@ -336,7 +347,7 @@ def _refunded(
     refunds = [one for one in history if one.effect == Effect.REFUNDED and one.state == APPLIED]
     if refunds and not (counted and _is_later(counted[-1], refunds[-1])):
         return Settled(IGNORED, "same_payment", charge_id)
-    if counted and _is_later(counted[-1], event):
+    if any(_is_later(one, event) for one in payments if one.state == APPLIED or one.note == "same_payment"):
         return Settled(IGNORED, "outdated", charge_id)  # it was paid again since
     if payments and not counted and payments[-1].note == "already_paid":
         return Settled(IGNORED, "refund_of_duplicate", charge_id)
@@ -375,6 +386,8 @@ def _changed(connection: Connection, event: Row[Any], effect: Effect, charge_id:
 
 def _is_same_payment(one: Row[Any], other: Row[Any]) -> bool:
     """Whether two events are about one payment; without an id of the payment, about the one payment of the charge."""
+    if one.provider != other.provider:
+        return False
     if one.payment_id is None or other.payment_id is None:
         return one.payment_id is other.payment_id
     return (

@@ -23,8 +23,10 @@ from ifinu.billing import charges
 from ifinu.billing.billing_schema import cancel_flags, payment_events
 from ifinu.billing.charges import NewCharge
 from ifinu.broker.keys import EVENTS
+from ifinu.errors import ConfigurationError
 from ifinu.ledger.engine import connect
 from ifinu.receipts.http_server import server
+from ifinu.receipts.payment_route import receiver_of
 from ifinu.receipts.webhook_app import application
 
 NOW = datetime(2026, 12, 10, 20, tzinfo=UTC)
@@ -179,6 +181,12 @@ def test_without_secrets_no_address_is_there(valkey, client):
         assert receiver.post("asaas", PAID["asaas"]) == 404
         body = json.dumps({"event": "presence.update", "instance": "wa1", "data": {}}).encode()
         assert receiver.ask("POST", "/hooks", body, {"x-ifinu-secret": GATEWAYS_SECRET})[0] == 200
+
+
+def test_payments_need_postgresql(client, secrets, tmp_path):
+    with pytest.raises(ConfigurationError, match="payments need PostgreSQL: set IFINU_DATABASE_URL"):
+        receiver_of(secrets, f"sqlite:///{tmp_path}/ledger.db", client, CollectorRegistry())
+    assert not (tmp_path / "ledger.db").exists()
 
 
 @each_provider

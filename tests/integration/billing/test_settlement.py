@@ -198,7 +198,6 @@ def test_a_refund_of_stripe_waits_for_the_event_that_names_its_charge(connection
     late = payments.stripe("charge.refunded", "evt_9", created=1_797_000_000)
     assert apply(connection, "stripe", late).state == "unmatched"
     assert apply(connection, "stripe", payments.stripe()).state == "applied"
-    assert [one.state for one in settlement.sweep(connection, NOW)] == ["applied"]
     assert (charge(connection).is_open, charge(connection).hold_until) == (True, date.max)
 
 
@@ -212,6 +211,45 @@ def test_cash_that_was_undone_may_be_paid_again(connection):
     late = payments.asaas("PAYMENT_RECEIVED_IN_CASH_UNDONE", at="2026-12-10 11:30:00")
     assert apply(connection, "asaas", late)[:2] == ("ignored", "outdated")
     assert charge(connection).status == "paid"
+
+
+def test_a_payment_that_was_recorded_by_hand_is_not_a_second_one(connection):
+    """
+    Its refund holds the charge, as that of any payment.
+    """
+    with_charge(connection)
+    charges.pay(connection, TENANT, "inv-42", via="cli", now=NOW)
+    assert apply(connection, "asaas", payments.asaas())[:2] == ("applied", "recorded_before")
+    assert apply(connection, "asaas", payments.asaas(at="2026-12-14 09:00:00"))[:2] == ("ignored", "same_payment")
+    assert apply(connection, "stripe", payments.stripe())[:2] == ("ignored", "already_paid")
+    assert charge(connection).paid == Decimal("149.90")
+    refunded = payments.asaas("PAYMENT_REFUNDED", at="2026-12-15 10:00:00")
+    assert apply(connection, "asaas", refunded).state == "applied"
+    assert (charge(connection).is_open, charge(connection).hold_until) == (True, date.max)
+
+
+STORY = (
+    payments.asaas("PAYMENT_CONFIRMED", at="2026-12-10 10:00:00"),
+    payments.asaas(at="2026-12-10 11:00:00"),
+    payments.asaas("PAYMENT_RECEIVED_IN_CASH_UNDONE", at="2026-12-10 12:00:00"),
+    payments.asaas(at="2026-12-10 13:00:00"),
+)
+
+
+@pytest.mark.parametrize(
+    ("story", "is_paid"), [(STORY[:2], True), (STORY[:3], False), (STORY[1:3], False), (STORY, True), (STORY[1:], True)]
+)
+def test_the_end_is_the_same_in_any_order_and_with_any_repetition(connection, story, is_paid):
+    for order in itertools.permutations(story):
+        nested = connection.begin_nested()
+        with_charge(connection)
+        for number, body in enumerate((*order, *order)):
+            apply(connection, "asaas", body, NOW + timedelta(minutes=number))
+        found = charge(connection)
+        names = [body["dateCreated"] for body in order]
+        assert (found.status == "paid", found.paid > 0) == (is_paid, is_paid), names
+        assert is_paid or found.hold_until == date.max, names
+        nested.rollback()
 
 
 def test_a_payment_before_the_charge_is_matched_when_the_charge_comes(connection):
