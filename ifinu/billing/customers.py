@@ -273,9 +273,8 @@ def upsert(connection: Connection, tenant: str, rows: Iterable[Customer], now: d
             if uf not in calendars:
                 calendars[uf] = tenants.calendar_of(connection, whose, uf, now)
             document = {name: getattr(customer, name) for name in ("id", *_IMPORTED)}
-            # Without a phone and a state the calendar stays, as these do.
-            fixes_calendar = id_ not in known or customer.phone or customer.uf
-            documents.append(document | {"calendar_id": calendars[uf] if fixes_calendar else None})
+            # Without a phone and a state the calendar of a known customer stays, as these do.
+            documents.append(document | {"calendar_id": calendars[uf], "moves": bool(customer.phone or customer.uf)})
         total += _upsert(connection, tenant, documents, now)
     return total
 
@@ -363,22 +362,24 @@ def _known(connection: Connection, tenant: str, ids: list[str]) -> Sequence[Row[
     return connection.execute(query, {"tenant": tenant, "ids": ids}).all()
 
 
-_INCOMING = f"""json_to_recordset(CAST(:rows AS json)) AS i(id text, calendar_id int,
+_INCOMING = f"""json_to_recordset(CAST(:rows AS json)) AS i(id text, calendar_id int, moves boolean,
     {", ".join(f"{name} text" for name in _IMPORTED)})"""
 _KEPT = (*_IMPORTED, "calendar_id")
 _INSERT = text(f"""
     INSERT INTO customers (tenant, id, {", ".join(_KEPT)}, created_at)
     SELECT :tenant, id, {", ".join(_KEPT)}, :now FROM {_INCOMING} ON CONFLICT DO NOTHING RETURNING id""")
+_CHANGED = {name: f"coalesce(i.{name}, k.{name})" for name in _IMPORTED} | {
+    "calendar_id": "CASE WHEN i.moves THEN i.calendar_id ELSE k.calendar_id END"
+}
 _CHANGE = text(f"""
-    UPDATE customers c SET {", ".join(f"{name} = coalesce(i.{name}, c.{name})" for name in _KEPT)},
-        version = c.version + 1
-    FROM (SELECT k.id, k.phone AS was, {", ".join(f"i.{name}" for name in _KEPT)}
-            FROM {_INCOMING} JOIN customers k ON k.tenant = :tenant AND k.id = i.id
-           WHERE ({", ".join(f"coalesce(i.{name}, k.{name})" for name in _KEPT)})
-                 IS DISTINCT FROM ({", ".join(f"k.{name}" for name in _KEPT)})
-           ORDER BY k.id FOR NO KEY UPDATE OF k) i
-    WHERE c.tenant = :tenant AND c.id = i.id
-    RETURNING c.id, i.was IS DISTINCT FROM c.phone AND i.was IS NOT NULL AS moved""")
+    WITH new AS (
+        SELECT k.id, k.phone AS was, {", ".join(f"{value} AS {name}" for name, value in _CHANGED.items())}
+          FROM {_INCOMING} JOIN customers k ON k.tenant = :tenant AND k.id = i.id
+         WHERE ({", ".join(_CHANGED.values())}) IS DISTINCT FROM ({", ".join(f"k.{name}" for name in _CHANGED)})
+         ORDER BY k.id FOR NO KEY UPDATE OF k)
+    UPDATE customers c SET {", ".join(f"{name} = new.{name}" for name in _CHANGED)}, version = c.version + 1
+    FROM new WHERE c.tenant = :tenant AND c.id = new.id
+    RETURNING c.id, new.was IS DISTINCT FROM c.phone AND new.was IS NOT NULL AS moved""")
 _OPEN_OF = text("""
     SELECT seq FROM charges WHERE tenant = :tenant AND customer_id = ANY(:ids) AND status IN ('open', 'overdue')""")
 

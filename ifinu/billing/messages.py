@@ -61,7 +61,7 @@ _OWNERS = """
 """
 # An intent whose recipient changed has the same stem, `c<seq>.<step>.<yymmdd>[.<n>]`, and another id.
 _ROWS = text(f"""
-    SELECT w.id AS message, w.id = i.id AS is_current, i.state, i.valid_until, {_COLUMNS}
+    SELECT w.id AS message, w.id = i.id AS is_current, i.state, i.reason, i.valid_until, {_COLUMNS}
     FROM unnest(CAST(:seqs AS bigint[]), CAST(:ids AS text[])) WITH ORDINALITY AS w (seq, id, place)
     JOIN charges own ON own.seq = w.seq
     {_OWNERS}
@@ -285,8 +285,10 @@ def _pix_code(charge: Any, now: datetime) -> str | None:
 
 def _stop(own: Any, now: datetime, today: date) -> Stop | None:
     """Why nothing goes for this intent, whatever the state of its charges."""
-    if not own.is_current or own.state in _GONE:
+    if not own.is_current:
         return Stop.CANCELLED
+    if own.state in _GONE:
+        return next((stop for stop in Stop if stop == own.reason), Stop.CANCELLED)
     if own.tenant_status == "suspended" or (
         own.tenant_status != "lifetime" and own.active_until is not None and own.active_until <= now
     ):

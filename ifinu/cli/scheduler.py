@@ -40,6 +40,7 @@ def scheduler(
     from ifinu.render import Renderer
 
     config = settings.load()
+    logs.configure(config.log_level, config.log_format, config.log_limit)
     renderer = Renderer(config.templates, reference=config.reference, codes_apart=config.pix_separate)
     with connection.broker() as client:
         make = functools.partial(
@@ -58,7 +59,6 @@ def scheduler(
             words = f"{done['planned']} planned, {done['pushed']} pushed, {done['expired']} expired."
             terminal.answer(dict(done), words, as_json=as_json)
             return
-        logs.configure(config.log_level, config.log_format, config.log_limit)
         stop, figures, series = threading.Event(), Figures(), endpoint.registry()
         SchedulerSeries(series, figures)
         with (

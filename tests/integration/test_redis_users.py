@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import bills
 import pytest
 import redis
 from command_line import Shell
@@ -20,12 +23,15 @@ from integration.receipts.conftest import SECRET, Receiver
 from integration.test_flower import LOGIN, Watched, watches
 from integration.test_metrics import Command, scrape, there
 from processes import API_KEY, Fleet, Queue, Simulated, fleet_of, raw, wait_until
+from sqlalchemy import insert
 
 from ifinu import producer
+from ifinu.billing.billing_schema import cancel_flags
 from ifinu.broker import rights
-from ifinu.broker.keys import optout_key
+from ifinu.broker.keys import EPOCH, EVENTS, LEDGER_GROUP, NORMAL, optout_key
 from ifinu.embedded import Valkey, free_port
 from ifinu.errors import BrokerUnavailable
+from ifinu.ledger.engine import connect
 
 DOCUMENT = Path(__file__).parents[2] / "docs/redis-users.md"
 LINE = re.compile(r"^ACL SETUSER ifinu-(\w+) (on >\w+ .*)$", re.MULTILINE)
@@ -163,6 +169,31 @@ def test_webhook_exporter_flower_and_recorder_need_only_the_documented_rights(
         1,
     )
     assert now("ifinu_gateway_up") == 1
+    assert denied(client) == []
+
+
+def test_a_scheduler_needs_only_the_documented_rights(client: redis.Redis, url_of, postgres_ledger: str):
+    """
+    It pushes a message, and pushes it again after Redis lost its data. What it logs does not mix with its JSON.
+    """
+    environment = {**os.environ, "IFINU_REDIS_URL": url_of("worker"), "IFINU_DATABASE_URL": postgres_ledger}
+    command, now = [sys.executable, "-m", "ifinu", "scheduler", "--once", "--json"], datetime.now(UTC)
+    engine = connect(postgres_ledger)
+    with engine.begin() as connection:
+        bills.tenant(connection)
+        bills.customer(connection)
+        due = {"not_before": now - timedelta(hours=1), "valid_until": now + timedelta(days=1)}
+        bills.intent(connection, bills.charge(connection), "lembrete", **due)
+        connection.execute(insert(cancel_flags).values(id="c9.d.261201"))
+    engine.dispose()
+    for _ in range(2):
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads(ended.stdout)["pushed"] == 1
+        client.delete(EPOCH, NORMAL)
+        with contextlib.suppress(redis.ResponseError):  # it exists
+            client.xgroup_create(EVENTS, LEDGER_GROUP, id="$", mkstream=True)
+    assert "ifinu.scheduler.redis_lost" in ended.stderr
     assert denied(client) == []
 
 

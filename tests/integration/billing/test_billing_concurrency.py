@@ -4,22 +4,28 @@ Two connections at once: no update is lost, a payment wins against planner and p
 
 from __future__ import annotations
 
+import functools
+import json
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
 import booked
 import pytest
+import redis
 from booked import NOW, flags, states
 from processes import wait_until
 from sqlalchemy import Connection, Engine, select, text, update
 
-from ifinu.billing import charges, customers
+from ifinu.billing import calendars, charges, customers, epoch, outbox, planner, tenants
 from ifinu.billing.billing_schema import agenda, intents
+from ifinu.billing.billing_schema import charges as billing_charges
+from ifinu.broker import NORMAL, Keys
+from ifinu.broker.keys import claim_key
 from ifinu.errors import InvalidBilling
 
 _WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
@@ -174,3 +180,68 @@ def test_holds_of_a_customer_and_payments_at_once_never_deadlock(engine: Engine)
 
     with ThreadPoolExecutor(4) as pool:
         assert all(ended > 0 for ended in pool.map(repeats, [pays, pays, holds, moves]))
+
+
+def test_what_is_paid_while_it_is_planned_and_pushed_is_not_left_to_be_sent(
+    engine: Engine, client: redis.Redis
+) -> None:
+    """
+    Planner, outbox and payments at once, charges of one customer in one message. What is left planned or queued about a
+    paid charge has no message that a worker would send, and every open charge has one, or is spoken of in one.
+    """
+    count = 150
+    with engine.begin() as connection:
+        tenants.change(connection, "t1", NOW, spread_s=0, window_spec="always", daily_cap=10)
+        calendars.fill(connection, booked.TODAY)
+        for n in range(count // 3):
+            booked.customer(connection, f"p{n}", phone=f"+551198765{n:04}")
+        rows = [
+            booked.new_charge(f"p{n}", customer_id=f"p{n % (count // 3)}", due_date=booked.TODAY) for n in range(count)
+        ]
+        charges.upsert(connection, rows, NOW)
+    with engine.begin() as connection:
+        epoch.check(connection, client, NOW, claim_ttl_s=604_800)
+    done = threading.Event()
+
+    def repeats(act: Callable[[Connection], Any]) -> None:
+        while not done.is_set():
+            with engine.begin() as connection:
+                act(connection)
+
+    def pays(first: int) -> None:
+        for n in range(first, count, 4):  # three of four are paid
+            with engine.begin() as connection:
+                pay(connection, f"p{n}")
+
+    later = NOW + timedelta(minutes=5)
+    push = functools.partial(outbox.push, client=client, now=later, claim_ttl_s=604_800, limit=7)
+    flag = functools.partial(charges.apply_cancel_flags, client=client, limit=20, now=later)
+    plan = functools.partial(planner.plan, now=NOW, chunk=10)
+    with ThreadPoolExecutor(7) as pool:
+        background = [pool.submit(repeats, act) for act in (plan, plan, push, flag)]
+        for paying in [pool.submit(pays, first) for first in range(3)]:
+            paying.result(60)
+        time.sleep(1)
+        done.set()
+        for ended in background:
+            ended.result(60)
+    with engine.begin() as connection:
+        planner.plan_all(connection, NOW)
+        push(connection)
+        flag(connection, limit=1000)
+        query = select(intents.c.id, intents.c.state, intents.c.leader, billing_charges.c.status, billing_charges.c.seq)
+        query = query.join(billing_charges, billing_charges.c.seq == intents.c.charge_seq)
+        found = connection.execute(query.where(intents.c.kind == "vencimento", billing_charges.c.id.like("p%"))).all()
+    pushed = {json.loads(body)["id"] for body in client.lrange(Keys.of(NORMAL).ready, 0, -1)}
+    cancelled = {id_ for id_ in pushed if client.hget(claim_key(id_), "state") == b"cancelled"}
+    by_seq = {row.seq: row for row in found}
+    paid = [row for row in found if row.status == "paid"]
+    with engine.connect() as connection:
+        statuses = [each.status for each, _ in charges.find(connection, "t1", now=NOW, search="p", limit=count)]
+    assert statuses.count("open") == sum(n % 4 == 3 for n in range(count)) == len(found) - len(paid)
+    assert [row for row in paid if row.state in ("planned", "merged")] == []
+    assert [row for row in paid if row.id in pushed - cancelled] == []
+    for row in found:
+        if row.status != "paid":
+            goes = row if row.state == "queued" else by_seq.get(row.leader, row)
+            assert (goes.state, goes.id in pushed - cancelled) == ("queued", True), row

@@ -82,6 +82,8 @@ def test_a_message_has_what_the_database_says(connection):
         (billing_tenants, {"paused_at": NOW}, Stop.TENANT_PAUSED),
         (intents, {"state": "queued"}, None),
         (intents, {"state": "cancelled"}, Stop.CANCELLED),
+        (intents, {"state": "cancelled", "reason": "rule_changed"}, Stop.CANCELLED),
+        (intents, {"state": "cancelled", "reason": "paid"}, Stop.PAID),
         (intents, {"state": "merged"}, Stop.CANCELLED),
         (intents, {"id": "c1.atraso.261210~1"}, Stop.CANCELLED),
     ],

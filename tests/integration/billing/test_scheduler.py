@@ -253,6 +253,7 @@ def ids(connection: Connection, column: Any) -> set[Any]:
 
 @pytest.fixture
 def ifinu(capsys, monkeypatch, valkey: Valkey, postgres_ledger: str) -> Shell:
+    monkeypatch.setattr("ifinu.logs.configure", lambda *_: None)  # it is for a process of its own
     monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)
     monkeypatch.setenv("IFINU_DATABASE_URL", postgres_ledger)
     return Shell(capsys, monkeypatch)
