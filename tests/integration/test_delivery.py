@@ -598,6 +598,16 @@ def test_a_message_goes_with_what_its_charge_says_now(
     assert gateway.texts[0].startswith("Olá, com o valor de hoje!\n\n_Ref. ")
 
 
+def test_a_message_that_is_written_anew_is_reported_so_that_its_codes_follow(delivery: Delivery, client: redis.Redis):
+    fresh: list[Notification] = []
+    for tag, charges in (("a", Charges(FRESH)), ("b", Charges(None))):
+        client.hset(KEYS.in_flight, tag, b"m")
+        message = CHARGED.model_copy(update={"id": f"c42.{tag}.261210"})
+        by = replace(delivery, charges=charges)
+        by.deliver(message, MessageRef(NORMAL, tag), attempt=1, on_fresh=fresh.append)
+    assert fresh == [FRESH]
+
+
 def test_a_message_whose_charge_is_not_known_goes_as_it_is(
     delivery: Delivery, gateway: Gateway, carry: Callable[..., Any]
 ):
