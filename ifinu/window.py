@@ -214,8 +214,11 @@ def expires_at(notification: Notification) -> datetime | None:
 
     Returns:
         Its `valid_until`, or for a `Kind.DUE` the end of the due date in Brasília if that is earlier, since "due today"
-        is wrong the day after. None if it never expires.
+        is wrong the day after. None if it never expires. A message that the régua planned has no other end than the
+        planner's.
     """
+    if notification.charge_ref is not None:
+        return notification.valid_until
     ends = [] if notification.valid_until is None else [notification.valid_until]
     due = notification.due_date
     # The end of Python's last year cannot be computed.
@@ -228,7 +231,8 @@ def true_from(notification: Notification, now: datetime) -> datetime | None:
     """
     Compute when a notification's text becomes true.
 
-    Only a `Kind.OVERDUE` can be too early: it waits until its charge is late (`business_days.late_from`).
+    Only a `Kind.OVERDUE` can be too early: it waits until its charge is late (`business_days.late_from`). The planner
+    has seen to that if the charge is in the database.
 
     Returns:
         None if it is true now; otherwise the instant, in UTC: the first minute of that day in Brasília.
@@ -237,7 +241,7 @@ def true_from(notification: Notification, now: datetime) -> datetime | None:
         InvalidNotification: The due date of a `Kind.OVERDUE` is in the future, a mistake of its producer.
     """
     due = notification.due_date
-    if notification.kind is not Kind.OVERDUE or due is None:
+    if notification.kind is not Kind.OVERDUE or due is None or notification.charge_ref is not None:
         return None
     zone = ZoneInfo(BRASILIA)
     today = now.astimezone(zone).date()

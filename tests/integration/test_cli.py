@@ -328,6 +328,6 @@ def test_the_demo_adds_up_and_leaves_nothing_behind(tmp_path):
     ended = run("demo", "--messages", "60", TMPDIR=str(tmp_path), IFINU_REDIS_URL="redis://localhost:1", timeout=110)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     verdicts = [line[0] for line in ended.stdout.splitlines() if line[:1] in ("✓", "✗")]
-    assert verdicts == ["✓"] * 32
-    assert "all 31 expectations hold" in ended.stdout
+    assert verdicts == ["✓"] * 37
+    assert "all 36 expectations hold" in ended.stdout
     assert list(tmp_path.iterdir()) == []

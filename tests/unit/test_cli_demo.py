@@ -1,13 +1,13 @@
 import json
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from ifinu.broker import QUEUES, DeadLetter
 from ifinu.broker.backlog import Backlog
-from ifinu.cli.demo import numbers, scenario, verdict
+from ifinu.cli.demo import charges, numbers, scenario, verdict
 from ifinu.cli.demo.numbers import Played
 from ifinu.cli.demo.verdict import Evidence, Pace
 from ifinu.simulator import Send
@@ -200,3 +200,60 @@ ALLOWED, OFFLINE = "a-2, faster than WhatsApp allows", "a-3, closed for 3 s"
 )
 def test_each_defect_of_a_number_is_found_where_it_is(changes, found):
     assert wrong_in(played(**changes(of_tenants()))) == found
+
+
+# -- the week of charges
+
+
+def week(**changes):
+    """A correct week: each day one notice to each of six people; then receipts for what was paid."""
+    first = date(2026, 12, 1)
+    sends = [
+        send(f"5511987674{n:03d}", 10.0)._replace(text=f"Mensalidade fatura-{n:02}")
+        for _ in range(7)
+        for n in range(20, 26)
+    ]
+    sends[20:20] = [send(f"5511987674{n:03d}", 10.0)._replace(text=f"Recebemos fatura-{n:02}") for n in (5, 11)]
+    by_day = {first + timedelta(days=n): 6 for n in range(7)} | {first + timedelta(days=3): 8}
+    whole = charges.Played(
+        sends=sends, by_day=by_day, after=18, expected=44, undecided=0, reasons={"queued": 44, "skipped stale": 3}
+    )
+    return replace(whole, **changes)
+
+
+def wrong_of_week(played):
+    return {check.what for check in charges.judge(played) if not check.holds}
+
+
+SENT, PAID = "40 charges over 7 days", "fatura-05 and fatura-11, paid in the middle"
+
+
+def test_the_scene_of_the_charges_holds_for_a_correct_run():
+    assert wrong_of_week(week()) == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"expected": 45}, {SENT}),
+        ({"undecided": 1}, {"steps whose day had come"}),
+        ({"after": 22}, {PAID}),
+    ],
+)
+def test_each_defect_of_the_week_is_found_where_it_is(changes, found):
+    assert wrong_of_week(week(**changes)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("Mensalidade fatura-05", PAID), ("Mensalidade fatura-17", "fatura-17, disputed")],
+)
+def test_a_notice_after_the_payment_or_the_dispute_is_found(text, found):
+    sends = week().sends
+    assert wrong_of_week(week(sends=[*sends[:-1], sends[-1]._replace(text=text)])) == {found}
+
+
+def test_two_notices_to_one_person_in_a_day_are_found():
+    sends = week().sends
+    twice = [*sends[:-1], sends[-1]._replace(number=sends[-2].number)]
+    assert wrong_of_week(week(sends=twice)) == {"notices to one person in a day"}

@@ -16,13 +16,15 @@ def demo(
     as_json: terminal.Json = False,
 ) -> None:
     """
-    Demonstrate ifinu on this machine: 1,000 messages, every kind of failure, five numbers.
+    Demonstrate ifinu on this machine: 1,000 messages, every failure, five numbers, a week of charges.
 
     It starts a Valkey, a simulated Evolution API and two workers, pushes messages
     as other languages do, makes sends fail in every way, and checks at the end that
     each message had the expected outcome. Then two tenants send from five numbers
-    that have a pace: one floods, and one number is too fast, another offline. It needs no running server, takes less
-    than a minute, sends nothing to WhatsApp, and stops everything it started.
+    that have a pace: one floods, and one number is too fast, another offline. At last
+    forty charges fall due in a week of fast motion: two are paid, one is disputed. It
+    needs no running server, takes about a minute, sends nothing to WhatsApp, and stops
+    everything it started.
 
     [bold]Examples[/bold]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from ifinu.broker import NORMAL, QUEUES, DeadLetters, Filter, backlog
 from ifinu.broker.redis_state import recorder_lag
 from ifinu.cli import terminal
-from ifinu.cli.demo import numbers, scenario, verdict, view
+from ifinu.cli.demo import charges, numbers, scenario, verdict, view
 from ifinu.cli.demo.scenario import Case
 from ifinu.cli.demo.stage import Stage, StageError
 from ifinu.cli.demo.verdict import Check, Evidence, Pace
@@ -31,6 +31,9 @@ _SCENE = (
     f"A pushes {numbers.COUNTS['A']} messages, then B {numbers.COUNTS['B']}.\n"
     f"{numbers.TOO_FAST} is faster than the simulated WhatsApp allows; "
     f"{numbers.CLOSED} loses its connection for {numbers.CLOSED_S:.0f} s."
+)
+_WEEK = (
+    f"\nA week of the régua in fast motion: {charges.CHARGES} charges fall due, each day is planned, pushed and sent."
 )
 _STALLED_S = 20.0  # longer than any wait before a retry
 
@@ -79,7 +82,13 @@ def run(messages: int, workers: int, *, keep: bool, as_json: bool) -> bool:
         notes.print(_SCENE, soft_wrap=True)
         with view.NumbersView(notes, numbers.NUMBERS) as showing:
             played = numbers.play(running, showing)
-        checks = [*verdict.judge(cases, evidence, rate_per_s=_RATE_PER_S, burst=_BURST), *numbers.judge(played)]
+        notes.print(_WEEK, soft_wrap=True)
+        week = charges.play(running, lambda line: notes.print(line, style="dim"))
+        checks = [
+            *verdict.judge(cases, evidence, rate_per_s=_RATE_PER_S, burst=_BURST),
+            *numbers.judge(played),
+            *charges.judge(week),
+        ]
         holds = all(check.holds for check in checks)
         if as_json:
             terminal.print_json(_document(cases, evidence, checks, holds) | {"numbers": dict(played.figures)})
