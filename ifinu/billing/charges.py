@@ -31,7 +31,7 @@ from zoneinfo import ZoneInfo
 
 import redis
 import sqlalchemy.exc
-from sqlalchemy import Connection, func, or_, select, text, update
+from sqlalchemy import Connection, Row, func, or_, select, text, update
 
 from ifinu import payment_codes, values
 from ifinu.billing import calendars, customers, planner, tenants, withdrawals
@@ -487,7 +487,7 @@ _OPTIONAL = {
 _GIVEN = {
     "tenant": "text", "id": "text", "customer_id": "text", "amount": "numeric", "due_date": "date",
     "recurrence_id": "text", "occurrence": "int", "known_on": "date", "payable_on": "date",
-    **{f"late_{method}": "date" for method in METHODS}, **_OPTIONAL,
+    "seq": "bigint", **{f"late_{method}": "date" for method in METHODS}, **_OPTIONAL,
 }  # fmt: skip
 _DEFAULTS = {"discount": "0", "waives_fees": "false", "method": "'other'", "notify": "true"}
 _INCOMING = f"""incoming AS MATERIALIZED (
@@ -523,20 +523,27 @@ _CHANGED = {
     "customer_id": "i.customer_id", "amount": "i.amount", "due_date": "i.due_date",
     **{name: f"coalesce(i.{name}, c.{name})" for name in _OPTIONAL},
 }  # fmt: skip
+# OFFSET 0 makes PostgreSQL look up each row by the key, whatever it believes of tables that it has not analysed yet.
+_DIFFERS = f"""c.status IN ('open', 'overdue')
+       AND ({", ".join(f"c.{name}" for name in _CHANGED)}) IS DISTINCT FROM ({", ".join(_CHANGED.values())})"""
 _FIND_CHANGED = text(f"""
+    WITH {_INCOMING}
+    SELECT c.tenant, c.id, c.seq FROM incoming i
+     CROSS JOIN LATERAL (SELECT * FROM charges WHERE tenant = i.tenant AND id = i.id OFFSET 0) c
+     WHERE {_DIFFERS} ORDER BY c.seq""")
+_LOCK_CHANGED = text(f"""
     WITH {_INCOMING}
     SELECT c.seq, i.due_date <> c.due_date AS moved, i.customer_id <> c.customer_id AS readdressed,
            c.paid > 0 AND c.paid >= i.amount AS balanced
-      FROM incoming i JOIN charges c ON c.tenant = i.tenant AND c.id = i.id
-     WHERE c.status IN ('open', 'overdue')
-       AND ({", ".join(f"c.{name}" for name in _CHANGED)}) IS DISTINCT FROM ({", ".join(_CHANGED.values())})
-     ORDER BY c.seq FOR NO KEY UPDATE OF c""")
+      FROM incoming i
+     CROSS JOIN LATERAL (SELECT * FROM charges WHERE seq = i.seq OFFSET 0 FOR NO KEY UPDATE) c
+     WHERE {_DIFFERS}""")
 _CHANGE = text(f"""
     WITH {_INCOMING}
     UPDATE charges c SET {", ".join(f"{name} = {value}" for name, value in _CHANGED.items())},
         payable_on = i.payable_on, late_from = {_late_from("coalesce(i.method, c.method)")}, status = {_STATUS},
         updated_at = :now, version = c.version + 1
-    FROM incoming i WHERE c.tenant = i.tenant AND c.id = i.id AND c.seq = ANY(:seqs)""")
+    FROM incoming i WHERE c.seq = i.seq AND i.seq = ANY(:seqs)""")
 _FIND_MISSING = text(f"""
     WITH {_INCOMING}
     SELECT i.tenant, i.customer_id FROM incoming i
@@ -557,9 +564,7 @@ def _upsert(connection: Connection, chunk: Iterable[NewCharge], now: datetime) -
     if len(added) == len(documents):
         return Upserted(len(added))
     with _as_invalid():
-        changed = connection.execute(_FIND_CHANGED, given).all()
-        if changed:
-            connection.execute(_CHANGE, given | {"seqs": [row.seq for row in changed]})
+        changed = _change(connection, documents, now)
     _follow(
         connection,
         now,
@@ -568,6 +573,19 @@ def _upsert(connection: Connection, chunk: Iterable[NewCharge], now: datetime) -
         balanced=[row.seq for row in changed if row.balanced],
     )
     return Upserted(len(added), len(changed), len(documents) - len(added) - len(changed))
+
+
+def _change(connection: Connection, documents: list[dict[str, Any]], now: datetime) -> Sequence[Row[Any]]:
+    """Change the charges that differ, and return for each what has to follow."""
+    by_id = {(document["tenant"], document["id"]): document for document in documents}
+    found = connection.execute(_FIND_CHANGED, {"rows": json.dumps(documents), "now": now}).all()
+    if not found:
+        return []
+    # By `seq`, so that of two imports the one waits for the other.
+    rows = json.dumps([by_id[row.tenant, row.id] | {"seq": row.seq} for row in found])
+    changed = connection.execute(_LOCK_CHANGED, {"rows": rows, "now": now}).all()
+    connection.execute(_CHANGE, {"rows": rows, "now": now, "seqs": [row.seq for row in changed]})
+    return changed
 
 
 def _fields(charge: NewCharge) -> dict[str, Any]:

@@ -371,14 +371,18 @@ _INSERT = text(f"""
 _CHANGED = {name: f"coalesce(i.{name}, k.{name})" for name in _IMPORTED} | {
     "calendar_id": "CASE WHEN i.moves THEN i.calendar_id ELSE k.calendar_id END"
 }
+# OFFSET 0 makes PostgreSQL look up each row by the key, whatever it believes of a table that it has not analysed yet.
+_DIFFERENT = f"""{_INCOMING}
+     CROSS JOIN LATERAL (
+        SELECT ctid AS place, * FROM customers WHERE tenant = :tenant AND id = i.id OFFSET 0) k
+     WHERE ({", ".join(_CHANGED.values())}) IS DISTINCT FROM ({", ".join(f"k.{name}" for name in _CHANGED)})"""
+_FIND_CHANGED = text(f"SELECT k.id FROM {_DIFFERENT}")
+_LOCK = text("SELECT FROM customers WHERE tenant = :tenant AND id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE")
 _CHANGE = text(f"""
-    WITH new AS (
-        SELECT k.id, k.phone AS was, {", ".join(f"{value} AS {name}" for name, value in _CHANGED.items())}
-          FROM {_INCOMING} JOIN customers k ON k.tenant = :tenant AND k.id = i.id
-         WHERE ({", ".join(_CHANGED.values())}) IS DISTINCT FROM ({", ".join(f"k.{name}" for name in _CHANGED)})
-         ORDER BY k.id FOR NO KEY UPDATE OF k)
     UPDATE customers c SET {", ".join(f"{name} = new.{name}" for name in _CHANGED)}, version = c.version + 1
-    FROM new WHERE c.tenant = :tenant AND c.id = new.id
+    FROM (SELECT k.place, k.phone AS was, {", ".join(f"{value} AS {name}" for name, value in _CHANGED.items())}
+            FROM {_DIFFERENT}) new
+    WHERE c.ctid = new.place
     RETURNING c.id, new.was IS DISTINCT FROM c.phone AND new.was IS NOT NULL AS moved""")
 _OPEN_OF = text("""
     SELECT seq FROM charges WHERE tenant = :tenant AND customer_id = ANY(:ids) AND status IN ('open', 'overdue')""")
@@ -387,11 +391,20 @@ _OPEN_OF = text("""
 def _upsert(connection: Connection, tenant: str, rows: list[dict[str, Any]], now: datetime) -> Upserted:
     given = {"tenant": tenant, "rows": json.dumps(rows), "now": now}
     added = len(connection.execute(_INSERT, given).all())
-    changed = connection.execute(_CHANGE, given).all() if added < len(rows) else []
+    changed = _change(connection, given) if added < len(rows) else []
     if moved := [row.id for row in changed if row.moved]:
         seqs = connection.scalars(_OPEN_OF, {"tenant": tenant, "ids": moved}).all()
         withdrawals.readdress(connection, seqs, now, alone=False)
     return Upserted(added, len(changed), len(rows) - added - len(changed))
+
+
+def _change(connection: Connection, given: dict[str, Any]) -> Sequence[Row[Any]]:
+    """Change the customers that differ."""
+    ids = connection.scalars(_FIND_CHANGED, given).all()
+    if not ids:
+        return []
+    connection.execute(_LOCK, {"tenant": given["tenant"], "ids": list(ids)})
+    return connection.execute(_CHANGE, given).all()
 
 
 def _checked_phone(phone: str | None) -> str | None:
