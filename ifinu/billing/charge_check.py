@@ -134,7 +134,6 @@ class ChargeCheck:
             from ifinu.billing.texts import Texts
             from ifinu.ledger.engine import connect
 
-            engine = connect(self._url, statement_s=_STATEMENT_S)
-            # Without a transaction, a check is one round trip.
-            self._known = engine.execution_options(isolation_level="AUTOCOMMIT"), Texts(self._renderer)
+            engine = connect(self._url, statement_s=_STATEMENT_S, autocommit=True)
+            self._known = engine, Texts(self._renderer)
         return self._known

@@ -12,7 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 import sqlalchemy.exc
@@ -41,7 +41,7 @@ _UNDEFINED = ("42P01", "42703")  # PostgreSQL: no such table, no such column
 _LONGEST_WORDS = 200
 
 
-def connect(url: str, *, create: bool = True, statement_s: int = STATEMENT_S) -> Engine:
+def connect(url: str, *, create: bool = True, statement_s: int = STATEMENT_S, autocommit: bool = False) -> Engine:
     """
     An engine for the ledger; it connects when it is first used.
 
@@ -51,6 +51,7 @@ def connect(url: str, *, create: bool = True, statement_s: int = STATEMENT_S) ->
         url: As `Settings.database_url`.
         create: Whether SQLite creates a missing file.
         statement_s: PostgreSQL's limit of one statement, and of the wait for a lock, in seconds.
+        autocommit: Whether each statement is a transaction in PostgreSQL, and one round trip.
 
     Raises:
         ConfigurationError: The URL is not a database URL.
@@ -59,7 +60,11 @@ def connect(url: str, *, create: bool = True, statement_s: int = STATEMENT_S) ->
         parts = make_url(url)
     except sqlalchemy.exc.ArgumentError as exc:
         raise ConfigurationError("IFINU_DATABASE_URL is not a database URL") from exc
-    engine = _sqlite(parts, create) if parts.get_backend_name() == "sqlite" else _postgres(parts, statement_s)
+    engine = (
+        _sqlite(parts, create)
+        if parts.get_backend_name() == "sqlite"
+        else _postgres(parts, statement_s, "AUTOCOMMIT" if autocommit else None)
+    )
     event.listen(engine, "handle_error", _translate, retval=True)
     return engine
 
@@ -83,7 +88,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _postgres(url: URL, statement_s: int) -> Engine:
+def _postgres(url: URL, statement_s: int, isolation_level: Literal["AUTOCOMMIT"] | None) -> Engine:
     arguments = {name: value for name, value in _POSTGRES.items() if name not in url.query}
     # Small, and without a limit to wait at: few threads use it.
     engine = create_engine(
@@ -94,6 +99,7 @@ def _postgres(url: URL, statement_s: int) -> Engine:
         pool_pre_ping=True,
         pool_recycle=1800,
         hide_parameters=True,
+        isolation_level=isolation_level,
     )
     event.listen(engine, "connect", functools.partial(_set_deadlines, statement_s))
     return engine
