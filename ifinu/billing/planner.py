@@ -1,8 +1,8 @@
 """
 The planner: on each day, which message goes about which charge, and why the others do not.
 
-A pass is one statement a chunk (`sql/plan.sql`). It takes from `agenda` the charges on whose day something is to be
-decided, and decides every step whose day has come exactly once:
+A pass takes a chunk of the charges about which something is to be decided (`sql/take.sql`). One statement
+(`sql/plan.sql`) then decides every step whose day has come, each exactly once:
 
     planned    goes; `outbox.py` pushes it once it is time
     merged     another charge's message of that day speaks of it too (`leader`)
@@ -27,7 +27,7 @@ import functools
 from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, TextClause, text
@@ -42,10 +42,11 @@ TRIGGERS = ("payment", "creation")
 _SHARES = 8
 _LONGEST_SIMULATION_DAYS = 1100
 
-# Of a chunk each table has few rows, even if statistics do not know yet that it is large.
-_BY_INDEX = text("SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)")
-_AS_BEFORE = text("SELECT set_config('enable_seqscan', :seqscan, true), set_config('jit', :jit, true)")
-_SETTINGS = text("SELECT current_setting('enable_seqscan') AS seqscan, current_setting('jit') AS jit")
+# PostgreSQL guesses one row for each part of the statement, and would compare all rows of a chunk with all others. It
+# also takes a chunk for a large part of a table, and would read all of it. A nested loop that has to be stays one.
+_OFF = ("enable_nestloop", "enable_seqscan", "jit")
+_SETTINGS = text("SELECT " + ", ".join(f"current_setting('{name}') AS {name}" for name in _OFF))
+_SET = text("SELECT " + ", ".join(f"set_config('{name}', :{name}, true)" for name in _OFF))
 
 _DUE_TENANTS = text("""
     SELECT t.id, t.tz FROM billing_tenants t
@@ -61,6 +62,17 @@ _DECIDED_NOW = text("""
     SELECT i.step, i.n, i.kind, i.state, i.reason, i.planned_on, i.not_before
       FROM intents i
      WHERE i.charge_seq = :seq AND i.decided_at = :now ORDER BY i.planned_on, i.not_before NULLS FIRST, i.step, i.n""")
+_COUNTS = """
+    SELECT i.kind, i.state, i.reason, count(*) AS messages
+      FROM intents i JOIN billing_tenants t ON t.id = i.tenant
+     WHERE (CAST(:tenant AS text) IS NULL OR i.tenant = :tenant) AND {}
+     GROUP BY 1, 2, 3 ORDER BY 1, 2, 4 DESC, 3"""
+_COUNTS_OF_A_PASS = text(_COUNTS.format("i.decided_at = :now"))
+_COUNTS_OF_TODAY = text(_COUNTS.format("i.planned_on = CAST(CAST(:now AS timestamptz) AT TIME ZONE t.tz AS date)"))
+_UNDECIDED = text("""
+    SELECT count(*) FROM agenda a JOIN billing_tenants t ON t.id = a.tenant
+     WHERE t.paused_at IS NULL AND (CAST(:tenant AS text) IS NULL OR t.id = :tenant)
+       AND a.next_on <= CAST(CAST(:now AS timestamptz) AT TIME ZONE t.tz AS date)""")
 _AS_SENT = text("UPDATE intents SET state = 'queued', queued_at = :now WHERE charge_seq = :seq AND state = 'planned'")
 
 
@@ -194,6 +206,21 @@ def simulate(connection: Connection, seq: int, days: int, now: datetime) -> list
     return found
 
 
+def decided_at(connection: Connection, now: datetime, *, tenant: str | None = None) -> list[dict[str, Any]]:
+    """Numbers of steps that a pass at this time decided, by kind, state and reason."""
+    return [dict(row._mapping) for row in connection.execute(_COUNTS_OF_A_PASS, {"tenant": tenant, "now": now})]
+
+
+def decided_for_today(connection: Connection, now: datetime, *, tenant: str | None = None) -> list[dict[str, Any]]:
+    """Likewise of the steps whose message goes today, or that were skipped today."""
+    return [dict(row._mapping) for row in connection.execute(_COUNTS_OF_TODAY, {"tenant": tenant, "now": now})]
+
+
+def undecided(connection: Connection, now: datetime, *, tenant: str | None = None) -> int:
+    """The number of charges, of tenants that are not paused, about which something is to be decided now."""
+    return int(connection.execute(_UNDECIDED, {"tenant": tenant, "now": now}).scalar_one())
+
+
 def _pass(
     connection: Connection,
     now: datetime,
@@ -204,23 +231,20 @@ def _pass(
     only: int | None = None,
 ) -> Planned:
     local = now.astimezone(ZoneInfo(tz))
+    of_day = {"today": local.date(), "clock": local.time().replace(tzinfo=None), "tz": tz, "now": now}
+    size = {"chunk": chunk, "share": max(chunk // len(tenants), chunk // _SHARES, 1)}
     before = connection.execute(_SETTINGS).one()
-    connection.execute(_BY_INDEX)
-    row = connection.execute(
-        _sql("plan"),
-        {
-            "tenants": _array(tenants), "today": local.date(), "clock": local.time().replace(tzinfo=None), "tz": tz,
-            "now": now, "chunk": chunk, "share": max(chunk // len(tenants), chunk // _SHARES, 1), "only": only,
-        },
-    ).one()  # fmt: skip
-    connection.execute(_AS_BEFORE, before._asdict())
+    connection.execute(_SET, dict.fromkeys(_OFF, "off"))
+    taken = connection.execute(_sql("take"), {"tenants": _array(tenants), "only": only, **of_day, **size}).one()
+    row = connection.execute(_sql("plan"), {"seqs": taken.seqs, **of_day}).one()
+    connection.execute(_SET, before._asdict())
     if row.uncovered is not None:
         raise InvalidBilling(
             "calendar",
             f"calendar {row.uncovered} has no sending day for {local.date()} or the day after, so nothing was planned; "
             "`ifinu scheduler --once` fills the calendars",
         )
-    return Planned(row.charges, row.planned, row.skipped, row.merged, row.picked - row.charges)
+    return Planned(row.charges, row.planned, row.skipped, row.merged, taken.picked - row.charges)
 
 
 def _array(names: Sequence[str] | None) -> list[str] | None:

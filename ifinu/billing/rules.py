@@ -21,7 +21,8 @@ Rules: the steps of a régua, written in YAML.
     condition    all must hold: min_amount and max_amount (of what is left to pay), method (one or a list), automatic
                  (whether it is debited without the person: a recurring charge by card)
 
-A rule never changes. A changed one is its next version, and a tenant has the id of one version.
+A rule never changes. A changed one is its next version, and a tenant has the id of one version. What the old version
+has decided stays decided; of the new one, a step that is new or falls on other days decides nothing before tomorrow.
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from datetime import date, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import yaml
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from ifinu.billing.billing_schema import rule_steps, rules
-from ifinu.errors import InvalidBilling
+from ifinu.billing import planner
+from ifinu.billing.billing_schema import agenda, billing_tenants, rule_steps, rules
+from ifinu.errors import InvalidBilling, NotFound
 
 DEFAULT_NAME = "padrao"
 ALWAYS = date(2000, 1, 1)  # `effective_on` of a step that may decide about any charge
@@ -52,6 +55,16 @@ _STEP = re.compile(r"[a-z0-9][a-z0-9_-]{0,19}")
 _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 _MOST_STEPS, _MOST_DAYS, _MOST_REPEATS = 50, 3650, 60
 _LONGEST_NAME = 100
+
+# A step on which they agree keeps the day from which it decides.
+_OF_ITS_DAYS = ("kind", "trigger", "days", "every_days", "every_max", "condition")
+_DECIDED = text("""
+    SELECT c.id AS charge, c.customer_id AS customer, i.step, i.kind, i.state
+      FROM intents i JOIN charges c ON c.seq = i.charge_seq
+     WHERE i.tenant = :tenant AND i.decided_at = :at AND i.state IN ('planned', 'merged')""")
+_AS_SENT = text("""
+    UPDATE intents SET state = 'queued', queued_at = :at
+     WHERE tenant = :tenant AND state = 'planned' AND not_before < :at""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +201,106 @@ def version(connection: Connection, rule_id: int) -> int:
     return int(connection.execute(select(rules.c.version).where(rules.c.id == rule_id)).scalar_one())
 
 
+def of_tenant(connection: Connection, tenant: str) -> Rule:
+    """
+    A tenant's rule.
+
+    Raises:
+        NotFound: There is no such tenant.
+    """
+    return get(connection, _tenant(connection, tenant)[0])
+
+
+def apply(connection: Connection, tenant: str, rule: Rule, now: datetime) -> int:
+    """
+    Give a tenant a rule. What has come due is decided by the old one before.
+
+    Returns:
+        The version of the rule.
+
+    Raises:
+        NotFound: There is no such tenant.
+    """
+    planner.plan_all(connection, now, tenants=[tenant])
+    old_id, zone = _tenant(connection, tenant)
+    today = now.astimezone(zone).date()
+    tomorrow, old = today + timedelta(days=1), {step.step: step for step in get(connection, old_id).steps}
+    steps = tuple(replace(step, effective_on=_effective_on(step, old.get(step.step), tomorrow)) for step in rule.steps)
+    id_ = save(connection, tenant, replace(rule, steps=steps), tomorrow)
+    if id_ != old_id:
+        table = billing_tenants
+        connection.execute(update(table).where(table.c.id == tenant).values(rule_id=id_, version=table.c.version + 1))
+        # The next pass finds the next day of each charge.
+        connection.execute(
+            update(agenda).where(agenda.c.tenant == tenant, agenda.c.next_on > today).values(next_on=today)
+        )
+    return version(connection, id_)
+
+
+def _effective_on(step: Step, old: Step | None, tomorrow: date) -> date:
+    if step.effective_on is not None:
+        return step.effective_on
+    is_same = old is not None and all(getattr(step, name) == getattr(old, name) for name in _OF_ITS_DAYS)
+    return old.effective_on or tomorrow if old is not None and is_same else tomorrow
+
+
+class Difference(NamedTuple):
+    """
+    A charge about which a customer gets another message tomorrow, or one more, or one less.
+
+    Attributes:
+        before: The step and the kind of the message by the rule as it is; None for no message.
+        after: Likewise by the changed one.
+    """
+
+    charge: str
+    customer: str
+    before: tuple[str, str] | None
+    after: tuple[str, str] | None
+
+
+def diff(connection: Connection, tenant: str, rule: Rule, now: datetime) -> list[Difference]:
+    """
+    Find whom a changed rule would write to tomorrow: both are planned, and undone.
+
+    Raises:
+        NotFound: There is no such tenant.
+    """
+    before, after = (_tomorrow(connection, tenant, each, now) for each in (None, rule))
+    return [
+        Difference(*key, before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _tomorrow(
+    connection: Connection, tenant: str, rule: Rule | None, now: datetime
+) -> dict[tuple[str, str], tuple[str, str]]:
+    """The step and the kind by charge and customer."""
+    with connection.begin_nested() as undone:
+        _, zone = _tenant(connection, tenant)
+        connection.execute(update(billing_tenants).where(billing_tenants.c.id == tenant).values(paused_at=None))
+        planner.plan_all(connection, now, tenants=[tenant])
+        if rule is not None:
+            apply(connection, tenant, rule, now)
+            planner.plan_all(connection, now, tenants=[tenant])
+        at = datetime.combine(now.astimezone(zone).date() + timedelta(days=1), time(), zone)
+        connection.execute(_AS_SENT, {"tenant": tenant, "at": at})
+        planner.plan_all(connection, at, tenants=[tenant])
+        rows = connection.execute(_DECIDED, {"tenant": tenant, "at": at}).all()
+        undone.rollback()
+    return {(row.charge, row.customer): (row.step, row.kind) for row in rows}
+
+
+def _tenant(connection: Connection, tenant: str) -> tuple[int, ZoneInfo]:
+    query = select(billing_tenants.c.rule_id, billing_tenants.c.tz).where(billing_tenants.c.id == tenant)
+    row = connection.execute(query.with_for_update(key_share=True)).one_or_none()
+    if row is None:
+        raise NotFound("tenant", tenant)
+    return row.rule_id, ZoneInfo(row.tz)
+
+
 def _row(rule_id: int, ord_: int, step: Step) -> dict[str, Any]:
     values = {each.name: getattr(step, each.name) for each in fields(Step)}
     return {**values, "rule_id": rule_id, "ord": ord_, "offset_days": values.pop("days")}
@@ -223,11 +336,15 @@ def load(text: str) -> Rule:
 
 def dump(rule: Rule) -> str:
     """Write a rule as YAML that `load` reads."""
-    data = {"name": rule.name, "steps": [_as_data(step) for step in rule.steps]}
-    return str(yaml.dump(data, sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(as_data(rule), sort_keys=False, allow_unicode=True))
 
 
-def _as_data(step: Step) -> dict[str, Any]:
+def as_data(rule: Rule) -> dict[str, Any]:
+    """A rule as lists, dicts and scalars, for YAML and JSON."""
+    return {"name": rule.name, "steps": [_step_as_data(step) for step in rule.steps]}
+
+
+def _step_as_data(step: Step) -> dict[str, Any]:
     data: dict[str, Any] = {"step": step.step, "kind": step.kind}
     if step.trigger == "due":
         data.update(days=step.days, at=f"{step.at:%H:%M}")
@@ -239,7 +356,7 @@ def _as_data(step: Step) -> dict[str, Any]:
     if step.text is not None:
         data["text"] = step.text
     if step.effective_on not in (None, ALWAYS):
-        data["effective_on"] = step.effective_on
+        data["effective_on"] = str(step.effective_on)
     if step.condition:
         data["condition"] = dict(step.condition)
     return data

@@ -35,8 +35,10 @@ from ifinu.cli import (
     plan,
     queues,
     recorder,
+    regua,
     report,
     restore,
+    rules,
     scheduler,
     send,
     show,
@@ -96,6 +98,8 @@ app.add_typer(optout.app, name="optout")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(customer.app, name="customer")
 app.add_typer(charge.app, name="charge")
+app.add_typer(rules.app, name="rules")
+app.add_typer(regua.app, name="regua")
 app.add_typer(templates.app, name="template")
 app.add_typer(pay.app, name="pay")
 app.command()(webhook.webhook)

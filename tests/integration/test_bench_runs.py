@@ -81,3 +81,12 @@ def test_the_cost_of_numbers_and_the_wait_behind_a_flood_are_measured(tmp_path: 
     assert set(document["ratios"]) == {"many_of_one_worker", "many_of_one_redis"}
     assert len(document["waits_s"]) == 10
     assert 0 < document["waits_s"][0] <= document["waits_s"][-1] < 60
+
+
+def test_a_usual_day_and_the_worst_are_planned_by_one_planner_and_by_two(tmp_path: Path):
+    runs = measured("regua", tmp_path, "--charges", "600")["runs"]
+    assert [(run["day"], run["planners"], run["charges"]) for run in runs] == [
+        ("usual", 1, 18), ("usual", 2, 18), ("worst", 1, 600), ("worst", 2, 600),
+    ]  # fmt: skip
+    assert [run["planned"] for run in runs] == [12, 12, 300, 300]
+    assert all(run["per_s"] > 0 < run["memory_mib"] for run in runs)

@@ -39,14 +39,21 @@ judged AS (
                 WHEN s.trigger = 'creation' AND greatest(g.hold_until, g.customer_hold_until) > g.today THEN 'on_hold'
                 WHEN s.channel <> ALL (g.channels) THEN 'email_only'
                 WHEN g.has_no_phone THEN 'no_phone'
-                WHEN g.today + s.valid_days <= g.send_on THEN 'stale'
-                WHEN s.trigger = 'creation' AND g.daily_cap <= greatest(
-                    CAST(g.last_notice_on IS NOT DISTINCT FROM g.send_on AS int),
-                    (SELECT count(*) FROM intents i
-                      WHERE i.tenant = g.tenant AND i.customer_id = g.customer_id AND i.planned_on = g.send_on
-                        AND i.state IN ('planned', 'queued') AND i.kind <> 'pagamento')) THEN 'capped' END AS reason
+                WHEN g.today + s.valid_days <= g.send_on
+                  OR (s.trigger = 'creation' AND g.due_date <= g.today) THEN 'stale' END AS reason,
+           g.daily_cap - greatest(
+               CAST(g.last_notice_on IS NOT DISTINCT FROM g.send_on AS int),
+               (SELECT count(*) FROM intents i
+                 WHERE i.tenant = g.tenant AND i.customer_id = g.customer_id AND i.planned_on = g.send_on
+                   AND i.state IN ('planned', 'queued') AND i.kind <> 'pagamento')) AS slots
       FROM timed g
-      JOIN rule_steps s ON s.rule_id = g.rule_id AND s.trigger = :trigger)
+      JOIN rule_steps s ON s.rule_id = g.rule_id AND s.trigger = :trigger),
+capped AS (
+    SELECT seq, due_date, tenant, customer_id, today, send_on, goes_at, tz, step, kind, channel, text, valid_days,
+           CASE WHEN reason IS NULL AND :trigger = 'creation' AND slots < row_number() OVER (
+                    PARTITION BY tenant, customer_id, reason IS NULL ORDER BY due_date, seq) THEN 'capped'
+                ELSE reason END AS reason
+      FROM judged)
 INSERT INTO intents (charge_seq, step, due_date, id, tenant, customer_id, kind, channel, text, planned_on,
                      not_before, valid_until, state, reason, decided_at)
 SELECT seq, step, due_date, 'c' || seq || '.' || step || '.' || to_char(due_date, 'YYMMDD'),
@@ -54,6 +61,6 @@ SELECT seq, step, due_date, 'c' || seq || '.' || step || '.' || to_char(due_date
        CASE WHEN reason IS NULL THEN (send_on + goes_at) AT TIME ZONE tz END,
        CASE WHEN reason IS NULL THEN CAST(today + valid_days AS timestamp) AT TIME ZONE tz END,
        CASE WHEN reason IS NULL THEN 'planned' ELSE 'skipped' END, reason, :now
-  FROM judged
+  FROM capped
 ON CONFLICT (charge_seq, step, due_date, n) DO NOTHING
 RETURNING id, state

@@ -1,36 +1,25 @@
--- Decides every step whose day has come, of up to :chunk charges, and moves their agenda to the day of their next step.
+-- Decides every step of some charges whose day has come, and moves their agenda to the day of their next step.
 --
 -- Of a charge the last step that still makes sense goes; the others are `skipped`, each with its reason. What a customer
--- gets on a day becomes one message, or keeps to the tenant's cap.
+-- gets on a day becomes one message, or keeps to the tenant's cap. The charges and customers are locked (take.sql).
 --
--- Whatever somebody else has locked is left for the next pass: a charge that is being paid or edited, a customer whom
--- another planner or the outbox has. So two planners never decide about one customer at once, and none waits.
-WITH picked AS MATERIALIZED (
-    SELECT a.charge_seq
-      FROM unnest(CAST(:tenants AS text[])) AS w (tenant)
-     CROSS JOIN LATERAL (
-        SELECT g.charge_seq FROM agenda g
-         WHERE g.tenant = w.tenant AND g.next_on <= :today
-           AND (CAST(:only AS bigint) IS NULL OR g.charge_seq = CAST(:only AS bigint))
-         ORDER BY g.next_on, g.charge_seq LIMIT :share FOR UPDATE SKIP LOCKED) a
-     LIMIT :chunk),
 -- OFFSET 0 and the aggregate keep the planner of PostgreSQL from reading whole tables for a chunk.
-due AS MATERIALIZED (
+WITH due AS MATERIALIZED (
     SELECT c.*, c.amount - c.paid AS left_to_pay, c.method = 'card' AND c.recurrence_id IS NOT NULL AS automatic,
            t.spread_s, t.consolidate, t.daily_cap, t.overdue_gap_days,
            t.status = 'suspended' OR (t.status <> 'lifetime' AND t.active_until <= :now) AS is_tenant_inactive,
            k.phone IS NULL AS has_no_phone, k.channels, k.active, k.hold_until AS customer_hold_until, k.calendar_id,
            k.last_notice_on, k.last_overdue_on, coalesce(k.rule_id, t.rule_id) AS rule_id,
            coalesce(i.decided, '{}') AS decided, i.created_notice_at
-      FROM picked
+      FROM unnest(CAST(:seqs AS bigint[])) AS taken (seq)
      CROSS JOIN LATERAL (
         SELECT seq, tenant, customer_id, amount, paid, due_date, payable_on, late_from, status, method, recurrence_id,
                notify, hold_until, known_on
-          FROM charges WHERE seq = picked.charge_seq OFFSET 0 FOR SHARE SKIP LOCKED) c
+          FROM charges WHERE seq = taken.seq OFFSET 0) c
       JOIN billing_tenants t ON t.id = c.tenant
      CROSS JOIN LATERAL (
         SELECT phone, channels, active, hold_until, calendar_id, last_notice_on, last_overdue_on, rule_id
-          FROM customers WHERE tenant = c.tenant AND id = c.customer_id OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) k
+          FROM customers WHERE tenant = c.tenant AND id = c.customer_id OFFSET 0) k
      CROSS JOIN LATERAL (
         SELECT array_agg(step || '.' || n) FILTER (
                    WHERE due_date = c.due_date AND NOT (state = 'cancelled' AND reason = 'edited')) AS decided,
@@ -177,13 +166,14 @@ changed AS (
        SET state = CASE WHEN a.seq IS NOT NULL THEN 'skipped' WHEN p.place > 1 THEN 'merged' ELSE 'planned' END,
            reason = CASE WHEN a.seq IS NOT NULL THEN 'superseded' WHEN p.place > 1 THEN 'merged' END,
            leader = CASE WHEN p.size > 1 THEN p.leader END,
-           planned_on = CASE WHEN a.seq IS NOT NULL THEN i.planned_on ELSE m.send_on END
+           planned_on = CASE WHEN a.seq IS NOT NULL THEN :today ELSE m.send_on END
       FROM movable m
       JOIN billing_tenants t ON t.id = m.tenant
       LEFT JOIN chosen a ON a.seq = m.charge_seq
       LEFT JOIN placed p ON NOT p.is_new AND p.seq = m.charge_seq AND p.step = m.step AND p.due_date = m.due_date
        AND p.n = m.n
-     WHERE (i.charge_seq, i.step, i.due_date, i.n) = (m.charge_seq, m.step, m.due_date, m.n)
+     WHERE i.charge_seq = ANY(ARRAY(SELECT charge_seq FROM movable))
+       AND (i.charge_seq, i.step, i.due_date, i.n) = (m.charge_seq, m.step, m.due_date, m.n)
        AND (a.seq IS NOT NULL OR (t.consolidate AND p.seq IS NOT NULL))
        AND (SELECT calendar_id FROM uncovered) IS NULL
     RETURNING i.state),
@@ -191,10 +181,10 @@ moved AS (
     UPDATE agenda g SET next_on = x.next_on
       FROM (SELECT d.seq, coalesce(min(s.step_on) FILTER (WHERE s.step_on > :today), 'infinity') AS next_on
               FROM due d LEFT JOIN steps s USING (seq) GROUP BY d.seq) x
-     WHERE g.charge_seq = x.seq AND (SELECT calendar_id FROM uncovered) IS NULL
+     WHERE g.charge_seq = x.seq AND g.charge_seq = ANY(CAST(:seqs AS bigint[]))
+       AND (SELECT calendar_id FROM uncovered) IS NULL
     RETURNING g.charge_seq)
-SELECT (SELECT count(*) FROM picked) AS picked,
-       (SELECT count(*) FROM moved) AS charges,
+SELECT (SELECT count(*) FROM moved) AS charges,
        (SELECT count(*) FROM decided WHERE state = 'planned') AS planned,
        (SELECT count(*) FROM decided WHERE state = 'skipped') AS skipped,
        (SELECT count(*) FROM decided WHERE state = 'merged') + (SELECT count(*) FROM changed WHERE state = 'merged')

@@ -449,11 +449,15 @@ def test_no_reminder_follows_within_a_day_of_the_first_message_about_a_charge(co
     assert (found["near.nova"], found["near.l3"]) == ("planned 2026-12-07", "capped")  # made on a Sunday
 
 
-def test_a_first_message_about_a_charge_keeps_to_the_cap(connection: Connection):
+def test_first_messages_about_charges_keep_to_the_cap_and_none_is_about_the_past(connection: Connection):
     use(connection, Step("nova", "cobranca_criada", trigger="creation", valid_days=2))
-    made = [booked.charge(connection, f"c{n}", due_date=date(2026, 12, 20)).seq for n in range(2)]
-    assert [len(plan_event(connection, seq, "creation", NOW)) for seq in made] == [1, 0]
-    assert decisions(connection) == {"c0.nova": "planned 2026-12-01", "c1.nova": "capped"}
+    due_on = {"c0": 20, "c1": 21, "old": 1}
+    made = [booked.new_charge(id_, due_date=date(2026, 12, day)) for id_, day in due_on.items()]
+    charges.upsert(connection, made, NOW)
+    booked.charge(connection, "c2", due_date=date(2026, 12, 22))
+    assert decisions(connection) == {
+        "c0.nova": "planned 2026-12-01", "c1.nova": "capped", "c2.nova": "capped", "old.nova": "stale",
+    }  # fmt: skip
 
 
 # -- simulation

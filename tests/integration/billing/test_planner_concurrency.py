@@ -1,0 +1,168 @@
+"""Several planners at once, one that dies, a payment in the middle of a pass, and a changed rule."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import booked
+import pytest
+from sqlalchemy import Connection, Engine, func, select, text
+
+from ifinu.billing import charges, customers, planner, rules
+from ifinu.billing.billing_schema import agenda, intents
+from ifinu.billing.planner import Planned
+from ifinu.billing.rules import DEFAULT, Difference, Rule
+
+DAY = datetime(2026, 12, 10, 0, 1, tzinfo=ZoneInfo("America/Sao_Paulo"))
+LONG_KNOWN = datetime(2026, 6, 1, 13, 0, tzinfo=UTC)
+
+
+def fill(engine: Engine, count: int) -> None:
+    """Charges of a third as many customers, all with a step on the day, and steps that were missed."""
+    with engine.begin() as connection:
+        booked.tenant(connection)
+        people = [customers.Customer("t1", f"k{n}", name="Ana", phone="+5511987654321") for n in range(count // 3)]
+        customers.upsert(connection, "t1", people, LONG_KNOWN)
+        due = (date(2026, 12, 10), date(2026, 12, 9), date(2026, 12, 13))
+        made = (
+            booked.new_charge(f"c{n}", customer_id=f"k{n // 3}", due_date=due[n % 3]) for n in range(count // 3 * 3)
+        )
+        charges.upsert(connection, made, LONG_KNOWN)
+
+
+def test_three_planners_at_once_decide_each_step_once_and_send_a_customer_one_message(engine: Engine):
+    fill(engine, 600)
+    totals: list[Planned] = []
+
+    def work() -> None:
+        mine = Planned()
+        while True:
+            with engine.begin() as connection:
+                found = planner.plan(connection, DAY, chunk=40)
+            mine += found
+            if not found.charges and not found.left:
+                break
+        totals.append(mine)
+
+    planners = [threading.Thread(target=work) for _ in range(3)]
+    for each in planners:
+        each.start()
+    for each in planners:
+        each.join(100)
+    assert len(totals) == 3
+    with engine.connect() as connection:
+        rows = connection.execute(select(intents)).all()
+        waiting = connection.scalar(select(func.count()).select_from(agenda).where(agenda.c.next_on <= DAY.date()))
+    assert waiting == 0
+    assert len({row.id for row in rows}) == len(rows) == 600 // 3 * (2 + 3 + 1)  # steps until the 10th, by due date
+    assert sum(total.charges for total in totals) == 600
+    leading = [row.customer_id for row in rows if row.state == "planned"]
+    assert len(leading) == len(set(leading)) == 200
+    assert all(row.kind == "atraso" for row in rows if row.state == "planned")
+    assert sum(row.state == "merged" for row in rows) == 400
+
+
+def test_a_pass_that_dies_midway_changes_nothing(engine: Engine):
+    fill(engine, 30)
+    with engine.connect() as connection:
+        assert planner.plan(connection, DAY, chunk=20).charges == 20
+        pid = connection.scalar(text("SELECT pg_backend_pid()"))
+        with engine.connect() as other:
+            other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        connection.invalidate()
+    with engine.begin() as connection:
+        assert connection.scalar(select(func.count()).select_from(intents)) == 0
+        assert planner.plan(connection, DAY).charges == 30
+
+
+def test_charges_that_are_being_paid_or_edited_are_left_alone(engine: Engine):
+    fill(engine, 3)
+    with engine.connect() as other, engine.begin() as connection:
+        charges.pay(other, "t1", "c1", via="cli", now=DAY)  # deletes its row of the agenda
+        charges.edit(other, "t1", "c2", now=DAY, description="Mensalidade")
+        found = planner.plan(connection, DAY)
+        assert (found.charges, found.left) == (1, 1)
+        other.commit()
+    with engine.begin() as connection:
+        assert planner.plan(connection, DAY).charges == 1
+        about = select(func.count()).select_from(intents).join(charges.rows_of).where(charges.rows_of.c.id == "c1")
+        assert connection.scalar(about.where(intents.c.kind != "pagamento")) == 0
+
+
+def test_a_payment_waits_for_a_pass_and_withdraws_what_it_planned(engine: Engine):
+    fill(engine, 3)
+    done: list[charges.Paid] = []
+
+    def pay() -> None:
+        with engine.begin() as connection:
+            done.append(charges.pay(connection, "t1", "c1", via="cli", now=DAY))
+
+    payer = threading.Thread(target=pay)
+    with engine.begin() as connection:
+        assert planner.plan(connection, DAY).planned == 1
+        payer.start()
+        payer.join(0.3)
+        assert payer.is_alive()
+    payer.join(20)
+    assert len(done[0].cancelled) == 1
+    with engine.connect() as connection:
+        states = select(intents.c.state).where(intents.c.state.in_(("planned", "merged"))).order_by(intents.c.state)
+        assert connection.scalars(states).all() == ["merged", "planned"]  # the two others go on
+
+
+# -- a changed rule
+
+
+@pytest.fixture
+def booked_charge(connection: Connection) -> charges.Charge:
+    booked.tenant(connection)
+    booked.customer(connection)
+    return booked.charge(connection, now=LONG_KNOWN)  # due on the 10th
+
+
+def states(connection: Connection) -> dict[str, str]:
+    return {row.step: row.reason or row.state for row in connection.execute(select(intents))}
+
+
+def test_a_changed_rule_sends_no_old_step_again_and_reaches_open_charges(
+    connection: Connection, booked_charge: charges.Charge
+):
+    changed = Rule(
+        "test",
+        (*(replace(step, days=2) if step.step == "a1" else step for step in DEFAULT.steps),
+         replace(DEFAULT.steps[2], step="a0"),
+         replace(DEFAULT.steps[2], step="a5", days=5)),
+    )  # fmt: skip
+    planner.plan(connection, DAY)
+    assert rules.apply(connection, "t1", changed, DAY + timedelta(days=1)) == 1
+    assert states(connection) == {"l3": "stale", "v": "superseded", "a1": "planned"}  # by the old a1
+    planner.plan(connection, DAY + timedelta(days=1))
+    assert states(connection) == {"l3": "stale", "v": "superseded", "a1": "planned", "a0": "before_rule"}
+    planner.plan(connection, DAY + timedelta(days=5))
+    assert states(connection)["a5"] == "planned"
+
+
+def test_the_same_rule_again_is_no_new_version(connection: Connection, booked_charge: charges.Charge):
+    rule = Rule("test", DEFAULT.steps)
+    first = rules.apply(connection, "t1", rule, DAY)
+    assert rules.apply(connection, "t1", rule, DAY + timedelta(days=3)) == first == 1
+    assert {step.effective_on for step in rules.of_tenant(connection, "t1").steps} == {rules.ALWAYS}
+
+
+def test_a_diff_says_whom_a_changed_rule_writes_to_tomorrow_and_changes_nothing(
+    connection: Connection, booked_charge: charges.Charge
+):
+    booked.customer(connection, "k2")
+    booked.charge(connection, "c2", customer_id="k2", due_date=date(2026, 12, 16), now=LONG_KNOWN)
+    today = DAY - timedelta(days=1)
+    changed = Rule("test", (replace(DEFAULT.steps[0], days=-6, valid_days=6), *DEFAULT.steps[2:]))
+    assert rules.diff(connection, "t1", changed, today) == [
+        Difference("c1", "k1", ("v", "vencimento"), None),
+        Difference("c2", "k2", None, ("l3", "lembrete")),
+    ]
+    assert rules.diff(connection, "t1", Rule("test", DEFAULT.steps), today) == []
+    assert states(connection) == {}
+    assert rules.of_tenant(connection, "t1").name == "padrao"
