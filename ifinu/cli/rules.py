@@ -8,7 +8,9 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from ifinu.cli import billing_database, files, terminal
+from ifinu import settings
+from ifinu.cli import billing_database, files, templates, terminal
+from ifinu.notification import Kind
 
 if TYPE_CHECKING:
     from ifinu.billing.planner import Decision
@@ -135,6 +137,29 @@ def simulate(
         state = f"with another charge, {goes[:10]}" if each.state == "merged" else goes
         table.add_row(*map(terminal.plain, (str(each.day), each.step + repeat, each.kind, state, _why(each))))
     out.print(table)
+
+
+@app.command()
+def preview(
+    kind: Annotated[Kind, typer.Argument(help="Kind of message.")],
+    charge: Annotated[str, typer.Option(metavar="ID", help="The charge's id.")],
+    tenant: billing_database.TenantId = None,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Show the text of a charge as it would be sent now, whether or not a step of the rule sends one.
+
+    [bold]Examples[/bold]
+
+    ifinu rules preview atraso --charge inv-42
+    ifinu rules preview lembrete --charge inv-42 --tenant u1 --json
+    """
+    from ifinu.render import Renderer
+
+    config = settings.load()
+    renderer = Renderer(config.templates, reference=config.reference, codes_apart=config.pix_separate)
+    document = templates.of_charge(kind, charge, tenant, renderer)
+    terminal.answer(document, terminal.plain(document["text"], lines=True), as_json=as_json)
 
 
 def _read(file: str) -> Rule:

@@ -95,7 +95,7 @@ def preview(
     config = settings.load(templates=templates)
     renderer = Renderer(config.templates, reference=config.reference, codes_apart=config.pix_separate)
     if charge is not None:
-        document = _of_charge(kind, charge, tenant, renderer)
+        document = of_charge(kind, charge, tenant, renderer)
         terminal.answer(document, terminal.plain(document["text"], lines=True), as_json=as_json)
         return
     today = today_in_brazil()
@@ -108,7 +108,8 @@ def preview(
     terminal.results().print(terminal.plain(text, lines=True), soft_wrap=True)
 
 
-def _of_charge(kind: Kind, charge: str, tenant: str | None, renderer: Renderer) -> dict[str, str]:
+def of_charge(kind: Kind, charge: str, tenant: str | None, renderer: Renderer) -> dict[str, str]:
+    """The text of a charge as it would be sent now, as JSON has it."""
     from ifinu.billing import charges, messages
     from ifinu.billing.texts import Texts
 

@@ -30,6 +30,8 @@ COMMANDS = [
     "optout export",
     "template check", "template preview", "template list", "template show", "template set", "template diff",
     "template lint",
+    "rules show", "rules apply", "rules diff", "rules simulate", "rules preview", "regua run", "regua today",
+    "regua pause", "regua resume",
     "pay reconcile", "pay events", "pay unmatched", "report day", "report month",
     "tenant add", "tenant list", "tenant show", "tenant change",
     "customer add", "customer list", "customer show", "customer change", "customer hold", "customer release",

@@ -129,6 +129,7 @@ def test_the_text_of_a_charge_as_it_would_be_now(ifinu, engine, file):
     ifinu("template", "set", "lembrete", file("{{ numero }}: {{ valor_original }}{{ multa or '' }}"), "--anyway")
     found = ifinu("template", "preview", "lembrete", "--charge", "inv-42", "--json").json
     assert found == {"kind": "lembrete", "tenant": "u1", "charge": "inv-42", "text": "inv-42: R$ 100,00"}
+    assert ifinu("rules", "preview", "lembrete", "--charge", "inv-42", "--json").json == found
     assert "there is no charge 'inv-43'" in ifinu("template", "preview", "lembrete", "--charge", "inv-43").err
 
 
