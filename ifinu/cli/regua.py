@@ -100,7 +100,7 @@ def today(tenant: billing_database.TenantId = None, as_json: terminal.Json = Fal
         terminal.results().print("Nothing was decided for today.")
     if behind:
         terminal.results().print(
-            f"[yellow]{behind:,} charges have a step that is not decided yet; is `ifinu scheduler` running?[/]"
+            f"[yellow]charges with a step that is not decided yet: {behind:,}; is `ifinu scheduler` running?[/]"
         )
     if paused:
         terminal.results().print(f"[yellow]paused: {terminal.plain(', '.join(paused))}[/]")
@@ -145,11 +145,9 @@ def _switch(tenant: str | None, *, paused: bool, as_json: bool) -> None:
 
 def _words(total: Any, dry_run: bool) -> str:
     would = "would be " if dry_run else ""
-    left = f"; {total.left:,} charges are in use and are decided later" if total.left else ""
-    return (
-        f"{total.charges:,} charges: {total.planned:,} messages {would}planned, {total.merged:,} merged into another, "
-        f"{total.skipped:,} steps {would}skipped{left}"
-    )
+    left = f"; in use and decided later: {total.left:,}" if total.left else ""
+    merged = f"Steps {would}merged into another message: {total.merged:,}, {would}skipped: {total.skipped:,}."
+    return f"Charges: {total.charges:,}{left}. Messages {would}planned: {total.planned:,}. {merged}"
 
 
 def _print(counts: list[dict[str, Any]]) -> None:

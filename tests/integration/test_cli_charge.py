@@ -84,7 +84,7 @@ def test_a_payment_counts_without_redis_which_is_said(
     message = queue_the_message(postgres_ledger)
     monkeypatch.setenv("IFINU_REDIS_URL", "redis://127.0.0.1:1")
     paid = shop("charge", "pay", "inv-42")
-    assert (paid.code, paid.out) == (0, "Charge inv-42 is paid. 1 messages were withdrawn.\n")
+    assert (paid.code, paid.out) == (0, "Charge inv-42 is paid. Messages withdrawn: 1.\n")
     assert "Redis did not cancel what is queued" in paid.err
     assert flags(postgres_ledger) == {message: False}
     monkeypatch.setenv("IFINU_REDIS_URL", valkey.url)

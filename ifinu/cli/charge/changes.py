@@ -111,5 +111,5 @@ def edit(
             whose = customers.get(database, of, changed.customer_id)
         billing_database.cancel_in_redis(engine)
     document = billing_view.charge_document(changed, whose, reveal=False) | {"withdrawn": ids}
-    words = f"Charge {id} changed." + (f" {len(ids)} messages were withdrawn." if ids else "")
+    words = f"Charge {id} changed." + (f" Messages withdrawn: {len(ids)}." if ids else "")
     terminal.answer(document, terminal.plain(words), as_json=as_json)

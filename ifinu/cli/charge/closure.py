@@ -77,7 +77,7 @@ def cancel(
             for id_ in sorted(set(ids)):
                 withdrawn += charges.cancel(database, of, id_, now=now)
         billing_database.cancel_in_redis(engine)
-    words = f"{len(set(ids))} cancelled; {len(withdrawn)} messages were withdrawn."
+    words = f"{len(set(ids))} cancelled; messages withdrawn: {len(withdrawn)}."
     terminal.answer({"ids": sorted(set(ids)), "withdrawn": withdrawn}, terminal.plain(words), as_json=as_json)
 
 
@@ -88,5 +88,5 @@ def _words(id_: str, paid: Paid) -> str:
     if paid.status != "paid":
         return f"Recorded; {billing_view.brl(paid.left)} are left of charge {id_}.{was}"
     over = f" {billing_view.brl(paid.over)} more than was due." if paid.over else ""
-    count = f" {len(paid.cancelled)} messages were withdrawn." if paid.cancelled else ""
+    count = f" Messages withdrawn: {len(paid.cancelled)}." if paid.cancelled else ""
     return f"Charge {id_} is paid.{over}{was}{count}"

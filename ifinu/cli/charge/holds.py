@@ -42,7 +42,7 @@ def hold(
             ids = charges.hold(database, of, id, until=until, reason=why, now=datetime.now(UTC))
         billing_database.cancel_in_redis(engine)
     end = "until it is released" if until is None else f"until {billing_view.written(until)}"
-    words = f"Nothing is sent about {id} {end}; {len(ids)} messages were withdrawn."
+    words = f"Nothing is sent about {id} {end}; messages withdrawn: {len(ids)}."
     document = {"id": id, "hold_until": billing_view.iso(until) or "infinity", "withdrawn": ids}
     terminal.answer(document, terminal.plain(words), as_json=as_json)
 

@@ -94,7 +94,7 @@ def test_a_pass_can_be_tried_and_then_run(ifinu: Shell, engine: Engine):
 
 
 def test_today_shows_what_was_decided_and_what_is_behind(ifinu: Shell):
-    assert "2 charges have a step that is not decided yet" in ifinu("regua", "today").out
+    assert "charges with a step that is not decided yet: 2" in ifinu("regua", "today").out
     ifinu("regua", "run")
     today = ifinu("regua", "today", "--json").json
     assert (today["charges_to_decide"], today["paused"]) == (0, [])
