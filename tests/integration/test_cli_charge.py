@@ -93,6 +93,17 @@ def test_a_payment_counts_without_redis_which_is_said(
     assert flags(postgres_ledger) == {message: True}
 
 
+def test_a_charge_that_repeats_is_due_as_often_as_was_said(shop: Shell) -> None:
+    options = "--customer", "k-9", "--amount", "600", "--due", "2099-01-31", "--every", "1", "--count", "3"
+    added = shop("charge", "repeat", "seguro", *options)
+    assert (added.code, added.out) == (0, "Charge seguro is due on 31/01/2099, 28/02/2099, 31/03/2099.\n")
+    assert shop("charge", "repeat", "seguro", *options).code == 2
+    assert shop("charge", "stop", "seguro").out == "seguro repeats no more.\n"
+    unknown = shop("charge", "stop", "seguros")
+    assert (unknown.code, "did you mean 'seguro'?" in unknown.err) == (1, True)
+    assert shop("charge", "repeat", "x", *options, "--unit", "fortnights").code == 2
+
+
 def test_names_and_phones_are_masked_unless_asked(shop: Shell) -> None:
     for command in (
         ("customer", "list"), ("customer", "show", "k-9"), ("charge", "list"), ("charge", "show", "inv-42"),
