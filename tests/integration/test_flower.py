@@ -442,7 +442,9 @@ def test_a_person_sees_workers_queues_and_tasks(
     site = flower()
     watches(site, fleet)
     kinds = [kind.value for kind in Kind]
-    fields = {number: personal(number) | {"tipo_notificacao": kinds[number % 4]} for number in range(4100, 4112)}
+    fields = {
+        number: personal(number) | {"tipo_notificacao": kinds[number % len(kinds)]} for number in range(4100, 4112)
+    }
     fields[4112] = personal(1)  # not on WhatsApp
     fields[4113] = personal(2)  # the instance has lost its connection, twice
     fields[4114] = personal(4114) | {"valor": "de graça"}

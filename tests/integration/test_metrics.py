@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from ifinu.billing.scheduler import Figures
 from ifinu.broker.keys import EVENTS, NORMAL, UNKNOWN, URGENT, Keys
 from ifinu.broker.replies import MAYBE, Replies, Reply
 from ifinu.embedded import free_port
@@ -30,6 +31,7 @@ from ifinu.metrics.labels import Bounded
 from ifinu.metrics.payment_series import PaymentSeries
 from ifinu.metrics.recorder_series import RecorderSeries
 from ifinu.metrics.redis_series import RedisCollector
+from ifinu.metrics.scheduler_series import SchedulerSeries
 from ifinu.metrics.webhook_series import WebhookSeries
 from ifinu.metrics.worker_series import WorkerSeries
 
@@ -412,6 +414,7 @@ def every_metric(client) -> list[Metric]:
     RecorderSeries(registry, Progress())
     WebhookSeries(registry, lambda: (0, 0))
     PaymentSeries(registry)
+    SchedulerSeries(registry, Figures(counted=True))
     RedisCollector(registry, client)
     for make in (polls.numbers, polls.ledger, polls.gateway):
         make(registry, None, every_s=60)._polled.set()  # as if the gateway had not answered

@@ -36,7 +36,7 @@ COMMANDS = [
     "tenant add", "tenant list", "tenant show", "tenant change",
     "customer add", "customer list", "customer show", "customer change", "customer hold", "customer release",
     "charge add", "charge list", "charge show", "charge pay", "charge cancel", "charge hold", "charge release",
-    "charge edit", "charge import",
+    "charge edit", "charge import", "charge repeat", "charge stop",
 ]  # fmt: skip
 # These run until stopped or have an output format other than JSON.
 WITHOUT_JSON = {"worker", "recorder", "metrics", "flower", "webhook", "simulator", "dlq export"}
@@ -63,6 +63,9 @@ def test_the_commands_are_these(ifinu):
         "tenant",
         "customer",
         "charge",
+        "rules",
+        "regua",
+        "report",
     ):
         listed = {*re.findall(r"^│ (\w+)  ", ifinu(group, "--help").out, re.MULTILINE)}
         assert listed == {name.split()[1] for name in COMMANDS if name.startswith(f"{group} ")}

@@ -48,7 +48,7 @@ def test_the_restored_data_equals_the_backed_up_data(
     Rows, their hashes, and every Redis key with its value and expiry are equal; the drill reports the totals.
     """
     counts = filled.counts()
-    assert all(counts.values()), counts
+    assert all(count for place, count in counts.items() if place != "in_lanes"), counts
     before = digest(filled.client)
     taken = ifinu("backup", "--json")
     assert taken.code == 0, taken.err
