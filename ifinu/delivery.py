@@ -273,7 +273,7 @@ class Delivery:
         Raises:
             redis.RedisError: Redis did not answer. Nothing was sent, and the message goes back to its queue.
         """
-        message = self._message(notification, ref, attempt, trouble)._replace(on_fresh=on_fresh)
+        message = self._message(notification, ref, attempt, trouble, on_fresh)
         try:
             outcome = self._outcome(self._routed(message))
         except InvalidNotification as exc:  # it has no text, one that is not true, or no instance that may send it
@@ -359,9 +359,16 @@ class Delivery:
             "hash": self.pseudonyms.of(notification.phone),
         }
 
-    def _message(self, notification: Notification, ref: MessageRef, attempt: int, trouble: Trouble | None) -> _Message:
+    def _message(
+        self,
+        notification: Notification,
+        ref: MessageRef,
+        attempt: int,
+        trouble: Trouble | None,
+        on_fresh: Callable[[Notification], None],
+    ) -> _Message:
         fields = {**self.event_fields(notification), "queue": ref.queue, "attempts": attempt}
-        return _Message(notification, fields["instance"], ref, fields, fields["hash"], trouble)
+        return _Message(notification, fields["instance"], ref, fields, fields["hash"], trouble, on_fresh=on_fresh)
 
     def _claim(self, message: _Message, *, held: bool = False) -> tuple[Claim, _Now]:
         asked = monotonic(), time.time()
@@ -481,18 +488,18 @@ class Delivery:
         return wait._replace(trouble=message.trouble)
 
     def _send_checked(self, message: _Message, claim: Claim, now: _Now) -> Outcome:
-        match self._look_at_charge(message, now()):
+        match self._look_at_charge(message, now):
             case Stop() as stop:
                 return _stopped(message, stop)
             case fresh:
                 return self._send(fresh, claim, now)
 
-    def _look_at_charge(self, message: _Message, now: datetime) -> _Message | Stop:
+    def _look_at_charge(self, message: _Message, now: _Now) -> _Message | Stop:
         """The message with what its charge says now, or why it must not go."""
         if message.notification.charge_ref is None:
             return message
         with self.tracer.step(SpanName.CHECK):
-            found = self.charges(message.notification, now)
+            found = self.charges(message.notification, now())
         # Without a reference, a look-up compares its whole text, which has to stay the same.
         if isinstance(found, Notification) and self.renderer.refers(message.notification):
             message.on_fresh(found)
@@ -571,7 +578,7 @@ class Delivery:
             raise _Overtaken(Settled(DUPLICATE, message.untried(Name.DUPLICATE, first=claim.before)))
         if (not_now := self._check(message, claim, now())) is not None:
             raise _Overtaken(not_now)
-        if isinstance(stop := self._look_at_charge(message, now()), Stop):
+        if isinstance(stop := self._look_at_charge(message, now), Stop):
             raise _Overtaken(_stopped(message, stop))
 
     def _not_sent(self, message: _Message, claim: Claim, exc: SendError, at: datetime) -> Outcome:
@@ -668,7 +675,7 @@ class Delivery:
             return not_now
         if held:
             return self._look_again(message, claim, now(), _LOOK_AGAIN_S)
-        if isinstance(checked := self._look_at_charge(message, now()), Stop):
+        if isinstance(checked := self._look_at_charge(message, now), Stop):
             return _stopped(message, checked)
         message = checked
         notification, resending = message.notification, message.event(Name.RESENDING)

@@ -14,7 +14,6 @@ nothing. Links and Pix codes stay unchanged, each on a separate line.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -109,8 +108,10 @@ class Renderer:
         Raises:
             InvalidNotification: The template needs what the notification lacks.
         """
-        with _blamed(template.name):
+        try:
             return template.filled(_values(notification, today))
+        except TEMPLATE_FAULTS as exc:
+            raise _blame(template.name, exc) from exc
 
     def _problems_of_meta(self) -> Iterator[str]:
         """Try each of Meta's templates with a complete notification."""
@@ -144,23 +145,21 @@ class Renderer:
 
     def _content(self, notification: Notification, today: date) -> str:
         template = self._template(notification.kind, notification.tenant)
-        with _blamed(template.name):
+        try:
             text = tidy(template.render(_values(notification, today, codes_apart=self.codes_apart)))
+        except TEMPLATE_FAULTS as exc:
+            raise _blame(template.name, exc) from exc
         if not 0 < len(text) <= LONGEST_TEXT:
             raise InvalidNotification("", f"its text has {len(text)} characters, not 1 to {LONGEST_TEXT}")
         return text
 
 
-@contextlib.contextmanager
-def _blamed(name: str | None) -> Iterator[None]:
-    """Blame the notification for what the template of this name cannot do with it."""
-    try:
-        yield
-    except jinja2.UndefinedError as exc:
+def _blame(template: str | None, exc: Exception) -> InvalidNotification:
+    """The fault of a notification that the template of this name cannot show."""
+    if isinstance(exc, jinja2.UndefinedError):
         lacking = next((name for name in NAMES if exc.message == f"{name!r} is undefined"), "")
-        raise InvalidNotification(lacking, f"is missing, and {name} needs it") from exc
-    except TEMPLATE_FAULTS as exc:
-        raise InvalidNotification("", f"{name} cannot show it: {type(exc).__name__}") from exc
+        return InvalidNotification(lacking, f"is missing, and {template} needs it")
+    return InvalidNotification("", f"{template} cannot show it: {type(exc).__name__}")
 
 
 def sample(kind: Kind, today: date, *, tenant: str | None = None, bare: bool = False) -> Notification:
