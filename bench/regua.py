@@ -61,7 +61,7 @@ SELECT seq, 'l3', due_date, 'c' || seq || '.l3.261210', tenant, customer_id, 'le
 
 
 class Run(NamedTuple):
-    """What planning a day took."""
+    """The measurements of one planned day."""
 
     day: str
     planners: int

@@ -302,10 +302,9 @@ def _of_message(spec: str) -> Window:
         InvalidNotification: It is wrong.
     """
     try:
-        week = window_of(spec, "").week
+        return resting(spec, "")
     except ConfigurationError as exc:
         raise InvalidNotification("janela", str(exc).removeprefix(": ")) from exc
-    return Window(week, rests=week != _ALWAYS.week)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -334,6 +333,12 @@ def window_of(spec: object, where: str) -> Window:
     if name in ("always", "sempre"):
         return _ALWAYS
     return Window(_week(_NAMED.get(name, spec), where), rests=name in _NAMED)
+
+
+def resting(spec: object, where: str) -> Window:
+    """As `window_of`, and closed on holidays whatever its hours, unless it is `always`."""
+    window = window_of(spec, where)
+    return window if window is _ALWAYS else window._replace(rests=True)
 
 
 def _week(spec: str, where: str) -> _Week:

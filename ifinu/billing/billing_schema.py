@@ -211,7 +211,7 @@ recurrences = Table(
     Column("count", Integer),
     Column("ahead_days", Integer, **_default("35")),  # a charge is made so long before it is due
     Column("next_n", Integer, **_default("0")),
-    Column("next_on", Date),  # the day on which the next one is made; NULL once there is none
+    Column("next_on", Date),  # the day on which the next one is made; NULL after the last
     Column("active", Boolean, **_default("true")),
     Column("created_at", _TIME, **_NOW),
     Column("version", Integer, **_default("1")),

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from ifinu import business_days
 from ifinu.billing.billing_schema import bank_days, calendars, own_holidays, send_days
 from ifinu.errors import ConfigurationError
-from ifinu.window import STATES, window_of
+from ifinu.window import STATES, Window, resting
 
 # Bank days from a payment until the bank reports it. Notices to people who had paid by boleto are a known complaint
 # about systems that do not wait.
@@ -82,7 +82,7 @@ def calendar_id(connection: Connection, *, window_spec: str, uf: str, own: str =
         return existing
     if uf not in STATES:
         raise ConfigurationError(f"{uf!r} is no state; write it as SP, AM and so on")
-    _hours(key["window_spec"])
+    _hours(_window(key["window_spec"]), key["window_spec"])
     connection.execute(upsert(calendars).values(key).on_conflict_do_nothing())
     made: int = connection.execute(found).scalar_one()
     _extend(connection, made, today)
@@ -156,11 +156,15 @@ def sending_days(spec: str, uf: str, closed: Collection[date], today: date) -> I
     Raises:
         ConfigurationError: The window is wrong, or is closed for two months.
     """
-    hours = _hours(spec)
-    rests = spec not in ("always", "sempre")
+    window = _window(spec)
+    hours = _hours(window, spec)
 
     def is_open(day: date) -> bool:
-        return day not in closed and not (rests and business_days.is_holiday(day, uf)) and bool(hours[day.weekday()])
+        return (
+            day not in closed
+            and not (window.rests and business_days.is_holiday(day, uf))
+            and bool(hours[day.weekday()])
+        )
 
     for day in (today + n * _DAY for n in range(_AHEAD_DAYS + 1)):
         following = (day + n * _DAY for n in range(_LONGEST_CLOSURE_DAYS))
@@ -173,10 +177,14 @@ def sending_days(spec: str, uf: str, closed: Collection[date], today: date) -> I
         yield SendingDay(day, send_on, opens, closes)
 
 
-def _hours(spec: str) -> list[tuple[time, time] | None]:
+def _window(spec: str) -> Window:
+    return resting(spec, f"window {spec!r}")
+
+
+def _hours(window: Window, spec: str) -> list[tuple[time, time] | None]:
     """The hours of each weekday from Monday."""
     where = f"window {spec!r}"
-    return [_range(ranges, where) for ranges in window_of(spec, where).week]
+    return [_range(ranges, where) for ranges in window.week]
 
 
 def _range(ranges: tuple[tuple[int, int], ...], where: str) -> tuple[time, time] | None:

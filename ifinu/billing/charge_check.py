@@ -40,7 +40,7 @@ _THREADS = 2  # and so connections
 
 
 class Breaker(Protocol):
-    """What the check needs of a breaker, such as the gateway's."""
+    """The part of a breaker that the check uses; the gateway's has it."""
 
     def wait_s(self) -> float: ...
 

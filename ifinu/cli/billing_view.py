@@ -12,6 +12,7 @@ import typer
 
 from ifinu import phone as phones
 from ifinu import values
+from ifinu.cli import terminal
 
 if TYPE_CHECKING:
     from ifinu.billing.charges import Charge
@@ -54,6 +55,17 @@ def amount(text: str) -> Decimal:
 def day(text: str) -> date:
     found = _time(text)
     return found.date() if isinstance(found, datetime) else found
+
+
+Until = Annotated[
+    Any,
+    typer.Option(
+        "--until",
+        parser=day,
+        metavar="DATE",
+        help="The first day on which messages go again; without it the hold has no end.",
+    ),
+]
 
 
 def moment(text: str) -> date | datetime:
@@ -112,6 +124,20 @@ def charge_document(charge: Charge, customer: Customer, *, reveal: bool) -> dict
         "known_on": iso(charge.known_on), "paid_at": iso(charge.paid_at), "paid_via": charge.paid_via,
         "provider": charge.provider, "provider_id": charge.provider_id, "version": charge.version,
     }  # fmt: skip
+
+
+def print_hold(whom: str, id_: str, until: date | None, withdrawn: list[str], *, as_json: bool) -> None:
+    """Print that a charge or a customer is held; `whom` is `about inv-42` or `to k-9`."""
+    end = "until it is released" if until is None else f"until {written(until)}"
+    words = f"Nothing is sent {whom} {end}; messages withdrawn: {len(withdrawn)}."
+    document = {"id": id_, "hold_until": iso(until) or "infinity", "withdrawn": withdrawn}
+    terminal.answer(document, terminal.plain(words), as_json=as_json)
+
+
+def print_release(what: str, id_: str, done: bool, *, as_json: bool) -> None:
+    """Print whether a hold was ended; `what` is `Charge inv-42` or `Customer k-9`."""
+    words = f"{what} is released." if done else f"{what} was not held."
+    terminal.answer({"id": id_, "released": done}, terminal.plain(words), as_json=as_json)
 
 
 def iso(at: date | datetime | None) -> str | None:

@@ -179,13 +179,7 @@ def change(
 def hold(
     id: _Id,  # noqa: A002 - the argument's name
     why: Annotated[str, typer.Option("--why", metavar="TEXT", help="Such as acordo or férias; without names.")],
-    until: Annotated[
-        Any,
-        typer.Option(
-            "--until", parser=billing_view.day, metavar="DATE",
-            help="The first day on which messages go again; without it the hold has no end.",
-        ),
-    ] = None,
+    until: billing_view.Until = None,
     tenant: billing_database.TenantId = None,
     as_json: terminal.Json = False,
 ) -> None:  # fmt: skip
@@ -204,10 +198,7 @@ def hold(
             of = billing_database.tenant_of(database, tenant).id
             ids = customers.hold(database, of, id, until=until, reason=why, now=datetime.now(UTC))
         billing_database.cancel_in_redis(engine)
-    end = "until it is released" if until is None else f"until {billing_view.written(until)}"
-    words = f"Nothing is sent to {id} {end}; messages withdrawn: {len(ids)}."
-    document = {"id": id, "hold_until": billing_view.iso(until) or "infinity", "withdrawn": ids}
-    terminal.answer(document, terminal.plain(words), as_json=as_json)
+    billing_view.print_hold(f"to {id}", id, until, ids, as_json=as_json)
 
 
 @app.command()
@@ -229,5 +220,4 @@ def release(
     with billing_database.database() as engine, engine.begin() as database:
         of = billing_database.tenant_of(database, tenant).id
         done = customers.release(database, of, id, now=datetime.now(UTC))
-    words = f"Customer {id} is released." if done else f"Customer {id} was not held."
-    terminal.answer({"id": id, "released": done}, terminal.plain(words), as_json=as_json)
+    billing_view.print_release(f"Customer {id}", id, done, as_json=as_json)

@@ -19,6 +19,8 @@ from decimal import Decimal
 
 from ifinu.errors import ConfigurationError, InvalidBilling
 
+BANK = "cnab"  # the provider of a bank's payments and of the numbers that it gives charges
+
 _SETTLED_240 = ("06", "17")  # settled; settled after it was written off or without registration
 # By the bank's number, in columns 77 to 79 of the first line. One code means different things at two banks.
 _SETTLED_400 = {

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, insert, select
 from ifinu.billing import charges, customers, tenants
 from ifinu.billing.billing_schema import IS_OPEN, imports
 from ifinu.billing.billing_schema import charges as rows_of
-from ifinu.billing.charge_files.bank_returns import Settlement
+from ifinu.billing.charge_files.bank_returns import BANK, Settlement
 from ifinu.billing.charge_files.charge_lines import ChargeLine
 from ifinu.billing.payments import settlement
 from ifinu.billing.payments.provider_events import Effect, PaymentEvent
@@ -27,7 +27,6 @@ from ifinu.billing.tenants import Tenant
 from ifinu.errors import InvalidBilling
 
 VIA = "import"  # what a payment says it was reported by
-BANK = "cnab"  # the provider of a bank's payments and numbers
 
 
 @dataclass

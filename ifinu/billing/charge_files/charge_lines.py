@@ -23,6 +23,7 @@ from zoneinfo import ZoneInfo
 
 from ifinu import names, phone, values
 from ifinu.billing import calendars
+from ifinu.billing.charge_files.bank_returns import BANK
 from ifinu.billing.charges import NewCharge
 from ifinu.billing.customers import Customer
 from ifinu.errors import InvalidBilling
@@ -74,12 +75,12 @@ class LineReader:
         tenant: Id of the tenant.
         zone: Its time zone.
         fields: The fields for which the file is read.
-        provider: The payment provider that issued the charges, or `cnab` for a bank.
+        provider: The payment provider that issued the charges, or `BANK`.
         known_on: As `NewCharge.known_on`.
     """
 
     def __init__(
-        self, tenant: str, zone: ZoneInfo, fields: Fields, *, provider: str = "cnab", known_on: date | None = None
+        self, tenant: str, zone: ZoneInfo, fields: Fields, *, provider: str = BANK, known_on: date | None = None
     ) -> None:
         self._tenant = tenant
         self._zone = zone

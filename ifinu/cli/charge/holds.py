@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,13 +14,7 @@ from ifinu.cli.charge import fields
 def hold(
     id: fields.Id,  # noqa: A002 - the argument's name
     why: Annotated[str, typer.Option("--why", metavar="TEXT", help="Such as acordo or contestação; without names.")],
-    until: Annotated[
-        Any,
-        typer.Option(
-            "--until", parser=billing_view.day, metavar="DATE",
-            help="The first day on which messages go again; without it the hold has no end.",
-        ),
-    ] = None,
+    until: billing_view.Until = None,
     tenant: billing_database.TenantId = None,
     as_json: terminal.Json = False,
 ) -> None:  # fmt: skip
@@ -41,10 +35,7 @@ def hold(
             of = billing_database.tenant_of(database, tenant).id
             ids = charges.hold(database, of, id, until=until, reason=why, now=datetime.now(UTC))
         billing_database.cancel_in_redis(engine)
-    end = "until it is released" if until is None else f"until {billing_view.written(until)}"
-    words = f"Nothing is sent about {id} {end}; messages withdrawn: {len(ids)}."
-    document = {"id": id, "hold_until": billing_view.iso(until) or "infinity", "withdrawn": ids}
-    terminal.answer(document, terminal.plain(words), as_json=as_json)
+    billing_view.print_hold(f"about {id}", id, until, ids, as_json=as_json)
 
 
 def release(
@@ -65,5 +56,4 @@ def release(
     with billing_database.database() as engine, engine.begin() as database:
         of = billing_database.tenant_of(database, tenant).id
         done = charges.release(database, of, id, now=datetime.now(UTC))
-    words = f"Charge {id} is released." if done else f"Charge {id} was not held."
-    terminal.answer({"id": id, "released": done}, terminal.plain(words), as_json=as_json)
+    billing_view.print_release(f"Charge {id}", id, done, as_json=as_json)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
+from ifinu.billing.charge_files.bank_returns import BANK
 from ifinu.billing.charge_files.charge_columns import Profile, fields_of
 from ifinu.cli import billing_database, files, signals, terminal
 from ifinu.cli.record_files import Bar, File, Form, Mapped, Refusals, RefusedCopy, Report, Sheet
 from ifinu.tables import Table
-
-_EVERY_STEP = date(2000, 1, 1)
 
 
 class Overdue(enum.StrEnum):
@@ -47,7 +46,7 @@ def import_(
     ] = Overdue.SKIP,
     provider: Annotated[
         str, typer.Option(help="Issuer of the provider's ids in the file, such as asaas; cnab for a bank.")
-    ] = "cnab",
+    ] = BANK,
     full_snapshot: Annotated[
         bool, typer.Option("--full-snapshot", help="The file names all open charges of the tenant.")
     ] = False,
@@ -77,6 +76,7 @@ def import_(
     ifinu charge import CB301101.RET
     """
     from ifinu.billing.charge_files.charge_lines import LineReader
+    from ifinu.billing.charges import EVERY_STEP
     from ifinu.cli.charge.file_import import HashedFile, ReturnFile, TableFile
 
     now = datetime.now(UTC)
@@ -102,7 +102,7 @@ def import_(
                 whose.zone,
                 fields,
                 provider=provider,
-                known_on=_EVERY_STEP if overdue is Overdue.LAST else None,
+                known_on=EVERY_STEP if overdue is Overdue.LAST else None,
             )
             lines = TableFile(engine, whose, table, reader, report, copy, now, dry_run=dry_run)
             lines.read(bar.over(report.over(table, 1)))
