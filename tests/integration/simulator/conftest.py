@@ -15,6 +15,7 @@ from ifinu.simulator import Simulator
 
 KEY = "global-key"
 RECEIVED = 200
+_STATUSES = ("ERROR", "FAILED", "SERVER_ACK", "SENT", "DELIVERY_ACK", "DELIVERED", "READ")
 
 
 class Answer(NamedTuple):
@@ -71,7 +72,7 @@ def api(start: Callable[..., Api]) -> Api:
 
 @pytest.fixture
 def eventually() -> Callable[..., None]:
-    """Wait for a fact; on time-out show the last value."""
+    """Wait for a fact, or for a tuple of facts that come on different ways; on time-out show the last value."""
 
     def wait(fact: Callable[[], object], expected: object = True, deadline_s: float = 10.0) -> None:
         give_up_at = time.monotonic() + deadline_s
@@ -108,10 +109,13 @@ class Sink:
         self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
 
     def events(self, name: str | None = None) -> list[Any]:
+        """The events in the order of their deliveries, which may overtake one another."""
         return [body for _, _, body in list(self.got) if name in (None, body["event"])]
 
     def statuses(self) -> list[str]:
-        return [body["data"]["status"] for body in self.events("messages.update")]
+        """The statuses of receipts in the order of their times; those of one millisecond in the usual order."""
+        made = [(body["date_time"], _STATUSES.index(body["data"]["status"])) for body in self.events("messages.update")]
+        return [_STATUSES[index] for _, index in sorted(made)]
 
 
 @pytest.fixture
