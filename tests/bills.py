@@ -25,6 +25,7 @@ def tenant(connection: Connection, id: str = "u1", **columns: Any) -> str:  # no
         "document": "12.345.678/0001-95",
         "address": "Rua A, 1, São Paulo SP",
         "uf": "SP",
+        "window_spec": "always",  # a worker of the tests sends at any hour, on holidays too
         "rule_id": rule,
         "spread_s": 0,
     }

@@ -27,7 +27,7 @@ def connection(postgres_ledger: str) -> Iterator[Connection]:
     """A transaction with a tenant and a customer, rolled back in the end."""
     engine = connect(postgres_ledger)
     with engine.connect() as connection:
-        tenant(connection)
+        tenant(connection, window_spec="lei-sp")
         customer(connection)
         yield connection
     engine.dispose()
