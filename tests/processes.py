@@ -150,9 +150,13 @@ class Worker:
 
     def ready(self, deadline_s: float = 40.0) -> Worker:
         """Wait until the worker consumes."""
-        wait_until(lambda: "ready." in self.text() or self.process.poll() is not None, deadline_s, self.text)
+        wait_until(lambda: self.is_ready() or self.process.poll() is not None, deadline_s, self.text)
         assert self.process.poll() is None, self.text()
         return self
+
+    def is_ready(self) -> bool:
+        """Whether it has said that it consumes."""
+        return "ready." in self.text()
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")

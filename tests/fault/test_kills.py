@@ -30,10 +30,14 @@ def test_kill_9_of_random_workers_loses_nothing_and_sends_nothing_twice(
         worker.ready()
     kills = 0
     while queue.counts()["ready"] and kills < 2_000:
-        # Kill within the next second of its work, when it surely holds messages.
+        # Kill within the next second of its work, when it surely holds messages. If those that have yet to start were
+        # killed too, none would ever start on a slow machine.
+        ready = wait_until(lambda: [worker for worker in alive if worker.is_ready()], 60, queue.counts)
         wait_until(lambda: queue.counts()["in_flight"] > 20 or queue.idle(), 60, queue.counts)
         time.sleep(draw.uniform(0.5, 1.0))
-        alive.pop(draw.randrange(len(alive))).kill()
+        victim = draw.choice(ready)
+        alive.remove(victim)
+        victim.kill()
         alive.append(fleet.start(**pace))
         kills += 1
     wait_until(queue.idle, 120, queue.counts)
@@ -83,23 +87,30 @@ def test_a_dead_workers_messages_are_back_within_its_lease_and_a_living_ones_nev
 ):
     """
     The lease is 3 s and the sends outlast the test. The living worker keeps its messages past the lease; those of
-    the dead
-    worker return.
+    the dead worker return.
     """
     simulator.control.set_fault(latency_ms=60_000)
     queue.push(*numbered(40))
     keeper = fleet.start().ready()
     wait_until(lambda: queue.counts()["in_flight"] == 40)
+    kept = held(queue)
     queue.push(*numbered(80)[40:])
     victim = fleet.start().ready()
     wait_until(lambda: queue.counts()["in_flight"] == 80)
+    taken = held(queue) - kept
     fleet.start(IFINU_CONCURRENCY="1", IFINU_RATE_LIMIT="1/h", IFINU_HEARTBEAT_FILE="").ready()
     victim.kill()
-    # The two living workers hold 40 and 4; the dead one's messages are back on the list. The last worker starts one
-    # of its four messages, finds that it may have been sent, and may have postponed it by now.
-    wait_until(lambda: queue.counts()["ready"] == 36, 20, queue.counts)
+    wait_until(lambda: not held(queue) & taken, 20, queue.counts)
+    # The last worker holds a few of them, and may have postponed one that it found to be in doubt.
     counts = queue.counts()
-    assert counts["in_flight"] + counts["delayed"] == 44
-    assert counts["delayed"] <= 1
+    assert counts["ready"] + counts["in_flight"] + counts["delayed"] == 80
+    assert counts["ready"] > 30
+    assert held(queue) >= kept
     assert keeper.process.poll() is None
-    assert len({send.number for send in simulator.sends()}) == len(simulator.sends())
+    numbers = [send.number for send in simulator.sends()]
+    assert len(set(numbers)) == len(numbers)
+
+
+def held(queue: Queue) -> set[bytes]:
+    """The tags in flight: each worker that takes a message gives it another."""
+    return set(queue.client.hkeys(queue.keys.in_flight))

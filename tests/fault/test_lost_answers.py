@@ -43,7 +43,7 @@ def test_with_hold_a_message_missing_at_the_gateway_is_left_to_a_person(
     """
     simulator.control.set_fault(hang_ms=6_000, endings={"0": ["hang_unsent"], "1": ["hang"]})
     queue.push(*numbered(20))
-    fleet.start(IFINU_ON_UNKNOWN="hold", IFINU_EVOLUTION_READ_TIMEOUT_S="1")
+    fleet.start(IFINU_ON_UNKNOWN="hold", IFINU_EVOLUTION_READ_TIMEOUT_S="3")
     wait_until(queue.idle, 40, queue.counts)
     figures = judge(queue, simulator, 20)
     held = {"test_0", "test_10"}

@@ -48,7 +48,7 @@ def test_a_message_that_kills_three_workers_is_quarantined_and_the_others_flow(
     deadly = raw(number, telefone=f"77 9{FIRST_NUMBER + number}", descricao=BEFORE_THE_CLAIM)
     queue.push(*among_others(150, deadly))
     pods = Deployment(lambda: fleet.start(**LETHAL), 2)
-    wait_until(lambda: pods.tend() and queue.dead() and queue.idle(), 60, queue.counts)
+    wait_until(lambda: pods.tend() and pods.deaths >= 3 and queue.dead() and queue.idle(), 60, queue.counts)
     figures = judge(queue, simulator, 150)
     report("poison", f"{pods.deaths} workers died", figures)
     assert pods.deaths == 3
@@ -68,7 +68,7 @@ def test_a_message_that_kills_its_sender_is_sent_again_once_and_then_held(
     deadly = raw(number, telefone=f"77 9{FIRST_NUMBER + number}", texto=AFTER_THE_CLAIM)
     queue.push(*among_others(150, deadly))
     pods = Deployment(lambda: fleet.start(**LETHAL), 2)
-    wait_until(lambda: pods.tend() and queue.dead() and queue.idle(), 90, queue.counts)
+    wait_until(lambda: pods.tend() and pods.deaths >= 2 and queue.dead() and queue.idle(), 90, queue.counts)
     figures = judge(queue, simulator, 150)
     report("a message that kills its sender", f"{pods.deaths} workers died", figures)
     name = f"test_{number}"
@@ -108,7 +108,7 @@ def test_a_message_in_doubt_stays_unknown_if_its_look_ups_kill_the_worker(
     deadly = raw(30, telefone=f"77 9{AT_THE_LOOK_UP}", texto=AFTER_THE_CLAIM)
     queue.push(*among_others(60, deadly))
     pods = Deployment(lambda: fleet.start(**LETHAL), 2)
-    wait_until(lambda: pods.tend() and queue.dead() and queue.idle(), 60, queue.counts)
+    wait_until(lambda: pods.tend() and pods.deaths >= 3 and queue.dead() and queue.idle(), 60, queue.counts)
     figures = judge(queue, simulator, 60)
     report("a message that kills the worker that looks it up", f"{pods.deaths} workers died", figures)
     assert pods.deaths == 3

@@ -76,12 +76,15 @@ def test_each_message_arrives_once_while_instances_move_from_process_to_process(
     An answer from the wrong process costs one look-up of the instance, and no try.
     """
     count, moves = sized((200, 6), (3_000, 60))
-    queue.push(*messages(count))
+    part = count // (moves + 2)
+    queue.push(*messages(count)[: 2 * part])
     workers = [sharded(fleet, cluster).ready() for _ in range(sized(1, 2))]
     turns = itertools.cycle([("a", "pod-1"), ("b", "pod-2"), ("a", "pod-2"), ("c", "pod-0"), ("a", "pod-0")])
-    for number, (instance, to) in enumerate(itertools.islice(turns, moves)):
-        wait_until(lambda seen=number: len(cluster.sends()) > count * seen // (moves + 2), 120, queue.counts)
+    for number, (instance, to) in enumerate(itertools.islice(turns, moves), 1):
+        # More messages of each instance wait at each move, and follow it.
+        wait_until(lambda seen=number: len(cluster.sends()) > part * seen, 120, queue.counts)
         cluster.running.move(instance, to)
+        queue.push(*messages(count)[(number + 1) * part : (number + 2) * part if number < moves else count])
     wait_until(queue.idle, 120, lambda: (queue.counts(), workers[0].text()[-2000:]))
     figures = judge(queue, cluster, count)
     report("instances that move between gateway processes", f"{moves} moves", figures)
@@ -128,12 +131,13 @@ def test_all_processes_away_is_an_outage_that_costs_no_try(fleet: Fleet, queue: 
     """
     The DNS name has no address during the outage.
     """
-    queue.push(*messages(120))
+    queue.push(*messages(120)[:60])
     worker = sharded(fleet, cluster).ready()
     wait_until(lambda: len(cluster.sends()) >= 30, 60, queue.counts)
     for name in HELD:
         cluster.running.kill(name)
     cluster.update_name()
+    queue.push(*messages(120)[60:])
     wait_until(lambda: '"ifinu.gateway.away"' in worker.text(), 60, worker.text)
     for name in HELD:
         cluster.running.revive(name)

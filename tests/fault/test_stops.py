@@ -19,7 +19,8 @@ def test_a_rolling_restart_of_all_workers_loses_nothing_and_repeats_nothing(
     simulator.control.set_fault(latency_ms={"uniform": [5, 200]})
     messages = numbered((rounds + 1) * pods * step)
     pushed = 0
-    pace = {"IFINU_RATE_LIMIT": "100/s", "IFINU_RATE_BURST": "10"}
+    # So slow in the short form that no worker has nothing to do before it is told to end.
+    pace = {"IFINU_RATE_LIMIT": sized("30/s", "100/s"), "IFINU_RATE_BURST": "10"}
     alive = [fleet.start(**pace) for _ in range(pods)]
     for _ in range(rounds * pods):
         alive.append(fleet.start(**pace).ready())
