@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -19,6 +20,7 @@ from ifinu.ledger.states import State, rank
 NOW = datetime(2026, 12, 1, 13, 0, tzinfo=UTC)  # Tuesday, 10:00 in São Paulo
 TODAY = date(2026, 12, 1)
 DUE = date(2026, 12, 10)  # Thursday
+PHONE = "+5511987654321"  # of k1; each other customer has another one
 
 
 def tenant(connection: Connection, id_: str = "t1", **columns: Any) -> Tenant:
@@ -27,7 +29,8 @@ def tenant(connection: Connection, id_: str = "t1", **columns: Any) -> Tenant:
 
 
 def customer(connection: Connection, id_: str = "k1", of: str = "t1", **columns: Any) -> Customer:
-    fields = {"name": "Ana Souza", "phone": "+5511987654321"} | columns
+    phone = PHONE if id_ == "k1" else f"+55119{zlib.crc32(id_.encode()) % 10**8:08}"
+    fields = {"name": "Ana Souza", "phone": phone} | columns
     return customers.add(connection, Customer(of, id_, **fields), NOW)
 
 

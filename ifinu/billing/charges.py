@@ -634,7 +634,7 @@ def _follow(
         connection.execute(_REOPEN, {"seqs": moved, "next_on": EVERY_STEP})
         ids += withdrawals.withdraw(connection, moved, "edited", now)
     if stayed := [seq for seq in readdressed if seq not in set(moved)]:
-        ids += withdrawals.readdress(connection, stayed, now, alone=True)
+        ids += withdrawals.readdress(connection, stayed, now)
     if balanced:
         _update(connection, balanced, now, status="paid", paid_at=func.coalesce(rows_of.c.paid_at, now))
         ids += _close(connection, balanced, "paid", now)

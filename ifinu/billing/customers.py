@@ -181,7 +181,7 @@ def change(connection: Connection, tenant: str, id_: str, now: datetime, **colum
     elif new.phone is None:
         withdrawals.withdraw(connection, seqs, "no_phone", now)
     elif new.phone != old.phone:
-        withdrawals.readdress(connection, seqs, now, alone=False)
+        withdrawals.readdress(connection, seqs, now)
     return replace(new, version=old.version + 1)
 
 
@@ -394,7 +394,7 @@ def _upsert(connection: Connection, tenant: str, rows: list[dict[str, Any]], now
     changed = _change(connection, given) if added < len(rows) else []
     if moved := [row.id for row in changed if row.moved]:
         seqs = connection.scalars(_OPEN_OF, {"tenant": tenant, "ids": moved}).all()
-        withdrawals.readdress(connection, seqs, now, alone=False)
+        withdrawals.readdress(connection, seqs, now)
     return Upserted(added, len(changed), len(rows) - added - len(changed))
 
 

@@ -3,8 +3,9 @@ The message of an intent, made of what the database says now.
 
     intent + charge + tenant + customer ──▶ Notification, or the reason why none goes (`notification.Stop`)
 
-One message may speak of several charges of a customer: its charge and those whose intents were merged into it. It has
-those that are open; if only the merged ones are, it still goes, as theirs.
+One message may speak of several charges of a person: its charge and those whose intents were merged into it. It has
+those that are open; if only the merged ones are, it still goes, as theirs. A person may be several customers, as long
+as these have one phone; then a charge also says whose it is.
 
 A text says dates and weekdays, not "tomorrow": it is written when its message is pushed, and true on the day after.
 
@@ -48,7 +49,8 @@ _GONE = ("skipped", "merged", "cancelled", "expired")  # states of an intent who
 _COLUMNS = """
         t.id AS tenant, t.legal_name, t.trade_name, t.document, t.address, t.signature, t.text_set, t.tz, t.window_spec,
         t.fine_percent, t.interest_percent_month, t.status AS tenant_status, t.active_until, t.paused_at,
-        u.name, u.phone, u.channels, u.active AS customer_active, u.hold_until AS customer_hold_until,
+        coalesce(s.name, u.name) AS name, u.phone, u.channels, u.active AS customer_active,
+        u.hold_until AS customer_hold_until,
         c.seq, c.seq = own.seq AS leads, c.status, c.description, c.amount, c.paid, c.discount, c.waives_fees, c.id,
         c.due_date, c.payable_on, c.payment_link, c.pix_code, c.pix_expires_at, c.boleto_line, c.notify, c.hold_until,
         s.kind, s.text AS text_name,
@@ -67,24 +69,25 @@ _ROWS = text(f"""
     {_OWNERS}
     JOIN intents i ON i.charge_seq = w.seq AND split_part(i.id, '~', 1) = split_part(w.id, '~', 1)
     JOIN LATERAL (
-        SELECT i.charge_seq, i.kind, i.text
+        SELECT i.charge_seq, i.kind, i.text, NULL AS name
         UNION ALL
-        SELECT m.* FROM charges other
+        SELECT m.*, person.name FROM customers person
+        JOIN charges other ON other.tenant = person.tenant AND other.customer_id = person.id AND other.seq <> own.seq
+            AND other.status IN ('open', 'overdue')
         CROSS JOIN LATERAL (
             SELECT m.charge_seq, m.kind, m.text FROM intents m
             WHERE m.charge_seq = other.seq AND m.leader = own.seq AND m.state = 'merged'
                 AND m.planned_on = i.planned_on AND m.channel = i.channel
             LIMIT 1
         ) m
-        WHERE other.tenant = own.tenant AND other.customer_id = own.customer_id AND other.seq <> own.seq
-            AND other.status IN ('open', 'overdue')
+        WHERE person.tenant = u.tenant AND person.phone = u.phone
     ) s ON true
     JOIN charges c ON c.seq = s.charge_seq
     ORDER BY w.place, c.due_date, c.seq
 """)  # noqa: S608 - constants of this module
 _ONE = text(f"""
     SELECT {_COLUMNS} FROM charges own {_OWNERS} JOIN charges c ON c.seq = own.seq
-    CROSS JOIN (SELECT CAST(:kind AS text) AS kind, CAST(:text AS text) AS text) s
+    CROSS JOIN (SELECT CAST(:kind AS text) AS kind, CAST(:text AS text) AS text, NULL AS name) s
     WHERE own.seq = :seq
 """)  # noqa: S608 - likewise
 
@@ -247,9 +250,9 @@ def _texts_of(row: Any) -> list[Key]:
     return [Key(row.tenant, name, version) for name, version in found if version is not None]
 
 
-def _line(charge: Any, rates: Rates, now: datetime, today: date, *, codes_apart: bool) -> Line:
-    """What a text may say of a charge; a value that it lacks is left out."""
-    parts, is_paid = fees(charge, rates, today), charge.status == "paid"
+def _line(charge: Any, first: Any, now: datetime, today: date, *, codes_apart: bool) -> Line:
+    """What a text may say of a charge beside the first of a message; a value that it lacks is left out."""
+    parts, is_paid = fees(charge, first, today), charge.status == "paid"
     total = charge.paid if is_paid else parts.total
     codes = {
         "pix_copia_cola": _pix_code(charge, now),
@@ -257,6 +260,7 @@ def _line(charge: Any, rates: Rates, now: datetime, today: date, *, codes_apart:
     }
     values: dict[str, object] = {
         "numero": charge.id,
+        "cliente": plain(charge.name) if charge.name != first.name else None,
         "descricao": plain(charge.description),
         "vencimento": br_date(charge.due_date),
         "dia_do_vencimento": _WEEKDAYS[charge.due_date.weekday()],

@@ -14,8 +14,10 @@ A pass takes a chunk of the charges about which something is to be decided (`sql
         tenant_inactive, customer_inactive, no_phone, email_only
         stale            it could only go after its last day: on closed days, or after an outage
         superseded       a later step of the charge goes in its place
-        capped           the customer gets enough messages, or notices of delay, already
+        capped           the person gets enough messages, or notices of delay, already
         closed           the charge was paid or cancelled
+
+A person is a phone: customers of a tenant with one phone share their caps, and one message is about the charges of all.
 
 So after an outage each charge gets one message, the last that still makes sense. The agenda of a paused tenant waits in
 the same way. Any number of planners may run at once: what one has, the others pass over.
@@ -73,6 +75,16 @@ _UNDECIDED = text("""
     SELECT count(*) FROM agenda a JOIN billing_tenants t ON t.id = a.tenant
      WHERE t.paused_at IS NULL AND (CAST(:tenant AS text) IS NULL OR t.id = :tenant)
        AND a.next_on <= CAST(CAST(:now AS timestamptz) AT TIME ZONE t.tz AS date)""")
+# First messages about charges count for the cap of a person, so a planner must not decide about that person at once.
+_LOCK_RECIPIENTS = text("""
+    SELECT FROM customers p
+     WHERE (p.tenant, p.phone) IN (
+        SELECT k.tenant, k.phone FROM charges c
+          JOIN billing_tenants t ON t.id = c.tenant
+          JOIN customers k ON (k.tenant, k.id) = (c.tenant, c.customer_id)
+         WHERE c.seq = ANY(:seqs) AND EXISTS (
+            SELECT FROM rule_steps s WHERE s.rule_id = coalesce(k.rule_id, t.rule_id) AND s.trigger = 'creation'))
+     ORDER BY p.tenant, p.id FOR NO KEY UPDATE""")
 _AS_SENT = text("UPDATE intents SET state = 'queued', queued_at = :now WHERE charge_seq = :seq AND state = 'planned'")
 
 
@@ -170,6 +182,8 @@ def plan_events(connection: Connection, seqs: Sequence[int], trigger: str, now: 
     """As `plan_event`, for many charges in one statement."""
     if trigger not in TRIGGERS:
         raise ValueError(f"{trigger!r} is none of {', '.join(TRIGGERS)}")
+    if trigger == "creation":
+        connection.execute(_LOCK_RECIPIENTS, {"seqs": list(seqs)})
     rows = connection.execute(_sql("event"), {"seqs": list(seqs), "trigger": trigger, "now": now})
     return [row.id for row in rows if row.state == "planned"]
 
@@ -236,7 +250,8 @@ def _pass(
     before = connection.execute(_SETTINGS).one()
     connection.execute(_SET, dict.fromkeys(_OFF, "off"))
     taken = connection.execute(_sql("take"), {"tenants": _array(tenants), "only": only, **of_day, **size}).one()
-    row = connection.execute(_sql("plan"), {"seqs": taken.seqs, **of_day}).one()
+    found = {name: value for name, value in taken._mapping.items() if name != "picked"}
+    row = connection.execute(_sql("plan"), found | of_day).one()
     connection.execute(_SET, before._asdict())
     if row.uncovered is not None:
         raise InvalidBilling(

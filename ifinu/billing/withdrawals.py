@@ -29,7 +29,8 @@ def _ended(intent: str) -> str:
         ('sent', 'failed', 'server_ack', 'delivered', 'read', 'expired', 'suppressed', 'cancelled'))"""
 
 
-# Of a message (`l`) and another one (`o`): both are for one customer and one day.
+# Of a message (`l`) and another one (`o`): both are for one person and one day. What speaks of a charge of another
+# customer of that person has the `customer_id` of the message.
 _TOGETHER = """o.tenant = l.tenant AND o.customer_id = l.customer_id AND o.planned_on = l.planned_on
     AND o.channel = l.channel AND o.charge_seq <> l.charge_seq"""
 _FOLLOWERS = f"intents l JOIN intents o ON {_TOGETHER} AND o.leader = l.charge_seq AND o.state = 'merged'"
@@ -69,9 +70,21 @@ _PROMOTE = text(f"""
           WINDOW w AS (PARTITION BY l.id ORDER BY (o.kind = 'atraso') DESC, o.due_date, o.charge_seq)) p
     WHERE (i.charge_seq, i.step, i.due_date, i.n) = (p.charge_seq, p.step, p.due_date, p.n)""")
 
-_LEADERS = text(f"""
-    SELECT i.id FROM intents i WHERE i.charge_seq = ANY(:seqs) AND i.leader = i.charge_seq
-       AND i.state IN ('planned', 'queued') AND NOT {_ended("i")}""")
+# What was merged into a message that goes to another phone now leaves it: the gravest of a phone becomes a message.
+_PART = text(f"""
+    UPDATE intents i SET leader = p.leader, customer_id = p.recipient,
+        state = CASE WHEN p.rank = 1 THEN 'planned' ELSE 'merged' END,
+        reason = CASE WHEN p.rank = 1 THEN NULL ELSE 'merged' END,
+        not_before = CASE WHEN p.rank = 1 THEN greatest(i.not_before, :later) ELSE i.not_before END
+    FROM (SELECT o.charge_seq, o.step, o.due_date, o.n, first_value(o.charge_seq) OVER w AS leader,
+                 first_value(u.id) OVER w AS recipient, row_number() OVER w AS rank
+            FROM {_FOLLOWERS}
+            JOIN charges c ON c.seq = o.charge_seq JOIN customers u ON (u.tenant, u.id) = (c.tenant, c.customer_id)
+            JOIN charges d ON d.seq = l.charge_seq JOIN customers v ON (v.tenant, v.id) = (d.tenant, d.customer_id)
+           WHERE (o.charge_seq = ANY(:seqs) OR l.charge_seq = ANY(:seqs)) AND u.phone IS DISTINCT FROM v.phone
+             AND (l.state = 'planned' OR l.state = 'queued' AND NOT {_ended("l")}) AND o.valid_until > :later
+          WINDOW w AS (PARTITION BY l.id, u.phone ORDER BY (o.kind = 'atraso') DESC, o.due_date, o.charge_seq)) p
+    WHERE (i.charge_seq, i.step, i.due_date, i.n) = (p.charge_seq, p.step, p.due_date, p.n)""")
 
 # A withdrawn message had been sent, so the others that it spoke of are not sent again.
 _MERGE_AGAIN = text(f"""
@@ -88,16 +101,14 @@ _READDRESS = text(f"""
     flagged AS (
         INSERT INTO cancel_flags (id, at) SELECT id, :now FROM old ON CONFLICT DO NOTHING)
     UPDATE intents i SET state = 'planned', rev = i.rev + 1, id = split_part(i.id, '~', 1) || '~' || i.rev + 1,
-        customer_id = c.customer_id, leader = CASE WHEN :alone THEN NULL ELSE i.leader END,
-        queued_at = NULL, epoch = NULL, not_before = greatest(i.not_before, :now)
+        customer_id = c.customer_id, queued_at = NULL, epoch = NULL, not_before = greatest(i.not_before, :now)
     FROM old JOIN charges c ON c.seq = old.charge_seq
     WHERE (i.charge_seq, i.step, i.due_date, i.n) = (old.charge_seq, old.step, old.due_date, old.n)
     RETURNING old.id""")
 
-# A charge that has another customer leaves the common messages of the former one.
-_GO_ALONE = text(f"""
-    UPDATE intents o SET customer_id = c.customer_id, state = 'planned', reason = NULL, leader = NULL
-    FROM charges c WHERE c.seq = o.charge_seq AND c.seq = ANY(:seqs) AND {_MAY_GO}""")
+_MOVE = text("""
+    UPDATE intents i SET customer_id = c.customer_id
+    FROM charges c WHERE c.seq = i.charge_seq AND c.seq = ANY(:seqs) AND i.state = 'planned'""")
 
 _OPEN_FLAGS = text("""
     SELECT id FROM cancel_flags WHERE done_at IS NULL ORDER BY at LIMIT :limit FOR UPDATE SKIP LOCKED""")
@@ -142,22 +153,20 @@ def withdraw(connection: Connection, seqs: Sequence[int], reason: str, now: date
     return ids
 
 
-def readdress(connection: Connection, seqs: Sequence[int], now: datetime, *, alone: bool) -> list[str]:
+def readdress(connection: Connection, seqs: Sequence[int], now: datetime) -> list[str]:
     """
     Send the messages about some charges to their new recipient: what is queued gets another id.
 
-    Args:
-        alone: Whether the charges have another customer, and leave the messages that they shared.
+    Charges whose recipient has another phone now than that of the message that spoke of them get one of their own.
 
     Returns:
         The ids that Redis has to cancel.
     """
     which = {"seqs": list(seqs)}
     lock(connection, seqs)
-    if alone:
-        _promote(connection, connection.scalars(_LEADERS, which).all(), now)
-        connection.execute(_GO_ALONE, which)
-    return list(connection.scalars(_READDRESS, which | {"now": now, "alone": alone}))
+    connection.execute(_PART, which | {"later": now + _FLAG_FIRST})
+    connection.execute(_MOVE, which)
+    return list(connection.scalars(_READDRESS, which | {"now": now}))
 
 
 def apply_flags(connection: Connection, client: redis.Redis, limit: int, now: datetime) -> Applied:

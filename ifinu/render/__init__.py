@@ -234,7 +234,7 @@ _SAMPLE = Notification(
 )
 # Only a message about a charge in the database has these (`billing/texts.py`).
 NAMES_OF_CHARGES = frozenset({
-    "numero", "hoje", "atrasada", "vencimento_efetivo", "dia_do_vencimento", "dia_do_vencimento_efetivo",
+    "numero", "cliente", "hoje", "atrasada", "vencimento_efetivo", "dia_do_vencimento", "dia_do_vencimento_efetivo",
     "valor_original", "valor_pago", "desconto", "multa", "juros", "empresa", "razao_social", "documento", "endereco",
     "assinatura", "cobrancas", "mais", "valor_das_outras",
 })  # fmt: skip

@@ -297,7 +297,7 @@ def test_a_custom_template_replaces_only_the_one_of_its_name(tmp_path):
         ("Olá\n\n{{ nome | maiusculas }}", ":3: ", "No filter named 'maiusculas'"),
         ("Olá {{ nome", ":1: ", "unexpected"),
         ("Olá\n{{ nme }}", ":2: ", "no value is called nme; did you mean nome?"),
-        ("{% if xyzzy %}{% endif %}", ":1: ", "no value is called xyzzy; there are assinatura, atrasada, cobrancas, "),
+        ("{% if xyzzy %}{% endif %}", ":1: ", "no value is called xyzzy; there are assinatura, atrasada, cliente, "),
         ("Olá\n{{ 1 // 0 }}", ":2: ", "by zero"),
         ("Olá\n{{ nome.primeiro }}", ":2: ", "has no attribute 'primeiro'"),
         ("{{ nome.__class__.__mro__ }}", ":1: ", "unsafe"),

@@ -5,8 +5,8 @@ WITH given AS MATERIALIZED (
            t.status = 'suspended' OR (t.status <> 'lifetime' AND t.active_until <= :now) AS is_tenant_inactive,
            CAST(CAST(:now AS timestamptz) AT TIME ZONE t.tz AS date) AS today,
            CAST(CAST(:now AS timestamptz) AT TIME ZONE t.tz AS time) AS clock,
-           k.phone IS NULL AS has_no_phone, k.channels, k.active, k.hold_until AS customer_hold_until, k.calendar_id,
-           k.last_notice_on, coalesce(k.rule_id, t.rule_id) AS rule_id
+           k.channels, k.active, k.hold_until AS customer_hold_until, k.calendar_id,
+           k.phone, coalesce(k.rule_id, t.rule_id) AS rule_id
       FROM charges c
       JOIN billing_tenants t ON t.id = c.tenant
       JOIN customers k ON k.tenant = c.tenant AND k.id = c.customer_id
@@ -21,7 +21,7 @@ timed AS MATERIALIZED (
            AND (d.send_on > g.today OR d.closes > g.clock)
          ORDER BY d.day LIMIT 1) y ON true),
 judged AS (
-    SELECT g.seq, g.due_date, g.tenant, g.customer_id, g.today, g.send_on, g.goes_at, g.tz,
+    SELECT g.seq, g.due_date, g.tenant, g.customer_id, g.phone, g.today, g.send_on, g.goes_at, g.tz,
            s.step, s.kind, s.channel, s.text, s.valid_days,
            CASE WHEN s.trigger = 'payment' AND g.receipts = 'never' THEN 'condition'
                 WHEN s.trigger = 'payment' AND g.receipts = 'after_notice' AND NOT EXISTS (
@@ -38,20 +38,23 @@ judged AS (
                 WHEN g.is_tenant_inactive THEN 'tenant_inactive'
                 WHEN s.trigger = 'creation' AND greatest(g.hold_until, g.customer_hold_until) > g.today THEN 'on_hold'
                 WHEN s.channel <> ALL (g.channels) THEN 'email_only'
-                WHEN g.has_no_phone THEN 'no_phone'
+                WHEN g.phone IS NULL THEN 'no_phone'
                 WHEN g.today + s.valid_days <= g.send_on
                   OR (s.trigger = 'creation' AND g.due_date <= g.today) THEN 'stale' END AS reason,
-           g.daily_cap - greatest(
-               CAST(g.last_notice_on IS NOT DISTINCT FROM g.send_on AS int),
-               (SELECT count(*) FROM intents i
-                 WHERE i.tenant = g.tenant AND i.customer_id = g.customer_id AND i.planned_on = g.send_on
-                   AND i.state IN ('planned', 'queued') AND i.kind <> 'pagamento')) AS slots
+           CASE WHEN s.trigger = 'creation' THEN g.daily_cap - (
+               SELECT greatest(max(CAST(p.last_notice_on = g.send_on AS int)), sum(i.planned))
+                 FROM customers p
+                CROSS JOIN LATERAL (
+                   SELECT count(*) AS planned FROM intents
+                    WHERE tenant = g.tenant AND customer_id = p.id AND planned_on = g.send_on
+                      AND state IN ('planned', 'queued') AND kind <> 'pagamento') i
+                WHERE p.tenant = g.tenant AND p.phone = g.phone) END AS slots
       FROM timed g
       JOIN rule_steps s ON s.rule_id = g.rule_id AND s.trigger = :trigger),
 capped AS (
-    SELECT seq, due_date, tenant, customer_id, today, send_on, goes_at, tz, step, kind, channel, text, valid_days,
+    SELECT seq, due_date, tenant, customer_id, phone, today, send_on, goes_at, tz, step, kind, channel, text, valid_days,
            CASE WHEN reason IS NULL AND :trigger = 'creation' AND slots < row_number() OVER (
-                    PARTITION BY tenant, customer_id, reason IS NULL ORDER BY due_date, seq) THEN 'capped'
+                    PARTITION BY tenant, phone, reason IS NULL ORDER BY due_date, seq) THEN 'capped'
                 ELSE reason END AS reason
       FROM judged)
 INSERT INTO intents (charge_seq, step, due_date, id, tenant, customer_id, kind, channel, text, planned_on,

@@ -1,15 +1,31 @@
 -- Decides every step of some charges whose day has come, and moves their agenda to the day of their next step.
 --
--- Of a charge the last step that still makes sense goes; the others are `skipped`, each with its reason. What a customer
+-- Of a charge the last step that still makes sense goes; the others are `skipped`, each with its reason. What a person
 -- gets on a day becomes one message, or keeps to the tenant's cap. The charges and customers are locked (take.sql).
 --
+-- A person who is several customers (`kin`) has the calendar of the first. Where a message speaks of a charge of another
+-- one, `customer_id` of that intent is the customer to whom the message goes.
+--
 -- OFFSET 0 and the aggregate keep the planner of PostgreSQL from reading whole tables for a chunk.
-WITH due AS MATERIALIZED (
+WITH kin AS MATERIALIZED (
+    SELECT w.tenant, w.customer_id, w.person, first_value(k.calendar_id) OVER records AS calendar_id,
+           max(k.last_notice_on) OVER records AS last_notice_on, max(k.last_overdue_on) OVER records AS last_overdue_on
+      FROM unnest(CAST(:kin_tenants AS text[]), CAST(:kin_ids AS text[]), CAST(:kin_people AS text[]))
+           AS w (tenant, customer_id, person)
+     CROSS JOIN LATERAL (
+        SELECT calendar_id, last_notice_on, last_overdue_on
+          FROM customers WHERE tenant = w.tenant AND id = w.customer_id OFFSET 0) k
+    WINDOW records AS (
+        PARTITION BY w.tenant, w.person ORDER BY w.customer_id
+        ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)),
+due AS MATERIALIZED (
     SELECT c.*, c.amount - c.paid AS left_to_pay, c.method = 'card' AND c.recurrence_id IS NOT NULL AS automatic,
            t.spread_s, t.consolidate, t.daily_cap, t.overdue_gap_days,
            t.status = 'suspended' OR (t.status <> 'lifetime' AND t.active_until <= :now) AS is_tenant_inactive,
-           k.phone IS NULL AS has_no_phone, k.channels, k.active, k.hold_until AS customer_hold_until, k.calendar_id,
-           k.last_notice_on, k.last_overdue_on, coalesce(k.rule_id, t.rule_id) AS rule_id,
+           k.phone IS NULL AS has_no_phone, k.channels, k.active, k.hold_until AS customer_hold_until,
+           coalesce(p.person, c.customer_id) AS person, coalesce(p.calendar_id, k.calendar_id) AS calendar_id,
+           greatest(p.last_notice_on, k.last_notice_on) AS last_notice_on,
+           greatest(p.last_overdue_on, k.last_overdue_on) AS last_overdue_on, coalesce(k.rule_id, t.rule_id) AS rule_id,
            coalesce(i.decided, '{}') AS decided, i.created_notice_at
       FROM unnest(CAST(:seqs AS bigint[])) AS taken (seq)
      CROSS JOIN LATERAL (
@@ -20,6 +36,7 @@ WITH due AS MATERIALIZED (
      CROSS JOIN LATERAL (
         SELECT phone, channels, active, hold_until, calendar_id, last_notice_on, last_overdue_on, rule_id
           FROM customers WHERE tenant = c.tenant AND id = c.customer_id OFFSET 0) k
+      LEFT JOIN kin p ON p.tenant = c.tenant AND p.customer_id = c.customer_id
      CROSS JOIN LATERAL (
         SELECT array_agg(step || '.' || n) FILTER (
                    WHERE due_date = c.due_date AND NOT (state = 'cancelled' AND reason = 'edited')) AS decided,
@@ -45,7 +62,7 @@ steps AS MATERIALIZED (
      CROSS JOIN generate_series(0, s.every_max) AS o (n)
      WHERE s.step || '.' || o.n <> ALL (d.decided)),
 judged AS (
-    SELECT s.*, d.tenant, d.customer_id, d.due_date, d.spread_s, y.send_on, y.closes,
+    SELECT s.*, d.tenant, d.customer_id, d.person, d.due_date, d.spread_s, y.send_on, y.closes,
            greatest(CASE WHEN s.at < y.closes THEN greatest(s.at, y.opens) ELSE y.opens END,
                     CASE WHEN y.send_on = :today THEN CAST(:clock AS time) END) AS goes_at,
            CASE WHEN d.status NOT IN ('open', 'overdue') THEN 'closed'
@@ -73,10 +90,13 @@ ranked AS MATERIALIZED (
 fresh AS MATERIALIZED (
     SELECT r.*, d.consolidate, d.daily_cap, d.overdue_gap_days, d.last_notice_on, d.last_overdue_on, d.created_notice_at
       FROM ranked r JOIN due d USING (seq) WHERE r.reason IS NULL AND r.rank = 1),
-recipients AS MATERIALIZED (SELECT DISTINCT tenant, customer_id, send_on, overdue_gap_days FROM fresh),
--- What these customers get already, and have got.
+recipients AS MATERIALIZED (
+    SELECT r.*, coalesce(p.customer_id, r.person) AS customer_id
+      FROM (SELECT DISTINCT tenant, person, send_on, overdue_gap_days FROM fresh) r
+      LEFT JOIN kin p ON p.tenant = r.tenant AND p.person = r.person),
+-- What these people get already, and have got.
 contacts AS MATERIALIZED (
-    SELECT r.send_on, i.*
+    SELECT r.person, r.send_on, i.*
       FROM recipients r
      CROSS JOIN LATERAL (
         SELECT charge_seq, step, due_date, n, tenant, customer_id, channel, kind, planned_on, state, leader
@@ -85,7 +105,7 @@ contacts AS MATERIALIZED (
            AND planned_on >= :today - greatest(r.overdue_gap_days, 31) AND kind <> 'pagamento' OFFSET 0) i),
 -- Of those, what can still be changed. A row that the outbox has locked is on its way.
 waiting AS MATERIALIZED (
-    SELECT c.send_on, i.*
+    SELECT c.person, c.send_on, i.*
       FROM contacts c
      CROSS JOIN LATERAL (
         SELECT charge_seq, step, due_date, n, tenant, customer_id, channel, kind, planned_on, state, leader
@@ -99,42 +119,43 @@ movable AS MATERIALIZED (
         SELECT FROM waiting l WHERE l.state = 'planned' AND l.charge_seq = w.leader
            AND l.planned_on = w.planned_on AND l.channel = w.channel)),
 gone AS MATERIALIZED (
-    SELECT c.tenant, c.customer_id, count(*) FILTER (WHERE c.planned_on = c.send_on) AS that_day,
+    SELECT c.tenant, c.person, count(*) FILTER (WHERE c.planned_on = c.send_on) AS that_day,
            max(c.planned_on) FILTER (WHERE c.kind = 'atraso') AS overdue_on
       FROM contacts c
      WHERE c.state <> 'merged' AND NOT EXISTS (
         SELECT FROM movable m
          WHERE (m.charge_seq, m.step, m.due_date, m.n) = (c.charge_seq, c.step, c.due_date, c.n))
-     GROUP BY c.tenant, c.customer_id),
+     GROUP BY c.tenant, c.person),
 able AS MATERIALIZED (
     SELECT f.*, f.daily_cap - greatest(coalesce(g.that_day, 0), CAST(f.last_notice_on = f.send_on AS int)) AS slots
-      FROM fresh f LEFT JOIN gone g USING (tenant, customer_id)
+      FROM fresh f LEFT JOIN gone g USING (tenant, person)
      WHERE NOT (f.kind = 'atraso'
            AND coalesce(greatest(g.overdue_on, f.last_overdue_on) > f.send_on - f.overdue_gap_days, false))
        AND NOT (f.kind = 'lembrete'
            AND coalesce(f.created_notice_at + interval '24 hours' > f.not_before, false))),
 pool AS (
-    SELECT true AS is_new, seq, step, due_date, n, tenant, customer_id, channel, kind FROM able
+    SELECT true AS is_new, seq, step, due_date, n, tenant, person, customer_id, channel, kind FROM able
      UNION ALL
-    SELECT false, charge_seq, step, due_date, n, tenant, customer_id, channel, kind FROM movable m
+    SELECT false, charge_seq, step, due_date, n, tenant, person, customer_id, channel, kind FROM movable m
      WHERE NOT EXISTS (SELECT FROM able a WHERE a.seq = m.charge_seq)),
 placed AS MATERIALIZED (
     SELECT p.is_new, p.seq, p.step, p.due_date, p.n, row_number() OVER message AS place,
-           first_value(p.seq) OVER message AS leader,
-           count(*) OVER (PARTITION BY p.tenant, p.customer_id, p.channel) AS size,
+           first_value(p.seq) OVER message AS leader, first_value(p.customer_id) OVER message AS recipient,
+           count(*) OVER (PARTITION BY p.tenant, p.person, p.channel) AS size,
            row_number() OVER (
-               PARTITION BY p.tenant, p.customer_id
+               PARTITION BY p.tenant, p.person
                ORDER BY p.is_new, (p.kind = 'atraso') DESC, p.due_date, p.seq) AS turn
       FROM pool p
     WINDOW message AS (
-        PARTITION BY p.tenant, p.customer_id, p.channel ORDER BY (p.kind = 'atraso') DESC, p.due_date, p.seq)),
+        PARTITION BY p.tenant, p.person, p.channel ORDER BY (p.kind = 'atraso') DESC, p.due_date, p.seq)),
 chosen AS MATERIALIZED (
     SELECT a.seq, CASE WHEN a.consolidate AND p.place > 1 THEN 'merged' ELSE 'planned' END AS state,
-           CASE WHEN a.consolidate AND p.size > 1 THEN p.leader END AS leader
+           CASE WHEN a.consolidate AND p.size > 1 THEN p.leader END AS leader,
+           CASE WHEN a.consolidate THEN p.recipient ELSE a.customer_id END AS recipient
       FROM able a JOIN placed p ON p.is_new AND p.seq = a.seq
      WHERE CASE WHEN a.consolidate
                 THEN a.slots > 0
-                  OR EXISTS (SELECT FROM movable m WHERE m.tenant = a.tenant AND m.customer_id = a.customer_id)
+                  OR EXISTS (SELECT FROM movable m WHERE m.tenant = a.tenant AND m.person = a.person)
                 ELSE p.turn <= a.slots END),
 decided AS (
     INSERT INTO intents AS i (charge_seq, step, due_date, n, id, tenant, customer_id, kind, channel, text, planned_on,
@@ -142,7 +163,7 @@ decided AS (
     SELECT r.seq, r.step, r.due_date, r.n,
            'c' || r.seq || '.' || r.step || '.' || to_char(r.due_date, 'YYMMDD')
                || CASE WHEN r.n > 0 THEN '.' || r.n ELSE '' END,
-           r.tenant, r.customer_id, r.kind, r.channel, r.text,
+           r.tenant, coalesce(c.recipient, r.customer_id), r.kind, r.channel, r.text,
            CASE WHEN c.state IS NULL THEN :today ELSE r.send_on END,
            CASE WHEN c.state IS NOT NULL THEN r.not_before END,
            CASE WHEN c.state IS NOT NULL THEN CAST(r.step_on + r.valid_days AS timestamp) AT TIME ZONE :tz END,
@@ -165,7 +186,7 @@ changed AS (
     UPDATE intents i
        SET state = CASE WHEN a.seq IS NOT NULL THEN 'skipped' WHEN p.place > 1 THEN 'merged' ELSE 'planned' END,
            reason = CASE WHEN a.seq IS NOT NULL THEN 'superseded' WHEN p.place > 1 THEN 'merged' END,
-           leader = CASE WHEN p.size > 1 THEN p.leader END,
+           leader = CASE WHEN p.size > 1 THEN p.leader END, customer_id = coalesce(p.recipient, i.customer_id),
            planned_on = CASE WHEN a.seq IS NOT NULL THEN :today ELSE m.send_on END
       FROM movable m
       JOIN billing_tenants t ON t.id = m.tenant

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from bills import charge, customer, intent, tenant
+from bills import PHONE, charge, customer, intent, tenant
 from pix import pix
 from sqlalchemy import Connection, event, update
 
@@ -159,7 +159,7 @@ def pay(connection: Connection, seq: int) -> None:
 def test_a_leader_speaks_of_the_charges_that_are_still_open(connection):
     key, seqs = merged(connection, waives_fees=True)
     charge(connection, "of another day")
-    customer(connection, "k2")
+    customer(connection, "k2", phone="+5511987650002")
     intent(connection, charge(connection, "of another", "k2"), state="merged", leader=seqs[0])
     totals = [one(connection, key).amount]
     for seq in (seqs[1], seqs[0]):
@@ -175,3 +175,24 @@ def test_a_leader_does_not_speak_of_what_was_merged_into_it_on_another_day(conne
     key = intent(connection, seqs[0])
     intent(connection, seqs[1], state="merged", leader=seqs[0], planned_on=TODAY - timedelta(days=7))
     assert one(connection, key).amount == Decimal(100)
+
+
+def test_a_message_to_a_person_speaks_of_the_charges_of_their_other_customers(connection):
+    """
+    A mother pays for two children, each a customer with her phone.
+    """
+    for id_, name, phone in (("k2", "João Silva", PHONE), ("k3", "Rui Alves", "+5511987650003")):
+        customer(connection, id_, name=name, phone=phone)
+    own = charge(connection)
+    key = intent(connection, own, leader=own)
+    for id_, whose in (("b", "k2"), ("c", "k3")):
+        intent(connection, charge(connection, id_, whose, description=f"Aulas {id_}"), state="merged", leader=own)
+    made = one(connection, key)
+    assert "Olá, Maria Silva!" in made.text
+    assert "*1. Mensalidade*\n" in made.text
+    assert "*2. Aulas b* (João Silva)\n" in made.text
+    assert "Aulas c" not in made.text  # its customer has another phone by now
+    connection.execute(update(charges).where(charges.c.seq == own).values(status="paid"))
+    alone = one(connection, key)
+    assert "Olá, João Silva!" in alone.text
+    assert "Aulas b" in alone.text

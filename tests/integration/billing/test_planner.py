@@ -349,6 +349,79 @@ def test_two_notices_of_delay_to_a_customer_keep_their_distance(connection: Conn
     assert decisions(connection)["second.a1"] == reason
 
 
+# -- what a person gets who is several customers
+
+
+@pytest.fixture
+def siblings(connection: Connection) -> None:
+    """Two customers with one phone, beside one of another tenant with that phone too."""
+    booked.customer(connection, "k0", name="Bia Souza", phone=booked.PHONE)
+    booked.tenant(connection, "t2", spread_s=0)
+    booked.customer(connection, "k1", "t2")
+
+
+@pytest.mark.usefixtures("siblings")
+def test_two_customers_with_one_phone_get_one_message_about_the_charges_of_both(connection: Connection):
+    due(connection, "2026-12-10", "now", customer_id="k0")
+    late = due(connection, "2026-12-09", "late")
+    booked.charge(connection, "other", "t2", due_date=date(2026, 12, 10), now=LONG_KNOWN)
+    plan(connection, at("2026-12-10"))
+    found = decisions(connection)
+    assert (found["late.a1"], found["now.v"]) == ("planned 2026-12-10", "merged 2026-12-10")
+    assert found["other.v"] == "planned 2026-12-10"
+    merged = connection.execute(select(intents).where(intents.c.state == "merged")).one()
+    assert (merged.leader, merged.customer_id) == (late.seq, "k1")
+
+
+@pytest.mark.usefixtures("siblings")
+def test_a_charge_of_the_other_customer_joins_the_message_that_has_not_gone(connection: Connection):
+    due(connection, "2026-12-10", "first")
+    plan(connection, at("2026-12-10"))
+    due(connection, "2026-12-09", "second", customer_id="k0")
+    assert plan(connection, at("2026-12-10", "08:00")) == Planned(1, 1, 2, 1)
+    assert decisions(connection)["first.v"] == "merged 2026-12-10"
+    merged = connection.execute(select(intents).where(intents.c.state == "merged")).one()
+    assert merged.customer_id == "k0"
+    sent(connection, at("2026-12-10", "09:00"))
+    due(connection, "2026-12-10", "third")
+    plan(connection, at("2026-12-10", "10:00"))
+    assert decisions(connection)["third.v"] == "capped"
+
+
+@pytest.mark.usefixtures("siblings")
+@pytest.mark.parametrize("cap", [1, 2])
+def test_without_consolidation_the_cap_is_of_the_person(connection: Connection, cap: int):
+    connection.execute(update(billing_tenants).values(consolidate=False, daily_cap=cap))
+    due(connection, "2026-12-10", "now", customer_id="k0")
+    due(connection, "2026-12-09", "late")
+    plan(connection, at("2026-12-10"))
+    found = decisions(connection)
+    assert (found["late.a1"], found["now.v"]) == ("planned 2026-12-10", "planned 2026-12-10" if cap > 1 else "capped")
+
+
+@pytest.mark.usefixtures("siblings")
+def test_two_notices_of_delay_to_a_person_keep_their_distance(connection: Connection):
+    due(connection, "2026-12-07", "first")
+    plan(connection, at("2026-12-08"))
+    due(connection, "2026-12-09", "second", customer_id="k0")
+    sent(connection, at("2026-12-08", "20:00"))
+    connection.execute(delete(intents).where(intents.c.kind == "atraso"))  # so the customer's own day counts
+    plan(connection, at("2026-12-10"))
+    assert decisions(connection)["second.a1"] == "capped"
+
+
+@pytest.mark.usefixtures("siblings")
+def test_the_first_messages_about_charges_keep_to_the_cap_of_the_person(connection: Connection):
+    use(connection, Step("nova", "cobranca_criada", trigger="creation", valid_days=2))
+    made = [booked.new_charge(f"c{n}", due_date=date(2026, 12, 20), customer_id=f"k{n}") for n in range(2)]
+    charges.upsert(connection, made, NOW)
+    assert sorted(decisions(connection).values()) == ["capped", "planned 2026-12-01"]
+    connection.execute(update(intents).values(planned_on=date(2026, 11, 30)))
+    connection.execute(update(customer_rows).values(last_notice_on=TODAY).where(customer_rows.c.id == "k0"))
+    booked.charge(connection, "c2", due_date=date(2026, 12, 22))
+    assert decisions(connection)["c2.nova"] == "capped"
+
+
 def test_a_reminder_that_waits_for_the_next_open_day_gives_way_to_that_days_own_notice(connection: Connection):
     """
     Reminder on Sunday, due on Monday: on Monday there is one message, that of the due date.

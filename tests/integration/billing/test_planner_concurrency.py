@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import booked
 import pytest
-from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy import Connection, Engine, func, select, text, update
 
 from ifinu.billing import charges, customers, planner, rules
-from ifinu.billing.billing_schema import agenda, intents
+from ifinu.billing.billing_schema import agenda, billing_tenants, intents
+from ifinu.billing.billing_schema import customers as customer_rows
 from ifinu.billing.planner import Planned
-from ifinu.billing.rules import DEFAULT, Difference, Rule
+from ifinu.billing.rules import DEFAULT, Difference, Rule, Step
 
 DAY = datetime(2026, 12, 10, 0, 1, tzinfo=ZoneInfo("America/Sao_Paulo"))
 LONG_KNOWN = datetime(2026, 6, 1, 13, 0, tzinfo=UTC)
 
 
-def fill(engine: Engine, count: int) -> None:
-    """Charges of a third as many customers, all with a step on the day, and steps that were missed."""
+def fill(engine: Engine, count: int, phone: Callable[[int], str] = "+55119876{:05}".format) -> None:
+    """
+    Charges of a third as many customers, all with a step on the day, and steps that were missed.
+
+    Args:
+        phone: The phone of the customer with a number.
+    """
     with engine.begin() as connection:
         booked.tenant(connection)
-        people = [customers.Customer("t1", f"k{n}", name="Ana", phone="+5511987654321") for n in range(count // 3)]
+        people = [customers.Customer("t1", f"k{n}", name="Ana", phone=phone(n)) for n in range(count // 3)]
         customers.upsert(connection, "t1", people, LONG_KNOWN)
         due = (date(2026, 12, 10), date(2026, 12, 9), date(2026, 12, 13))
         made = (
@@ -33,8 +40,7 @@ def fill(engine: Engine, count: int) -> None:
         charges.upsert(connection, made, LONG_KNOWN)
 
 
-def test_three_planners_at_once_decide_each_step_once_and_send_a_customer_one_message(engine: Engine):
-    fill(engine, 600)
+def three_at_once(engine: Engine) -> list[Planned]:
     totals: list[Planned] = []
 
     def work() -> None:
@@ -53,6 +59,12 @@ def test_three_planners_at_once_decide_each_step_once_and_send_a_customer_one_me
     for each in planners:
         each.join(100)
     assert len(totals) == 3
+    return totals
+
+
+def test_three_planners_at_once_decide_each_step_once_and_send_a_customer_one_message(engine: Engine):
+    fill(engine, 600)
+    totals = three_at_once(engine)
     with engine.connect() as connection:
         rows = connection.execute(select(intents)).all()
         waiting = connection.scalar(select(func.count()).select_from(agenda).where(agenda.c.next_on <= DAY.date()))
@@ -63,6 +75,54 @@ def test_three_planners_at_once_decide_each_step_once_and_send_a_customer_one_me
     assert len(leading) == len(set(leading)) == 200
     assert all(row.kind == "atraso" for row in rows if row.state == "planned")
     assert sum(row.state == "merged" for row in rows) == 400
+
+
+def test_three_planners_at_once_send_a_person_one_message_whoever_has_which_of_the_customers(engine: Engine):
+    fill(engine, 600, phone=lambda n: f"+55119876{n % 40:05}")  # five customers each, far apart
+    totals = three_at_once(engine)
+    with engine.connect() as connection:
+        rows = connection.execute(
+            select(intents.c.state, customer_rows.c.phone)
+            .join(charges.rows_of, charges.rows_of.c.seq == intents.c.charge_seq)
+            .join(customer_rows, customer_rows.c.id == charges.rows_of.c.customer_id)
+            .where(intents.c.state != "skipped")
+        ).all()
+    assert sum(total.charges for total in totals) == 600
+    leading = [row.phone for row in rows if row.state == "planned"]
+    assert len(leading) == len(set(leading)) == 40
+    assert len(rows) == 600
+
+
+def test_a_planner_leaves_a_person_whose_other_customer_somebody_has(engine: Engine):
+    fill(engine, 6, phone=lambda n: "+5511987600000")
+    with engine.connect() as other, engine.begin() as connection:
+        other.execute(select(customer_rows).where(customer_rows.c.id == "k1").with_for_update())
+        assert planner.plan(connection, DAY) == Planned(left=6)
+    with engine.begin() as connection:
+        assert planner.plan(connection, DAY).planned == 1
+
+
+def test_a_first_message_about_a_charge_waits_for_the_planner_that_has_the_person(engine: Engine):
+    fill(engine, 6, phone=lambda n: "+5511987600000")
+    nova = Step("nova", "cobranca_criada", trigger="creation", valid_days=2)
+    with engine.begin() as connection:
+        rule = rules.save(connection, "t1", Rule("test", (*DEFAULT.steps, nova)), rules.ALWAYS)
+        connection.execute(update(billing_tenants).values(rule_id=rule))
+
+    def add() -> None:
+        with engine.begin() as connection:
+            booked.charge(connection, "new", customer_id="k1", due_date=date(2026, 12, 30), now=DAY)
+
+    adder = threading.Thread(target=add)
+    with engine.begin() as connection:
+        assert planner.plan(connection, DAY).planned == 1
+        adder.start()
+        adder.join(0.3)
+        assert adder.is_alive()
+    adder.join(20)
+    with engine.connect() as connection:
+        reason = select(intents.c.reason).where(intents.c.step == "nova", intents.c.planned_on == DAY.date())
+        assert connection.scalars(reason).all() == ["capped"]
 
 
 def test_a_pass_that_dies_midway_changes_nothing(engine: Engine):

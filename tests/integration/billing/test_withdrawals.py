@@ -156,6 +156,39 @@ def test_a_new_phone_gets_what_is_queued_for_the_former_one(connection: Connecti
     assert flags(connection) == {one: False}
 
 
+@pytest.mark.parametrize("state", ["planned", "queued"])
+def test_a_charge_leaves_the_message_to_a_phone_that_its_customer_has_no_more(
+    connection: Connection, state: str
+) -> None:
+    """
+    k1 and k2 have one phone; one message speaks of the charges of both.
+    """
+    booked.customer(connection, "k2", phone=booked.PHONE)
+    booked.customer(connection, "k3", phone=booked.PHONE)
+    made = [booked.charge(connection, f"c{n}", customer_id=f"k{n}") for n in (1, 2, 3)]
+    one, two, three = booked.together(connection, *made, state=state)
+    connection.execute(update(intents).values(customer_id="k1"))
+    customers.change(connection, "t1", "k2", NOW, phone="(11) 98765-0002")
+    assert states(connection) == {one: state, two: "planned", three: "merged merged"}
+    assert leaders(connection) == {one: (one, NOW), two: (two, LATER), three: (one, NOW)}
+    customers.upsert(connection, "t1", [customers.Customer("t1", "k1", phone="(11) 98765-0001")], NOW)
+    first = one if state == "planned" else f"{one}~1"
+    assert states(connection) == {first: "planned", two: "planned", three: "planned"}
+    whose = dict(connection.execute(select(intents.c.id, intents.c.customer_id)).all())
+    assert whose == {first: "k1", two: "k2", three: "k3"}
+
+
+def test_charges_that_leave_a_message_together_make_one(connection: Connection) -> None:
+    booked.customer(connection, "k2", phone=booked.PHONE)
+    made = [booked.charge(connection, f"c{n}", customer_id="k1" if n == 1 else "k2") for n in (1, 2, 3)]
+    one, two, three = booked.together(connection, *made, state="queued")
+    connection.execute(update(intents).values(customer_id="k1"))
+    customers.change(connection, "t1", "k1", NOW, phone="(11) 98765-0001")
+    assert states(connection) == {f"{one}~1": "planned", two: "planned", three: "merged merged"}
+    rows = connection.execute(select(intents.c.customer_id, intents.c.leader).where(intents.c.id != f"{one}~1"))
+    assert {tuple(row) for row in rows} == {("k2", made[1].seq)}
+
+
 def test_a_customer_who_is_held_inactive_or_without_phone_gets_nothing(connection: Connection) -> None:
     one, two, three = group(connection, state="planned")
     customers.change(connection, "t1", "k1", NOW, phone=None)

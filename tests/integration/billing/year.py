@@ -288,8 +288,8 @@ class Year:
         rng = self.rng
         number = len(self.known) + 1
         who = f"k{rng.randrange(max(2, self._size // 2))}"
-        area = _AREAS[int(who[1:]) % len(_AREAS)]
-        phone = f"+55{area}9{87_000_000 + int(who[1:]):08}"
+        person = int(who[1:]) // 3 * 3 if int(who[1:]) % 3 < 2 else int(who[1:])  # k0 and k1 have one phone, and so on
+        phone = f"+55{_AREAS[person % len(_AREAS)]}9{87_000_000 + person:08}"
         due = day + rng.randint(-40, 25) * DAY  # some are old when they are imported
         method = rng.choice(_METHODS)
         id_ = f"fatura-{number:05}"
