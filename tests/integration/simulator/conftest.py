@@ -1,5 +1,6 @@
 """A running simulator, and a client that keeps no connection open."""
 
+import asyncio
 import contextlib
 import http.client
 import http.server
@@ -7,11 +8,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
-from ifinu.simulator import Simulator
+from ifinu.simulator import Simulator, send_routes
 
 KEY = "global-key"
 RECEIVED = 200
@@ -74,13 +76,52 @@ def api(start: Callable[..., Api]) -> Api:
 def eventually() -> Callable[..., None]:
     """Wait for a fact, or for a tuple of facts that come on different ways; on time-out show the last value."""
 
-    def wait(fact: Callable[[], object], expected: object = True, deadline_s: float = 10.0) -> None:
+    def wait(fact: Callable[[], object], expected: object = True, deadline_s: float = 60.0) -> None:
         give_up_at = time.monotonic() + deadline_s
         while (seen := fact()) != expected:
             assert time.monotonic() < give_up_at, f"expected {expected!r}, saw {seen!r}"
             time.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture
+def at_some_pace() -> Callable[..., None]:
+    """See what lasts only for a while. On a machine too slow for that it lasts longer the next time, by the factor."""
+
+    def see(seen: Callable[[int], object], expected: object = True) -> None:
+        found = [seen(1)]
+        for factor in (6, 36):
+            if found[-1] != expected:
+                found.append(seen(factor))
+        assert found[-1] == expected, found
+
+    return see
+
+
+class Pauses:
+    """The waits of sends, which go on when the test says so; `seconds` are those that were asked for."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._over = threading.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds:
+            self.seconds.append(seconds)
+        while seconds and not self._over.is_set():
+            await asyncio.sleep(0.005)
+
+    def go_on(self) -> None:
+        self._over.set()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    pauses = Pauses()
+    stand_in = SimpleNamespace(sleep=pauses.sleep, CancelledError=asyncio.CancelledError)
+    monkeypatch.setattr(send_routes, "asyncio", stand_in)
+    return pauses
 
 
 class Sink:

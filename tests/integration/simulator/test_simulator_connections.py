@@ -120,21 +120,23 @@ def test_a_request_that_is_not_http_is_answered_400(api):
         assert answer() is None
 
 
-def test_a_send_goes_on_when_the_client_hangs_up(api, eventually):
+def test_a_send_goes_on_when_the_client_hangs_up(api, eventually, pauses):
     api.simulator.set_fault(latency_ms=200)
     with line_to(api) as (line, _):
         line.sendall(request())
-        eventually(lambda: api.simulator.summary()["posts"]["total"], 1)
+        eventually(lambda: (api.simulator.summary()["posts"]["total"], pauses.seconds), (1, [0.2]))
+    eventually(lambda: len(api.simulator._host._server.connections), 0)
     assert api.simulator.sends == []
-    eventually(lambda: len(api.simulator.sends), 1)
-    eventually(lambda: api.simulator.summary()["posts"]["by_outcome"], {"ok": 1})
+    pauses.go_on()
+    eventually(lambda: (len(api.simulator.sends), api.simulator.summary()["posts"]["by_outcome"]), (1, {"ok": 1}))
 
 
-def test_a_delay_holds_the_request_open(api, eventually):
+def test_a_delay_holds_the_request_open(api, eventually, pauses):
     with line_to(api) as (line, answer):
         line.sendall(request(json.dumps({"number": "5511987654321", "text": "oi", "delay": 300}).encode()))
-        eventually(lambda: api.simulator.summary()["posts"]["total"], 1)
+        eventually(lambda: (api.simulator.summary()["posts"]["total"], pauses.seconds), (1, [0.3]))
         assert api.simulator.sends == []
+        pauses.go_on()
         assert answer()[0] == 201
     assert len(api.simulator.sends) == 1
 

@@ -18,6 +18,14 @@ def create(api, name="new", **more):
     return api("POST", "/instance/create", {"instanceName": name, "integration": "WHATSAPP-BAILEYS", **more})
 
 
+def test_whatsapp_closes_the_socket_after_the_scan(start):
+    api = start(reconnect_ms=600_000)
+    create(api)
+    api("GET", "/instance/connect/new")
+    api.simulator.set_instance("new", phone="scans")
+    assert state_of(api, "new") == "close"  # with 515
+
+
 def test_an_instance_is_created_paired_logged_out_and_deleted(start, eventually):
     api = start(reconnect_ms=20)
     created = create(api, webhook={"url": "http://127.0.0.1:9/x", "events": []})
@@ -34,7 +42,6 @@ def test_an_instance_is_created_paired_logged_out_and_deleted(start, eventually)
     assert qr.body["base64"].startswith("data:image/png;base64,")
     assert (qr.body["pairingCode"], qr.body["count"]) == (None, 1)
     api.simulator.set_instance("new", phone="scans")
-    assert state_of(api, "new") == "close"  # WhatsApp has closed with 515
     eventually(lambda: state_of(api, "new"), "open")
     assert api("GET", "/instance/connect/new").body == {"instance": {"instanceName": "new", "state": "open"}}
     assert api.send("5511987654321", instance="new").status == 201
@@ -126,12 +133,21 @@ def test_a_second_socket_during_a_pairing_and_the_first_kick_each_other(start, e
     """
     api = start(reconnect_ms=100)
     create(api)
-    api("GET", "/instance/connect/new")
-    api.simulator.set_instance("new", phone="scans")
-    if twice:
-        assert api("GET", "/instance/connect/new").body["count"] == 1
+
+    def connects_twice():
+        api("GET", "/instance/connect/new")
+        api.simulator.set_instance("new", phone="scans")
+        if twice and api("GET", "/instance/connect/new").body.get("count") != 1:
+            api("DELETE", "/instance/logout/new")  # it was open again
+            return False
+        return True
+
+    eventually(connects_twice)
     eventually(lambda: state_of(api, "new"), "open")
-    assert (flaps(api, "new") > 1) is twice
+    if twice:
+        eventually(lambda: flaps(api, "new") > 1)
+    else:
+        assert flaps(api, "new") == 1
     stored = {row["name"]: row["connectionStatus"] for row in api("GET", "/instance/fetchInstances").body}
     assert stored["new"] == "open"  # the database keeps the old state
     api.simulator.set_fault(gateway="refuse")
@@ -283,12 +299,13 @@ def test_a_time_window_needs_both_ends(api):
     assert find(api, messageTimestamp={"lte": past["lte"]})["total"] == 1
 
 
-def test_a_slow_insert_is_sent_and_not_yet_found(api, eventually):
+def test_a_slow_insert_is_sent_and_not_yet_found(api, eventually, pauses):
     api.simulator.set_fault(hang_ms=400)
     thread = threading.Thread(target=api.send, args=("5511987650018",))
     thread.start()
-    eventually(lambda: len(api.simulator.sends), 1)
+    eventually(lambda: (len(api.simulator.sends), pauses.seconds), (1, [0.4]))
     assert find(api)["total"] == 0
+    pauses.go_on()
     thread.join()
     assert find(api)["total"] == 1
 
