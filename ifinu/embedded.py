@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import errno
 import importlib.util
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -25,12 +27,24 @@ from urllib.parse import quote
 from ifinu.errors import ConfigurationError
 
 _HOST = "127.0.0.1"
+# Below those that the system gives to clients, so that none of them gets the port of a server that is about to start.
+_PORTS = range(20_000, 30_000)
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
+    """
+    A port at which nothing listens, and which only this process gets from this function until it ends.
+
+    Raises:
+        OSError: All were taken.
+    """
+    for port in random.SystemRandom().sample(_PORTS, 500):
+        with contextlib.suppress(OSError), socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as held:
+            held.bind((_HOST, port))  # which takes nothing from a server on TCP
+            probe.bind(("", port))
+            held.detach()  # and stays open
+            return port
+    raise OSError(errno.EADDRINUSE, "no port is free")
 
 
 class _Server(abc.ABC):

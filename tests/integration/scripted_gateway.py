@@ -154,8 +154,3 @@ def connecting(kind: type[_Client]) -> Iterator[Callable[..., _Client]]:
             return stack.enter_context(contextlib.closing(kind(url, KEY, **more)))
 
         yield client
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,7 +25,7 @@ from shards import HELD, HOSTS, management_of, pods, pods_of_commands
 
 from ifinu.broker.keys import creation_key
 from ifinu.cli import qr
-from ifinu.embedded import Valkey
+from ifinu.embedded import Valkey, free_port
 from ifinu.gateway import ConnectionState, Evolution, Management, flaps
 from ifinu.metrics import polls
 from ifinu.receipts.auth import headers_of
@@ -403,19 +402,20 @@ def test_the_exporter_asks_all_processes_and_exports_a_dead_ones_instances_as_no
         def exported(name: str) -> float | None:
             return series.get_sample_value("ifinu_instance_connected", {"whatsapp": name})
 
+        def up() -> float | None:
+            return series.get_sample_value("ifinu_gateway_up")
+
         with polls.gateway(series, gateway, every_s=0.05):
-            wait_until(lambda: exported("b") == 1.0)
-            assert {exported(name) for names in HELD.values() for name in names} == {1.0}
+            wait_until(lambda: {exported(name) for names in HELD.values() for name in names} == {1.0})
             running.kill("pod-1")
-            wait_until(lambda: exported("b") == 0.0)
-            assert (exported("c"), series.get_sample_value("ifinu_gateway_up")) == (1.0, 1.0)
+            wait_until(lambda: (exported("b"), exported("c"), up()) == (0.0, 1.0, 1.0))
             running.revive("pod-1", "127.0.0.9")
             wait_until(lambda: exported("b") == 1.0)
             gateway.delete_instance("b")
             wait_until(lambda: exported("b") is None)
             for name in HOSTS:
                 running.kill(name)
-            wait_until(lambda: series.get_sample_value("ifinu_gateway_up") == 0.0)
+            wait_until(lambda: up() == 0.0)
         gateway.close()
 
 
@@ -426,8 +426,7 @@ def test_the_simulator_replaces_a_gateway(tmp_path):
     """
     It listens on all addresses, answers a probe without a key, and ends cleanly at SIGTERM.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "ifinu", "simulator", "--host", "0.0.0.0", "--port", str(port)],
         env=os.environ | {"IFINU_EVOLUTION_API_KEY": API_KEY}, cwd=tmp_path, stdout=subprocess.PIPE, text=True,

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -84,8 +85,22 @@ def test_an_unknown_option_is_one_clear_error_that_quotes_valkey():
 
 def test_a_free_port_is_one_that_can_be_bound():
     port = free_port()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", port))
+    for host in ("127.0.0.1", ""):
+        with socket.socket() as probe:
+            probe.bind((host, port))
+
+
+def test_a_free_port_goes_to_nobody_else_before_it_is_bound():
+    """
+    Neither to a client of any program, which the system gives a port, nor to a server of another process.
+    """
+    first, _ = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [free_port() for _ in range(50)]
+    assert max(ports) < first
+    assert len({*ports}) == 50
+    another = f"import ifinu.embedded as e; e._PORTS = {ports} * 10; e.free_port()"
+    ended = subprocess.run([sys.executable, "-c", another], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert "no port is free" in ended.stderr
 
 
 def ask(server: Postgres, statement: str) -> str:

@@ -21,7 +21,6 @@ from scripted_gateway import (
     Act,
     Gateway,
     Request,
-    closed_port,
     connecting,
     raw,
     reply,
@@ -31,6 +30,7 @@ from scripted_gateway import (
 )
 
 from ifinu import errors
+from ifinu.embedded import free_port
 from ifinu.errors import MaybeSent, Misconfigured, NotSent, Reason, Throttled
 from ifinu.gateway import Evolution, Management, Sent, http_transport
 
@@ -82,7 +82,7 @@ def test_the_environments_proxy_is_not_used(serve: Any, connect: Any, monkeypatc
 
 
 def test_a_refused_connection_is_not_sent(connect: Any) -> None:
-    error = failure(connect(f"http://127.0.0.1:{closed_port()}"))
+    error = failure(connect(f"http://127.0.0.1:{free_port()}"))
     assert (type(error), error.reason, error.status) == (NotSent, Reason.UNREACHABLE, None)
     assert str(error) == (
         "wa1: not delivered: ConnectionRefusedError: [Errno 111] Connection refused; "

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_gateway import DEADLINE_S, KEY, Act, Gateway, Request, closed_port, connecting, raw, reply, reset, serving
+from scripted_gateway import DEADLINE_S, KEY, Act, Gateway, Request, connecting, raw, reply, reset, serving
 
+from ifinu.embedded import free_port
 from ifinu.errors import GatewayError
 from ifinu.gateway import ConnectionState, Management, requests_transport
 
@@ -114,7 +115,7 @@ def test_each_call_has_its_own_connection(serve: Any, connect: Any) -> None:
 
 
 def test_a_refused_connection_is_reported_with_the_settings_to_check(connect: Any) -> None:
-    assert failure(connect(f"http://127.0.0.1:{closed_port()}")) == (
+    assert failure(connect(f"http://127.0.0.1:{free_port()}")) == (
         "wa1: ConnectionRefusedError: [Errno 111] Connection refused; "
         "check IFINU_EVOLUTION_URL, and that the gateway is up"
     )

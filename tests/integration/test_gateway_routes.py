@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import pytest
-from scripted_gateway import KEY, Gateway, closed_port, connecting, reply, reset, serving
+from scripted_gateway import KEY, Gateway, connecting, reply, reset, serving
 
 from ifinu import errors
+from ifinu.embedded import free_port
 from ifinu.gateway import (
     ConnectionState,
     CreatedInstance,
@@ -256,7 +257,7 @@ def test_an_answer_of_another_shape_is_an_error_and_not_a_crash(
 
 
 def test_the_error_for_an_unreachable_gateway_names_the_settings_to_check(connect: Any) -> None:
-    url = f"http://127.0.0.1:{closed_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(errors.GatewayError, match=r"fetchInstances|refused") as raised:
         connect(url).management.fetch_instances()
     assert str(raised.value).startswith(url)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from tcp_proxy import Proxy
 
 from ifinu.broker.connections import connect as connect_redis
 from ifinu.cli.connection import is_away
-from ifinu.embedded import Valkey
+from ifinu.embedded import Valkey, free_port
 from ifinu.errors import LedgerUnavailable
 from ifinu.ledger.engine import connect
 
@@ -25,8 +24,7 @@ from ifinu.ledger.engine import connect
 @pytest.fixture
 def closed() -> int:
     """A port without a listener."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    return free_port()
 
 
 @contextmanager
