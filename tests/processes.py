@@ -28,7 +28,7 @@ FIRST_NUMBER = 81_000_000  # prefix of numbered phones, with the ninth digit bef
 
 
 def wait_until(
-    fact: Callable[[], Any], deadline_s: float = 20.0, seen: Callable[[], Any] | None = None, every_s: float = 0.02
+    fact: Callable[[], Any], deadline_s: float = 60.0, seen: Callable[[], Any] | None = None, every_s: float = 0.02
 ) -> Any:
     """The first true value of `fact`; AssertionError with what was seen when the deadline passes."""
     give_up_at = time.monotonic() + deadline_s

@@ -149,7 +149,7 @@ def test_celery_flower_works_as_a_plain_command(
         assert (task["name"], task["uuid"], task["args"]) == (TASK, "test_1", "<lembrete>")
         wait_until(lambda: flower.state("test_1") == "SUCCESS")
         assert flower.tasks()["test_1"]["result"].startswith("'sent 3EB0")
-        taken = flower.get("/api/workers?refresh=1").json()["w0@test"]["active_queues"]
+        taken = wait_until(lambda: flower.get("/api/workers?refresh=1").json()["w0@test"].get("active_queues"))
         assert [each["name"] for each in taken] == list(QUEUES)
         lengths = flower.get("/api/queues/length").json()["active_queues"]
         assert sorted(each["name"] for each in lengths) == sorted(QUEUES)

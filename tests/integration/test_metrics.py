@@ -143,16 +143,20 @@ def test_a_worker_counts_the_outcomes_of_its_messages(fleet, queue, simulator):
     def exported() -> Series:
         return scrape(port)
 
-    wait_until(lambda: exported().shows(3, "ifinu_messages_total", outcome="dead"), 20, lambda: exported().text)
-    now = exported()
-    by_end = {key: value for key, value in now.by("ifinu_messages_total", "kind", "outcome").items() if value}
-    assert by_end == {
+    ends = {
         ("lembrete", "sent"): 20,
         ("lembrete", "duplicate"): 1,
         ("lembrete", "expired"): 1,
         ("atraso", "dead"): 1,
         ("unreadable", "dead"): 2,
     }
+
+    def counted() -> Series | None:
+        now = exported()
+        by_end = {key: value for key, value in now.by("ifinu_messages_total", "kind", "outcome").items() if value}
+        return now if by_end == ends and now.shows(0, "ifinu_slots_busy") else None
+
+    now = wait_until(counted, seen=lambda: exported().text)
     reasons = now.by("ifinu_dead_letters_total", "reason")
     assert reasons == {"not_json": 1, "invalid": 1, "number_not_on_whatsapp": 1}
     posts = simulator.control.summary()["posts"]
@@ -183,10 +187,8 @@ def test_a_worker_exports_a_gateway_outage_and_an_instance_on_hold(fleet, queue,
 
     def exported() -> bool:
         seen = scrape(port)
-        return (
-            seen("ifinu_deferrals_total", reason="instance") == 12
-            and seen("ifinu_instance_sends_total", whatsapp="ifinu", result="failed") >= 1
-        )
+        failed = seen.by("ifinu_instance_sends_total", "whatsapp", "result").get(("ifinu", "failed"), 0)
+        return seen.shows(12, "ifinu_deferrals_total", reason="instance") and failed >= 1
 
     wait_until(exported, 30, lambda: scrape(port).text)
     simulator.control.set_instance("ifinu", state="open")
@@ -239,8 +241,8 @@ def test_the_exporter_exports_the_state_of_redis_ledger_and_gateway_without_a_wo
     Replies(client).take(Reply("1", MAYBE, "wa1", datetime.now(UTC)), stays=True)
     client.xadd(EVENTS, {"event": "sent", "id": "x", "data": "{}"}, id=f"{now_ms - 20_000}-0")
 
-    wait_until(lambda: "ifinu_gateway_up" in scrape(port).text, 20)
-    now = scrape(port)
+    polled = ("ifinu_gateway_up", "ifinu_instance_connected", "ifinu_ledger_up")
+    now = wait_until(lambda: (seen := scrape(port)) and {*polled} <= {each.name for each in seen.samples} and seen)
     assert now.by("ifinu_queue_backlog", "queue") == {"urgente": 0, "whatsapp": 5, "baixa": 0}
     assert now("ifinu_queue_delayed", queue="whatsapp") == 2
     assert now("ifinu_queue_in_flight", queue="urgente") == 1
@@ -343,7 +345,7 @@ def test_the_webhook_application_counts_its_requests_by_outcome(command, client)
         == 200
     )
     assert post(update, "another secret that is long enough to be one") == 401
-    now = scrape(port)
+    now = wait_until(lambda: (seen := scrape(port)).shows(3, "ifinu_webhook_seconds_count") and seen)
     assert now.by("ifinu_receipts_total", "state") == {"read": 1}
     assert now.by("ifinu_connection_changes_total", "state") == {"close": 1}
     assert now.by("ifinu_webhook_requests_total", "code") == {"200": 2, "401": 1}

@@ -254,7 +254,7 @@ def test_a_paused_queue_that_is_not_empty_does_not_make_its_consumer_spin(
     consumer.drain(lambda: calls() >= 2)
     before, start = calls(), time.monotonic()
     consumer.drain(lambda: time.monotonic() - start > 1)
-    assert calls() - before <= 10  # four a second, not thousands
+    assert calls() - before <= 10 * (time.monotonic() - start)  # four a second, not thousands
     client.lpush(LOW, wire(7))
     consumer.drain(lambda: consumer.messages)
     client.delete(KEYS.paused)
@@ -376,7 +376,7 @@ def test_an_envelope_not_yet_due_waits_unchanged_in_redis_and_not_in_a_worker(
     """
     Stock Celery pushes such an envelope.
     """
-    due = datetime.now(UTC) + timedelta(seconds=1.5)
+    due = datetime.now(UTC) + timedelta(seconds=5)  # later than the others are fetched and looked at
     soon, later, past = (
         json.dumps(
             {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from processes import redis_server
+from processes import redis_server, wait_until
 
 from ifinu.broker import connections
 from ifinu.broker.connections import ScriptRunner
@@ -161,11 +161,11 @@ def test_a_server_that_does_not_answer_in_time_fails_every_task_and_nothing_is_s
 ):
     with redis.Redis.from_url(valkey.url, socket_timeout=0.2) as impatient:
         runner = ScriptRunner(impatient)
-        assert results(loop, echo(runner, "before")) == [[b"k", b"before"]]
-        client.client_pause(600)
+        wait_until(lambda: results(loop, echo(runner, "before")) == [[b"k", b"before"]])
+        client.client_pause(600_000, all=False)  # all but reads, so that it can be ended
         found = results(loop, *(lambda: runner.run(COUNT, ("paused",), ()) for _ in range(2)))
         assert [type(one) for one in found] == [redis.TimeoutError] * 2
-    client.client_unpause()
+        client.client_unpause()
     assert int(client.get("paused") or 0) <= 2
 
 
@@ -183,7 +183,7 @@ def test_a_server_that_is_away_fails_every_task_and_is_used_when_it_is_back(loop
 def test_a_task_waits_for_redis_while_others_run(loop: Loop, runner: ScriptRunner, client: redis.Redis):
     order = []
     results(loop, echo(runner, "connect"))
-    client.client_pause(200)
+    client.client_pause(600_000, all=False)
 
     def asks() -> None:
         runner.run(ECHO, ("k",), ("x",))
@@ -192,6 +192,7 @@ def test_a_task_waits_for_redis_while_others_run(loop: Loop, runner: ScriptRunne
     def works() -> None:
         sleep(0.02)
         order.append("worked")
+        client.client_unpause()
 
     results(loop, asks, works)
     assert order == ["worked", "answered"]

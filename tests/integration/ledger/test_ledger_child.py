@@ -74,10 +74,9 @@ def test_counts_go_on_from_one_child_to_the_next_and_options_of_the_worker_reach
         add_event(client, "sent", f"n{number}", key_id=f"K{number}")
         client.xadd(EVENTS, {"event": "none of ours", "id": "", "data": "{}"})
         with _recording(client, progress, worker_name="probe", log_level="warning") as recording:
-            wait_until(lambda n=number: progress.recorded == n, seen=lambda: progress)
-            assert progress.active
+            wait_until(lambda n=number: (progress.active, progress.recorded) == (True, n), seen=lambda: progress)
             assert not recording.done()
-        recording.result(10)
+        recording.result(60)
         assert progress == Progress(recorded=number, refused=number)
     assert count(ledger, events) == 2
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
@@ -99,7 +98,7 @@ def test_a_child_ends_when_another_process_leads(client: redis.Redis) -> None:
     with _recording(client, progress) as recording:
         wait_until(lambda: progress.active, seen=lambda: progress)
         client.set(RECORDER, "another")
-        recording.result(10)
+        recording.result(60)
     assert not progress.active
     assert client.get(RECORDER) == b"another"
 
@@ -113,7 +112,7 @@ def test_the_recorder_that_a_worker_starts_records_too(client: redis.Redis, ledg
     with _recording(client, progress, bootsteps._RECORDER) as recording:
         wait_until(lambda: progress.recorded == 1, seen=lambda: progress)
         _child(bootsteps._RECORDER)
-    recording.result(10)
+    recording.result(60)
     assert count(ledger, events) == 1
 
 
@@ -123,6 +122,6 @@ def test_a_child_that_is_killed_is_an_error(client: redis.Redis) -> None:
         wait_until(lambda: progress.active, seen=lambda: progress)
         os.kill(_child(), signal.SIGKILL)
         with pytest.raises(RecorderError) as raised:
-            recording.result(10)
+            recording.result(60)
     assert raised.value.code == -signal.SIGKILL
     assert not progress.active
