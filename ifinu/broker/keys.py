@@ -214,6 +214,11 @@ def conversations_key(portfolio: str) -> str:
     return f"ifinu:grupo:{portfolio}:conversas"
 
 
+def conversation_waits_key(portfolio: str) -> str:
+    """Key of the people for whom a portfolio has no room."""
+    return f"ifinu:grupo:{portfolio}:espera"
+
+
 def answers_key(number: str, day: int) -> str:
     """Key of the people who wrote to a number on a day, counted as in `contact_key`."""
     return f"{number_key(number)}:respostas:{day}"

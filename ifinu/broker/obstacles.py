@@ -17,7 +17,22 @@ from ifinu.broker.keys import NUMBERS, SINCE, number_key
 
 HOURLY_SHARE = 8  # of a day's cap a number sends at most one eighth in an hour, rounded up
 
-_FIELDS = ("par", "livre", "presa", "motivo", "teto", "dia", "hoje", "hora", "nesta_hora", "fuso", "novos", "ouve")
+_FIELDS = (
+    "par",
+    "livre",
+    "presa",
+    "motivo",
+    "teto",
+    "dia",
+    "hoje",
+    "hora",
+    "nesta_hora",
+    "fuso",
+    "novos",
+    "ouve",
+    "grupo",
+    "conversas",
+)
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 _BRASILIA_MS = -10_800_000
 _BATCH = 1_000
@@ -49,6 +64,8 @@ class Readiness(NamedTuple):
         per_day: Its cap, or None.
         new_chats: The most people whom it may write to for the first time on a day, or None.
         is_heard: Whether its webhook is known to report what people write to it.
+        portfolio: Its portfolio at Meta; empty if it is in none.
+        conversations: The most people whom the portfolio's numbers may write to in 24 hours, or None.
     """
 
     name: str
@@ -60,6 +77,8 @@ class Readiness(NamedTuple):
     per_day: int | None
     new_chats: int | None
     is_heard: bool
+    portfolio: str
+    conversations: int | None
 
     @property
     def obstacle(self) -> Obstacle | None:
@@ -134,4 +153,6 @@ def _readiness(
         per_day=per_day,
         new_chats=int(number("novos")) if "novos" in fields else None,
         is_heard="ouve" in fields,
+        portfolio=fields.get("grupo", ""),
+        conversations=int(number("conversas")) if "conversas" in fields else None,
     )

@@ -15,12 +15,14 @@ from typing import NamedTuple
 import redis
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from ifinu import phone
 from ifinu.broker import lanes
 from ifinu.broker.backlog import Backlog
 from ifinu.broker.keys import GENERATION, turns_key
-from ifinu.metrics.labels import highest
-from ifinu.numbers import number_states
+from ifinu.metrics.labels import NAMED, highest
+from ifinu.numbers import number_states, portfolios
 from ifinu.numbers.number_states import NumberNow, NumberState
+from ifinu.numbers.portfolios import Usage
 
 
 class Figures(NamedTuple):
@@ -30,10 +32,12 @@ class Figures(NamedTuple):
     Attributes:
         numbers: Those that are registered.
         waiting: How many messages wait for each number, registered or not.
+        portfolios: What the portfolios of the numbers have used of their tiers.
     """
 
     numbers: list[NumberNow]
     waiting: Counter[str]
+    portfolios: list[Usage]
 
     @classmethod
     def read(cls, client: redis.Redis) -> Figures:
@@ -43,7 +47,9 @@ class Figures(NamedTuple):
         Raises:
             redis.RedisError: Redis is away.
         """
-        return cls(number_states.read(client), lanes.waiting(client))
+        numbers = number_states.read(client)
+        tiers = {one.portfolio: one.conversations for one in numbers if one.portfolio}
+        return cls(numbers, lanes.waiting(client), portfolios.read(client, tiers))
 
 
 def series(client: redis.Redis, queues: Sequence[Backlog]) -> Iterator[Metric]:
@@ -105,3 +111,26 @@ def figures(found: Figures | None) -> Iterator[Metric]:
         if counted := [number.answers for number in found.numbers if number.answers is not None]:
             answers.add_metric((), sum(counted))
     yield from (by_state, waiting, by_name, new_chats, most_new_chats, answers)
+    yield from _of_portfolios(found.portfolios if found is not None else [])
+
+
+def _of_portfolios(found: Sequence[Usage]) -> Iterator[Metric]:
+    """The series of the twenty portfolios that have the least room, and phones in their names masked."""
+    labels = ("portfolio",)
+    used = GaugeMetricFamily("ifinu_portfolio_people", "People written to within 24 hours.", labels=labels)
+    most = GaugeMetricFamily("ifinu_portfolio_people_max", "People that the tier allows.", labels=labels)
+    waiting = GaugeMetricFamily("ifinu_portfolio_people_waiting", "People for whom there is no room.", labels=labels)
+    named: dict[str, Usage] = {}
+    for one in sorted(found, key=lambda one: (-_share(one), one.name))[:NAMED]:
+        named.setdefault(phone.mask_in(one.name), one)  # of two that look alike, the one with less room
+    for label, one in named.items():
+        used.add_metric((label,), one.used)
+        waiting.add_metric((label,), one.waiting)
+        if one.most is not None:
+            most.add_metric((label,), one.most)
+    yield from (used, most, waiting)
+
+
+def _share(one: Usage) -> float:
+    """The used share of a tier; of one that allows nothing, all of it."""
+    return 0.0 if one.most is None else one.used / one.most if one.most else 1.0

@@ -45,6 +45,8 @@ class NumberNow:
         new_chats: How many people it has written to for the first time on its local day.
         most_new_chats: How many it may; None without a limit.
         answers: How many people have written to it on that day; None if its webhook is not known to report them.
+        portfolio: Its portfolio at Meta; empty if it is in none.
+        conversations: The most people whom that portfolio's numbers may write to in 24 hours; None without a limit.
     """
 
     name: str
@@ -52,6 +54,8 @@ class NumberNow:
     new_chats: int = 0
     most_new_chats: int | None = None
     answers: int | None = None
+    portfolio: str = ""
+    conversations: int | None = None
 
 
 def read(client: redis.Redis) -> list[NumberNow]:
@@ -69,7 +73,15 @@ def read(client: redis.Redis) -> list[NumberNow]:
     new_chats = pipelined(client, (("SCARD", new_chats_key(one.name, one.day)) for one in numbers))
     people = pipelined(client, (("PFCOUNT", answers_key(one.name, one.day)) for one in numbers))
     return [
-        NumberNow(one.name, _state(one), new, one.new_chats, answers if one.is_heard else None)
+        NumberNow(
+            one.name,
+            _state(one),
+            new,
+            one.new_chats,
+            answers if one.is_heard else None,
+            one.portfolio,
+            one.conversations,
+        )
         for one, new, answers in zip(numbers, new_chats, people, strict=True)
     ]
 

@@ -19,7 +19,17 @@ from processes import API_KEY, wait_until
 from shards import pods_of_commands
 from sqlalchemy import Engine
 
-from ifinu.broker.keys import EVENTS, GENERATION, NORMAL, Keys, answers_key, conversations_key, number_key, tenant_key
+from ifinu.broker.keys import (
+    EVENTS,
+    GENERATION,
+    NORMAL,
+    Keys,
+    answers_key,
+    conversation_waits_key,
+    conversations_key,
+    number_key,
+    tenant_key,
+)
 from ifinu.embedded import Valkey
 from ifinu.gateway import Integration, Management
 from ifinu.ledger.engine import connect
@@ -243,11 +253,16 @@ def test_numbers_of_meta_share_the_tier_of_their_portfolio(ifinu, one, engine, c
     now_ms = round(time.time() * 1000)
     client.zadd(conversations_key("acme"), {"p1": now_ms, "p2": now_ms - 23 * 3_600_000, "p3": now_ms - 25 * 3_600_000})
     shown = ifinu("instance", "show", "m1", "--json").json
-    assert (shown["portfolio"], shown["conversations"]) == ("acme", {"used": 2, "most": 1000})
+    assert (shown["portfolio"], shown["conversations"]) == ("acme", {"used": 2, "most": 1000, "waiting": 0})
     assert "acme: 2 of 1,000 people in 24 hours" in ifinu("instance", "show", "m2").out
+    client.zadd(conversation_waits_key("acme"), {"p4": now_ms + 3_600_000, "p5": now_ms - 1})
+    assert "people in 24 hours, 1 more waiting" in ifinu("instance", "show", "m2").out
     rows = {row["name"]: row for row in ifinu("instance", "list", "--json").json["instances"]}
     assert (rows["m1"]["portfolio"], rows["m2"]["portfolio"]) == ("acme", "acme")
-    assert "acme" in ifinu("instance", "list").out
+    assert ifinu("instance", "list", "--json").json["portfolios"] == [
+        {"name": "acme", "used": 2, "most": 1000, "waiting": 1}
+    ]
+    assert "Portfolio acme: 2 of 1,000 people in 24 hours, 1 more waiting." in ifinu("instance", "list").out
     assert ifinu("instance", "pace", "m1", "--tier", "none", "--json").json["portfolio"] == "acme"
     assert client.hget(number_key("m2"), "conversas") is None
     assert "any number of people in 24 hours" in ifinu("instance", "show", "m2").out

@@ -13,7 +13,17 @@ import redis
 from processes import wait_until
 from prometheus_client import CollectorRegistry
 
-from ifinu.broker.keys import GENERATION, NORMAL, NUMBERS, Keys, answers_key, number_key, script
+from ifinu.broker.keys import (
+    GENERATION,
+    NORMAL,
+    NUMBERS,
+    Keys,
+    answers_key,
+    conversation_waits_key,
+    conversations_key,
+    number_key,
+    script,
+)
 from ifinu.metrics import polls
 from ifinu.metrics.labels import NAMED
 from ifinu.metrics.redis_series import RedisCollector
@@ -119,6 +129,9 @@ def test_while_nothing_is_registered_there_are_no_samples_of_numbers(client):
     series = collected(client)
     ours = {name: samples for name, samples in series.items() if "number" in name or "lanes" in name or "turn" in name}
     assert len(ours) == 9
+    assert {name: samples for name, samples in series.items() if "portfolio" in name} == {
+        "ifinu_portfolio_people": {}, "ifinu_portfolio_people_max": {}, "ifinu_portfolio_people_waiting": {}
+    }  # fmt: skip
     assert {name: samples for name, samples in ours.items() if samples} == {"ifinu_numbers_loaded": {"": 0}}
 
 
@@ -164,6 +177,35 @@ def test_new_chats_are_summed_over_the_numbers_with_a_limit(client):
     series = collected(client)
     assert series["ifinu_numbers_new_chats"] == {"": 2}
     assert series["ifinu_numbers_new_chats_max"] == {"": 12}
+
+
+def test_the_portfolios_with_the_least_room_are_exported_with_their_tiers(client):
+    now_ms = int(time.time() * 1000)
+    for n in range(NAMED + 3):  # of 100, n % are used
+        register(client, f"n{n}", grupo=f"p{n:02}", conversas=100)
+        client.zadd(conversations_key(f"p{n:02}"), {f"a{person}": now_ms for person in range(n + 1)})
+    register(client, "m1", grupo="5577998616740", conversas=4)
+    register(client, "m2", grupo="5577998616740", conversas=4)
+    yesterday = dict.fromkeys(("old", "older"), now_ms - 86_400_001)
+    client.zadd(conversations_key("5577998616740"), yesterday | dict.fromkeys(("a", "b", "c"), now_ms - 86_000_000))
+    client.zadd(conversation_waits_key("5577998616740"), {"late": now_ms - 1, "d": now_ms + SOON_MS})
+    register(client, "m3", grupo="any")
+    client.zadd(conversations_key("any"), dict.fromkeys("abcdefgh", now_ms))
+    register(client, "m4", grupo="shut", conversas=0)
+    series = collected(client)
+    fullest = [f"p{n:02}" for n in range(NAMED + 2, NAMED + 2 - (NAMED - 2), -1)]
+    assert series["ifinu_portfolio_people"] == {"shut": 0, "+55 77 9****-6740": 3} | {
+        name: int(name[1:]) + 1 for name in fullest
+    }
+    assert series["ifinu_portfolio_people_max"] == {"shut": 0, "+55 77 9****-6740": 4} | dict.fromkeys(fullest, 100)
+    assert series["ifinu_portfolio_people_waiting"] == {"shut": 0, "+55 77 9****-6740": 1} | dict.fromkeys(fullest, 0)
+
+
+def test_a_portfolio_without_a_limit_has_no_tier(client):
+    register(client, "m1", grupo="any")
+    series = collected(client)
+    assert series["ifinu_portfolio_people"] == {"any": 0}
+    assert series["ifinu_portfolio_people_max"] == {}
 
 
 def test_answers_are_summed_over_the_numbers_whose_webhook_reports_them(client):

@@ -273,7 +273,8 @@ class Stage:
         """Register a number that the guard has slowed and a person holds, and push messages that wait for it."""
         engine = connect(self._environment["IFINU_DATABASE_URL"])
         try:
-            registry.register(engine, Number(HELD, datetime.now(UTC)))
+            of_meta = Number(HELD, datetime.now(UTC), channel=registry.Channel.BUSINESS, portfolio="acme")
+            registry.register(engine, of_meta)
             registry.change(engine, HELD, brake=0.5, held_until=UNTIL_RELEASED, held_reason="by hand")
             cache.load(self.client, engine)
             answers.listen(self.client, HELD)  # as if its webhook had just been set

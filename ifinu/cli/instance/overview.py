@@ -12,15 +12,18 @@ import typer
 from ifinu import phone as phones
 from ifinu import settings
 from ifinu.broker import clock, lanes
-from ifinu.broker.keys import conversations_key, number_key
+from ifinu.broker.keys import number_key
 from ifinu.cli import terminal
 from ifinu.cli.instance import access, paces
 from ifinu.cli.sentences import clock as written
-from ifinu.errors import ConfigurationError, GatewayError
+from ifinu.errors import ConfigurationError, GatewayError, IfinuError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import Engine
 
+    from ifinu.numbers.portfolios import Usage
     from ifinu.numbers.registry import Number
 
 _REGISTRY = ("tenant", "preset", "held", "portfolio")
@@ -52,6 +55,7 @@ def show_all(as_json: terminal.Json = False) -> None:
         states, unsteady = flaps.watch(gateway, asked)
     numbers = access.registered_numbers()
     missing = sorted(numbers.keys() - {one.name for one, _ in found})
+    shared = _portfolios(numbers.values())
     if as_json:
         rows = [
             {
@@ -66,7 +70,9 @@ def show_all(as_json: terminal.Json = False) -> None:
             for one, where in found
         ]
         rows += [{"name": name, "state": "missing"} | _of_the_registry(numbers[name]) for name in missing]
-        terminal.print_json({"instances": rows} | ({"away": quiet} if quiet else {}))
+        of_meta = [{"name": each.name, **_portfolio_document(each)} for each in shared]
+        optional = {"portfolios": of_meta, "away": quiet}
+        terminal.print_json({"instances": rows} | {name: part for name, part in optional.items() if part})
         return
     sharded = any(where is not None for _, where in found)
     columns = (*(("shard",) if sharded else ()), "last reason to close", *(_REGISTRY if numbers else ()))
@@ -81,6 +87,8 @@ def show_all(as_json: terminal.Json = False) -> None:
         at = ("",) if sharded else ()
         table.add_row(terminal.plain(name), "[red]missing[/]", "", *at, "", *_registry_cells(numbers[name]))
     terminal.results().print(table if found or missing else "The gateway has no instances.")
+    for each in shared:
+        terminal.results().print(f"Portfolio {_portfolio_words(each)}.")
     for name in sorted(unsteady):
         terminal.notes().print(f"[yellow]{terminal.plain(name)} flaps:[/] {flaps.FIX}")
     if quiet:
@@ -123,7 +131,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
         found = registry.registered(engine, name)
         now = clock.now(client)
         used, in_force = _used(client, found, now)
-        shared = _shared(client, engine, found, now)
+        shared = _shared(client, engine, found)
         waiting = lanes.waiting(client, name)[name]
         done = registry.activity(engine, [name], now - _COUNTED).get(name)
         steps = registry.steps(engine, name, _STEPS)
@@ -135,7 +143,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
         "pace": paces.document_of(found.pace(now)),
         "warm_up_day": found.warm_up_day(now),
         "today": used,
-        "conversations": shared,
+        "conversations": None if shared is None else _portfolio_document(shared),
         "waiting": waiting,
         "held": in_force,
         "last_7_days": None if done is None else {"sent": done.sent, "failed": done.failed},
@@ -157,7 +165,7 @@ def show(name: access.Name, as_json: terminal.Json = False) -> None:
         ("pace", paces.sentence(found, now)),
         ("today", f"{used['sent']} of {_most(pace.per_day)} messages"),
         ("", f"{used['new_chats']} of {_most(pace.new_chats)} new chats"),
-        *(() if shared is None else (("portfolio", _portfolio_words(found, shared)),)),
+        *(() if shared is None else (("portfolio", _portfolio_words(shared)),)),
         ("waiting", f"{waiting:,}"),
         ("guard", f"risk {found.risk} of 100, brake {found.brake:g}"),
         ("hold", _hold_words(in_force)),
@@ -250,20 +258,39 @@ def _used(client: redis.Redis, number: Number, now: datetime) -> tuple[dict[str,
     return {"sent": sent, "new_chats": new_chats}, held
 
 
-def _shared(client: redis.Redis, engine: Engine, number: Number, now: datetime) -> dict[str, int | None] | None:
-    """How many people its portfolio's numbers have written to in the last 24 hours, and may; None without one."""
-    from ifinu.numbers import registry
+def _shared(client: redis.Redis, engine: Engine, number: Number) -> Usage | None:
+    """What its portfolio has used of its tier; None without one."""
+    from ifinu.numbers import portfolios, registry
 
     if number.portfolio is None:
         return None
-    since_ms = round((now - timedelta(hours=24)).timestamp() * 1000)
-    used = int(client.zcount(conversations_key(number.portfolio), since_ms, "+inf"))
-    return {"used": used, "most": registry.portfolio(engine, number.portfolio).conversations}
+    tiers = {number.portfolio: registry.portfolio(engine, number.portfolio).conversations}
+    return portfolios.read(client, tiers)[0]
 
 
-def _portfolio_words(number: Number, shared: dict[str, int | None]) -> str:
-    name = terminal.plain(number.portfolio or "")
-    return f"{name}: {shared['used']:,} of {_most(shared['most'])} people in 24 hours"
+def _portfolios(numbers: Iterable[Number]) -> list[Usage]:
+    """What the portfolios of these numbers have used of their tiers; none if Redis does not answer."""
+    from ifinu.numbers import portfolios, registry
+
+    names = {one.portfolio for one in numbers if one.portfolio is not None}
+    if not names:
+        return []
+    try:
+        with access.registry() as (client, engine):
+            all_ = registry.read(engine).portfolios
+            return portfolios.read(client, {one.name: one.conversations for one in all_ if one.name in names})
+    except (redis.RedisError, IfinuError) as exc:
+        terminal.notes().print(f"[yellow]What portfolios have used is not known: {terminal.plain(str(exc))}[/]")
+        return []
+
+
+def _portfolio_words(shared: Usage) -> str:
+    words = f"{terminal.plain(shared.name)}: {shared.used:,} of {_most(shared.most)} people in 24 hours"
+    return f"{words}, [yellow]{shared.waiting:,} more waiting[/]" if shared.waiting else words
+
+
+def _portfolio_document(shared: Usage) -> dict[str, Any]:
+    return {"used": shared.used, "most": shared.most, "waiting": shared.waiting}
 
 
 def _hold_words(held: dict[str, Any] | None) -> str:
