@@ -248,7 +248,7 @@ class Paced:
                 self._read_due(message.raw, keys)
                 return
             case "given back":
-                script("give_back")(self.client, (keys.ready, *home), ("", tag))
+                script("give_back")(self.client, (keys.ready, *home), (tag, ""))
                 self._ended(tag, went_out, u, at)
                 self._joins(message, first=True)
                 return

@@ -364,15 +364,15 @@ class Leases:
             tags: The messages.
             suspect: Whether their process died, maybe because of them.
         """
-        by_queue: dict[tuple[Keys, bool], list[str]] = {}
+        by_queue: dict[Keys, list[str]] = {}
         for tag in tags:
             if (held := self._let_go(tag)) is not None:
-                by_queue.setdefault((held.keys, suspect or held.in_doubt), []).append(tag)
-        for (keys, in_doubt), mine in by_queue.items():
+                by_queue.setdefault(held.keys, []).extend((tag, "1" if suspect or held.in_doubt else ""))
+        for keys, mine in by_queue.items():
             suspects = (keys.suspects,) if suspect else ()
             places = keys.ready, keys.in_flight, keys.deadlines, *suspects
-            for some in reversed(list(_batches(mine, 500))):  # the last one given back is served first
-                self._run(script("give_back"), places, ("1" if in_doubt else "", *some))
+            for some in reversed(list(_batches(mine, 1000))):  # the last one given back is served first
+                self._run(script("give_back"), places, some)
 
     def delay(self, tag: str, until: datetime) -> bool:
         """

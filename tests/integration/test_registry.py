@@ -431,7 +431,7 @@ def test_what_a_removed_number_still_sends_does_not_count_for_a_later_one_of_its
     load(client, ledger)
     add(ledger, "n1")
     load(client, ledger)
-    script("give_back")(client, (keys.ready, keys.in_flight, keys.deadlines), ("", "t.001"))
+    script("give_back")(client, (keys.ready, keys.in_flight, keys.deadlines), ("t.001", ""))
     assert number_hash(client, "n1")["hoje"] == "0"  # it is not one below
 
 

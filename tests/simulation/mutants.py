@@ -93,4 +93,68 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "a look-up asks the number by which it would go now": _in_python(
         Delivery, "_sender", lambda _, message, __: message.instance
     ),
+    "give_back: to the end of its lane": _in_lua(
+        "give_back",
+        "aside(queue, number, tenant, message, at, true)",
+        "aside(queue, number, tenant, message, at, false)",
+    ),
+    "give_back: the newest first": _in_lua("give_back", "for i = #ARGV - 1, 1, -2 do", "for i = 1, #ARGV, 2 do"),
+    "sweep: to the end of its lane": _in_lua(
+        "sweep", "aside(queue, number, tenant, message, at, true)", "aside(queue, number, tenant, message, at, false)"
+    ),
+    "postpone: to the end of its lane": _in_lua(
+        "postpone",
+        "aside(queue, ARGV[8], tenant, ARGV[2], at, true)",
+        "aside(queue, ARGV[8], tenant, ARGV[2], at, false)",
+    ),
+    "hold_number: takes over a hold for another reason": _in_lua(
+        "hold_number", "if till > now and lasts and was[2] ~= ARGV[3] then", "if false then"
+    ),
+    "release_number: ends a hold for another reason": _in_lua(
+        "release_number", "(ARGV[2] ~= '' and was[2] ~= ARGV[2])", "false"
+    ),
+    "fetch: tenants take no turns": _in_lua(
+        "fetch",
+        "local tenant = redis.call('LMOVE', ring, ring, 'RIGHT', 'LEFT') or ''",
+        "local tenant = redis.call('LINDEX', ring, -1) or ''",
+    ),
+    "fetch: a tenant's weight does not count": _in_lua("fetch", "math.min(100, weight)", "1"),
+    "fetch: a cap counts no day": _in_lua("fetch", "if today >= most then", "if false then"),
+    "fetch: any number at once": _in_lua(
+        "fetch", "if at == now and redis.call('SCARD', key .. ':voo') >= parallel then", "if false then"
+    ),
+    "fetch: nothing of the lowest queue first": _in_lua(
+        "fetch", "serve(open[#open], math.floor(want / 10 + u))", "serve(open[#open], 0)"
+    ),
+    "fetch: the lowest queue first": _in_lua(
+        "fetch",
+        "  for _, q in ipairs(open) do\n    serve(q, want)\n  end",
+        "  for i = #open, 1, -1 do\n    serve(open[i], want)\n  end",
+    ),
+    "load_numbers: forgets gaps, holds and brakes": _in_lua("load_numbers", "  if is_new then", "  if true then"),
+    "settle: a brake has no effect": _in_lua("settle", "tonumber(u) or 0.5)) / brake)", "tonumber(u) or 0.5)))"),
+    "settle: no distance to the next message to a person": _in_lua(
+        "settle", "if was[5] and ARGV[2] == 'sent' then", "if false then"
+    ),
+    "reroute: frees no number": _in_lua("reroute", "if ARGV[2] ~= '' then", "if false then"),
+    "move_lane: to another tenant's lane": _in_lua(
+        "move_lane", "sticky(others, phone), ARGV[2], messages[i]", "sticky(others, phone), 't1', messages[i]"
+    ),
+    "move_lane: the newest first": _in_lua("move_lane", "for i = #messages, 1, -1 do", "for i = 1, #messages do"),
+    "claim: any number of people in a portfolio": _in_lua(
+        "claim", "if most and redis.call('ZCARD', talks) >= most then", "if false then"
+    ),
+    "claim: a portfolio forgets people early": _in_lua(
+        "claim", "talks, '-inf', now - 86400000)", "talks, '-inf', now - 86390000)"
+    ),
+    "claim: a portfolio forgets no people": _in_lua(
+        "claim", "redis.call('ZREMRANGEBYSCORE', talks, '-inf', now - 86400000)"
+    ),
+    "claim: a portfolio is of one number": _in_lua(
+        "claim", "local talks, waits = 'ifinu:grupo:' .. of[3]", "local talks, waits = 'ifinu:grupo:' .. ARGV[9]"
+    ),
+    "claim: a person counts with each message in a portfolio": _in_lua(
+        "claim", "if not redis.call('ZSCORE', talks, ARGV[6]) then", "if true then"
+    ),
+    "claim: all wait for one place in a portfolio": _in_lua("claim", " + redis.call('ZCARD', waits)", ""),
 }

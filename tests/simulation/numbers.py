@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
 from ifinu.broker import lane_burial, lanes
 from ifinu.broker.keys import GENERATION, LOADING, NUMBERS, SERVER, TENANTS, number_key, script, tenant_key
 from ifinu.numbers.directory import BANNED, DISCONNECTED, UNTIL_RELEASED
+from simulation import portfolio
+from simulation.portfolio import Portfolio
 from simulation.world import EPOCH_S, World
 
 OWNERS = {"a1": "t1", "a2": "t1", "b1": "t2", "b2": "t2", "ifinu": ""}  # `ifinu` is the instance of the settings
@@ -66,6 +69,9 @@ class Numbers:
         zone_ms: Offset of all numbers' local time. In some worlds a day or an hour ends in the midst.
         named: Those that are registered.
         past: What each name was registered as when it was removed last.
+        weights: The turns of each tenant where it shares a number.
+        policies: How each tenant uses its numbers.
+        portfolio: The one that some of them share.
     """
 
     world: World
@@ -73,21 +79,24 @@ class Numbers:
     zone_ms: int = 0
     named: dict[str, Number] = field(default_factory=dict)
     past: dict[str, Number] = field(default_factory=dict)
-    _weights: dict[str, int] = field(default_factory=dict)
-    _policies: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+    portfolio: Portfolio = field(init=False)
+    policies: dict[str, str] = field(default_factory=dict)
     _generation: int = 0
     _unregistered: list[str] = field(default_factory=list)
 
     def begin(self) -> None:
         """Draw what happens."""
         rng = self.world.rng
+        self.portfolio = Portfolio(self.world, random.Random(f"portfolio {self.world.seed}"), self.for_s)
+        self.portfolio.begin(sorted(OWNERS))
         self.zone_ms = rng.choice((-10_800_000, self._ends_in(_DAY_S), self._ends_in(3600)))
         chosen = rng.sample(sorted(OWNERS), rng.choice((2, 3, 4, 5)))
         first = chosen if rng.random() < 0.7 else chosen[:1]
         self._unregistered = chosen[len(first) :]
         for tenant in ("t1", "t2"):
-            self._weights[tenant] = rng.choice((1, 1, 2, 3))
-            self._policies[tenant] = rng.choice(("fixo", "fixo", "rodizio"))
+            self.weights[tenant] = rng.choice((1, 1, 2, 3))
+            self.policies[tenant] = rng.choice(("fixo", "fixo", "rodizio"))
         if rng.random() < 0.8:
             self._register(*first)
         else:
@@ -99,6 +108,12 @@ class Numbers:
         ):  # fmt: skip
             if rng.random() < chance:
                 self._at(rng.uniform(0, self.for_s), do)
+        more = random.Random(f"divert {self.world.seed}")
+        for _ in range(more.choice((0, 0, 1, 2))):
+            self._at(more.uniform(0, self.for_s), functools.partial(self._divert, more))
+            self._at(more.uniform(0, self.for_s * 0.7), functools.partial(self._replace_phone, more))
+        if self.portfolio.members and self.portfolio.rng.random() < 0.4:
+            self._at(self.portfolio.rng.uniform(0, self.for_s), self._retier)
 
     def _ends_in(self, unit_s: int) -> int:
         """The offset of a local time whose day or hour ends during the run."""
@@ -107,6 +122,10 @@ class Numbers:
 
     def _at(self, delay_s: float, do: Any) -> None:
         self.world.after(delay_s, do)
+
+    def names(self) -> list[str]:
+        """All numbers that are registered, or were."""
+        return sorted({*self.named, *self.past})
 
     def local(self, at: float) -> tuple[int, int]:
         """The local day and hour of a time, as counts."""
@@ -122,7 +141,7 @@ class Numbers:
             self.named[name] = Number(
                 name, now, 1, 0, 0, None, None, [(now, OWNERS[name])], 0 if before is None else before.most_new
             )
-            self._draw(self.named[name], parallel=rng.choice((1, 1, 2, 3)))
+            self._draw(self.named[name], parallel=rng.choice((1, 1, 3, 5)))
         self._load("register", names=",".join(names))
 
     def _draw(self, number: Number, *, parallel: int) -> None:
@@ -147,6 +166,11 @@ class Numbers:
             self._load("repace", names=number.name)
             lanes.look_at(self.world.server.direct, number.name)
 
+    def _retier(self) -> None:
+        """Meta raises or lowers the tier."""
+        self.portfolio.set_tier(self.portfolio.rng.choice((1, 2, 3, 4, None)))
+        self._load("tier", most=self.portfolio.tier)
+
     def _assign(self) -> None:
         for number in self._some():
             number.owners.append((self.world.now, self.world.rng.choice(("t1", "t2"))))
@@ -162,6 +186,26 @@ class Numbers:
             if others and self.world.rng.random() < 0.7:
                 moved = lanes.move(self.world.server.direct, number.name, self.world.rng.choice(others))
                 self.world.trace("move lane", of=number.name, moved=moved)
+
+    def _divert(self, rng: random.Random) -> None:
+        """As `numbers/diversion.py` does with a number that is held for long."""
+        client = self.world.server.direct
+        tenant = rng.choice(("t1", "t2"))
+        own = sorted(one.name for one in self.named.values() if one.tenant == tenant and not one.is_banned)
+        if len(own) < 2:
+            return
+        number = self.named[own.pop(rng.randrange(len(own)))]
+        client.hset(number_key(number.name), "desviada", 1)
+        moved = lanes.move(client, number.name, own, tenant)
+        self.world.trace("divert", number=number.name, moved=moved)
+        self.world.promises.pace.order.forget_lines()
+        self._at(rng.uniform(1, 5), lambda: self._undivert(number))
+
+    def _undivert(self, number: Number) -> None:
+        if self.named.get(number.name) is number:
+            self.world.trace("divert no more", number=number.name)
+            self.world.server.direct.hdel(number_key(number.name), "desviada")
+            self.world.promises.pace.order.forget_lines()
 
     def _remove(self) -> None:
         """As `ifinu instance delete` does, and `orphans --remove` for one that the gateway has lost."""
@@ -221,6 +265,7 @@ class Numbers:
                 number.is_banned = False
                 lanes.release(self.world.server.direct, number.name)
             self._release_by_hand(number)
+        self.portfolio.set_tier(None)
         self._load("lift")
         lanes.look_at(self.world.server.direct, *self.named)
 
@@ -240,7 +285,9 @@ class Numbers:
         script("load_numbers")(client, keys, ["token", 15_000, json.dumps(part)])
 
     def _copy(self, number: Number) -> dict[str, Any]:
-        limits = {"teto": number.per_day, "novos": number.new_chats}
+        limits: dict[str, int | str | None] = {"teto": number.per_day, "novos": number.new_chats}
+        shared = number.name in self.portfolio.members
+        limits |= {"grupo": portfolio.NAME if shared else None, "conversas": self.portfolio.tier if shared else None}
         values: dict[str, Any] = {
             "par": number.parallel, "min": number.gap_min_ms, "max": number.gap_max_ms, "fuso": self.zone_ms,
             "inquilino": number.tenant, "canal": "BAILEYS",
@@ -256,7 +303,7 @@ class Numbers:
 
     def _tenant(self, name: str) -> dict[str, Any]:
         own = sorted(number.name for number in self.named.values() if number.tenant == name)
-        values = {"numeros": json.dumps(own), "politica": self._policies[name], "peso": self._weights[name]}
+        values = {"numeros": json.dumps(own), "politica": self.policies[name], "peso": self.weights[name]}
         return {"name": name, "key": tenant_key(name), "set": _pairs(values)}
 
     # -- the webhook and the guard
@@ -306,6 +353,14 @@ class Numbers:
             self.world.trace("hold by hand", number=name, in_force=hold and hold.reason)
             number.held_by_hand = hold is not None and hold.reason == "manual"
             self._at(self.world.rng.uniform(1, 6), lambda: self._release_by_hand(number))
+
+    def _replace_phone(self, rng: random.Random) -> None:
+        """A person holds a number, and then its connection closes and opens again."""
+        if self.named:
+            name = rng.choice(sorted(self.named))
+            self._held_by_hand(name)
+            self._at(0.2, lambda: self._reported(name, "close"))
+            self._at(rng.uniform(0.4, 0.8), lambda: self._reported(name, "open"))
 
     def _release_by_hand(self, number: Number) -> None:
         if number.held_by_hand:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ifinu.broker import dead_letters
-from ifinu.broker.headers import LINE
-from ifinu.broker.keys import NORMAL, SINCE, URGENT, number_key
+from ifinu.broker.keys import QUEUES, SINCE, number_key
 from ifinu.broker.restarts import LEAST_MS
 from simulation.gateway import Sent
 from simulation.numbers import Numbers
+from simulation.order import Order
 from simulation.world import World
 
 REMINDERS = 1  # as `Settings.reminders_per_person`
 PAIR_GAP_S = 6.0  # between the claims of two messages to a person, and from a send to the next claim
-_QUEUES = (URGENT, NORMAL)
 _STILL = {"claim", "renew", "suspect", "release", "cancel", "uncancel", "optin", "optout", "resend"}
 _ROUNDED_S = 0.002  # Redis counts in ms
+_LIMITS = {b"new_chats", b"person_cap", b"portfolio"}  # which may end on another day
 _REFUSALS = 10  # that a number gets in a run; more mean that its hold did not stop others
 
 
@@ -60,32 +60,21 @@ class Pace:
     _free_from: dict[str, float] = field(default_factory=dict)
     _last: dict[str, float] = field(default_factory=dict)  # its last send in time
     _restarted_at: float = -math.inf
-    _untouched: dict[tuple[Any, ...], list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    _taken: dict[str, tuple[tuple[Any, ...], bytes]] = field(default_factory=dict)  # line and bytes, by tag
     _to_person: dict[tuple[str, str], dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     _wire: dict[str, dict[str, Any]] = field(default_factory=dict)
     _allowed: dict[str, tuple[int, bool]] = field(default_factory=dict)
     _new: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
     _reminded: dict[tuple[str, str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
     _refused: Counter[str] = field(default_factory=Counter)
-    _limited: set[str] = field(default_factory=set)  # ids that wait for another day
+    _limited: dict[str, float] = field(default_factory=dict)  # until when an id waits for a limit
+
+    def __post_init__(self) -> None:
+        self.order = Order(self.world, self.numbers, self.fail)
 
     # -- producers
 
     def pushing(self, id_: str, wire: dict[str, Any]) -> None:
         self._wire[id_] = wire
-
-    def pushed(self, queue: str, wire: dict[str, Any], raw: bytes, form: str) -> None:
-        """A message was put at the end of its queue. Messages of one line are those that go by one number."""
-        line = queue, form, wire.get("usuario_id"), wire.get("instancia"), wire["telefone"][-8:]
-        if all(raw not in raws for raws in self._untouched.values()):
-            self._untouched[line].append(raw)
-        else:
-            self.forget_order()  # two messages with the same bytes cannot be told apart
-
-    def forget_order(self) -> None:
-        self._untouched.clear()
-        self._taken.clear()
 
     # -- those who manage the numbers
 
@@ -103,57 +92,29 @@ class Pace:
     def after_script(self, name: str, keys: list[str], args: list[Any], answer: Any) -> None:
         if name == "fetch":
             self._fetched_some(keys, answer)
-        elif name in ("purge", "replay", "resolve", "load_numbers"):
-            self.forget_order()  # it may change by which number a message goes
-        elif name == "claim" and answer[0] in (b"new_chats", b"person_cap"):
-            self._limited.add(_text(args[4]))
+        elif name == "claim" and answer[0] in _LIMITS:
+            self._limited[_text(args[4])] = int(answer[11]) / 1000
         elif name == "claim" and answer[0] == b"go" and answer[1] != b"sending":
             self._claimed(_text(args[4]), paced=len(keys) > 7)
+        if name == "claim" and len(keys) > 7 and answer[1] != b"sending":
+            person, ends = self._wire[_text(args[4])]["telefone"], int(answer[11] or 0) / 1000
+            self.numbers.portfolio.answered(_text(answer[0]), _text(args[8]), person, ends, self.fail)
         elif name == "settle" and _text(args[1]) == "sent":
             self._settled(_text(args[4]))
         if name not in _STILL:
-            self._note_ends(name, keys, args)
+            self.order.after_script(name, keys, args, answer)
+            self._note_ends(name, args)
             self._check_keys()
             self._check_counts()
 
     def _fetched_some(self, keys: list[str], answer: list[Any]) -> None:
         now = self.world.now
-        for index, tag, raw, mark in zip(answer[2::4], answer[3::4], answer[4::4], answer[5::4], strict=True):
+        for index, tag, mark in zip(answer[2::4], answer[3::4], answer[5::4], strict=True):
             name, queue = _text(mark).partition(" ")[2], keys[7 * index]
             self._fetched[_text(tag)] = now
-            line = self._check_order(raw)
             if name:
                 self._check_opens(name)
                 self._takes[_text(tag)] = self._live[_text(tag)] = _Take(name, queue, now, *self.numbers.local(now))
-                if line is not None:
-                    self._taken[_text(tag)] = line, raw
-
-    def _check_order(self, raw: bytes) -> tuple[Any, ...] | None:
-        """Check that a message that is taken is the first of its line. Returns the line, if it is known."""
-        for line, raws in self._untouched.items():
-            if raw in raws:
-                if raws[0] != raw:
-                    self.fail(f"a message of {line} overtook {raws.index(raw)} others")
-                raws.remove(raw)
-                return line
-        return None
-
-    def _back_in_lane(self, name: str, args: list[Any], ended: list[str]) -> None:
-        """Messages that go back into their lanes are the first of their lines again, the oldest before the others."""
-        lines = {tag: self._taken.pop(tag) for tag in sorted(ended, key=self._since_taken) if tag in self._taken}
-        if name == "postpone" and _text(args[9]) == "1":  # its successor stands where it stood
-            lines = {tag: (line, _bytes(args[1])) for tag, (line, _) in lines.items()}
-        elif name not in ("give_back", "sweep"):
-            return
-        if name == "sweep" and len({line for line, _ in lines.values()}) < len(lines):
-            self.forget_order()  # of several workers, which may have died in any order
-            return
-        for tag, (line, raw) in reversed(lines.items()):
-            if self._takes[tag].number in self.numbers.named:
-                self._untouched[line].insert(0, raw)
-
-    def _since_taken(self, tag: str) -> tuple[float, str]:
-        return self._fetched[tag], tag
 
     def _check_opens(self, name: str) -> None:
         now, fields = self.world.now, self._fields(name)
@@ -179,11 +140,8 @@ class Pace:
             if sum(take.hour == hour for take in used) >= math.ceil(number.per_day / 8):
                 self.fail(f"{name} takes more messages than an eighth of {number.per_day} in an hour")
 
-    def _note_ends(self, name: str, keys: list[str], args: list[Any]) -> None:
-        in_flight = {queue: self.world.server.fields(f"{queue}:em_voo:numeros") for queue in _QUEUES}
-        self._back_in_lane(
-            name, args, [tag for tag, take in self._live.items() if tag.encode() not in in_flight[take.queue]]
-        )
+    def _note_ends(self, name: str, args: list[Any]) -> None:
+        in_flight = {queue: self.world.server.fields(f"{queue}:em_voo:numeros") for queue in QUEUES}
         for tag, take in list(self._live.items()):
             if tag.encode() in in_flight[take.queue]:
                 continue
@@ -191,7 +149,7 @@ class Pace:
             take.ended = True
             take.doubtful = (
                 name == "sweep"
-                or (name == "give_back" and args[0] in (b"1", "1"))
+                or (name == "give_back" and (tag, "1") in itertools.pairwise(map(_text, args)))
                 or (name == "postpone" and args[3] in (b"unknown", "unknown"))
                 or (name == "bury" and args[2] in (b"unknown", "unknown"))
             )
@@ -213,19 +171,12 @@ class Pace:
                 number = self.numbers.named.get(name)
                 if number is not None and self._takes[_text(tag)].at >= number.since:
                     flying[name].add(f"{queue} {_text(tag)}")
-            found = self.lanes(queue)
+            found = self.order.lanes(queue)
             if self._value(f"{queue}:na_espera") != sum(found.values()):
                 self.fail(f"{self._value(f'{queue}:na_espera')} are said to wait in lanes of {queue}, not {found}")
-            for (name, tenant), raws in self._in_lanes(queue).items():
-                if others := [raw for raw in raws if _tenant_of(raw) != tenant]:
-                    self.fail(f"{id_of(others[0])} waits in the lane of tenant {tenant!r} at {name}")
             turns = {_text(name) for name in server.scores(f"{queue}:turnos")}
             if turns != {name for name, _ in found}:
                 self.fail(f"turns of {queue} are those of {sorted(turns)}, and its lanes {found}")
-            for name in self._names():
-                ring = set(map(_text, server.elements(f"{number_key(name)}:roda:{queue}")))
-                if ring != {tenant for number, tenant in found if number == name}:
-                    self.fail(f"the ring of {name} in {queue} is {sorted(ring)}, and its lanes {found}")
         for name in self.numbers.named:
             if (said := set(map(_text, server.members(f"{number_key(name)}:voo")))) != flying[name]:
                 self.fail(f"{name} is said to have {sorted(said)} in flight, and has {sorted(flying[name])}")
@@ -244,27 +195,6 @@ class Pace:
         """What was taken for a number since it was registered."""
         since = self.numbers.named[name].since
         return [take for take in self._takes.values() if take.number == name and take.at >= since]
-
-    def _names(self) -> list[str]:
-        """All numbers that are registered, or were."""
-        return sorted({*self.numbers.named, *self.numbers.past})
-
-    def lanes(self, queue: str) -> dict[tuple[str, str], int]:
-        """How many messages are in each lane, by number and tenant."""
-        return {lane: len(raws) for lane, raws in self._in_lanes(queue).items()}
-
-    def _in_lanes(self, queue: str) -> dict[tuple[str, str], list[bytes]]:
-        """The messages in each lane that is not empty, by number and tenant."""
-        found = {}
-        for name in self._names():
-            for tenant in ("", "t1", "t2"):
-                if raws := self.world.server.elements(f"{queue}:espera:{name}:{tenant}"):
-                    found[name, tenant] = raws
-        return found
-
-    def keys(self, queue: str) -> list[str]:
-        """The keys of the lanes of a queue."""
-        return [f"{queue}:espera:{name}:{tenant}" for name in self._names() for tenant in ("", "t1", "t2")]
 
     def _fields(self, name: str) -> dict[bytes, bytes]:
         return self.world.server.fields(number_key(name))
@@ -352,8 +282,8 @@ class Pace:
     # -- the end
 
     def waits_for_a_day(self, id_: str) -> bool:
-        """Whether an id waits for a limit to end on another day, as far as is known."""
-        return id_ in self._limited
+        """Whether an id waits for a limit to end, as far as is known."""
+        return self._limited.get(id_, 0.0) > self.world.now
 
     def check_end(self) -> None:
         if self._live:
@@ -364,20 +294,6 @@ class Pace:
 def id_of(raw: bytes) -> str:
     """The id of a message in Redis."""
     return dead_letters.identity(raw)[0] or "?"
-
-
-@functools.lru_cache(maxsize=4096)
-def _tenant_of(raw: bytes) -> str:
-    """The tenant of a message, as Redis can know it: not from the body of an envelope."""
-    message = json.loads(raw)
-    said: str = (
-        message["headers"].get(LINE, "").partition("\t")[0] if "headers" in message else message.get("usuario_id", "")
-    )
-    return said
-
-
-def _bytes(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
 
 
 def _text(value: Any) -> str:

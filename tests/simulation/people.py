@@ -11,7 +11,7 @@ from ifinu.broker.claims import Claims
 from ifinu.broker.dead_letters import DeadLetters, Filter
 from ifinu.broker.headers import ACCEPTED, LINE
 from ifinu.broker.intake import TASK
-from ifinu.broker.keys import NORMAL, URGENT, Keys
+from ifinu.broker.keys import NORMAL, QUEUES, Keys
 from ifinu.broker.optouts import OptOuts
 from ifinu.broker.pseudonyms import Pseudonyms
 from ifinu.broker.purge import purge
@@ -123,7 +123,7 @@ class Person:
     def _joined(self, queue: str, wire: dict[str, Any], message: str, form: str) -> None:
         if (pace := self._world.promises.pace) is not None:
             has_line = form == "plain" or LINE in json.loads(message)["headers"]
-            pace.pushed(queue, wire, message.encode(), f"{form} {has_line}")
+            pace.order.pushed(queue, wire, message.encode(), f"{form} {has_line}")
 
     def _envelope(self, name: str, wire: dict[str, Any], queue: str, eta: str | None) -> dict[str, Any]:
         expires = None
@@ -167,7 +167,7 @@ class Person:
 
     def _replay(self, name: str) -> None:
         now = datetime.fromtimestamp(self._world.now, UTC)
-        for queue in (URGENT, NORMAL):
+        for queue in QUEUES:
             letters = DeadLetters(self._client, queue)
             letter = letters.newest(Filter(id=name), now)
             if letter is not None and self._world.rng.random() < 0.8:

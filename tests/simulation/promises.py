@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from ifinu.broker import dead_letters
-from ifinu.broker.keys import EVENTS, NORMAL, URGENT, Keys, claim_key
+from ifinu.broker.keys import EVENTS, NORMAL, QUEUES, Keys, claim_key
 from ifinu.broker.unknown import Decision
 from ifinu.reference import reference_in, reference_of
 from simulation.gateway import Sent
@@ -17,7 +17,7 @@ from simulation.pace import Pace, id_of
 from simulation.worker import BURST, LEASE_S, RATE, Worker
 from simulation.world import EPOCH_S, Process, World
 
-KEYS = (Keys.of(URGENT), Keys.of(NORMAL))
+KEYS = tuple(map(Keys.of, QUEUES))
 YOUNG_S = 2.0  # a claim so young is not confirmed before the request
 _SLOWEST_COMMAND_S = 3.2  # from a worker to Redis
 # The scripts that may end a message, and those that a person runs.
@@ -172,7 +172,7 @@ class Promises:
         return found
 
     def _lanes(self, keys: Keys) -> list[str]:
-        return [] if self.pace is None else self.pace.keys(keys.ready)
+        return [] if self.pace is None else self.pace.order.keys(keys.ready)
 
     # -- the gateway
 

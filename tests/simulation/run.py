@@ -7,7 +7,7 @@ import random
 import traceback
 from typing import NamedTuple
 
-from ifinu.broker.keys import NORMAL, URGENT, script
+from ifinu.broker.keys import LOW, NORMAL, URGENT, script
 from simulation import machine
 from simulation.faults import Faults
 from simulation.gateway import Gateway
@@ -84,6 +84,8 @@ class _Life:
         world.server = Server(world, {name: script(name) for name in SCRIPTS})
         world.gateway = Gateway(world)
         if has_numbers:
+            if random.Random(f"low {world.seed}").random() < 0.3:
+                world.queues.append(LOW)
             world.numbers = Numbers(world, self.for_s)
         world.promises = Promises(world)
         if world.numbers is not None:
@@ -107,6 +109,10 @@ class _Life:
             world.after(rng.uniform(0, self.for_s), self._closed)
         if rng.random() < 0.3:
             world.after(rng.uniform(0, self.for_s), self._terminate)
+        if world.numbers is not None:  # what a worker gives back then goes back into its lanes
+            more = random.Random(f"terminate {world.seed}")
+            for _ in range(more.choice((0, 1, 3))):
+                world.after(more.uniform(0, self.for_s), self._terminate)
 
     def _away(self, what: object, name: str) -> None:
         for_s = self.world.rng.uniform(0.2, 6)

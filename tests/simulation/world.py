@@ -98,6 +98,7 @@ class World:
     queues: list[str]
 
     def __init__(self, seed: int, *, traced: bool = False) -> None:
+        self.seed = seed
         self.rng = random.Random(seed)
         self.now = EPOCH_S
         self.loop = greenlet.getcurrent()

@@ -357,6 +357,20 @@ def test_a_number_pauses_for_a_send_in_doubt_that_redis_could_not_record(
     assert worker.ids() == ([] if counted == b"1" else ["1"])
 
 
+@pytest.mark.parametrize("doubtful", [0, 1, 2])
+def test_messages_given_back_keep_their_order_whichever_of_them_may_have_been_sent(
+    client: redis.Redis, worker: Worker, doubtful: int
+):
+    register(client, "n", par=3)
+    client.lpush(NORMAL, *of("n", "first", "second", "third", "fourth"))
+    taken = worker.take()
+    assert [id_ for _, id_ in taken] == ["first", "second", "third"]
+    worker.leases.doubt(taken[doubtful][0])
+    worker.leases.give_back_all()
+    client.hset("ifinu:numero:n", "par", 4)
+    assert worker.ids() == ["first", "second", "third", "fourth"]
+
+
 def test_payment_codes_follow_their_message_before_anything_else_of_its_number(client: redis.Redis, worker: Worker):
     register(client, "a", min=60_000, max=60_000)
     client.lpush(NORMAL, *of("a", "1", "2"))
