@@ -307,7 +307,7 @@ intents = Table(
     Column("valid_until", _TIME),
     # planned, queued, merged, skipped, cancelled or expired; after `queued` the ledger knows more
     Column("state", Text, nullable=False),
-    Column("reason", Text),  # why it is skipped, cancelled or expired
+    Column("reason", Text),  # why it is skipped, cancelled, expired, or withdrawn from a queue
     Column("leader", BigInteger),  # the charge whose message speaks of this one too
     Column("doubtful", Boolean, **_default("false")),  # it may have been sent before Redis was lost: look before
     Column("queued_at", _TIME),

@@ -85,7 +85,9 @@ _LOCK_RECIPIENTS = text("""
          WHERE c.seq = ANY(:seqs) AND EXISTS (
             SELECT FROM rule_steps s WHERE s.rule_id = coalesce(k.rule_id, t.rule_id) AND s.trigger = 'creation'))
      ORDER BY p.tenant, p.id FOR NO KEY UPDATE""")
-_AS_SENT = text("UPDATE intents SET state = 'queued', queued_at = :now WHERE charge_seq = :seq AND state = 'planned'")
+_AS_SENT = text(
+    "UPDATE intents SET state = 'queued', queued_at = not_before WHERE charge_seq = :seq AND state = 'planned'"
+)
 
 
 class Planned(NamedTuple):
@@ -214,7 +216,7 @@ def simulate(connection: Connection, seq: int, days: int, now: datetime) -> list
                 Decision(day, row.step, row.n, row.kind, row.state, row.reason, row.planned_on, row.not_before)
                 for row in rows
             ]
-            connection.execute(_AS_SENT, {"seq": seq, "now": at})
+            connection.execute(_AS_SENT, {"seq": seq})
             next_on = connection.execute(_OF_CHARGE, {"seq": seq}).one().next_on
         undone.rollback()
     return found

@@ -63,7 +63,7 @@ _DECIDED = text("""
       FROM intents i JOIN charges c ON c.seq = i.charge_seq
      WHERE i.tenant = :tenant AND i.decided_at = :at AND i.state IN ('planned', 'merged')""")
 _AS_SENT = text("""
-    UPDATE intents SET state = 'queued', queued_at = :at
+    UPDATE intents SET state = 'queued', queued_at = not_before
      WHERE tenant = :tenant AND state = 'planned' AND not_before < :at""")
 
 

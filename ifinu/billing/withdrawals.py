@@ -1,16 +1,16 @@
 """
 Withdrawal of planned and queued messages: the charge was paid, cancelled, held or moved, or its recipient changed.
 
-A message that is only planned becomes `cancelled`. One that is queued gets a row in `cancel_flags` in the same
-transaction, and Redis gets these flags after the commit (`apply_flags`). Where a withdrawn message spoke of other
-charges too, one of theirs takes its place.
+A message that is only planned becomes `cancelled`. One that is queued gets a reason and a row in `cancel_flags` in the
+same transaction. Redis gets these flags after the commit (`apply_flags`); what had been sent by then loses the reason.
+Where a withdrawn message spoke of other charges too, one of theirs takes its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import redis
 from sqlalchemy import Connection, text
@@ -54,9 +54,15 @@ _CANCEL = text(f"""
     WHERE o.charge_seq = ANY(:seqs) AND {_MAY_GO} RETURNING o.id""")
 
 _FLAG = text(f"""
-    INSERT INTO cancel_flags (id, at)
-    SELECT i.id, :now FROM intents i WHERE i.charge_seq = ANY(:seqs) AND i.state = 'queued' AND NOT {_ended("i")}
-    ON CONFLICT DO NOTHING RETURNING id""")
+    WITH flagged AS (
+        INSERT INTO cancel_flags (id, at)
+        SELECT i.id, :now FROM intents i WHERE i.charge_seq = ANY(:seqs) AND i.state = 'queued' AND NOT {_ended("i")}
+        ON CONFLICT DO NOTHING RETURNING id)
+    UPDATE intents i SET reason = :reason FROM flagged f
+    WHERE i.charge_seq = ANY(:seqs) AND i.id = f.id RETURNING i.id""")
+
+# Only their charges are indexed.
+_IS_OF_IDS = "l.charge_seq = ANY(:of) AND l.id = ANY(:ids)"
 
 # The gravest of those that were merged into a withdrawn message takes its place, in the planner's order.
 _PROMOTE = text(f"""
@@ -66,7 +72,7 @@ _PROMOTE = text(f"""
         not_before = CASE WHEN p.rank = 1 THEN greatest(i.not_before, :later) ELSE i.not_before END
     FROM (SELECT o.charge_seq, o.step, o.due_date, o.n, first_value(o.charge_seq) OVER w AS leader,
                  row_number() OVER w AS rank
-            FROM {_FOLLOWERS} WHERE l.id = ANY(:ids) AND o.valid_until > :later
+            FROM {_FOLLOWERS} WHERE {_IS_OF_IDS} AND o.valid_until > :later
           WINDOW w AS (PARTITION BY l.id ORDER BY (o.kind = 'atraso') DESC, o.due_date, o.charge_seq)) p
     WHERE (i.charge_seq, i.step, i.due_date, i.n) = (p.charge_seq, p.step, p.due_date, p.n)""")
 
@@ -90,8 +96,17 @@ _PART = text(f"""
 _MERGE_AGAIN = text(f"""
     UPDATE intents o SET state = 'merged', reason = 'merged', leader = l.charge_seq
     FROM intents l
-    WHERE l.id = ANY(:ids) AND l.leader = l.charge_seq AND {_TOGETHER}
+    WHERE {_IS_OF_IDS} AND l.leader = l.charge_seq AND {_TOGETHER}
       AND o.state IN ('planned', 'merged') AND o.leader IS NOT NULL""")
+
+# A withdrawn message had been sent. Meanwhile the due date may have been moved back, and the step been planned anew.
+_SENT_AFTER_ALL = text("""
+    UPDATE intents l SET state = 'queued', reason = NULL, id = w.id,
+        leader = CASE WHEN l.id = w.id THEN l.leader ELSE l.charge_seq END
+    FROM unnest(CAST(:ids AS text[])) AS w (id)
+    WHERE l.charge_seq = ANY(:of) AND split_part(l.id, '~', 1) = split_part(w.id, '~', 1)
+      AND (l.id = w.id AND l.state = 'queued'
+           OR l.id <> w.id AND l.state IN ('planned', 'merged', 'skipped') AND l.queued_at IS NOT NULL)""")
 
 # A queued message to somebody else than it should go to now, and a new one with another id in its place.
 _READDRESS = text(f"""
@@ -147,7 +162,7 @@ def withdraw(connection: Connection, seqs: Sequence[int], reason: str, now: date
     lock(connection, seqs)
     planned = connection.scalars(_CANCEL, which | {"reason": reason}).all()
     # In a statement after that one, to see as queued what was pushed meanwhile.
-    queued = connection.scalars(_FLAG, which | {"now": now}).all()
+    queued = connection.scalars(_FLAG, which | {"now": now, "reason": reason}).all()
     ids = [*planned, *queued]
     _promote(connection, ids, now)
     return ids
@@ -185,10 +200,17 @@ def apply_flags(connection: Connection, client: redis.Redis, limit: int, now: da
     late = [id_ for id_ in ids if claims.cancel(id_) in (ClaimState.SENDING, ClaimState.SENT)]
     connection.execute(_CLOSE_FLAGS, {"ids": list(ids), "now": now})
     if late:
-        connection.execute(_MERGE_AGAIN, {"ids": late})
+        which = _of_ids(late)
+        connection.execute(_SENT_AFTER_ALL, which)
+        connection.execute(_MERGE_AGAIN, which)
     return Applied(len(ids) - len(late), len(late))
 
 
 def _promote(connection: Connection, ids: Sequence[str], now: datetime) -> None:
     if ids:
-        connection.execute(_PROMOTE, {"ids": list(ids), "later": now + _FLAG_FIRST})
+        connection.execute(_PROMOTE, _of_ids(ids) | {"later": now + _FLAG_FIRST})
+
+
+def _of_ids(ids: Sequence[str]) -> dict[str, Any]:
+    """Ids of messages, and the charges that they are of."""
+    return {"ids": list(ids), "of": list({int(id_[1:].partition(".")[0]) for id_ in ids})}

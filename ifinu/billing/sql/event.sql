@@ -42,13 +42,11 @@ judged AS (
                 WHEN g.today + s.valid_days <= g.send_on
                   OR (s.trigger = 'creation' AND g.due_date <= g.today) THEN 'stale' END AS reason,
            CASE WHEN s.trigger = 'creation' THEN g.daily_cap - (
-               SELECT greatest(max(CAST(p.last_notice_on = g.send_on AS int)), sum(i.planned))
-                 FROM customers p
-                CROSS JOIN LATERAL (
-                   SELECT count(*) AS planned FROM intents
-                    WHERE tenant = g.tenant AND customer_id = p.id AND planned_on = g.send_on
-                      AND state IN ('planned', 'queued') AND kind <> 'pagamento') i
-                WHERE p.tenant = g.tenant AND p.phone = g.phone) END AS slots
+               SELECT count(*) FROM customers p
+                 JOIN intents i ON i.tenant = p.tenant AND i.customer_id = p.id AND i.state IN ('planned', 'queued')
+                WHERE p.tenant = g.tenant AND p.phone = g.phone AND i.kind <> 'pagamento' AND i.planned_on <= g.send_on
+                  AND CASE i.state WHEN 'planned' THEN i.planned_on = g.send_on ELSE i.reason IS NULL
+                      AND greatest(i.planned_on, CAST(i.queued_at AT TIME ZONE g.tz AS date)) = g.send_on END) END AS slots
       FROM timed g
       JOIN rule_steps s ON s.rule_id = g.rule_id AND s.trigger = :trigger),
 capped AS (

@@ -8,24 +8,17 @@
 --
 -- OFFSET 0 and the aggregate keep the planner of PostgreSQL from reading whole tables for a chunk.
 WITH kin AS MATERIALIZED (
-    SELECT w.tenant, w.customer_id, w.person, first_value(k.calendar_id) OVER records AS calendar_id,
-           max(k.last_notice_on) OVER records AS last_notice_on, max(k.last_overdue_on) OVER records AS last_overdue_on
+    SELECT w.tenant, w.customer_id, w.person, k.calendar_id
       FROM unnest(CAST(:kin_tenants AS text[]), CAST(:kin_ids AS text[]), CAST(:kin_people AS text[]))
            AS w (tenant, customer_id, person)
-     CROSS JOIN LATERAL (
-        SELECT calendar_id, last_notice_on, last_overdue_on
-          FROM customers WHERE tenant = w.tenant AND id = w.customer_id OFFSET 0) k
-    WINDOW records AS (
-        PARTITION BY w.tenant, w.person ORDER BY w.customer_id
-        ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)),
+     CROSS JOIN LATERAL (SELECT calendar_id FROM customers WHERE tenant = w.tenant AND id = w.person OFFSET 0) k),
 due AS MATERIALIZED (
     SELECT c.*, c.amount - c.paid AS left_to_pay, c.method = 'card' AND c.recurrence_id IS NOT NULL AS automatic,
            t.spread_s, t.consolidate, t.daily_cap, t.overdue_gap_days,
            t.status = 'suspended' OR (t.status <> 'lifetime' AND t.active_until <= :now) AS is_tenant_inactive,
            k.phone IS NULL AS has_no_phone, k.channels, k.active, k.hold_until AS customer_hold_until,
            coalesce(p.person, c.customer_id) AS person, coalesce(p.calendar_id, k.calendar_id) AS calendar_id,
-           greatest(p.last_notice_on, k.last_notice_on) AS last_notice_on,
-           greatest(p.last_overdue_on, k.last_overdue_on) AS last_overdue_on, coalesce(k.rule_id, t.rule_id) AS rule_id,
+           coalesce(k.rule_id, t.rule_id) AS rule_id,
            coalesce(i.decided, '{}') AS decided, i.created_notice_at
       FROM unnest(CAST(:seqs AS bigint[])) AS taken (seq)
      CROSS JOIN LATERAL (
@@ -34,12 +27,13 @@ due AS MATERIALIZED (
           FROM charges WHERE seq = taken.seq OFFSET 0) c
       JOIN billing_tenants t ON t.id = c.tenant
      CROSS JOIN LATERAL (
-        SELECT phone, channels, active, hold_until, calendar_id, last_notice_on, last_overdue_on, rule_id
+        SELECT phone, channels, active, hold_until, calendar_id, rule_id
           FROM customers WHERE tenant = c.tenant AND id = c.customer_id OFFSET 0) k
       LEFT JOIN kin p ON p.tenant = c.tenant AND p.customer_id = c.customer_id
      CROSS JOIN LATERAL (
         SELECT array_agg(step || '.' || n) FILTER (
-                   WHERE due_date = c.due_date AND NOT (state = 'cancelled' AND reason = 'edited')) AS decided,
+                   WHERE due_date = c.due_date
+                     AND (reason IS DISTINCT FROM 'edited' OR state NOT IN ('cancelled', 'queued'))) AS decided,
                max(not_before) FILTER (
                    WHERE kind = 'cobranca_criada' AND state IN ('planned', 'queued')) AS created_notice_at
           FROM intents WHERE charge_seq = c.seq) i),
@@ -88,20 +82,22 @@ ranked AS MATERIALIZED (
            row_number() OVER (PARTITION BY j.seq, j.reason IS NULL ORDER BY j.step_on DESC, j.ord DESC) AS rank
       FROM judged j),
 fresh AS MATERIALIZED (
-    SELECT r.*, d.consolidate, d.daily_cap, d.overdue_gap_days, d.last_notice_on, d.last_overdue_on, d.created_notice_at
+    SELECT r.*, d.consolidate, d.daily_cap, d.overdue_gap_days, d.created_notice_at
       FROM ranked r JOIN due d USING (seq) WHERE r.reason IS NULL AND r.rank = 1),
 recipients AS MATERIALIZED (
     SELECT r.*, coalesce(p.customer_id, r.person) AS customer_id
       FROM (SELECT DISTINCT tenant, person, send_on, overdue_gap_days FROM fresh) r
       LEFT JOIN kin p ON p.tenant = r.tenant AND p.person = r.person),
--- What these people get already, and have got.
+-- What these people get already, and have got; what was withdrawn from a queue they have not.
 contacts AS MATERIALIZED (
     SELECT r.person, r.send_on, i.*
       FROM recipients r
      CROSS JOIN LATERAL (
-        SELECT charge_seq, step, due_date, n, tenant, customer_id, channel, kind, planned_on, state, leader
+        SELECT charge_seq, step, due_date, n, tenant, customer_id, channel, kind, planned_on, state, leader,
+               greatest(planned_on, CASE WHEN state = 'queued' THEN CAST(queued_at AT TIME ZONE :tz AS date) END) AS goes_on
           FROM intents
-         WHERE tenant = r.tenant AND customer_id = r.customer_id AND state IN ('planned', 'merged', 'queued')
+         WHERE tenant = r.tenant AND customer_id = r.customer_id
+           AND state IN ('planned', 'merged', 'queued') AND (state <> 'queued' OR reason IS NULL)
            AND planned_on >= :today - greatest(r.overdue_gap_days, 31) AND kind <> 'pagamento' OFFSET 0) i),
 -- Of those, what can still be changed. A row that the outbox has locked is on its way.
 waiting AS MATERIALIZED (
@@ -119,18 +115,18 @@ movable AS MATERIALIZED (
         SELECT FROM waiting l WHERE l.state = 'planned' AND l.charge_seq = w.leader
            AND l.planned_on = w.planned_on AND l.channel = w.channel)),
 gone AS MATERIALIZED (
-    SELECT c.tenant, c.person, count(*) FILTER (WHERE c.planned_on = c.send_on) AS that_day,
-           max(c.planned_on) FILTER (WHERE c.kind = 'atraso') AS overdue_on
+    SELECT c.tenant, c.person, count(*) FILTER (WHERE c.goes_on = c.send_on) AS that_day,
+           max(c.goes_on) FILTER (WHERE c.kind = 'atraso') AS overdue_on
       FROM contacts c
      WHERE c.state <> 'merged' AND NOT EXISTS (
         SELECT FROM movable m
          WHERE (m.charge_seq, m.step, m.due_date, m.n) = (c.charge_seq, c.step, c.due_date, c.n))
      GROUP BY c.tenant, c.person),
 able AS MATERIALIZED (
-    SELECT f.*, f.daily_cap - greatest(coalesce(g.that_day, 0), CAST(f.last_notice_on = f.send_on AS int)) AS slots
+    SELECT f.*, f.daily_cap - coalesce(g.that_day, 0) AS slots
       FROM fresh f LEFT JOIN gone g USING (tenant, person)
      WHERE NOT (f.kind = 'atraso'
-           AND coalesce(greatest(g.overdue_on, f.last_overdue_on) > f.send_on - f.overdue_gap_days, false))
+           AND coalesce(g.overdue_on > f.send_on - f.overdue_gap_days, false))
        AND NOT (f.kind = 'lembrete'
            AND coalesce(f.created_notice_at + interval '24 hours' > f.not_before, false))),
 pool AS (
@@ -174,13 +170,16 @@ decided AS (
            c.leader, :now
       FROM ranked r LEFT JOIN chosen c ON c.seq = r.seq AND r.reason IS NULL AND r.rank = 1
      WHERE (SELECT calendar_id FROM uncovered) IS NULL
-    -- Its due date was moved away, and back.
+    -- Its due date was moved away, and back. Redis first says whether a message that was queued has gone after all.
     ON CONFLICT (charge_seq, step, due_date, n) DO UPDATE
        SET rev = i.rev + 1, id = excluded.id || '~' || i.rev + 1, customer_id = excluded.customer_id,
            kind = excluded.kind, channel = excluded.channel, text = excluded.text, planned_on = excluded.planned_on,
-           not_before = excluded.not_before, valid_until = excluded.valid_until, state = excluded.state,
+           not_before = CASE WHEN i.state = 'queued' AND excluded.not_before IS NOT NULL
+                             THEN greatest(excluded.not_before, CAST(:now AS timestamptz) + interval '1 minute')
+                             ELSE excluded.not_before END,
+           valid_until = excluded.valid_until, state = excluded.state,
            reason = excluded.reason, leader = excluded.leader, decided_at = excluded.decided_at
-     WHERE i.state = 'cancelled' AND i.reason = 'edited'
+     WHERE i.state IN ('cancelled', 'queued') AND i.reason = 'edited'
     RETURNING i.state),
 changed AS (
     UPDATE intents i

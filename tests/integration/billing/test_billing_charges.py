@@ -62,7 +62,7 @@ def test_a_payment_in_full_closes_the_charge_and_withdraws_its_messages(connecti
         sorted([planned, queued, merged]),
     )
     assert states(connection) == {
-        planned: "cancelled paid", merged: "cancelled paid", queued: "queued", others: "planned",
+        planned: "cancelled paid", merged: "cancelled paid", queued: "queued paid", others: "planned",
     }  # fmt: skip
     assert flags(connection) == {queued: False}
     assert on_agenda(connection) == {other.seq: charges.EVERY_STEP}

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 import booked
 import pytest
+import redis
 from booked import NOW, TODAY
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -17,7 +18,9 @@ from ifinu.billing.billing_schema import charges as charge_rows
 from ifinu.billing.billing_schema import customers as customer_rows
 from ifinu.billing.planner import Planned, plan, plan_all, plan_event
 from ifinu.billing.rules import Rule, Step
+from ifinu.broker.keys import claim_key
 from ifinu.errors import InvalidBilling
+from ifinu.ledger.states import State
 
 ZONE = ZoneInfo("America/Sao_Paulo")
 LONG_KNOWN = datetime(2026, 6, 1, 13, 0, tzinfo=UTC)
@@ -62,11 +65,7 @@ def decisions(connection: Connection) -> dict[str, str]:
 def sent(connection: Connection, now: datetime) -> None:
     """As the outbox does: all that is due."""
     which = update(intents).where(intents.c.state == "planned", intents.c.not_before <= now)
-    for row in connection.execute(which.values(state="queued", queued_at=now).returning(intents)).all():
-        on: dict[str, Any] = {"last_notice_on": now.astimezone(ZONE).date()}
-        if row.kind == "atraso":
-            on["last_overdue_on"] = on["last_notice_on"]
-        connection.execute(update(customer_rows).where(customer_rows.c.id == row.customer_id).values(on))
+    connection.execute(which.values(state="queued", queued_at=now))
 
 
 def test_the_steps_of_a_charge_go_one_by_one_each_on_its_day(connection: Connection):
@@ -294,7 +293,6 @@ def test_two_charges_of_a_customer_make_one_message_led_by_the_gravest(connectio
     due(connection, "2026-12-13", "soon")
     late = due(connection, "2026-12-09", "late")
     due(connection, "2026-12-10", "now")
-    connection.execute(update(customer_rows).values(last_notice_on=date(2026, 12, 9)))
     assert plan(connection, at("2026-12-10")) == Planned(3, 1, 3, 2)
     found = decisions(connection)
     assert {step: found[step] for step in ("soon.l3", "late.a1", "now.v")} == {
@@ -405,7 +403,6 @@ def test_two_notices_of_delay_to_a_person_keep_their_distance(connection: Connec
     plan(connection, at("2026-12-08"))
     due(connection, "2026-12-09", "second", customer_id="k0")
     sent(connection, at("2026-12-08", "20:00"))
-    connection.execute(delete(intents).where(intents.c.kind == "atraso"))  # so the customer's own day counts
     plan(connection, at("2026-12-10"))
     assert decisions(connection)["second.a1"] == "capped"
 
@@ -416,8 +413,7 @@ def test_the_first_messages_about_charges_keep_to_the_cap_of_the_person(connecti
     made = [booked.new_charge(f"c{n}", due_date=date(2026, 12, 20), customer_id=f"k{n}") for n in range(2)]
     charges.upsert(connection, made, NOW)
     assert sorted(decisions(connection).values()) == ["capped", "planned 2026-12-01"]
-    connection.execute(update(intents).values(planned_on=date(2026, 11, 30)))
-    connection.execute(update(customer_rows).values(last_notice_on=TODAY).where(customer_rows.c.id == "k0"))
+    connection.execute(update(intents).values(state="queued", planned_on=date(2026, 11, 30), queued_at=NOW))
     booked.charge(connection, "c2", due_date=date(2026, 12, 22))
     assert decisions(connection)["c2.nova"] == "capped"
 
@@ -454,11 +450,78 @@ def test_what_waited_while_a_tenant_was_paused_goes_as_one_message(connection: C
 def test_a_due_date_that_moves_away_and_back_is_planned_anew_under_another_id(connection: Connection):
     charge = due(connection, "2026-12-10")
     plan(connection, at("2026-12-07"))
-    for day in (date(2026, 12, 20), date(2026, 12, 10)):
-        charges.edit(connection, "t1", "c1", now=at("2026-12-07", "08:00"), due_date=day)
-        plan(connection, at("2026-12-07", "08:01"))
+    away_and_back(connection, "08:00")
     rows = connection.execute(select(intents.c.id, intents.c.state)).all()
     assert rows == [(f"c{charge.seq}.l3.261210~1", "planned")]
+
+
+def away_and_back(connection: Connection, clock: str) -> None:
+    for day in (date(2026, 12, 20), date(2026, 12, 10)):
+        charges.edit(connection, "t1", "c1", now=at("2026-12-07", clock), due_date=day)
+        plan(connection, at("2026-12-07", clock))
+
+
+def test_a_step_that_was_cancelled_on_its_queue_goes_if_the_due_date_moves_back(
+    connection: Connection, client: redis.Redis
+):
+    charge = due(connection, "2026-12-10")
+    plan(connection, at("2026-12-07"))
+    sent(connection, at("2026-12-07", "09:00"))
+    away_and_back(connection, "10:00")
+    found = connection.execute(select(intents)).one()
+    assert (found.id, found.state) == (f"c{charge.seq}.l3.261210~1", "planned")
+    assert found.not_before == at("2026-12-07", "10:01")  # Redis first cancels the other one
+    assert charges.apply_cancel_flags(connection, client, 10, at("2026-12-07", "10:01")) == (1, 0)
+    sent(connection, at("2026-12-07", "10:01"))
+    away_and_back(connection, "11:00")
+    assert connection.scalars(select(intents.c.id)).all() == [f"c{charge.seq}.l3.261210~2"]
+
+
+@pytest.mark.parametrize("flagged", ["before", "after"])
+def test_a_step_that_had_been_sent_does_not_go_again_if_the_due_date_moves_back(
+    connection: Connection, client: redis.Redis, flagged: str
+):
+    """
+    The ledger does not know it yet when the due date is moved; Redis does, before or after it moves back.
+    """
+    charge = due(connection, "2026-12-10")
+    due(connection, "2026-12-10", "c2")
+    plan(connection, at("2026-12-07"))
+    sent(connection, at("2026-12-07", "09:00"))
+    id_ = f"c{charge.seq}.l3.261210"
+    client.hset(claim_key(id_), "state", "sent")
+    for day in (date(2026, 12, 20), date(2026, 12, 10)):
+        if day.day == 10 and flagged == "before":
+            assert charges.apply_cancel_flags(connection, client, 10, at("2026-12-07", "10:00")) == (0, 1)
+        charges.edit(connection, "t1", "c1", now=at("2026-12-07", "10:00"), due_date=day)
+        plan(connection, at("2026-12-07", "10:00"))
+    if flagged == "after":
+        assert charges.apply_cancel_flags(connection, client, 10, at("2026-12-07", "10:01")) == (0, 1)
+    about = select(intents.c.id, intents.c.state, intents.c.reason).where(intents.c.charge_seq == charge.seq)
+    assert connection.execute(about).all() == [(id_, "queued", None)]
+    others = select(intents.c.state).where(intents.c.charge_seq != charge.seq)
+    assert connection.scalars(others).all() == ["merged"]
+
+
+def test_a_step_that_the_ledger_knows_to_have_been_sent_does_not_go_again_if_the_due_date_moves_back(
+    connection: Connection,
+):
+    charge = due(connection, "2026-12-10")
+    plan(connection, at("2026-12-07"))
+    sent(connection, at("2026-12-07", "09:00"))
+    id_ = f"c{charge.seq}.l3.261210"
+    booked.recorded(connection, id_, State.SENT)
+    away_and_back(connection, "10:00")
+    assert connection.execute(select(intents.c.id, intents.c.state)).all() == [(id_, "queued")]
+
+
+def test_what_was_pushed_later_than_planned_counts_on_the_day_of_its_push(connection: Connection):
+    due(connection, "2026-12-07", "first")
+    plan(connection, at("2026-12-08"))
+    sent(connection, at("2026-12-10", "08:00"))  # Redis had been away
+    due(connection, "2026-12-10", "second")
+    plan(connection, at("2026-12-10", "09:00"))
+    assert decisions(connection)["second.v"] == "capped"
 
 
 def test_payment_before_the_push_leaves_nothing_planned_and_promotes_the_other_charge(connection: Connection):
