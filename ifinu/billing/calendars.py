@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from datetime import date, time, timedelta
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import structlog
 from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
@@ -23,6 +24,8 @@ from ifinu import business_days
 from ifinu.billing.billing_schema import bank_days, calendars, own_holidays, send_days
 from ifinu.errors import ConfigurationError
 from ifinu.window import STATES, Window, resting
+
+log = structlog.get_logger(__name__)
 
 # Bank days from a payment until the bank reports it. Notices to people who had paid by boleto are a known complaint
 # about systems that do not wait.
@@ -106,7 +109,11 @@ def close(connection: Connection, tenant: str, days: Mapping[date, str], today: 
 
 
 def fill(connection: Connection, today: date) -> None:
-    """Add the days that the tables lack; takes two queries when they lack none."""
+    """
+    Add the days that the tables lack; takes two queries when they lack none.
+
+    A calendar that is closed for two months from some day on gets the days before it. That is logged.
+    """
     last = connection.execute(select(func.max(bank_days.c.day))).scalar()
     if last is None or last.year < today.year + _YEARS:
         rows = list(_bank_days(today.year - _YEARS, today.year + _YEARS))
@@ -118,7 +125,10 @@ def fill(connection: Connection, today: date) -> None:
         .having(func.coalesce(func.max(send_days.c.day), date.min) < today + _LEAST_AHEAD_DAYS * _DAY)
     )
     for each in connection.scalars(short).all():
-        _extend(connection, each, today)
+        try:
+            _extend(connection, each, today)
+        except ConfigurationError as exc:  # the others go on
+            log.error("ifinu.calendar.not_extended", calendar=each, error=str(exc))
 
 
 def _bank_days(first_year: int, last_year: int) -> Iterator[dict[str, object]]:
@@ -140,8 +150,13 @@ def _extend(connection: Connection, calendar: int, today: date) -> None:
         select(calendars.c.window_spec, calendars.c.uf, calendars.c.own).where(calendars.c.id == calendar)
     ).one()
     closed = frozenset(connection.scalars(select(own_holidays.c.day).where(own_holidays.c.tenant == own)))
-    rows = [{"calendar_id": calendar, **day._asdict()} for day in sending_days(spec, uf, closed, today)]
-    connection.execute(upsert(send_days).on_conflict_do_nothing(), rows)
+    rows: list[dict[str, Any]] = []
+    try:
+        for day in sending_days(spec, uf, closed, today):
+            rows.append({"calendar_id": calendar, **day._asdict()})
+    finally:  # the days before a closure that is too long are right
+        if rows:
+            connection.execute(upsert(send_days).on_conflict_do_nothing(), rows)
 
 
 def sending_days(spec: str, uf: str, closed: Collection[date], today: date) -> Iterator[SendingDay]:

@@ -15,20 +15,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
-from sqlalchemy import Connection, Date, bindparam, func, insert, select, update
+import sqlalchemy.exc
+import structlog
+from sqlalchemy import Connection, Date, Row, bindparam, func, insert, select, tuple_, update
 
 from ifinu.billing import charges, customers, tenants
 from ifinu.billing.billing_schema import billing_tenants, recurrences
+from ifinu.billing.billing_schema import charges as rows_of_charges
 from ifinu.billing.charges import NewCharge
 from ifinu.billing.identifiers import checked_id, checked_line, not_found
-from ifinu.errors import InvalidBilling
+from ifinu.errors import InvalidBilling, NotFound
+
+log = structlog.get_logger(__name__)
 
 UNITS = ("days", "weeks", "months", "years")
 
 _AT_A_TIME = 1_000  # recurrences of a transaction
 _MOST_AT_ONCE = 12  # charges of one recurrence
 _LAST_YEAR = 2099
+_LONGEST_ID = 110  # and the number of the charge after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,8 @@ class Recurrence:
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", checked_id("id", self.id))
         object.__setattr__(self, "description", checked_line("description", self.description))
+        if len(self.id) > _LONGEST_ID:
+            raise InvalidBilling("id", f"must have at most {_LONGEST_ID} characters")
         if self.unit not in UNITS:
             raise InvalidBilling("unit", f"is none of {', '.join(UNITS)}")
         if not 1 <= self.every <= 366:
@@ -78,6 +87,7 @@ class Recurrence:
             raise InvalidBilling("until", "is before the first due date")
         if not 0 <= self.ahead_days <= 366:
             raise InvalidBilling("ahead_days", "must be 0 to 366")
+        self.charge(0, self.anchor)  # raises
 
     def due_on(self, n: int) -> date | None:
         """The due date of the nth, from 0; None beyond the end."""
@@ -94,6 +104,8 @@ class Recurrence:
 
 
 _COLUMNS = tuple(recurrences.c[each.name] for each in fields(Recurrence))
+_CHARGE_ID = rows_of_charges.c.tenant, rows_of_charges.c.id
+_WRONG = (InvalidBilling, NotFound, sqlalchemy.exc.DataError, sqlalchemy.exc.IntegrityError)
 
 
 def due_on(anchor: date, every: int, unit: str, n: int) -> date:
@@ -141,11 +153,10 @@ def generate(connection: Connection, now: datetime) -> int:
 
     Several processes may do so at once. After an outage a recurrence gets those that it missed, a dozen at a time.
 
+    One that cannot be charged, as `add` accepts none, is logged, and tried again a day later.
+
     Returns:
         The number of charges.
-
-    Raises:
-        InvalidBilling: A charge cannot be made, since its id is taken.
     """
     here = (billing_tenants.c.id == recurrences.c.tenant) & (billing_tenants.c.status != "suspended")
     today = func.timezone(billing_tenants.c.tz, bindparam("now", now)).cast(Date)
@@ -157,7 +168,23 @@ def generate(connection: Connection, now: datetime) -> int:
         .limit(_AT_A_TIME)
         .with_for_update(skip_locked=True, of=recurrences)
     )
-    return _make(connection, [Recurrence(**row._mapping) for row in connection.execute(query)], now)
+    due = connection.execute(query).all()
+    try:
+        with connection.begin_nested():
+            return _make(connection, [Recurrence(**row._mapping) for row in due], now)
+    except _WRONG:
+        return sum(_make_one(connection, row, now) for row in due)
+
+
+def _make_one(connection: Connection, row: Row[Any], now: datetime) -> int:
+    try:
+        with connection.begin_nested():
+            return _make(connection, [Recurrence(**row._mapping)], now)
+    except _WRONG as exc:
+        log.error("ifinu.recurrence.failed", tenant=row.tenant, recurrence=row.id, error=str(exc))
+    tomorrow = tenants.get(connection, row.tenant).today(now) + timedelta(days=1)
+    connection.execute(update(recurrences).filter_by(tenant=row.tenant, id=row.id).values(next_on=tomorrow))
+    return 0
 
 
 def _make(connection: Connection, due: Sequence[Recurrence], now: datetime) -> int:
@@ -172,6 +199,14 @@ def _make(connection: Connection, due: Sequence[Recurrence], now: datetime) -> i
         next_on = None if day is None else day - timedelta(days=recurrence.ahead_days)
         changes.append({"of": recurrence.tenant, "which": recurrence.id, "next_n": n, "next_on": next_on})
     if changes:
+        ids = [(charge.tenant, charge.id) for charge in made]
+        query = select(*_CHARGE_ID).where(tuple_(*_CHARGE_ID).in_(ids))
+        taken = {(row.tenant, row.id) for row in connection.execute(query)}
+        for charge in made:
+            if (charge.tenant, charge.id) in taken:
+                of = {"tenant": charge.tenant, "recurrence": charge.recurrence_id, "charge": charge.id}
+                log.warning("ifinu.recurrence.id_taken", **of)
+        made = [charge for charge in made if (charge.tenant, charge.id) not in taken]
         charges.upsert(connection, made, now)
         which = (recurrences.c.tenant == bindparam("of")) & (recurrences.c.id == bindparam("which"))
         change = {"next_n": bindparam("next_n"), "next_on": bindparam("next_on"), "version": recurrences.c.version + 1}

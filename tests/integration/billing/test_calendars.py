@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import date, time, timedelta
 
 import pytest
+import structlog
 from sqlalchemy import Connection, Engine, func, insert, select, text
 
 from ifinu import business_days
@@ -85,6 +86,23 @@ def test_a_calendar_is_made_once_and_is_always_two_months_ahead(connection: Conn
         assert max(days_of(connection, first)) >= TODAY + (passed + 60) * DAY
     everyday = calendars.calendar_id(connection, window_spec="always", uf="BA", today=TODAY)
     assert days_of(connection, everyday)[date(2026, 12, 25)] == (date(2026, 12, 25), time(0), time(23, 59, 59))
+
+
+def test_a_calendar_that_is_closed_too_long_keeps_no_other_short(connection: Connection):
+    rule = connection.execute(insert(rules).values(name="padrao", version=1).returning(rules.c.id)).scalar_one()
+    connection.execute(insert(billing_tenants).values(id="u1", legal_name="Fit", uf="SP", rule_id=rule))
+    own = calendars.calendar_id(connection, window_spec="always", uf="SP", own="u1", today=TODAY)
+    shared = calendars.calendar_id(connection, window_spec="comercial", uf="SP", today=TODAY)
+    closed = date(2027, 3, 30)
+    # Beyond the days that are there, so that it is not refused.
+    calendars.close(connection, "u1", {closed + n * DAY: "obra" for n in range(70)}, TODAY)
+    with structlog.testing.capture_logs() as lines:
+        calendars.fill(connection, TODAY + 60 * DAY)
+    assert [(line["event"], line["calendar"]) for line in lines] == [("ifinu.calendar.not_extended", own)]
+    assert max(days_of(connection, own)) == closed - DAY
+    assert max(days_of(connection, shared)) == TODAY + 150 * DAY
+    calendars.fill(connection, closed + 12 * DAY)
+    assert max(days_of(connection, own)) == closed + 102 * DAY
 
 
 @pytest.mark.parametrize(
