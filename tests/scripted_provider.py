@@ -21,12 +21,15 @@ class ScriptedProvider:
     Attributes:
         asked: Each request's path, parameters and headers.
         answer: Returns the status and the body; bytes go out as they are, a float is a delay in seconds before 200.
+        may_answer: While it is cleared, requests wait.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.asked: list[tuple[str, dict[str, list[str]], dict[str, str]]] = []
         self.answer: Callable[[str, dict[str, list[str]]], Answer] = lambda *_: (404, {})
+        self.may_answer = threading.Event()
+        self.may_answer.set()
 
     def says(self, *answers: Answer) -> None:
         """Give these answers one after the other, the last one for ever."""
@@ -43,6 +46,7 @@ def scripted_provider() -> Iterator[ScriptedProvider]:
             parts = urlsplit(self.path)
             parameters = parse_qs(parts.query)
             provider.asked.append((parts.path, parameters, dict(self.headers)))
+            provider.may_answer.wait(60)
             status, body = provider.answer(parts.path, parameters)
             if isinstance(body, float):
                 time.sleep(body)

@@ -20,14 +20,16 @@ class Proxy:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._peers: dict[socket.socket, socket.socket] = {}
         self._silent = threading.Event()
-        self._cut = threading.Event()
+        self._cut, self._was_cut = threading.Event(), threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def cut(self) -> None:
-        """Reset every connection; new ones are served."""
+        """Reset every connection, and return once that is done; new ones are served."""
+        self._was_cut.clear()
         self._cut.set()
+        self._was_cut.wait(20)
 
     def silence(self, on: bool) -> None:
         """Discard all data on old and new connections, like a network without a route."""
@@ -45,6 +47,7 @@ class Proxy:
             if self._cut.is_set():
                 self._cut.clear()
                 self._reset_all()
+                self._was_cut.set()
             for key, _ in self._selector.select(0.02):
                 with contextlib.suppress(OSError):
                     self._accept() if key.fileobj is self._listener else self._forward(key.fileobj)

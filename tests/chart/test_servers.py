@@ -129,6 +129,11 @@ ALL, ALIVE, NONE = (
 )
 
 
+def becomes(queue: Redis, probes: dict[str, bool]) -> None:
+    """Wait until the probes succeed and fail so; each has a second or more, and a busy machine may need another try."""
+    wait_until(lambda: queue.probes() == probes, 30, queue.log.read_text)
+
+
 def test_every_line_of_the_file_and_of_the_command_is_in_force(queue: Redis):
     with queue.client() as client:
         lines = (queue.folder / "redis.conf").read_text().splitlines()
@@ -200,7 +205,7 @@ def test_a_snapshot_that_fails_stops_neither_the_queue_nor_its_end(queue: Redis)
         client.bgsave()
         wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", 20, queue.log.read_text)
         client.lpush(NORMAL, "second")
-        assert queue.probes() == ALL
+        becomes(queue, ALL)
     assert queue.end(signal.SIGTERM) == 0
     (queue.folder / "data" / "dump.rdb").rmdir()
     queue.start()
@@ -210,7 +215,7 @@ def test_a_snapshot_that_fails_stops_neither_the_queue_nor_its_end(queue: Redis)
 
 
 def test_a_running_server_is_ready_and_a_stopped_one_is_not(queue: Redis):
-    assert queue.probes() == ALL
+    becomes(queue, ALL)
     queue.end(signal.SIGTERM)
     assert queue.probes() == NONE
 
@@ -221,7 +226,7 @@ def test_a_server_that_hangs_is_dead(queue: Redis):
     assert not queue.probe("readinessProbe", 1)
     assert not queue.probe("livenessProbe", 1)
     queue.process.send_signal(signal.SIGCONT)
-    assert queue.probes() == ALL
+    becomes(queue, ALL)
 
 
 def test_a_server_that_loads_its_data_is_alive_and_not_ready(queue: Redis):
@@ -233,9 +238,9 @@ def test_a_server_that_loads_its_data_is_alive_and_not_ready(queue: Redis):
     queue.end(signal.SIGTERM)
     queue.start("--key-load-delay", "300000", "--loading-process-events-interval-bytes", "1024")
     assert queue.cli("PING").stdout.startswith("LOADING ")
-    assert queue.probes() == ALIVE
+    becomes(queue, ALIVE)
     assert queue.cli("CONFIG", "SET", "key-load-delay", "0").stdout == "OK\n"
-    wait_until(lambda: queue.probes() == ALL, 20, queue.log.read_text)
+    becomes(queue, ALL)
 
 
 def test_a_server_that_runs_a_long_script_is_not_restarted(queue: Redis):
@@ -244,14 +249,12 @@ def test_a_server_that_runs_a_long_script_is_not_restarted(queue: Redis):
     running.start()
     try:
         wait_until(lambda: queue.cli("PING").stdout.startswith("BUSY "))
-        assert {"readiness": queue.probe("readinessProbe"), "liveness": queue.probe("livenessProbe")} == {
-            "readiness": True,
-            "liveness": True,
-        }
+        for name in ("readinessProbe", "livenessProbe"):
+            wait_until(lambda probe=name: queue.probe(probe), 20, queue.log.read_text)
     finally:
         queue.cli("SCRIPT", "KILL")
         running.join(20)
-    assert queue.probes() == ALL
+    becomes(queue, ALL)
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="no way here to limit the files of a process that runs")
@@ -266,10 +269,8 @@ def test_a_server_with_a_full_disk_is_not_restarted_and_logs_it(queue: Redis):
         resource.prlimit(queue.process.pid, resource.RLIMIT_FSIZE, (100, most))
         client.lpush(NORMAL, "accepted, and not on disk")
         wait_until(lambda: queue.cli("PING").stdout.startswith("MISCONF "), 20, queue.log.read_text)
-        assert {"readiness": queue.probe("readinessProbe"), "liveness": queue.probe("livenessProbe")} == {
-            "readiness": True,
-            "liveness": True,
-        }
+        for name in ("readinessProbe", "livenessProbe"):
+            wait_until(lambda probe=name: queue.probe(probe), 20, queue.log.read_text)
         with pytest.raises(redis.ResponseError, match="MISCONF"):
             client.lpush(NORMAL, "refused")
         found = {finding.check: finding for finding in examine_redis(client)}

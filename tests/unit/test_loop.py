@@ -46,12 +46,13 @@ def test_a_task_knows_its_loop_and_nothing_else_has_one(loop: Loop):
 def test_a_task_that_waits_lets_others_run(loop: Loop):
     order: list[str] = []
 
-    def task(name: str, wait_s: float) -> None:
+    def task(name: str, until: str) -> None:
         order.append(f"{name} begins")
-        sleep(wait_s)
+        while until not in order:
+            sleep(0.01)
         order.append(f"{name} ends")
 
-    run(loop, lambda: task("a", 0.05), lambda: task("b", 0.01))
+    run(loop, lambda: task("a", until="b ends"), lambda: task("b", until="b begins"))
     assert order == ["a begins", "b begins", "b ends", "a ends"]
 
 
@@ -116,18 +117,18 @@ def test_a_result_of_a_thread_is_waited_for_only_so_long(loop: Loop, in_task: bo
     def fails() -> None:
         raise LookupError("no")
 
-    def waits(call: object) -> None:
+    def waits(call: object, timeout_s: float) -> None:
         try:
-            seen.append(result_of(threads.submit(call), 0.05))
+            seen.append(result_of(threads.submit(call), timeout_s))
         except Exception as exc:
             seen.append(type(exc))
 
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        for call in (lambda: 42, fails, lambda: released.wait(5)):
+        for call, timeout_s in ((lambda: 42, 20), (fails, 20), (lambda: released.wait(20), 0.05)):
             if in_task:
-                run(loop, functools.partial(waits, call))
+                run(loop, functools.partial(waits, call, timeout_s))
             else:
-                waits(call)
+                waits(call, timeout_s)
         released.set()
     assert seen == [42, LookupError, TimeoutError]
 
@@ -314,7 +315,8 @@ def test_the_wait_for_a_lock_of_another_task_ends(loop: Loop):
 
     def task() -> None:
         with held(lock):
-            sleep(0.2)
+            while not acquired:
+                sleep(0.01)
 
     run(loop, task, lambda: acquired.append(acquire(lock, 0.01)), lambda: acquired.append(acquire(lock, 20.0)))
     assert acquired == [False, True]
@@ -335,10 +337,14 @@ def test_flushes_happen_once_at_the_end_of_a_turn(loop: Loop):
 
 
 def test_a_call_beside_the_loop_returns_raises_and_lets_tasks_go_on(loop: Loop):
-    ended = []
-    loop.spawn(lambda: ended.append(sleep(0.01)))
-    assert loop.run_beside(lambda: time.sleep(0.1) or "connected") == "connected"
-    assert ended == [None]
+    ended = threading.Event()
+
+    def goes_on() -> None:
+        sleep(0.01)
+        ended.set()
+
+    loop.spawn(goes_on)
+    assert loop.run_beside(lambda: ended.wait(20) and "connected") == "connected"
 
     def fails() -> None:
         raise ConnectionError("away")

@@ -86,12 +86,13 @@ def test_a_restore_overwrites_a_fresh_installs_data_once_its_workers_ended(
     ended = ifinu("restore", "--yes", "--replace")
     assert (ended.code, ended.err) == (1, "error: workers are running: w0@test; stop them first\n")
     worker.kill()
+    assert fresh.persist(RECORDER)  # the leader's key otherwise expires after 15 s
     assert fresh.exists("_kombu.binding.ifinu.pidbox", "_kombu.binding_deadlines") == 2
     ended = ifinu("restore", "--yes", "--replace")
     assert (ended.code, "a recorder is running" in ended.err) == (1, True)
     assert run(installed[0], "SELECT ms FROM recorder") == [(0,)]
     assert run(installed[1], "SELECT count(*) FROM evolution_api._prisma_migrations") == [(2,)]
-    fresh.pexpire(RECORDER, 1)  # the leader's key otherwise expires after 15 s
+    fresh.pexpire(RECORDER, 1)
     wait_until(lambda: not fresh.exists(RECORDER))
 
     ended = ifinu("restore", "--yes")

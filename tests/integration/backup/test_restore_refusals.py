@@ -138,11 +138,12 @@ def test_a_redis_that_cannot_reach_the_restore_keeps_its_data(
     """
     No server listens at the address that Redis gets.
     """
-    monkeypatch.setattr("ifinu.backup.primary._CONNECT_S", 2.0)
     fresh.set("mine", "1")
     fresh.config_set("masterauth", "its own")
     arguments = ("restore", "--yes", "--replace", "--only", "redis", "--only", "ledger")
-    ended = ifinu(*arguments, "--listen", "192.0.2.1:0")
+    with monkeypatch.context() as hurried:
+        hurried.setattr("ifinu.backup.primary._CONNECT_S", 2.0)
+        ended = ifinu(*arguments, "--listen", "192.0.2.1:0")
     assert (ended.code, "Redis did not connect to fetch its snapshot" in ended.err) == (1, True)
     assert fresh.get("mine") == b"1"
     assert fresh.info("replication")["role"] == "master"

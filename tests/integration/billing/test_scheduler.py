@@ -150,7 +150,9 @@ def test_it_waits_for_redis_and_goes_on_when_it_is_back(
     wait_until(lambda: [line["event"] for line in log].count("ifinu.scheduler.waiting"))
     seq, _ = planned(engine)
     valkey.start()
-    wait_until(lambda: state(engine, seq) == "queued", 20, lambda: log)
+    wait_until(lambda: state(engine, seq) == "queued", seen=lambda: log)
+    # It has resumed once a whole round has passed.
+    wait_until(lambda: "ifinu.scheduler.resumed" in [line["event"] for line in log], seen=lambda: log)
     events = [line["event"] for line in log]
     assert events.count("ifinu.scheduler.waiting") == events.count("ifinu.scheduler.resumed") == 1
     assert events.count("ifinu.scheduler.redis_restarted") == 1
