@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 
 AMOUNT_HELP = "write 1234.50 or '1.234,50'"
@@ -117,6 +117,23 @@ def day_or_time(text: str) -> date | datetime:
     if _SINCE_1970.fullmatch(text):
         raise ValueError(f"is a count of seconds or milliseconds, perhaps since 1970; {DATE_HELP}")
     raise ValueError(f"is not a date; {DATE_HELP}")
+
+
+def local_day(at: datetime, zone: tzinfo) -> date:
+    """
+    The day of a time in a zone. A time without a zone is in it already.
+
+    Go and JavaScript print a bare date as midnight UTC, so that is its own date in every zone.
+
+    Raises:
+        ValueError: The day is out of the calendar.
+    """
+    if at.tzinfo is None or (at.utcoffset() == timedelta(0) and at.time() == time.min):
+        return at.date()
+    try:
+        return at.astimezone(zone).date()
+    except OverflowError as exc:
+        raise ValueError("is out of the calendar") from exc
 
 
 def _read(text: str) -> date | datetime | None:

@@ -43,7 +43,7 @@ from ifinu import phone
 from ifinu.errors import InvalidNotification
 from ifinu.names import likely
 from ifinu.notification import MISSING_FOR_KIND, SAMPLE_DUE_IN_DAYS, Kind, Notification, Priority
-from ifinu.values import amount, day_or_time, exact
+from ifinu.values import amount, day_or_time, exact, local_day
 
 _ZONE = "America/Sao_Paulo"
 _DEEPEST = 32  # levels; a notification has three
@@ -321,14 +321,7 @@ def _amount(raw: object) -> Decimal:
 
 def _due_date(raw: object) -> date:
     at = _date_or_time(raw)
-    if not isinstance(at, datetime):
-        return at
-    if at.tzinfo is None or (at.utcoffset() == timedelta(0) and at.time() == time.min):
-        return at.date()
-    try:
-        return at.astimezone(ZoneInfo(_ZONE)).date()
-    except OverflowError as exc:
-        raise ValueError("is out of the calendar") from exc
+    return local_day(at, ZoneInfo(_ZONE)) if isinstance(at, datetime) else at
 
 
 def _yes_or_no(raw: object) -> bool:

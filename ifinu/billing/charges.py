@@ -33,13 +33,13 @@ import redis
 import sqlalchemy.exc
 from sqlalchemy import Connection, Row, func, or_, select, text, update
 
-from ifinu import payment_codes, values
+from ifinu import damage, payment_codes, values
 from ifinu.billing import calendars, customers, planner, tenants, withdrawals
 from ifinu.billing.billing_schema import IS_OPEN, billing_tenants
 from ifinu.billing.billing_schema import charges as rows_of
 from ifinu.billing.billing_schema import customers as customer_rows
 from ifinu.billing.customers import CHUNK, Customer, Upserted, checked_end, checked_reason
-from ifinu.billing.identifiers import checked_id, checked_line, not_found
+from ifinu.billing.identifiers import checked_id, checked_line, like, not_found
 from ifinu.billing.tenants import known_fields
 from ifinu.errors import InvalidBilling
 
@@ -54,6 +54,12 @@ _MOST = Decimal("999999999999.99")
 _OVERDUE_AT_A_TIME = 20_000
 _CODES = {"pix_code": payment_codes.pix_code, "boleto_line": payment_codes.boleto_line}
 _LINES = {"description": 500, "payment_link": 2048, "boleto_pdf": 2048, "provider": 40, "provider_id": 200}
+_DAMAGE = {
+    "description": damage.refuse_in_line,
+    "payment_link": damage.refuse_in_link,
+    "boleto_pdf": damage.refuse_in_link,
+    "provider_id": damage.refuse_in_code,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +242,10 @@ def find(
         days = tenants.get(connection, tenant).today(now) - rows_of.c.payable_on
         query = query.where(IS_OPEN, days >= least, *([] if most is None else [days <= most]))
     if search:
-        like = f"%{search.replace('%', '').strip().lower()}%"
-        own = (func.lower(column).like(like) for column in (rows_of.c.id, rows_of.c.description))
+        own = (func.lower(column).like(like(search)) for column in (rows_of.c.id, rows_of.c.description))
         query = query.where(or_(*own, customers.matches(search)))
     cut = len(_COLUMNS)
-    return [(Charge(*row[:cut]), Customer(*row[cut:])) for row in connection.execute(query)]
+    return [(Charge(*row[:cut]), customers.of(row[cut:])) for row in connection.execute(query)]
 
 
 def pay(
@@ -690,7 +695,7 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(day := given["due_date"], date) or isinstance(day, datetime) or day.year not in _YEARS:
         raise InvalidBilling("due_date", f"must be a date in the years {_YEARS.start} to {_YEARS.stop - 1}")
     for name, longest in _LINES.items():
-        found[name] = checked_line(name, given[name], longest)
+        found[name] = checked_line(name, given[name], longest, refuse=_DAMAGE.get(name))
     for name, check in _CODES.items():
         if (code := given[name]) is not None and str(code).strip():
             try:

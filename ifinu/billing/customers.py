@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, or_, select, text, tuple_, update
 
+from ifinu import damage
 from ifinu import phone as phones
 from ifinu.billing import tenants, withdrawals
 from ifinu.billing.billing_schema import IS_OPEN, charges, customers, recurrences
-from ifinu.billing.identifiers import checked_id, checked_line, not_found
+from ifinu.billing.identifiers import checked_id, checked_line, like, not_found
 from ifinu.billing.tenants import Tenant, checked_uf, known_fields
 from ifinu.errors import InvalidBilling
 
@@ -63,7 +64,7 @@ class Customer:
     def __post_init__(self) -> None:
         fixed: dict[str, Any] = {
             "id": checked_id("id", self.id),
-            "name": checked_line("name", self.name),
+            "name": checked_line("name", self.name, refuse=damage.refuse_in_name),
             "address": checked_line("address", self.address),
             "notes": checked_line("notes", self.notes, _LONGEST_NOTES),
             "phone": _checked_phone(self.phone),
@@ -146,9 +147,8 @@ def find(connection: Connection, tenant: str, *, search: str | None = None, limi
 
 def matches(search: str) -> ColumnElement[bool]:
     """The condition on `customers` of `find`."""
-    like = f"%{search.replace('%', '').strip().lower()}%"
     c = customers.c
-    found: list[ColumnElement[bool]] = [func.lower(column).like(like) for column in (c.id, c.name, c.email)]
+    found: list[ColumnElement[bool]] = [func.lower(column).like(like(search)) for column in (c.id, c.name, c.email)]
     with contextlib.suppress(ValueError):
         found.append(c.phone == phones.normalize(search))
     if digits := re.sub(r"[\W_]", "", search):
@@ -321,9 +321,12 @@ def count_of(connection: Connection, phone: str) -> int:
     return connection.execute(select(func.count()).where(customers.c.phone == phone)).scalar_one()
 
 
-def of(row: Row[Any]) -> Customer:
-    """The customer in a row of `columns()`."""
-    return Customer(**row._mapping)
+def of(row: Sequence[Any]) -> Customer:
+    """The customer in a row of `columns()`, which was checked before it was stored."""
+    customer = object.__new__(Customer)
+    for column, value in zip(_COLUMNS, row, strict=True):
+        object.__setattr__(customer, column.name, tuple(value) if isinstance(value, list) else value)
+    return customer
 
 
 def columns() -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, select
@@ -14,6 +15,7 @@ from ifinu.escapes import CONTROLS, SURROGATES
 _LONGEST_ID = 120
 _LONGEST_TEXT = 500
 _CONTROL = re.compile(f"[{CONTROLS}{SURROGATES}]")
+_WILD = re.compile(r"[%_\\]")
 _NEIGHBOURS = 50  # ids on either side of an unknown one, in the index's order
 _ALIKE = 0.6
 
@@ -32,12 +34,17 @@ def checked_id(field: str, id_: object) -> str:
     return bare
 
 
-def checked_line(field: str, text: object, longest: int = _LONGEST_TEXT) -> str | None:
+def checked_line(
+    field: str, text: object, longest: int = _LONGEST_TEXT, *, refuse: Callable[[str], None] | None = None
+) -> str | None:
     """
     A text on one line; None if it is blank.
 
+    Args:
+        refuse: The check of `ifinu.damage` for what a message prints.
+
     Raises:
-        InvalidBilling: It is not a text, too long, or has control characters.
+        InvalidBilling: It is not a text, too long, damaged, or has control characters.
     """
     if text is None:
         return None
@@ -46,7 +53,17 @@ def checked_line(field: str, text: object, longest: int = _LONGEST_TEXT) -> str 
     line = " ".join(text.split())
     if len(line) > longest or _CONTROL.search(line):
         raise InvalidBilling(field, f"must have at most {longest} characters, and no control characters")
+    if line and refuse is not None:
+        try:
+            refuse(line)
+        except ValueError as exc:
+            raise InvalidBilling(field, str(exc)) from None
     return line or None
+
+
+def like(search: str) -> str:
+    """The pattern of `LIKE` for a lower-case text with a part, in which `%`, `_` and a backslash mean themselves."""
+    return "%" + _WILD.sub(r"\\\g<0>", search.strip().lower()) + "%"
 
 
 def not_found(

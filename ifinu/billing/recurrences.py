@@ -21,6 +21,7 @@ import sqlalchemy.exc
 import structlog
 from sqlalchemy import Connection, Date, Row, bindparam, func, insert, select, tuple_, update
 
+from ifinu import damage
 from ifinu.billing import charges, customers, tenants
 from ifinu.billing.billing_schema import billing_tenants, recurrences
 from ifinu.billing.billing_schema import charges as rows_of_charges
@@ -72,7 +73,9 @@ class Recurrence:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", checked_id("id", self.id))
-        object.__setattr__(self, "description", checked_line("description", self.description))
+        object.__setattr__(
+            self, "description", checked_line("description", self.description, refuse=damage.refuse_in_line)
+        )
         if len(self.id) > _LONGEST_ID:
             raise InvalidBilling("id", f"must have at most {_LONGEST_ID} characters")
         if self.unit not in UNITS:

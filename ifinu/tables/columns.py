@@ -58,10 +58,17 @@ class Fields:
 
     @classmethod
     def mapping(
-        cls, options: Iterable[str], names: Mapping[str, str], alike: Callable[[str], str] = fold
+        cls,
+        options: Iterable[str],
+        names: Mapping[str, str],
+        alike: Callable[[str], str] = fold,
+        shown: Iterable[str] | None = None,
     ) -> dict[str, str]:
         """
         Read `--map "Column=field"`, as often as it was given.
+
+        Args:
+            shown: The names that an error lists; all by default.
 
         Raises:
             ConfigurationError: An option has another form, names an unknown field, or names a field again.
@@ -73,7 +80,7 @@ class Fields:
             if not equals or not column.strip():
                 raise ConfigurationError(f'--map {option!r}: write it as "Column=field"')
             if to is None:
-                known = ", ".join(dict.fromkeys(names))
+                known = ", ".join(dict.fromkeys(names if shown is None else shown))
                 raise ConfigurationError(f"--map {option!r}: unknown field; the fields are {known}")
             if to in mapped.values():
                 raise ConfigurationError(f"--map {option!r}: another column is mapped to {to} already")

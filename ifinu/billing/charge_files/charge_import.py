@@ -5,12 +5,12 @@ Lines of a charge file -> the tables, a chunk of them in one transaction.
     paid, cancelled     paid or cancelled if it is open here; else skipped, since nothing has to be sent about it
 
 The same file again changes nothing. What a file does not name stays as it is, unless it is known to be complete
-(`absent`).
+(`open_ids`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
 
@@ -37,6 +37,7 @@ class Imported:
     Attributes:
         added: New charges.
         changed: Open charges that the file had differently.
+        moved: Of these, those with another due date.
         unchanged: Charges that were there already.
         paid: Open charges that the file says are paid.
         cancelled: Open charges that it says are cancelled.
@@ -47,6 +48,7 @@ class Imported:
 
     added: int = 0
     changed: int = 0
+    moved: int = 0
     unchanged: int = 0
     paid: int = 0
     cancelled: int = 0
@@ -108,10 +110,10 @@ def settle(connection: Connection, tenant: Tenant, payment: Settlement, now: dat
     return settlement.apply(connection, tenant.id, event, now).state
 
 
-def absent(connection: Connection, tenant: str, present: Collection[str]) -> list[str]:
-    """The ids of open charges that a complete file does not name, by due date."""
+def open_ids(connection: Connection, tenant: str) -> Sequence[str]:
+    """The ids of a tenant's open charges, by due date."""
     query = select(rows_of.c.id).where(rows_of.c.tenant == tenant, IS_OPEN).order_by(rows_of.c.due_date, rows_of.c.seq)
-    return [id_ for id_ in connection.scalars(query) if id_ not in present]
+    return connection.scalars(query).all()
 
 
 def note(
@@ -136,14 +138,17 @@ def note(
 
 def _apply(connection: Connection, tenant: str, lines: Sequence[ChargeLine], now: datetime) -> Imported:
     ids = [line.charge.id for line in lines]
-    query = select(rows_of.c.id, rows_of.c.status).where(rows_of.c.tenant == tenant, rows_of.c.id.in_(ids))
-    known = {id_: status in ("open", "overdue") for id_, status in connection.execute(query)}
+    query = select(rows_of.c.id, rows_of.c.status, rows_of.c.due_date)
+    rows = connection.execute(query.where(rows_of.c.tenant == tenant, rows_of.c.id.in_(ids))).all()
+    known = {row.id: row.status in ("open", "overdue") for row in rows}
+    due = {row.id: row.due_date for row in rows if known[row.id]}
     done = Imported()
     owed = [line for line in lines if line.state == "open"]
     customers.upsert(connection, tenant, [line.customer for line in owed], now)
     upserted = charges.upsert(connection, [line.charge for line in owed], now)
     done.added, done.changed, done.unchanged = upserted
     today = tenants.get(connection, tenant).today(now)
+    done.moved = sum(due.get(line.charge.id, line.charge.due_date) != line.charge.due_date for line in owed)
     done.late = sum(line.charge.id not in known and line.charge.due_date < today for line in owed)
     for line in lines:
         if line.state == "open":

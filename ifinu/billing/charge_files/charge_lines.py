@@ -4,7 +4,8 @@ The records of a charge file -> charges with their customers.
     amount         the open balance, where the file has one
     due date       the nominal one; the real one, where it is later than the bank's calendar explains: it was postponed
     id             prefix, number and installment, whichever there are, joined by `-`
-    customer       code and store, or the document, or the phone
+    customer       code and store; else made of the document, or of name and phone
+    phone          that of WhatsApp, the mobile, the other one; of several in a cell the first mobile
     paid           a date of payment, a balance of zero, or a status such as `liquidado`
 
 A line is taken whole or refused whole. No error repeats a value, so no name and no amount reaches a log.
@@ -12,9 +13,11 @@ A line is taken whole or refused whole. No error repeats a value, so no name and
 
 from __future__ import annotations
 
+import enum
+import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -29,14 +32,20 @@ from ifinu.billing.customers import Customer
 from ifinu.errors import InvalidBilling
 from ifinu.tables import Fields
 
-_OPEN = ("aberto", "emaberto", "pendente", "avencer", "vencido", "atrasado", "open", "overdue", "pending")
-_PAID = ("liquidado", "pago", "quitado", "baixado", "recebido", "paid", "received", "confirmed", "recebidoemdinheiro")
-_CANCELLED = ("cancelado", "estornado", "excluido", "cancelled", "canceled")
-_PARTLY = ("parcial", "parcialmentepago", "recebidoparcialmente", "baixadoparcialmente")
+# What a status is, as `names.fold` returns it; the first that fits counts.
 _STATUSES = {
-    word: state
-    for state, words in (("open", _OPEN), ("paid", _PAID), ("cancelled", _CANCELLED), ("partly", _PARTLY))
-    for word in words
+    state: re.compile(pattern)
+    for state, pattern in (
+        ("partly", r".*parcial.*"),
+        ("cancelled", r"(?:cancelad|estornad|excluid|anulad|renegociad)[oa]s?|cancell?ed|refunded|deleted"),
+        ("paid", r"(?:liquidad|pag|quitad|baixad|recebid|confirmad)[oa]s?(?:emdinheiro)?|paid|received|confirmed"),
+        (
+            "open",
+            r"(?:em)?abert[oa]s?|pendentes?|avencer|vence(?:hoje|amanha)|vencid[oa]s?|(?:em)?atras(?:o|ad[oa]s?)|emdia|"
+            r"aguardando(?:pagamento|recebimento)?|previst[oa]|emitid[oa]|registrad[oa]|inadimplente|"
+            r"open|overdue|pending",
+        ),
+    )
 }
 _METHODS = {
     "pix": "pix", "boleto": "boleto", "boletobancario": "boleto", "cartao": "card", "cartaodecredito": "card",
@@ -44,9 +53,22 @@ _METHODS = {
 }  # fmt: skip
 _TOTAL = re.compile(r"(?:sub)?tota(?:l|is)\b", re.IGNORECASE)
 _NOT_DIGITS = re.compile(r"\D")
-_ABOUT_CUSTOMER = {"name": "name", "phone": "phone", "email": "email", "document": "document", "uf": "uf",
-                   "address": "address"}  # fmt: skip
+_ANY_DIGIT = re.compile("[1-9]")
+_BETWEEN_PHONES = re.compile(r"[/;,|]|\s(?:e|ou)\s", re.IGNORECASE)
+_PHONES = ("whatsapp", "mobile", "phone")  # the likeliest to have WhatsApp first
+_E164_MOBILE = 14  # characters
+# Titles of Protheus that nobody owes: credit notes, payments in advance, provisional ones, and taxes (AB-, IR-, …).
+_CREDIT = re.compile(r"NCC|RA|PR|[A-Z]{2}-")
+_ABOUT_CUSTOMER = ("name", "uf", "address")
+_IDENTIFYING = ("customer_id", "name", "document", *_PHONES, "email")
 _ABOUT_CHARGE = ("description", "payment_link", "pix_code", "boleto_line", "provider_id")
+
+
+class NoCharge(enum.StrEnum):
+    """A row that is skipped, since it is about no charge."""
+
+    TOTAL = "rows with totals"
+    CREDIT = "credits, taxes and provisional titles"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +110,7 @@ class LineReader:
         self._provider = provider
         self._known_on = known_on
 
-    def read(self, record: Mapping[str, object], spelling: Mapping[str, str]) -> ChargeLine | None:
+    def read(self, record: Mapping[str, object], spelling: Mapping[str, str]) -> ChargeLine | NoCharge:
         """
         Read a record.
 
@@ -96,15 +118,14 @@ class LineReader:
             record: Its cells by field, or an object of JSON with the keys of its source.
             spelling: Field -> its column.
 
-        Returns:
-            None for a row with totals.
-
         Raises:
             InvalidBilling: A field is wrong; it is named as the file names it.
         """
         cells = self._cells(record)
-        if "id" not in cells and any(_TOTAL.match(cell) for cell in cells.values()):
-            return None
+        if _is_total(cells):
+            return NoCharge.TOTAL
+        if _CREDIT.fullmatch(cells.get("title_type", "")):
+            return NoCharge.CREDIT
         with _spelled(spelling):
             return self._line(cells)
 
@@ -149,9 +170,10 @@ class LineReader:
 
     def _state(self, cells: Mapping[str, str], balance: Decimal | None, paid_on: date | None) -> str:
         word = cells.get("status", "")
-        state = _STATUSES.get(names.fold(word)) if word else "open"
+        folded = names.fold(word)
+        state = next((state for state, words in _STATUSES.items() if words.fullmatch(folded)), None) if word else "open"
         if state is None:
-            raise InvalidBilling("status", f"is none of {', '.join(_STATUSES)}")
+            raise InvalidBilling("status", "is no known state; write aberto, pago, pago parcialmente or cancelado")
         if state == "cancelled":
             return state
         if balance:
@@ -159,20 +181,23 @@ class LineReader:
         return "paid" if balance == 0 or (paid_on is not None and state != "partly") else state
 
     def _customer(self, cells: Mapping[str, str]) -> Customer:
-        given: dict[str, Any] = {to: cells[name] for name, to in _ABOUT_CUSTOMER.items() if name in cells}
-        if "phone" in given and (code := _NOT_DIGITS.sub("", cells.get("area_code", "")).lstrip("0")):
-            number = _NOT_DIGITS.sub("", given["phone"]).lstrip("0")
-            given["phone"] = f"{code}{number}" if len(number) in (8, 9) else given["phone"]
+        given: dict[str, Any] = {name: cells[name] for name in _ABOUT_CUSTOMER if name in cells}
+        given |= {"phone": _phone(cells), "document": _document(cells.get("document", ""))}
+        given["email"] = next((each for each in re.split(r"[;,\s]+", cells.get("email", "")) if "@" in each), None)
         if "customer_id" in cells:
             id_ = _joined(cells, "customer_id", "store", needed="customer_id")
-        elif "document" in given:
-            id_ = re.sub(r"[\W_]", "", given["document"]).upper()
-        elif "phone" in given:
-            with _field("phone"):
-                id_ = phone.normalize(given["phone"])
+        elif given["document"]:
+            id_ = self._made_of("cpf", re.sub(r"[\W_]", "", given["document"]).upper())
+        elif given["phone"]:  # people share one
+            id_ = self._made_of("tel", given["phone"], names.fold(cells.get("name", "")))
         else:
             raise InvalidBilling("customer_id", "is empty, as are the document and the phone, which could identify it")
         return Customer(self._tenant, id_, **given)
+
+    def _made_of(self, what: str, *parts: str) -> str:
+        """An id that is the same in each file, and shows nobody's document or phone."""
+        digest = hashlib.sha256("\0".join((self._tenant, *parts)).encode()).hexdigest()
+        return f"{what}-{digest[:16]}"
 
     def _due(self, cells: Mapping[str, str]) -> date:
         nominal, real = _day(cells, "due_date", self._zone), _day(cells, "real_due_date", self._zone)
@@ -186,6 +211,70 @@ class LineReader:
         if word:
             return _METHODS.get(word, "other")
         return "boleto" if "boleto_line" in cells else "pix" if "pix_code" in cells else None
+
+
+def _is_total(cells: Mapping[str, str]) -> bool:
+    """Whether a row is a sum or a note under the table: no day is due, and nobody owes it."""
+    if "due_date" in cells or "real_due_date" in cells:
+        return False
+    if "id" in cells:
+        return len(cells) == 1 or _TOTAL.match(cells["id"]) is not None
+    return any(_TOTAL.match(cell) for cell in cells.values()) or not any(name in cells for name in _IDENTIFYING)
+
+
+def _phone(cells: Mapping[str, str]) -> str | None:
+    """The phone in E.164; a cell without a digit, or with zeros, has none."""
+    code = _NOT_DIGITS.sub("", cells.get("area_code", "")).lstrip("0")
+    for field in _PHONES:
+        if _ANY_DIGIT.search(cells.get(field, "")):
+            with _field(field):
+                return _first_phone(cells[field], code)
+    return None
+
+
+def _first_phone(cell: str, area_code: str) -> str:
+    """
+    The phone in a cell; of several the first mobile, else the first.
+
+    Raises:
+        ValueError: There is none.
+    """
+    try:
+        return _normal(cell, area_code)
+    except ValueError:
+        found = []
+        for part in _BETWEEN_PHONES.split(cell):
+            with suppress(ValueError):
+                found.append(_normal(part, area_code))
+        if not found:
+            raise
+        return next((each for each in found if len(each) == _E164_MOBILE), found[0])
+
+
+def _normal(spelling: str, area_code: str) -> str:
+    number = _NOT_DIGITS.sub("", spelling).lstrip("0")
+    return phone.normalize(f"{area_code}{number}" if area_code and len(number) in (8, 9) else spelling)
+
+
+def _document(cell: str) -> str | None:
+    """A CPF or CNPJ; one that a spreadsheet stored as a number has its zeros in front again."""
+    bare = re.sub(r"[\W_]", "", cell)
+    if not bare.strip("0"):
+        return None
+    for width, weights in ((11, range(2, 12)), (14, (*range(2, 10), *range(2, 10)))):
+        whole = bare.zfill(width)
+        if bare.isdigit() and width - 3 < len(bare) < width and _has_check_digits(whole, weights):
+            return whole
+    return cell
+
+
+def _has_check_digits(digits: str, weights: Sequence[int]) -> bool:
+    """Whether the last two digits of a CPF or a CNPJ follow from the others."""
+    for end in (len(digits) - 2, len(digits) - 1):
+        total = sum(int(digit) * weight for digit, weight in zip(digits[end - 1 :: -1], weights, strict=False))
+        if int(digits[end]) != total * 10 % 11 % 10:
+            return False
+    return True
 
 
 def _joined(cells: Mapping[str, str], *parts: str, needed: str) -> str:
@@ -206,9 +295,7 @@ def _day(cells: Mapping[str, str], field: str, zone: ZoneInfo) -> date | None:
         return None
     with _field(field):
         found = values.day_or_time(cells[field])
-    if isinstance(found, datetime):
-        return (found if found.tzinfo is None else found.astimezone(zone)).date()
-    return found
+        return values.local_day(found, zone) if isinstance(found, datetime) else found
 
 
 @contextmanager

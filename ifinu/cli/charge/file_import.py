@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import typer
 from ifinu.billing import charges
 from ifinu.billing.charge_files import bank_returns, charge_import
 from ifinu.billing.charge_files.charge_import import Imported
-from ifinu.billing.charge_files.charge_lines import ChargeLine, LineReader
+from ifinu.billing.charge_files.charge_lines import ChargeLine, LineReader, NoCharge
 from ifinu.billing.tenants import Tenant
 from ifinu.cli import terminal
 from ifinu.cli.charge.imports import Absent
@@ -31,6 +30,13 @@ if TYPE_CHECKING:
 _CHUNK = 10_000  # lines a transaction
 _BEGINNING = 1_000  # bytes by which a return file is detected
 _LISTED = 10  # absent charges that a question shows
+_FEW = 10  # charges that are never too many
+_SETTLED = {
+    "applied": "payments {}recorded",
+    "ignored": "payments known otherwise (`ifinu pay events`)",
+    "repeated": "payments of a file that was read before",
+    "unmatched": "payments without a charge (`ifinu pay unmatched`)",
+}
 _PAST = {Absent.HOLD: "held", Absent.PAY: "paid", Absent.KEEP: "kept"}
 
 
@@ -52,9 +58,9 @@ class HashedFile:
         return taken
 
     @property
-    def is_return_file(self) -> bool:
-        """Whether it begins as a bank's return file does."""
-        return bank_returns.is_return_file(self.beginning)
+    def is_bank_file(self) -> bool:
+        """Whether it begins as the files do that banks exchange."""
+        return bank_returns.is_bank_file(self.beginning)
 
     def digest(self) -> str:
         return self._hash.hexdigest()
@@ -85,7 +91,7 @@ class TableFile:
         self._dry_run = dry_run
         self._ids: dict[str, int] = {}  # line of each id
         self._nameless = 0  # lines that were refused before their id was known
-        self._totals = 0
+        self._passed: Counter[NoCharge] = Counter()
         self._done = Imported()
         self._settled: dict[str, int] = {}
 
@@ -110,16 +116,24 @@ class TableFile:
                 connection, self._tenant.id, digest=digest, profile=profile, done=self._done, now=self._now
             )
         if before is not None:
-            self._report.warn(f"the same file was imported at {before:%Y-%m-%d %H:%M} UTC; it changes nothing twice")
-        if self._totals:
-            self._report.warn(f"rows with totals, skipped: {self._totals:,}")
+            at = before.astimezone(self._tenant.zone)
+            self._report.warn(f"the same file was imported on {at:%d/%m/%Y at %H:%M}; it changes nothing twice")
+        for what, count in self._passed.items():
+            self._report.warn(f"{what}, skipped: {count:,}")
+        done = self._done
+        if done.moved > _FEW and done.moved * 2 > done.changed + done.unchanged:
+            self._report.warn(
+                f"of {done.changed + done.unchanged:,} open charges {done.moved:,} have another due date in the file; "
+                "are day and month in their order? Import the former file again to undo it"
+            )
 
     def settle_absent(self, absent: Absent, *, as_json: bool) -> None:
         """
         Treat the open charges that the file does not name.
 
         Raises:
-            ConfigurationError: A line without a readable id was refused: it may name one of them.
+            ConfigurationError: A line without a readable id was refused: it may name one of them. Or the file names so
+                few charges that it is probably not complete.
         """
         if self._nameless:
             raise ConfigurationError(
@@ -127,7 +141,10 @@ class TableFile:
                 "file does not name; the others were imported. Correct these lines and import the file again"
             )
         with self._transaction() as connection:
-            ids = charge_import.absent(connection, self._tenant.id, self._ids)
+            open_ = charge_import.open_ids(connection, self._tenant.id)
+            ids = [id_ for id_ in open_ if id_ not in self._ids]
+            if ids and absent is not Absent.KEEP and self._is_incomplete(len(ids), len(open_)):
+                absent = Absent.ASK
             what = self._chosen(ids, absent, as_json=as_json) if ids else Absent.KEEP
             for id_ in ids:
                 if what is Absent.PAY:
@@ -146,6 +163,8 @@ class TableFile:
         done = self._done
         verb = "would be " if self._dry_run else ""
         parts = [f"{done.added:,} {verb}added", f"{done.changed:,} {verb}changed", f"{done.unchanged:,} unchanged"]
+        if done.moved:
+            parts.append(f"{done.moved:,} with another due date")
         parts += [
             f"{count:,} {verb}{what}" for what, count in (("paid", done.paid), ("cancelled", done.cancelled)) if count
         ]
@@ -153,8 +172,23 @@ class TableFile:
             parts.append(f"{done.skipped:,} skipped, as they had ended")
         if done.late:
             parts.append(f"{done.late:,} late already: nothing is sent about the days before today")
-        parts += [f"{count:,} {name.replace('_', ' ')}" for name, count in self._settled.items()]
+        parts += [f"{count:,} not in the file {verb}{name.split('_')[1]}" for name, count in self._settled.items()]
         return ", ".join(parts)
+
+    def _is_incomplete(self, lacking: int, known: int) -> bool:
+        """Whether the file lacks so many of the open charges that a person has to say what to do."""
+        if not self._ids:
+            raise ConfigurationError(
+                f"the file names no charge, and {known:,} are open: it is hardly complete, so nothing was done about "
+                "them. If they all ended, use --absent keep and `ifinu charge pay` or `cancel`"
+            )
+        too_many = lacking * 2 > known and lacking > _FEW
+        if too_many and not terminal.is_there_somebody():
+            raise ConfigurationError(
+                f"the file lacks {lacking:,} of {known:,} open charges: it may be cut off, so nothing was done about "
+                "them; what it names was imported. Run this on a terminal, or with --absent keep"
+            )
+        return too_many
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -171,8 +205,8 @@ class TableFile:
             self._nameless += 1
             self._refuse(record, exc)
             return None
-        if line is None:
-            self._totals += 1
+        if isinstance(line, NoCharge):
+            self._passed[line] += 1
             return None
         first = self._ids.setdefault(line.charge.id, record.line)
         if first != record.line:
@@ -186,9 +220,9 @@ class TableFile:
         self._copy.add(record)
 
     def _chosen(self, ids: list[str], absent: Absent, *, as_json: bool) -> Absent:
-        if absent is not Absent.ASK or self._dry_run:
-            return Absent.KEEP if self._dry_run else absent
-        if as_json or not terminal.is_there_somebody():
+        if absent is not Absent.ASK:
+            return absent
+        if as_json or self._dry_run or not terminal.is_there_somebody():
             return Absent.HOLD
         shown = ", ".join(ids[:_LISTED]) + (" …" if len(ids) > _LISTED else "")
         terminal.notes().print(
@@ -211,9 +245,10 @@ class ReturnFile:
         self._now = now
         self._dry_run = dry_run
         self._states: Counter[str] = Counter()
+        self._others: Counter[str] = Counter()
 
     def read(self, source: HashedFile) -> None:
-        for found in bank_returns.settlements(io.BytesIO(source.read())):
+        for found in bank_returns.settlements(source.read(), self._others):
             if isinstance(found, tuple):
                 line, error = found
                 self._report.refuse(Record(line, b""), error)
@@ -224,7 +259,12 @@ class ReturnFile:
                     transaction.rollback()
 
     def counts(self) -> dict[str, Any]:
-        return dict(self._states)
+        return {**self._states, "other_entries": dict(self._others)}
 
     def words(self) -> str:
-        return ", ".join(f"{count:,} {state}" for state, count in sorted(self._states.items())) or "no payments"
+        would = "would be " if self._dry_run else ""
+        parts = [f"{count:,} {_SETTLED[state].format(would)}" for state, count in sorted(self._states.items())]
+        if self._others:
+            codes = ", ".join(f"{code} ({count:,})" for code, count in sorted(self._others.items()))
+            parts.append(f"no payment in the entries of code {codes}")
+        return ", ".join(parts) or "no payments"

@@ -13,6 +13,7 @@ from ifinu.billing.charge_files.bank_returns import BANK
 from ifinu.billing.charge_files.charge_columns import Profile, fields_of
 from ifinu.cli import billing_database, files, signals, terminal
 from ifinu.cli.record_files import Bar, File, Form, Mapped, Refusals, RefusedCopy, Report, Sheet
+from ifinu.errors import ConfigurationError
 from ifinu.tables import Table
 
 
@@ -88,7 +89,9 @@ def import_(
         engine = stack.enter_context(billing_database.database())
         with engine.connect() as opened:
             whose = billing_database.tenant_of(opened, tenant)
-        if source.is_return_file:
+        if source.is_bank_file:
+            if full_snapshot:
+                raise ConfigurationError("--full-snapshot: a bank's file has payments, and does not name all charges")
             payments = ReturnFile(engine, whose, report, now, dry_run=dry_run)
             payments.read(source)
             run: TableFile | ReturnFile = payments

@@ -96,6 +96,30 @@ def test_a_complete_file_with_a_line_that_cannot_be_read_ends_nothing(run, engin
     assert stored(engine)["1"] == "open"
 
 
+def test_a_complete_file_that_lacks_most_charges_ends_nothing_without_a_person(run, engine: Engine):
+    header = TABLE.splitlines()[0] + "\n"
+    rows = [f"{n};Ana;529.982.247-25;11987654321;10;10/12/2099;\n" for n in range(24)]
+    run(header + "".join(rows))
+    for text in (header, header + "".join(rows[:8])):
+        for what in ("pay", "hold"):
+            code, _, err = run(text, "--full-snapshot", "--absent", what)
+            assert (code, "open charges" in err or "are open" in err) == (2, True)
+    assert set(stored(engine).values()) == {"open"}
+    code, found, _ = run(header + "".join(rows[:16]), "--full-snapshot", "--absent", "pay", "--dry-run", "--json")
+    assert (code, found["absent_paid"]) == (0, 8)
+    assert set(stored(engine).values()) == {"open"}
+    assert run(HEADER_240, "--full-snapshot")[0] == 2
+
+
+def test_a_file_that_moves_most_due_dates_says_so(run):
+    header = TABLE.splitlines()[0] + "\n"
+    row = "{};Ana;529.982.247-25;11987654321;10;{}/12/2099;\n"
+    run(header + "".join(row.format(n, "10") for n in range(24)))
+    code, found, _ = run(header + "".join(row.format(n, "11" if n else "10") for n in range(24)), "--json")
+    assert (code, found["moved"], found["changed"]) == (0, 23, 23)
+    assert any("another due date" in warning for warning in found["warnings"])
+
+
 def test_a_return_file_of_a_bank_is_recognised(run, engine: Engine):
     with engine.begin() as connection:
         booked.customer(connection)
@@ -104,6 +128,7 @@ def test_a_return_file_of_a_bank_is_recognised(run, engine: Engine):
     code, found, _ = run(file, "--json", name="CB301101.RET")
     assert code == 1
     assert (found["applied"], found["unmatched"], len(found["refused"])) == (1, 1, 1)
+    assert "1 payments without a charge" in run(file.replace("inv-99", "inv-98"), name="CB301102.RET")[1]
     with engine.connect() as connection:
         assert charges.get(connection, "t1", "inv-42").status == "paid"
 

@@ -186,3 +186,26 @@ def test_a_moved_due_date_is_planned_for_its_new_days(connection: Connection) ->
     assert connection.execute(query).all() == [
         (date(2026, 12, 4), TODAY, "cancelled"), (date(2026, 12, 11), date(2026, 12, 8), "planned"),
     ]  # fmt: skip
+
+
+def test_what_is_a_pattern_to_a_database_is_a_text_to_a_search(connection: Connection) -> None:
+    booked.tenant(connection)
+    booked.customer(connection, "a%b", name="Ana")
+    booked.customer(connection, "a_b", name="Bia")
+    booked.customer(connection, "axb", name="Lia")
+    for search, ids in (("%", {"a%b"}), ("_", {"a_b"}), ("A_B", {"a_b"}), ("\\", set()), ("ia", {"a_b", "axb"})):
+        assert {each.id for each in customers.find(connection, "t1", search=search)} == ids
+    for id_ in ("a%b", "a_b", "axb"):
+        booked.charge(connection, f"c-{id_}", customer_id=id_, description="100% off" if id_ == "axb" else None)
+    for search, ids in (("%", {"a%b", "axb"}), ("_", {"a_b"})):
+        found = charges.find(connection, "t1", now=NOW, search=search)
+        assert {whose.id for _, whose in found} == ids
+
+
+@pytest.mark.parametrize("name", ["undefined", "JoÃ£o", "{{nome}}", "Jo\ufffdo"])
+def test_a_damaged_name_or_description_is_refused_before_a_message_has_it(connection: Connection, name: str) -> None:
+    booked.tenant(connection)
+    with pytest.raises(InvalidBilling):
+        booked.customer(connection, name=name)
+    with pytest.raises(InvalidBilling):
+        booked.new_charge(description=name)

@@ -13,14 +13,16 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from ifinu.billing.charge_files.charge_columns import Profile, fields_of
-from ifinu.billing.charge_files.charge_lines import ChargeLine, LineReader
+from ifinu.billing.charge_files.charge_lines import ChargeLine, LineReader, NoCharge
 from ifinu.errors import ConfigurationError, InvalidBilling
 from ifinu.tables import Table
 
 ZONE = ZoneInfo("America/Sao_Paulo")
 
 
-def read(text: str, profile: Profile | None = None, *mapped: str, encoding: str = "utf-8") -> list[ChargeLine | None]:
+def read(
+    text: str, profile: Profile | None = None, *mapped: str, encoding: str = "utf-8"
+) -> list[ChargeLine | NoCharge]:
     fields = fields_of(profile, mapped)
     table = Table(io.BytesIO(text.encode(encoding)), fields, name="file.csv")
     reader = LineReader("u1", ZONE, fields)
@@ -29,7 +31,7 @@ def read(text: str, profile: Profile | None = None, *mapped: str, encoding: str 
 
 def one(text: str, profile: Profile | None = None, *mapped: str, **how: str) -> ChargeLine:
     (line,) = read(text, profile, *mapped, **how)
-    assert line is not None
+    assert isinstance(line, ChargeLine)
     return line
 
 
@@ -83,7 +85,11 @@ def test_exports_of_winthor_conta_azul_and_omie_are_read():
         "v-9;Ana;529.982.247-25;200,00;150,00;10/12/2026;01/12/2026;Recebido parcialmente\n",
         Profile.CONTA_AZUL,
     )
-    assert (conta_azul.charge.amount, conta_azul.state, conta_azul.customer.id) == (Decimal(150), "open", "52998224725")
+    assert (conta_azul.charge.amount, conta_azul.state, conta_azul.customer.document) == (
+        Decimal(150),
+        "open",
+        "52998224725",
+    )
     omie = one(
         "Número do Documento;Parcela;Cliente (Nome Fantasia);Cliente (Razão Social);Cliente (CNPJ/CPF);Vencimento;"
         "Valor da Conta;A Receber;Último Recebimento\n"
@@ -116,7 +122,12 @@ def test_json_lines_are_read_by_the_same_names():
         ("Liquidado", "", "paid"),
         ("BAIXADO", "01/12/2026", "paid"),
         ("", "01/12/2026", "paid"),
-        ("Cancelada", "", None),
+        ("Cancelada", "", "cancelled"),
+        ("Renegociado", "", "cancelled"),
+        ("Recebida", "", "paid"),
+        ("Aguardando pagamento", "", "open"),
+        ("Em atraso", "", "open"),
+        ("Protestado", "", None),
         ("Cancelado", "01/12/2026", "cancelled"),
         ("Estornado", "", "cancelled"),
     ],
@@ -132,8 +143,8 @@ def test_a_status_or_a_date_of_payment_says_what_a_line_is(status: str, paid_on:
 
 def test_rows_with_totals_are_skipped():
     lines = read("título;cliente;cpf;saldo;vencimento\n1;Ana;52998224725;10,00;10/12/2026\n;Total geral;;10,00;\n")
-    assert lines[1] is None
-    assert lines[0] is not None
+    assert isinstance(lines[0], ChargeLine)
+    assert lines[1] is NoCharge.TOTAL
 
 
 def test_of_two_columns_for_one_field_the_clearer_one_is_read():
@@ -177,3 +188,116 @@ def test_a_wrong_line_is_refused_with_its_column_and_a_reason(row: str, field: s
 def test_a_file_without_a_column_that_is_needed_is_refused_with_its_name():
     with pytest.raises(ConfigurationError, match="missing: id"):
         read("cliente;valor;vencimento\nAna;10;10/12/2026\n")
+
+
+CUSTOMER = "id;código cliente;cliente;{};valor;vencimento\n1;k1;Ana;{};10;10/12/2026\n"
+
+
+def phone_in(columns: str, cells: str, *mapped: str) -> str | None:
+    return one(CUSTOMER.format(columns, cells), None, *mapped).customer.phone
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "phone"),
+    [
+        ("telefone;celular", "(11) 3456-7890;(11) 98765-4321", "+5511987654321"),
+        ("telefone;celular", "(11) 3456-7890;", "+551134567890"),
+        ("celular;whatsapp", "(11) 98765-4321;(11) 98765-4322", "+5511987654322"),
+        ("celular;whatsapp", "(11) 98765-4321;-", "+5511987654321"),
+        ("ddd;celular;telefone", "11;98765-4321;3456-7890", "+5511987654321"),
+        ("telefone", "(11) 3456-7890 / (11) 98765-4321", "+5511987654321"),
+        ("telefone", "11987654321, 11987654322", "+5511987654321"),
+        ("telefone", "11 3456-7890 e 98765-4321", "+551134567890"),
+        ("telefone", "(11) 3456-7890/91", "+551134567890"),
+        ("telefone", "0", None),
+        ("telefone", "não tem", None),
+        ("telefone", "(00) 00000-0000", None),
+    ],
+)
+def test_the_phone_that_likely_has_whatsapp_is_read(columns: str, cells: str, phone: str | None):
+    assert phone_in(columns, cells) == phone
+
+
+def test_a_mapped_phone_takes_precedence_over_every_other():
+    assert phone_in("Recado;celular", "11987654322;11987654321", "Recado=telefone") == "+5511987654322"
+
+
+def test_an_error_names_the_column_of_the_phone():
+    header = "id;código cliente;cliente;telefone;celular;valor;vencimento\n"
+    assert refusal(header + "1;k1;Ana;1134567890;98765-4321;10;10/12/2026\n").field == "celular"
+
+
+@pytest.mark.parametrize(
+    ("written", "document"),
+    [
+        ("1234567890", "01234567890"),  # a CPF and a CNPJ that a spreadsheet stored as numbers
+        ("1234567000195", "01234567000195"),
+        ("191", None),
+        ("000.000.000-00", ""),
+        ("12.345.678/0001-95", "12345678000195"),
+    ],
+)
+def test_documents_have_the_zeros_in_front_that_spreadsheets_cut_off(written: str, document: str | None):
+    text = CUSTOMER.format("cpf/cnpj", written)
+    if document is None:
+        assert refusal(text).field == "cpf/cnpj"
+    else:
+        assert one(text).customer.document == (document or None)
+
+
+def test_a_made_id_shows_neither_the_document_nor_the_phone_and_people_with_one_phone_are_two():
+    text = "id;cliente;cpf;telefone;valor;vencimento\n"
+    text += "1;Ana;529.982.247-25;;10;10/12/2026\n2;Bia;;11987654321;10;10/12/2026\n3;Lia;;11987654321;10;10/12/2026\n"
+    ids = [line.customer.id for line in read(text) if isinstance(line, ChargeLine)]
+    assert len(set(ids)) == 3
+    assert not any("5299" in id_ or "98765" in id_ for id_ in ids)
+    assert ids == [line.customer.id for line in read(text) if isinstance(line, ChargeLine)]
+
+
+def test_a_date_that_a_program_printed_as_midnight_utc_is_that_day():
+    body = {"id": "1", "cliente": "Ana", "cpf": "52998224725", "valor": 10, "vencimento": "2026-12-10T00:00:00Z"}
+    assert one(json.dumps(body) + "\n").charge.due_date == date(2026, 12, 10)
+
+
+def test_of_several_e_mail_addresses_the_first_is_read_and_a_note_is_none():
+    assert one(CUSTOMER.format("email", '"a@x.com; b@x.com"')).customer.email == "a@x.com"
+    assert one(CUSTOMER.format("email", "não tem")).customer.email is None
+
+
+@pytest.mark.parametrize("name", ["undefined", "NULL", "Jo\ufffdo", "JoÃ£o", "{{nome}}", "Jos&eacute;"])
+def test_a_damaged_name_is_refused(name: str):
+    refused = refusal(f'id;código cliente;cliente;valor;vencimento\n1;k1;"{name}";10;10/12/2026\n')
+    assert refused.field == "cliente"
+
+
+@pytest.mark.parametrize(
+    "row", [";;TOTAL;;10,00;", ";;;;10,00;", "Subtotal;;;;10,00;", "Total: 1 título;;;;;", "Página 1 de 3;;;;;"]
+)
+def test_sums_and_notes_under_the_table_are_skipped(row: str):
+    assert read(f"id;cpf;cliente;celular;valor;vencimento\n{row}\n") == [NoCharge.TOTAL]
+
+
+@pytest.mark.parametrize("row", ["9;;;;10,00;", ";529.982.247-25;Ana;;10,00;", ";;;;10,00;10/12/2026"])
+def test_a_row_that_may_be_a_charge_is_refused_and_not_skipped(row: str):
+    refusal(f"id;cpf;cliente;celular;valor;vencimento\n{row}\n")
+
+
+@pytest.mark.parametrize("kind", ["NCC", "RA ", "PR", "AB-", "IR-"])
+def test_titles_of_protheus_that_nobody_owes_are_no_charges(kind: str):
+    header = "E1_NUM;E1_TIPO;E1_CLIENTE;E1_NOMCLI;E1_VENCTO;E1_VALOR"
+    assert read(f"{header}\n123;{kind};C1;ANA;20261210;10.00\n") == [NoCharge.CREDIT]
+    assert one(f"{header}\n123;NF ;C1;ANA;20261210;10.00\n").charge.id == "123"
+
+
+def test_exports_of_bling_and_asaas_are_read():
+    bling = one(
+        '"ID";"Fornecedor/Cliente";"CNPJ/CPF";"Data Vencimento";"Data Liquidação";"Valor documento";"Saldo";"Situação";'
+        '"Forma de recebimento"\n"16";"Maria";"529.982.247-25";"10/12/2026";"00/00/0000";"100,00";"40,00";'
+        '"parcialmente recebido";"Boleto"\n'
+    )
+    assert (bling.charge.id, bling.charge.amount, bling.state, bling.charge.method) == ("16", 40, "open", "boleto")
+    asaas = one(
+        "Identificador,Nome,CPF ou CNPJ,Fone,Celular,Valor,Forma de pagamento,Situação,Vencimento,Data de pagamento\n"
+        "pay_1,Maria,52998224725,,11987654321,149.90,Pix,Aguardando pagamento,10/12/2026,\n"
+    )
+    assert (asaas.charge.id, asaas.charge.amount, asaas.customer.phone) == ("pay_1", Decimal("149.9"), "+5511987654321")
