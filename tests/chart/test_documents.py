@@ -68,6 +68,10 @@ def everything() -> Rendered:
         {"simulator": {"enabled": True}},
         {"evolution": {"topology": "replicated"}},
         {"backup": {"enabled": True}},
+        {
+            "webhook": {"payments": {"existingSecret": "payments"}},
+            "reconciliation": {"enabled": True, "providers": ["asaas", "stripe", "woovi", "mercado_pago"]},
+        },
         {"worker": {"autoscaling": {"enabled": False}, "keda": {"enabled": True}}},
         {"monitoring": {name: {"enabled": True} for name in ("podMonitor", "prometheusRule", "dashboard")}},
     ):

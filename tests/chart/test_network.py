@@ -215,6 +215,14 @@ def test_a_starting_pod_is_probed_every_second():
         assert rendered("default").container("Deployment", name).spec["startupProbe"]["periodSeconds"] == 1
 
 
+def test_the_jobs_that_ask_payment_providers_reach_them_and_both_stores():
+    values = {"webhook": {"payments": {"existingSecret": "payments"}}}
+    before = reach(render(values))
+    after = reach(render({**values, "reconciliation": {"enabled": True, "providers": ["asaas", "stripe"]}}))
+    assert inside(after) - inside(before) == {("reconciliation", "redis", 6379), ("reconciliation", "postgres", 5432)}
+    assert {each for each in after - before if each[1] == "internet"} == {("reconciliation", "internet", 443)}
+
+
 def test_a_private_object_store_is_reached_at_its_port():
     values = {"enabled": True, "persistence": {"enabled": False}}
     objects = render({"backup": {**values, "s3": {"url": "s3://example", "endpoint": "http://minio.example.com:9000"}}})

@@ -105,6 +105,14 @@ def test_the_notes_say_how_to_watch_the_queue_and_flower():
     assert "flower" not in notes({"flower": {"enabled": False}}).lower()
 
 
+def test_the_notes_say_that_payments_may_be_missed():
+    webhook = {"payments": {"existingSecret": "payments"}}
+    assert "ifinu pay reconcile" in notes({"webhook": webhook})
+    assert "ifinu pay reconcile" not in notes()
+    asked = {"enabled": True, "providers": ["stripe"]}
+    assert "ifinu pay reconcile" not in notes({"webhook": webhook, "reconciliation": asked})
+
+
 def test_the_notes_ask_for_a_load_test_number_if_none_is_set():
     asked = "--set sandboxNumber=…"
     assert asked in notes()

@@ -473,6 +473,33 @@ def test_a_disabled_component_leaves_no_object():
     assert "flower-auth" not in objects["Secret", "ifinu-secrets"]["data"]
 
 
+# -- payments
+
+
+def test_each_provider_is_asked_for_payments_by_a_job_that_cannot_overlap_itself():
+    asked = {"enabled": True, "providers": ["asaas", "mercado_pago"]}
+    objects = render({"reconciliation": asked, "webhook": {"payments": {"existingSecret": "payments"}}})
+    jobs = {name: job["spec"] for (kind, name), job in objects.items() if kind == "CronJob"}
+    assert list(jobs) == ["ifinu-reconciliation-asaas", "ifinu-reconciliation-mercado-pago"]
+    for spec in jobs.values():
+        assert (spec["concurrencyPolicy"], spec["startingDeadlineSeconds"]) == ("Forbid", 3600)
+        assert (spec["schedule"], spec["timeZone"]) == ("23 6 * * *", "America/Sao_Paulo")
+        job = spec["jobTemplate"]["spec"]
+        assert (job["activeDeadlineSeconds"], job["backoffLimit"]) == (1800, 1)
+        assert job["template"]["spec"]["restartPolicy"] == "Never"
+    container = objects.container("CronJob", "ifinu-reconciliation-mercado-pago")
+    assert container.spec["args"] == ["pay", "reconcile", "--provider=mercado_pago", "--since=3d"]
+    assert container.env["IFINU_PAYMENT_SECRETS_FILE"] == {
+        "name": "IFINU_PAYMENT_SECRETS_FILE", "value": "/etc/ifinu/payments/payments.json",
+    }  # fmt: skip
+    volumes = objects.pod("CronJob", "ifinu-reconciliation-asaas")["volumes"]
+    assert {volume["name"]: volume["secret"]["secretName"] for volume in volumes if "secret" in volume} == {
+        "payments": "payments"
+    }
+    assert volumes[-1] in objects.pod("Deployment", "ifinu-webhook")["volumes"]
+    assert [name for _, name in rendered("default") if "reconciliation" in name] == []
+
+
 # -- backups
 
 

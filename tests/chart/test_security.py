@@ -148,8 +148,11 @@ def test_additions_of_the_user_are_rendered():
             "backup": backup,
             **dict.fromkeys(names, added),
             "scheduler": {**added, "enabled": True},
+            "webhook": {**added, "payments": {"existingSecret": "payments"}},
+            "reconciliation": {**added, "enabled": True, "providers": ["woovi"]},
         }
     )
+    assert len(objects.of("CronJob")) == 4
     for name in objects.of("CronJob"):
         template = template_of(objects["CronJob", name])
         assert template is not None

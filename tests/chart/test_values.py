@@ -148,6 +148,9 @@ def test_a_typo_is_refused_at_every_level(major):
         "logLevel=verbose",
         "backup.s3.url=https://bucket",
         "backup.keepDays=0",
+        "reconciliation.providers={paypal}",
+        "reconciliation.since=3w",
+        "reconciliation.deadlineSeconds=0",
         "redis.external.url=localhost:6379",
         "postgres.external.url=mysql://localhost/x",
         "evolution.external.url=evolution:8080",
@@ -335,6 +338,14 @@ CONTRADICTIONS: dict[str, tuple[Object, tuple[str, ...]]] = {
     "backups nowhere": (
         {"backup": {"enabled": True, "persistence": {"enabled": False}}},
         ("backup.enabled", "backup.persistence.enabled", "backup.s3.url"),
+    ),
+    "payments asked for without keys": (
+        {"reconciliation": {"enabled": True, "providers": ["asaas"]}},
+        ("reconciliation.enabled", "webhook.payments.existingSecret"),
+    ),
+    "payments asked for of nobody": (
+        {"reconciliation": {"enabled": True}, "webhook": {"payments": {"existingSecret": "payments"}}},
+        ("reconciliation.providers", "asaas", "mercado_pago"),
     ),
     "a setting that is not ours": (
         {"settings": {"OTEL_SERVICE_NAME": "x"}},

@@ -123,3 +123,14 @@
 {{- range list $v.evolution.apiKey $v.webhook.secret $v.phoneKey }}{{ $given = append $given (or .existingSecret .value) }}{{ end -}}
 {{- if has "" $given }}yes{{ end -}}
 {{- end }}
+
+{{/* The volume with the payment providers' secrets. */}}
+{{- define "ifinu.payments" -}}
+- name: payments
+  secret:
+    secretName: {{ .Values.webhook.payments.existingSecret }}
+    defaultMode: 0440
+    items:
+      - key: {{ .Values.webhook.payments.existingSecretKey }}
+        path: payments.json
+{{- end }}

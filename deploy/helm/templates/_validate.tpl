@@ -73,6 +73,12 @@
 {{- fail "backup.enabled needs somewhere to put them: backup.persistence.enabled or backup.s3.url" -}}
 {{- end -}}
 {{- end -}}
+{{- if and $v.reconciliation.enabled (not $v.webhook.payments.existingSecret) -}}
+{{- fail "reconciliation.enabled needs the providers' API keys: webhook.payments.existingSecret" -}}
+{{- end -}}
+{{- if and $v.reconciliation.enabled (not $v.reconciliation.providers) -}}
+{{- fail "reconciliation.enabled needs at least one of reconciliation.providers: asaas, stripe, woovi, mercado_pago" -}}
+{{- end -}}
 {{- range $name, $_ := $v.settings -}}
 {{- if not (hasPrefix "IFINU_" $name) -}}
 {{- fail (printf "settings.%s: settings of ifinu begin with IFINU_; other variables go into extraEnv of a component" $name) -}}
