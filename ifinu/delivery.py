@@ -500,8 +500,9 @@ class Delivery:
             return message
         with self.tracer.step(SpanName.CHECK):
             found = self.charges(message.notification, now())
-        # Without a reference, a look-up compares its whole text, which has to stay the same.
-        if isinstance(found, Notification) and self.renderer.refers(message.notification):
+        # Without a reference, a look-up compares its whole text, which has to stay the same. That of a payment code is
+        # looked for as it was and as it is (`_recognised`).
+        if isinstance(found, Notification) and (self.renderer.refers(found) or is_answer(found.id)):
             message.on_fresh(found)
             return message._replace(notification=found)
         return found if isinstance(found, Stop) else message
@@ -732,6 +733,9 @@ class Delivery:
             reference = reference_of(notification.id)
             return lambda text: reference == reference_in(text)
         mine = {self.text(notification, at) for at in sent_at}  # "today" may differ
+        if notification.charge_ref is not None and is_answer(notification.id):  # a code, which may have changed since
+            fresh = self.charges(notification, sent_at[-1])
+            mine |= {self.text(fresh, sent_at[-1])} if isinstance(fresh, Notification) else set()
         return lambda text: text in mine
 
     def _looked_for(self, cause: str) -> str:

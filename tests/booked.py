@@ -18,6 +18,7 @@ from ifinu.ledger.schema import notifications
 from ifinu.ledger.states import State, rank
 
 NOW = datetime(2026, 12, 1, 13, 0, tzinfo=UTC)  # Tuesday, 10:00 in São Paulo
+SOON = NOW + timedelta(minutes=1)  # when a planned message is due
 TODAY = date(2026, 12, 1)
 DUE = date(2026, 12, 10)  # Thursday
 PHONE = "+5511987654321"  # of k1; each other customer has another one
@@ -53,6 +54,8 @@ def intent(connection: Connection, about: Charge, step: str = "l3", state: str =
     }  # fmt: skip
     if state == "queued":
         row["queued_at"] = NOW
+    elif state == "planned":
+        row["not_before"] = SOON
     whole = row | columns
     connection.execute(insert(intents).values(whole | {"charge_seq": about.seq, "step": step, "state": state}))
     return str(whole["id"])

@@ -1,7 +1,7 @@
 """
 The check at the send: a worker looks at a charge once more before it sends a message about it.
 
-    still to be paid              the message, written anew with what is due today
+    still to be paid              the message, written anew with what is due today; or its payment code as it is now
     paid, cancelled, held, …      `notification.Stop`: it ends as cancelled, with that reason
     nobody knows                  None: the message goes as it is
 
@@ -15,6 +15,7 @@ Nothing is loaded and nothing connects before the first message about a charge.
 from __future__ import annotations
 
 import concurrent.futures
+from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,6 +60,10 @@ class ChargeCheck:
         url: As `Settings.database_url`, of a PostgreSQL.
         renderer: As the worker has it.
         breaker: Opens at the first failure.
+
+    Attributes:
+        results: Counts of looks by their result: `fresh`, the reason of a `Stop`, `unknown` (the database does not have
+            the charge or the step), or `unchecked` (it is away, or too slow).
     """
 
     def __init__(self, url: str, renderer: Renderer, breaker: Breaker) -> None:
@@ -68,6 +73,7 @@ class ChargeCheck:
         self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="ifinu-charges")
         self._known: tuple[Engine, Texts] | None = None
         self._patience_s = _FIRST_PATIENCE_S
+        self.results: Counter[str] = Counter(dict.fromkeys(("fresh", "unknown", "unchecked", *Stop), 0))
 
     def __call__(self, notification: Notification, now: datetime) -> Notification | Stop | None:
         """
@@ -81,6 +87,7 @@ class ChargeCheck:
             As above. The message keeps its id, phone, instance, priority and validity.
         """
         if self._breaker.wait_s() > 0:
+            self.results["unchecked"] += 1
             return None
         self._breaker.started()
         looking = self._threads.submit(self._look, notification, now)
@@ -90,12 +97,14 @@ class ChargeCheck:
             looking.cancel()
             if self._patience_s == _PATIENCE_S:
                 self._patience_s = _PATIENCE_OF_A_PROBE_S
+            self.results["unchecked"] += 1
             if self._breaker.failed():
                 log.warning("ifinu.charges.unchecked", error=str(exc))
             return None
         self._patience_s = _PATIENCE_S
         if self._breaker.answered():
             log.info("ifinu.charges.checked")
+        self.results["unknown" if found is None else found.value if isinstance(found, Stop) else "fresh"] += 1
         return found
 
     def _look(self, notification: Notification, now: datetime) -> Notification | Stop | None:
@@ -110,7 +119,7 @@ class ChargeCheck:
 
         from ifinu.billing.messages import compose
 
-        message, _, code = notification.id.partition("#")  # `c42.atraso.261205#pix` has the code alone
+        message, _, is_code = notification.id.partition("#")  # `c42.atraso.261205#pix` has the code alone
         try:
             engine, texts = self._connected()
             with engine.connect() as connection:
@@ -124,8 +133,10 @@ class ChargeCheck:
                 return found
         if found.phone != notification.phone:  # its claim asked whether another person had opted out
             return Stop.CANCELLED
-        if code:
-            return Stop.CANCELLED if code == "pix" and found.pix_code is None else None
+        if is_code:
+            codes = {code.id: code.text for code in found.code_messages(notification.instance or "-")}
+            text = codes.get(notification.id)
+            return Stop.CANCELLED if text is None else notification.model_copy(update={"text": text})
         kept = ("instance", "priority", "valid_until")
         return found.model_copy(update={name: getattr(notification, name) for name in kept})
 

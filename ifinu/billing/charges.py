@@ -177,6 +177,8 @@ _EDITABLE = (
     "pix_expires_at", "boleto_line", "boleto_pdf", "provider", "provider_id", "notify",
 )  # fmt: skip
 _FIXED = tuple(each.name for each in fields(Charge) if each.name not in _EDITABLE)
+# What somebody pays, and by what.
+_ASKED_FOR = ("amount", "discount", "waives_fees", "payment_link", "pix_code", "pix_expires_at", "boleto_line")
 
 
 def add(connection: Connection, charge: NewCharge, now: datetime) -> int:
@@ -261,7 +263,8 @@ def pay(
     """
     Record a payment. One of a charge that is paid already changes nothing.
 
-    A payment of less than what is left keeps the charge as it is; its messages say what is left. A cancelled charge
+    A payment of less than what is left keeps the charge as it is; its messages say what is left, and a queued one is
+    replaced. A cancelled charge
     that is paid in full becomes `paid`.
 
     Args:
@@ -286,9 +289,12 @@ def pay(
     is_done = paid >= total
     status = "paid" if is_done else charge.status
     _update(connection, [charge.seq], now, paid=paid, paid_at=at, paid_via=via, status=status)
-    cancelled = _close(connection, [charge.seq], "paid", now) if is_done else []
+    cancelled: list[str] = []
     if is_done:
+        cancelled = _close(connection, [charge.seq], "paid", now)
         planner.plan_event(connection, charge.seq, "payment", now)
+    else:
+        withdrawals.renew(connection, [charge.seq], now)
     return Paid(charge.seq, status, max(total - paid, _NOTHING), cancelled, charge.status, max(paid - total, _NOTHING))
 
 
@@ -317,7 +323,8 @@ def edit(connection: Connection, tenant: str, id_: str, *, now: datetime, **colu
     Change some fields of an open charge.
 
     Another due date withdraws the messages about the former one, and its steps are decided anew. Another customer gets
-    the messages that are planned or queued. An amount that was paid already makes the charge paid.
+    the messages that are planned or queued. An amount that was paid already makes the charge paid. A queued message is
+    replaced if what it asks for changes: the amount, the link, or a code.
 
     Returns:
         The ids of the messages that were withdrawn.
@@ -352,6 +359,8 @@ def edit(connection: Connection, tenant: str, id_: str, *, now: datetime, **colu
         moved=[charge.seq] if new.due_date != charge.due_date else [],
         readdressed=[charge.seq] if new.customer_id != charge.customer_id else [],
         balanced=[charge.seq] if new.paid and new.paid >= new.amount else [],
+        muted=[charge.seq] if charge.notify and not new.notify else [],
+        repriced=[charge.seq] if any(getattr(new, name) != getattr(charge, name) for name in _ASKED_FOR) else [],
     )
 
 
@@ -539,7 +548,9 @@ _FIND_CHANGED = text(f"""
 _LOCK_CHANGED = text(f"""
     WITH {_INCOMING}
     SELECT c.seq, i.due_date <> c.due_date AS moved, i.customer_id <> c.customer_id AS readdressed,
-           c.paid > 0 AND c.paid >= i.amount AS balanced
+           c.paid > 0 AND c.paid >= i.amount AS balanced, c.notify AND i.notify IS FALSE AS muted,
+           ({", ".join(f"c.{name}" for name in _ASKED_FOR)})
+               IS DISTINCT FROM ({", ".join(_CHANGED[name] for name in _ASKED_FOR)}) AS repriced
       FROM incoming i
      CROSS JOIN LATERAL (SELECT * FROM charges WHERE seq = i.seq OFFSET 0 FOR NO KEY UPDATE) c
      WHERE {_DIFFERS}""")
@@ -576,6 +587,8 @@ def _upsert(connection: Connection, chunk: Iterable[NewCharge], now: datetime) -
         moved=[row.seq for row in changed if row.moved],
         readdressed=[row.seq for row in changed if row.readdressed],
         balanced=[row.seq for row in changed if row.balanced],
+        muted=[row.seq for row in changed if row.muted],
+        repriced=[row.seq for row in changed if row.repriced],
     )
     return Upserted(len(added), len(changed), len(documents) - len(added) - len(changed))
 
@@ -624,7 +637,14 @@ _MARK_OVERDUE = text("""
 
 
 def _follow(
-    connection: Connection, now: datetime, *, moved: list[int], readdressed: list[int], balanced: list[int]
+    connection: Connection,
+    now: datetime,
+    *,
+    moved: list[int],
+    readdressed: list[int],
+    balanced: list[int],
+    muted: list[int],
+    repriced: list[int],
 ) -> list[str]:
     """
     Let messages and agenda follow changed charges.
@@ -633,13 +653,20 @@ def _follow(
         moved: Those with another due date.
         readdressed: Those with another customer.
         balanced: Those whose amount has been paid already.
+        muted: Those about which nothing is to be sent any more.
+        repriced: Those with another amount, link or code.
     """
     ids: list[str] = []
     if moved:
         connection.execute(_REOPEN, {"seqs": moved, "next_on": EVERY_STEP})
         ids += withdrawals.withdraw(connection, moved, "edited", now)
-    if stayed := [seq for seq in readdressed if seq not in set(moved)]:
+    if muted:
+        ids += withdrawals.withdraw(connection, muted, "muted", now)
+    withdrawn = {*moved, *muted, *balanced}
+    if stayed := [seq for seq in readdressed if seq not in {*moved, *muted}]:
         ids += withdrawals.readdress(connection, stayed, now)
+    if stale := [seq for seq in repriced if seq not in withdrawn.union(readdressed)]:
+        withdrawals.renew(connection, stale, now)
     if balanced:
         _update(connection, balanced, now, status="paid", paid_at=func.coalesce(rows_of.c.paid_at, now))
         ids += _close(connection, balanced, "paid", now)

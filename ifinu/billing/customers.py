@@ -180,6 +180,8 @@ def change(connection: Connection, tenant: str, id_: str, now: datetime, **colum
         withdrawals.withdraw(connection, seqs, "customer_inactive", now)
     elif new.phone is None:
         withdrawals.withdraw(connection, seqs, "no_phone", now)
+    elif "whatsapp" not in (new.channels or ("whatsapp",)):
+        withdrawals.withdraw(connection, seqs, "email_only", now)
     elif new.phone != old.phone:
         withdrawals.readdress(connection, seqs, now)
     return replace(new, version=old.version + 1)

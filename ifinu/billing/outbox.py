@@ -42,6 +42,8 @@ Compose = Callable[[Connection, Iterable[tuple[int, str]], datetime], Mapping[st
 _FOR_GOOD = (Stop.PAID, Stop.UNDONE, Stop.CHARGE_CANCELLED, Stop.CANCELLED)  # the message is cancelled, not skipped
 
 # Locks the customer too: their `last_notice_on` changes, and a change of a customer locks the rows in the other order.
+# Shares the tenant: a pause waits for this push, and takes back what it pushed. A message in the place of another one
+# (`~1`) waits until Redis has answered for that one (`withdrawals.py`).
 _DUE = text("""
 SELECT i.charge_seq, i.step, i.due_date, i.n, i.id, i.doubtful, i.queued_at
   FROM intents i
@@ -49,9 +51,13 @@ SELECT i.charge_seq, i.step, i.due_date, i.n, i.id, i.doubtful, i.queued_at
   JOIN customers u ON (u.tenant, u.id) = (i.tenant, i.customer_id)
  WHERE i.state = 'planned' AND i.channel = 'whatsapp' AND i.not_before <= :now
    AND (i.valid_until IS NULL OR i.valid_until > :now)
+   AND (i.rev = 0 OR NOT EXISTS (
+        SELECT FROM generate_series(0, i.rev - 1) AS n JOIN cancel_flags f
+            ON f.id = split_part(i.id, '~', 1) || CASE WHEN n > 0 THEN '~' || n ELSE '' END
+         WHERE f.done_at IS NULL))
  ORDER BY i.not_before, i.charge_seq
  LIMIT :limit
-   FOR NO KEY UPDATE OF i, u SKIP LOCKED
+   FOR NO KEY UPDATE OF i, u SKIP LOCKED FOR SHARE OF t SKIP LOCKED
 """)
 _ROWS = "unnest(CAST(:seqs AS bigint[]), CAST(:steps AS text[]), CAST(:dues AS date[]), CAST(:ns AS int[]))"
 _KEY = "(i.charge_seq, i.step, i.due_date, i.n) = (w.charge_seq, w.step, w.due_date, w.n)"

@@ -6,15 +6,15 @@ import difflib
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, exists, insert, select, update
 
-from ifinu.billing import calendars, rules
-from ifinu.billing.billing_schema import billing_tenants, customers, own_holidays
+from ifinu.billing import calendars, rules, withdrawals
+from ifinu.billing.billing_schema import billing_tenants, customers, intents, own_holidays
 from ifinu.billing.billing_schema import calendars as calendar_rows
 from ifinu.billing.identifiers import checked_id, checked_line, not_found
 from ifinu.errors import InvalidBilling
@@ -23,6 +23,7 @@ from ifinu.window import BRASILIA, STATES
 STATUSES = ("trial", "active", "lifetime", "suspended")
 RECEIPTS = ("always", "after_notice", "never")
 
+_PLAN_FIRST = timedelta(minutes=2)  # a scheduler plans each minute
 _LINES = ("trade_name", "document", "address", "signature", "text_set")
 
 
@@ -139,17 +140,28 @@ def change(connection: Connection, id_: str, now: datetime, **columns: Any) -> T
     connection.execute(update(table).where(table.c.id == id_).values(values | {"version": table.c.version + 1}))
     if new.window_spec != old.window_spec:
         _move_calendars(connection, new, now)
+    if new.status == "suspended" != old.status:
+        withdrawals.withdraw_all(connection, id_, "tenant_inactive", now)
     return replace(new, version=old.version + 1)
 
 
 def pause(connection: Connection, id_: str, now: datetime) -> Tenant:
-    """Push nothing for this tenant until `resume`."""
-    return change(connection, id_, now, paused_at=now)
+    """Push nothing for this tenant until `resume`, and plan again what is queued: Redis has to cancel that."""
+    # This lock waits for a push that has begun; the next one passes the tenant over.
+    if (tenant := _read(connection, id_, lock=True)).paused_at is not None:
+        return tenant
+    paused = change(connection, id_, now, paused_at=now)
+    withdrawals.take_back(connection, id_, now)
+    return paused
 
 
 def resume(connection: Connection, id_: str, now: datetime) -> Tenant:
-    """Push again for this tenant."""
-    return change(connection, id_, now, paused_at=None)
+    """Push again for this tenant what is still valid."""
+    resumed = change(connection, id_, now, paused_at=None)
+    # First the planner decides the days of the pause: a later step may go in the place of one that was taken back.
+    waiting = (intents.c.tenant == id_, intents.c.state == "planned", intents.c.not_before < now + _PLAN_FIRST)
+    connection.execute(update(intents).where(*waiting).values(not_before=now + _PLAN_FIRST))
+    return resumed
 
 
 def checked_uf(uf: str) -> str:

@@ -3,7 +3,12 @@ Withdrawal of planned and queued messages: the charge was paid, cancelled, held 
 
 A message that is only planned becomes `cancelled`. One that is queued gets a reason and a row in `cancel_flags` in the
 same transaction. Redis gets these flags after the commit (`apply_flags`); what had been sent by then loses the reason.
-Where a withdrawn message spoke of other charges too, one of theirs takes its place.
+A planned one that is due gets a flag, too: a scheduler may have pushed it and died before its commit. Where a withdrawn
+message spoke of other charges too, one of theirs takes its place.
+
+A message that says what is not true any more is renewed: the queued one is withdrawn, and another one with the next
+number in its id is planned (`c1.v.261210`, `c1.v.261210~1`). That one is pushed once Redis has answered for the former.
+If it was too late to cancel the former, its id is the intent's again, and no second message goes.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from ifinu.broker.claims import Claims, ClaimState
 
 # A message that takes the place of a queued one waits for so long: by then Redis has said whether that one was sent.
 _FLAG_FIRST = timedelta(minutes=1)
+_SENDING_ENDS = timedelta(seconds=30)  # a message that is being sent may still be stopped by its worker's check
 
 _KEY = "charge_seq, step, due_date, n"
 
@@ -28,6 +34,10 @@ def _ended(intent: str) -> str:
     return f"""EXISTS (SELECT FROM notifications e WHERE e.id = {intent}.id AND e.state IN
         ('sent', 'failed', 'server_ack', 'delivered', 'read', 'expired', 'suppressed', 'cancelled'))"""
 
+
+# It was pushed, or may have been: it is due, and a scheduler may have died before its commit. The flag of one that was
+# not pushed harms nothing, since its id is not used again.
+_OUT = "(i.state = 'queued' OR i.state = 'planned' AND i.not_before <= :now)"
 
 # Of a message (`l`) and another one (`o`): both are for one person and one day. What speaks of a charge of another
 # customer of that person has the `customer_id` of the message.
@@ -41,6 +51,7 @@ _LOCK = text(f"""
     SELECT FROM intents i JOIN (
         SELECT {_KEY} FROM intents WHERE charge_seq = ANY(:seqs)
         UNION SELECT o.charge_seq, o.step, o.due_date, o.n FROM {_FOLLOWERS} WHERE l.charge_seq = ANY(:seqs)
+        UNION SELECT l.charge_seq, l.step, l.due_date, l.n FROM {_FOLLOWERS} WHERE o.charge_seq = ANY(:seqs)
     ) k USING ({_KEY})
     WHERE i.state IN ('planned', 'merged', 'queued') ORDER BY {_KEY} FOR UPDATE OF i""")
 
@@ -56,7 +67,9 @@ _CANCEL = text(f"""
 _FLAG = text(f"""
     WITH flagged AS (
         INSERT INTO cancel_flags (id, at)
-        SELECT i.id, :now FROM intents i WHERE i.charge_seq = ANY(:seqs) AND i.state = 'queued' AND NOT {_ended("i")}
+        SELECT i.id, :now FROM intents i
+         WHERE i.charge_seq = ANY(:seqs) AND {_OUT} AND (i.state = 'queued' OR i.valid_until > :now)
+           AND NOT {_ended("i")}
         ON CONFLICT DO NOTHING RETURNING id)
     UPDATE intents i SET reason = :reason FROM flagged f
     WHERE i.charge_seq = ANY(:seqs) AND i.id = f.id RETURNING i.id""")
@@ -64,14 +77,22 @@ _FLAG = text(f"""
 # Only their charges are indexed.
 _IS_OF_IDS = "l.charge_seq = ANY(:of) AND l.id = ANY(:ids)"
 
+# Of those that were merged into a message that does not speak of them any more, the first becomes a message. Had it a
+# flag from when it was planned itself, it needs another id.
+_RANK = """row_number() OVER w AS rank,
+                 row_number() OVER w = 1 AND EXISTS (SELECT FROM cancel_flags f WHERE f.id = o.id) AS is_used"""
+_BY_ITS_RANK = """state = CASE WHEN p.rank = 1 THEN 'planned' ELSE 'merged' END,
+        reason = CASE WHEN p.rank = 1 THEN NULL ELSE 'merged' END,
+        rev = i.rev + CAST(p.is_used AS int),
+        id = CASE WHEN p.is_used THEN split_part(i.id, '~', 1) || '~' || i.rev + 1 ELSE i.id END,
+        not_before = CASE WHEN p.rank = 1 THEN greatest(i.not_before, :later) ELSE i.not_before END"""
+
 # The gravest of those that were merged into a withdrawn message takes its place, in the planner's order.
 _PROMOTE = text(f"""
     UPDATE intents i SET leader = p.leader,
-        state = CASE WHEN p.rank = 1 THEN 'planned' ELSE 'merged' END,
-        reason = CASE WHEN p.rank = 1 THEN NULL ELSE 'merged' END,
-        not_before = CASE WHEN p.rank = 1 THEN greatest(i.not_before, :later) ELSE i.not_before END
+        {_BY_ITS_RANK}
     FROM (SELECT o.charge_seq, o.step, o.due_date, o.n, first_value(o.charge_seq) OVER w AS leader,
-                 row_number() OVER w AS rank
+                 {_RANK}
             FROM {_FOLLOWERS} WHERE {_IS_OF_IDS} AND o.valid_until > :later
           WINDOW w AS (PARTITION BY l.id ORDER BY (o.kind = 'atraso') DESC, o.due_date, o.charge_seq)) p
     WHERE (i.charge_seq, i.step, i.due_date, i.n) = (p.charge_seq, p.step, p.due_date, p.n)""")
@@ -79,11 +100,9 @@ _PROMOTE = text(f"""
 # What was merged into a message that goes to another phone now leaves it: the gravest of a phone becomes a message.
 _PART = text(f"""
     UPDATE intents i SET leader = p.leader, customer_id = p.recipient,
-        state = CASE WHEN p.rank = 1 THEN 'planned' ELSE 'merged' END,
-        reason = CASE WHEN p.rank = 1 THEN NULL ELSE 'merged' END,
-        not_before = CASE WHEN p.rank = 1 THEN greatest(i.not_before, :later) ELSE i.not_before END
+        {_BY_ITS_RANK}
     FROM (SELECT o.charge_seq, o.step, o.due_date, o.n, first_value(o.charge_seq) OVER w AS leader,
-                 first_value(u.id) OVER w AS recipient, row_number() OVER w AS rank
+                 first_value(u.id) OVER w AS recipient, {_RANK}
             FROM {_FOLLOWERS}
             JOIN charges c ON c.seq = o.charge_seq JOIN customers u ON (u.tenant, u.id) = (c.tenant, c.customer_id)
             JOIN charges d ON d.seq = l.charge_seq JOIN customers v ON (v.tenant, v.id) = (d.tenant, d.customer_id)
@@ -99,24 +118,34 @@ _MERGE_AGAIN = text(f"""
     WHERE {_IS_OF_IDS} AND l.leader = l.charge_seq AND {_TOGETHER}
       AND o.state IN ('planned', 'merged') AND o.leader IS NOT NULL""")
 
-# A withdrawn message had been sent. Meanwhile the due date may have been moved back, and the step been planned anew.
+# A withdrawn message had been sent (`was_sent`), or may have been. If another one was planned in its place, since it
+# was renewed or the due date moved back, it is the message of the step all the same.
 _SENT_AFTER_ALL = text("""
     UPDATE intents l SET state = 'queued', reason = NULL, id = w.id,
         leader = CASE WHEN l.id = w.id THEN l.leader ELSE l.charge_seq END
     FROM unnest(CAST(:ids AS text[])) AS w (id)
     WHERE l.charge_seq = ANY(:of) AND split_part(l.id, '~', 1) = split_part(w.id, '~', 1)
-      AND (l.id = w.id AND l.state = 'queued'
-           OR l.id <> w.id AND l.state IN ('planned', 'merged', 'skipped') AND l.queued_at IS NOT NULL)""")
+      AND (:was_sent AND l.id = w.id AND l.state = 'queued'
+           OR l.id <> w.id AND l.state IN ('planned', 'merged', 'skipped') AND l.queued_at IS NOT NULL)
+    RETURNING w.id""")
 
-# A queued message to somebody else than it should go to now, and a new one with another id in its place.
-_READDRESS = text(f"""
-    WITH old AS MATERIALIZED (
-        SELECT i.* FROM intents i
-        WHERE i.charge_seq = ANY(:seqs) AND i.state = 'queued' AND i.valid_until > :now AND NOT {_ended("i")}),
+# A message that is out, and a new one with another id in its place. Those of the charges themselves (`own`), and those
+# of other charges that speak of them. A doubtful one keeps its id, by which the gateway is asked.
+_RENEW = text(f"""
+    WITH wanted AS (
+        SELECT {_KEY} FROM intents WHERE :own AND charge_seq = ANY(:seqs)
+        UNION SELECT l.charge_seq, l.step, l.due_date, l.n
+          FROM {_FOLLOWERS} WHERE :others AND o.charge_seq = ANY(:seqs) AND l.charge_seq <> ALL(:seqs)),
+    old AS MATERIALIZED (
+        SELECT i.* FROM wanted JOIN intents i USING ({_KEY})
+         WHERE {_OUT} AND i.valid_until > :now AND NOT i.doubtful AND NOT {_ended("i")}
+           AND NOT EXISTS (SELECT FROM cancel_flags f WHERE f.id = i.id)
+           AND (:readdressed OR NOT EXISTS (
+                SELECT FROM notifications e WHERE e.id = i.id AND e.state IN ('dead', 'purged', 'unknown')))),
     flagged AS (
-        INSERT INTO cancel_flags (id, at) SELECT id, :now FROM old ON CONFLICT DO NOTHING)
+        INSERT INTO cancel_flags (id, at) SELECT id, :now FROM old)
     UPDATE intents i SET state = 'planned', rev = i.rev + 1, id = split_part(i.id, '~', 1) || '~' || i.rev + 1,
-        customer_id = c.customer_id, queued_at = NULL, epoch = NULL, not_before = greatest(i.not_before, :now)
+        customer_id = c.customer_id, queued_at = coalesce(i.queued_at, :now), not_before = greatest(i.not_before, :now)
     FROM old JOIN charges c ON c.seq = old.charge_seq
     WHERE (i.charge_seq, i.step, i.due_date, i.n) = (old.charge_seq, old.step, old.due_date, old.n)
     RETURNING old.id""")
@@ -126,8 +155,14 @@ _MOVE = text("""
     FROM charges c WHERE c.seq = i.charge_seq AND c.seq = ANY(:seqs) AND i.state = 'planned'""")
 
 _OPEN_FLAGS = text("""
-    SELECT id FROM cancel_flags WHERE done_at IS NULL ORDER BY at LIMIT :limit FOR UPDATE SKIP LOCKED""")
+    SELECT id, at FROM cancel_flags WHERE done_at IS NULL ORDER BY at LIMIT :limit FOR UPDATE SKIP LOCKED""")
 _CLOSE_FLAGS = text("UPDATE cancel_flags SET done_at = :now WHERE id = ANY(:ids)")
+_DROP_FLAGS = text("DELETE FROM cancel_flags WHERE id = ANY(:ids)")
+
+_OF_TENANT = text("""
+    SELECT DISTINCT charge_seq FROM intents
+     WHERE tenant = :tenant AND state IN ('planned', 'queued') AND valid_until > :now AND not_before <= :now
+     ORDER BY charge_seq""")
 
 
 class Applied(NamedTuple):
@@ -150,7 +185,8 @@ def lock(connection: Connection, seqs: Sequence[int]) -> None:
 
 def withdraw(connection: Connection, seqs: Sequence[int], reason: str, now: datetime) -> list[str]:
     """
-    Withdraw the messages about some charges that were not sent yet.
+    Withdraw the messages about some charges that were not sent yet. Those of other charges that speak of them are
+    renewed.
 
     Args:
         reason: Why, as `intents.reason` has it.
@@ -160,12 +196,38 @@ def withdraw(connection: Connection, seqs: Sequence[int], reason: str, now: date
     """
     which = {"seqs": list(seqs)}
     lock(connection, seqs)
+    _renew(connection, seqs, now, own=False)
+    flagged = connection.scalars(_FLAG, which | {"now": now, "reason": reason}).all()
     planned = connection.scalars(_CANCEL, which | {"reason": reason}).all()
-    # In a statement after that one, to see as queued what was pushed meanwhile.
-    queued = connection.scalars(_FLAG, which | {"now": now, "reason": reason}).all()
-    ids = [*planned, *queued]
+    ids = list(dict.fromkeys((*planned, *flagged)))
     _promote(connection, ids, now)
     return ids
+
+
+def withdraw_all(connection: Connection, tenant: str, reason: str, now: datetime) -> list[str]:
+    """As `withdraw`, of all messages of a tenant that are due or queued."""
+    return withdraw(connection, connection.scalars(_OF_TENANT, {"tenant": tenant, "now": now}).all(), reason, now)
+
+
+def renew(connection: Connection, seqs: Sequence[int], now: datetime) -> list[str]:
+    """
+    Replace the queued messages that speak of some charges, since what they say is not true any more.
+
+    Returns:
+        The ids that Redis has to cancel.
+    """
+    lock(connection, seqs)
+    return _renew(connection, seqs, now)
+
+
+def take_back(connection: Connection, tenant: str, now: datetime) -> list[str]:
+    """
+    Plan again what is queued of a tenant.
+
+    Returns:
+        The ids that Redis has to cancel.
+    """
+    return renew(connection, connection.scalars(_OF_TENANT, {"tenant": tenant, "now": now}).all(), now)
 
 
 def readdress(connection: Connection, seqs: Sequence[int], now: datetime) -> list[str]:
@@ -177,16 +239,19 @@ def readdress(connection: Connection, seqs: Sequence[int], now: datetime) -> lis
     Returns:
         The ids that Redis has to cancel.
     """
-    which = {"seqs": list(seqs)}
     lock(connection, seqs)
+    which = {"seqs": list(seqs)}
+    ids = _renew(connection, seqs, now, own=False)  # before these charges leave the messages that speak of them
     connection.execute(_PART, which | {"later": now + _FLAG_FIRST})
     connection.execute(_MOVE, which)
-    return list(connection.scalars(_READDRESS, which | {"now": now}))
+    return ids + _renew(connection, seqs, now, others=False, readdressed=True)
 
 
 def apply_flags(connection: Connection, client: redis.Redis, limit: int, now: datetime) -> Applied:
     """
     Cancel in Redis what was queued when it was withdrawn. Several processes may do so at once.
+
+    The flag of a message that is being sent at this moment stays open for a while.
 
     Args:
         client: A client that returns bytes.
@@ -195,15 +260,37 @@ def apply_flags(connection: Connection, client: redis.Redis, limit: int, now: da
     Raises:
         redis.RedisError: Redis did not take all of them; they stay open.
     """
-    ids = connection.scalars(_OPEN_FLAGS, {"limit": limit}).all()
+    flags = connection.execute(_OPEN_FLAGS, {"limit": limit}).all()
     claims = Claims(client, ttl_s=0)  # it remembers a cancelled id for 90 days all the same
-    late = [id_ for id_ in ids if claims.cancel(id_) in (ClaimState.SENDING, ClaimState.SENT)]
-    connection.execute(_CLOSE_FLAGS, {"ids": list(ids), "now": now})
+    was = {flag.id: claims.cancel(flag.id) for flag in flags}
+    undecided = {flag.id for flag in flags if was[flag.id] == ClaimState.SENDING and flag.at > now - _SENDING_ENDS}
+    done = [id_ for id_ in was if id_ not in undecided]
+    late = [id_ for id_ in done if was[id_] in (ClaimState.SENDING, ClaimState.SENT)]
+    connection.execute(_CLOSE_FLAGS, {"ids": done, "now": now})
+    unknown = [id_ for id_ in done if was[id_] == ClaimState.UNKNOWN]
+    in_doubt = connection.scalars(_SENT_AFTER_ALL, _of_ids(unknown) | {"was_sent": False}).all() if unknown else []
+    for id_ in in_doubt:  # it may have been sent, so none goes in its place; if it was not, it goes itself
+        claims.uncancel(id_)
+    if in_doubt:
+        connection.execute(_DROP_FLAGS, {"ids": list(in_doubt)})
     if late:
         which = _of_ids(late)
-        connection.execute(_SENT_AFTER_ALL, which)
+        connection.execute(_SENT_AFTER_ALL, which | {"was_sent": True})
         connection.execute(_MERGE_AGAIN, which)
-    return Applied(len(ids) - len(late), len(late))
+    return Applied(len(done) - len(late) - len(in_doubt), len(late) + len(in_doubt))
+
+
+def _renew(
+    connection: Connection,
+    seqs: Sequence[int],
+    now: datetime,
+    *,
+    own: bool = True,
+    others: bool = True,
+    readdressed: bool = False,
+) -> list[str]:
+    how = {"own": own, "others": others, "readdressed": readdressed}
+    return list(connection.scalars(_RENEW, {"seqs": list(seqs), "now": now, **how}))
 
 
 def _promote(connection: Connection, ids: Sequence[str], now: datetime) -> None:

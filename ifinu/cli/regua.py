@@ -111,7 +111,7 @@ def pause(tenant: billing_database.TenantId = None, as_json: terminal.Json = Fal
     """
     Stop the messages of a tenant: nothing more is planned or queued.
 
-    What is queued already is not sent either, unless PostgreSQL is away. After
+    What is queued already is taken back, except for what is being sent at this moment. After
     [bold]resume[/bold] each charge gets one message, the last that still makes sense.
 
     [bold]Examples[/bold]
@@ -124,7 +124,9 @@ def pause(tenant: billing_database.TenantId = None, as_json: terminal.Json = Fal
 @app.command()
 def resume(tenant: billing_database.TenantId = None, as_json: terminal.Json = False) -> None:
     """
-    Let the messages of a paused tenant go again.
+    Let the messages of a paused tenant go again, two minutes later.
+
+    What is no longer valid by then does not go; [bold]ifinu regua today[/bold] counts it as expired.
 
     [bold]Examples[/bold]
 
@@ -136,9 +138,12 @@ def resume(tenant: billing_database.TenantId = None, as_json: terminal.Json = Fa
 def _switch(tenant: str | None, *, paused: bool, as_json: bool) -> None:
     from ifinu.billing import tenants
 
-    with billing_database.database() as engine, engine.begin() as connection:
-        which = billing_database.tenant_of(connection, tenant).id
-        (tenants.pause if paused else tenants.resume)(connection, which, datetime.now(UTC))
+    with billing_database.database() as engine:
+        with engine.begin() as connection:
+            which = billing_database.tenant_of(connection, tenant).id
+            (tenants.pause if paused else tenants.resume)(connection, which, datetime.now(UTC))
+        if paused:
+            billing_database.cancel_in_redis(engine)
     word = "paused" if paused else "resumed"
     terminal.answer({"tenant": which, "paused": paused}, f"{terminal.plain(which)} is {word}", as_json=as_json)
 

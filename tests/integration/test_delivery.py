@@ -700,6 +700,28 @@ def test_without_references_a_text_stays_as_it_was_and_the_check_only_stops(
     assert carry(other, by=replace(bare, charges=Charges(Stop.PAID))).state == "cancelled"
 
 
+CODE = CHARGED.model_copy(update={"id": "c42.atraso.261210#pix", "text": "antes", "without_reference": True})
+FRESH_CODE = CODE.model_copy(update={"text": "depois"})
+
+
+def test_a_payment_code_goes_as_its_charge_has_it_now(delivery: Delivery, gateway: Gateway, carry: Callable[..., Any]):
+    assert carry(CODE, by=replace(delivery, charges=Charges(FRESH_CODE))).state == "sent"
+    assert gateway.texts == ["depois"]
+
+
+@pytest.mark.parametrize("stored", ["antes", "depois"])
+def test_a_payment_code_in_doubt_is_found_as_it_was_and_as_it_is(
+    delivery: Delivery, gateway: Gateway, clock: Clock, carry: Callable[..., Any], stored: str
+):
+    gateway.answers = [LOST]
+    by = replace(delivery, charges=Charges(FRESH_CODE))
+    doubt = carry(CODE, by=by)
+    gateway.stored = [("5577998616740@s.whatsapp.net", stored, "3EB0")]
+    clock.pass_s(GRACE_S + 1)
+    assert carry(CODE, by=by, token=doubt.token).state == "sent"
+    assert len(gateway.texts) == 1
+
+
 def test_a_message_goes_by_the_number_whose_pace_the_fetch_took(
     registered: Delivery, gateway: Gateway, carry: Callable[..., Any]
 ):

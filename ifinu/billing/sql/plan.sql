@@ -104,7 +104,7 @@ waiting AS MATERIALIZED (
     SELECT c.person, c.send_on, i.*
       FROM contacts c
      CROSS JOIN LATERAL (
-        SELECT charge_seq, step, due_date, n, tenant, customer_id, channel, kind, planned_on, state, leader
+        SELECT charge_seq, step, due_date, n, id, tenant, customer_id, channel, kind, planned_on, state, leader
           FROM intents
          WHERE charge_seq = c.charge_seq AND step = c.step AND due_date = c.due_date AND n = c.n
            AND state IN ('planned', 'merged') AND kind <> 'cobranca_criada' AND planned_on <= c.send_on
@@ -186,17 +186,25 @@ changed AS (
        SET state = CASE WHEN a.seq IS NOT NULL THEN 'skipped' WHEN p.place > 1 THEN 'merged' ELSE 'planned' END,
            reason = CASE WHEN a.seq IS NOT NULL THEN 'superseded' WHEN p.place > 1 THEN 'merged' END,
            leader = CASE WHEN p.size > 1 THEN p.leader END, customer_id = coalesce(p.recipient, i.customer_id),
-           planned_on = CASE WHEN a.seq IS NOT NULL THEN :today ELSE m.send_on END
+           planned_on = CASE WHEN a.seq IS NOT NULL THEN :today ELSE m.send_on END,
+           rev = i.rev + CAST(f.id IS NOT NULL AS int),
+           id = CASE WHEN f.id IS NULL THEN i.id ELSE split_part(i.id, '~', 1) || '~' || i.rev + 1 END
       FROM movable m
       JOIN billing_tenants t ON t.id = m.tenant
       LEFT JOIN chosen a ON a.seq = m.charge_seq
       LEFT JOIN placed p ON NOT p.is_new AND p.seq = m.charge_seq AND p.step = m.step AND p.due_date = m.due_date
        AND p.n = m.n
+      LEFT JOIN cancel_flags f ON m.state = 'merged' AND a.seq IS NULL AND p.place = 1 AND f.id = m.id
      WHERE i.charge_seq = ANY(ARRAY(SELECT charge_seq FROM movable))
        AND (i.charge_seq, i.step, i.due_date, i.n) = (m.charge_seq, m.step, m.due_date, m.n)
        AND (a.seq IS NOT NULL OR (t.consolidate AND p.seq IS NOT NULL))
        AND (SELECT calendar_id FROM uncovered) IS NULL
-    RETURNING i.state),
+    RETURNING i.state, i.id, m.state AS was, i.not_before),
+-- A scheduler may have pushed it, and died before its commit (withdrawals.py).
+flagged AS (
+    INSERT INTO cancel_flags (id, at)
+    SELECT id, :now FROM changed WHERE was = 'planned' AND state <> 'planned' AND not_before <= :now
+    ON CONFLICT DO NOTHING),
 moved AS (
     UPDATE agenda g SET next_on = x.next_on
       FROM (SELECT d.seq, coalesce(min(s.step_on) FILTER (WHERE s.step_on > :today), 'infinity') AS next_on

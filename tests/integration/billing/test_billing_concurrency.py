@@ -125,7 +125,7 @@ def test_a_payment_flags_what_is_just_being_pushed(engine: Engine) -> None:
         message
     ]
     with engine.connect() as connection:
-        assert (states(connection), flags(connection)) == ({message: "queued"}, {message: False})
+        assert (states(connection), flags(connection)) == ({message: "queued paid"}, {message: False})
 
 
 def test_payments_of_all_charges_of_common_messages_at_once_never_deadlock(engine: Engine) -> None:

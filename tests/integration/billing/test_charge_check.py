@@ -16,8 +16,8 @@ from sqlalchemy import Engine, create_engine, make_url, text, update
 from structlog.testing import capture_logs
 from tcp_proxy import Proxy
 
-from ifinu.billing import charge_check
-from ifinu.billing.billing_schema import charges, customers, intents
+from ifinu.billing import charge_check, texts
+from ifinu.billing.billing_schema import billing_tenants, charges, customers, intents
 from ifinu.billing.charge_check import _PATIENCE_S, ChargeCheck
 from ifinu.gateway.breaker import Breaker
 from ifinu.ledger.engine import connect
@@ -26,6 +26,7 @@ from ifinu.notification import Kind, Notification, Priority, Stop
 from ifinu.render import Renderer
 
 NOW = datetime(2026, 12, 15, 12, 0, tzinfo=UTC)
+BOLETO = "00190500954014481606906809350314337370000000100"
 
 
 @pytest.fixture
@@ -99,6 +100,54 @@ def test_an_open_charge_is_written_anew_and_the_message_keeps_how_it_goes(engine
 
 
 @pytest.mark.parametrize(
+    ("table", "columns", "says"),
+    [
+        (charges, {"pix_code": pix("depois")}, pix("depois")),
+        (charges, {"payment_link": "https://pay.example/2"}, "https://pay.example/2"),
+        (charges, {"boleto_line": BOLETO}, "00190.50095 40144.816069 06809.350314 3 37370000000100"),
+        (charges, {"due_date": date(2026, 12, 9), "payable_on": date(2026, 12, 9)}, "09/12/2026"),
+        (charges, {"description": "Outra coisa"}, "Outra coisa"),
+        (charges, {"paid": 40}, "R$ 40,00"),
+        (customers, {"name": "Joana"}, "Joana"),
+        (billing_tenants, {"legal_name": "Outra LTDA"}, "Outra LTDA"),
+    ],
+)
+def test_all_that_a_text_says_is_what_the_database_has(engine, postgres_ledger, table, columns, says):
+    message = planned(engine, pix_code=pix("antes"))
+    check = check_at(postgres_ledger)
+    assert says not in check(message, NOW).text
+    set_(engine, table, **columns)
+    assert says in check(message, NOW).text
+
+
+def test_its_results_are_counted(engine, postgres_ledger):
+    message = planned(engine)
+    check = check_at(postgres_ledger)
+    assert set(check.results.values()) == {0}
+    check(message, NOW)
+    check(message.model_copy(update={"charge_ref": "999999"}), NOW)
+    set_(engine, charges, status="paid", paid=100)
+    check(message, NOW)
+    with engine.begin() as connection:
+        connection.execute(text("LOCK TABLE charges IN ACCESS EXCLUSIVE MODE"))
+        for _ in range(3):
+            check(message, NOW)
+    assert +check.results == {"fresh": 1, "unknown": 1, "paid": 1, "unchecked": 3}
+
+
+def test_a_text_that_was_changed_meanwhile_is_the_one_that_goes(engine, postgres_ledger):
+    message = planned(engine, "lembrete")
+    check = check_at(postgres_ledger)
+    before = check(message, NOW).text
+    set_(engine, billing_tenants, text_set="ifinu")
+    by_the_set = check(message, NOW).text
+    with engine.begin() as connection:
+        texts.put(connection, "u1", "lembrete", "Oi, {{ nome }}: {{ valor }}", NOW)
+    assert len({before, by_the_set, check(message, NOW).text}) == 3
+    assert check(message, NOW).text == "Oi, Maria Silva: R$ 102,17"
+
+
+@pytest.mark.parametrize(
     ("table", "columns", "found"),
     [
         (charges, {"status": "paid", "paid": 100}, Stop.PAID),
@@ -125,10 +174,13 @@ def test_a_charge_or_step_that_the_database_does_not_know_goes_as_it_is(engine, 
 
 
 def test_a_payment_code_goes_while_its_charge_is_to_be_paid_and_it_has_not_expired(engine, postgres_ledger):
-    message = planned(engine, pix_code=pix())
-    code = message.model_copy(update={"pix_code": pix()}).code_messages("loja-1")[0]
+    message = planned(engine, pix_code=pix(), boleto_line=BOLETO)
+    code, line = message.model_copy(update={"pix_code": pix(), "boleto_line": BOLETO}).code_messages("loja-1")
     check = check_at(postgres_ledger)
-    assert check(code, NOW) is None
+    assert (check(code, NOW), check(line, NOW)) == (code, line)
+    set_(engine, charges, pix_code=pix("depois"), boleto_line=None)
+    assert check(code, NOW) == code.model_copy(update={"text": pix("depois")})
+    assert check(line, NOW) is Stop.CANCELLED
     set_(engine, charges, pix_expires_at=NOW)
     assert check(code, NOW) is Stop.CANCELLED
     set_(engine, charges, pix_expires_at=None, status="paid")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -11,11 +12,11 @@ import pytest
 import redis
 from sqlalchemy import Connection, Engine, insert, select, update
 
-from ifinu.billing import epoch, outbox
+from ifinu.billing import epoch, outbox, tenants, withdrawals
 from ifinu.billing.billing_schema import billing_epoch, billing_tenants, cancel_flags, customers, intents
 from ifinu.billing.outbox import Pushed
 from ifinu.broker import NORMAL, URGENT
-from ifinu.broker.keys import EPOCH
+from ifinu.broker.keys import EPOCH, claim_key
 from ifinu.notification import Kind, Notification, Priority, Stop
 
 NOW = datetime(2026, 12, 15, 13, tzinfo=UTC)
@@ -166,6 +167,90 @@ def test_nothing_of_a_paused_tenant_is_pushed(engine: Engine, client: redis.Redi
         connection.execute(update(billing_tenants).values(paused_at=None))
     assert push(engine, client, compose).count == 1
     assert on(client) == ids
+
+
+def pause(engine: Engine, client: redis.Redis) -> None:
+    with engine.begin() as connection:
+        tenants.pause(connection, "u1", NOW)
+    with engine.begin() as connection:
+        withdrawals.apply_flags(connection, client, 100, NOW)
+
+
+@pytest.mark.usefixtures("agreed")
+@pytest.mark.parametrize("committed", [True, False], ids=["queued", "pushed without its commit"])
+def test_what_a_pause_took_back_goes_once_after_it_if_it_is_still_valid(
+    engine: Engine, client: redis.Redis, compose: Composer, committed: bool
+):
+    plan(engine, valid_until=NOW + timedelta(minutes=1))
+    ids = plan(engine, 2)
+    with engine.connect() as connection:
+        outbox.push(connection, client, NOW, compose=compose, claim_ttl_s=WEEK_S)
+        (connection.commit if committed else connection.rollback)()
+    pause(engine, client)
+    assert all(client.hget(claim_key(id_), "state") == b"cancelled" for id_ in on(client))
+    assert push(engine, client, compose) == Pushed()
+    client.delete(NORMAL)
+    with engine.begin() as connection:
+        tenants.resume(connection, "u1", NOW)
+    assert push(engine, client, compose) == Pushed()
+    with engine.begin() as connection:
+        later = NOW + timedelta(minutes=2)
+        assert outbox.push(connection, client, later, compose=compose, claim_ttl_s=WEEK_S).count == 2
+        assert outbox.expire(connection, later) == 1
+    assert sorted(on(client)) == sorted(f"{id_}~1" for id_ in ids)
+
+
+@pytest.mark.usefixtures("agreed")
+def test_what_was_sent_at_the_moment_of_a_pause_does_not_go_again(
+    engine: Engine, client: redis.Redis, compose: Composer
+):
+    (id_,) = plan(engine)
+    push(engine, client, compose)
+    client.hset(claim_key(id_), "state", "sent")
+    pause(engine, client)
+    assert states(engine) == {id_: ("queued", None)}
+
+
+@pytest.mark.usefixtures("agreed")
+def test_a_pause_takes_back_what_a_push_has_begun(engine: Engine, client: redis.Redis, compose: Composer):
+    ids = plan(engine, 3)
+    paused = threading.Event()
+
+    def pauses() -> None:
+        pause(engine, client)
+        paused.set()
+
+    with engine.connect() as connection:
+        assert outbox.push(connection, client, NOW, compose=compose, claim_ttl_s=WEEK_S).count == 3
+        thread = threading.Thread(target=pauses)
+        thread.start()
+        assert not paused.wait(0.5)
+        connection.commit()
+    thread.join(20)
+    assert states(engine) == {f"{id_}~1": ("planned", None) for id_ in ids}
+
+
+@pytest.mark.usefixtures("agreed")
+def test_a_push_passes_over_a_tenant_that_is_being_paused(engine: Engine, client: redis.Redis, compose: Composer):
+    plan(engine)
+    with engine.begin() as connection:
+        tenants.pause(connection, "u1", NOW)
+        assert push(engine, client, compose) == Pushed()
+
+
+@pytest.mark.usefixtures("agreed")
+@pytest.mark.parametrize("rev", [1, 2])
+def test_a_replacement_is_pushed_once_redis_has_answered_for_the_former_message(
+    engine: Engine, client: redis.Redis, compose: Composer, rev: int
+):
+    (id_,) = plan(engine, rev=rev)
+    former = id_.replace("~1", "").replace("~2", "~1")
+    with engine.begin() as connection:
+        connection.execute(insert(cancel_flags).values(id=former))
+    assert push(engine, client, compose) == Pushed()
+    with engine.begin() as connection:
+        withdrawals.apply_flags(connection, client, 100, NOW)
+    assert push(engine, client, compose) == Pushed(1)
 
 
 @pytest.mark.usefixtures("agreed")

@@ -13,7 +13,15 @@ from booked import NOW, TODAY
 from sqlalchemy import Connection, delete, insert, select, update
 
 from ifinu.billing import calendars, charges, planner, rules, tenants
-from ifinu.billing.billing_schema import agenda, bank_days, billing_tenants, intents, send_days
+from ifinu.billing.billing_schema import (
+    agenda,
+    bank_days,
+    billing_tenants,
+    cancel_flags,
+    intents,
+    rule_steps,
+    send_days,
+)  # fmt: skip
 from ifinu.billing.billing_schema import charges as charge_rows
 from ifinu.billing.billing_schema import customers as customer_rows
 from ifinu.billing.planner import Planned, plan, plan_all, plan_event
@@ -445,6 +453,25 @@ def test_what_waited_while_a_tenant_was_paused_goes_as_one_message(connection: C
     plan(connection, at("2026-12-14", "12:00"))
     found = decisions(connection)
     assert (found["one.a1"], found["two.v"]) == ("planned 2026-12-14", "merged 2026-12-14")
+
+
+def flags(connection: Connection) -> list[str]:
+    return list(connection.scalars(select(cancel_flags.c.id)))
+
+
+def test_a_due_message_that_joins_another_or_gives_way_is_cancelled_in_redis(connection: Connection):
+    """A scheduler may have pushed it, and died before its commit. If it goes after all, it has another id."""
+    due(connection, "2026-12-14", "c1")
+    plan(connection, at("2026-12-14", "09:59"))
+    booked.charge(connection, "c2", due_date=date(2026, 12, 10), now=at("2026-12-12"))
+    connection.execute(update(rule_steps).where(rule_steps.c.step == "a1").values(offset_days=4))
+    plan(connection, at("2026-12-14", "10:01"))
+    assert decisions(connection)["c1.v"] == "merged 2026-12-14"
+    first = flags(connection)
+    assert [id_.split(".")[1] for id_ in first] == ["v"]
+    charges.pay(connection, "t1", "c2", via="cli", now=at("2026-12-14", "10:02"))
+    ids = connection.scalars(select(intents.c.id).where(intents.c.state == "planned", intents.c.step == "v")).all()
+    assert ids == [f"{first[0]}~1"]
 
 
 def test_a_due_date_that_moves_away_and_back_is_planned_anew_under_another_id(connection: Connection):
