@@ -45,6 +45,7 @@ class Now:
         owed: Ends of messages that are still to be written to Redis.
         clock_off_s: Seconds that this machine's clock is ahead of Redis'.
         blocked_s: Seconds for which single calls have held the event loop since the start.
+        checks: Looks at charges before a send, by result; empty without PostgreSQL.
     """
 
     limit_per_s: float = 0.0
@@ -56,6 +57,7 @@ class Now:
     tally: Tally = field(default_factory=Tally)
     clock_off_s: float = 0.0
     blocked_s: float = 0.0
+    checks: Counts[str] = field(default_factory=Counts)
 
 
 class WorkerSeries(Collector):
@@ -174,6 +176,7 @@ class WorkerSeries(Collector):
             "ifinu_clock_off_seconds", "How far this machine's clock is ahead of Redis'.", now.clock_off_s
         )
         yield _counted("ifinu_loop_blocked_seconds", "How long single calls have held the event loop.", now.blocked_s)
+        yield _counted("ifinu_charge_checks", "Looks at a charge before a send.", Counts(now.checks), "result")
         yield GaugeMetricFamily("ifinu_breaker_open", "Whether the gateway is away.", float(now.breaker_open))
 
     def _children(self, name: str) -> tuple[Counter, str]:

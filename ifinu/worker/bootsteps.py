@@ -26,6 +26,7 @@ import structlog
 from celery import bootsteps
 from celery.worker import state
 
+from ifinu.billing.charge_check import ChargeCheck
 from ifinu.broker import connections
 from ifinu.errors import ConfigurationError
 from ifinu.ledger.child import FINISH_S, RecorderError, record_in_child
@@ -250,6 +251,8 @@ def _now(c: Any) -> Now:
     bucket, leases = c.app.bucket, c.leases
     now = Now(slots=c.pool.num_processes, busy=len(state.active_requests), breaker_open=c.app.breaker.is_open)
     now.blocked_s = c.pool.watch.blocked_s
+    if isinstance(check := c.app.delivery.charges, ChargeCheck):
+        now.checks = check.results
     if bucket is not None:
         now.limit_per_s, now.waiting = bucket.rate_per_s, len(bucket.contents)
     else:
