@@ -24,6 +24,7 @@ import redis
 from figures import Figures, judge, recorded
 from processes import FIRST_NUMBER, Fleet, Queue, Simulated, fleet_of, raw, redis_server, start, stopping, wait_until
 from sqlalchemy import Engine, text
+from waiting import zone_amid_an_hour
 
 from ifinu.broker import lanes
 from ifinu.broker.keys import EVENTS, GENERATION, claim_key, number_key
@@ -82,8 +83,7 @@ def ledger_url(tmp_path: Path, _sqlite_template: Path) -> str:
 @pytest.fixture
 def register(ledger: Engine) -> Register:
     """Register numbers by their paces, and load them into Redis."""
-    # So that no hour, and no day, ends soon where the numbers are.
-    zone = "America/Sao_Paulo" if 5 <= datetime.now(UTC).minute < 35 else "Asia/Kolkata"
+    zone = zone_amid_an_hour()
 
     def register(client: redis.Redis, paces: dict[str, Pace], tenants: dict[str, str] | None = None) -> None:
         for name, pace in paces.items():

@@ -19,6 +19,7 @@ import pytest
 import redis
 from processes import Fleet, Queue, Simulated, fleet_of, redis_server, stopping, wait_until
 from sqlalchemy import Engine
+from waiting import zone_amid_an_hour
 
 from ifinu.broker import clock, restarts
 from ifinu.broker.keys import GENERATION, NUMBERS, SERVER, SINCE, number_key
@@ -62,8 +63,6 @@ def register(ledger: Engine, client: redis.Redis) -> Callable[..., None]:
     """Register the number `a1` of tenant `a`, and load it into Redis."""
 
     def register(*, gap_ms: int = GAP_MS, per_day: int | None = None, new_chats: int | None = None) -> None:
-        while per_day is not None and (now := clock.now(client)).minute >= 58:
-            time.sleep(1 if now.minute == 58 else 0.2)  # an hour must not end meanwhile
         overrides = {
             "parallel": 1,
             "gap_min_ms": gap_ms,
@@ -71,7 +70,8 @@ def register(ledger: Engine, client: redis.Redis) -> Callable[..., None]:
             "per_day": per_day,
             "new_chats": new_chats,
         }
-        new = Number("a1", datetime.now(UTC), "a", preset=Preset.DIRECT, overrides=overrides)
+        zone = zone_amid_an_hour()
+        new = Number("a1", datetime.now(UTC), "a", zone=zone, preset=Preset.DIRECT, overrides=overrides)
         registry.register(ledger, new)
         cache.load(client, ledger)
 
