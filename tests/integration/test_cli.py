@@ -297,7 +297,9 @@ def test_a_worker_of_the_command_line_drains_a_load_and_ends_on_sigterm(valkey, 
         assert re.fullmatch(r"3 messages in .*: .* per second; 0 dead letters\n", enveloped.stdout), enveloped.stderr
         wait_until(lambda: len(simulator.control.sends) == 104, seen=lambda: len(simulator.control.sends))
 
-        status = json.loads(run("status", "--workers", "--json", **environment).stdout)
+        status = wait_until(
+            lambda: (now := json.loads(run("status", "--workers", "--json", **environment).stdout))["workers"] and now
+        )
         assert [name.partition("@")[0] for name in status["workers"]] == ["w1"]
     finally:
         worker.terminate()
@@ -323,9 +325,10 @@ def test_without_redis_a_send_ends_with_3():
     assert ended.stderr.startswith("error: Redis did not take notification 'a'")
 
 
+@pytest.mark.timeout(600)
 def test_the_demo_adds_up_and_leaves_nothing_behind(tmp_path):
     # The environment's settings have no effect on the demo.
-    ended = run("demo", "--messages", "60", TMPDIR=str(tmp_path), IFINU_REDIS_URL="redis://localhost:1", timeout=110)
+    ended = run("demo", "--messages", "60", TMPDIR=str(tmp_path), IFINU_REDIS_URL="redis://localhost:1", timeout=550)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     verdicts = [line[0] for line in ended.stdout.splitlines() if line[:1] in ("✓", "✗")]
     assert verdicts == ["✓"] * 37

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import redis
@@ -68,13 +69,21 @@ def test_a_held_message_is_resolved_each_way(fleet: Fleet, queue: Queue, simulat
     assert dict(events_of(queue)) == {"test_1": "sent", "test_2": "cancelled", "test_3": "sent", "test_4": "sent"}
 
 
+def in_an_hour(queue: Queue, count: int) -> None:
+    """Wait for delayed messages, whose next look-up is 5 seconds away, and postpone them, so that a test has time."""
+    wait_until(lambda: queue.counts()["delayed"] == count, seen=queue.counts)
+    due_ms = (time.time() + 3_600) * 1000
+    waiting = queue.client.zrange(queue.keys.delayed, 0, -1)
+    queue.client.zadd(queue.keys.delayed, dict.fromkeys(waiting, due_ms), xx=True)
+
+
 def test_a_message_being_looked_up_is_resolved_each_way(fleet: Fleet, queue: Queue, simulator: Simulated, ifinu: Shell):
     """
-    The worker's grace is long; its next look-up is 5 seconds away.
+    The worker's grace is long.
     """
     queue.push(*(raw(number, telefone=NOT_SENT) for number in (1, 2, 3)))
     fleet.start(IFINU_UNKNOWN_GRACE_S="60").ready()
-    wait_until(lambda: queue.counts()["delayed"] == 3, seen=queue.counts)
+    in_an_hour(queue, 3)
     assert ifinu("unknown", "list").out.count("look-up in ") == 3
     simulator.control.set_fault(endings={"0011": ["ok"]})
     assert ifinu("unknown", "resolve", "test_1", "--sent", "--key-id", "3EB0AA").code == 0
@@ -83,6 +92,8 @@ def test_a_message_being_looked_up_is_resolved_each_way(fleet: Fleet, queue: Que
     assert (again["done"], again["decision"]) == (True, "resend")
     assert again["due"] is not None
     posts = simulator.control.summary()["posts"]["total"]
+    waiting = queue.client.zrange(queue.keys.delayed, 0, -1)
+    queue.client.zadd(queue.keys.delayed, dict.fromkeys(waiting, 1), xx=True)
     wait_until(queue.idle, seen=queue.counts)
     assert states(queue, 1, 2, 3) == ["sent", "cancelled", "sent"]
     assert (simulator.total(), simulator.control.summary()["posts"]["total"]) == (1, posts + 1)
@@ -113,24 +124,28 @@ def test_resolve_refuses_unclear_arguments(queue: Queue, ifinu: Shell, how: tupl
 def test_an_overdue_or_purged_look_up_is_shown_as_such(fleet: Fleet, queue: Queue, ifinu: Shell):
     queue.push(raw(1, telefone=NOT_SENT))
     worker = fleet.start(IFINU_UNKNOWN_GRACE_S="60").ready()
-    wait_until(lambda: queue.counts()["delayed"] == 1, seen=queue.counts)
+    in_an_hour(queue, 1)
     assert "look-up in " in ifinu("unknown", "list").out
     assert ifinu("unknown", "list", "--json").json["worker_answers"] is None  # nothing is overdue
     ((message, due_ms),) = queue.client.zrange(queue.keys.delayed, 0, 0, withscores=True)
     assert ifinu("queue", "pause").code == 0
-    queue.client.zadd(queue.keys.delayed, {message: due_ms - 3_600_000})
+    overdue = {message: due_ms - 7_200_000}
+    queue.client.zadd(queue.keys.delayed, overdue)
     wait_until(lambda: "look-up waits on ifinu:fila:whatsapp, which is paused" in ifinu("unknown", "list").out)
-    found = ifinu("unknown", "list", "--json").json
-    assert (found["overdue"], found["worker_answers"]) == (1, True)
+
+    def found():
+        listed = ifinu("unknown", "list", "--json").json
+        return listed["overdue"], listed["worker_answers"]
+
+    wait_until(lambda: found() == (1, True), seen=found)
     worker.kill()
     assert ifinu("queue", "resume").code == 0
     queue.client.delete(queue.keys.ready)
-    queue.client.zadd(queue.keys.delayed, {message: due_ms - 3_600_000})
+    queue.client.zadd(queue.keys.delayed, overdue)
     listed = ifinu("unknown", "list").out
     assert "look-up overdue since " in listed
     assert listed.endswith("1 look-ups are overdue and no worker answers: start one with `ifinu worker`.\n")
-    found = ifinu("unknown", "list", "--json").json
-    assert (found["overdue"], found["worker_answers"]) == (1, False)
+    assert found() == (1, False)
     ended = ifinu("queue", "purge", "--delayed", "--yes")
     assert ended.out == f"{queue.keys.ready}: 1 deleted\n"
     assert ended.err == "1 of them may have been sent and are no longer looked up; see `ifinu unknown list`\n"

@@ -65,8 +65,7 @@ def test_a_limit_for_one_person_makes_no_other_wait(fleet: Fleet, queue: Queue, 
     queue.push(raw("her", telefone="77 99860-0041", instancia="meta"))  # refused once, with 131056
     queue.push(*(raw(n, telefone=f"77 9986{n}-7777", instancia="meta") for n in range(5)))
     fleet.start(IFINU_EVOLUTION_URL=meta.url).ready()
-    wait_until(lambda: meta.total() == 5, seen=queue.counts)
-    assert queue.counts()["delayed"] == 1
+    wait_until(lambda: (meta.total(), queue.counts()["delayed"]) == (5, 1), seen=queue.counts)
     wait_until(lambda: meta.total() == 6 and queue.idle(), seen=queue.counts)
     assert meta.sends()[-1].number.endswith("0041")
     assert queue.dead() == []

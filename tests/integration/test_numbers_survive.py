@@ -269,4 +269,4 @@ def test_after_a_flushall_people_are_not_written_to_as_if_the_day_began(
     wait_until(lambda: queue.counts()["delayed"] == 2, 40, lambda: (queue.counts(), worker.text()[-2000:]))
     assert sent(simulator) == 2
     wait_until(lambda: worker.text().count("person_cap") == worker.text().count("new_chats") == 1, seen=worker.text)
-    assert {key: client.hgetall(key) for key in client.keys("ifinu:remetentes:a1:*")} == people
+    wait_until(lambda: {key: client.hgetall(key) for key in client.keys("ifinu:remetentes:a1:*")} == people)

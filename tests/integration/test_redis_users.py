@@ -269,6 +269,7 @@ def test_a_worker_that_loses_a_right_logs_it_once_and_resumes_once_restored(
     assert simulator.total() == 0
     client.execute_command("ACL", "SETUSER", "ifinu-worker", "+hmget")
     wait_until(lambda: simulator.total() == 30 and queue.idle(), 30, queue.counts)
+    wait_until(lambda: "ifinu.claims.back" in worker.text(), seen=worker.text)
     text = worker.text()
     assert (text.count("ifinu.claims.refused"), text.count("ifinu.claims.back")) == (1, 1)
     assert "hmget" in text
