@@ -29,6 +29,12 @@ def test_the_control_surface_requires_the_global_key(api, path):
     assert api("GET", f"/_simulator/{path}", key=api.simulator.token("ifinu")).status == 401
 
 
+def test_the_environments_proxy_is_not_used(control, monkeypatch):
+    for name in ("http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert control.total() == 0
+
+
 def test_the_ledger_can_be_read_in_pages(api, control):
     for n in range(5):
         api.send(NUMBER, f"text {n}")
@@ -191,7 +197,7 @@ def test_a_process_serves_until_sigterm(key_file, tmp_path, number):
         assert control._ask("GET", "faults")["endings"] == {}
         assert control._ask("GET", "faults")["next"] == ["send_closed"]
         running.send_signal(number)
-        assert running.wait(timeout=10) == 0
+        assert running.wait(timeout=200) == 0
     assert ledger.read_bytes() == b""
 
 
@@ -209,7 +215,7 @@ def test_a_process_that_stops_drops_the_requests_under_way(key_file, eventually)
             running.send_signal(signal.SIGTERM)
             with pytest.raises(ConnectionResetError):
                 line.recv(1)
-        assert running.wait(timeout=10) == 0
+        assert running.wait(timeout=200) == 0
 
 
 @pytest.mark.parametrize(
