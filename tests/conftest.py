@@ -28,6 +28,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("unhurried")
 
 
+# The beginnings of variables that change what ifinu, its libraries or its terminal do.
+_FOREIGN = (
+    "IFINU_", "CELERY_", "EVOLUTION_API_", "REDIS_ADDR", "OTEL_", "PG", "AWS_", "SSL_CERT_", "NO_COLOR", "FORCE_COLOR",
+    "COLUMNS", "LINES",
+)  # fmt: skip
+
+
+def pytest_configure() -> None:
+    """Remove such variables, and proxies, so that a developer's environment affects no test and no server."""
+    for name in [*os.environ]:
+        if name.startswith(_FOREIGN) or name.lower().endswith("_proxy"):
+            del os.environ[name]
+
+
 def pytest_collectstart() -> None:
     """Collect no garbage while modules are imported and tests collected, since nearly all of that stays."""
     gc.disable()
@@ -45,17 +59,6 @@ def _amid_an_hour() -> None:
     left_s = 3600 - time.time() % 3600
     if left_s < 20:
         time.sleep(left_s + 0.1)
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove ifinu's variables, so that a developer's environment does not affect a test."""
-    for name in [
-        n
-        for n in os.environ
-        if n.startswith(("IFINU_", "CELERY_")) or n in ("REDIS_ADDR", "EVOLUTION_API_URL", "EVOLUTION_API_KEY")
-    ]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

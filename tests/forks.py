@@ -140,7 +140,7 @@ class Forks:
             out, err = Path(folder, "out"), Path(folder, "err")
             forked = self._start(script, dict(os.environ), out, err, truncates=True)
             try:
-                code = forked.wait(timeout=60)
+                code = forked.wait(timeout=200)
             finally:
                 forked.kill()
             return Ended(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))

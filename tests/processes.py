@@ -138,7 +138,7 @@ class Simulated:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(60)
 
 
 class Worker:
@@ -148,7 +148,7 @@ class Worker:
         self.log = log
         self.process = start("celery", ["-A", application, "worker", *arguments], {**os.environ, **environment}, log)
 
-    def ready(self, deadline_s: float = 40.0) -> Worker:
+    def ready(self, deadline_s: float = 60.0) -> Worker:
         """Wait until the worker consumes."""
         wait_until(lambda: self.is_ready() or self.process.poll() is not None, deadline_s, self.text)
         assert self.process.poll() is None, self.text()
@@ -165,9 +165,9 @@ class Worker:
         """Kill the whole process group with SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(60)
 
-    def terminate(self, deadline_s: float = 30.0) -> int:
+    def terminate(self, deadline_s: float = 60.0) -> int:
         """Send SIGTERM and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

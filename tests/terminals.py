@@ -93,9 +93,9 @@ class Terminal:
 
     def ended(self) -> int:
         """Wait for the end, check that the terminal was restored, and return the exit code."""
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         os.write(self._side, _BELL)  # comes after the command's last output
-        wait_until(lambda: self.raw.endswith(_BELL), 30, lambda: self.raw[-500:])
+        wait_until(lambda: self.raw.endswith(_BELL), seen=lambda: self.raw[-500:])
         assert self.raw.count(LEAVE) == self.raw.count(ENTER)
         assert self.is_as_before()
         assert self.raw.rindex(_SHOW) > self.raw.rindex(_HIDE)  # the cursor is visible again
@@ -104,7 +104,7 @@ class Terminal:
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(20)
+            self.process.wait(60)
         os.close(self._side)
         self._reader.join(20)
         os.close(self._main)

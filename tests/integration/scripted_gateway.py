@@ -17,7 +17,7 @@ from ifinu.gateway import Evolution, Management
 _Client = TypeVar("_Client", Evolution, Management)
 
 KEY = "s3cr3t-k3y"
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 RESET_ON_CLOSE = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 

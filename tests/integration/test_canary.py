@@ -293,7 +293,7 @@ class Scene:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -475,17 +475,17 @@ def test_personal_data_is_written_only_in_payloads(
                     instance="ifinu", number=canaries.phone(301)[1:], text=words, name=CONTACT, variant=variant
                 )
         assert {*hooks(hook)} == {200, 400, 401}
-        wait_until(lambda: "ifinu.recorder.started" in worker.text(), 60, worker.text)
-        wait_until(lambda: scene.client.xlen(EVENTS) == 0, 60, worker.text)
+        wait_until(lambda: "ifinu.recorder.started" in worker.text(), seen=worker.text)
+        wait_until(lambda: scene.client.xlen(EVENTS) == 0, seen=worker.text)
         scene.rename_table("notifications", "away")
         scene.queue.push(*good.values(), good["free_text"], pushed("free_text", 210))
-        wait_until(lambda: scene.hanging(), 60, scene.counts)
+        wait_until(lambda: scene.hanging(), seen=scene.counts)
         asked = inspect("active", *scene.settings.items()) + inspect("query_task", *scene.settings.items(), ids=[*good])
-        wait_until(lambda: "ifinu.recorder.waiting" in worker.text(), 60, worker.text)
+        wait_until(lambda: "ifinu.recorder.waiting" in worker.text(), seen=worker.text)
         scene.rename_table("away", "notifications")
         scene.queue.push(*(message for message, _ in bad.values()))
         wait_until(scene.at_rest, 120, scene.counts)
-        wait_until(lambda: scene.client.xlen(EVENTS) == 0, 60, worker.text)
+        wait_until(lambda: scene.client.xlen(EVENTS) == 0, seen=worker.text)
         reasons = [letter["reason"] for letter in reversed(scene.queue.dead())]
         figures = {of: scene.metrics(of) for of in ("worker", "webhook")}
         outputs = {" ".join(command): ifinu(*command) for command in commands(reasons)}

@@ -25,7 +25,7 @@ def ifinu(capsys, monkeypatch, valkey, tmp_path, _sqlite_template):
     return Shell(capsys, monkeypatch)
 
 
-def run(*arguments, timeout=60, **environment):
+def run(*arguments, timeout=200, **environment):
     """Run a command in a new process; here it would configure this process's application."""
     return subprocess.run(
         [sys.executable, "-m", "ifinu", *arguments],
@@ -303,7 +303,7 @@ def test_a_worker_of_the_command_line_drains_a_load_and_ends_on_sigterm(valkey, 
         assert [name.partition("@")[0] for name in status["workers"]] == ["w1"]
     finally:
         worker.terminate()
-        code = worker.wait(20)
+        code = worker.wait(60)
     assert code == 0, log.read_text()
 
 

@@ -438,10 +438,10 @@ def test_the_simulator_replaces_a_gateway(tmp_path):
         with urllib.request.urlopen(f"http://127.0.0.2:{port}/manager/", timeout=10) as answer:
             assert answer.status == 200
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
         late.cancel()
         process.stdout.close()
     assert [*tmp_path.iterdir()] == []

@@ -36,12 +36,12 @@ def trying(folder: Path, *arguments: str, **environment: str) -> Iterator[subpro
             [sys.executable, "-m", "ifinu", *arguments], env=os.environ | environment, stdout=out, stderr=err
         )
     try:
-        wait_until(lambda: "No connection yet" in said.read_text() or process.poll() is not None, 20, said.read_text)
+        wait_until(lambda: "No connection yet" in said.read_text() or process.poll() is not None, seen=said.read_text)
         assert process.poll() is None, said.read_text()
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def test_migrate_waits_for_a_database_that_starts_late(postgres: str, closed: int, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_migrate_waits_for_a_database_that_starts_late(postgres: str, closed: in
     with trying(tmp_path, "migrate", IFINU_DATABASE_URL=late) as process:
         proxy = Proxy(int(url.port or url.query["port"]), port=closed)
         try:
-            assert process.wait(30) == 0, (tmp_path / "stderr").read_text()
+            assert process.wait(60) == 0, (tmp_path / "stderr").read_text()
         finally:
             proxy.stop()
     assert "The ledger was migrated from nothing" in (tmp_path / "stdout").read_text()
@@ -61,7 +61,7 @@ def test_doctor_with_wait_accepts_a_redis_that_starts_late(valkey: Valkey, close
     with trying(tmp_path, "doctor", "--wait", "--json", **late) as process:
         proxy = Proxy(int(make_url(valkey.url).port or 0), port=closed)
         try:
-            process.wait(30)
+            process.wait(60)
         finally:
             proxy.stop()
     printed = (tmp_path / "stdout").read_text()

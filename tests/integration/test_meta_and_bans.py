@@ -55,7 +55,7 @@ def test_a_template_goes_outside_metas_window_and_one_in_doubt_is_held(
         raw(2, id="doubt", telefone="77 99860-0004", instancia="meta", pix_copia_cola=PIX),
     )
     worker = fleet.start(IFINU_EVOLUTION_URL=meta.url, IFINU_TEMPLATES=str(folder), IFINU_UNKNOWN_GRACE_S="1").ready()
-    (letter,) = wait_until(lambda: queue.idle() and queue.dead(), 40, seen=worker.text)
+    (letter,) = wait_until(lambda: queue.idle() and queue.dead(), seen=worker.text)
     assert (letter["id"], letter["reason"]) == ("doubt", "unknown")
     assert sorted(send.number[-4:] for send in meta.sends()) == ["0004", "7777"]
     assert all(send.text.startswith("template cobranca: ") and PIX in send.text for send in meta.sends())
@@ -84,6 +84,6 @@ def test_the_messages_of_a_banned_number_wait_and_none_is_lost_or_sent_twice(
     assert simulator.total() == 2  # the one that broke the rule got through
     simulator.control.set_fault(bans={})
     simulator.control.set_instance(name, state="open")
-    wait_until(lambda: simulator.total() == 20 and queue.idle(), 60, queue.counts)
+    wait_until(lambda: simulator.total() == 20 and queue.idle(), seen=queue.counts)
     assert len({send.number for send in simulator.sends()}) == 20
     assert queue.dead() == []

@@ -154,14 +154,14 @@ def test_a_worker_goes_on_after_its_last_number_is_gone(
     register()
     worker = fleet.start().ready()
     queue.push(message(1))
-    wait_until(lambda: sent(simulator) == 1, 30, worker.text)
+    wait_until(lambda: sent(simulator) == 1, seen=worker.text)
     registry.remove(ledger, "a1")
     cache.load(client, ledger)
     queue.push(message(2))
-    wait_until(lambda: simulator.total() == 2 and queue.idle(), 30, worker.text)
+    wait_until(lambda: simulator.total() == 2 and queue.idle(), seen=worker.text)
     client.flushall()
     queue.push(message(3))
-    wait_until(lambda: simulator.total() == 3, 30, worker.text)
+    wait_until(lambda: simulator.total() == 3, seen=worker.text)
 
 
 # -- Redis loses something
@@ -175,10 +175,10 @@ def test_a_restart_that_lost_a_gap_breaks_none(
     workers = [fleet.start().ready() for _ in range(2)]
     client.hset(number_key("a1"), "livre", 0)
     queue.push(*(message(n) for n in range(3)))
-    wait_until(lambda: sent(simulator) == 1, 40, workers[0].text)
+    wait_until(lambda: sent(simulator) == 1, seen=workers[0].text)
     wait_until(lambda: int(client.hget(number_key("a1"), "livre") or 0) > 0)
     away(valkey, lambda other: other.hset(number_key("a1"), "livre", 0))
-    wait_until(lambda: sent(simulator) == 2, 60, workers[0].text)
+    wait_until(lambda: sent(simulator) == 2, seen=workers[0].text)
     figures = simulator.control.numbers()["a1"]
     assert figures["least_gap_s"] >= gap_ms / 1000
     assert queue.dead() == []
@@ -213,14 +213,14 @@ def test_a_flushall_in_the_midst_exceeds_no_cap(
     register(per_day=CAP)
     simulator.control.set_fault(latency_ms={"fixed": 2_000})
     workers = [fleet.start().ready() for _ in range(2)]
-    wait_until(lambda: any("ifinu.recorder.started" in worker.text() for worker in workers), 60, workers[0].text)
+    wait_until(lambda: any("ifinu.recorder.started" in worker.text() for worker in workers), seen=workers[0].text)
     queue.push(*(message(n) for n in range(20)))
-    wait_until(lambda: recorded(ledger) == 3, 40, workers[0].text)
+    wait_until(lambda: recorded(ledger) == 3, seen=workers[0].text)
     wait_until(lambda: client.scard(f"{number_key('a1')}:voo") == 1)  # the fourth
     client.flushall()  # the messages are lost with it
     queue.push(*(message(n) for n in range(20, 40)))
-    wait_until(lambda: client.exists(GENERATION), 30, workers[0].text)
-    wait_until(lambda: sent(simulator) == HOURLY, 60, lambda: (sent(simulator), client.hgetall(number_key("a1"))))
+    wait_until(lambda: client.exists(GENERATION), seen=workers[0].text)
+    wait_until(lambda: sent(simulator) == HOURLY, seen=lambda: (sent(simulator), client.hgetall(number_key("a1"))))
     time.sleep(5)
     assert sent(simulator) == HOURLY
     assert simulator.control.numbers()["a1"]["least_gap_s"] >= GAP_MS / 1000
@@ -232,11 +232,11 @@ def test_an_older_redis_exceeds_no_cap_and_gets_the_registry_of_today(
     older = valkey.directory.with_name("older")
     register(per_day=CAP)
     worker = fleet.start().ready()
-    wait_until(lambda: client.exists(SERVER), 40, worker.text)
+    wait_until(lambda: client.exists(SERVER), seen=worker.text)
     time.sleep(1.5)  # it is on the disk
     shutil.copytree(valkey.directory, older)
     queue.push(*(message(n) for n in range(HOURLY)))
-    wait_until(lambda: sent(simulator) == HOURLY, 40, worker.text)
+    wait_until(lambda: sent(simulator) == HOURLY, seen=worker.text)
     registry.register(ledger, Number("a2", datetime.now(UTC), "b"))
     cache.load(client, ledger)
     wait_until(lambda: recorded(ledger) == HOURLY)
@@ -245,7 +245,7 @@ def test_an_older_redis_exceeds_no_cap_and_gets_the_registry_of_today(
     shutil.copytree(older, valkey.directory)
     valkey.start()
     queue.push(*(message(n) for n in range(HOURLY, 2 * HOURLY)))
-    wait_until(lambda: client.hget(number_key("a1"), "nesta_hora") == b"%d" % HOURLY, 30, worker.text)
+    wait_until(lambda: client.hget(number_key("a1"), "nesta_hora") == b"%d" % HOURLY, seen=worker.text)
     wait_until(lambda: client.get(GENERATION) == registry.generation(ledger).encode())  # it is written last
     time.sleep(restarts.LEAST_MS / 1000 + 2)
     assert sent(simulator) == HOURLY
@@ -260,13 +260,13 @@ def test_after_a_flushall_people_are_not_written_to_as_if_the_day_began(
     register(new_chats=2)
     worker = fleet.start(IFINU_SANDBOX_NUMBER="", IFINU_PHONE_KEY="0" * 32, IFINU_REMINDERS_PER_PERSON="1").ready()
     queue.push(message(1), message(2))
-    wait_until(lambda: recorded(ledger) == 2, 40, worker.text)
+    wait_until(lambda: recorded(ledger) == 2, seen=worker.text)
     people = {key: client.hgetall(key) for key in client.keys("ifinu:remetentes:a1:*")}
     assert [len(of_month) for of_month in people.values()] == [2]
     client.flushall()
     again = json.loads(message(1)) | {"id": "again"}
     queue.push(json.dumps(again).encode(), message(3))
-    wait_until(lambda: queue.counts()["delayed"] == 2, 40, lambda: (queue.counts(), worker.text()[-2000:]))
+    wait_until(lambda: queue.counts()["delayed"] == 2, seen=lambda: (queue.counts(), worker.text()[-2000:]))
     assert sent(simulator) == 2
     wait_until(lambda: worker.text().count("person_cap") == worker.text().count("new_chats") == 1, seen=worker.text)
     wait_until(lambda: {key: client.hgetall(key) for key in client.keys("ifinu:remetentes:a1:*")} == people)

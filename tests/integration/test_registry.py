@@ -527,7 +527,7 @@ def halfway(ledger: Engine, client: redis.Redis, valkey: Any, ledger_url: str) -
         add(ledger, f"n{n}")
     process = subprocess.Popen([sys.executable, "-c", KILLED_MIDWAY, valkey.url, ledger_url], env=os.environ)
     try:
-        wait_until(lambda: client.exists("halfway"), 30)
+        wait_until(lambda: client.exists("halfway"))
         yield process
     finally:
         process.kill()

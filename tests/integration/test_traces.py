@@ -168,11 +168,11 @@ def webhook_of(valkey: Valkey, log: Path, **environment: str) -> Iterator[str]:
     process = start("ifinu", arguments, {**os.environ, **settings, **environment}, log)
     try:
         started = b"startup complete"
-        wait_until(lambda: started in log.read_bytes() or process.poll() is not None, 60, log.read_text)
+        wait_until(lambda: started in log.read_bytes() or process.poll() is not None, seen=log.read_text)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
 
 
 def post(url: str, body: bytes) -> int:
@@ -263,9 +263,9 @@ enqueue_many([{fields("many-1", 102, texto=canaries.TEXT)!r}, {fields("many-2", 
             "phoned",
         )
         seen = lambda: ({one: tree(collector.trace_of(one)) for one in receipted}, worker.text())  # noqa: E731
-        wait_until(lambda: queue.idle() and len(queue.dead()) == 2, 60, lambda: (queue.counts(), worker.text()))
+        wait_until(lambda: queue.idle() and len(queue.dead()) == 2, seen=lambda: (queue.counts(), worker.text()))
         for one in receipted:
-            wait_until(lambda one=one: sorted(collector.states_of(one)) == sorted(RECEIPTS), 30, seen)
+            wait_until(lambda one=one: sorted(collector.states_of(one)) == sorted(RECEIPTS), seen=seen)
         assert worker.terminate() == 0
     traces = {one: collector.trace_of(one) for one in (*receipted, "lost", "no_account")}
     assert len({trace[0].trace for trace in traces.values()}) == len(traces)
@@ -361,7 +361,7 @@ def test_an_unsampled_trace_exports_nothing_in_any_process(
         assert int(parent.rpartition("-")[2], 16) & 1 == 0
     queue.push(json.dumps(fields("c", 2, traceparent=theirs(NOT_SAMPLED))).encode(), raw("d"))
     worker = fleet.start(**traced).ready()
-    wait_until(lambda: queue.idle() and simulator.total() == 4, 30, queue.counts)
+    wait_until(lambda: queue.idle() and simulator.total() == 4, seen=queue.counts)
     assert worker.terminate() == 0
     assert {s.facts.get("messaging.message.id") for s in collector.spans() if s.name == "ifinu.deliver"} == {"test_d"}
     assert len(queue.client.keys("ifinu:rastro:*")) == 1
@@ -387,8 +387,8 @@ def test_a_collector_outage_affects_no_send(
         settings = {**traced, **queued, "OTEL_EXPORTER_OTLP_ENDPOINT": url, "IFINU_RATE_LIMIT": "500/s"}
         worker = fleet.start(IFINU_CONCURRENCY="4", **settings).ready()
         queue.push(*(raw(n) for n in range(200)))
-        wait_until(lambda: queue.idle() and simulator.total() == 200, 30, lambda: (queue.counts(), worker.text()))
-        assert worker.terminate(20) == 0
+        wait_until(lambda: queue.idle() and simulator.total() == 200, seen=lambda: (queue.counts(), worker.text()))
+        assert worker.terminate() == 0
     assert queue.dead() == []
     assert [e.name for e in happened(queue.client)] == ["sent"] * 200
 
@@ -433,8 +433,8 @@ print([name for name in sys.modules if name.startswith(traces)])
     (tmp_path / "printing_app.py").write_text(PRINTING)
     worker = fleet.start(application="printing_app", IFINU_CONCURRENCY="2", PYTHONPATH=str(tmp_path))
     worker.ready()
-    wait_until(lambda: simulator.total() == 3, 30, lambda: (queue.counts(), worker.text()))
-    wait_until(lambda: queue.idle() and simulator.total() == 4, 30, lambda: (queue.counts(), worker.text()))
+    wait_until(lambda: simulator.total() == 3, seen=lambda: (queue.counts(), worker.text()))
+    wait_until(lambda: queue.idle() and simulator.total() == 4, seen=lambda: (queue.counts(), worker.text()))
     assert worker.terminate() == 0
     printed = [line for line in worker.text().splitlines() if line.startswith("imported:")]
     assert printed == ["imported: []"]
@@ -450,12 +450,12 @@ def test_a_trace_from_another_language_continues_through_a_worker_without_traces
     simulator.control.set_fault(rates={"lookup_timeout": 1.0})
     worker = fleet.start(IFINU_RETRY_BACKOFF_S="1").ready()
     queue.push(json.dumps(fields("a", 100, traceparent=theirs())).encode())
-    wait_until(lambda: [e.name for e in happened(queue.client)][:1] == ["retrying"], 30, queue.counts)
+    wait_until(lambda: [e.name for e in happened(queue.client)][:1] == ["retrying"], seen=queue.counts)
     assert worker.terminate() == 0
     simulator.control.set_fault(rates={})
     fleet.start(**traced).ready()
-    wait_until(lambda: queue.idle() and simulator.total() == 1, 30, queue.counts)
-    wait_until(lambda: [s for s in collector.spans() if s.name == "ifinu.deliver"], 20)
+    wait_until(lambda: queue.idle() and simulator.total() == 1, seen=queue.counts)
+    wait_until(lambda: [s for s in collector.spans() if s.name == "ifinu.deliver"])
     (delivered,) = (s for s in collector.spans() if s.name == "ifinu.deliver")
     assert (delivered.trace, delivered.parent) == THEIRS
     assert delivered.facts["ifinu.attempt"] > 1
@@ -531,7 +531,7 @@ def test_tracing_without_its_extra_names_the_package_to_install(starts: str, val
 
 def test_a_worker_whose_variables_of_open_telemetry_are_wrong_does_not_start(fleet: Fleet, traced: dict[str, str]):
     worker = fleet.start(**traced, OTEL_BSP_MAX_EXPORT_BATCH_SIZE="99999")
-    wait_until(lambda: worker.process.poll() is not None, 40, worker.text)
+    wait_until(lambda: worker.process.poll() is not None, seen=worker.text)
     assert worker.process.returncode == 2
     assert "error: OTEL_*: " in worker.text()
 
@@ -550,7 +550,7 @@ def test_a_receipt_that_arrives_before_the_answer_to_its_send_is_in_the_trace(
         queue.client.set("two seconds", 1, px=2_000)
         wait_until(lambda: not queue.client.exists("two seconds"))
         TraceLinks(valkey.url).leave("3EB0A", theirs())
-        wait_until(collector.spans, 30)
+        wait_until(collector.spans)
     (receipt,) = collector.spans()
     assert (receipt.trace, receipt.parent, receipt.facts["ifinu.state"]) == (*THEIRS, "read")
 
@@ -563,6 +563,6 @@ def test_a_webhook_that_ends_exports_its_waiting_receipts(
         registered(simulator, hook, "ifinu")
         fleet.start(**traced).ready()
         queue.push(raw(1))
-        wait_until(lambda: [e.name for e in happened(queue.client)].count("receipt") == 3, 20)
+        wait_until(lambda: [e.name for e in happened(queue.client)].count("receipt") == 3)
         wait_until(queue.idle)
     assert sorted(collector.states_of("test_1")) == sorted(RECEIPTS)

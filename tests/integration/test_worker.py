@@ -249,7 +249,7 @@ def test_a_foreign_envelope_controls_nothing_and_200_good_messages_are_sent(
     queue.push(*steering(), stumbling, *(raw(number) for number in range(200)))
     here, quick = str(Path(__file__).parent), {"IFINU_RATE_LIMIT": "200/s", "IFINU_RATE_BURST": "50"}
     worker = fleet.start(application="stumbling_app", STUMBLES_OVER="test_stumbles", PYTHONPATH=here, **quick).ready()
-    wait_until(lambda: simulator.total() == 210 and queue.idle(), 40, lambda: (queue.counts(), worker.text()[-3000:]))
+    wait_until(lambda: simulator.total() == 210 and queue.idle(), seen=lambda: (queue.counts(), worker.text()[-3000:]))
     assert [(letter["reason"], letter["raw"].encode()) for letter in queue.dead()] == [("undeliverable", stumbling)]
     assert worker.process.poll() is None
     assert not client.exists("nowhere")
@@ -330,7 +330,7 @@ def test_a_message_in_doubt_is_looked_up_and_resent_at_most_once(fleet: Fleet, q
     """
     queue.push(*(raw(ending, telefone=f"77 99860-{ending}") for ending in MAYBE_SENT))
     fleet.start(IFINU_EVOLUTION_READ_TIMEOUT_S="2", IFINU_UNKNOWN_GRACE_S="2").ready()
-    wait_until(queue.idle, 40, queue.counts)
+    wait_until(queue.idle, seen=queue.counts)
     sends = [send.number[-4:] for send in simulator.sends()]
     dead = [(letter["id"], letter["reason"]) for letter in queue.dead()]
     assert {ending: (sends.count(ending), (f"test_{ending}", "unknown") in dead) for ending in MAYBE_SENT} == MAYBE_SENT
@@ -354,10 +354,10 @@ def test_a_second_signal_ends_a_worker_at_once_and_its_current_sends_are_looked_
     worker.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "Warm shutdown" in worker.text(), seen=worker.text)
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(10) == 1
+    assert worker.process.wait(60) == 1
     simulator.control.set_fault(latency_ms=1)
     fleet.start().ready()
-    wait_until(queue.idle, 40, queue.counts)
+    wait_until(queue.idle, seen=queue.counts)
     sends = [send.number for send in simulator.sends()]
     assert len(sends) == len(set(sends)) == 10
     assert queue.dead() == []
@@ -378,7 +378,7 @@ install_worker_term_handler(types.SimpleNamespace(hostname="w"), callback=second
 os.kill(os.getpid(), signal.SIGTERM)
 os._exit(3)
 """
-    assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, timeout=60).returncode == 1
+    assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, timeout=200).returncode == 1
 
 
 def test_every_thread_is_connected_before_its_first_message(
@@ -391,7 +391,7 @@ def test_every_thread_is_connected_before_its_first_message(
     before = {each["id"] for each in client.client_list()}
     simulator.control.set_fault(latency_ms=500)  # so that all four threads send at once
     queue.push(*(raw(i, telefone=f"77 99861-{i:04}") for i in range(1000, 1008)))
-    wait_until(lambda: simulator.total() == 8 and queue.idle(), 40, queue.counts)
+    wait_until(lambda: simulator.total() == 8 and queue.idle(), seen=queue.counts)
     assert [each for each in client.client_list() if each["id"] not in before] == []
 
 
@@ -518,7 +518,7 @@ def test_a_redis_outage_loses_nothing_and_repeats_nothing(tmp_path: Path, simula
             wait_until(lambda: simulator.total() >= 50)
             server.kill() if number is signal.SIGKILL else server.terminate()
             server.start()
-            wait_until(lambda: queue.idle(), 60, lambda: (queue.counts(), worker.text()[-3000:]))
+            wait_until(lambda: queue.idle(), seen=lambda: (queue.counts(), worker.text()[-3000:]))
             assert worker.process.poll() is None
         sends = [send.number for send in simulator.sends()]
         assert len(set(sends)) == 400
@@ -536,7 +536,7 @@ def test_a_worker_logs_a_redis_outage_without_a_traceback(tmp_path: Path, simula
         wait_until(lambda: "Cannot connect to redis" in worker.text(), seen=worker.text)
         server.start()
         client.lpush(NORMAL, raw(1))
-        wait_until(lambda: simulator.total() == 1, 40, seen=worker.text)
+        wait_until(lambda: simulator.total() == 1, seen=worker.text)
         text = worker.text()
     assert [word for word in ("Traceback", "Error on", "Deprecat") if word in text] == []
 
@@ -548,14 +548,14 @@ def test_a_producer_gets_one_clear_error_when_redis_is_away():
 
 def test_a_worker_without_the_gateways_key_does_not_start(fleet: Fleet):
     worker = fleet.start(IFINU_EVOLUTION_API_KEY="")
-    assert worker.process.wait(30) == 2
+    assert worker.process.wait(60) == 2
     assert "error: IFINU_EVOLUTION_API_KEY is not set" in worker.text()
 
 
 def test_a_worker_whose_texts_are_wrong_does_not_start(fleet: Fleet, tmp_path: Path):
     (tmp_path / "lembrete.txt.j2").write_text("Olá\n{{ nme }}", encoding="utf-8")
     worker = fleet.start(IFINU_TEMPLATES=str(tmp_path))
-    assert worker.process.wait(30) == 2
+    assert worker.process.wait(60) == 2
     assert f"error: {tmp_path}/lembrete.txt.j2:2: no value is called nme; did you mean nome?" in worker.text()
 
 
@@ -601,7 +601,7 @@ def test_a_duplicate_of_a_message_that_waits_for_its_retry_is_not_sent(
     fleet.start(IFINU_RETRY_BACKOFF_S="3").ready()
     wait_until(lambda: queue.counts()["delayed"] == 1, seen=queue.counts)
     queue.push(message)
-    wait_until(lambda: queue.idle() and simulator.total() == 1, 30, queue.counts)
+    wait_until(lambda: queue.idle() and simulator.total() == 1, seen=queue.counts)
     assert simulator.control.summary()["posts"]["total"] == 3
 
 
@@ -644,7 +644,7 @@ def test_results_are_kept_where_a_backend_is_set(fleet: Fleet, valkey: Valkey, s
     backend = {"IFINU_RESULT_BACKEND": valkey.url, "IFINU_REDIS_URL": valkey.url}
     fleet.start(**backend).ready()
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **backend}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], env={**os.environ, **backend}, capture_output=True, text=True, timeout=200
     )
     assert done.stdout.startswith("inv-42:lembrete sent 3EB0"), done.stderr
     assert simulator.total() == 1
@@ -655,7 +655,7 @@ def test_a_result_backend_that_hangs_holds_no_other_message(fleet: Fleet, queue:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         worker = fleet.start(IFINU_RESULT_BACKEND=url, IFINU_RATE_LIMIT="200/s").ready()
         queue.push(called(1), *(raw(number) for number in range(10, 60)))
-        wait_until(lambda: simulator.total() == 51, 20, lambda: (queue.counts(), worker.text()[-3000:]))
-        wait_until(lambda: queue.counts()["in_flight"] <= 1, 20, queue.counts)
+        wait_until(lambda: simulator.total() == 51, seen=lambda: (queue.counts(), worker.text()[-3000:]))
+        wait_until(lambda: queue.counts()["in_flight"] <= 1, seen=queue.counts)
         assert "ifinu.loop.blocked" not in worker.text()
         worker.kill()

@@ -39,7 +39,7 @@ def test_a_worker_that_has_sent_did_not_load_what_other_commands_need(
             stderr=out,
         )
     try:
-        wait_until(lambda: simulator.total() == 1 and queue.idle(), 60, seen=queue.counts)
+        wait_until(lambda: simulator.total() == 1 and queue.idle(), seen=queue.counts)
     finally:
         worker.send_signal(signal.SIGTERM)
         worker.wait(60)

@@ -71,7 +71,7 @@ def _recorder(log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]
         yield process
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
 
 
 def _events(log: Path) -> list[str]:

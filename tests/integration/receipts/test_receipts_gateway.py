@@ -252,7 +252,7 @@ def test_the_webhook_serves_as_a_command_takes_the_secret_before_too_and_ends_at
             with urllib.request.urlopen(request, timeout=10) as answer:
                 assert answer.status == 200
         process.terminate()
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()
@@ -283,5 +283,5 @@ def test_a_simulator_posts_to_the_webhook_named_in_its_environment(tmp_path, rec
         )
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
         process.stdout.close()
