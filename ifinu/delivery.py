@@ -314,7 +314,10 @@ class Delivery:
         claim, now = self._claim(message, held=hold is not None)
         match claim.verdict:
             case Verdict.GO:
-                return self._check(message, claim, now()) or self._send_checked(message, claim, now)
+                if (not_now := self._check(message, claim, now())) is not None:
+                    return not_now
+                checked = self._look_at_charge(message, now)
+                return _stopped(message, checked) if isinstance(checked, Stop) else self._send(checked, claim, now)
             case Verdict.HELD if hold is not None:
                 return self._held(message, claim, hold)
             case Verdict.HELD:
@@ -372,11 +375,13 @@ class Delivery:
 
     def _claim(self, message: _Message, *, held: bool = False) -> tuple[Claim, _Now]:
         asked = monotonic(), time.time()
+        # An id belongs to one content; that of a planned message belongs to a charge, whose amount may change.
+        compares = self.compares and message.notification.charge_ref is None
         with self.tracer.step(SpanName.CLAIM) as span:
             claim = self.claims.claim(
                 message.ref,
                 message.event(Name.UNKNOWN, reason="worker_died", error="its worker died while it sent it"),
-                digest=self._digest(message.notification) if self._compares(message.notification) else "",
+                digest=self._digest(message.notification) if compares else "",
                 tenant=message.notification.tenant,
                 pseudonym=message.pseudonym,
                 seen=seen_key(reference_of(message.notification.id), message.instance, message.pseudonym),
@@ -407,10 +412,6 @@ class Delivery:
         notification = message.notification
         opens = self._opens_at(notification, claim.until)
         return self._not_before(message, claim, now, opens or claim.until, claim.verdict.value, "it may be sent")
-
-    def _compares(self, notification: Notification) -> bool:
-        """Whether an id belongs to one content; that of a planned message to a charge, whose amount may change."""
-        return self.compares and notification.charge_ref is None
 
     def _digest(self, notification: Notification) -> str:
         """A digest of the whole content."""
@@ -487,13 +488,6 @@ class Delivery:
         wait = self._wait(message, wait_s, now, state, claim.token, deferred, reason, free=True)
         return wait._replace(trouble=message.trouble)
 
-    def _send_checked(self, message: _Message, claim: Claim, now: _Now) -> Outcome:
-        match self._look_at_charge(message, now):
-            case Stop() as stop:
-                return _stopped(message, stop)
-            case fresh:
-                return self._send(fresh, claim, now)
-
     def _look_at_charge(self, message: _Message, now: _Now) -> _Message | Stop:
         """The message with what its charge says now, or why it must not go."""
         if message.notification.charge_ref is None:
@@ -509,7 +503,7 @@ class Delivery:
 
     def _send(self, message: _Message, claim: Claim, now: _Now) -> Outcome:
         began, started = now(), monotonic()
-        template = self._template(message.notification, message.instance)
+        template = self._template(message.notification, message.instance) if message.paced else None
         with self.tracer.step(SpanName.RENDER):
             if template is None:
                 content: str | Filled = self.text(message.notification, began)

@@ -88,11 +88,11 @@ class QoS(virtual.QoS):
         """How many messages the channel may still take; None without a limit."""
         if not self.prefetch_count:
             return None
-        return max(0, int(self.prefetch_count) - self.unended())
+        return max(0, int(self.prefetch_count) - (len(self._delivered) - len(self._dirty)))
 
-    def unended(self) -> int:
-        """How many messages the channel took that have not ended."""
-        return len(self._delivered) - len(self._dirty)
+    def is_idle(self) -> bool:
+        """Whether all messages that the channel took have ended."""
+        return len(self._delivered) == len(self._dirty)
 
     def ack(self, delivery_tag: str) -> None:
         if self.channel.leases.holds(delivery_tag):  # else it is settled
@@ -324,7 +324,7 @@ class Channel(stock.Channel):
     def _waits_without_command(self) -> bool:
         """Whether the next wait is such a one."""
         near = 0 < self._wait_s <= _NEAR_S
-        return near and self.hub is not None and bool(self.leases.generation) and self.qos.unended() > 0
+        return near and self.hub is not None and bool(self.leases.generation) and not self.qos.is_idle()
 
     def _arm(self, wait_s: float) -> None:
         """
