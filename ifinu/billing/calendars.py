@@ -11,7 +11,7 @@ it is closed on bank holidays, on the state's holidays and on the tenant's own; 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date, time, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -106,6 +106,13 @@ def close(connection: Connection, tenant: str, days: Mapping[date, str], today: 
     for each in connection.scalars(select(calendars.c.id).where(calendars.c.own == tenant)).all():
         connection.execute(delete(send_days).where(send_days.c.calendar_id == each, send_days.c.day >= today))
         _extend(connection, each, today)
+
+
+def own_days(connection: Connection, tenant: str) -> Sequence[date]:
+    """The days on which a tenant sends nothing, beside the holidays of each state."""
+    return connection.scalars(
+        select(own_holidays.c.day).where(own_holidays.c.tenant == tenant).order_by(own_holidays.c.day)
+    ).all()
 
 
 def fill(connection: Connection, today: date) -> None:

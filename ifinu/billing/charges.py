@@ -311,7 +311,7 @@ def cancel(connection: Connection, tenant: str, id_: str, *, now: datetime) -> l
     """
     charge, _ = _read(connection, tenant, id_, lock=True)
     if charge.status == "paid":
-        raise InvalidBilling("status", f"charge {id_!r} is paid; undo the payment first")
+        raise InvalidBilling("status", f"charge {id_!r} is paid; undo the payment first, as `ifinu charge reopen` does")
     if charge.status == "cancelled":
         return []
     _update(connection, [charge.seq], now, status="cancelled")

@@ -81,7 +81,11 @@ class Customer:
 
 
 _COLUMNS = tuple(customers.c[each.name] for each in fields(Customer))
-_IMPORTED = ("name", "phone", "email", "document", "uf", "address", "notes")  # what `upsert` changes
+# What `upsert` changes, with its type.
+_IMPORTED = {
+    **dict.fromkeys(("name", "phone", "email", "document", "uf", "address", "notes"), "text"),
+    "channels": "text[]", "rule_id": "int",
+}  # fmt: skip
 _FIXED = ("tenant", "id", "version", "hold_until", "hold_reason", "last_notice_on", "last_overdue_on")
 
 
@@ -255,7 +259,8 @@ def checked_reason(reason: str) -> str:
 
 def upsert(connection: Connection, tenant: str, rows: Iterable[Customer], now: datetime) -> Upserted:
     """
-    Add customers, and change those that are there. A field that is None stays as it is.
+    Add customers, and change those that are there. A field that is None stays as it is, and so does a customer who was
+    made inactive; one that is given as inactive becomes so.
 
     Raises:
         NotFound: There is no such tenant.
@@ -274,7 +279,7 @@ def upsert(connection: Connection, tenant: str, rows: Iterable[Customer], now: d
             uf = _uf(replace(customer, uf=customer.uf or known.get(id_)), whose)
             if uf not in calendars:
                 calendars[uf] = tenants.calendar_of(connection, whose, uf, now)
-            document = {name: getattr(customer, name) for name in ("id", *_IMPORTED)}
+            document = {name: getattr(customer, name) for name in ("id", "active", *_IMPORTED)}
             # Without a phone and a state the calendar of a known customer stays, as these do.
             documents.append(document | {"calendar_id": calendars[uf], "moves": bool(customer.phone or customer.uf)})
         total += _upsert(connection, tenant, documents, now)
@@ -367,14 +372,16 @@ def _known(connection: Connection, tenant: str, ids: list[str]) -> Sequence[Row[
     return connection.execute(query, {"tenant": tenant, "ids": ids}).all()
 
 
-_INCOMING = f"""json_to_recordset(CAST(:rows AS json)) AS i(id text, calendar_id int, moves boolean,
-    {", ".join(f"{name} text" for name in _IMPORTED)})"""
-_KEPT = (*_IMPORTED, "calendar_id")
+_INCOMING = f"""json_to_recordset(CAST(:rows AS json)) AS i(id text, calendar_id int, moves boolean, active boolean,
+    {", ".join(f"{name} {type_}" for name, type_ in _IMPORTED.items())})"""
+_KEPT = (*_IMPORTED, "calendar_id", "active")
+_ADDED = ", ".join("coalesce(channels, '{whatsapp}')" if name == "channels" else name for name in _KEPT)
 _INSERT = text(f"""
     INSERT INTO customers (tenant, id, {", ".join(_KEPT)}, created_at)
-    SELECT :tenant, id, {", ".join(_KEPT)}, :now FROM {_INCOMING} ON CONFLICT DO NOTHING RETURNING id""")
+    SELECT :tenant, id, {_ADDED}, :now FROM {_INCOMING} ON CONFLICT DO NOTHING RETURNING id""")
 _CHANGED = {name: f"coalesce(i.{name}, k.{name})" for name in _IMPORTED} | {
-    "calendar_id": "CASE WHEN i.moves THEN i.calendar_id ELSE k.calendar_id END"
+    "calendar_id": "CASE WHEN i.moves THEN i.calendar_id ELSE k.calendar_id END",
+    "active": "k.active AND i.active",
 }
 # OFFSET 0 makes PostgreSQL look up each row by the key, whatever it believes of a table that it has not analysed yet.
 _DIFFERENT = f"""{_INCOMING}
@@ -385,10 +392,12 @@ _FIND_CHANGED = text(f"SELECT k.id FROM {_DIFFERENT}")
 _LOCK = text("SELECT FROM customers WHERE tenant = :tenant AND id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE")
 _CHANGE = text(f"""
     UPDATE customers c SET {", ".join(f"{name} = new.{name}" for name in _CHANGED)}, version = c.version + 1
-    FROM (SELECT k.place, k.phone AS was, {", ".join(f"{value} AS {name}" for name, value in _CHANGED.items())}
+    FROM (SELECT k.place, k.phone AS was, k.active AS was_active,
+            {", ".join(f"{value} AS {name}" for name, value in _CHANGED.items())}
             FROM {_DIFFERENT}) new
     WHERE c.ctid = new.place
-    RETURNING c.id, new.was IS DISTINCT FROM c.phone AND new.was IS NOT NULL AS moved""")
+    RETURNING c.id, new.was IS DISTINCT FROM c.phone AND new.was IS NOT NULL AS moved,
+              new.was_active AND NOT c.active AS ended""")
 _OPEN_OF = text("""
     SELECT seq FROM charges WHERE tenant = :tenant AND customer_id = ANY(:ids) AND status IN ('open', 'overdue')""")
 
@@ -400,6 +409,9 @@ def _upsert(connection: Connection, tenant: str, rows: list[dict[str, Any]], now
     if moved := [row.id for row in changed if row.moved]:
         seqs = connection.scalars(_OPEN_OF, {"tenant": tenant, "ids": moved}).all()
         withdrawals.readdress(connection, seqs, now)
+    if ended := [row.id for row in changed if row.ended]:
+        seqs = connection.scalars(_OPEN_OF, {"tenant": tenant, "ids": ended}).all()
+        withdrawals.withdraw(connection, seqs, "customer_inactive", now)
     return Upserted(added, len(changed), len(rows) - added - len(changed))
 
 

@@ -17,6 +17,7 @@ import typer
 from ifinu import __version__
 from ifinu.cli import (
     backup,
+    billing_view,
     cancel,
     charge,
     customer,
@@ -183,4 +184,6 @@ def _message(exc: IfinuError | redis.RedisError) -> str:
             return f"Redis cannot be reached ({exc}); check IFINU_REDIS_URL, or run `ifinu doctor`"
         case redis.RedisError():
             return f"Redis refused the command ({exc}); run `ifinu doctor`"
+        case InvalidBilling() if exc.field in billing_view.OPTIONS:
+            return f"{billing_view.OPTIONS[exc.field]}: {exc.reason}"
     return str(exc)

@@ -34,7 +34,7 @@ def require_postgresql(engine: Engine) -> None:
     """
     if engine.dialect.name != "postgresql":
         raise ConfigurationError(
-            "charges need PostgreSQL, and IFINU_DATABASE_URL names a SQLite file: set it to postgresql+psycopg2://"
+            "charges need PostgreSQL, and IFINU_DATABASE_URL names none: set it to postgresql+psycopg2://"
             "USER:PASSWORD@HOST/DATABASE and run `ifinu migrate`. Messages are sent without it too"
         )
 

@@ -13,6 +13,7 @@ import typer
 from ifinu import phone as phones
 from ifinu import values
 from ifinu.cli import terminal
+from ifinu.cli.sentences import clock
 
 if TYPE_CHECKING:
     from ifinu.billing.charges import Charge
@@ -43,6 +44,16 @@ REASONS: Mapping[str, str] = {
     "rule_changed": "the rule changed",
     "no_trace": "no trace of it was found in time",
 }
+
+# Field of an error -> the option that sets it, where that has another name.
+OPTIONS: Mapping[str, str] = {
+    "amount": "--amount", "discount": "--discount", "due_date": "--due", "customer_id": "--customer",
+    "payment_link": "--link", "pix_code": "--pix", "boleto_line": "--boleto", "boleto_pdf": "--boleto-pdf",
+    "provider_id": "--provider-id", "fine_percent": "--fine", "interest_percent_month": "--interest",
+    "spread_s": "--spread", "daily_cap": "--daily-cap", "overdue_gap_days": "--overdue-gap",
+    "legal_name": "--legal-name", "trade_name": "--trade-name", "window_spec": "--window", "text_set": "--text-set",
+    "reason": "--why", "until": "--until", "anchor": "--due",
+}  # fmt: skip
 
 
 def amount(text: str) -> Decimal:
@@ -138,6 +149,31 @@ def print_release(what: str, id_: str, done: bool, *, as_json: bool) -> None:
     """Print whether a hold was ended; `what` is `Charge inv-42` or `Customer k-9`."""
     words = f"{what} is released." if done else f"{what} was not held."
     terminal.answer({"id": id_, "released": done}, terminal.plain(words), as_json=as_json)
+
+
+def print_lines(lines: Mapping[str, Any], zone: ZoneInfo) -> None:
+    """Print a record as people read it, a line for each value."""
+    table = terminal.columns("", "")
+    for name, value in lines.items():
+        table.add_row(name, terminal.plain(_shown(value, zone)))
+    terminal.results().print(table)
+
+
+def _shown(value: object, zone: ZoneInfo) -> str:
+    match value:
+        case None | "" | ():
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return clock(value, zone)
+        case date():
+            return written(value)
+        case Decimal():
+            return f"{value.normalize():f}".replace(".", ",")
+        case list() | tuple():
+            return ", ".join(map(str, value))
+    return str(value)
 
 
 def iso(at: date | datetime | None) -> str | None:

@@ -117,16 +117,18 @@ def show(
     from ifinu.billing import customers
 
     with billing_database.database() as engine, engine.connect() as database:
-        customer = customers.get(database, billing_database.tenant_of(database, tenant).id, id)
+        of = billing_database.tenant_of(database, tenant)
+        customer = customers.get(database, of.id, id)
     document = billing_view.customer_document(customer, reveal=reveal)
     if as_json:
         terminal.print_json(document)
         return
-    table = terminal.columns("", "")
-    for name, value in document.items():
-        shown = ", ".join(value) if isinstance(value, list) else "–" if value is None else str(value)
-        table.add_row(name, terminal.plain(shown))
-    terminal.results().print(table)
+    lines = document | {"last_notice_on": customer.last_notice_on}
+    if customer.is_held(of.today(datetime.now(UTC))):
+        lines["hold_until"] = customer.hold_until
+    else:  # what is over explains steps of the past, and nothing that follows
+        del lines["hold_until"], lines["hold_reason"]
+    billing_view.print_lines(lines, of.zone)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from ifinu.cli import billing_database, terminal
+from ifinu.cli import billing_database, billing_view, terminal
 from ifinu.errors import ConfigurationError
 from ifinu.window import BRASILIA
 
@@ -17,18 +17,12 @@ app = typer.Typer(no_args_is_help=True, help="Plan the messages of the régua, l
 _COUNTS = ("kind", "state", "reason", "messages")
 
 
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no day; write it as 2026-12-01") from None
-
-
 @app.command()
 def run(
     tenant: billing_database.TenantId = None,
     day: Annotated[
-        date | None, typer.Option("--day", parser=_day, metavar="DAY", help="As if it were this day; with --dry-run.")
+        date | None,
+        typer.Option("--day", parser=billing_view.day, metavar="DAY", help="As if it were this day; with --dry-run."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be decided, and change nothing.")] = False,
     as_json: terminal.Json = False,
@@ -51,8 +45,7 @@ def run(
     with billing_database.database() as engine:
         total, counts = planner.Planned(), []
         with engine.connect() as connection:
-            if tenant is not None:
-                tenants.get(connection, tenant)
+            every = tenants.every(connection) if tenant is None else [tenants.get(connection, tenant)]
             now = datetime.now(UTC) if day is None else datetime.combine(day, time(), ZoneInfo(BRASILIA))
             which = None if tenant is None else [tenant]
             calendars.fill(connection, now.date())
@@ -68,10 +61,13 @@ def run(
                 connection.rollback()
             else:
                 connection.commit()
-    document = {**total._asdict(), "dry_run": dry_run, "decisions": counts}
+    paused = [each.id for each in every if each.paused_at is not None]
+    document = {**total._asdict(), "dry_run": dry_run, "decisions": counts, "paused": paused}
     terminal.answer(document, _words(total, dry_run), as_json=as_json)
-    if counts and not as_json:
-        _print(counts)
+    if not as_json:
+        if counts:
+            _print(counts)
+        _print_paused(paused)
 
 
 @app.command()
@@ -102,8 +98,7 @@ def today(tenant: billing_database.TenantId = None, as_json: terminal.Json = Fal
         terminal.results().print(
             f"[yellow]charges with a step that is not decided yet: {behind:,}; is `ifinu scheduler` running?[/]"
         )
-    if paused:
-        terminal.results().print(f"[yellow]paused: {terminal.plain(', '.join(paused))}[/]")
+    _print_paused(paused)
 
 
 @app.command()
@@ -153,6 +148,11 @@ def _words(total: Any, dry_run: bool) -> str:
     left = f"; in use and decided later: {total.left:,}" if total.left else ""
     merged = f"Steps {would}merged into another message: {total.merged:,}, {would}skipped: {total.skipped:,}."
     return f"Charges: {total.charges:,}{left}. Messages {would}planned: {total.planned:,}. {merged}"
+
+
+def _print_paused(tenants: list[str]) -> None:
+    if tenants:
+        terminal.results().print(f"[yellow]paused: {terminal.plain(', '.join(tenants))}[/]")
 
 
 def _print(counts: list[dict[str, Any]]) -> None:

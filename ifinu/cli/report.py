@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import contextlib
 import csv
 import enum
 import sys
@@ -15,8 +16,8 @@ from zoneinfo import ZoneInfo
 import typer
 from rich.console import Group
 
-from ifinu.cli import billing_database, terminal
-from ifinu.cli.billing_view import brl
+from ifinu.cli import billing_database, billing_view, terminal
+from ifinu.cli.billing_view import brl, written
 from ifinu.errors import ConfigurationError
 from ifinu.window import BRASILIA
 
@@ -40,7 +41,9 @@ _FIGURES = ("steps", "sent", "delivered", "read", "failed", "waiting", "merged")
 
 @app.command()
 def day(
-    at: Annotated[str | None, typer.Argument(metavar="[DAY]", help="2026-12-01; today by default.")] = None,
+    at: Annotated[
+        str | None, typer.Argument(metavar="[DAY]", help="2026-12-01 or 01/12/2026; today by default.")
+    ] = None,
     tenant: billing_database.TenantId = None,
     by: Grouped = None,
     as_csv: Csv = False,
@@ -57,13 +60,15 @@ def day(
     ifinu report day 2026-12-01 --tenant u1 --by step
     ifinu report day --json
     """
-    which = _day(at) if at else datetime.now(ZoneInfo(BRASILIA)).date()
+    which = billing_view.day(at) if at else datetime.now(ZoneInfo(BRASILIA)).date()
     _report(which, which, tenant, by or By.KIND, as_csv=as_csv, as_json=as_json)
 
 
 @app.command()
 def month(
-    which: Annotated[str | None, typer.Argument(metavar="[MONTH]", help="2026-12; this month by default.")] = None,
+    which: Annotated[
+        str | None, typer.Argument(metavar="[MONTH]", help="2026-12 or 12/2026; this month by default.")
+    ] = None,
     tenant: billing_database.TenantId = None,
     by: Grouped = None,
     as_csv: Csv = False,
@@ -79,16 +84,16 @@ def month(
     ifinu report month
     ifinu report month 2026-11 --tenant u1 --by step --csv > november.csv
     """
-    first = _day(f"{which}-01") if which else datetime.now(ZoneInfo(BRASILIA)).date().replace(day=1)
+    first = _first_of(which) if which else datetime.now(ZoneInfo(BRASILIA)).date().replace(day=1)
     last = first.replace(day=calendar.monthrange(first.year, first.month)[1])
     _report(first, last, tenant, by or By.DAY, as_csv=as_csv, as_json=as_json)
 
 
-def _day(given: str) -> date:
-    try:
-        return date.fromisoformat(given)
-    except ValueError as exc:
-        raise ConfigurationError(f"{given!r} is no day; write 2026-12-01, or a month as 2026-12") from exc
+def _first_of(month: str) -> date:
+    for form in ("%Y-%m", "%m/%Y"):
+        with contextlib.suppress(ValueError):
+            return datetime.strptime(month, form).date()  # noqa: DTZ007 - a month has no zone
+    raise ConfigurationError(f"{month!r} is no month; write 2026-12 or 12/2026")
 
 
 def _report(first: date, last: date, tenant: str | None, by: By, *, as_csv: bool, as_json: bool) -> None:
@@ -117,16 +122,15 @@ def _report(first: date, last: date, tenant: str | None, by: By, *, as_csv: bool
 
 
 def _words(first: date, last: date, notices: Any, recovered: Any, portfolio: Any, by: By) -> Group:
-    span = first.isoformat() if first == last else f"{first} to {last}"
+    span = written(first) if first == last else f"{written(first)} to {written(last)}"
     table = terminal.columns(by.value, *_FIGURES, "not sent", right=_FIGURES)
     total: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for each in notices:
         total.update({name: getattr(each, name) for name in _FIGURES})
         reasons.update(each.not_sent)
-        table.add_row(
-            terminal.plain(each.group), *(f"{getattr(each, name):,}" for name in _FIGURES), _listed(each.not_sent)
-        )
+        group = written(date.fromisoformat(each.group)) if by is By.DAY else each.group
+        table.add_row(terminal.plain(group), *(f"{getattr(each, name):,}" for name in _FIGURES), _listed(each.not_sent))
     if len(notices) > 1:
         table.add_row("[bold]all[/bold]", *(f"{total[name]:,}" for name in _FIGURES), _listed(reasons))
     parts: list[Any] = [f"[bold]Steps planned for {span}[/bold]", table if notices else "none"]

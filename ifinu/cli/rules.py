@@ -10,6 +10,7 @@ import typer
 
 from ifinu import settings
 from ifinu.cli import billing_database, files, templates, terminal
+from ifinu.cli.billing_view import written
 from ifinu.notification import Kind
 
 if TYPE_CHECKING:
@@ -133,9 +134,9 @@ def simulate(
     table = terminal.columns("day", "step", "kind", "goes", "why not")
     for each in found:
         repeat = f" ({each.n + 1})" if each.n else ""
-        goes = "" if each.not_before is None else f"{each.not_before.astimezone(zone):%Y-%m-%d %H:%M}"
+        goes = "" if each.not_before is None else f"{each.not_before.astimezone(zone):%d/%m/%Y %H:%M}"
         state = f"with another charge, {goes[:10]}" if each.state == "merged" else goes
-        table.add_row(*map(terminal.plain, (str(each.day), each.step + repeat, each.kind, state, _why(each))))
+        table.add_row(*map(terminal.plain, (written(each.day), each.step + repeat, each.kind, state, _why(each))))
     out.print(table)
 
 

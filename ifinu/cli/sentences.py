@@ -41,9 +41,9 @@ class ClaimView:
     given_up: bool = False
 
 
-def clock(at: datetime | None) -> str:
-    """A time in São Paulo's time zone; a dash for None."""
-    return "–" if at is None else at.astimezone(_ZONE).strftime("%d/%m/%Y %H:%M:%S")
+def clock(at: datetime | None, zone: ZoneInfo = _ZONE) -> str:
+    """A time in a time zone, by default São Paulo's; a dash for None."""
+    return "–" if at is None else at.astimezone(zone).strftime("%d/%m/%Y %H:%M:%S")
 
 
 def state_of(known: Known | None, claim: ClaimView | None, letter: DeadLetter | None) -> str:

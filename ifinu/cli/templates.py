@@ -273,8 +273,8 @@ def lint(
     Say what is wrong with a text about charges: with a file, or with all texts of a tenant.
 
     An [bold]atraso[/bold] needs the supplier's name, document and address (CDC, art. 42-A), and
-    the parts that a text prints have to add up to its total. The exit code is 1 if
-    something is wrong.
+    the parts that a text prints have to add up to its total. With --tenant a file is
+    also checked with what the tenant has. The exit code is 1 if something is wrong.
 
     [bold]Examples[/bold]
 

@@ -54,15 +54,21 @@ _Status = Annotated[
 _ActiveUntil = Annotated[
     Any, typer.Option("--active-until", parser=billing_view.moment, metavar="DATE", help="End of the subscription.")
 ]
-_LegalName = "--legal-name"
-_UF = "--uf"
+_LegalName = Annotated[
+    Any, typer.Option("--legal-name", parser=str, metavar="NAME", help="The company's name in its register.")
+]
+_UF = Annotated[Any, typer.Option("--uf", parser=str, metavar="UF", help="The state, whose holidays count.")]
+_ClosedOn = Annotated[
+    list[str] | None,
+    typer.Option("--closed-on", metavar="DATE", help="Its own holidays, all of them; '' for none. Repeatable."),
+]
 
 
 @app.command()
 def add(
     id: _Id,  # noqa: A002 - the argument's name
-    legal_name: Annotated[str, typer.Option(_LegalName, metavar="NAME", help="The company's name in its register.")],
-    uf: Annotated[str, typer.Option(_UF, metavar="UF", help="The state, whose holidays count.")],
+    legal_name: _LegalName,
+    uf: _UF,
     trade_name: _TradeName = None,
     document: _Document = None,
     address: _Address = None,
@@ -79,6 +85,7 @@ def add(
     receipts: _Receipts = None,
     status: _Status = None,
     active_until: _ActiveUntil = None,
+    closed_on: _ClosedOn = None,
     as_json: terminal.Json = False,
 ) -> None:
     """
@@ -104,6 +111,8 @@ def add(
         tenant = replace(tenant, active_until=billing_view.at(active_until, tenant.tz))
     with billing_database.database() as engine, engine.begin() as database:
         made = tenants.add(database, tenant, datetime.now(UTC))
+        if closed_on is not None:
+            tenants.rest(database, id, _holidays(closed_on), datetime.now(UTC))
     terminal.answer(_document(made), terminal.plain(f"Tenant {made.id} added."), as_json=as_json)
 
 
@@ -149,22 +158,25 @@ def show(
     ifinu tenant show
     ifinu tenant show u1 --json | jq .window_spec
     """
+    from ifinu.billing import calendars, rules
+
     with billing_database.database() as engine, engine.connect() as database:
-        document = _document(billing_database.tenant_of(database, id))
+        found = billing_database.tenant_of(database, id)
+        rule = rules.of_tenant(database, found.id).name
+        closed = calendars.own_days(database, found.id)
     if as_json:
-        terminal.print_json(document)
+        terminal.print_json(_document(found) | {"rule": rule, "closed_on": [day.isoformat() for day in closed]})
         return
-    table = terminal.columns("", "")
-    for name, value in document.items():
-        table.add_row(name, terminal.plain("–" if value is None else str(value)))
-    terminal.results().print(table)
+    lines = {**asdict(found), "rule_id": rule, "closed_on": ", ".join(map(billing_view.written, closed)) or None}
+    lines["rule"] = lines.pop("rule_id")
+    billing_view.print_lines(lines, found.zone)
 
 
 @app.command()
 def change(
     id: _Id,  # noqa: A002 - the argument's name
-    legal_name: Annotated[str | None, typer.Option(_LegalName, metavar="NAME")] = None,
-    uf: Annotated[str | None, typer.Option(_UF, metavar="UF", help="The state, whose holidays count.")] = None,
+    legal_name: _LegalName = None,
+    uf: _UF = None,
     trade_name: _TradeName = None,
     document: _Document = None,
     address: _Address = None,
@@ -181,10 +193,7 @@ def change(
     receipts: _Receipts = None,
     status: _Status = None,
     active_until: _ActiveUntil = None,
-    closed_on: Annotated[
-        list[str] | None,
-        typer.Option("--closed-on", metavar="DATE", help="Its own holidays, all of them; '' for none. Repeatable."),
-    ] = None,
+    closed_on: _ClosedOn = None,
     as_json: terminal.Json = False,
 ) -> None:
     """

@@ -2,6 +2,7 @@
 `POST /pagamentos/{provider}/{tenant}`: webhooks of payment providers.
 
 The status decides whether a provider tries again. All of them stop at 200; Asaas takes no other 2xx, and wants a body.
+The body of a 400 says what is wrong with the event, and repeats no value.
 
     200   the event is in the database with its effect, or changes nothing
     400   it is not an event of the provider, and never will be
@@ -65,32 +66,34 @@ class PaymentReceiver:
 
     async def receive(self, request: Request) -> Response:
         started = monotonic()
-        status = await self._status(request)
+        status, words = await self._answer(request)
         self._series.answered(status, monotonic() - started)
         if status == 200:
-            return Response("ok\n", media_type="text/plain")
+            return Response(f"{words}\n", media_type="text/plain")
         if status == 404:
             raise HTTPException(404, headers={"Connection": "close"})
-        return Response(status_code=status, headers={"Connection": "close"})  # the rest of its body may be unread
+        # The rest of its body may be unread.
+        return Response(f"{words}\n" if words else None, status, {"Connection": "close"}, "text/plain")
 
     async def close(self) -> None:
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
         self._engine.dispose()
 
-    async def _status(self, request: Request) -> int:
+    async def _answer(self, request: Request) -> tuple[int, str]:
+        """The status, and the words of the body."""
         provider, tenant = request.path_params["provider"], request.path_params["tenant"]
         secrets = self._secrets.of(provider, tenant)
         if secrets is None:
             log.warning("ifinu.payment.refused", reason="unknown_address")  # a stranger's words are not logged
             self._series.refused("", "unknown_address")
-            return 404
+            return 404, ""
         try:
             body = await read_body(request)
         except TimeoutError:
-            return 408
+            return 408, ""
         if body is None:
             self._refused(provider, tenant, "too_large")
-            return 400
+            return 400, "the body is too large"
         client = request.client
         webhook = PaymentRequest(
             dict(request.headers), body, dict(request.query_params), "" if client is None else client.host
@@ -101,13 +104,13 @@ class PaymentReceiver:
                 return await loop.run_in_executor(self._threads, self._settle, provider, tenant, secrets, webhook)
         except TimeoutError:
             log.error("ifinu.payment.not_recorded", provider=provider, tenant=tenant, error="TimeoutError")
-            return 503
+            return 503, ""
 
-    def _settle(self, provider: str, tenant: str, secrets: ProviderSecrets, webhook: PaymentRequest) -> int:
+    def _settle(self, provider: str, tenant: str, secrets: ProviderSecrets, webhook: PaymentRequest) -> tuple[int, str]:
         now = datetime.now(UTC)
         if (refusal := PROVIDERS[provider].refusal(secrets, webhook, now)) is not None:
             self._refused(provider, tenant, refusal)
-            return 401
+            return 401, ""
         try:
             event = event_of(provider, secrets, webhook)
             with self._engine.begin() as connection:
@@ -115,13 +118,13 @@ class PaymentReceiver:
         except InvalidEvent as exc:
             log.warning("ifinu.payment.not_an_event", provider=provider, tenant=tenant, reason=str(exc))
             self._series.refused(provider, "not_an_event")
-            return 400
+            return 400, str(exc)
         except ProviderError as exc:
             log.error("ifinu.payment.not_asked", provider=provider, tenant=tenant, error=str(exc))
-            return 503
+            return 503, ""
         except (LedgerUnavailable, sqlalchemy.exc.SQLAlchemyError) as exc:
             log.error("ifinu.payment.not_recorded", provider=provider, tenant=tenant, error=type(exc).__name__)
-            return 503
+            return 503, ""
         self._series.event(provider, event.effect, settled.state)
         log.info(
             "ifinu.payment.event",
@@ -130,7 +133,7 @@ class PaymentReceiver:
         )  # fmt: skip
         if settled.state == settlement.APPLIED:
             self._apply_flags(now)
-        return 200
+        return 200, "ok"
 
     def _apply_flags(self, now: datetime) -> None:
         """Cancel in Redis what the event withdrew; a scheduler does so later if this fails."""

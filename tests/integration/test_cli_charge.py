@@ -242,3 +242,55 @@ def test_erase_reaches_customers_and_what_is_queued_about_them(
     found = shop("customer", "show", "k-9", "--reveal", "--json").json
     assert (found["name"], found["phone"], found["active"]) == (None, None, False)
     assert shop("charge", "show", "inv-42", "--json").json["amount"] == "149.90"
+
+
+def test_a_payment_by_mistake_is_undone_and_the_charge_is_held(shop: Shell) -> None:
+    assert shop("charge", "reopen", "inv-42", "--why", "engano").code == 2
+    shop("charge", "pay", "inv-42")
+    refused = shop("charge", "cancel", "inv-42")
+    assert (refused.code, "`ifinu charge reopen`" in refused.err) == (2, True)
+    undone = shop("charge", "reopen", "inv-42", "--why", "engano")
+    assert (undone.code, undone.err) == (0, "")
+    assert undone.out.startswith("Charge inv-42 is open and held; R$ 149,90 are left.")
+    assert "held until no end: engano" in shop("charge", "show", "inv-42").out
+    assert shop("charge", "release", "inv-42").code == 0
+
+
+def test_a_payment_that_has_not_come_yet_is_refused(shop: Shell) -> None:
+    refused = shop("charge", "pay", "inv-42", "--at", "2026-12-11")
+    assert (refused.code, "has not come yet" in refused.err) == (2, True)
+    assert shop("charge", "list", "--status", "paid", "--json").json == []
+
+
+def test_people_read_dates_as_in_brazil_and_times_of_their_zone(shop: Shell) -> None:
+    shop("tenant", "change", "u1", "--tz", "America/Manaus", "--closed-on", "24/12/2026")
+    shown = shop("tenant", "show").out
+    assert "24/12/2026" in shown
+    assert "padrao" in shown
+    assert shop("tenant", "show", "--json").json["closed_on"] == ["2026-12-24"]
+    shop("customer", "hold", "k-9", "--until", "20/12/2026", "--why", "acordo")
+    assert "20/12/2026" in shop("customer", "show", "k-9").out
+    shop("customer", "release", "k-9")
+    released = shop("customer", "show", "k-9").out
+    assert "acordo" not in released
+    shop("charge", "pay", "inv-42", "--at", "2026-12-01 08:30")
+    paid = shop("charge", "show", "inv-42").out
+    assert "paid 01/12/2026 08:30:00 (cli)" in paid
+
+
+def test_an_error_names_the_option_that_is_wrong(shop: Shell) -> None:
+    add = "charge", "add", "b", "--customer", "k-9", "--amount", "10", "--due", "2026-12-20"
+    for command, option in (
+        ((*add, "--link", "foo"), "--link"),
+        ((*add, "--discount", "11"), "--discount"),
+        (("customer", "hold", "k-9", "--why", " "), "--why"),
+        (("tenant", "change", "u1", "--fine", "200"), "--fine"),
+    ):
+        refused = shop(*command)
+        assert (refused.code, refused.err.startswith(f"error: {option}: ")) == (2, True), refused.err
+
+
+def test_what_is_paused_is_named_when_a_day_is_planned(shop: Shell) -> None:
+    shop("regua", "pause")
+    assert "paused: u1" in shop("regua", "run").out
+    assert shop("regua", "run", "--json").json["paused"] == ["u1"]

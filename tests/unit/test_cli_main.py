@@ -35,8 +35,8 @@ COMMANDS = [
     "pay reconcile", "pay events", "pay unmatched", "report day", "report month",
     "tenant add", "tenant list", "tenant show", "tenant change",
     "customer add", "customer list", "customer show", "customer change", "customer hold", "customer release",
-    "charge add", "charge list", "charge show", "charge pay", "charge cancel", "charge hold", "charge release",
-    "charge edit", "charge import", "charge repeat", "charge stop",
+    "charge add", "charge list", "charge show", "charge pay", "charge reopen", "charge cancel", "charge hold",
+    "charge release", "charge edit", "charge import", "charge repeat", "charge stop",
 ]  # fmt: skip
 # These run until stopped or have an output format other than JSON.
 WITHOUT_JSON = {"worker", "recorder", "metrics", "flower", "webhook", "simulator", "dlq export"}

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any
-
-import typer
 
 from ifinu.cli import billing_database, billing_view, terminal
 from ifinu.cli.charge import fields
 from ifinu.errors import ConfigurationError
 
-_CUSTOMER, _AMOUNT, _DUE = "--customer", "--amount", "--due"
-
 
 def add(
     id: fields.Id,  # noqa: A002 - the argument's name
-    customer: Annotated[str, typer.Option(_CUSTOMER, metavar="ID", help="The tenant's id of the customer.")],
-    amount: Annotated[
-        Any, typer.Option(_AMOUNT, parser=billing_view.amount, metavar="AMOUNT", help="149.90 or '149,90'.")
-    ],
-    due: Annotated[Any, typer.Option(_DUE, parser=billing_view.day, metavar="DATE", help="2026-12-10 or 10/12/2026.")],
+    customer: fields.Customer,
+    amount: fields.Amount,
+    due: fields.Due,
     tenant: billing_database.TenantId = None,
     description: fields.Description = None,
     discount: fields.Discount = None,
@@ -65,11 +58,9 @@ def add(
 def edit(
     id: fields.Id,  # noqa: A002 - the argument's name
     tenant: billing_database.TenantId = None,
-    customer: Annotated[
-        str | None, typer.Option(_CUSTOMER, metavar="ID", help="Another customer, who gets what is not sent yet.")
-    ] = None,
-    amount: Annotated[Any, typer.Option(_AMOUNT, parser=billing_view.amount, metavar="AMOUNT")] = None,
-    due: Annotated[Any, typer.Option(_DUE, parser=billing_view.day, metavar="DATE")] = None,
+    customer: fields.Customer = None,
+    amount: fields.Amount = None,
+    due: fields.Due = None,
     description: fields.Description = None,
     discount: fields.Discount = None,
     fees: fields.Fees = None,
@@ -87,7 +78,8 @@ def edit(
     Change an open charge. What you leave out stays; '' clears it.
 
     Another due date withdraws what is planned or queued, and its steps begin anew.
-    What is queued says the new amount when it is sent.
+    What is queued says the new amount when it is sent. Another customer gets what is
+    not sent yet.
 
     [bold]Examples[/bold]
 

@@ -1,4 +1,4 @@
-"""`ifinu charge pay` and `cancel`."""
+"""`ifinu charge pay`, `reopen` and `cancel`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import typer
 
 from ifinu.cli import billing_database, billing_view, terminal
 from ifinu.cli.charge import fields
+from ifinu.cli.sentences import clock
+from ifinu.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ifinu.billing.charges import Paid
@@ -35,7 +37,7 @@ def pay(
     [bold]Examples[/bold]
 
     ifinu charge pay inv-42
-    ifinu charge pay inv-42 --amount 100 --at 2026-12-11
+    ifinu charge pay inv-42 --amount 100 --at 2026-11-27
     """
     from ifinu.billing import charges
 
@@ -44,6 +46,8 @@ def pay(
             whose = billing_database.tenant_of(database, tenant)
             paid_at = None if at is None else billing_view.at(at, whose.tz)
             now = datetime.now(UTC)
+            if paid_at is not None and paid_at > now:
+                raise ConfigurationError(f"--at: {clock(paid_at, whose.zone)} has not come yet")
             paid = charges.pay(database, whose.id, id, amount=amount, at=paid_at, via="cli", now=now)
         billing_database.cancel_in_redis(engine)
     document = {
@@ -51,6 +55,45 @@ def pay(
         "withdrawn": paid.cancelled,
     }  # fmt: skip
     terminal.answer(document, terminal.plain(_words(id, paid)), as_json=as_json)
+
+
+def reopen(
+    id: fields.Id,  # noqa: A002 - the argument's name
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="Such as estorno or engano; without names.")],
+    amount: Annotated[
+        Any,
+        typer.Option("--amount", parser=billing_view.amount, metavar="AMOUNT", help="All that was paid by default."),
+    ] = None,
+    tenant: billing_database.TenantId = None,
+    as_json: terminal.Json = False,
+) -> None:
+    """
+    Undo a payment that was recorded by mistake, or went back.
+
+    The charge is owed again, and held: nothing is sent about it before
+    [bold]ifinu charge release[/bold].
+
+    [bold]Examples[/bold]
+
+    ifinu charge reopen inv-42 --why engano
+    ifinu charge reopen inv-42 --amount 100 --why estorno --json
+    """
+    from ifinu.billing import charges
+
+    with billing_database.database() as engine:
+        with engine.begin() as database:
+            of = billing_database.tenant_of(database, tenant).id
+            if not charges.get(database, of, id).paid:
+                raise ConfigurationError(f"nothing was paid of charge {id}")
+            charge = charges.undo_payment(database, of, id, amount=amount, reason=why, now=datetime.now(UTC))
+        billing_database.cancel_in_redis(engine)
+    left = charge.amount - charge.paid
+    words = (
+        f"Charge {id} is {charge.status} and held; {billing_view.brl(left)} are left. "
+        "`ifinu charge release` ends the hold."
+    )
+    document = {"id": id, "status": charge.status, "left": str(left), "hold_reason": charge.hold_reason}
+    terminal.answer(document, terminal.plain(words), as_json=as_json)
 
 
 def cancel(

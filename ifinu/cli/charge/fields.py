@@ -9,6 +9,11 @@ import typer
 from ifinu.cli import billing_view
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The tenant's id of the charge.")]
+Customer = Annotated[Any, typer.Option("--customer", parser=str, metavar="ID", help="The tenant's id of the customer.")]
+Amount = Annotated[
+    Any, typer.Option("--amount", parser=billing_view.amount, metavar="AMOUNT", help="149.90 or '149,90'.")
+]
+Due = Annotated[Any, typer.Option("--due", parser=billing_view.day, metavar="DATE", help="2026-12-10 or 10/12/2026.")]
 Description = Annotated[str | None, typer.Option("--description", metavar="TEXT", help="What it is for.")]
 Discount = Annotated[
     Any,

@@ -26,8 +26,8 @@ _Id = Annotated[str, typer.Argument(metavar="ID", help="The tenant's id of the r
 
 def repeat(
     id: _Id,  # noqa: A002 - the argument's name
-    customer: Annotated[str, typer.Option("--customer", metavar="ID", help="The tenant's id of the customer.")],
-    amount: Annotated[Any, typer.Option("--amount", parser=billing_view.amount, metavar="AMOUNT")],
+    customer: fields.Customer,
+    amount: fields.Amount,
     due: Annotated[
         Any, typer.Option("--due", parser=billing_view.day, metavar="DATE", help="When the first charge is due.")
     ],

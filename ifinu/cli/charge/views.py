@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -72,7 +73,8 @@ def list_(
     today = of.today(now)
     table = terminal.columns("charge", "customer", "name", "left", "due", "state", right=("left",), whole=("due",))
     for (charge, whose), document in zip(found, documents, strict=True):
-        state = _state(charge) + (", held" if charge.is_held(today) or whose.is_held(today) else "")
+        held = charge.is_open and (charge.is_held(today) or whose.is_held(today))
+        state = _state(charge) + (", held" if held else "")
         cells = (
             charge.id,
             whose.id,
@@ -127,22 +129,26 @@ def show(
         return
     out = terminal.results()
     today = of.today(now)
-    out.print(terminal.plain(_headline(charge)), soft_wrap=True)
+    out.print(terminal.plain(_headline(charge, of.zone)), soft_wrap=True)
     name, phone = document["customer"]["name"], document["customer"]["phone"]
     out.print(terminal.plain(f"customer {whose.id}: {name or '–'}, {phone or 'no phone'}"), soft_wrap=True)
     for held, words in ((charge, "held"), (whose, "customer held")):
-        if held.is_held(today):
+        if charge.is_open and held.is_held(today):
             reason = f": {held.hold_reason}" if held.hold_reason else ""
             out.print(
                 terminal.plain(f"{words} until {written(held.hold_until)}{reason}"), style="yellow", soft_wrap=True
             )
     if history:
         out.print()
-        out.print(_history(history))
+        out.print(_history(history, of.zone))
     if ahead:
         table = terminal.columns("ahead", "step", "kind", "what", whole=("ahead",))
         for each in ahead:
-            what = f"goes from {clock(each.not_before)}" if each.state == "planned" else _why(each.state, each.reason)
+            what = (
+                f"goes from {clock(each.not_before, of.zone)}"
+                if each.state == "planned"
+                else _why(each.state, each.reason)
+            )
             table.add_row(*map(terminal.plain, (written(each.goes_on), each.step, each.kind, what)))
         out.print()
         out.print(table)
@@ -150,21 +156,25 @@ def show(
         out.print(f"Nothing will be sent in the next {days} days.", style="dim")
 
 
-def _headline(charge: Charge) -> str:
+def _headline(charge: Charge, zone: ZoneInfo) -> str:
     what = f"{charge.id}: {_state(charge)}, {brl(charge.amount)}"
     paid = f", {brl(charge.paid)} paid" if charge.paid and charge.status != "paid" else ""
     due = f", due {written(charge.due_date)}"
     last = f" (in time until {written(charge.payable_on)})" if charge.payable_on != charge.due_date else ""
-    when = f", paid {clock(charge.paid_at)} ({charge.paid_via})" if charge.status == "paid" and charge.paid_at else ""
+    when = (
+        f", paid {clock(charge.paid_at, zone)} ({charge.paid_via})"
+        if charge.status == "paid" and charge.paid_at
+        else ""
+    )
     return what + paid + due + last + when
 
 
-def _history(history: list[Decided]) -> Table:
+def _history(history: list[Decided], zone: ZoneInfo) -> Table:
     table = terminal.columns("day", "step", "kind", "what became of it", "id", whole=("day", "id"))
     for each in history:
         if each.at is not None:
             verb = "goes from" if each.state == "planned" else each.state
-            what = f"{verb} {clock(each.at)}"
+            what = f"{verb} {clock(each.at, zone)}"
         elif each.leader is not None:
             what = f"the message about {each.leader} speaks of it"
         else:

@@ -209,3 +209,19 @@ def test_a_damaged_name_or_description_is_refused_before_a_message_has_it(connec
         booked.customer(connection, name=name)
     with pytest.raises(InvalidBilling):
         booked.new_charge(description=name)
+
+
+def test_an_upsert_keeps_or_sets_channels_and_rule_and_ends_who_is_inactive(connection: Connection) -> None:
+    booked.tenant(connection)
+    rule = tenants.get(connection, "t1").rule_id
+    rows = [Customer("t1", "k1", name="Ana", channels=("email",), rule_id=rule), Customer("t1", "k2", name="Bia")]
+    assert customers.upsert(connection, "t1", rows, NOW) == (2, 0, 0)
+    kept = [Customer("t1", "k1", name="Ana"), Customer("t1", "k2", name="Bia")]
+    assert customers.upsert(connection, "t1", kept, NOW) == (0, 0, 2)
+    found = {each.id: (each.channels, each.rule_id, each.active) for each in customers.find(connection, "t1")}
+    assert found == {"k1": (("email",), rule, True), "k2": (("whatsapp",), None, True)}
+    customers.change(connection, "t1", "k2", NOW, phone=MANAUS)
+    message = booked.intent(connection, booked.charge(connection, customer_id="k2"))
+    assert customers.upsert(connection, "t1", [Customer("t1", "k2", active=False)], NOW) == (0, 1, 0)
+    assert booked.states(connection) == {message: "cancelled customer_inactive"}
+    assert customers.upsert(connection, "t1", kept, NOW) == (0, 0, 2)

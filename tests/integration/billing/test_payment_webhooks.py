@@ -194,6 +194,9 @@ def test_garbage_is_not_requested_again(receiver, engine, name):
     for raw in (b"", b"{", b"[]", b"[" * 50_000, b"\xff\x00"):
         # Woovi's signature is for any account, and a body without one proves none.
         assert receiver.post(name, raw) == (401 if name == "woovi" else 400)
+    proven = headers_of(name, b"[]", datetime.now(UTC))
+    _, words = receiver.ask("POST", f"/pagamentos/{name}/{TENANT}", b"[]", proven)
+    assert words == (b"" if name == "woovi" else b"the body is not a JSON object\n")
     assert events(engine) == []
     reason = "another_account" if name == "woovi" else "not_an_event"
     assert receiver.series(f'ifinu_payment_refusals_total{{provider="{name}",reason="{reason}"}}')

@@ -77,8 +77,8 @@ def test_the_commands_print_the_report(reported: Engine, postgres_ledger: str, m
     assert main(["report", "day", TODAY.isoformat(), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["notices"][0]["not_sent"] == {"stale": 1, "paid": 1, "opted_out": 1}
-    assert main(["report", "month", f"{TODAY:%Y-%m}", "--tenant", "t1"]) == 0
-    assert "Steps planned for 2026-12-01 to 2026-12-31" in capsys.readouterr().out
+    assert main(["report", "month", f"{TODAY:%m/%Y}", "--tenant", "t1"]) == 0
+    assert "Steps planned for 01/12/2026 to 31/12/2026" in capsys.readouterr().out
     assert main(["report", "month", f"{TODAY:%Y-%m}", "--by", "step", "--csv"]) == 0
     assert capsys.readouterr().out.splitlines()[1] == "l3,8,2,1,1,0,2,1,1,1,1"
     assert main(["report", "day", "yesterday"]) == 2
