@@ -21,7 +21,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 # The pages that exist in both languages: English, Portuguese.
 PAIRS = [
-    (ROOT / f"{name}.md", ROOT / f"{name}.pt-BR.md") for name in ("README", "docs/runbook", "docs/disaster-recovery")
+    (ROOT / f"{name}.md", ROOT / f"{name}.pt-BR.md")
+    for name in ("README", "docs/billing", "docs/runbook", "docs/disaster-recovery")
 ]
 _MARK = re.compile(r"^<!-- english: (\S*) -->\n", re.MULTILINE)
 # A heading, or a fence: what looks like a heading in a block is a comment of shell.

@@ -18,7 +18,7 @@ def translations() -> ModuleType:
     return script(ROOT / "docs/translations.py")
 
 
-@pytest.mark.parametrize("name", ["README", "docs/runbook", "docs/disaster-recovery"])
+@pytest.mark.parametrize("name", ["README", "docs/billing", "docs/runbook", "docs/disaster-recovery"])
 def test_every_translation_follows_its_english(translations: ModuleType, name: str):
     english, portuguese = ROOT / f"{name}.md", ROOT / f"{name}.pt-BR.md"
     assert (english, portuguese) in translations.PAIRS
