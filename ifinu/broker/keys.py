@@ -25,6 +25,7 @@ The Redis keys of a queue, and the moves between them.
     ifinu:numeros:carga    STRING lock of the process that writes the copy
     ifinu:numeros:desde    STRING no number sends before this, in ms: set when Redis has restarted, or lost the copy
     ifinu:numeros:servidor STRING id of the server that was seen last (see `restarts.py`)
+    ifinu:numeros:pessoas  STRING since when the people of two months are there, in ms (see `numbers/contacts.py`)
     ifinu:numero:<number>  HASH   `par` most messages in flight, `min` and `max` gap after the end of a send in ms,
                            `fator` 0.1 to 1: gaps are divided by it, `teto` most messages a day, `novos` most new chats,
                            `espera` its last hold in trouble in ms, `fuso` offset of its local time in ms; `dia`,
@@ -136,6 +137,7 @@ GENERATION = "ifinu:numeros:geracao"
 LOADING = "ifinu:numeros:carga"
 SINCE = "ifinu:numeros:desde"
 SERVER = "ifinu:numeros:servidor"
+PEOPLE = "ifinu:numeros:pessoas"
 EPOCH = "ifinu:regua:epoca"
 TENANTS = "ifinu:inquilinos"
 SENDERS_TTL_MS = 62 * 86_400_000

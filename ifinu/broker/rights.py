@@ -25,8 +25,8 @@ WORKER = (
     "release", "renew", "reroute", "resend", "restarted", "settle", "suspect", "sweep",
 )  # fmt: skip
 RECORDING = (
-    "brake_number", "forget_events", "hold_number", "lead", "load_numbers", "read_events", "release_number", "resign",
-    "restarted", "return_lane",
+    "add_people", "add_senders", "brake_number", "forget_events", "hold_number", "lead", "load_numbers", "read_events",
+    "release_number", "resign", "restarted", "return_lane",
 )  # fmt: skip
 
 _CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")

@@ -28,6 +28,7 @@ from ifinu.escapes import CONTROLS
 from ifinu.ledger.engine import writing
 from ifinu.ledger.schema import events, instances, notifications, numbers, portfolios, registry, tenants
 from ifinu.ledger.states import State
+from ifinu.names import did_you_mean
 from ifinu.numbers import presets
 from ifinu.numbers.directory import UNTIL_RELEASED as UNTIL_RELEASED
 from ifinu.numbers.presets import Preset
@@ -38,6 +39,7 @@ GONE_FOR = timedelta(minutes=10)  # from the first of them to the last
 
 _NOT_IN_NAMES = re.compile(f"[:{CONTROLS}]")
 _HOUR_MS = 3_600_000
+_PART = 5_000  # rows that are read at once
 _MOST_CONVERSATIONS = 1_000_000
 _MAYBE_SENT = or_(notifications.c.sent_at.is_not(None), notifications.c.state == State.UNKNOWN)
 _OF_THE_DIRECTORY = frozenset({"tenant", "channel", "banned_at"})
@@ -187,6 +189,7 @@ class SentTo(NamedTuple):
     Attributes:
         tenant: Its tenant, or empty.
         pseudonym: Its recipient.
+        at_ms: When that was, in ms.
         new: Whether its number had not written to the recipient before.
     """
 
@@ -195,7 +198,7 @@ class SentTo(NamedTuple):
     tenant: str
     kind: str | None
     pseudonym: str
-    at: datetime
+    at_ms: int
     new: bool
 
 
@@ -234,8 +237,9 @@ def registered(engine: Engine, name: str) -> Number:
     Raises:
         ConfigurationError: There is none of this name.
     """
-    if (found := number(engine, name)) is None:
-        raise _unknown(name)
+    with engine.connect() as connection:
+        if (found := find(connection, name)) is None:
+            raise _unknown(connection, name)
     return found
 
 
@@ -282,7 +286,7 @@ def change(engine: Engine, name: str, **values: Any) -> Number:
     with writing(engine) as connection:
         before = find(connection, name)
         if before is None:
-            raise _unknown(name)
+            raise _unknown(connection, name)
         presets.checked(Preset(values.get("preset", before.preset)), values.get("overrides", before.overrides))
         _check_portfolio(replace(before, **values))
         write(connection, before, values)
@@ -364,7 +368,7 @@ def remove(engine: Engine, name: str) -> None:
     """
     with writing(engine) as connection:
         if connection.execute(delete(numbers).where(numbers.c.name == name)).rowcount == 0:
-            raise _unknown(name)
+            raise _unknown(connection, name)
         _changed(connection)
 
 
@@ -446,33 +450,56 @@ def sent_by_hour(engine: Engine, since: datetime) -> dict[str, dict[int, int]]:
 
 
 def sent_to(engine: Engine, since: datetime) -> Iterator[SentTo]:
-    """What was sent, or may have been, since a time, with its recipient."""
+    """What was sent, or may have been, since a time, with its recipient; read as it is asked for."""
     row, ms = notifications.c, round(since.timestamp() * 1000)
-    opened = select(events.c.notification_id).where(
-        events.c.ms >= ms, events.c.name == Name.SENT.value, events.c.data["new"].as_boolean()
+    # Joined, not asked for with IN: PostgreSQL would search a long answer once for each message.
+    opened = (
+        select(events.c.notification_id)
+        .where(events.c.ms >= ms, events.c.name == Name.SENT.value, events.c.data["new"].as_boolean())
+        .distinct()
+        .subquery("opened")
     )
-    query = select(row.id, row.instance, row.tenant, row.kind, row.phone_hash, row.state_ms, row.id.in_(opened)).where(
-        row.last_at >= since, row.state_ms >= ms, row.phone_hash.is_not(None), _MAYBE_SENT
-    )
-    with engine.connect() as connection:
-        for id_, instance, tenant, kind, pseudonym, at, new in connection.execute(query):
-            yield SentTo(
-                id_, instance, tenant or "", kind, pseudonym, datetime.fromtimestamp(at / 1000, UTC), bool(new)
-            )
-
-
-def last_tenants(engine: Engine, names: Sequence[str], since: datetime, until: datetime) -> dict[tuple[str, str], str]:
-    """The tenant that last wrote to each person from each of these numbers between two times, by number and person."""
-    row = notifications.c
-    at = func.max(row.sent_at)
     query = (
-        select(row.instance, row.phone_hash, row.tenant)
+        select(
+            row.id,
+            row.instance,
+            row.tenant,
+            row.kind,
+            row.phone_hash,
+            row.state_ms,
+            opened.c.notification_id.is_not(None),
+        )
+        .outerjoin_from(notifications, opened, opened.c.notification_id == row.id)
+        .where(row.last_at >= since, row.state_ms >= ms, row.phone_hash.is_not(None), _MAYBE_SENT)
+    )
+    with _streaming(engine) as connection:
+        for id_, instance, tenant, kind, pseudonym, at_ms, new in connection.execute(query):
+            yield SentTo(id_, instance, tenant or "", kind, pseudonym, at_ms, bool(new))
+
+
+def wrote_to(engine: Engine, names: Sequence[str], since: datetime, until: datetime) -> Iterator[tuple[str, str, str]]:
+    """
+    The people to whom numbers have written between two times, read as they are asked for.
+
+    Returns:
+        Number, person and tenant, number by number, the last tenant of a person first.
+    """
+    row = notifications.c
+    query = (
+        select(row.instance, row.phone_hash, func.coalesce(row.tenant, ""))
         .where(row.instance.in_(names), row.sent_at >= since, row.sent_at < until, row.phone_hash.is_not(None))
         .group_by(row.instance, row.phone_hash, row.tenant)
-        .order_by(at)
+        .order_by(row.instance, func.max(row.sent_at).desc())
     )
+    with _streaming(engine) as connection:
+        yield from ((name, person, tenant) for name, person, tenant in connection.execute(query))
+
+
+@contextlib.contextmanager
+def _streaming(engine: Engine) -> Iterator[Connection]:
+    """A connection whose rows come in parts, so that they need not fit into memory."""
     with engine.connect() as connection:
-        return {(name, person): tenant or "" for name, person, tenant in connection.execute(query)}
+        yield connection.execution_options(yield_per=_PART)
 
 
 def first_sent(engine: Engine, name: str) -> datetime | None:
@@ -533,5 +560,8 @@ def _changed(connection: Connection) -> None:
         connection.execute(insert(registry).values(id=1, **values))
 
 
-def _unknown(name: str) -> ConfigurationError:
-    return ConfigurationError(f"{name} is not registered: `ifinu instance assign` registers it")
+def _unknown(connection: Connection, name: str) -> ConfigurationError:
+    known = connection.execute(select(numbers.c.name)).scalars()
+    return ConfigurationError(
+        f"{name} is not registered: `ifinu instance assign` registers it{did_you_mean(name, known)}"
+    )

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
@@ -70,7 +70,8 @@ _FEWEST_SILENT = 10  # messages without a server ack that one may judge by
 _WARM_UP_SENDS = 50
 THROTTLED = ("throttled", Reason.RATE_OVERLIMIT.value, Reason.TOO_MANY_REQUESTS.value)
 TROUBLES = tuple(literal(name.value, literal_execute=True) for name in (Name.DEFERRED, Name.RETRYING))  # an index's
-_AT_A_TIME = 500  # numbers in one statement
+_AT_A_TIME = 500  # numbers in a statement that reads all their messages; SQLite's parameters allow few more
+_RARELY = 20_000  # numbers in a statement that reads what is rare, in PostgreSQL
 
 
 class Signal(enum.StrEnum):
@@ -102,7 +103,7 @@ class Figures:
 
     Attributes:
         sent: Messages sent.
-        new: Those of them that opened a chat.
+        new: Those of them that opened a chat; counted only if one of all has failed.
         new_errors: Of `new`, those with an ERROR receipt within two minutes.
         known_errors: Of the others, those with an ERROR receipt.
         throttled: Refusals of the last hour because the number sends too fast.
@@ -236,34 +237,35 @@ class Reader:
         Raises:
             errors.LedgerUnavailable: The ledger did not answer.
         """
-        found: dict[str, Figures] = {}
-        names = sorted(judged_from)
+        figures: dict[str, dict[str, Any]] = {name: {"warming": name in warming} for name in judged_from}
+        begins: dict[str, datetime] = {}
         with self._engine.connect() as connection:
-            for at in range(0, len(names), _AT_A_TIME):
-                asked = {name: judged_from[name] for name in names[at : at + _AT_A_TIME]}
-                begins = self._begins(connection, asked)
-                found |= self._figures(connection, begins)
-                if answers is not None and (of := {name: begins[name] for name in begins if name in warming}):
-                    found |= {name: replace(found[name], answers=count) for name, count in answers(of).items()}
-        return {name: replace(of_one, warming=name in warming) for name, of_one in found.items()}
-
-    def _figures(self, connection: Connection, begins: Mapping[str, datetime]) -> dict[str, Figures]:
-        figures: dict[str, dict[str, Any]] = {name: {} for name in begins}
-        hour = {name: max(begin, self._now - WINDOW) for name, begin in begins.items()}
-        for query in (
-            self._sends(self._asked(begins)),
-            self._throttled(self._asked(hour)),
-            self._opt_outs(self._asked(begins)),
-            self._not_on_whatsapp(self._asked(begins)),
-        ):
-            for row in connection.execute(query).mappings():
-                figures[row["name"]] |= {column: int(value or 0) for column, value in row.items() if column != "name"}
-        connections = select(instances.c.name, instances.c.state, instances.c.code)
-        for name, state, code in connection.execute(connections.where(instances.c.name.in_(begins))):
-            figures[name] |= {"state": state, "code": code}
-        for name, usual in self._usual(connection, figures).items():
-            figures[name]["usual"] = usual
+            for some in _parts(judged_from, _AT_A_TIME):
+                begins |= self._begins(connection, some)
+            for some in _parts(begins, _AT_A_TIME):
+                self._collect(connection, self._sends(self._asked(some)), figures)
+                if failed := {name: begin for name, begin in some.items() if figures[name].get("known_errors")}:
+                    self._collect(connection, self._opened(self._asked(failed)), figures)
+            for some in _parts(begins, _AT_A_TIME if self._is_sqlite else _RARELY):
+                hour = {name: max(begin, self._now - WINDOW) for name, begin in some.items()}
+                self._collect(connection, self._throttled(self._asked(hour)), figures)
+                self._collect(connection, self._opt_outs(self._asked(some)), figures)
+                self._collect(connection, self._not_on_whatsapp(self._asked(some)), figures)
+            connections = select(instances.c.name, instances.c.state, instances.c.code)
+            for name, state, code in connection.execute(connections):
+                if name in figures:
+                    figures[name] |= {"state": state, "code": code}
+            for some in _parts(figures, _AT_A_TIME):
+                for name, usual in self._usual(connection, some).items():
+                    figures[name]["usual"] = usual
+        if answers is not None and (of := {name: begin for name, begin in begins.items() if name in warming}):
+            for name, count in answers(of).items():
+                figures[name]["answers"] = count
         return {name: Figures(**of_one) for name, of_one in figures.items()}
+
+    def _collect(self, connection: Connection, query: Select[Any], figures: dict[str, dict[str, Any]]) -> None:
+        for row in connection.execute(query).mappings():
+            figures[row["name"]] |= {column: int(value or 0) for column, value in row.items() if column != "name"}
 
     def _begins(self, connection: Connection, judged_from: Mapping[str, datetime | None]) -> dict[str, datetime]:
         """When the window of each number begins."""
@@ -283,6 +285,24 @@ class Reader:
         }
 
     def _sends(self, asked: CTE) -> Select[Any]:
+        sends = self._notifications(asked, self._now)
+        sent, ack, delivered, read = sends.c.sent_at, sends.c.server_ack_at, sends.c.delivered_at, sends.c.read_at
+        is_confirmed = or_(ack.is_not(None), delivered.is_not(None), read.is_not(None))
+        settled = and_(sent <= self._now - _ACK_WITHIN, sends.c.key_id.is_not(None))  # no id, no receipt
+        reachable = and_(is_confirmed, sent <= self._now - _DELIVERED_WITHIN)
+        arrived = func.coalesce(delivered, read)
+        return select(
+            sends.c.name,
+            func.count().label("sent"),
+            _count(sends.c.failed_at.is_not(None)).label("known_errors"),  # for now; see `_opened`
+            _count(settled).label("settled"),
+            _count(and_(settled, is_confirmed)).label("confirmed"),
+            _count(reachable).label("reachable"),
+            _count(and_(reachable, self._seconds(sent, arrived) <= _DELIVERED_WITHIN_S)).label("delivered"),
+        ).group_by(sends.c.name)
+
+    def _opened(self, asked: CTE) -> Select[Any]:
+        """Of numbers whose messages have failed: which of their messages opened a chat."""
         opens = (
             select(literal(1))
             .where(
@@ -292,26 +312,16 @@ class Reader:
             )
             .exists()
         )
-        sends = self._notifications(asked, self._now, opens.label("opens"))
-        sent, ack, delivered, read = sends.c.sent_at, sends.c.server_ack_at, sends.c.delivered_at, sends.c.read_at
-        failed, opened = sends.c.failed_at, sends.c.opens
-        is_confirmed = or_(ack.is_not(None), delivered.is_not(None), read.is_not(None))
-        settled = and_(sent <= self._now - _ACK_WITHIN, sends.c.key_id.is_not(None))  # no id, no receipt
-        reachable = and_(is_confirmed, sent <= self._now - _DELIVERED_WITHIN)
-        arrived = func.coalesce(delivered, read)
+        sends = self._notifications(asked, self._now, opens.label("opens")).c
+        failed, opened = sends.failed_at.is_not(None), sends.opens
         return select(
-            sends.c.name,
-            func.count().label("sent"),
+            sends.name,
             _count(opened).label("new"),
-            _count(and_(opened, failed.is_not(None), self._seconds(sent, failed) <= _ERROR_WITHIN_S)).label(
+            _count(and_(opened, failed, self._seconds(sends.sent_at, sends.failed_at) <= _ERROR_WITHIN_S)).label(
                 "new_errors"
             ),
-            _count(and_(~opened, failed.is_not(None))).label("known_errors"),
-            _count(settled).label("settled"),
-            _count(and_(settled, is_confirmed)).label("confirmed"),
-            _count(reachable).label("reachable"),
-            _count(and_(reachable, self._seconds(sent, arrived) <= _DELIVERED_WITHIN_S)).label("delivered"),
-        ).group_by(sends.c.name)
+            _count(and_(~opened, failed)).label("known_errors"),
+        ).group_by(sends.name)
 
     def _notifications(self, asked: CTE, until: datetime, *more: ColumnElement[Any]) -> Subquery:
         """
@@ -409,6 +419,13 @@ class Reader:
         if self._is_sqlite:
             return (func.julianday(until) - func.julianday(since)) * 86_400
         return extract("epoch", until - since)
+
+
+def _parts(of: Mapping[str, Any], most: int) -> Iterator[dict[str, Any]]:
+    """Parts of a mapping, by name."""
+    names = sorted(of)
+    for at in range(0, len(names), most):
+        yield {name: of[name] for name in names[at : at + most]}
 
 
 def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:

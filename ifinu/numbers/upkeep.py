@@ -6,7 +6,8 @@ What the process that leads the recording does for the numbers, in one thread be
 
 After a start, and whenever Redis has lost the copy or is another server than before, what the numbers have sent today
 and to whom is counted in the ledger, too, and again for a while: a send that was under way reaches the ledger a little
-later. If the copy was gone, so are the people of this month and the last; they come from the ledger, too.
+later. The people of this month and the last come from the ledger, too, unless Redis says that it has them. If the copy
+was gone, no number sends until the people are back.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import structlog
 from sqlalchemy import Engine
 
 from ifinu.broker import connections, restarts
-from ifinu.broker.keys import GENERATION
+from ifinu.broker.keys import GENERATION, PEOPLE
 from ifinu.errors import IfinuError
 from ifinu.numbers import cache, contacts, registry
 from ifinu.numbers.patrol import Rounds
@@ -63,14 +64,14 @@ class Copy:
         server = restarts.server(self._client)
         is_there = bool(self._client.get(GENERATION))
         lost = server != self._server or (bool(self._generation) and not is_there)
-        self._senders_due = self._senders_due or (lost and not is_there)
+        self._senders_due = self._senders_due or (lost and not self._client.exists(PEOPLE))
         if lost or monotonic() >= self._load_at or monotonic() < self._recount_until:
             self._load(recount=lost or monotonic() < self._recount_until)
             self._load_at = monotonic() + _LOAD_EVERY_S
             if lost:
-                contacts.restore(self._client, self._engine)
+                contacts.restore(self._client, self._engine, closed=not is_there)
                 if self._senders_due:
-                    contacts.restore_senders(self._client, self._engine)
+                    contacts.restore_senders(self._client, self._engine, closed=not is_there)
                     self._senders_due = False
                 self._server, self._recount_until = server, monotonic() + _RECOUNT_FOR_S
                 self._contacts_due = True

@@ -90,3 +90,10 @@ def test_a_usual_day_and_the_worst_are_planned_by_one_planner_and_by_two(tmp_pat
     ]  # fmt: skip
     assert [run["planned"] for run in runs] == [12, 12, 300, 300]
     assert all(run["per_s"] > 0 < run["memory_mib"] for run in runs)
+
+
+def test_what_a_recorder_does_for_many_numbers_is_measured(tmp_path: Path):
+    document = measured("duties", tmp_path, "--numbers", "10", "--messages", "200", "--rounds", "1")
+    rows = {row["duty"]: row for row in document["table"]}
+    assert len(rows) == 6
+    assert all(float(row["seconds"]) > 0 for row in rows.values())

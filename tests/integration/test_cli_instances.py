@@ -101,10 +101,23 @@ def test_without_all_settings_no_webhook_is_registered_and_a_warning_says_so(ifi
     assert "IFINU_WEBHOOK_SECRET" in ifinu("instance", "create", "other").err
 
 
+def test_a_misspelt_instance_is_no_success_and_the_one_that_is_meant_is_named(ifinu, at):
+    for command in (
+        ("state", "ifinuu"),
+        ("test", "ifinuu"),
+        ("delete", "ifinuu", "--yes"),
+        ("logout", "ifinuu", "--yes"),
+    ):
+        ended = ifinu("instance", *command)
+        assert (ended.code, ended.out) == (1, ""), command
+        assert ended.err.rstrip().endswith("; did you mean ifinu?"), command
+    assert "did you mean" not in ifinu("instance", "state", "else").err
+
+
 def test_a_name_in_use_or_being_created_is_refused(ifinu, at, client: redis.Redis):
     taken = ifinu("instance", "create", "ifinu")
-    assert (taken.code, taken.out) == (1, "")
-    assert "already in use" in taken.err
+    assert (taken.code, taken.out) == (2, "")
+    assert "has an instance ifinu already: `ifinu instance assign TENANT ifinu` registers it" in taken.err
     client.set(creation_key("acme"), "1")
     at_once = ifinu("instance", "create", "acme")
     assert (at_once.code, "somebody is creating it" in at_once.err) == (1, True)
@@ -118,7 +131,7 @@ def test_the_process_with_the_fewest_instances_creates_a_new_one_and_no_name_twi
     assert ifinu("instance", "create", "acme").code == 0
     assert several.holder("acme") == "pod-1"
     again = ifinu("instance", "create", "acme")
-    assert (again.code, "already" in again.err) == (1, True)
+    assert (again.code, "already" in again.err) == (2, True)
     several.kill("pod-1")
     assert ifinu("instance", "create", "acme").code == 1
     assert several.holder("acme") == "pod-1"

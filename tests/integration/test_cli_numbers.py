@@ -188,6 +188,12 @@ def test_a_wrong_assignment_is_refused_and_changes_nothing(ifinu, one, engine, a
     assert registry.read(engine).numbers == ()
 
 
+def test_an_assigned_number_of_unknown_age_counts_as_new_and_that_is_said(ifinu, one):
+    assert "the age counts from today" in ifinu("instance", "assign", "u1", "a").err
+    assert ifinu("instance", "assign", "u1", "a").err == ""
+    assert ifinu("instance", "assign", "u1", "b", *OLD).err == ""
+
+
 def test_a_number_for_which_messages_wait_keeps_their_tenant(ifinu, one, client):
     ifinu("instance", "assign", "u1", "a", *OLD)
     wait_for(client, "a", "u1", 2)
@@ -234,6 +240,11 @@ def test_a_pace_is_shown_and_changed(ifinu, one, engine, client):
     ifinu("instance", "pace", "a", "--no-warm-up")
     assert pace_in_redis(client, "a")["teto"] == "10"
     assert ifinu("instance", "pace", "a", "--parallel", "0").code == 2
+    assert "; did you mean a?" not in ifinu("instance", "pace", "b").err
+    for command in (("show", "aa"), ("hold", "aa"), ("release", "aa"), ("pace", "aa"), ("move", "aa", "a")):
+        misspelt = ifinu("instance", *command)
+        assert (misspelt.code, "aa is not registered" in misspelt.err) == (2, True)
+        assert misspelt.err.rstrip().endswith("; did you mean a?")
     unknown = ifinu("instance", "pace", "b", "--parallel", "2")
     assert (unknown.code, "`ifinu instance assign` registers it" in unknown.err) == (2, True)
 

@@ -64,11 +64,34 @@ def steps_in_stream(client):
     return [Entry.read(id_, fields).event.data for id_, fields in client.xrange(EVENTS)]
 
 
+def figures_of(guard, name):
+    judged, _ = guard.look()
+    return next(each.figures for each in judged if each.number.name == name)
+
+
 def test_a_calm_pass_changes_nothing(guard, client, ledger):
     before = registry.read(ledger), client.hgetall(number_key("n1"))
     assert run(guard) == {}
     assert (registry.read(ledger), client.hgetall(number_key("n1"))) == before
     assert client.xlen(EVENTS) == 0
+
+
+def test_a_message_that_opened_a_chat_is_looked_for_only_where_one_has_failed(guard, client, ledger, now):
+    """Its event is one look-up for each message, and most numbers have no error."""
+    asked: list[str] = []
+    event.listen(ledger, "before_cursor_execute", lambda *about: asked.append(about[2]))
+    at = now - timedelta(minutes=5)
+    for number in range(3):
+        rows.notification(ledger, f"m{number}", State.SENT, at, instance="n1", sent_at=at, key_id=f"K{number}")
+        rows.event(ledger, f"m{number}", "sent", at, seq=number, new=number > 0)
+    n = figures_of(guard, "n1")
+    assert (n.sent, n.new) == (3, 0)
+    assert not any("opens" in statement for statement in asked)
+    late = {"instance": "n1", "sent_at": at, "key_id": "K", "failed_at": at + timedelta(seconds=200)}
+    rows.notification(ledger, "late", State.FAILED, at, **late)
+    n = figures_of(guard, "n1")
+    assert (n.sent, n.new, n.new_errors, n.known_errors) == (4, 2, 0, 1)
+    assert any("opens" in statement for statement in asked)
 
 
 def test_the_guard_reads_the_sends_of_its_numbers_and_not_all_sends(postgres_ledger):

@@ -14,19 +14,23 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import ledger_rows
 import pytest
 import redis
+import structlog
 from processes import wait_until
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert
 
 from ifinu.broker import NORMAL, QUEUES, Keys, clock, lanes
 from ifinu.broker.keys import (
     GENERATION,
     LOADING,
     NUMBERS,
+    PEOPLE,
     SENDERS_TTL_MS,
+    SINCE,
     TENANTS,
     conversations_key,
     in_lanes_key,
@@ -37,9 +41,9 @@ from ifinu.broker.keys import (
     tenant_key,
 )
 from ifinu.errors import BrokerUnavailable, ConfigurationError
-from ifinu.ledger.schema import instances
+from ifinu.ledger.schema import instances, notifications
 from ifinu.ledger.states import State
-from ifinu.numbers import cache, contacts, registry
+from ifinu.numbers import cache, contacts, registry, upkeep
 from ifinu.numbers.cache import load
 from ifinu.numbers.directory import EMPTY, Directory
 from ifinu.numbers.presets import Preset
@@ -315,6 +319,85 @@ def test_after_a_flushall_the_conversations_of_a_portfolio_come_from_the_ledger(
     assert (number_hash(client, "m2")["grupo"], number_hash(client, "m2")["conversas"]) == ("acme", "2")
     contacts.restore(client, ledger)
     assert client.zcard(conversations_key("acme")) == 2
+
+
+def test_no_number_sends_before_the_people_of_today_are_back(
+    ledger: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(ledger, "n1", preset=Preset.DIRECT)
+    now = clock.now(client)
+    for id_ in ("1", "2"):
+        ledger_rows.notification(ledger, id_, State.SENT, now, instance="n1", sent_at=now, phone_hash=f"p{id_}")
+    load(client, ledger)
+    sent_to, waits_s = registry.sent_to, []
+
+    def slowly(engine: Engine, since: datetime) -> Iterator[registry.SentTo]:
+        for one in sent_to(engine, since):
+            waits_s.append(float(client.get(SINCE) or 0) / 1000 - clock.now(client).timestamp())
+            yield one
+
+    monkeypatch.setattr(registry, "sent_to", slowly)
+    client.set(SINCE, 0)
+    contacts.restore(client, ledger)
+    assert all(wait_s < 0 for wait_s in waits_s)
+    waits_s.clear()
+    contacts.restore(client, ledger, closed=True)
+    assert len(waits_s) == 2
+    assert all(20 < wait_s < 60 for wait_s in waits_s)
+    later_ms = round(now.timestamp() * 1000) + 600_000
+    client.set(SINCE, later_ms)
+    contacts.restore(client, ledger, closed=True)
+    assert client.get(SINCE) == b"%d" % later_ms  # another reason to wait is longer
+
+
+def test_what_a_recorder_did_not_finish_to_restore_is_restored_by_the_next(
+    ledger: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(ledger, "n1", preset=Preset.DIRECT)
+    now = clock.now(client)
+    ledger_rows.notification(ledger, "1", State.SENT, now, instance="n1", sent_at=now, phone_hash="p1", tenant="u1")
+    with monkeypatch.context() as dying:
+        dying.setattr(registry, "wrote_to", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            upkeep.Copy(client, ledger).keep()
+    assert client.exists(GENERATION)
+    assert float(client.get(SINCE) or 0) / 1000 > clock.now(client).timestamp() + 10
+    assert not client.exists(PEOPLE)
+    upkeep.Copy(client, ledger).keep()
+    assert hash_of(client, senders_key("n1", month_of(now))) == {"p1": "u1"}
+    assert client.exists(PEOPLE)
+    with monkeypatch.context() as whole:
+        whole.setattr(registry, "wrote_to", Mock(side_effect=AssertionError))
+        upkeep.Copy(client, ledger).keep()  # a new recorder, and nothing is missing
+
+
+def test_people_are_read_and_written_in_parts(
+    ledger: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(ledger, "n1")
+    now = clock.now(client)
+    with ledger.begin() as connection:
+        connection.execute(
+            insert(notifications),
+            [
+                {
+                    "id": f"m{n}", "instance": "n1", "tenant": f"u{n % 2}", "phone_hash": f"p{n}", "state": "sent",
+                    "state_rank": 1, "state_ms": round(now.timestamp() * 1000), "state_seq": n, "attempts": 1,
+                    "first_at": now, "last_at": now, "sent_at": now,
+                }
+                for n in range(30)
+            ],
+        )  # fmt: skip
+    monkeypatch.setattr(contacts, "_PAGE", 7)
+    monkeypatch.setattr(contacts, "_SAYS_EVERY_S", 0.0)
+    with structlog.testing.capture_logs() as logs:
+        contacts.restore(client, ledger)
+        contacts.restore_senders(client, ledger)
+    assert len(client.keys("ifinu:contato:*")) == 30
+    assert hash_of(client, senders_key("n1", month_of(now))) == {f"p{n}": f"u{n % 2}" for n in range(30)}
+    steps = [(count, False) for count in (7, 14, 21, 28, 30)] + [(30, True)]
+    for what in ("today", "two months"):
+        assert [(log["count"], log["done"]) for log in logs if log.get("what") == what] == steps
 
 
 def test_after_a_flushall_a_number_knows_its_people_of_this_month_and_the_last(

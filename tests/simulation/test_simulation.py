@@ -24,8 +24,15 @@ GUARDS = {
     "fetch: a message waits in another tenant's lane": "0:25",
     "restarted: no number pauses": "60:75",
     "settle: frees no number": "0:25",
-    "sweep: frees no number": "0:55",
+    "sweep: frees no number": "45:65",
     "claim: two messages to a person at once": "0:25",
+    "give_back: to the end of its lane": "10:36",
+    "sweep: to the end of its lane": "60:65",
+    "postpone: to the end of its lane": "62:66",
+    "hold_number: takes over a hold for another reason": "70:76",
+    "fetch: tenants take no turns": "28:42",
+    "fetch: the lowest queue first": "40:48",
+    "claim: any number of people in a portfolio": "86:104",
 }
 
 

@@ -12,6 +12,7 @@ import typer
 from ifinu import phone, settings
 from ifinu.cli import connection, terminal
 from ifinu.errors import ConfigurationError, GatewayError, LedgerUnavailable
+from ifinu.names import did_you_mean
 from ifinu.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,7 +62,21 @@ def gateway(config: Settings | None = None) -> Iterator[Management]:
 
     found = management_of(config or settings.load(), worker="cli", connect_timeout_s=CONNECT_S, read_timeout_s=READ_S)
     with contextlib.closing(found):
-        yield found
+        try:
+            yield found
+        except GatewayError as exc:
+            if exc.status == 404 and exc.instance and (meant := _meant(found, exc.instance)):
+                raise GatewayError(f"{exc}{meant}", instance=exc.instance, status=404, answer=exc.answer) from exc
+            raise
+
+
+def _meant(at: Management, name: str) -> str:
+    """The instance that a name which the gateway does not know may mean, as words; empty if it knows it after all."""
+    try:
+        known = [one.name for one in at.fetch_instances()]
+    except GatewayError:
+        return ""
+    return "" if name in known else did_you_mean(name, known)
 
 
 @contextlib.contextmanager

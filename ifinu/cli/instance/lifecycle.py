@@ -97,7 +97,7 @@ def create(
         if at is not None:
             _refuse_name(at, name)
         stack.enter_context(creating(client, name))
-        made = gateway.create_instance(name, number=number)
+        made = _made(gateway, name, number)
         try:
             hook = _set_webhook(gateway, config, name)
         finally:  # it exists now, with a webhook or without
@@ -118,6 +118,18 @@ def create(
         out.print(f"webhook: {webhooks.shown_line(hook)}")
     else:
         terminal.notes().print("no webhook is registered: set both IFINU_WEBHOOK_URL and IFINU_WEBHOOK_SECRET")
+
+
+def _made(gateway: Management, name: str, number: str | None) -> CreatedInstance:
+    try:
+        return gateway.create_instance(name, number=number)
+    except GatewayError as exc:
+        if exc.status != 403 or all(one.name != name for one in gateway.fetch_instances()):
+            raise
+        raise ConfigurationError(
+            f"the gateway has an instance {name} already: `ifinu instance assign TENANT {shlex.quote(name)}` "
+            "registers it"
+        ) from exc
 
 
 def connect(

@@ -115,8 +115,10 @@ def state(name: access.Name, as_json: terminal.Json = False) -> None:
 
 def show(name: access.Name, as_json: terminal.Json = False) -> None:
     """
-    Show a registered number: its state, its pace and what it has used of it, its warm-up,
-    its hold and why, and what it has sent.
+    Show a registered number: state, pace, hold, and what it has sent.
+
+    Of its pace also what it has used today; its warm-up; why it is held; and the latest
+    steps of the guard.
 
     Times are in São Paulo's time zone; a number's day is that of its own zone.
 

@@ -152,6 +152,13 @@ def assign(
         terminal.results().print(
             f"{terminal.plain(one.name)} {verb} {whose}; {paces.sentence(one, now)}", soft_wrap=True
         )
+    guessed = [one.name for one in now_known if known[one.name] is None and one.paired_at == now]
+    if guessed and warm_up is None and paired_on is None:
+        terminal.notes().print(
+            f"The ledger has no message of {terminal.plain(', '.join(guessed))}, so the age counts from today. If that "
+            "is wrong, run it again with --paired-on",
+            soft_wrap=True,
+        )
 
 
 def sync(as_json: terminal.Json = False) -> None:

@@ -89,7 +89,8 @@ def delete(
     terminal.confirm(f"{name} is going to be deleted at the gateway, with its pairing.", name, yes=yes)
     moved = buried = 0
     if known is None:
-        _delete_at_gateway(name)
+        with access.gateway() as gateway:
+            gateway.delete_instance(name)
     else:
         moved, buried = _delete_registered(name, move_to, bury=bury)
     words = f"{terminal.plain(name)} is deleted"
@@ -236,7 +237,7 @@ def _delete_registered(name: str, move_to: str | None, *, bury: bool) -> tuple[i
 
 
 def _delete_at_gateway(name: str) -> None:
-    """Delete an instance at the process that holds it; one that is gone already is no error."""
+    """Delete a number's instance at the process that holds it; one that is gone already is no error."""
     with access.gateway() as gateway:
         try:
             gateway.delete_instance(name)
