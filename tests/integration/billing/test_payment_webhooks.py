@@ -3,7 +3,9 @@
 import contextlib
 import http.client
 import json
+import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -20,7 +22,7 @@ from tcp_proxy import Proxy
 
 from ifinu import sockets
 from ifinu.billing import charges
-from ifinu.billing.billing_schema import cancel_flags, payment_events
+from ifinu.billing.billing_schema import cancel_flags, intents, payment_events
 from ifinu.billing.charges import NewCharge
 from ifinu.broker.keys import EVENTS
 from ifinu.errors import ConfigurationError
@@ -30,6 +32,7 @@ from ifinu.receipts.payment_route import receiver_of
 from ifinu.receipts.webhook_app import application
 
 NOW = datetime(2026, 12, 10, 20, tzinfo=UTC)
+FAR = datetime(2030, 1, 1, tzinfo=UTC)
 GATEWAYS_SECRET = "a-secret-of-the-gateway-that-is-long-enough"
 
 
@@ -237,6 +240,36 @@ def test_confirmed_and_received_in_any_order_and_a_refund(receiver, engine):
     with engine.connect() as connection:
         charge = charges.get(connection, TENANT, "inv-42")
     assert (charge.status == "paid", charge.hold_until, charge.paid) == (False, date.max, 0)
+
+
+def test_events_that_come_twenty_times_at_once_to_two_servers_count_once(postgres_ledger, valkey, secrets, engine):
+    """Two payments of a part, and both payment and refund of another charge, in any order."""
+    seq = add(engine)
+    add(engine, "inv-43")
+    with engine.begin() as connection:
+        _, id_ = bills.intent(connection, seq, "lembrete", state="queued", queued_at=NOW, valid_until=FAR)
+    bodies = [
+        payments.signed(id_="p-1", charge_id="inv-42", payment_id="a", amount="100.00"),
+        payments.signed(id_="p-2", charge_id="inv-42", payment_id="b", amount="30.00"),
+        payments.signed(id_="p-3", charge_id="inv-43", payment_id="c", amount="149.90"),
+        payments.signed("charge.refunded", id_="p-4", charge_id="inv-43", payment_id="c", amount="149.90"),
+    ]
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(20) as pool:
+        servers = [stack.enter_context(stopping(Receiver(valkey.url, postgres_ledger, secrets))) for _ in range(2)]
+        posts = [(server, body) for server in servers for body in bodies for _ in range(10)]
+        random.shuffle(posts)
+        answers = list(pool.map(lambda post: post[0].post("generic", post[1]), posts))
+    # A server that is too busy says so, and the provider tries again.
+    assert set(answers) <= {200, 503}
+    assert answers.count(200) >= len(bodies)
+    with engine.connect() as connection:
+        one, other = (charges.get(connection, TENANT, each) for each in ("inv-42", "inv-43"))
+        states = dict(connection.execute(select(intents.c.id, intents.c.state)).all())
+    assert (one.paid, one.status) == (Decimal("130.00"), "open")
+    assert (other.paid, other.is_open, other.hold_until) == (0, True, date.max)
+    assert len(events(engine)) == 4
+    # Each payment of a part replaces the queued message at most once.
+    assert states.keys() - {id_} <= {f"{id_}~1", f"{id_}~2"}
 
 
 def test_a_payment_withdraws_queued_messages_in_redis_at_once(receiver, engine, client):
