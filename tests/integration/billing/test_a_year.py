@@ -15,7 +15,7 @@ from year import Year
 LONG = os.environ.get("FAULT") == "long"
 
 
-@pytest.mark.timeout(3600 if LONG else 300)
+@pytest.mark.timeout(3600 if LONG else 900)
 @pytest.mark.parametrize("seed", range(3) if LONG else [1])
 def test_what_is_sent_over_a_year_is_true_once_and_welcome_and_every_step_is_decided(engine: Engine, seed: int):
     days, size = (365, 1_000) if LONG else (45, 150)
