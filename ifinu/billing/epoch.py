@@ -148,7 +148,7 @@ def check(connection: Connection, client: redis.Redis, now: datetime, *, claim_t
     here = _in_redis(client)  # after the database, which a push writes second
     agreed_at = max(now, seen_at, here.seen_at)
     if here.epoch != row.epoch or here.seen_at < seen_at - _LITTLE:
-        if now < seen_at + _PATIENCE and not _is_recorded(client):
+        if now < seen_at + _PATIENCE and not is_recorded(client):
             return Checked(Found.WAITING)
         # Waits for the pushes that have begun; they count as lost.
         connection.execute(select(billing_epoch.c.id).with_for_update())
@@ -186,7 +186,7 @@ def _in_redis(client: redis.Redis) -> _InRedis:
     return _InRedis(epoch, datetime.fromtimestamp(int(seen_ms or 0) / 1000, UTC))
 
 
-def _is_recorded(client: redis.Redis) -> bool:
+def is_recorded(client: redis.Redis) -> bool:
     """
     Whether the recorder has seen this server's stream, and has nothing left to write.
 

@@ -18,7 +18,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
@@ -44,6 +44,7 @@ HOURLY_S = 3600.0
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _AFTER_A_FAULT_S = 60.0
 _CHUNK = 1000
+_RECORDED_WITHIN = 60  # minutes that a look for traces waits for the recorder
 _PATIENCE_S = 60.0  # of a single pass with a Redis whose loss the recorder has yet to see
 _FLAG_LATE = timedelta(minutes=1)
 _AT_LEISURE = text("SET LOCAL statement_timeout = '60s'")
@@ -129,6 +130,7 @@ class Scheduler:
         self._compose = compose
         self._checked = Found.SAME
         self._failures = 0
+        self._untraced = 0  # times that the recorder had not written everything when traces were looked for
         # In the order of their first pass: what is planned needs the calendar, what is pushed the epoch.
         self._duties = (
             _Duty("epoch", self._check),
@@ -159,9 +161,12 @@ class Scheduler:
             stop.wait(wait_s)
         log.info("ifinu.scheduler.ended", planned=self.figures.done["planned"], pushed=self.figures.done["pushed"])
 
-    def once(self) -> None:
+    def once(self, *, without: Collection[str] = ()) -> None:
         """
         Do everything that is due now, once.
+
+        Args:
+            without: Names of duties that are left out.
 
         Raises:
             LedgerUnavailable: The database is away, or not migrated.
@@ -170,7 +175,7 @@ class Scheduler:
         """
         self._require_tables()
         until = monotonic() + _PATIENCE_S
-        for duty in self._duties:
+        for duty in (duty for duty in self._duties if duty.name not in without):
             while duty.do(self._clock()) == 0 or (duty.name == "epoch" and self._is_unknown() and monotonic() < until):
                 time.sleep(PUSH_EVERY_S if self._is_unknown() else 0.0)
 
@@ -297,6 +302,11 @@ class Scheduler:
         return PUSH_EVERY_S if pushed.count or pushed.refused else PUSH_IDLE_S
 
     def _trace(self, now: datetime) -> float:
+        # After an outage of the database the recorder first writes what was sent meanwhile.
+        if self._untraced < _RECORDED_WITHIN and not epoch.is_recorded(self._client):
+            self._untraced += 1
+            return PLAN_EVERY_S
+        self._untraced = 0
         with self._at_leisure() as connection:
             lost = outbox.expire_untraced(connection, now, limit=_CHUNK)
         if lost:

@@ -184,22 +184,12 @@ def _pay_and_dispute(engine: Engine, now: datetime) -> None:
 
 
 def _schedule(running: Stage, engine: Engine, now: datetime) -> None:
-    """One round of `ifinu scheduler`."""
-    from ifinu.billing import charges, epoch, outbox, planner
+    """One round of `ifinu scheduler`. No recorder writes this ledger, so each message would seem to have no trace."""
+    from ifinu.billing.scheduler import Scheduler
 
-    for _ in _until(running, lambda: "the régua was not planned"):
-        with engine.begin() as connection:
-            charges.mark_overdue(connection, now)
-            if planner.plan(connection, now).charges == 0:
-                break
-    for _ in _until(running, lambda: "the régua was not pushed"):
-        with engine.begin() as connection:
-            epoch.check(connection, running.client, now, claim_ttl_s=_CLAIM_TTL_S)
-        with engine.begin() as connection:
-            charges.apply_cancel_flags(connection, running.client, 1_000, now)
-            pushed = outbox.push(connection, running.client, now, claim_ttl_s=_CLAIM_TTL_S)
-        if not (pushed.more or pushed.refused):
-            break
+    running.check()
+    scheduler = Scheduler(engine, running.client, lambda: now, claim_ttl_s=_CLAIM_TTL_S, retention_days=DAYS)
+    scheduler.once(without=("trace",))
 
 
 def _drain(running: Stage) -> None:

@@ -30,7 +30,7 @@ from ifinu.billing.customers import Customer
 from ifinu.billing.scheduler import Figures, Scheduler
 from ifinu.billing.tenants import Tenant
 from ifinu.broker import NORMAL
-from ifinu.broker.keys import EPOCH, claim_key
+from ifinu.broker.keys import EPOCH, EVENTS, LEDGER_GROUP, claim_key
 from ifinu.embedded import Valkey
 
 NOW = datetime(2026, 12, 15, 13, tzinfo=UTC)
@@ -220,11 +220,28 @@ def test_a_fault_of_one_duty_stops_no_other(
     ]
 
 
-def test_a_message_without_a_trace_is_counted_and_logged(engine: Engine, made: Scheduler, log: list[dict[str, Any]]):
+def test_a_message_without_a_trace_is_counted_and_logged(
+    engine: Engine, client: redis.Redis, made: Scheduler, log: list[dict[str, Any]]
+):
+    client.xgroup_create(EVENTS, LEDGER_GROUP, mkstream=True)
     planned(engine, state="queued", queued_at=NOW - timedelta(days=3), valid_until=NOW - timedelta(days=1))
     made.once()
     assert made.figures.done["no_trace"] == 1
     assert {"event": "ifinu.scheduler.no_trace", "level": "error", "messages": 1} in log
+
+
+def test_traces_are_looked_for_once_the_recorder_has_written_what_it_missed(
+    engine: Engine, client: redis.Redis, made: Scheduler
+):
+    """Otherwise what was sent while PostgreSQL was away would be taken for lost. A recorder that never runs is one."""
+    client.xgroup_create(EVENTS, LEDGER_GROUP, mkstream=True)
+    client.xadd(EVENTS, {"event": "sent"})
+    planned(engine, state="queued", queued_at=NOW - timedelta(days=3), valid_until=NOW - timedelta(days=1))
+    made.once()
+    assert made.figures.done["no_trace"] == 0
+    for _ in range(60):
+        made.once(without=[name for name in made.figures.faults if name != "trace"])
+    assert made.figures.done["no_trace"] == 1
 
 
 def test_old_steps_of_closed_charges_are_deleted_at_night(engine: Engine):

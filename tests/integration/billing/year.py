@@ -22,11 +22,12 @@ from simulation.redis import fake_server
 from sqlalchemy import Engine, func, select, text
 
 from ifinu import wire
-from ifinu.billing import calendars, charges, customers, epoch, messages, outbox, planner, tenants
+from ifinu.billing import calendars, charges, customers, messages, tenants
 from ifinu.billing.billing_schema import agenda, intents
 from ifinu.billing.billing_schema import charges as rows_of
 from ifinu.billing.charges import NewCharge
 from ifinu.billing.customers import Customer
+from ifinu.billing.scheduler import Scheduler
 from ifinu.billing.tenants import Tenant
 from ifinu.billing.texts import Texts
 from ifinu.broker import QUEUES, Keys
@@ -138,6 +139,7 @@ class Year:
         self._tags = 0
         self.database_away = self.redis_away = False
         self.at(FIRST, 0)
+        self._scheduler = Scheduler(engine, self.client, lambda: self.now, claim_ttl_s=TTL_S, retention_days=365)
         self.delivery = Delivery(
             gateway=Gateway(self),
             renderer=self._renderer,
@@ -190,28 +192,7 @@ class Year:
                 self._record()
 
     def _schedule(self) -> None:
-        """As `billing/scheduler.py` does, in its order."""
-        with self.engine.begin() as connection:
-            calendars.fill(connection, self.now.astimezone(BRASILIA).date())
-        while True:
-            with self.engine.begin() as connection:
-                if charges.mark_overdue(connection, self.now) == 0:
-                    break
-        while True:
-            with self.engine.begin() as connection:
-                if planner.plan(connection, self.now).charges == 0:
-                    break
-        if self.redis_away:
-            return
-        with self.engine.begin() as connection:
-            epoch.check(connection, self.client, self.now, claim_ttl_s=TTL_S)
-        with self.engine.begin() as connection:
-            charges.apply_cancel_flags(connection, self.client, 1_000, self.now)
-        while True:
-            with self.engine.begin() as connection:
-                outbox.expire(connection, self.now)
-                if not outbox.push(connection, self.client, self.now, claim_ttl_s=TTL_S).more:
-                    return
+        self._scheduler.once(without=("epoch", "cancel", "push") if self.redis_away else ())
 
     def _work(self) -> None:
         """As a worker does, until the queues are empty. What waits becomes ready at the next full hour."""
