@@ -45,8 +45,6 @@ from ifinu.errors import InvalidBilling
 
 METHODS = tuple(calendars.SETTLEMENT_DAYS)
 STATUSES = ("open", "overdue", "paid", "cancelled")
-# A new or moved charge is on the agenda from before its first step, so that steps which have passed are recorded too.
-EVERY_STEP = date(2000, 1, 1)
 
 _YEARS = range(2000, 2100)
 _NOTHING = Decimal("0.00")
@@ -176,6 +174,7 @@ _EDITABLE = (
     "customer_id", "amount", "due_date", "description", "discount", "waives_fees", "method", "payment_link", "pix_code",
     "pix_expires_at", "boleto_line", "boleto_pdf", "provider", "provider_id", "notify",
 )  # fmt: skip
+_DAYS = ("due_date", "payable_on", "late_from")  # from which the days of the steps are counted
 _FIXED = tuple(each.name for each in fields(Charge) if each.name not in _EDITABLE)
 # What somebody pays, and by what.
 _ASKED_FOR = ("amount", "discount", "waives_fees", "payment_link", "pix_code", "pix_expires_at", "boleto_line")
@@ -346,7 +345,7 @@ def edit(connection: Connection, tenant: str, id_: str, *, now: datetime, **colu
         customers.get(connection, tenant, new.customer_id)
     today = now.astimezone(zone).date()
     payable_on = calendars.payable_on(new.due_date)
-    found = {name: getattr(new, name) for name in columns} | {
+    found = {name: getattr(new, name) for name in ("due_date", *columns)} | {
         "payable_on": payable_on,
         "late_from": calendars.late_from(new.due_date, new.method),
         "status": "overdue" if payable_on < today else "open",
@@ -357,6 +356,7 @@ def edit(connection: Connection, tenant: str, id_: str, *, now: datetime, **colu
         connection,
         now,
         moved=[charge.seq] if new.due_date != charge.due_date else [],
+        redated=[charge.seq] if any(found[name] != getattr(charge, name) for name in _DAYS) else [],
         readdressed=[charge.seq] if new.customer_id != charge.customer_id else [],
         balanced=[charge.seq] if new.paid and new.paid >= new.amount else [],
         muted=[charge.seq] if charge.notify and not new.notify else [],
@@ -416,9 +416,11 @@ def restore(connection: Connection, tenant: str, id_: str, *, now: datetime) -> 
     charge, zone = _read(connection, tenant, id_, lock=True)
     if charge.status != "cancelled":
         return False
-    overdue = charge.payable_on < now.astimezone(zone).date()
-    _update(connection, [charge.seq], now, status="overdue" if overdue else "open")
-    connection.execute(_REOPEN, {"seqs": [charge.seq], "next_on": EVERY_STEP})
+    today = now.astimezone(zone).date()
+    status = "overdue" if charge.payable_on < today else "open"
+    # As after a hold that ends today.
+    _update(connection, [charge.seq], now, status=status, hold_until=max(charge.hold_until or today, today))
+    planner.reopen(connection, [charge.seq])
     return True
 
 
@@ -448,7 +450,7 @@ def undo_payment(
     _update(connection, [charge.seq], now, **found)
     withdrawals.withdraw(connection, [charge.seq], "on_hold", now)
     if charge.status != "cancelled":
-        connection.execute(_REOPEN, {"seqs": [charge.seq], "next_on": EVERY_STEP})
+        planner.reopen(connection, [charge.seq])
     return get(connection, tenant, id_)
 
 
@@ -547,7 +549,9 @@ _FIND_CHANGED = text(f"""
      WHERE {_DIFFERS} ORDER BY c.seq""")
 _LOCK_CHANGED = text(f"""
     WITH {_INCOMING}
-    SELECT c.seq, i.due_date <> c.due_date AS moved, i.customer_id <> c.customer_id AS readdressed,
+    SELECT c.seq, i.due_date <> c.due_date AS moved,
+           (i.due_date, i.payable_on, {_late_from("coalesce(i.method, c.method)")})
+               <> (c.due_date, c.payable_on, c.late_from) AS redated, i.customer_id <> c.customer_id AS readdressed,
            c.paid > 0 AND c.paid >= i.amount AS balanced, c.notify AND i.notify IS FALSE AS muted,
            ({", ".join(f"c.{name}" for name in _ASKED_FOR)})
                IS DISTINCT FROM ({", ".join(_CHANGED[name] for name in _ASKED_FOR)}) AS repriced
@@ -574,7 +578,7 @@ def _upsert(connection: Connection, chunk: Iterable[NewCharge], now: datetime) -
     for tenant, customer in connection.execute(_FIND_MISSING, given):
         customers.get(connection, tenant, customer)  # raises
     with _as_invalid():
-        added = connection.scalars(_INSERT, given | {"next_on": EVERY_STEP}).all()
+        added = connection.scalars(_INSERT, given | {"next_on": planner.EVERY_STEP}).all()
     if added:
         planner.plan_events(connection, added, "creation", now)
     if len(added) == len(documents):
@@ -585,6 +589,7 @@ def _upsert(connection: Connection, chunk: Iterable[NewCharge], now: datetime) -
         connection,
         now,
         moved=[row.seq for row in changed if row.moved],
+        redated=[row.seq for row in changed if row.redated],
         readdressed=[row.seq for row in changed if row.readdressed],
         balanced=[row.seq for row in changed if row.balanced],
         muted=[row.seq for row in changed if row.muted],
@@ -626,9 +631,6 @@ def _days(due: date) -> tuple[str, dict[str, str]]:
 # -- what follows a change
 
 _CLOSE = text("DELETE FROM agenda WHERE charge_seq = ANY(:seqs)")
-_REOPEN = text("""
-    INSERT INTO agenda (charge_seq, tenant, next_on) SELECT seq, tenant, :next_on FROM charges WHERE seq = ANY(:seqs)
-    ON CONFLICT (charge_seq) DO UPDATE SET next_on = excluded.next_on""")
 _MARK_OVERDUE = text("""
     UPDATE charges SET status = 'overdue', version = version + 1, updated_at = :now WHERE seq IN (
         SELECT c.seq FROM charges c JOIN billing_tenants t ON t.id = c.tenant
@@ -641,6 +643,7 @@ def _follow(
     now: datetime,
     *,
     moved: list[int],
+    redated: list[int],
     readdressed: list[int],
     balanced: list[int],
     muted: list[int],
@@ -651,14 +654,16 @@ def _follow(
 
     Args:
         moved: Those with another due date.
+        redated: Those whose steps have other days, by due date or by method.
         readdressed: Those with another customer.
         balanced: Those whose amount has been paid already.
         muted: Those about which nothing is to be sent any more.
         repriced: Those with another amount, link or code.
     """
     ids: list[str] = []
+    if redated or readdressed:  # the new customer may have a rule of their own
+        planner.reopen(connection, [*redated, *readdressed])
     if moved:
-        connection.execute(_REOPEN, {"seqs": moved, "next_on": EVERY_STEP})
         ids += withdrawals.withdraw(connection, moved, "edited", now)
     if muted:
         ids += withdrawals.withdraw(connection, muted, "muted", now)

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, or_
 
 from ifinu import damage
 from ifinu import phone as phones
-from ifinu.billing import tenants, withdrawals
+from ifinu.billing import planner, tenants, withdrawals
 from ifinu.billing.billing_schema import IS_OPEN, charges, customers, recurrences
 from ifinu.billing.identifiers import checked_id, checked_line, like, not_found
 from ifinu.billing.tenants import Tenant, checked_uf, known_fields
@@ -162,7 +162,8 @@ def matches(search: str) -> ColumnElement[bool]:
 
 def change(connection: Connection, tenant: str, id_: str, now: datetime, **columns: Any) -> Customer:
     """
-    Change some fields of a customer. What is queued for a former phone is cancelled, and goes to the new one.
+    Change some fields of a customer. What is queued for a former phone is cancelled, and goes to the new one. Of a new
+    rule the last step that still makes sense goes, as after an outage.
 
     Raises:
         NotFound: There is none.
@@ -180,6 +181,8 @@ def change(connection: Connection, tenant: str, id_: str, now: datetime, **colum
         whose = tenants.get(connection, tenant)
         values["calendar_id"] = tenants.calendar_of(connection, whose, _uf(new, whose), now)
     _update(connection, tenant, id_, **values)
+    if new.rule_id != old.rule_id:
+        planner.reopen(connection, seqs)
     if not new.active:
         withdrawals.withdraw(connection, seqs, "customer_inactive", now)
     elif new.phone is None:

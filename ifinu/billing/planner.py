@@ -38,6 +38,8 @@ from ifinu.billing import calendars
 from ifinu.errors import InvalidBilling
 
 CHUNK = 20_000
+# A new or changed charge is on the agenda from before its first step, so that steps which have passed are recorded too.
+EVERY_STEP = date(2000, 1, 1)
 TRIGGERS = ("payment", "creation")
 
 # A tenant with much to plan takes at most this part of a chunk while others wait.
@@ -52,7 +54,7 @@ _SET = text("SELECT " + ", ".join(f"set_config('{name}', :{name}, true)" for nam
 
 _DUE_TENANTS = text("""
     SELECT t.id, t.tz FROM billing_tenants t
-     WHERE t.paused_at IS NULL AND (CAST(:tenants AS text[]) IS NULL OR t.id = ANY(:tenants))
+     WHERE (:paused OR t.paused_at IS NULL) AND (CAST(:tenants AS text[]) IS NULL OR t.id = ANY(:tenants))
        AND EXISTS (SELECT FROM agenda a
                     WHERE a.tenant = t.id AND a.next_on <= CAST(CAST(:now AS timestamptz) AT TIME ZONE t.tz AS date))
      ORDER BY t.id""")
@@ -85,6 +87,9 @@ _LOCK_RECIPIENTS = text("""
          WHERE c.seq = ANY(:seqs) AND EXISTS (
             SELECT FROM rule_steps s WHERE s.rule_id = coalesce(k.rule_id, t.rule_id) AND s.trigger = 'creation'))
      ORDER BY p.tenant, p.id FOR NO KEY UPDATE""")
+_REOPEN = text("""
+    INSERT INTO agenda (charge_seq, tenant, next_on) SELECT seq, tenant, :next_on FROM charges WHERE seq = ANY(:seqs)
+    ON CONFLICT (charge_seq) DO UPDATE SET next_on = excluded.next_on""")
 _AS_SENT = text(
     "UPDATE intents SET state = 'queued', queued_at = not_before WHERE charge_seq = :seq AND state = 'planned'"
 )
@@ -137,19 +142,27 @@ class Decision(NamedTuple):
     not_before: datetime | None
 
 
-def plan(connection: Connection, now: datetime, *, tenants: Sequence[str] | None = None, chunk: int = CHUNK) -> Planned:
+def plan(
+    connection: Connection,
+    now: datetime,
+    *,
+    tenants: Sequence[str] | None = None,
+    paused: bool = False,
+    chunk: int = CHUNK,
+) -> Planned:
     """
     Decide the steps whose day has come, of at most `chunk` charges. Commit and call it again until `charges` is 0.
 
     Args:
-        tenants: Only theirs; all of them by default. Paused ones are passed over.
+        tenants: Only theirs; all of them by default.
+        paused: Whether paused ones are planned too, or passed over.
 
     Raises:
         InvalidBilling: A calendar lacks today or tomorrow; nothing was decided.
     """
     total, left = Planned(), chunk
     groups: dict[str, list[str]] = {}
-    for id_, tz in connection.execute(_DUE_TENANTS, {"now": now, "tenants": _array(tenants)}):
+    for id_, tz in connection.execute(_DUE_TENANTS, {"now": now, "tenants": _array(tenants), "paused": paused}):
         groups.setdefault(tz, []).append(id_)
     for tz, theirs in groups.items():
         if left > 0:
@@ -159,12 +172,19 @@ def plan(connection: Connection, now: datetime, *, tenants: Sequence[str] | None
     return total
 
 
-def plan_all(connection: Connection, now: datetime, *, tenants: Sequence[str] | None = None) -> Planned:
+def plan_all(
+    connection: Connection, now: datetime, *, tenants: Sequence[str] | None = None, paused: bool = False
+) -> Planned:
     """As `plan`, of every charge, in one transaction: for one tenant, and for what is rolled back."""
     total = Planned()
-    while (found := plan(connection, now, tenants=tenants)).charges:
+    while (found := plan(connection, now, tenants=tenants, paused=paused)).charges:
         total += found
     return total
+
+
+def reopen(connection: Connection, seqs: Sequence[int]) -> None:
+    """Let the next pass look at every step of some open charges: they are new, or their steps have other days."""
+    connection.execute(_REOPEN, {"seqs": list(seqs), "next_on": EVERY_STEP})
 
 
 def plan_event(connection: Connection, seq: int, trigger: str, now: datetime) -> list[str]:

@@ -221,7 +221,7 @@ def apply(connection: Connection, tenant: str, rule: Rule, now: datetime) -> int
     Raises:
         NotFound: There is no such tenant.
     """
-    planner.plan_all(connection, now, tenants=[tenant])
+    planner.plan_all(connection, now, tenants=[tenant], paused=True)
     old_id, zone = _tenant(connection, tenant)
     today = now.astimezone(zone).date()
     tomorrow, old = today + timedelta(days=1), {step.step: step for step in get(connection, old_id).steps}
@@ -280,14 +280,13 @@ def _tomorrow(
     """The step and the kind by charge and customer."""
     with connection.begin_nested() as undone:
         _, zone = _tenant(connection, tenant)
-        connection.execute(update(billing_tenants).where(billing_tenants.c.id == tenant).values(paused_at=None))
-        planner.plan_all(connection, now, tenants=[tenant])
+        planner.plan_all(connection, now, tenants=[tenant], paused=True)
         if rule is not None:
             apply(connection, tenant, rule, now)
-            planner.plan_all(connection, now, tenants=[tenant])
+            planner.plan_all(connection, now, tenants=[tenant], paused=True)
         at = datetime.combine(now.astimezone(zone).date() + timedelta(days=1), time(), zone)
         connection.execute(_AS_SENT, {"tenant": tenant, "at": at})
-        planner.plan_all(connection, at, tenants=[tenant])
+        planner.plan_all(connection, at, tenants=[tenant], paused=True)
         rows = connection.execute(_DECIDED, {"tenant": tenant, "at": at}).all()
         undone.rollback()
     return {(row.charge, row.customer): (row.step, row.kind) for row in rows}

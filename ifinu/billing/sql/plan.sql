@@ -140,10 +140,11 @@ placed AS MATERIALIZED (
            count(*) OVER (PARTITION BY p.tenant, p.person, p.channel) AS size,
            row_number() OVER (
                PARTITION BY p.tenant, p.person
-               ORDER BY p.is_new, (p.kind = 'atraso') DESC, p.due_date, p.seq) AS turn
+               ORDER BY p.is_new, (p.kind = 'atraso') DESC, p.due_date, p.seq, p.n DESC, p.step) AS turn
       FROM pool p
     WINDOW message AS (
-        PARTITION BY p.tenant, p.person, p.channel ORDER BY (p.kind = 'atraso') DESC, p.due_date, p.seq)),
+        PARTITION BY p.tenant, p.person, p.channel
+        ORDER BY (p.kind = 'atraso') DESC, p.due_date, p.seq, p.n DESC, p.step)),
 chosen AS MATERIALIZED (
     SELECT a.seq, CASE WHEN a.consolidate AND p.place > 1 THEN 'merged' ELSE 'planned' END AS state,
            CASE WHEN a.consolidate AND p.size > 1 THEN p.leader END AS leader,

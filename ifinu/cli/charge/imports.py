@@ -77,7 +77,7 @@ def import_(
     ifinu charge import CB301101.RET
     """
     from ifinu.billing.charge_files.charge_lines import LineReader
-    from ifinu.billing.charges import EVERY_STEP
+    from ifinu.billing.planner import EVERY_STEP
     from ifinu.cli.charge.file_import import HashedFile, ReturnFile, TableFile
 
     now = datetime.now(UTC)

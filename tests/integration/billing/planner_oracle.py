@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Row, func, select
 
-from ifinu.billing.billing_schema import agenda, billing_tenants, intents, rule_steps, send_days
+from ifinu.billing.billing_schema import agenda, billing_tenants, cancel_flags, intents, rule_steps, send_days
 from ifinu.billing.billing_schema import charges as charge_rows
 from ifinu.billing.billing_schema import customers as customer_rows
 
@@ -33,12 +33,14 @@ class World(NamedTuple):
     steps: Mapping[int, list[Any]]  # by rule, those of the due date
     days: Mapping[tuple[int, date], Any]
     intents: Mapping[Key, Any]
+    flags: Collection[str]  # ids that are cancelled in Redis, or will be
 
 
 class Decision(NamedTuple):
     """What an intent's row has to say after a pass."""
 
     id: str
+    rev: int
     customer_id: str
     state: str
     reason: str | None
@@ -59,8 +61,16 @@ class Fresh(NamedTuple):
     channel: str
     customer_id: str
     id: str
+    rev: int
     not_before: datetime
     valid_until: datetime
+
+
+class Elsewhere(NamedTuple):
+    """Charges of which a new step may go, and of which one goes, to anybody."""
+
+    able: set[int]
+    chosen: set[int]
 
 
 def world_of(connection: Connection) -> World:
@@ -80,6 +90,7 @@ def world_of(connection: Connection) -> World:
         steps,
         {(row.calendar_id, row.day): row for row in rows(send_days)},
         {key_of(row): row for row in rows(intents)},
+        {row.id for row in rows(cancel_flags)},
     )
 
 
@@ -170,8 +181,8 @@ def goes(charge: Any, step: Any, day: Any, tenant: Any, local: datetime) -> date
     return begin.replace(tzinfo=ZoneInfo(tenant.tz)) + timedelta(seconds=spread)
 
 
-def gravity(one: Any) -> tuple[bool, date, int]:
-    return one.kind != "atraso", one.due_date, one.charge_seq
+def gravity(one: Any) -> tuple[bool, date, int, int, str]:
+    return one.kind != "atraso", one.due_date, one.charge_seq, -one.n, one.step
 
 
 def decided(world: World, now: datetime, taken: Collection[int]) -> tuple[dict[Key, Decision], dict[int, date]]:
@@ -197,24 +208,33 @@ def decided(world: World, now: datetime, taken: Collection[int]) -> tuple[dict[K
             key = (seq, step.step, charge.due_date, n)
             id_, old = f"c{seq}.{step.step}.{charge.due_date:%y%m%d}" + (f".{n}" if n else ""), world.intents.get(key)
             not_before = goes(charge, step, day, tenant, local)
+            rev = 0 if old is None else old.rev + 1
             if old is not None:
-                id_ += f"~{old.rev + 1}"
+                id_ += f"~{rev}"
                 not_before = max(not_before, now + timedelta(minutes=old.state == "queued"))
             reason = why_not(world, charge, step, step_on, day.send_on, now)
-            after[key] = Decision(id_, customer.id, "skipped", reason or "superseded", None, local.date(), None, None)
+            after[key] = Decision(
+                id_, rev, customer.id, "skipped", reason or "superseded", None, local.date(), None, None
+            )
             if reason is None:
                 ends = datetime.combine(step_on + step.valid_days * DAY, time(), ZoneInfo(tenant.tz))
-                made = Fresh(*key, step.kind, step.channel, customer.id, id_, not_before, ends)
+                made = Fresh(*key, step.kind, step.channel, customer.id, id_, rev, not_before, ends)
                 able.append((step_on, step.ord, made))
         if able:
             fresh[tenant.id, records(world, customer)[0].id].append(max(able)[2])
-    for (of, first), news in fresh.items():
-        after |= shared(world, world.tenants[of], world.customers[of, first], news, now)
+    # A charge may have left a person whom a message of it waits for: its new step goes elsewhere, and the old one ends.
+    parts = [(world.tenants[of], world.customers[of, first], news) for (of, first), news in fresh.items()]
+    found = [shared(world, *part, now, Elsewhere(set(), set()))[1] for part in parts]
+    elsewhere = Elsewhere({seq for each in found for seq in each.able}, {seq for each in found for seq in each.chosen})
+    for part in parts:
+        after |= shared(world, *part, now, elsewhere)[0]
     return after, next_on
 
 
-def shared(world: World, tenant: Any, first: Any, news: list[Fresh], now: datetime) -> dict[Key, Decision]:
-    """What a person gets of what is new and what waits."""
+def shared(
+    world: World, tenant: Any, first: Any, news: list[Fresh], now: datetime, elsewhere: Elsewhere
+) -> tuple[dict[Key, Decision], Elsewhere]:
+    """What a person gets of what is new and what waits, and the charges of which something new may go, and goes."""
     zone = ZoneInfo(tenant.tz)
     local = now.astimezone(zone).replace(tzinfo=None)
     today, send_on = local.date(), send_day(world, first, local).send_on
@@ -241,10 +261,10 @@ def shared(world: World, tenant: Any, first: Any, news: list[Fresh], now: dateti
         told = each.charge_seq in created and created[each.charge_seq] + DAY > each.not_before
         return (each.kind == "atraso" and near) or (each.kind == "lembrete" and told)
 
-    result = {each[:4]: Decision(each.id, each.customer_id, "skipped", "capped", None, today, None, None)
+    result = {each[:4]: Decision(each.id, each.rev, each.customer_id, "skipped", "capped", None, today, None, None)
               for each in news}  # fmt: skip
     able = sorted((each for each in news if not is_capped(each)), key=gravity)
-    of_able = {each.charge_seq for each in able}
+    of_able = {each.charge_seq for each in able} | elsewhere.able
     others = [i for i in waiting if i.charge_seq not in of_able]
     if tenant.consolidate:
         chosen = able if slots > 0 or waiting else []
@@ -256,19 +276,24 @@ def shared(world: World, tenant: Any, first: Any, news: list[Fresh], now: dateti
                 customer_id=message[0].customer_id, state="planned" if is_first else "merged",
                 reason=None if is_first else "merged", leader=leader, planned_on=send_on,
             ) if not isinstance(each, Fresh) else Decision(
-                each.id, message[0].customer_id, "planned" if is_first else "merged", None if is_first else "merged",
-                leader, send_on, each.not_before, each.valid_until,
+                each.id, each.rev, message[0].customer_id, "planned" if is_first else "merged",
+                None if is_first else "merged", leader, send_on, each.not_before, each.valid_until,
             )  # fmt: skip
     else:
         chosen = able[: max(0, slots - len(others))]
         for each in chosen:
             result[each[:4]] = Decision(
-                each.id, each.customer_id, "planned", None, None, send_on, each.not_before, each.valid_until
+                each.id, each.rev, each.customer_id, "planned", None, None, send_on, each.not_before, each.valid_until
             )
-    of_chosen = {each.charge_seq for each in chosen}
+    for old in waiting:
+        made = result.get(key_of(old))
+        if made is not None and (old.state, made.state) == ("merged", "planned") and old.id in world.flags:
+            # That id is used.
+            result[key_of(old)] = made._replace(rev=old.rev + 1, id=f"{old.id.partition('~')[0]}~{old.rev + 1}")
+    of_chosen = {each.charge_seq for each in chosen} | elsewhere.chosen
     for old in waiting:
         if old.charge_seq in of_chosen and key_of(old) not in {each[:4] for each in chosen}:
             result[key_of(old)] = as_it_is(old)._replace(
                 state="skipped", reason="superseded", leader=None, planned_on=today
             )
-    return result
+    return result, Elsewhere({each.charge_seq for each in able}, {each.charge_seq for each in chosen})

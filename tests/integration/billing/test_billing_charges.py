@@ -15,7 +15,7 @@ from booked import NOW, TODAY, flags, states
 from ledgers import migrated
 from sqlalchemy import Connection, select, text, update
 
-from ifinu.billing import charges, customers, rules, tenants
+from ifinu.billing import charges, customers, planner, rules, tenants
 from ifinu.billing.billing_schema import agenda, intents
 from ifinu.billing.customers import Customer
 from ifinu.errors import InvalidBilling, NotFound
@@ -41,7 +41,7 @@ def test_a_new_charge_is_open_and_on_the_agenda(connection: Connection) -> None:
     made = booked.charge(connection, due_date=date(2026, 12, 12), method="boleto")  # a Saturday
     assert (made.status, made.payable_on, made.late_from) == ("open", date(2026, 12, 14), date(2026, 12, 17))
     assert (made.paid, made.discount, made.notify, made.known_on) == (0, 0, True, TODAY)
-    assert on_agenda(connection) == {made.seq: charges.EVERY_STEP}
+    assert on_agenda(connection) == {made.seq: planner.EVERY_STEP}
 
 
 def test_a_charge_known_late_in_the_evening_is_known_on_the_tenants_day(connection: Connection) -> None:
@@ -65,7 +65,7 @@ def test_a_payment_in_full_closes_the_charge_and_withdraws_its_messages(connecti
         planned: "cancelled paid", merged: "cancelled paid", queued: "queued paid", others: "planned",
     }  # fmt: skip
     assert flags(connection) == {queued: False}
-    assert on_agenda(connection) == {other.seq: charges.EVERY_STEP}
+    assert on_agenda(connection) == {other.seq: planner.EVERY_STEP}
     found = charges.get(connection, "t1", "c1")
     assert (found.paid, found.paid_at, found.paid_via, found.version) == (one.amount, NOW, "cli", one.version + 1)
 
@@ -175,7 +175,7 @@ def test_an_edit_changes_what_is_given_and_nothing_else(connection: Connection) 
     after = charges.get(connection, "t1", "c1")
     expected = {"amount": Decimal(200), "description": None, "method": "boleto", "version": before.version + 1}
     assert after == replace(before, late_from=date(2026, 12, 15), **expected)
-    assert (states(connection), on_agenda(connection)) == ({message: "planned"}, {after.seq: charges.EVERY_STEP})
+    assert (states(connection), on_agenda(connection)) == ({message: "planned"}, {after.seq: planner.EVERY_STEP})
 
 
 def test_another_due_date_is_decided_anew(connection: Connection) -> None:
@@ -187,7 +187,7 @@ def test_another_due_date_is_decided_anew(connection: Connection) -> None:
     after = charges.get(connection, "t1", "c1")
     assert (after.status, after.payable_on, after.late_from) == ("open", date(2026, 12, 7), date(2026, 12, 8))
     assert (states(connection), on_agenda(connection)) == (
-        {message: "cancelled edited"}, {made.seq: charges.EVERY_STEP},
+        {message: "cancelled edited"}, {made.seq: planner.EVERY_STEP},
     )  # fmt: skip
 
 
@@ -276,7 +276,7 @@ def test_a_refund_opens_the_charge_and_holds_it(connection: Connection, due: dat
     assert (undone.status, undone.paid, undone.paid_at, undone.paid_via) == (status, 0, None, None)
     assert (undone.hold_until, undone.hold_reason) == (date.max, "estorno")
     assert (states(connection), on_agenda(connection)) == (
-        {receipt: "cancelled on_hold"}, {made.seq: charges.EVERY_STEP},
+        {receipt: "cancelled on_hold"}, {made.seq: planner.EVERY_STEP},
     )  # fmt: skip
     assert pay(connection).status == "paid"
 

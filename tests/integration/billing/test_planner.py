@@ -12,7 +12,7 @@ import redis
 from booked import NOW, TODAY
 from sqlalchemy import Connection, delete, insert, select, update
 
-from ifinu.billing import calendars, charges, planner, rules, tenants
+from ifinu.billing import calendars, charges, customers, planner, rules, tenants
 from ifinu.billing.billing_schema import (
     agenda,
     bank_days,
@@ -291,7 +291,7 @@ def test_a_calendar_without_the_day_stops_the_pass_and_nothing_is_decided(connec
     connection.execute(delete(send_days).where(send_days.c.day == date(2026, 12, 11)))
     with pytest.raises(InvalidBilling):
         plan(connection, at("2026-12-10", "21:00"))  # today is over, and tomorrow is missing
-    assert connection.execute(select(agenda.c.next_on)).scalar_one() == charges.EVERY_STEP
+    assert connection.execute(select(agenda.c.next_on)).scalar_one() == planner.EVERY_STEP
 
 
 # -- what a customer gets in a day
@@ -320,6 +320,23 @@ def test_a_charge_added_later_that_day_joins_the_message_that_has_not_gone(conne
         select(intents.c.leader).where(intents.c.charge_seq == first.seq, intents.c.step == "v")
     )
     assert leaders.one() == charges.get(connection, "t1", "second").seq
+
+
+def test_a_charge_joins_a_message_that_waits_even_if_another_one_has_gone(connection: Connection):
+    """
+    The second was withdrawn from the first one's message, and goes by itself.
+    """
+    due(connection, "2026-12-10", "first")
+    plan(connection, at("2026-12-10"))
+    sent(connection, at("2026-12-10", "09:00"))
+    due(connection, "2026-12-09", "second")
+    plan(connection, at("2026-12-10", "09:30"))
+    times = {"not_before": at("2026-12-10", "10:00"), "valid_until": at("2026-12-11")}
+    of = update(intents).where(intents.c.step == "a1")
+    connection.execute(of.values(state="planned", reason=None, planned_on=date(2026, 12, 10), **times))
+    due(connection, "2026-12-10", "third")
+    plan(connection, at("2026-12-10", "09:45"))
+    assert decisions(connection)["third.v"] == "merged 2026-12-10"
 
 
 def test_a_charge_added_after_the_days_message_has_gone_is_capped(connection: Connection):
@@ -560,6 +577,65 @@ def test_payment_before_the_push_leaves_nothing_planned_and_promotes_the_other_c
     assert (found["late.a1"], found["now.v"]) == ("paid", "planned 2026-12-10")
 
 
+# -- no step is passed over
+
+
+def test_an_atraso_moves_with_the_method_of_its_charge(connection: Connection):
+    """
+    Due on Thursday: a boleto would have cleared by Monday, a Pix is late on Friday.
+    """
+    due(connection, "2026-12-10", method="boleto")
+    plan(connection, at("2026-12-10"))
+    charges.edit(connection, "t1", "c1", now=at("2026-12-10", "10:00"), method="pix")
+    plan(connection, at("2026-12-11"))
+    assert decisions(connection)["c1.a1"] == "planned 2026-12-11"
+
+
+def test_an_import_moves_an_atraso_with_the_method_of_its_charge(connection: Connection):
+    due(connection, "2026-12-10", method="boleto")
+    plan(connection, at("2026-12-10"))
+    charges.upsert(connection, [booked.new_charge(method="pix")], at("2026-12-10", "10:00"))
+    plan(connection, at("2026-12-11"))
+    assert decisions(connection)["c1.a1"] == "planned 2026-12-11"
+
+
+def test_the_steps_of_a_customers_own_rule_count_from_its_change_on(connection: Connection):
+    booked.customer(connection, "k2")
+    due(connection, "2026-12-10")
+    due(connection, "2026-12-10", "c2", customer_id="k2")
+    plan(connection, at("2026-12-11"))  # next is the 17th
+    own = rules.save(connection, "t1", Rule("own", (Step("a2", "atraso", 2),)), rules.ALWAYS)
+    customers.change(connection, "t1", "k1", at("2026-12-11", "10:00"), rule_id=own)
+    plan(connection, at("2026-12-12"))
+    assert decisions(connection)["c1.a2"] == "planned 2026-12-12"
+    charges.edit(connection, "t1", "c2", now=at("2026-12-11", "10:00"), customer_id="k1")
+    plan(connection, at("2026-12-12", "00:02"))
+    assert decisions(connection)["c2.a2"] == "merged 2026-12-12"
+
+
+def test_a_changed_rule_of_a_paused_tenant_leaves_what_is_due_to_the_former_one(connection: Connection):
+    due(connection, "2026-12-10")
+    tenants.pause(connection, "t1", at("2026-12-09", "10:00"))
+    changed = Rule("test", (Step("x", "atraso", 2, valid_days=5), *rules.DEFAULT.steps[3:]))
+    rules.apply(connection, "t1", changed, at("2026-12-11", "10:00"))
+    found = decisions(connection)
+    assert (found["c1.v"], found["c1.a1"]) == ("stale", "planned 2026-12-11")
+    assert tenants.get(connection, "t1").paused_at is not None
+
+
+def test_the_steps_while_a_charge_was_cancelled_are_recorded_and_not_made_up_for(connection: Connection):
+    due(connection, "2026-12-10")
+    plan(connection, at("2026-12-08"))
+    charges.cancel(connection, "t1", "c1", now=at("2026-12-09", "10:00"))
+    assert plan(connection, at("2026-12-12")).charges == 0
+    charges.restore(connection, "t1", "c1", now=at("2026-12-12", "10:00"))
+    plan(connection, at("2026-12-12", "10:01"))
+    found = decisions(connection)
+    assert (found["c1.v"], found["c1.a1"]) == ("on_hold", "on_hold")
+    plan(connection, at("2026-12-17"))
+    assert decisions(connection)["c1.a7"] == "planned 2026-12-17"
+
+
 # -- payment and creation
 
 
@@ -610,6 +686,14 @@ def test_no_reminder_follows_within_a_day_of_the_first_message_about_a_charge(co
     found = decisions(connection)
     assert (found["far.nova"], found["far.l3"]) == ("planned 2026-12-05", "planned 2026-12-07")
     assert (found["near.nova"], found["near.l3"]) == ("planned 2026-12-07", "capped")  # made on a Sunday
+
+
+@pytest.mark.parametrize(("made", "reminder"), [("09:00", "planned 2026-12-08"), ("09:01", "capped")])
+def test_a_day_after_the_first_message_is_24_hours(connection: Connection, made: str, reminder: str):
+    use(connection, Step("nova", "cobranca_criada", trigger="creation", valid_days=2), *rules.DEFAULT.steps)
+    booked.charge(connection, due_date=date(2026, 12, 11), now=at("2026-12-07", made))
+    plan(connection, at("2026-12-08"))
+    assert decisions(connection)["c1.l3"] == reminder
 
 
 def test_first_messages_about_charges_keep_to_the_cap_and_none_is_about_the_past(connection: Connection):

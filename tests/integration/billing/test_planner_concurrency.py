@@ -152,6 +152,18 @@ def test_charges_that_are_being_paid_or_edited_are_left_alone(engine: Engine):
         assert connection.scalar(about.where(intents.c.kind != "pagamento")) == 0
 
 
+def test_a_message_that_is_being_pushed_is_not_changed_and_counts(engine: Engine):
+    fill(engine, 3)
+    with engine.begin() as connection:
+        assert planner.plan(connection, DAY).planned == 1
+        booked.charge(connection, "new", customer_id="k0", due_date=date(2026, 12, 8), now=LONG_KNOWN)
+    with engine.connect() as other, engine.begin() as connection:
+        other.execute(select(intents).where(intents.c.state == "planned").with_for_update())
+        assert planner.plan(connection, DAY + timedelta(minutes=1)).planned == 0
+        about = select(intents.c.reason).join(charges.rows_of).where(charges.rows_of.c.id == "new")
+        assert set(connection.scalars(about)) == {"stale", "capped"}
+
+
 def test_a_payment_waits_for_a_pass_and_withdraws_what_it_planned(engine: Engine):
     fill(engine, 3)
     done: list[charges.Paid] = []
