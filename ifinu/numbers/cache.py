@@ -55,13 +55,16 @@ def is_current(client: redis.Redis, engine: Engine) -> bool:
     return (client.get(GENERATION) or b"") == registry.generation(engine).encode()
 
 
-def load(client: redis.Redis, engine: Engine, *, recount: bool = False) -> str:
+def load(
+    client: redis.Redis, engine: Engine, *, recount: bool = False, missing: Callable[[], object] = lambda: None
+) -> str:
     """
     Write the copy: at once after a change of the registry, and now and then, since a warm-up changes with the day.
 
     Args:
         recount: Count what each number has sent today in the ledger, even of numbers that Redis knows, as after a
             failover to an older replica; the higher count stays.
+        missing: Called if Redis has no copy once this process may write it, or if it is lost meanwhile.
 
     Returns:
         The registry's generation; empty if nothing ever was registered.
@@ -73,7 +76,7 @@ def load(client: redis.Redis, engine: Engine, *, recount: bool = False) -> str:
     """
     while True:
         with _lock(client) as token, contextlib.suppress(_Overtaken):
-            return _write(client, engine, token, recount=recount)
+            return _write(client, engine, token, recount=recount, missing=missing)
 
 
 @contextlib.contextmanager
@@ -91,12 +94,14 @@ def _lock(client: redis.Redis) -> Iterator[str]:
             script("resign")(client, [LOADING], [token])
 
 
-def _write(client: redis.Redis, engine: Engine, token: str, *, recount: bool) -> str:
+def _write(client: redis.Redis, engine: Engine, token: str, *, recount: bool, missing: Callable[[], object]) -> str:
     now = clock.now(client)
     registry.note_pairings(engine)
     all_ = registry.read(engine)
     generation = all_.generation  # also once no number is left, else workers would wait for the copy to come back
     is_there = client.exists(GENERATION)
+    if not is_there:
+        missing()
     counted = _counted(client, engine, all_, now, recount=recount)
     tiers = {one.name: one.conversations for one in all_.portfolios}
     numbers = [_number(one, now, counted, tiers) for one in all_.numbers]

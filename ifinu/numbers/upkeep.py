@@ -66,7 +66,8 @@ class Copy:
         lost = server != self._server or (bool(self._generation) and not is_there)
         self._senders_due = self._senders_due or (lost and not self._client.exists(PEOPLE))
         if lost or monotonic() >= self._load_at or monotonic() < self._recount_until:
-            self._load(recount=lost or monotonic() < self._recount_until)
+            if self._load(recount=lost or monotonic() < self._recount_until):
+                lost = self._senders_due = True  # even if it was there a moment ago
             self._load_at = monotonic() + _LOAD_EVERY_S
             if lost:
                 contacts.restore(self._client, self._engine, closed=not is_there)
@@ -79,10 +80,15 @@ class Copy:
             contacts.restore(self._client, self._engine)
             self._contacts_due = False
 
-    def _load(self, *, recount: bool) -> None:
+    def _load(self, *, recount: bool) -> bool:
+        """Load it; whether Redis had none."""
         restarts.pause_numbers(self._client)
+        missing: list[bool] = []
         if registry.generation(self._engine):
-            self._generation = cache.load(self._client, self._engine, recount=recount)
+            self._generation = cache.load(
+                self._client, self._engine, recount=recount, missing=lambda: missing.append(True)
+            )
+        return bool(missing)
 
 
 class _Duty:

@@ -17,13 +17,15 @@ from typing import Any
 
 import pytest
 import redis
+from ledger_rows import notification
 from processes import Fleet, Queue, Simulated, fleet_of, redis_server, stopping, wait_until
 from sqlalchemy import Engine
 from waiting import zone_amid_an_hour
 
 from ifinu.broker import clock, restarts
-from ifinu.broker.keys import GENERATION, NUMBERS, SERVER, SINCE, number_key
+from ifinu.broker.keys import GENERATION, NUMBERS, SERVER, SINCE, month_of, number_key, senders_key
 from ifinu.embedded import Valkey
+from ifinu.ledger.states import State
 from ifinu.numbers import cache, registry, upkeep
 from ifinu.numbers.presets import Preset
 from ifinu.numbers.registry import Number
@@ -148,6 +150,29 @@ def test_a_warm_up_changes_without_a_command(
     wait_until(lambda: client.hget(number_key("a1"), "teto") == b"7")
 
 
+@pytest.mark.parametrize("loads_before", [0, 1])
+def test_a_copy_that_is_lost_while_it_is_loaded_gets_its_people_back_too(
+    ledger: Engine, client: redis.Redis, register: Any, monkeypatch: pytest.MonkeyPatch, loads_before: int
+):
+    register()
+    at = clock.now(client)
+    about = {"instance": "a1", "tenant": "a", "sent_at": at, "key_id": "K1", "phone_hash": "p1"}
+    notification(ledger, "n1", State.SENT, at, **about)
+    copy = upkeep.Copy(client, ledger)
+    for _ in range(loads_before):
+        copy.keep()
+    read, lose = registry.read, iter([True])
+
+    def losing(engine: Engine) -> registry.Registry:
+        if next(lose, False):
+            client.flushall()
+        return read(engine)
+
+    monkeypatch.setattr(registry, "read", losing)
+    copy.keep()
+    assert client.hgetall(senders_key("a1", month_of(at))) == {b"p1": b"a"}
+
+
 def test_a_worker_goes_on_after_its_last_number_is_gone(
     fleet: Fleet, queue: Queue, simulator: Simulated, client: redis.Redis, ledger: Engine, register: Any
 ):
@@ -269,4 +294,7 @@ def test_after_a_flushall_people_are_not_written_to_as_if_the_day_began(
     wait_until(lambda: queue.counts()["delayed"] == 2, seen=lambda: (queue.counts(), worker.text()[-2000:]))
     assert sent(simulator) == 2
     wait_until(lambda: worker.text().count("person_cap") == worker.text().count("new_chats") == 1, seen=worker.text)
-    wait_until(lambda: {key: client.hgetall(key) for key in client.keys("ifinu:remetentes:a1:*")} == people)
+    wait_until(
+        lambda: {key: client.hgetall(key) for key in client.keys("ifinu:remetentes:a1:*")} == people,
+        seen=client.keys,
+    )
