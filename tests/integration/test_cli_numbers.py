@@ -230,7 +230,7 @@ def test_a_pace_is_shown_and_changed(ifinu, one, engine, client):
     ended = ifinu("instance", "pace", "a", "--new-chats", "none", "--gap", "1.5-3", "--json")
     assert ended.json == {
         "name": "a", "preset": "conservador", "parallel": 1, "gap_min_ms": 1500, "gap_max_ms": 3000, "per_day": 400,
-        "new_chats": None, "warm_up_day": None, "portfolio": None,
+        "new_chats": None, "warm_up_day": None, "portfolio": None, "tier": None,
     }  # fmt: skip
     assert pace_in_redis(client, "a")["novos"] is None
     ifinu("instance", "pace", "a", "--preset", "moderado", "--per-day", "10")
@@ -274,7 +274,10 @@ def test_numbers_of_meta_share_the_tier_of_their_portfolio(ifinu, one, engine, c
         {"name": "acme", "used": 2, "most": 1000, "waiting": 1}
     ]
     assert "Portfolio acme: 2 of 1,000 people in 24 hours, 1 more waiting." in ifinu("instance", "list").out
-    assert ifinu("instance", "pace", "m1", "--tier", "none", "--json").json["portfolio"] == "acme"
+    assert "in the portfolio acme, 1,000 people in 24 hours" in ifinu("instance", "pace", "m1").out
+    lifted = ifinu("instance", "pace", "m1", "--tier", "none", "--json").json
+    assert (lifted["portfolio"], lifted["tier"]) == ("acme", None)
+    assert "in the portfolio acme, any number of people in 24 hours" in ifinu("instance", "pace", "m2").out
     assert client.hget(number_key("m2"), "conversas") is None
     assert "any number of people in 24 hours" in ifinu("instance", "show", "m2").out
     left = ifinu("instance", "pace", "m1", "--portfolio", "none", "--json").json

@@ -28,7 +28,7 @@ GUARDS = {
     "claim: two messages to a person at once": "0:25",
     "give_back: to the end of its lane": "10:36",
     "sweep: to the end of its lane": "60:65",
-    "postpone: to the end of its lane": "62:66",
+    "postpone: to the end of its lane": "0:66",
     "hold_number: takes over a hold for another reason": "70:76",
     "fetch: tenants take no turns": "28:42",
     "fetch: the lowest queue first": "40:48",

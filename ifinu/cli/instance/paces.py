@@ -16,7 +16,7 @@ from ifinu.errors import ConfigurationError
 from ifinu.numbers.presets import Pace, Preset, checked, warm_up_start
 
 if TYPE_CHECKING:
-    from ifinu.numbers.registry import Number
+    from ifinu.numbers.registry import Number, Portfolio
 
 BY_HAND = "by hand"
 _NONE = ("none", "-")
@@ -197,10 +197,12 @@ def pace(
         if values or tier is not None:
             cache.load(client, engine)
             lanes.look_at(client, name)
+        its = None if found.portfolio is None else registry.portfolio(engine, found.portfolio)
     document = {"name": name, "preset": found.preset.value, **document_of(found.pace(now))}
     document["portfolio"] = found.portfolio
+    document["tier"] = None if its is None else its.conversations
     document["warm_up_day"] = found.warm_up_day(now)
-    terminal.answer(document, f"{terminal.plain(name)}: {sentence(found, now)}", as_json=as_json)
+    terminal.answer(document, f"{terminal.plain(name)}: {sentence(found, now, its)}", as_json=as_json)
 
 
 def hold(
@@ -274,7 +276,7 @@ def document_of(found: Pace) -> dict[str, int | None]:
     return asdict(found)
 
 
-def sentence(number: Number, now: datetime) -> str:
+def sentence(number: Number, now: datetime, portfolio: Portfolio | None = None) -> str:
     """A number's pace in words."""
     found = number.pace(now)
     least, most = found.gap_min_ms / 1000, found.gap_max_ms / 1000
@@ -286,6 +288,9 @@ def sentence(number: Number, now: datetime) -> str:
     day = number.warm_up_day(now)
     warming = "" if day is None else f"; day {day} of its warm-up"
     shared = "" if number.portfolio is None else f"; in the portfolio {terminal.plain(number.portfolio)}"
+    if portfolio is not None:
+        people = "any number of people" if portfolio.conversations is None else f"{portfolio.conversations:,} people"
+        shared += f", {people} in 24 hours"
     return f"{number.preset.value}: {found.parallel} at a time, {gap}, {' and '.join(limits)} a day{warming}{shared}"
 
 

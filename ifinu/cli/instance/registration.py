@@ -143,15 +143,15 @@ def assign(
         for name in missing:
             webhooks.note(name, there[name][1])
         now_known = [registry.registered(engine, name) for name in names]
+        portfolios = {one.name: one for one in registry.read(engine).portfolios}
     if as_json:
         terminal.print_json({"tenant": owner, "numbers": [access.number_document(one) for one in now_known]})
         return
     whose = "all tenants" if owner is None else f"tenant {terminal.plain(owner)}"
     for one in now_known:
         verb = "is registered for" if known[one.name] is None else "is of"
-        terminal.results().print(
-            f"{terminal.plain(one.name)} {verb} {whose}; {paces.sentence(one, now)}", soft_wrap=True
-        )
+        words = paces.sentence(one, now, portfolios.get(one.portfolio or ""))
+        terminal.results().print(f"{terminal.plain(one.name)} {verb} {whose}; {words}", soft_wrap=True)
     guessed = [one.name for one in now_known if known[one.name] is None and one.paired_at == now]
     if guessed and warm_up is None and paired_on is None:
         terminal.notes().print(
