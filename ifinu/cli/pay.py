@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
 from ifinu import phone, settings
 from ifinu.cli import billing_database, durations, terminal
+from ifinu.cli.billing_view import brl
+from ifinu.cli.sentences import clock
 from ifinu.errors import ConfigurationError, IfinuError, ProviderError
 
 if TYPE_CHECKING:
@@ -118,10 +122,10 @@ def events(
     if state is not None and state not in settlement.STATES:
         raise ConfigurationError(f"--state must be {', '.join(settlement.STATES[:-1])} or {settlement.STATES[-1]}")
     with billing_database.database() as engine, engine.connect() as database:
-        owner = billing_database.tenant_of(database, tenant).id
+        owner = billing_database.tenant_of(database, tenant)
         states = () if state is None else (state,)
-        rows = settlement.recent(database, owner, states=states, provider=provider, charge=charge, limit=limit)
-    _print_events(rows, as_json=as_json, nothing="No event.")
+        rows = settlement.recent(database, owner.id, states=states, provider=provider, charge=charge, limit=limit)
+    _print_events(rows, owner.zone, as_json=as_json, nothing="No event.")
 
 
 @app.command()
@@ -167,14 +171,15 @@ def unmatched(
             return
         if match is None:
             with engine.connect() as database:
+                whose = billing_database.tenant_of(database, tenant)
                 rows = settlement.recent(
                     database,
-                    billing_database.tenant_of(database, tenant).id,
+                    whose.id,
                     states=[settlement.UNMATCHED],
                     provider=provider,
                     limit=10_000,
                 )
-            _print_events(rows, as_json=as_json, nothing="Every event has its charge.")
+            _print_events(rows, whose.zone, as_json=as_json, nothing="Every event has its charge.")
             return
         event_id, charge = match
         now = datetime.now(UTC)
@@ -228,9 +233,8 @@ def _print_reconciled(documents: Iterable[dict[str, Any]], *, dry_run: bool) -> 
             continue
         for change in one["changes"]:
             where = f"charge {change['charge']}" if change["charge"] else "no charge"
-            words = (
-                f"  {change['name']}  {change['amount'] or 'all'}  {where}  {change['state']} {change['note'] or ''}"
-            )
+            amount = brl(Decimal(change["amount"])) if change["amount"] else "all"
+            words = f"  {change['name']}  {amount}  {where}  {change['state']} {change['note'] or ''}"
             out.print(terminal.plain(phone.mask_in(words.rstrip())), soft_wrap=True)
         out.print(
             terminal.plain(
@@ -241,7 +245,7 @@ def _print_reconciled(documents: Iterable[dict[str, Any]], *, dry_run: bool) -> 
         )
 
 
-def _print_events(rows: Sequence[Row[Any]], *, as_json: bool, nothing: str) -> None:
+def _print_events(rows: Sequence[Row[Any]], zone: ZoneInfo, *, as_json: bool, nothing: str) -> None:
     documents = [_event_as_json(row) for row in rows]
     if as_json:
         terminal.print_json({"total": len(documents), "events": documents})
@@ -252,10 +256,10 @@ def _print_events(rows: Sequence[Row[Any]], *, as_json: bool, nothing: str) -> N
         return
     table = terminal.columns("received", "provider", "event", "references", "amount", "charge", "state", "id",
                              right=("amount",))  # fmt: skip
-    for one in documents:
+    for row, one in zip(rows, documents, strict=True):
         state = f"{one['state']}: {one['note']}" if one["note"] else one["state"]
-        cells = (one["received_at"][:16], one["provider"], one["event"], ", ".join(one["references"]),
-                 one["amount"] or "–", one["charge"] or "–", state, one["id"])  # fmt: skip
+        cells = (clock(row.received_at, zone), one["provider"], one["event"], ", ".join(one["references"]),
+                 "–" if row.amount is None else brl(row.amount), one["charge"] or "–", state, one["id"])  # fmt: skip
         table.add_row(*map(terminal.plain, cells))
     out.print(table)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, text
 
 from ifinu.billing import charges, customers, tenants
 from ifinu.billing.billing_schema import IS_OPEN, imports
@@ -108,6 +108,15 @@ def settle(connection: Connection, tenant: Tenant, payment: Settlement, now: dat
         paid_at=datetime.combine(payment.paid_on, time(12), tenant.zone),
     )
     return settlement.apply(connection, tenant.id, event, now).state
+
+
+def refresh_statistics(connection: Connection) -> None:
+    """
+    Let PostgreSQL count the rows of the tables that an import fills.
+
+    While it believes that they are as small as before, it reads all rows of the tenant for each line.
+    """
+    connection.execute(text("ANALYZE customers, charges, agenda"))
 
 
 def open_ids(connection: Connection, tenant: str) -> Sequence[str]:

@@ -171,6 +171,8 @@ def reais(fields: Mapping[str, Any], name: str) -> Decimal | None:
     try:
         if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
             raise ValueError("is not a number")
+        if isinstance(value, str) and ("_" in value or not value.isascii()):  # Decimal reads 1_49.90, too
+            raise ValueError("is not a number")
         number = values.exact(Decimal(value.strip() if isinstance(value, str) else value))
     except (ArithmeticError, ValueError):
         raise InvalidEvent(f"{name} is not an amount in reais") from None

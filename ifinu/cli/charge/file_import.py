@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 import typer
+from sqlalchemy import text
 
 from ifinu.billing import charges
 from ifinu.billing.charge_files import bank_returns, charge_import
@@ -21,13 +22,14 @@ from ifinu.billing.tenants import Tenant
 from ifinu.cli import terminal
 from ifinu.cli.charge.imports import Absent
 from ifinu.cli.record_files import RefusedCopy, Report
-from ifinu.errors import ConfigurationError, InvalidBilling, InvalidNotification
+from ifinu.errors import ConfigurationError, InvalidBilling, InvalidNotification, LedgerUnavailable
 from ifinu.tables import Record, Table
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 _CHUNK = 10_000  # lines a transaction
+_STATEMENT_S = 60  # a statement about so many lines may take longer than others
 _BEGINNING = 1_000  # bytes by which a return file is detected
 _LISTED = 10  # absent charges that a question shows
 _FEW = 10  # charges that are never too many
@@ -96,18 +98,33 @@ class TableFile:
         self._settled: dict[str, int] = {}
 
     def read(self, records: Iterator[Record]) -> None:
+        line = 0  # the last one that was imported
         while chunk := list(itertools.islice(records, _CHUNK)):
-            lines = [(line, record) for record in chunk if (line := self._line(record)) is not None]
-            of = {id(line): record for line, record in lines}
-            with self._transaction() as connection:
-                charge_import.apply(
-                    connection,
-                    self._tenant.id,
-                    [line for line, _ in lines],
-                    self._done,
-                    lambda line, exc, of=of: self._refuse(of[id(line)], exc),  # type: ignore[misc]
-                    now=self._now,
-                )
+            try:
+                self._import(chunk)
+            except LedgerUnavailable:
+                if line and not self._dry_run:
+                    self._report.warn(
+                        f"imported up to {self._table.unit} {line}; import the same file again for the others"
+                    )
+                raise
+            if not line and len(chunk) == _CHUNK and not self._dry_run:
+                with self._transaction() as connection:
+                    charge_import.refresh_statistics(connection)
+            line = chunk[-1].line
+
+    def _import(self, chunk: Sequence[Record]) -> None:
+        lines = [(line, record) for record in chunk if (line := self._line(record)) is not None]
+        of = {id(line): record for line, record in lines}
+        with self._transaction() as connection:
+            charge_import.apply(
+                connection,
+                self._tenant.id,
+                [line for line, _ in lines],
+                self._done,
+                lambda line, exc, of=of: self._refuse(of[id(line)], exc),  # type: ignore[misc]
+                now=self._now,
+            )
 
     def note(self, digest: str, profile: str | None) -> None:
         """Record the import, and warn if the same file was imported before."""
@@ -193,6 +210,7 @@ class TableFile:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Connection]:
         with self._engine.connect() as connection, connection.begin() as transaction:
+            connection.execute(text(f"SET LOCAL statement_timeout = '{_STATEMENT_S}s'"))
             yield connection
             if self._dry_run:
                 transaction.rollback()

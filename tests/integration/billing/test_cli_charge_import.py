@@ -11,11 +11,13 @@ from typing import Any
 import booked
 import pytest
 from bank_files import HEADER_240, segments
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 
 from ifinu.billing import charges
 from ifinu.billing.billing_schema import charges as rows_of
+from ifinu.billing.charge_files import charge_import
 from ifinu.cli import main
+from ifinu.errors import LedgerUnavailable
 
 TABLE = """id;cliente;cpf;celular;valor;vencimento;situação
 1;Ana Souza;529.982.247-25;(11) 98765-4321;149,90;10/12/2099;
@@ -33,9 +35,9 @@ def run(engine: Engine, postgres_ledger: str, monkeypatch, capsys, tmp_path: Pat
     with engine.begin() as connection:
         booked.tenant(connection)
 
-    def run(text: str, *options: str, name: str = "charges.csv") -> tuple[int, Any, str]:
+    def run(content: str, *options: str, name: str = "charges.csv") -> tuple[int, Any, str]:
         file = tmp_path / name
-        file.write_bytes(text.encode("latin-1"))
+        file.write_bytes(content.encode("latin-1"))
         code = main(["charge", "import", str(file), *options])
         out, err = capsys.readouterr()
         return code, json.loads(out) if "--json" in options else out, err
@@ -100,9 +102,9 @@ def test_a_complete_file_that_lacks_most_charges_ends_nothing_without_a_person(r
     header = TABLE.splitlines()[0] + "\n"
     rows = [f"{n};Ana;529.982.247-25;11987654321;10;10/12/2099;\n" for n in range(24)]
     run(header + "".join(rows))
-    for text in (header, header + "".join(rows[:8])):
+    for content in (header, header + "".join(rows[:8])):
         for what in ("pay", "hold"):
-            code, _, err = run(text, "--full-snapshot", "--absent", what)
+            code, _, err = run(content, "--full-snapshot", "--absent", what)
             assert (code, "open charges" in err or "are open" in err) == (2, True)
     assert set(stored(engine).values()) == {"open"}
     code, found, _ = run(header + "".join(rows[:16]), "--full-snapshot", "--absent", "pay", "--dry-run", "--json")
@@ -118,6 +120,35 @@ def test_a_file_that_moves_most_due_dates_says_so(run):
     code, found, _ = run(header + "".join(row.format(n, "11" if n else "10") for n in range(24)), "--json")
     assert (code, found["moved"], found["changed"]) == (0, 23, 23)
     assert any("another due date" in warning for warning in found["warnings"])
+
+
+def test_a_large_file_is_imported_although_postgresql_believes_the_tables_to_be_small(run, engine: Engine, monkeypatch):
+    monkeypatch.setattr("ifinu.cli.charge.file_import._CHUNK", 100)
+    header = TABLE.splitlines()[0] + "\n"
+    row = "{0};Ana {0};;119{1};10;10/12/2099;\n"
+    assert run(header + row.format(0, 80000000))[0] == 0
+    with engine.begin() as connection:
+        connection.execute(text("ANALYZE customers, charges"))
+    assert run(header + "".join(row.format(n, 80000000 + n) for n in range(150)), "--json")[1]["added"] == 149
+    with engine.connect() as connection:
+        sizes = connection.execute(text("SELECT reltuples FROM pg_class WHERE relname IN ('customers', 'charges')"))
+        assert all(size >= 100 for size in sizes.scalars())
+
+
+def test_an_import_that_the_database_interrupts_says_where_to_go_on(run, engine: Engine, monkeypatch):
+    monkeypatch.setattr("ifinu.cli.charge.file_import._CHUNK", 2)
+    apply, done = charge_import.apply, []
+
+    def failing(*given: Any, **how: Any) -> None:
+        if done:
+            raise LedgerUnavailable("canceling statement due to statement timeout")
+        done.append(apply(*given, **how))
+
+    monkeypatch.setattr(charge_import, "apply", failing)
+    header = TABLE.splitlines()[0] + "\n"
+    code, _, err = run(header + "".join(f"{n};Ana;529.982.247-25;11987654321;10;10/12/2099;\n" for n in range(4)))
+    assert (code, "imported up to line 3; import the same file again" in err) == (3, True)
+    assert set(stored(engine)) == {"0", "1"}
 
 
 def test_a_return_file_of_a_bank_is_recognised(run, engine: Engine):

@@ -152,6 +152,7 @@ def test_a_changed_charge_has_its_new_due_date_and_amount():
         ("generic", payments.signed(charge_id="inv\x00"), "charge_id has control characters"),
         ("generic", payments.signed(charge_id="inv\ud800"), "charge_id has control characters"),
         ("generic", payments.signed(amount="1.234,50"), "amount is not an amount in reais"),
+        ("generic", payments.signed(amount="1_49.90"), "amount is not an amount in reais"),
         ("generic", payments.signed(amount=1.005), "amount is not an amount in reais"),
         ("generic", payments.signed(amount=-1), "amount is out of range"),
         ("generic", payments.signed(amount="Infinity"), "amount is out of range"),
