@@ -195,7 +195,8 @@ changed AS (
       LEFT JOIN chosen a ON a.seq = m.charge_seq
       LEFT JOIN placed p ON NOT p.is_new AND p.seq = m.charge_seq AND p.step = m.step AND p.due_date = m.due_date
        AND p.n = m.n
-      LEFT JOIN cancel_flags f ON m.state = 'merged' AND a.seq IS NULL AND p.place = 1 AND f.id = m.id
+      LEFT JOIN LATERAL (SELECT id FROM cancel_flags WHERE id = m.id OFFSET 0) f
+        ON m.state = 'merged' AND a.seq IS NULL AND p.place = 1
      WHERE i.charge_seq = ANY(ARRAY(SELECT charge_seq FROM movable))
        AND (i.charge_seq, i.step, i.due_date, i.n) = (m.charge_seq, m.step, m.due_date, m.n)
        AND (a.seq IS NOT NULL OR (t.consolidate AND p.seq IS NOT NULL))

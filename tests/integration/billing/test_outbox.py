@@ -10,7 +10,7 @@ from typing import Any
 import bills
 import pytest
 import redis
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, insert, select, text, update
 
 from ifinu.billing import epoch, outbox, tenants, withdrawals
 from ifinu.billing.billing_schema import billing_epoch, billing_tenants, cancel_flags, customers, intents
@@ -251,6 +251,18 @@ def test_a_replacement_is_pushed_once_redis_has_answered_for_the_former_message(
     with engine.begin() as connection:
         withdrawals.apply_flags(connection, client, 100, NOW)
     assert push(engine, client, compose) == Pushed(1)
+
+
+def test_a_replacement_looks_up_the_flags_of_its_own_step(engine: Engine):
+    """
+    PostgreSQL takes the table for empty until it is analysed. It ended a push that read all flags for each replacement.
+    """
+    with engine.begin() as connection:
+        connection.execute(text("ANALYZE cancel_flags"))
+        connection.execute(text("INSERT INTO cancel_flags (id) SELECT 'c' || g FROM generate_series(1, 20000) g"))
+        due = text(f"EXPLAIN {outbox._DUE}")
+        plan = "\n".join(connection.scalars(due, {"now": NOW, "limit": 1000}))
+    assert "using cancel_flags_pkey" in plan, plan
 
 
 @pytest.mark.usefixtures("agreed")
