@@ -185,6 +185,10 @@ class _Message(NamedTuple):
     paced: bool = False  # whether its instance is a registered number
     on_fresh: Callable[[Notification], None] = lambda notification: None
 
+    def by(self, instance: str) -> _Message:
+        """The same, sent by another instance."""
+        return self._replace(instance=instance, event_fields={**self.event_fields, "instance": instance})
+
     def event(self, name: Name, **data: Any) -> Event:
         return Event(name, self.notification.id, {**self.event_fields, **data})
 
@@ -651,6 +655,7 @@ class Delivery:
             log.warning("ifinu.message.not_looked_up", id=notification.id, error=str(exc))
             return self._look_again(message, claim, now(), min(_LOOK_AGAIN_S, self.grace_s))
         if found:
+            message = message.by(self._sender(message, claim))
             return self._sent(message, Sent(found, None, None), "webhook" if claim.seen else "look_up", now())
         waited_s = max(0.0, (now() - started).total_seconds())
         if waited_s < self.grace_s:

@@ -838,7 +838,8 @@ def test_a_webhook_that_saw_it_at_the_number_that_sent_it_settles_a_send_in_doub
     pseudonym = registered.pseudonyms.of(NOTIFICATION.phone)
     client.set(seen_key(reference_of(NOTIFICATION.id), "n1", pseudonym), "3EB0")
     found = carry(token=doubt.token, by=registered, number="n2")
-    assert (found.state, found.key_id) == ("sent", "3EB0")
+    assert (found.state, found.key_id, found.event.data["instance"]) == ("sent", "3EB0", "n1")
+    assert found.sender[0].startswith("ifinu:remetentes:n1:")  # the person knows that number, and answers it
 
 
 @pytest.mark.parametrize("named", [None, "n2"])
