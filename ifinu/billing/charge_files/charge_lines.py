@@ -131,9 +131,11 @@ class LineReader:
 
     def _cells(self, record: Mapping[str, object]) -> dict[str, str]:
         cells: dict[str, str] = {}
-        for key, value in record.items():
+        for key, value, is_customers in _flat(record):
             to = key if key in self._fields.shown else self._fields.of(key)
             if to is None or value is None or isinstance(value, (bool, list, dict)):
+                continue
+            if is_customers and to not in _ABOUT_CUSTOMER and to not in _IDENTIFYING:
                 continue
             if text := str(value).strip():
                 cells.setdefault(to, text)
@@ -211,6 +213,19 @@ class LineReader:
         if word:
             return _METHODS.get(word, "other")
         return "boleto" if "boleto_line" in cells else "pix" if "pix_code" in cells else None
+
+
+def _flat(record: Mapping[str, object]) -> Iterator[tuple[str, object, bool]]:
+    """
+    The cells of a record, and whether each is about the customer alone.
+
+    An object of JSON may have the customer as an object in it, as the Go service writes it.
+    """
+    for key, value in record.items():
+        if isinstance(value, dict) and names.fold(key) in ("cliente", "customer"):
+            yield from (("customer_id" if name == "id" else name, inner, True) for name, inner in value.items())
+        else:
+            yield key, value, False
 
 
 def _is_total(cells: Mapping[str, str]) -> bool:

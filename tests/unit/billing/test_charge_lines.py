@@ -301,3 +301,13 @@ def test_exports_of_bling_and_asaas_are_read():
         "pay_1,Maria,52998224725,,11987654321,149.90,Pix,Aguardando pagamento,10/12/2026,\n"
     )
     assert (asaas.charge.id, asaas.charge.amount, asaas.customer.phone) == ("pay_1", Decimal("149.9"), "+5511987654321")
+
+
+def test_a_customer_within_an_object_of_json_is_read():
+    body = {
+        "id": "c1", "valor": 89.9, "vencimento": "2026-12-10T00:00:00Z", "status": "PENDENTE",
+        "cliente": {"id": "k7", "nome": "João", "telefone": "(11) 98765-1101", "status": "ATIVO"},
+    }  # fmt: skip
+    line = one(json.dumps(body) + "\n")
+    assert (line.charge.id, line.customer.id, line.customer.name) == ("c1", "k7", "João")
+    assert (line.customer.phone, line.state) == ("+5511987651101", "open")
