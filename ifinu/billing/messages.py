@@ -80,7 +80,9 @@ _ROWS = text(f"""
                 AND m.planned_on = i.planned_on AND m.channel = i.channel
             LIMIT 1
         ) m
-        WHERE person.tenant = u.tenant AND person.phone = u.phone
+        -- Asked again, not taken from `u`: else this may run for each customer of the tenant while tables are new.
+        WHERE person.tenant = own.tenant
+            AND person.phone = (SELECT phone FROM customers WHERE tenant = own.tenant AND id = own.customer_id)
     ) s ON true
     JOIN charges c ON c.seq = s.charge_seq
     ORDER BY w.place, c.due_date, c.seq

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from bills import PHONE, charge, customer, intent, tenant
+from ledgers import migrated
 from pix import pix
 from sqlalchemy import Connection, event, update
 
@@ -35,6 +36,21 @@ def connection(postgres_ledger: str) -> Iterator[Connection]:
 
 def one(connection: Connection, key: tuple[int, str], now: datetime = NOW) -> Notification | Stop:
     return compose(connection, [key], now, Texts())[key[1]]
+
+
+def test_messages_are_made_in_time_while_the_tables_are_new(postgres: str):
+    """
+    PostgreSQL knows nothing of what is in them yet, and ends a statement that takes too long.
+    """
+    engine = connect(migrated(postgres))
+    with engine.begin() as connection:
+        tenant(connection)
+        keys = []
+        for n in range(240):
+            customer(connection, f"k{n}", phone=f"+55119{87_000_000 + n}")
+            keys.append(intent(connection, charge(connection, f"inv-{n}", f"k{n}"), "lembrete", state="queued"))
+        assert len(compose(connection, keys, NOW)) == 240
+    engine.dispose()
 
 
 def test_a_message_has_what_the_database_says(connection):
