@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ _TTL_MS = 2 * 86_400_000
 _PAGE = 1_000  # that a script writes: a few milliseconds
 _NUMBERS = 100  # of a query
 _CONVERSATION_MS = 86_400_000
-_CLOSED_MS = 25_000  # longer than the database may take for the next part
+_CLOSED_MS = 12_000  # longer than the database may take for the next part (`ledger.engine.STATEMENT_S`)
 _LONGEST_CLOSED_S = 60.0
 _SAYS_EVERY_S = 10.0
 
@@ -90,9 +90,11 @@ def restore(client: redis.Redis, engine: Engine, *, closed: bool = False) -> Non
         errors.LedgerUnavailable: The database does not answer, or is not migrated.
         redis.RedisError: Redis does not answer.
     """
+    if not (numbers := registry.read(engine).numbers):
+        return
     hold_ms, progress = _CLOSED_MS if closed else 0, _Progress("today")
     _add(client, (), hold_ms)
-    entries = _entries(client, engine)
+    entries = _entries(engine, {one.name: one for one in numbers}, clock.now(client))
     while page := list(itertools.islice(entries, _PAGE)):
         _add(client, [entry for entry in page if entry.at_ms is None], hold_ms)
         _talk(client, ((key, member, at_ms) for key, member, at_ms in page if at_ms is not None))
@@ -134,7 +136,10 @@ def restore_senders(client: redis.Redis, engine: Engine, *, closed: bool = False
     now = clock.now(client).astimezone(UTC)
     this = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     last = (this - timedelta(days=1)).replace(day=1)
-    names, progress = iter([one.name for one in registry.read(engine).numbers]), _Progress("two months")
+    numbers, progress = registry.read(engine).numbers, _Progress("two months")
+    if not numbers:
+        return
+    names = iter([one.name for one in numbers])
     while some := list(itertools.islice(names, _NUMBERS)):
         _add(client, (), _CLOSED_MS if closed and monotonic() < opens_at else 0)
         for since, until in ((this, now), (last, this)):
@@ -149,11 +154,7 @@ def restore_senders(client: redis.Redis, engine: Engine, *, closed: bool = False
     progress.end()
 
 
-def _entries(client: redis.Redis, engine: Engine) -> Iterator[_Entry]:
-    now = clock.now(client)
-    numbers = {one.name: one for one in registry.read(engine).numbers}
-    if not numbers:
-        return
+def _entries(engine: Engine, numbers: dict[str, registry.Number], now: datetime) -> Iterator[_Entry]:
     midnights = {name: one.midnight(now) for name, one in numbers.items()}
     begins = [*midnights.values()]
     if any(one.portfolio for one in numbers.values()):
