@@ -1,4 +1,8 @@
-"""The application that writes when it looks at a charge, and is patient with a database on a busy machine."""
+"""
+The application that writes when it looks at a charge, and is patient with a database on a busy machine.
+
+A test must not import it: it would change the tests' own process.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,6 @@ from ifinu.worker.app import app
 
 __all__ = ["app"]
 
-LOOKED = "looked at"
-
 charge_check._FIRST_PATIENCE_S = charge_check._PATIENCE_S = charge_check._PATIENCE_OF_A_PROBE_S = 30.0
 charge_check._STATEMENT_S = 30
 
@@ -25,7 +27,7 @@ _look = ChargeCheck.__call__
 
 @functools.wraps(_look)
 def _written(self: ChargeCheck, notification: Notification, now: datetime) -> Any:
-    sys.__stderr__.write(f"{LOOKED} {notification.id} {time.monotonic()}\n")
+    sys.__stderr__.write(f"looked at {notification.id} {time.monotonic()}\n")
     return _look(self, notification, now)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from bills import charge, customer, intent, tenant
-from checking_app import LOOKED
 from ledgers import database, migrated
 from processes import Fleet, Queue, Simulated, Worker, postgres_server, wait_until
 from sqlalchemy import Engine
@@ -83,7 +82,7 @@ def begun(simulator: Simulated) -> dict[int, float]:
 
 def looked(worker: Worker) -> dict[str, float]:
     """When the worker began its last look at the charge of each message, by its id."""
-    return {id_: float(at) for id_, at in re.findall(rf"^{LOOKED} (\S+) (\S+)$", worker.text(), re.MULTILINE)}
+    return {id_: float(at) for id_, at in re.findall(r"^looked at (\S+) (\S+)$", worker.text(), re.MULTILINE)}
 
 
 @pytest.mark.fault
