@@ -3,7 +3,7 @@ The outbox: planned messages that are due -> the ordinary queues, in the flat wi
 
     planned ── push ──▶ queued        its message is on a queue; the ledger says what became of it
        │  ╰─ its message is not to go any more ──▶ cancelled | skipped, with the reason
-       ╰─ its validity has ended ──▶ expired (stale)
+       ╰─ its validity has ended ──▶ expired (stale); what was merged into it and is still valid goes
     queued ── its validity has ended, and the ledger has never heard of it ──▶ expired (no_trace)
 
 A message is pushed first and becomes `queued` in the commit after that. A process that dies in between leaves it
@@ -27,8 +27,9 @@ import redis
 from sqlalchemy import Connection, Row, select, text
 
 from ifinu import wire
-from ifinu.billing import messages
+from ifinu.billing import messages, withdrawals
 from ifinu.billing.billing_schema import billing_epoch
+from ifinu.billing.withdrawals import FOLLOWS
 from ifinu.broker.keys import EPOCH, QUEUE_OF, QUEUES, script
 from ifinu.ledger.reconciliation import ClaimWriter
 from ifinu.notification import Notification, Stop
@@ -90,15 +91,21 @@ UPDATE intents i SET state = CASE WHEN w.reason = ANY(:for_good) THEN 'cancelled
               CAST(:reasons AS text[])) AS w (charge_seq, step, due_date, n, reason)
  WHERE (i.charge_seq, i.step, i.due_date, i.n) = (w.charge_seq, w.step, w.due_date, w.n)
 """)
-_EXPIRED = text("""
+# A message that speaks of other charges waits until nobody else has them locked: one of them may take its place.
+_EXPIRED = text(f"""
 WITH late AS (
-  SELECT charge_seq, step, due_date, n FROM intents
+  SELECT * FROM intents
    WHERE state = 'planned' AND not_before <= :now AND valid_until <= :now
    LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+), locked AS (
+  SELECT l.id FROM late l JOIN intents o ON {FOLLOWS} FOR NO KEY UPDATE OF o SKIP LOCKED
 )
 UPDATE intents i SET state = 'expired', reason = 'stale' FROM late w
  WHERE (i.charge_seq, i.step, i.due_date, i.n) = (w.charge_seq, w.step, w.due_date, w.n)
-""")
+   AND (SELECT count(*) FROM intents l JOIN intents o ON {FOLLOWS} WHERE l.id = w.id AND l.charge_seq = w.charge_seq)
+     = (SELECT count(*) FROM locked k WHERE k.id = w.id)
+RETURNING i.id, i.leader = i.charge_seq AS leads
+""")  # noqa: S608 - likewise
 _UNTRACED = text("""
 WITH lost AS (
   SELECT i.charge_seq, i.step, i.due_date, i.n FROM intents i
@@ -191,8 +198,14 @@ def push(
 
 
 def expire(connection: Connection, now: datetime, *, limit: int = _BATCH) -> int:
-    """End planned messages whose validity is over, and count them; call it again while it returns `limit`."""
-    return connection.execute(_EXPIRED, {"now": now, "limit": limit}).rowcount
+    """
+    End planned messages whose validity is over, and count them; call it again while it returns `limit`.
+
+    Where such a message spoke of other charges, too, one of theirs that is still valid takes its place.
+    """
+    ended = connection.execute(_EXPIRED, {"now": now, "limit": limit}).all()
+    withdrawals.promote(connection, [row.id for row in ended if row.leads], now)
+    return len(ended)
 
 
 def expire_untraced(connection: Connection, now: datetime, *, limit: int = _BATCH) -> int:

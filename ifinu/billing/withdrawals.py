@@ -43,7 +43,8 @@ _OUT = "(i.state = 'queued' OR i.state = 'planned' AND i.not_before <= :now)"
 # customer of that person has the `customer_id` of the message.
 _TOGETHER = """o.tenant = l.tenant AND o.customer_id = l.customer_id AND o.planned_on = l.planned_on
     AND o.channel = l.channel AND o.charge_seq <> l.charge_seq"""
-_FOLLOWERS = f"intents l JOIN intents o ON {_TOGETHER} AND o.leader = l.charge_seq AND o.state = 'merged'"
+FOLLOWS = f"{_TOGETHER} AND o.leader = l.charge_seq AND o.state = 'merged'"
+_FOLLOWERS = f"intents l JOIN intents o ON {FOLLOWS}"
 
 
 # All rows that the other statements may write, in one order, so that two withdrawals never wait for each other.
@@ -87,7 +88,7 @@ _BY_ITS_RANK = """state = CASE WHEN p.rank = 1 THEN 'planned' ELSE 'merged' END,
         id = CASE WHEN p.is_used THEN split_part(i.id, '~', 1) || '~' || i.rev + 1 ELSE i.id END,
         not_before = CASE WHEN p.rank = 1 THEN greatest(i.not_before, :later) ELSE i.not_before END"""
 
-# The gravest of those that were merged into a withdrawn message takes its place, in the planner's order.
+# The gravest of those that were merged into a message that ended takes its place, in the planner's order.
 _PROMOTE = text(f"""
     UPDATE intents i SET leader = p.leader,
         {_BY_ITS_RANK}
@@ -200,7 +201,7 @@ def withdraw(connection: Connection, seqs: Sequence[int], reason: str, now: date
     flagged = connection.scalars(_FLAG, which | {"now": now, "reason": reason}).all()
     planned = connection.scalars(_CANCEL, which | {"reason": reason}).all()
     ids = list(dict.fromkeys((*planned, *flagged)))
-    _promote(connection, ids, now)
+    promote(connection, ids, now)
     return ids
 
 
@@ -247,6 +248,12 @@ def readdress(connection: Connection, seqs: Sequence[int], now: datetime) -> lis
     return ids + _renew(connection, seqs, now, others=False, readdressed=True)
 
 
+def promote(connection: Connection, ids: Sequence[str], now: datetime) -> None:
+    """Let one of those that were merged into each of some messages go, now that these do not; lock them all before."""
+    if ids:
+        connection.execute(_PROMOTE, _of_ids(ids) | {"later": now + _FLAG_FIRST})
+
+
 def apply_flags(connection: Connection, client: redis.Redis, limit: int, now: datetime) -> Applied:
     """
     Cancel in Redis what was queued when it was withdrawn. Several processes may do so at once.
@@ -291,11 +298,6 @@ def _renew(
 ) -> list[str]:
     how = {"own": own, "others": others, "readdressed": readdressed}
     return list(connection.scalars(_RENEW, {"seqs": list(seqs), "now": now, **how}))
-
-
-def _promote(connection: Connection, ids: Sequence[str], now: datetime) -> None:
-    if ids:
-        connection.execute(_PROMOTE, _of_ids(ids) | {"later": now + _FLAG_FIRST})
 
 
 def _of_ids(ids: Sequence[str]) -> dict[str, Any]:

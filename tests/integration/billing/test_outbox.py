@@ -308,6 +308,32 @@ def test_a_message_whose_validity_has_ended_expires(engine: Engine, client: redi
     assert states(engine) == {late: ("expired", "stale"), good: ("queued", None)}
 
 
+def test_what_was_merged_into_a_message_that_expires_goes_if_it_is_still_valid(engine: Engine, compose: Composer):
+    with engine.begin() as connection:
+        bills.tenant(connection)
+        bills.customer(connection)
+        seqs = [bills.charge(connection, f"inv-{n}") for n in range(4)]
+        merged = {**VALID, "state": "merged", "reason": "merged", "leader": seqs[0]}
+        bills.intent(connection, seqs[0], **VALID | {"valid_until": NOW}, leader=seqs[0])
+        bills.intent(connection, seqs[1], "lembrete", **merged)
+        bills.intent(connection, seqs[2], **merged)
+        bills.intent(connection, seqs[3], **merged | {"valid_until": NOW})
+    with engine.begin() as other, engine.begin() as connection:
+        # A payment may withdraw it at this moment, and waits for nothing that is locked here.
+        other.execute(select(intents).where(intents.c.charge_seq == seqs[1]).with_for_update())
+        assert outbox.expire(connection, NOW) == 0
+    with engine.begin() as connection:
+        assert outbox.expire(connection, NOW) == 1
+        assert outbox.expire(connection, NOW) == 0
+        found = {row.charge_seq: (row.state, row.leader) for row in connection.execute(select(intents))}
+        assert found == {
+            seqs[0]: ("expired", seqs[0]),
+            seqs[1]: ("merged", seqs[2]),
+            seqs[2]: ("planned", seqs[2]),
+            seqs[3]: ("merged", seqs[0]),
+        }
+
+
 def test_nothing_is_pushed_before_there_is_an_epoch(engine: Engine, client: redis.Redis, compose: Composer):
     plan(engine)
     assert push(engine, client, compose) == Pushed(refused=True)
