@@ -120,14 +120,16 @@ _MERGE_AGAIN = text(f"""
       AND o.state IN ('planned', 'merged') AND o.leader IS NOT NULL""")
 
 # A withdrawn message had been sent (`was_sent`), or may have been. If another one was planned in its place, since it
-# was renewed or the due date moved back, it is the message of the step all the same.
+# was renewed or the due date moved back, it is the message of the step all the same; if that one was withdrawn in its
+# turn, only what was sent is.
 _SENT_AFTER_ALL = text("""
     UPDATE intents l SET state = 'queued', reason = NULL, id = w.id,
         leader = CASE WHEN l.id = w.id THEN l.leader ELSE l.charge_seq END
     FROM unnest(CAST(:ids AS text[])) AS w (id)
     WHERE l.charge_seq = ANY(:of) AND split_part(l.id, '~', 1) = split_part(w.id, '~', 1)
       AND (:was_sent AND l.id = w.id AND l.state = 'queued'
-           OR l.id <> w.id AND l.state IN ('planned', 'merged', 'skipped') AND l.queued_at IS NOT NULL)
+           OR l.id <> w.id AND l.queued_at IS NOT NULL
+              AND (l.state IN ('planned', 'merged', 'skipped') OR :was_sent AND l.state = 'cancelled'))
     RETURNING w.id""")
 
 # A message that is out, and a new one with another id in its place. Those of the charges themselves (`own`), and those

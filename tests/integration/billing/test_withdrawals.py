@@ -454,6 +454,18 @@ def test_a_message_that_went_before_its_flag_is_not_sent_again_by_another_charge
     assert states(connection) == {one: "queued", two: "merged merged", three: "merged merged"}
 
 
+def test_a_sent_message_that_was_replaced_and_then_withdrawn_is_not_sent_again_by_another_charge(
+    connection: Connection, client: redis.Redis
+) -> None:
+    one, two, three = group(connection, state="queued")
+    client.hset(claim_key(one), "state", ClaimState.SENT)
+    charges.edit(connection, "t1", "c3", now=NOW, amount=Decimal(50))
+    pay(connection)
+    assert states(connection) == {f"{one}~1": "cancelled paid", two: "planned", three: "merged merged"}
+    assert apply(connection, client) == (1, 1)  # what replaced it has a flag, too
+    assert states(connection) == {one: "queued", two: "merged merged", three: "merged merged"}
+
+
 @pytest.mark.parametrize("end", [ClaimState.SENT, ClaimState.CANCELLED, ClaimState.SENDING])
 def test_the_flag_of_a_message_that_is_being_sent_waits_for_its_end(
     connection: Connection, client: redis.Redis, end: ClaimState
