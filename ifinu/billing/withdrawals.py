@@ -24,7 +24,12 @@ from ifinu.broker.claims import Claims, ClaimState
 
 # A message that takes the place of a queued one waits for so long: by then Redis has said whether that one was sent.
 _FLAG_FIRST = timedelta(minutes=1)
-_SENDING_ENDS = timedelta(seconds=30)  # a message that is being sent may still be stopped by its worker's check
+# So long a flag waits for the end of a message that is being sent, which its worker's check may stop still, and of one
+# that is in doubt, which a worker looks up at the gateway.
+_ENDS_WITHIN: dict[str, timedelta] = {
+    ClaimState.SENDING: timedelta(seconds=30),
+    ClaimState.UNKNOWN: timedelta(minutes=15),
+}
 
 _KEY = "charge_seq, step, due_date, n"
 
@@ -112,12 +117,15 @@ _PART = text(f"""
           WINDOW w AS (PARTITION BY l.id, u.phone ORDER BY (o.kind = 'atraso') DESC, o.due_date, o.charge_seq)) p
     WHERE (i.charge_seq, i.step, i.due_date, i.n) = (p.charge_seq, p.step, p.due_date, p.n)""")
 
-# A withdrawn message had been sent, so the others that it spoke of are not sent again.
+# A withdrawn message had been sent, so the others that it spoke of are not sent again. Before that is known, they wait.
+_SPOKEN_OF = f"""{_IS_OF_IDS} AND l.leader = l.charge_seq AND {_TOGETHER}
+      AND o.state IN ('planned', 'merged') AND o.leader IS NOT NULL"""
 _MERGE_AGAIN = text(f"""
     UPDATE intents o SET state = 'merged', reason = 'merged', leader = l.charge_seq
-    FROM intents l
-    WHERE {_IS_OF_IDS} AND l.leader = l.charge_seq AND {_TOGETHER}
-      AND o.state IN ('planned', 'merged') AND o.leader IS NOT NULL""")
+    FROM intents l WHERE {_SPOKEN_OF}""")
+_POSTPONE = text(f"""
+    UPDATE intents o SET not_before = greatest(o.not_before, :later)
+    FROM intents l WHERE {_SPOKEN_OF}""")
 
 # A withdrawn message had been sent (`was_sent`), or may have been. If another one was planned in its place, since it
 # was renewed or the due date moved back, it is the message of the step all the same; if that one was withdrawn in its
@@ -260,7 +268,7 @@ def apply_flags(connection: Connection, client: redis.Redis, limit: int, now: da
     """
     Cancel in Redis what was queued when it was withdrawn. Several processes may do so at once.
 
-    The flag of a message that is being sent at this moment stays open for a while.
+    The flag of a message that is being sent at this moment, or is in doubt, stays open for a while.
 
     Args:
         client: A client that returns bytes.
@@ -272,16 +280,19 @@ def apply_flags(connection: Connection, client: redis.Redis, limit: int, now: da
     flags = connection.execute(_OPEN_FLAGS, {"limit": limit}).all()
     claims = Claims(client, ttl_s=0)  # it remembers a cancelled id for 90 days all the same
     was = {flag.id: claims.cancel(flag.id) for flag in flags}
-    undecided = {flag.id for flag in flags if was[flag.id] == ClaimState.SENDING and flag.at > now - _SENDING_ENDS}
-    done = [id_ for id_ in was if id_ not in undecided]
-    late = [id_ for id_ in done if was[id_] in (ClaimState.SENDING, ClaimState.SENT)]
-    connection.execute(_CLOSE_FLAGS, {"ids": done, "now": now})
-    unknown = [id_ for id_ in done if was[id_] == ClaimState.UNKNOWN]
-    in_doubt = connection.scalars(_SENT_AFTER_ALL, _of_ids(unknown) | {"was_sent": False}).all() if unknown else []
+    doubted = [id_ for id_ in was if was[id_] == ClaimState.UNKNOWN]
+    in_doubt = connection.scalars(_SENT_AFTER_ALL, _of_ids(doubted) | {"was_sent": False}).all() if doubted else []
     for id_ in in_doubt:  # it may have been sent, so none goes in its place; if it was not, it goes itself
         claims.uncancel(id_)
     if in_doubt:
         connection.execute(_DROP_FLAGS, {"ids": list(in_doubt)})
+    ends_within = {id_: _ENDS_WITHIN[was[id_]] for id_ in was.keys() - {*in_doubt} if was[id_] in _ENDS_WITHIN}
+    undecided = [flag.id for flag in flags if flag.id in ends_within and flag.at > now - ends_within[flag.id]]
+    if undecided:
+        connection.execute(_POSTPONE, _of_ids(undecided) | {"later": now + _FLAG_FIRST})
+    done = was.keys() - {*undecided}
+    late = [id_ for id_ in done if was[id_] in (ClaimState.SENDING, ClaimState.SENT)]
+    connection.execute(_CLOSE_FLAGS, {"ids": list(done), "now": now})
     if late:
         which = _of_ids(late)
         connection.execute(_SENT_AFTER_ALL, which | {"was_sent": True})

@@ -484,6 +484,26 @@ def test_the_flag_of_a_message_that_is_being_sent_waits_for_its_end(
     assert flags(connection) == {one: True}
 
 
+@pytest.mark.parametrize("end", [ClaimState.SENT, ClaimState.CANCELLED, ClaimState.UNKNOWN])
+def test_what_a_message_in_doubt_spoke_of_waits_until_a_worker_has_looked_it_up(
+    connection: Connection, client: redis.Redis, end: ClaimState
+) -> None:
+    one, two, three = group(connection, state="queued")
+    client.hset(claim_key(one), "state", ClaimState.UNKNOWN)
+    pay(connection)
+    for minutes in range(0, 15, 2):
+        now = NOW + timedelta(minutes=minutes)
+        assert charges.apply_cancel_flags(connection, client, 100, now) == (0, 0)
+        assert states(connection) == {one: "queued paid", two: "planned", three: "merged merged"}
+        assert leaders(connection)[two][1] == now + timedelta(minutes=1)
+        assert client.hexists(claim_key(one), "cancelled")
+    client.hset(claim_key(one), "state", end)
+    applied = charges.apply_cancel_flags(connection, client, 100, NOW + timedelta(minutes=15))
+    assert applied == ((0, 1) if end is ClaimState.SENT else (1, 0))
+    assert states(connection)[two] == ("merged merged" if end is ClaimState.SENT else "planned")
+    assert flags(connection) == {one: True}
+
+
 def test_what_redis_does_not_take_stays_open(
     engine: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
