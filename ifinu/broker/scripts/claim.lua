@@ -133,8 +133,8 @@ if KEYS[8] then
       if most and redis.call('ZCARD', talks) >= most then
         -- Each one that waits is told the end of another conversation, so that they do not all come back for one place.
         redis.call('ZREMRANGEBYSCORE', waits, '-inf', now)
-        redis.call('ZREM', waits, ARGV[6])
-        local place = redis.call('ZCARD', talks) - most + redis.call('ZCARD', waits)
+        local before = redis.call('ZRANK', waits, ARGV[6]) or redis.call('ZCARD', waits) -- how many wait before this one
+        local place = redis.call('ZCARD', talks) - most + before
         local began = redis.call('ZRANGE', talks, place, place, 'WITHSCORES')[2]
         token, ends = ARGV[3], string.format('%.0f', (began or now) + 86400000)
         redis.call('ZADD', waits, ends, ARGV[6])
