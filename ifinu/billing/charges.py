@@ -263,8 +263,7 @@ def pay(
     Record a payment. One of a charge that is paid already changes nothing.
 
     A payment of less than what is left keeps the charge as it is; its messages say what is left, and a queued one is
-    replaced. A cancelled charge
-    that is paid in full becomes `paid`.
+    replaced. A cancelled charge that is paid in full becomes `paid`.
 
     Args:
         amount: None for all that is left.
