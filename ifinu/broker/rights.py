@@ -51,7 +51,7 @@ _TRIES = {
     "XTRIM": "XTRIM X MAXLEN 9", "ZADD": "ZADD Z 1 a", "ZCARD": "ZCARD Z", "ZCOUNT": "ZCOUNT Z 0 1",
     "ZINCRBY": "ZINCRBY Z 1 a", "ZPOPMIN": "ZPOPMIN Z", "ZRANGE": "ZRANGE Z 0 0",
     "ZRANGEBYSCORE": "ZRANGEBYSCORE Z 0 1",
-    "ZREM": "ZREM Z b", "ZREMRANGEBYSCORE": "ZREMRANGEBYSCORE Z 5 6", "ZSCORE": "ZSCORE Z a",
+    "ZRANK": "ZRANK Z a", "ZREM": "ZREM Z b", "ZREMRANGEBYSCORE": "ZREMRANGEBYSCORE Z 5 6", "ZSCORE": "ZSCORE Z a",
 }  # fmt: skip
 _FIRST = ("LPUSH L a", "ZADD Z 1 a", "HSET H a 1", "SET S 1", "XADD X * a 1", "XGROUP CREATE X g 0")
 # Many keys each: `ifinu:<family>:…`.
