@@ -185,9 +185,9 @@ class _Message(NamedTuple):
     paced: bool = False  # whether its instance is a registered number
     on_fresh: Callable[[Notification], None] = lambda notification: None
 
-    def by(self, instance: str) -> _Message:
+    def by(self, instance: str, *, paced: bool) -> _Message:
         """The same, sent by another instance."""
-        return self._replace(instance=instance, event_fields={**self.event_fields, "instance": instance})
+        return self._replace(instance=instance, event_fields={**self.event_fields, "instance": instance}, paced=paced)
 
     def event(self, name: Name, **data: Any) -> Event:
         return Event(name, self.notification.id, {**self.event_fields, **data})
@@ -308,8 +308,7 @@ class Delivery:
         )
         if paced and taken != instance:
             raise _Elsewhere(instance)
-        fields = {**message.event_fields, "instance": instance}
-        return message._replace(instance=instance, event_fields=fields, paced=paced)
+        return message.by(instance, paced=paced)
 
     def _outcome(self, message: _Message) -> Outcome:
         hold = self.instances.hold(message.instance)
@@ -655,7 +654,7 @@ class Delivery:
             log.warning("ifinu.message.not_looked_up", id=notification.id, error=str(exc))
             return self._look_again(message, claim, now(), min(_LOOK_AGAIN_S, self.grace_s))
         if found:
-            message = message.by(self._sender(message, claim))
+            message = message.by(self._sender(message, claim), paced=message.paced)
             return self._sent(message, Sent(found, None, None), "webhook" if claim.seen else "look_up", now())
         waited_s = max(0.0, (now() - started).total_seconds())
         if waited_s < self.grace_s:

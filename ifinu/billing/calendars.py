@@ -156,7 +156,7 @@ def _extend(connection: Connection, calendar: int, today: date) -> None:
     spec, uf, own = connection.execute(
         select(calendars.c.window_spec, calendars.c.uf, calendars.c.own).where(calendars.c.id == calendar)
     ).one()
-    closed = frozenset(connection.scalars(select(own_holidays.c.day).where(own_holidays.c.tenant == own)))
+    closed = frozenset(own_days(connection, own))
     rows: list[dict[str, Any]] = []
     try:
         for day in sending_days(spec, uf, closed, today):

@@ -31,7 +31,7 @@ from zoneinfo import ZoneInfo
 
 import redis
 import sqlalchemy.exc
-from sqlalchemy import Connection, Row, func, or_, select, text, update
+from sqlalchemy import Connection, func, or_, select, text, update
 
 from ifinu import damage, payment_codes, values
 from ifinu.billing import calendars, customers, planner, tenants, withdrawals
@@ -351,16 +351,16 @@ def edit(connection: Connection, tenant: str, id_: str, *, now: datetime, **colu
     }
     with _as_invalid():
         _update(connection, [charge.seq], now, **found)
-    return _follow(
-        connection,
-        now,
-        moved=[charge.seq] if new.due_date != charge.due_date else [],
-        redated=[charge.seq] if any(found[name] != getattr(charge, name) for name in _DAYS) else [],
-        readdressed=[charge.seq] if new.customer_id != charge.customer_id else [],
-        balanced=[charge.seq] if new.paid and new.paid >= new.amount else [],
-        muted=[charge.seq] if charge.notify and not new.notify else [],
-        repriced=[charge.seq] if any(getattr(new, name) != getattr(charge, name) for name in _ASKED_FOR) else [],
+    change = _Change(
+        charge.seq,
+        moved=new.due_date != charge.due_date,
+        redated=any(found[name] != getattr(charge, name) for name in _DAYS),
+        readdressed=new.customer_id != charge.customer_id,
+        balanced=bool(new.paid) and new.paid >= new.amount,
+        muted=charge.notify and not new.notify,
+        repriced=any(getattr(new, name) != getattr(charge, name) for name in _ASKED_FOR),
     )
+    return _follow(connection, [change], now)
 
 
 def hold(connection: Connection, tenant: str, id_: str, *, until: date | None, reason: str, now: datetime) -> list[str]:
@@ -584,29 +584,20 @@ def _upsert(connection: Connection, chunk: Iterable[NewCharge], now: datetime) -
         return Upserted(len(added))
     with _as_invalid():
         changed = _change(connection, documents, now)
-    _follow(
-        connection,
-        now,
-        moved=[row.seq for row in changed if row.moved],
-        redated=[row.seq for row in changed if row.redated],
-        readdressed=[row.seq for row in changed if row.readdressed],
-        balanced=[row.seq for row in changed if row.balanced],
-        muted=[row.seq for row in changed if row.muted],
-        repriced=[row.seq for row in changed if row.repriced],
-    )
+    _follow(connection, changed, now)
     return Upserted(len(added), len(changed), len(documents) - len(added) - len(changed))
 
 
-def _change(connection: Connection, documents: list[dict[str, Any]], now: datetime) -> Sequence[Row[Any]]:
-    """Change the charges that differ, and return for each what has to follow."""
+def _change(connection: Connection, documents: list[dict[str, Any]], now: datetime) -> list[_Change]:
+    """Change the charges that differ."""
     by_id = {(document["tenant"], document["id"]): document for document in documents}
     found = connection.execute(_FIND_CHANGED, {"rows": json.dumps(documents), "now": now}).all()
     if not found:
         return []
     # By `seq`, so that of two imports the one waits for the other.
     rows = json.dumps([by_id[row.tenant, row.id] | {"seq": row.seq} for row in found])
-    changed = connection.execute(_LOCK_CHANGED, {"rows": rows, "now": now}).all()
-    connection.execute(_CHANGE, {"rows": rows, "now": now, "seqs": [row.seq for row in changed]})
+    changed = [_Change(**row._mapping) for row in connection.execute(_LOCK_CHANGED, {"rows": rows, "now": now})]
+    connection.execute(_CHANGE, {"rows": rows, "now": now, "seqs": [each.seq for each in changed]})
     return changed
 
 
@@ -637,41 +628,44 @@ _MARK_OVERDUE = text("""
          ORDER BY c.seq LIMIT :limit FOR NO KEY UPDATE OF c SKIP LOCKED)""")
 
 
-def _follow(
-    connection: Connection,
-    now: datetime,
-    *,
-    moved: list[int],
-    redated: list[int],
-    readdressed: list[int],
-    balanced: list[int],
-    muted: list[int],
-    repriced: list[int],
-) -> list[str]:
+class _Change(NamedTuple):
     """
-    Let messages and agenda follow changed charges.
+    What is different about a charge, a column of `_LOCK_CHANGED` each.
 
-    Args:
-        moved: Those with another due date.
-        redated: Those whose steps have other days, by due date or by method.
-        readdressed: Those with another customer.
-        balanced: Those whose amount has been paid already.
-        muted: Those about which nothing is to be sent any more.
-        repriced: Those with another amount, link or code.
+    Attributes:
+        moved: Whether it has another due date.
+        redated: Whether its steps have other days, by due date or by method.
+        readdressed: Whether it has another customer.
+        balanced: Whether its amount has been paid already.
+        muted: Whether nothing is to be sent about it any more.
+        repriced: Whether it has another amount, link or code.
     """
+
+    seq: int
+    moved: bool
+    redated: bool
+    readdressed: bool
+    balanced: bool
+    muted: bool
+    repriced: bool
+
+
+def _follow(connection: Connection, changes: Sequence[_Change], now: datetime) -> list[str]:
+    """Let messages and agenda follow changed charges; return the ids of the messages that were withdrawn."""
     ids: list[str] = []
-    if redated or readdressed:  # the new customer may have a rule of their own
-        planner.reopen(connection, [*redated, *readdressed])
-    if moved:
+    # The new customer may have a rule of their own.
+    if reopened := [each.seq for each in changes if each.redated or each.readdressed]:
+        planner.reopen(connection, reopened)
+    if moved := [each.seq for each in changes if each.moved]:
         ids += withdrawals.withdraw(connection, moved, "edited", now)
-    if muted:
+    if muted := [each.seq for each in changes if each.muted]:
         ids += withdrawals.withdraw(connection, muted, "muted", now)
-    withdrawn = {*moved, *muted, *balanced}
-    if stayed := [seq for seq in readdressed if seq not in {*moved, *muted}]:
-        ids += withdrawals.readdress(connection, stayed, now)
-    if stale := [seq for seq in repriced if seq not in withdrawn.union(readdressed)]:
+    stayed = [each for each in changes if not (each.moved or each.muted)]
+    if readdressed := [each.seq for each in stayed if each.readdressed]:
+        ids += withdrawals.readdress(connection, readdressed, now)
+    if stale := [each.seq for each in stayed if each.repriced and not (each.readdressed or each.balanced)]:
         withdrawals.renew(connection, stale, now)
-    if balanced:
+    if balanced := [each.seq for each in changes if each.balanced]:
         _update(connection, balanced, now, status="paid", paid_at=func.coalesce(rows_of.c.paid_at, now))
         ids += _close(connection, balanced, "paid", now)
         planner.plan_events(connection, balanced, "payment", now)

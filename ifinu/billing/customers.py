@@ -262,8 +262,8 @@ def checked_reason(reason: str) -> str:
 
 def upsert(connection: Connection, tenant: str, rows: Iterable[Customer], now: datetime) -> Upserted:
     """
-    Add customers, and change those that are there. A field that is None stays as it is, and so does a customer who was
-    made inactive; one that is given as inactive becomes so.
+    Add customers, and change those that are there. A field that is None stays as it is. A customer is made inactive by
+    this, but never active again.
 
     Raises:
         NotFound: There is no such tenant.

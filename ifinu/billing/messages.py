@@ -253,7 +253,7 @@ def _texts_of(row: Any) -> list[Key]:
 
 
 def _line(charge: Any, first: Any, now: datetime, today: date, *, codes_apart: bool) -> Line:
-    """What a text may say of a charge beside the first of a message; a value that it lacks is left out."""
+    """What a text may say of a charge beside the first of a message, without the values that the charge lacks."""
     parts, is_paid = fees(charge, first, today), charge.status == "paid"
     total = charge.paid if is_paid else parts.total
     codes = {

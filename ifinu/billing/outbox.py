@@ -29,7 +29,6 @@ from sqlalchemy import Connection, Row, select, text
 from ifinu import wire
 from ifinu.billing import messages, withdrawals
 from ifinu.billing.billing_schema import billing_epoch
-from ifinu.billing.withdrawals import FOLLOWS
 from ifinu.broker.keys import EPOCH, QUEUE_OF, QUEUES, script
 from ifinu.ledger.reconciliation import ClaimWriter
 from ifinu.notification import Notification, Stop
@@ -98,11 +97,12 @@ WITH late AS (
    WHERE state = 'planned' AND not_before <= :now AND valid_until <= :now
    LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ), locked AS (
-  SELECT l.id FROM late l JOIN intents o ON {FOLLOWS} FOR NO KEY UPDATE OF o SKIP LOCKED
+  SELECT l.id FROM late l JOIN intents o ON {withdrawals.FOLLOWS} FOR NO KEY UPDATE OF o SKIP LOCKED
 )
 UPDATE intents i SET state = 'expired', reason = 'stale' FROM late w
  WHERE (i.charge_seq, i.step, i.due_date, i.n) = (w.charge_seq, w.step, w.due_date, w.n)
-   AND (SELECT count(*) FROM intents l JOIN intents o ON {FOLLOWS} WHERE l.id = w.id AND l.charge_seq = w.charge_seq)
+   AND (SELECT count(*) FROM intents l JOIN intents o ON {withdrawals.FOLLOWS}
+         WHERE l.id = w.id AND l.charge_seq = w.charge_seq)
      = (SELECT count(*) FROM locked k WHERE k.id = w.id)
 RETURNING i.id, i.leader = i.charge_seq AS leads
 """)  # noqa: S608 - likewise

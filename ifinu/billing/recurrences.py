@@ -21,12 +21,11 @@ import sqlalchemy.exc
 import structlog
 from sqlalchemy import Connection, Date, Row, bindparam, func, insert, select, tuple_, update
 
-from ifinu import damage
 from ifinu.billing import charges, customers, tenants
 from ifinu.billing.billing_schema import billing_tenants, recurrences
 from ifinu.billing.billing_schema import charges as rows_of_charges
 from ifinu.billing.charges import NewCharge
-from ifinu.billing.identifiers import checked_id, checked_line, not_found
+from ifinu.billing.identifiers import checked_id, not_found
 from ifinu.errors import InvalidBilling, NotFound
 
 log = structlog.get_logger(__name__)
@@ -73,9 +72,6 @@ class Recurrence:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", checked_id("id", self.id))
-        object.__setattr__(
-            self, "description", checked_line("description", self.description, refuse=damage.refuse_in_line)
-        )
         if len(self.id) > _LONGEST_ID:
             raise InvalidBilling("id", f"must have at most {_LONGEST_ID} characters")
         if self.unit not in UNITS:
@@ -90,7 +86,8 @@ class Recurrence:
             raise InvalidBilling("until", "is before the first due date")
         if not 0 <= self.ahead_days <= 366:
             raise InvalidBilling("ahead_days", "must be 0 to 366")
-        self.charge(0, self.anchor)  # raises
+        first = self.charge(0, self.anchor)  # which checks what they share
+        object.__setattr__(self, "description", first.description)
 
     def due_on(self, n: int) -> date | None:
         """The due date of the nth, from 0; None beyond the end."""

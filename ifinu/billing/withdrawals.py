@@ -286,8 +286,10 @@ def apply_flags(connection: Connection, client: redis.Redis, limit: int, now: da
         claims.uncancel(id_)
     if in_doubt:
         connection.execute(_DROP_FLAGS, {"ids": list(in_doubt)})
-    ends_within = {id_: _ENDS_WITHIN[was[id_]] for id_ in was.keys() - {*in_doubt} if was[id_] in _ENDS_WITHIN}
-    undecided = [flag.id for flag in flags if flag.id in ends_within and flag.at > now - ends_within[flag.id]]
+    undecided = [
+        flag.id for flag in flags
+        if flag.id not in in_doubt and (within := _ENDS_WITHIN.get(was[flag.id])) and flag.at > now - within
+    ]  # fmt: skip
     if undecided:
         connection.execute(_POSTPONE, _of_ids(undecided) | {"later": now + _FLAG_FIRST})
     done = was.keys() - {*undecided}

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import redis
 
+from ifinu.broker import clock
 from ifinu.broker.keys import conversation_waits_key, conversations_key
 
 _DAY_MS = 86_400_000
@@ -47,8 +48,7 @@ def read(client: redis.Redis, tiers: Mapping[str, int | None]) -> list[Usage]:
     """
     if not tiers:
         return []
-    seconds, micros = client.time()
-    now_ms = seconds * 1000 + micros // 1000
+    now_ms = int(clock.now(client).timestamp() * 1000)
     pipe: Any = client.pipeline(transaction=False)
     for name in tiers:
         pipe.zcount(conversations_key(name), now_ms - _DAY_MS, "+inf")

@@ -252,7 +252,7 @@ def _first_phone(cell: str, area_code: str) -> str:
     The phone in a cell; of several the first mobile, else the first.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The cell has no phone.
     """
     try:
         return _normal(cell, area_code)

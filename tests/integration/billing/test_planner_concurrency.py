@@ -102,6 +102,17 @@ def test_a_planner_leaves_a_person_whose_other_customer_somebody_has(engine: Eng
         assert planner.plan(connection, DAY).planned == 1
 
 
+def wait_for_a_pass(engine: Engine, act: Callable[[], None]) -> None:
+    """Act while a pass has the only person, and see that this waits for its end."""
+    actor = threading.Thread(target=act)
+    with engine.begin() as connection:
+        assert planner.plan(connection, DAY).planned == 1
+        actor.start()
+        actor.join(0.3)
+        assert actor.is_alive()
+    actor.join(20)
+
+
 def test_a_first_message_about_a_charge_waits_for_the_planner_that_has_the_person(engine: Engine):
     fill(engine, 6, phone=lambda n: "+5511987600000")
     nova = Step("nova", "cobranca_criada", trigger="creation", valid_days=2)
@@ -113,13 +124,7 @@ def test_a_first_message_about_a_charge_waits_for_the_planner_that_has_the_perso
         with engine.begin() as connection:
             booked.charge(connection, "new", customer_id="k1", due_date=date(2026, 12, 30), now=DAY)
 
-    adder = threading.Thread(target=add)
-    with engine.begin() as connection:
-        assert planner.plan(connection, DAY).planned == 1
-        adder.start()
-        adder.join(0.3)
-        assert adder.is_alive()
-    adder.join(20)
+    wait_for_a_pass(engine, add)
     with engine.connect() as connection:
         reason = select(intents.c.reason).where(intents.c.step == "nova", intents.c.planned_on == DAY.date())
         assert connection.scalars(reason).all() == ["capped"]
@@ -172,13 +177,7 @@ def test_a_payment_waits_for_a_pass_and_withdraws_what_it_planned(engine: Engine
         with engine.begin() as connection:
             done.append(charges.pay(connection, "t1", "c1", via="cli", now=DAY))
 
-    payer = threading.Thread(target=pay)
-    with engine.begin() as connection:
-        assert planner.plan(connection, DAY).planned == 1
-        payer.start()
-        payer.join(0.3)
-        assert payer.is_alive()
-    payer.join(20)
+    wait_for_a_pass(engine, pay)
     assert len(done[0].cancelled) == 1
     with engine.connect() as connection:
         states = select(intents.c.state).where(intents.c.state.in_(("planned", "merged"))).order_by(intents.c.state)
